@@ -1,0 +1,11 @@
+"""infl: federated learning on AnnData and MuData with a secret key inside the model."""
+
+import lazy_loader as _lazy
+
+__version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submodules=["datasets", "errors", "keys", "models", "nn", "pl", "pp", "privacy", "tl"],
+    submod_attrs={"_settings": ["settings"], "models": ["load_model"]},
+)

@@ -1,0 +1,43 @@
+"""Package-wide settings: the one piece of global state.
+
+Each has an environment variable of the same name in capitals with the prefix ``INFL_``.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+def _folder(variable: str) -> Path | None:
+    value = os.environ.get(variable)
+    return Path(value).expanduser() if value else None
+
+
+@dataclass
+class Settings:
+    """Where data are, and how much is said.
+
+    Attributes
+    ----------
+    data_dir
+        Folder with the public data sets of :mod:`infl.datasets`, looked in before anything is downloaded
+        (``INFL_DATA_DIR``; default: none).
+    cache_dir
+        Where downloads are kept (``INFL_CACHE_DIR``; default: the operating system's cache folder).
+    progress
+        Show progress bars (``INFL_PROGRESS=0`` switches them off; default: when standard error is a terminal).
+
+    Examples
+    --------
+    >>> import infl
+    >>> infl.settings.progress = False
+    """
+
+    data_dir: Path | None = field(default_factory=lambda: _folder("INFL_DATA_DIR"))
+    cache_dir: Path | None = field(default_factory=lambda: _folder("INFL_CACHE_DIR"))
+    progress: bool | None = field(
+        default_factory=lambda: None if "INFL_PROGRESS" not in os.environ else os.environ["INFL_PROGRESS"] != "0"
+    )
+
+
+settings = Settings()
