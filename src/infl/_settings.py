@@ -22,6 +22,8 @@ class Settings:
     data_dir
         Folder with the public data sets of :mod:`infl.datasets`, looked in before anything is downloaded
         (``INFL_DATA_DIR``; default: none).
+    data_url
+        Mirror of that folder, from which a missing file is fetched and verified (``INFL_DATA_URL``; default: none).
     cache_dir
         Where downloads are kept (``INFL_CACHE_DIR``; default: the operating system's cache folder).
     progress
@@ -34,6 +36,7 @@ class Settings:
     """
 
     data_dir: Path | None = field(default_factory=lambda: _folder("INFL_DATA_DIR"))
+    data_url: str | None = field(default_factory=lambda: os.environ.get("INFL_DATA_URL") or None)
     cache_dir: Path | None = field(default_factory=lambda: _folder("INFL_CACHE_DIR"))
     progress: bool | None = field(
         default_factory=lambda: None if "INFL_PROGRESS" not in os.environ else os.environ["INFL_PROGRESS"] != "0"

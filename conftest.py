@@ -1,0 +1,54 @@
+"""The rule for tests that need the public data sets; it holds for the tests and for the examples in docstrings.
+
+Data are looked for in ``INFL_DATA_DIR``, else in ``../shared/data`` beside the repository. A test that needs them is
+marked ``data_dir`` (``pytestmark = pytest.mark.data_dir`` for a module). Without the folder such tests are left out,
+and one line at the end says how many; under continuous integration (``CI=true``) the missing folder is a failure.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+import infl
+
+_BESIDE = Path(__file__).resolve().parent.parent / "shared" / "data"
+_EXAMPLES = "src/infl/datasets/_public.py"  # their examples read the files too
+_left_out = pytest.StashKey[int]()
+
+
+def _data_dir() -> Path | None:
+    named = os.environ.get("INFL_DATA_DIR")
+    folder = Path(named).expanduser() if named else _BESIDE
+    return folder if folder.is_dir() else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marker, and tell the package where the data are."""
+    config.addinivalue_line(
+        "markers", "data_dir: needs the folder of public data sets (INFL_DATA_DIR or ../shared/data)"
+    )
+    infl.settings.data_dir = _data_dir()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what cannot run without the data; refuse to do so under continuous integration."""
+    if _data_dir() is not None:
+        return
+    needy = [item for item in items if item.get_closest_marker("data_dir") or item.nodeid.startswith(_EXAMPLES)]
+    if needy and os.environ.get("CI", "").lower() == "true":
+        raise pytest.UsageError(
+            f"{len(needy)} tests need the public data, and neither INFL_DATA_DIR nor ../shared/data is a folder"
+        )
+    config.stash[_left_out] = len(needy)
+    config.hook.pytest_deselected(items=needy)
+    items[:] = [item for item in items if item not in needy]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say how many tests were left out."""
+    if number := config.stash.get(_left_out, 0):
+        terminalreporter.write_line(
+            f"{number} tests left out: they need the public data (set INFL_DATA_DIR, or put them in ../shared/data)",
+            yellow=True,
+        )

@@ -1,0 +1,12 @@
+"""Public data sets: one bundled for work without a network, the others found or fetched by name, with checksums."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submod_attrs={
+        "_bundled": ["khan", "khan_sites"],
+        "_public": ["breast_tcga", "her2st_histology", "her2st_labelled", "papalexi", "spamosaic_sim", "stemcells"],
+        "_registry": ["REGISTRY", "Dataset"],
+    },
+)

@@ -1,0 +1,164 @@
+"""Public data sets that are too large for the package.
+
+Each is looked for in ``infl.settings.data_dir`` (``INFL_DATA_DIR``), then on the mirror ``infl.settings.data_url``
+(``INFL_DATA_URL``); see :mod:`infl.datasets._registry`.
+"""
+
+from pathlib import Path
+
+import anndata as ad
+import mudata as md
+from anndata import AnnData
+from mudata import MuData
+
+from infl.datasets._registry import find
+
+
+def _only(name: str) -> Path:
+    (path,) = find(name).values()
+    return path
+
+
+def breast_tcga() -> MuData:
+    """TCGA breast cancer: mRNA, microRNA and protein of three subtypes.
+
+    Returns
+    -------
+    220 samples with the modalities ``rna`` (200 features), ``mirna`` (184) and ``protein`` (142, RPPA; missing for
+    the 70 published test samples). ``obs["subtype"]``, ``obs["published_split"]``.
+
+    Examples
+    --------
+    >>> import infl
+    >>> infl.datasets.breast_tcga()["protein"].shape
+    (150, 142)
+
+    References
+    ----------
+    The Cancer Genome Atlas Network (2012), Nature 490, 61-70. As shipped in the mixOmics package (``breast.TCGA``).
+    """
+    path = _only("breast_tcga")
+    with md.set_options(pull_on_update=False):  # the file has the joint obs; mudata would warn about pulling it anew
+        return md.read_h5mu(path)
+
+
+def stemcells() -> AnnData:
+    """Three stem cell types measured in four studies, which are natural sites with strong batch effects.
+
+    Returns
+    -------
+    125 samples × 400 genes; ``obs["study"]``, ``obs["cell_type"]``.
+
+    Examples
+    --------
+    >>> import infl
+    >>> list(infl.pp.split_sites(infl.datasets.stemcells(), by="study"))
+    ['study_1', 'study_2', 'study_3', 'study_4']
+
+    References
+    ----------
+    Rohart et al. (2017), MINT, BMC Bioinformatics 18, 128. As shipped in the mixOmics package (``stemcells``).
+    """
+    return ad.read_h5ad(_only("stemcells"))
+
+
+def papalexi() -> AnnData:
+    """CRISPR screen of THP-1 cells with RNA read-out (ECCITE-seq).
+
+    Returns
+    -------
+    20,729 cells × 299 genes, raw counts (sparse). ``obs["perturbation"]`` (25 targets and ``control``),
+    ``obs["grna"]``, ``obs["replicate"]`` (three: natural sites).
+
+    Examples
+    --------
+    >>> import infl
+    >>> list(infl.pp.split_sites(infl.datasets.papalexi(), by="replicate"))
+    ['rep_1', 'rep_2', 'rep_3']
+
+    References
+    ----------
+    Papalexi et al. (2021), Nature Genetics 53, 322-331. As shipped in the sceptredata package (MIT).
+    """
+    return ad.read_h5ad(_only("papalexi"))
+
+
+def her2st_labelled() -> AnnData:
+    """HER2-positive breast tumours, spatial transcriptomics with regions drawn by a pathologist.
+
+    Returns
+    -------
+    1,123 spots × 1,500 genes, counts (sparse). ``obs["region"]`` (one label is ``undetermined``),
+    ``obs["section"]``, ``obs["patient"]`` (four: natural sites), ``obsm["spatial"]``, ``obsm["array"]``.
+
+    Examples
+    --------
+    >>> import infl
+    >>> list(infl.pp.split_sites(infl.datasets.her2st_labelled(), by="patient"))
+    ['A', 'B', 'C', 'D']
+
+    References
+    ----------
+    Andersson et al. (2021), Nature Communications 12, 6012.
+    """
+    return ad.read_h5ad(_only("her2st_labelled"))
+
+
+def her2st_histology() -> AnnData:
+    """HER2-positive breast tumours, spots with the stained tissue around each.
+
+    Returns
+    -------
+    834 spots × 250 genes, counts (sparse). ``obsm["patches"]`` holds H&E patches, 32 × 32 × 3 uint8 in row-major
+    order (``uns["patch_shape"]``); ``obs["section"]`` (four), ``obs["patient"]`` (two), ``obsm["spatial"]``.
+
+    Examples
+    --------
+    >>> import infl
+    >>> infl.datasets.her2st_histology().obsm["patches"].shape
+    (834, 3072)
+
+    References
+    ----------
+    Andersson et al. (2021), Nature Communications 12, 6012.
+    """
+    return ad.read_h5ad(_only("her2st_histology"))
+
+
+def spamosaic_sim() -> dict[str, MuData]:
+    """Simulated spatial mosaic with batch effects: three sections, of which only the first has both modalities.
+
+    Returns
+    -------
+    ``{"s1": rna + adt, "s2": rna, "s3": adt}``, 1,296 spots each. ``obs["domain"]`` has the true domain, five in
+    all; ``obsm["spatial"]`` the coordinates. The files number their features; here they are called ``gene_0`` …
+    and ``protein_0`` …, so that a name means one thing.
+
+    Examples
+    --------
+    >>> import infl
+    >>> {name: list(section.mod) for name, section in infl.datasets.spamosaic_sim().items()}
+    {'s1': ['rna', 'adt'], 's2': ['rna'], 's3': ['adt']}
+
+    References
+    ----------
+    SpaMosaic, simulation dataset 1 with batch effects (MIT).
+    """
+    kinds = {"rna": "gene", "adt": "protein"}
+    sections: dict[str, dict[str, AnnData]] = {}
+    for path in find("spamosaic_sim").values():
+        section, modality = path.stem.split("_")
+        adata = ad.read_h5ad(path)
+        adata.var_names = [f"{kinds[modality]}_{name}" for name in adata.var_names]
+        sections.setdefault(section, {})[modality] = adata
+    return {name: _joined(modalities) for name, modalities in sections.items()}
+
+
+def _joined(modalities: dict[str, AnnData]) -> MuData:
+    with md.set_options(pull_on_update=False):
+        mdata = MuData(modalities)
+    first = next(iter(modalities.values()))  # both modalities were measured on the same spots
+    mdata.obs["domain"] = first.obs["domain"].reindex(mdata.obs_names)
+    mdata.obsm["spatial"] = first[mdata.obs_names].obsm["spatial"].copy()
+    mdata.uns["source"] = first.uns["source"]
+    return mdata

@@ -1,0 +1,14 @@
+"""What happens before a fit: dealing out and checking sites, and agreeing on one panel of features and labels."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submod_attrs={
+        "_check": ["panel_of"],
+        "_columns": ["obs_column"],
+        "_harmonise": ["harmonise"],
+        "_panel": ["Panel"],
+        "_split": ["split_sites"],
+    },
+)

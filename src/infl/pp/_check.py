@@ -1,0 +1,228 @@
+"""Everything that can be wrong with the data of sites, said before anything is computed or altered."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+
+from infl.errors import DataError, SettingsError
+from infl.pp._columns import shortlist
+from infl.pp._labels import agree_on_classes
+from infl.pp._panel import Panel
+from infl.pp._values import count_non_finite
+
+PRESENT = "infl_present"  # column of var: False where the site did not measure a feature of the united panel
+
+Features = Literal["intersection", "union"]
+
+
+def panel_of(
+    sites: Mapping[str, AnnData | MuData],
+    *,
+    target: str | None = None,
+    layer: str | None = None,
+    features: Features = "intersection",
+) -> Panel:
+    """Check the data of all sites and say what they agree on; alters nothing.
+
+    Parameters
+    ----------
+    sites
+        Objects by site name; all AnnData or all MuData. In memory, views and backed objects, dense and sparse
+        matrices, whole and real numbers are all read as they are.
+    target
+        Column of ``obs`` with class labels.
+    layer
+        Layer to use instead of ``X``.
+    features
+        ``"intersection"``: what every site measured; ``"union"``: what any site measured. A feature that
+        ``var["infl_present"]`` marks as absent (see :func:`harmonise`) was not measured. Of a MuData, a modality is
+        compared among the sites that have it.
+
+    Returns
+    -------
+    Features in the order that all sites have, or sorted by name where they differ; classes sorted.
+
+    Raises
+    ------
+    infl.errors.DataError
+        With one line on the first thing that is wrong, where, and what to do.
+
+    Warns
+    -----
+    infl.errors.InflWarning
+        A class is at one site only, or labels of two sites look like one class.
+
+    Examples
+    --------
+    >>> import infl
+    >>> infl.pp.panel_of(infl.datasets.khan_sites(3), target="tumour_class").classes
+    ('class_1', 'class_2', 'class_3', 'class_4')
+    """
+    return examine(sites, target=target, layer=layer, features=features)[0]
+
+
+def examine(
+    sites: Mapping[str, AnnData | MuData], *, target: str | None, layer: str | None, features: Features
+) -> tuple[Panel, dict[str, pd.Index]]:
+    """The panel, and its features by modality; as :func:`panel_of`."""
+    if features not in ("intersection", "union"):
+        raise SettingsError(f"features must be 'intersection' or 'union', not {features!r}")
+    _check_names(sites)
+    for site, adata in sites.items():
+        _check_object(adata, site, layer)
+    names = _agree_on_features(sites, features)
+    classes = () if target is None else agree_on_classes(sites, target)
+    for site, adata in sites.items():
+        for modality, table in tables(adata).items():
+            _check_values(table, layer, _where(site, modality), names.get(modality, pd.Index([])))
+
+    modalities = tuple(modality for modality in names if modality)
+    panel = Panel(
+        features=tuple(_full_name(modality, name) for modality in names for name in names[modality]),
+        classes=classes,
+        target=target,
+        n_obs={site: adata.n_obs for site, adata in sites.items()},
+        present={site: _present(adata, names) for site, adata in sites.items()},
+        modalities=modalities,
+    )
+    return panel, names
+
+
+def tables(adata: AnnData | MuData) -> dict[str, AnnData]:
+    """Modalities by name; an AnnData is one without a name."""
+    return {"": adata} if isinstance(adata, AnnData) else dict(adata.mod)
+
+
+def measured(adata: AnnData) -> pd.Index:
+    """Names of the features that were measured, in the object's order."""
+    if PRESENT not in adata.var.columns:
+        return adata.var_names
+    return adata.var_names[adata.var[PRESENT].fillna(False).to_numpy(dtype=bool)]
+
+
+def _agree_on_features(sites: Mapping[str, AnnData | MuData], features: Features) -> dict[str, pd.Index]:
+    """Agreed names of each modality, in the agreed order."""
+    orders = [list(tables(adata)) for adata in sites.values()]
+    alike = all(order == orders[0] for order in orders)
+    modalities = orders[0] if alike else sorted({name for order in orders for name in order})
+    agreed = {}
+    for modality in modalities:
+        at = {site: measured(t[modality]) for site, adata in sites.items() if modality in (t := tables(adata))}
+        first, *others = at.values()
+        if all(first.equals(other) for other in others):
+            agreed[modality] = first
+            continue
+        common = set(first).union(*others) if features == "union" else set(first).intersection(*others)
+        if not common:
+            raise DataError(_nothing_in_common(at, modality))
+        agreed[modality] = pd.Index(sorted(common))
+    if not any(len(names) for names in agreed.values()):
+        raise DataError("no feature is shared by the sites: they have no features at all")
+    return agreed
+
+
+def _nothing_in_common(at: Mapping[str, pd.Index], modality: str) -> str:
+    what = f"feature of {modality!r}" if modality else "feature"
+    (first, common), *others = at.items()
+    for site, index in others:
+        if not len(index.intersection(common)):
+            examples = " and ".join(
+                f"{names[0]!r} at {where}" for where, names in ((first, at[first]), (site, index)) if len(names)
+            )
+            return (
+                f"no {what} is shared by all {len(at)} sites: {site} has none in common with those before it "
+                f"(there are {examples}); use the same kind of names everywhere"
+            )
+        common = common.intersection(index)
+    return f"no {what} is shared by the sites"
+
+
+def _check_names(sites: Mapping[str, AnnData | MuData]) -> None:
+    if not isinstance(sites, Mapping):
+        raise DataError(
+            f"sites must be a dict of AnnData or MuData by site name, not {type(sites).__name__}; "
+            "infl.pp.split_sites makes one"
+        )
+    if not sites:
+        raise DataError("sites is empty: give a dict with an AnnData or MuData for each site")
+    seen: dict[str, str] = {}
+    for name in sites:
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(f"a site's name must be text, not {name!r}; rename it")
+        folded = " ".join(name.split()).casefold()
+        if folded in seen:
+            raise DataError(
+                f"site names {seen[folded]!r} and {name!r} are equal but for case or white space; rename one"
+            )
+        seen[folded] = name
+    objects: dict[int, str] = {}
+    for name, adata in sites.items():
+        if id(adata) in objects:
+            raise DataError(
+                f"sites {objects[id(adata)]!r} and {name!r} are the same object; give each site its own data"
+            )
+        objects[id(adata)] = name
+    kinds = {type(adata) for adata in sites.values() if isinstance(adata, AnnData | MuData)}
+    if len({issubclass(kind, AnnData) for kind in kinds}) > 1:
+        raise DataError("sites mix AnnData and MuData; make them all MuData or all AnnData")
+
+
+def _check_object(adata: AnnData | MuData, site: str, layer: str | None) -> None:
+    if not isinstance(adata, AnnData | MuData):
+        raise DataError(f"{site} is {type(adata).__name__}; it must be AnnData or MuData")
+    if adata.n_obs < 2:
+        raise DataError(
+            f"{site} has {adata.n_obs} observation{'' if adata.n_obs == 1 else 's'}; a site needs two or more, to train "
+            "and to validate: join it with another site or leave it out"
+        )
+    _check_unique(adata.obs_names, "obs_names", site)
+    for modality, table in tables(adata).items():
+        where = _where(site, modality)
+        _check_unique(table.var_names, "feature names", where)
+        if layer is not None and layer not in table.layers:
+            has = f"it has {shortlist(list(table.layers))}" if len(table.layers) else "it has no layers"
+            raise DataError(f"layer {layer!r} is missing at {where}: {has}")
+        if layer is None and table.X is None:
+            has = f"; layer= can be {shortlist(list(table.layers))}" if len(table.layers) else ""
+            raise DataError(f"{where} has no X{has}")
+
+
+def _check_unique(names: pd.Index, what: str, where: str) -> None:
+    if not names.is_unique:
+        twice = names[names.duplicated()].unique().tolist()
+        make = "obs_names_make_unique" if what == "obs_names" else "var_names_make_unique"
+        raise DataError(f"duplicate {what} at {where}: {shortlist(twice)}; call its {make}()")
+
+
+def _check_values(table: AnnData, layer: str | None, where: str, names: pd.Index) -> None:
+    """NaN and infinite values are an error in the features of the panel, and nobody's business in the others."""
+    nan, infinite = count_non_finite(table, layer, where)
+    wrong = np.flatnonzero((nan + infinite > 0) & table.var_names.isin(names))
+    if len(wrong):
+        first = wrong[0]
+        raise DataError(
+            f"{'NaN' if nan[first] else 'infinite value'} in feature {table.var_names[first]!r} at {where} "
+            f"({int((nan + infinite)[wrong].sum())} such values in {len(wrong)} features of {layer or 'X'}); impute them "
+            "or leave those features out"
+        )
+
+
+def _present(adata: AnnData | MuData, names: Mapping[str, pd.Index]) -> np.ndarray:
+    has = tables(adata)
+    parts = [
+        index.isin(measured(has[modality])) if modality in has else np.zeros(len(index), dtype=bool)
+        for modality, index in names.items()
+    ]
+    return np.concatenate(parts)
+
+
+def _where(site: str, modality: str) -> str:
+    return f"{site} ({modality})" if modality else site
+
+
+def _full_name(modality: str, name: str) -> str:
+    return f"{modality}:{name}" if modality else str(name)

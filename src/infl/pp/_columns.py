@@ -1,0 +1,65 @@
+"""Finding a column of ``obs`` by name, with a useful answer when it is not there."""
+
+import re
+from difflib import get_close_matches
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+
+from infl.errors import DataError
+
+_SHOWN = 3
+
+
+def obs_column(adata: AnnData | MuData, name: str, *, where: str, role: str) -> pd.Series:
+    """The column ``name`` of ``obs``, free of missing values.
+
+    Parameters
+    ----------
+    adata
+        The object.
+    name
+        Name of the column.
+    where
+        The object's name in messages, e.g. ``"site_2"``.
+    role
+        The argument that names the column, e.g. ``"target"``.
+    """
+    if name not in adata.obs.columns:
+        raise DataError(f"{role} {name!r} is missing in obs of {where}; {_alternatives(name, adata.obs.columns)}")
+    values = adata.obs[name]
+    if isinstance(values, pd.DataFrame):
+        raise DataError(f"{role} {name!r} is the name of {values.shape[1]} columns in obs of {where}; rename one")
+    missing = values.isna().to_numpy()
+    if isinstance(values.dtype, pd.CategoricalDtype) or not pd.api.types.is_numeric_dtype(values.dtype):
+        missing |= values.astype(str).str.strip().eq("").to_numpy()
+    if missing.any():
+        first = adata.obs_names[int(np.argmax(missing))]
+        raise DataError(
+            f"{role} {name!r} has no value for {int(missing.sum())} of {len(values)} observations at {where} "
+            f"(first: {first!r}); fill them in or drop those observations"
+        )
+    return values
+
+
+def shortlist(names: list[str], shown: int = _SHOWN) -> str:
+    """The first few names, quoted, and how many there are when that is not all."""
+    text = ", ".join(repr(str(name)) for name in names[:shown])
+    return text if len(names) <= shown else f"{text}, … ({len(names)} in all)"
+
+
+def _alternatives(name: str, columns: pd.Index) -> str:
+    """What the user may have meant: near names, else what there is."""
+    plain = {re.sub(r"[\W_]+", "", str(column).casefold()): str(column) for column in columns}
+    wanted = re.sub(r"[\W_]+", "", name.casefold())
+    near = [plain[key] for key in get_close_matches(wanted, plain, n=_SHOWN, cutoff=0.6)]
+    near += [
+        column
+        for key, column in plain.items()
+        if column not in near and min(wanted, key) and (wanted in key or key in wanted)
+    ]
+    if near:
+        return f"did you mean {shortlist(near)}?"
+    return f"it has {shortlist([str(column) for column in columns], shown=6)}" if len(columns) else "obs has no columns"

@@ -1,0 +1,29 @@
+"""Copies in memory of parts of objects, whatever they are: in memory, views, backed, of one modality or several."""
+
+import mudata as md
+import numpy as np
+from anndata import AnnData
+from mudata import MuData
+
+
+def reopened(adata: AnnData | MuData) -> AnnData | MuData:
+    """Return an object of which parts can be taken: anndata cannot take a view of a view of a file."""
+    return adata.to_memory() if isinstance(adata, AnnData) and adata.isbacked and adata.is_view else adata
+
+
+def subset_obs(adata: AnnData | MuData, index: np.ndarray) -> AnnData | MuData:
+    """Return a copy in memory of the observations `index`, in that order."""
+    part = adata[index]
+    if isinstance(part, AnnData):
+        return part.to_memory() if part.isbacked else part.copy()
+    # mudata would warn about pulling columns of modalities into the joint obs, which is not wanted here anyway.
+    with md.set_options(pull_on_update=False):
+        if not part.isbacked:
+            return part.copy()
+        copy = MuData({name: modality.to_memory() for name, modality in part.mod.items()})
+        copy.obs, copy.var = part.obs.loc[copy.obs_names].copy(), part.var.loc[copy.var_names].copy()
+        for name in part.obsm:
+            if name not in part.mod:  # mudata keeps masks of the modalities there
+                copy.obsm[name] = np.asarray(part.obsm[name])[part.obs_names.get_indexer(copy.obs_names)]
+        copy.uns.update(part.uns)
+        return copy

@@ -1,0 +1,156 @@
+"""Giving all sites one panel: the same features in the same order."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import mudata as md
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+from scipy import sparse
+
+from infl.errors import DataError
+from infl.pp._check import PRESENT, Features, examine, measured, tables
+from infl.pp._panel import Panel
+
+
+def harmonise(
+    sites: Mapping[str, AnnData | MuData],
+    *,
+    target: str | None = None,
+    features: Features = "intersection",
+) -> Panel:
+    """Give all sites the same features in the same order, in place.
+
+    First everything is checked (:func:`panel_of`) and prepared; only then are the objects altered, all of them. Data
+    that agree already are left as they are. Labels are compared, never altered.
+
+    Parameters
+    ----------
+    sites
+        Objects by site name. Views become objects of their own; a backed object can only stay as it is.
+    target
+        Column of ``obs`` with class labels, checked and listed in the panel.
+    features
+        ``"intersection"`` keeps the features that every site measured. ``"union"`` keeps all: where a site lacks one,
+        its ``X`` and layers are filled with 0, and ``var["infl_present"]`` is False. Zeros so made are not
+        measurements: what reads a panel leaves them out or masks them.
+
+    Returns
+    -------
+    The panel. At every site ``var_names`` now are its features (of each modality that the site has).
+
+    Raises
+    ------
+    infl.errors.DataError
+        With one line on the first thing that is wrong; no object was altered.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites(2)
+    >>> sites["site_1"] = sites["site_1"][:, ["clone_7", "clone_3", "clone_5"]].copy()
+    >>> panel = infl.pp.harmonise(sites)
+    >>> list(sites["site_2"].var_names)
+    ['clone_3', 'clone_5', 'clone_7']
+    """
+    panel, wanted = examine(sites, target=target, layer=None, features=features)
+    prepared = {
+        site: {
+            modality: _prepare(table, wanted[modality], features, f"{site} ({modality})" if modality else site)
+            for modality, table in tables(adata).items()
+        }
+        for site, adata in sites.items()
+    }
+    for site, adata in sites.items():
+        _replace(adata, prepared[site])
+        for modality, table in tables(adata).items():
+            _mark(table, wanted[modality].isin(prepared[site][modality][1]), features)
+    return panel
+
+
+def _prepare(table: AnnData, names: pd.Index, features: Features, where: str) -> tuple[AnnData | None, pd.Index]:
+    """What replaces `table` (None: it stays), and which features it measured."""
+    has = measured(table)
+    if table.var_names.equals(names):
+        return (table.copy() if table.is_view and not table.isbacked else None), has
+    if table.isbacked:
+        raise DataError(
+            f"{where} is backed and needs its features chosen and ordered, which is done in memory: "
+            "replace it in sites by its .to_memory()"
+        )
+    if features == "intersection" or names.isin(table.var_names).all():
+        return table[:, names].copy(), has
+    return _widened(table, names), has
+
+
+def _widened(table: AnnData, names: pd.Index) -> AnnData:
+    """The object with all of `names`: 0 in matrices where it has no such feature, missing in annotations."""
+    position = names.get_indexer(table.var_names)
+    kept = np.flatnonzero(position >= 0)  # a feature marked absent everywhere is not in the panel
+    if len(kept) < table.n_vars:
+        table, position = table[:, kept].copy(), position[kept]
+    wide = AnnData(
+        X=None if table.X is None else _spread(table.X, position, len(names)),
+        obs=table.obs,
+        var=_annotations(table.var, names),
+        uns=table.uns,
+        obsm=dict(table.obsm),
+        obsp=dict(table.obsp),
+        layers={name: _spread(layer, position, len(names)) for name, layer in table.layers.items()},
+    )
+    back = table.var_names.get_indexer(names)
+    for name, rows in table.varm.items():
+        taken = np.asarray(rows, dtype=float)[back]
+        taken[back < 0] = np.nan
+        wide.varm[name] = taken
+    for name, square in table.varp.items():
+        wide.varp[name] = _spread(_spread(square, position, len(names)).T, position, len(names)).T
+    if table.raw is not None:
+        wide.raw = table.raw.to_adata()
+    return wide
+
+
+def _spread(matrix: Any, position: np.ndarray, n_columns: int) -> Any:
+    """Put column j of (n, p) into column position[j] of (n, n_columns); the others are 0."""
+    if sparse.issparse(matrix):
+        place = sparse.csr_matrix(
+            (np.ones(len(position), dtype=matrix.dtype), (np.arange(len(position)), position)),
+            shape=(len(position), n_columns),
+        )
+        return (matrix @ place).asformat(matrix.format)
+    wide = np.zeros((matrix.shape[0], n_columns), dtype=matrix.dtype)
+    wide[:, position] = np.asarray(matrix)
+    return wide
+
+
+def _annotations(var: pd.DataFrame, names: pd.Index) -> pd.DataFrame:
+    """Rows of `var` for `names`; truth values keep a type that can be written when some are missing."""
+    flags = {column: "boolean" for column in var.columns if pd.api.types.is_bool_dtype(var[column].dtype)}
+    return (
+        var.drop(columns=PRESENT, errors="ignore")
+        .astype({k: v for k, v in flags.items() if k != PRESENT})
+        .reindex(names)
+    )
+
+
+def _replace(adata: AnnData | MuData, prepared: dict[str, tuple[AnnData | None, pd.Index]]) -> None:
+    if isinstance(adata, AnnData):
+        if (new := prepared[""][0]) is not None:
+            adata._init_as_actual(new)  # as scanpy's filters do: the user's object itself changes
+        return
+    with md.set_options(pull_on_update=False):
+        if adata.is_view and not adata.isbacked:
+            adata._init_as_actual(adata.copy())
+        for modality, (new, _) in prepared.items():
+            if new is not None:
+                adata.mod[modality]._init_as_actual(new)
+        adata.update()
+
+
+def _mark(table: AnnData, present: np.ndarray, features: Features) -> None:
+    if features == "union":
+        table.var[PRESENT] = present
+    elif PRESENT in table.var.columns:
+        del table.var[PRESENT]

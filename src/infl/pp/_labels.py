@@ -1,0 +1,80 @@
+"""Checking class labels across sites."""
+
+import re
+import warnings
+from collections.abc import Mapping
+from difflib import SequenceMatcher
+from itertools import combinations
+
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+
+from infl.errors import DataError, InflWarning
+from infl.pp._columns import obs_column, shortlist
+
+_ALIKE = 0.9  # share of characters in common above which two labels look like one misspelt
+
+
+def agree_on_classes(sites: Mapping[str, AnnData | MuData], target: str) -> tuple[str, ...]:
+    """Return the classes of all sites as text, sorted, after checking each site's labels.
+
+    Warns of classes that one site alone has, and of labels of different sites that look like one class.
+    """
+    counts = {site: _class_counts(adata, target, site) for site, adata in sites.items()}
+    at: dict[str, list[str]] = {}
+    for site, count in counts.items():
+        for label in count.index:
+            at.setdefault(label, []).append(site)
+
+    for first, second in near_misses(at):
+        warnings.warn(
+            f"labels {first!r} ({at[first][0]}) and {second!r} ({at[second][0]}) in {target!r} look like one class; if "
+            "they are, spell them alike at all sites",
+            InflWarning,
+            stacklevel=4,
+        )
+    lonely = [f"{label} ({at[label][0]})" for label in sorted(at) if len(at[label]) == 1]
+    if lonely and len(sites) > 1:
+        warnings.warn(
+            f"one site alone has these classes of {target!r}: {shortlist(lonely)}; the other sites cannot validate them",
+            InflWarning,
+            stacklevel=4,
+        )
+    return tuple(sorted(at))
+
+
+def near_misses(sites_of: Mapping[str, list[str]]) -> list[tuple[str, str]]:
+    """Pairs of labels that may be one class spelt in two ways: alike, and never used side by side at a site."""
+    pairs = combinations(sorted(sites_of), 2)
+    return [(a, b) for a, b in pairs if not set(sites_of[a]) & set(sites_of[b]) and _alike(a, b)]
+
+
+def _alike(a: str, b: str) -> bool:
+    a, b = (re.sub(r"[^\w+]+|_+", " ", label.casefold()).strip() for label in (a, b))
+    if a == b:
+        return True
+    if re.findall(r"\d+", a) != re.findall(r"\d+", b):
+        return False  # "class 1" and "class 10" differ by intention
+    fewer, more = sorted((set(a.split()), set(b.split())), key=len)
+    said_in_fewer_words = fewer <= more and any(len(word) > 3 for word in fewer)
+    return said_in_fewer_words or SequenceMatcher(None, a, b).ratio() >= _ALIKE
+
+
+def _class_counts(adata: AnnData | MuData, target: str, site: str) -> pd.Series:
+    labels = obs_column(adata, target, where=site, role="target")
+    n_values = labels.nunique()
+    is_number = pd.api.types.is_numeric_dtype(labels.dtype) and not pd.api.types.is_bool_dtype(labels.dtype)
+    if is_number and (pd.api.types.is_float_dtype(labels.dtype) or n_values > max(2, len(labels) // 2)):
+        raise DataError(
+            f"target {target!r} is numeric at {site} ({n_values} values) where classes are due; name a column of labels, "
+            "or make classes of it with pandas.cut or .astype(str)"
+        )
+    counts = labels.astype(str).value_counts()
+    counts = counts[counts > 0]
+    if len(counts) < 2:
+        raise DataError(
+            f"{site} has one class only in {target!r} ({counts.index[0]!r}, {counts.iloc[0]} observations); a site needs "
+            "two or more: join it with another site or leave it out"
+        )
+    return counts

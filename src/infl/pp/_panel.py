@@ -1,0 +1,71 @@
+"""What sites agree on before a fit: features and classes, in one order."""
+
+import hashlib
+import html
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, repr=False)
+class Panel:
+    """Features and classes on which sites agree.
+
+    Attributes
+    ----------
+    features
+        Names in the agreed order. Those of a MuData have their modality in front: ``"rna:TP53"``.
+    classes
+        Labels of `target` as text, sorted; empty without a target.
+    target
+        Column of ``obs`` that holds the labels.
+    n_obs
+        Observations of each site.
+    present
+        For each site, which of `features` it measured, ``(n_features,)`` booleans.
+    modalities
+        Names of the modalities; empty for AnnData.
+
+    Examples
+    --------
+    >>> import infl
+    >>> infl.pp.harmonise(infl.datasets.khan_sites(), target="tumour_class")
+    Panel: 2308 features, 4 classes of 'tumour_class', 83 observations at 5 sites
+    """
+
+    features: tuple[str, ...]
+    classes: tuple[str, ...]
+    target: str | None
+    n_obs: Mapping[str, int]
+    present: Mapping[str, np.ndarray] = field(compare=False)
+    modalities: tuple[str, ...] = ()
+
+    def digest(self) -> str:
+        """SHA-256 of features, classes and target, in hexadecimal: equal digests mean equal panels.
+
+        What a site keeps to itself (numbers of observations, features it lacks) has no part in it.
+        """
+        return hashlib.sha256(json.dumps(self.as_dict(), separators=(",", ":")).encode()).hexdigest()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what all sites share, ready for JSON."""
+        return {"features": list(self.features), "classes": list(self.classes), "target": self.target}
+
+    def __repr__(self) -> str:
+        return f"Panel: {self._summary()}"
+
+    def _repr_html_(self) -> str:
+        head = "<tr><th>site</th><th>observations</th><th>features measured</th></tr>"
+        rows = "".join(
+            f"<tr><td>{html.escape(site)}</td><td>{n_obs}</td><td>{int(self.present[site].sum())}</td></tr>"
+            for site, n_obs in self.n_obs.items()
+        )
+        labels = f"<p>Classes: {html.escape(', '.join(self.classes))}</p>" if self.classes else ""
+        return f"<p><b>Panel</b>: {html.escape(self._summary())}</p>{labels}<table>{head}{rows}</table>"
+
+    def _summary(self) -> str:
+        classes = f", {len(self.classes)} classes of {self.target!r}" if self.target is not None else ""
+        return f"{len(self.features)} features{classes}, {sum(self.n_obs.values())} observations at {len(self.n_obs)} sites"

@@ -1,0 +1,142 @@
+"""Public data sets: what is in them, and how a file is found, verified and fetched."""
+
+import functools
+import http.server
+import shutil
+import threading
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+import infl
+from infl import datasets
+from infl.datasets import REGISTRY
+from infl.errors import MAX_LENGTH, DataError, FileError
+
+FETCHED = [name for name in REGISTRY if name != "khan"]
+
+
+@pytest.mark.parametrize("name", FETCHED)
+def test_a_set_that_is_nowhere_says_whose_it_is_and_what_to_set(name, monkeypatch, tmp_path):
+    monkeypatch.setattr(infl.settings, "data_url", None)
+    for folder, reason in ((None, "INFL_DATA_DIR is not set"), (tmp_path, "it is not in")):
+        monkeypatch.setattr(infl.settings, "data_dir", folder)
+        with pytest.raises(DataError) as caught:
+            getattr(datasets, name)()
+        text = str(caught.value)
+        assert text.startswith(f"datasets.{name} needs {next(iter(REGISTRY[name].files))} ({REGISTRY[name].source})")
+        assert reason in text
+        assert text.endswith("set INFL_DATA_DIR to a folder that holds it")
+        assert len(text) < MAX_LENGTH
+
+
+def test_another_file_of_that_name_is_refused(monkeypatch, tmp_path):
+    (tmp_path / "papalexi_crispr.h5ad").write_bytes(b"something else")
+    monkeypatch.setattr(infl.settings, "data_dir", tmp_path)
+    with pytest.raises(FileError, match=r"papalexi_crispr\.h5ad is not the registered file of datasets\.papalexi"):
+        datasets.papalexi()
+
+
+@pytest.fixture
+def mirror(tmp_path):
+    """A web server on this machine; yields its folder and address."""
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield folder, f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def away(monkeypatch, tmp_path, mirror):
+    """No data folder, but a mirror and an empty cache; gives the folder that a copy would come from."""
+    source = infl.settings.data_dir
+    monkeypatch.setattr(infl.settings, "data_dir", None)
+    monkeypatch.setattr(infl.settings, "data_url", mirror[1])
+    monkeypatch.setattr(infl.settings, "cache_dir", tmp_path / "cache")
+    return source
+
+
+@pytest.mark.data_dir
+def test_a_mirror_is_asked_once(away, mirror):
+    folder, _ = mirror
+    shutil.copytree(away / "spamosaic_sim", folder / "spamosaic_sim")
+    first = datasets.spamosaic_sim()
+    shutil.rmtree(folder / "spamosaic_sim")
+    again = datasets.spamosaic_sim()  # from the cache
+    assert first["s1"].shape == again["s1"].shape == (1296, 300)
+
+
+def test_a_mirror_that_lacks_the_file_or_has_another(away, mirror):
+    with pytest.raises(
+        FileError, match=r"cannot fetch http://127.*/stemcells_four_studies\.h5ad for datasets\.stemcells"
+    ):
+        datasets.stemcells()
+    (mirror[0] / "stemcells_four_studies.h5ad").write_bytes(b"something else")
+    with pytest.raises(FileError, match="cannot fetch") as caught:
+        datasets.stemcells()
+    assert "hash" in str(caught.value)
+    assert len(str(caught.value)) < MAX_LENGTH
+
+
+@pytest.mark.data_dir
+def test_breast_tcga():
+    breast = datasets.breast_tcga()
+    assert {name: modality.shape for name, modality in breast.mod.items()} == {
+        "rna": (220, 200),
+        "mirna": (220, 184),
+        "protein": (150, 142),
+    }
+    train = breast.obs["published_split"] == "train"
+    assert set(breast["protein"].obs_names) == set(breast.obs_names[train])
+
+
+@pytest.mark.data_dir
+def test_stemcells():
+    adata = datasets.stemcells()
+    assert adata.shape == (125, 400)
+    assert adata.obs["study"].nunique() == 4 and adata.obs["cell_type"].nunique() == 3
+
+
+@pytest.mark.data_dir
+def test_papalexi():
+    adata = datasets.papalexi()
+    assert adata.shape == (20729, 299)
+    assert adata.obs["perturbation"].nunique() == 26 and "control" in set(adata.obs["perturbation"])
+    assert sparse.issparse(adata.X)
+    assert (adata.X.data == np.round(adata.X.data)).all()
+
+
+@pytest.mark.data_dir
+def test_her2st():
+    labelled, histology = datasets.her2st_labelled(), datasets.her2st_histology()
+    assert labelled.shape == (1123, 1500) and labelled.obs["patient"].nunique() == 4
+    assert "undetermined" in set(labelled.obs["region"])
+    assert histology.obsm["patches"].shape == (834, np.prod(histology.uns["patch_shape"]))
+
+
+@pytest.mark.data_dir
+def test_spamosaic_sim():
+    sections = datasets.spamosaic_sim()
+    assert {name: sorted(section.mod) for name, section in sections.items()} == {
+        "s1": ["adt", "rna"],
+        "s2": ["rna"],
+        "s3": ["adt"],
+    }
+    for section in sections.values():
+        assert section.obs["domain"].nunique() == 5 and section.obs["domain"].notna().all()
+        assert section.obsm["spatial"].shape == (1296, 2)
+        assert section.var_names.is_unique
+        for modality in section.mod.values():
+            np.testing.assert_array_equal(modality.obsm["spatial"], section.obsm["spatial"])
+    assert sections["s2"].var_names.tolist() == sections["s1"]["rna"].var_names.tolist()

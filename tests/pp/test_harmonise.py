@@ -1,0 +1,207 @@
+"""Laws of harmonise: the same features in one order at all sites, values follow names, nothing changes on error."""
+
+import pickle
+
+import anndata as ad
+import mudata as md
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import sparse
+
+from infl.errors import DataError, SettingsError
+from infl.pp import harmonise, panel_of
+
+GENES = [f"g{i}" for i in range(12)]
+
+
+def expression(gene: str, i: int) -> float:
+    return 100 * int(gene[1:]) + i + 1
+
+
+def make(genes, *, kind="dense", n=3) -> AnnData:
+    """A site whose values tell their gene and observation."""
+    x = np.array([[expression(gene, i) for gene in genes] for i in range(n)], dtype=np.float32)
+    layers = {"twice": sparse.csc_matrix(2 * x)}
+    x = {"dense": x, "csr": sparse.csr_matrix(x), "csc": sparse.csc_matrix(x), "integer": x.astype(np.int64)}.get(
+        kind, x
+    )
+    adata = AnnData(
+        x,
+        obs=pd.DataFrame(index=[f"o{i}" for i in range(n)]),
+        var=pd.DataFrame(
+            {"rank": [int(gene[1:]) for gene in genes], "odd": [int(g[1:]) % 2 == 1 for g in genes]}, index=genes
+        ),
+        layers=layers,
+        varm={"loading": np.array([[int(gene[1:])] for gene in genes])},
+        uns={"note": "kept"},
+    )
+    adata.varp["near"] = sparse.csr_matrix(np.diag([int(gene[1:]) + 1.0 for gene in genes]))
+    if kind == "view":
+        wide = ad.concat([adata, adata], keys=["a", "b"], index_unique="_", merge="same", uns_merge="same")
+        adata = wide[:n]
+    return adata
+
+
+def dense(matrix):
+    return matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix)
+
+
+panels = st.lists(
+    st.lists(st.sampled_from(GENES), min_size=1, unique=True).map(lambda g: g if "g0" in g else [*g, "g0"]),
+    min_size=1,
+    max_size=4,
+)
+kinds = st.sampled_from(["dense", "csr", "csc", "integer", "view"])
+
+
+@given(panels, st.lists(kinds, min_size=4, max_size=4), st.sampled_from(["intersection", "union"]))
+def test_features_agree_and_values_follow_names(genes, kinds, features):
+    sites = {f"s{i}": make(own, kind=kind) for i, (own, kind) in enumerate(zip(genes, kinds, strict=False))}
+    types = {site: type(adata.X) for site, adata in sites.items() if not adata.is_view}
+    panel = harmonise(sites, features=features)
+    sets = [set(own) for own in genes]
+    assert set(panel.features) == (set.intersection(*sets) if features == "intersection" else set.union(*sets))
+    for (site, adata), own in zip(sites.items(), genes, strict=True):
+        assert list(adata.var_names) == list(panel.features)
+        assert not adata.is_view
+        assert type(adata.X) is types.get(site, type(adata.X))
+        assert adata.uns["note"] == "kept"
+        for gene in panel.features:
+            here = gene in own
+            want = [expression(gene, i) if here else 0 for i in range(3)]
+            np.testing.assert_array_equal(dense(adata[:, gene].X).ravel(), want)
+            if "twice" in adata.layers:
+                np.testing.assert_array_equal(dense(adata[:, gene].layers["twice"]).ravel(), 2 * np.array(want))
+            assert panel.present[site][panel.features.index(gene)] == here
+            if features == "union":
+                assert adata.var.loc[gene, "infl_present"] == here
+
+
+@given(panels, st.permutations(range(4)), st.sampled_from(["intersection", "union"]))
+def test_the_panel_does_not_depend_on_the_order_of_sites(genes, order, features):
+    sites = {f"s{i}": make(own) for i, own in enumerate(genes)}
+    other = {f"s{i}": make(genes[i]) for i in order if i < len(genes)}
+    assert harmonise(sites, features=features).digest() == harmonise(other, features=features).digest()
+
+
+@given(panels, st.sampled_from(["intersection", "union"]))
+def test_twice_is_once_and_union_keeps_what_an_intersection_would_take(genes, features):
+    sites = {f"s{i}": make(own) for i, own in enumerate(genes)}
+    common = panel_of(sites).features
+    panel = harmonise(sites, features=features)
+    values = {site: dense(adata.X).copy() for site, adata in sites.items()}
+    again = harmonise(sites, features=features)
+    assert again == panel
+    for site, adata in sites.items():
+        np.testing.assert_array_equal(dense(adata.X), values[site])
+        np.testing.assert_array_equal(again.present[site], panel.present[site])
+    assert set(panel_of(sites).features) == set(common)  # what no site measured is never mistaken for a measurement
+    harmonise(sites)
+    assert all("infl_present" not in adata.var for adata in sites.values())
+    assert all(set(adata.var_names) == set(common) for adata in sites.values())
+
+
+def test_sites_that_agree_keep_their_order_and_their_arrays(khan_sites):
+    arrays = {site: adata.X for site, adata in khan_sites.items()}
+    panel = harmonise(khan_sites, target="tumour_class")
+    assert panel.features[:3] == ("clone_0", "clone_1", "clone_2")
+    assert panel.classes == ("class_1", "class_2", "class_3", "class_4")
+    assert all(adata.X is arrays[site] for site, adata in khan_sites.items())
+
+
+def test_annotations_of_absent_features_are_missing_and_can_be_written(tmp_path):
+    sites = {"a": make(["g0", "g1"]), "b": make(["g2", "g0"])}
+    sites["a"].raw = sites["a"].copy()
+    harmonise(sites, features="union")
+    a = sites["a"]
+    assert list(a.var_names) == ["g0", "g1", "g2"]
+    assert pd.isna(a.var.loc["g2", "rank"]) and pd.isna(a.var.loc["g2", "odd"])
+    np.testing.assert_array_equal(a.varm["loading"].ravel(), [0, 1, np.nan])
+    np.testing.assert_array_equal(dense(a.varp["near"]), np.diag([1.0, 2.0, 0.0]))
+    assert list(a.raw.var_names) == ["g0", "g1"]
+    for write, read, name in ((a.write_h5ad, ad.read_h5ad, "a.h5ad"), (a.write_zarr, ad.read_zarr, "a.zarr")):
+        write(tmp_path / name)
+        back = read(tmp_path / name)
+        assert back.var["infl_present"].tolist() == [True, True, False]
+        np.testing.assert_array_equal(back.X, a.X)
+
+
+def test_backed_sites_may_stay_as_they_are_but_not_be_reordered(khan_sites, tmp_path):
+    khan_sites["site_1"].write_h5ad(tmp_path / "a.h5ad")
+    khan_sites["site_1"] = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    assert len(harmonise(khan_sites).features) == 2308
+    assert khan_sites["site_1"].isbacked
+    khan_sites["site_2"] = khan_sites["site_2"][:, ::-1].copy()
+    before = state(khan_sites["site_2"])
+    with pytest.raises(DataError, match=r"site_1 is backed and needs its features .* by its \.to_memory\(\)"):
+        harmonise(khan_sites)
+    assert state(khan_sites["site_2"]) == before
+    khan_sites["site_1"] = khan_sites["site_1"].to_memory()
+    harmonise(khan_sites)
+    assert khan_sites["site_1"].var_names.equals(khan_sites["site_2"].var_names)
+
+
+def state(adata) -> bytes:
+    return pickle.dumps((dense(adata.X), list(adata.var_names), adata.var, adata.obs, dict(adata.layers)))
+
+
+@pytest.mark.parametrize("features", ["intersection", "union"])
+def test_on_error_all_objects_are_as_before(features):
+    bad = make(["g1", "g0"])
+    bad.X[1, 0] = np.nan
+    sites = {"a": make(["g2", "g1", "g0"]), "b": make(["g0", "g1"], kind="view"), "c": bad}
+    before = {site: state(adata) for site, adata in sites.items()}
+    with pytest.raises(DataError, match="NaN in feature 'g1' at c"):
+        harmonise(sites, features=features)
+    assert {site: state(adata) for site, adata in sites.items()} == before
+    assert sites["b"].is_view
+
+
+def test_unknown_way_to_join():
+    with pytest.raises(SettingsError, match="features must be 'intersection' or 'union', not 'outer'"):
+        harmonise({"a": make(["g0"])}, features="outer")
+
+
+@pytest.mark.data_dir
+@pytest.mark.parametrize("features", ["intersection", "union"])
+def test_mudata_with_modalities_that_differ_between_sites(breast, features):
+    from infl.pp import split_sites
+
+    sites = split_sites(breast, 3, stratify="subtype")
+    with md.set_options(pull_on_update=False):
+        first = sites["site_1"]
+        rna = first["rna"][:, ::-1][:, :150].copy()
+        shared = list(rna.var_names)
+        sites["site_1"] = md.MuData({"rna": rna, "protein": first["protein"].copy()})
+        sites["site_1"].obs["subtype"] = first.obs["subtype"]
+    panel = harmonise(sites, target="subtype", features=features)
+    assert panel.modalities == ("mirna", "protein", "rna")
+    n_rna = 150 if features == "intersection" else 200
+    assert len(panel.features) == n_rna + 142 + 184
+    assert panel.features[0].startswith("mirna:")
+    assert panel.present["site_1"].sum() == 150 + 142
+    for site, mdata in sites.items():
+        assert list(mdata["rna"].var_names) == [f.removeprefix("rna:") for f in panel.features[-n_rna:]]
+        assert mdata.n_vars == (n_rna + 142 if site == "site_1" else n_rna + 142 + 184)
+        want = breast["rna"][mdata["rna"].obs_names, shared].X
+        np.testing.assert_array_equal(mdata["rna"][:, shared].X, want)
+
+
+def test_panel_says_what_it_is(khan_sites):
+    panel = harmonise(khan_sites, target="tumour_class")
+    assert repr(panel) == "Panel: 2308 features, 4 classes of 'tumour_class', 83 observations at 5 sites"
+    page = panel._repr_html_()
+    assert page.count("<tr>") == 6 and "2308" in page and "class_3" in page
+    assert len(panel.digest()) == 64
+    fewer = panel_of({"site_1": khan_sites["site_1"]}, target="tumour_class")
+    assert fewer.digest() == panel.digest()  # numbers of observations are a site's own business
+    assert panel_of(khan_sites).digest() != panel.digest()
+
+
+def test_names_are_escaped_in_notebooks(khan_sites):
+    panel = panel_of({"<b>site": khan_sites["site_1"]})
+    assert "<b>site" not in panel._repr_html_()
