@@ -1,0 +1,69 @@
+"""Writing files so that a reader finds the old one or the new one, never half of one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from infl.errors import FileError
+
+
+@contextmanager
+def explained(path: Path, doing: str) -> Iterator[None]:
+    """Turn an ``OSError`` into one line that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(f"cannot {doing} {path}: {error.strerror or error}") from error
+
+
+def write_atomic(
+    path: str | Path, content: bytes | Callable[[Path], None], *, overwrite: bool = False, mode: int = 0o644
+) -> Path:
+    """Write a file beside `path`, flush it to disk and put it in place in one step.
+
+    Parameters
+    ----------
+    path
+        Where; its folder must exist.
+    content
+        The bytes, or a function that writes them to the path that it is given.
+    overwrite
+        Replace a file that exists.
+    mode
+        Permissions of the new file.
+
+    Raises
+    ------
+    FileError
+        The file exists, or cannot be written (full disk, no permission); nothing is left behind.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise FileError(f"{path} exists: choose another name or pass overwrite=True")
+    with explained(path, "write"):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        part = Path(name)
+        try:
+            os.fchmod(handle, mode)
+            if callable(content):
+                content(part)
+            else:
+                view = memoryview(content)
+                while view:
+                    view = view[os.write(handle, view) :]
+            os.fsync(handle)
+            os.replace(part, path)
+        finally:
+            os.close(handle)
+            with suppress(FileNotFoundError):
+                part.unlink()
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    return path

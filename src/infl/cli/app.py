@@ -1,0 +1,78 @@
+"""All commands of ``infl``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infl.cli import key, model
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    add_completion=False,
+    help="Federated learning on AnnData and MuData with a secret key inside the model.",
+)
+app.add_typer(key.app, name="key", help="Make, show and share keys.")
+app.add_typer(model.app, name="model", help="Look at model files, and lock them again.")
+
+
+def _version(value: bool) -> None:
+    if value:
+        from infl import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for results; made if it is missing.")] = Path("infl_demo"),
+    seeds: Annotated[int, typer.Option(help="Seeds of the comparison.")] = 5,
+) -> None:
+    """Five hospitals, one tumour classifier, about a minute: fit, lock, attack, compare, on real data, offline.
+
+    Example: `infl demo --out results`
+    """
+    from infl.cli.demo import run_demo
+
+    run_demo(out, seeds=seeds)
+
+
+@app.command()
+def compare(
+    file: Annotated[Path, typer.Argument(help="h5ad or h5mu file.")],
+    target: Annotated[str, typer.Option(help="Column of obs to predict.")],
+    site_key: Annotated[str, typer.Option(help="Column of obs that says which site a row belongs to.")],
+    modality: Annotated[str | None, typer.Option(help="Modality of an h5mu file.")] = None,
+    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 5,
+    rounds: Annotated[int, typer.Option(help="Rounds of each fit.")] = 20,
+    method: Annotated[list[str] | None, typer.Option(help="Only this method; may be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
+) -> None:
+    """What would federation cost me? One table, from one file with a site column.
+
+    Example: `infl compare cohort.h5ad --target tumour_class --site-key hospital`
+    """
+    import infl
+    from infl.cli.tables import print_table, read_data
+
+    options = {} if modality is None else {"modality": modality}
+    table = infl.tl.compare(
+        read_data(file), target=target, site_key=site_key, seeds=seeds, rounds=rounds, methods=method or None, **options
+    )
+    if out is not None:
+        from infl._files import write_atomic
+
+        write_atomic(out, table.to_csv(index=False).encode(), overwrite=True)
+    print_table(table)

@@ -1,0 +1,168 @@
+"""What the sites and the coordinator agree on before the first round: a run's specification, as data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from infl.errors import SettingsError
+from infl.federation.rules import rule
+from infl.models.lock_schemes import lock_scheme
+
+if TYPE_CHECKING:
+    from infl.keys import Keyring
+    from infl.models.task import Task
+
+SEALS = ("group", "none")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A run's specification. It travels, is shown to a site before it agrees, and is stored with the result.
+
+    Attributes
+    ----------
+    run
+        Random name. Masks of the seal are bound to it, so it is never derived from the seed.
+    task, options, panel
+        Which model, its options, names of features and classes.
+    sites
+        Names of all sites, in order.
+    rounds, local_epochs
+        Training rounds; passes over a site's data in each.
+    aggregation, aggregation_options
+        Rule (:mod:`infl.federation.rules`).
+    participation
+        Share of the sites that is asked in each round.
+    patience
+        Stop after this many rounds without a better validation metric (0: never).
+    lock, strength, salt
+        Lock of the weights.
+    seal, min_sites
+        Seal of what travels; fewest sites whose sum is opened.
+    key_version, fingerprint
+        The key in use.
+    seed
+        Fixes initial weights, batches, dropout, validation parts and cohorts.
+    """
+
+    run: str
+    task: str
+    options: dict[str, Any]
+    panel: dict[str, Any]
+    sites: tuple[str, ...]
+    rounds: int
+    local_epochs: int
+    aggregation: str
+    aggregation_options: dict[str, Any]
+    participation: float
+    patience: int
+    lock: str
+    strength: float
+    salt: str
+    seal: str
+    min_sites: int
+    key_version: int
+    fingerprint: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "local_epochs", "min_sites"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise SettingsError(f"{name}={value!r}: give a whole number of at least 1")
+        if not 0 < self.participation <= 1:
+            raise SettingsError(f"participation={self.participation}: give the share of sites a round, above 0 up to 1")
+        if self.patience < 0:
+            raise SettingsError(f"patience={self.patience}: give a number of rounds, or 0 for no early stopping")
+        cohort = self.cohort_size
+        if self.min_sites > len(self.sites):
+            raise SettingsError(
+                f"min_sites={self.min_sites}, but there are only {len(self.sites)} sites; a sum of two tells each the "
+                "other's update: if that is acceptable, pass min_sites=2 (or 1 with seal='none')"
+            )
+        if cohort < self.min_sites:
+            raise SettingsError(
+                f"participation={self.participation} asks {cohort} of {len(self.sites)} sites a round, fewer than "
+                f"min_sites={self.min_sites}: raise participation"
+            )
+        rule(self.aggregation, self.aggregation_options)
+        lock_scheme(self.lock, self.strength)
+
+    @classmethod
+    def new(
+        cls,
+        task: Task,
+        panel: dict[str, Any],
+        sites: Iterable[str],
+        key: Keyring | None,
+        *,
+        rounds: int = 20,
+        local_epochs: int = 1,
+        aggregation: str = "fedavg",
+        aggregation_options: Mapping[str, Any] | None = None,
+        participation: float = 1.0,
+        patience: int = 0,
+        lock: str | None = "field",
+        strength: float = 1.0,
+        seal: str | None = "group",
+        min_sites: int | None = None,
+        seed: int = 0,
+    ) -> Agreement:
+        """Return the specification of a new run, under the current version of `key`."""
+        seal = seal or "none"
+        if seal not in SEALS:
+            raise SettingsError(f"seal={seal!r}: one of {', '.join(map(repr, SEALS))}")
+        return cls(
+            run=os.urandom(16).hex(),  # masks of the seal are bound to it, so it never follows from the seed
+            task=task.name,
+            options=task.options(),
+            panel=panel,
+            sites=tuple(sites),
+            rounds=rounds,
+            local_epochs=local_epochs,
+            aggregation=aggregation,
+            aggregation_options=dict(aggregation_options or {}),
+            participation=participation,
+            patience=patience,
+            lock=lock or "none",
+            strength=strength if lock else 0.0,
+            salt=os.urandom(16).hex(),
+            seal=seal,
+            min_sites=min_sites if min_sites is not None else (1 if seal == "none" else 3),
+            key_version=key.current if key else 0,
+            fingerprint=key.fingerprint() if key else "",
+            seed=seed,
+        )
+
+    @property
+    def cohort_size(self) -> int:
+        """Number of sites that are asked in a training round."""
+        return max(1, round(self.participation * len(self.sites)))
+
+    def to_json(self) -> str:
+        """Return the specification as JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Agreement:
+        """Inverse of :meth:`to_json`."""
+        raw = json.loads(text)
+        return cls(**{**raw, "sites": tuple(raw["sites"])})
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the specification."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a reader of the results wants to know: all but the names of features."""
+        raw = json.loads(self.to_json())
+        raw.pop("panel")
+        return raw
+

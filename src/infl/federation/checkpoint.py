@@ -1,0 +1,196 @@
+"""A run on disk: what the coordinator keeps and what the sites keep, each written in one step.
+
+The coordinator's file has sealed sums and the plan only. The sites' file has the model and is encrypted under the
+key ring's checkpoint subkey.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from infl._files import explained, write_atomic
+from infl.errors import FileError, SettingsError
+from infl.federation.agreement import Agreement
+from infl.federation.coordinator import Progress
+from infl.federation.messages import Total
+from infl.privacy.seal import Packing, Words
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from infl.federation.replica import Replica
+    from infl.federation.site import Site
+    from infl.keys import Keyring
+
+
+class Checkpoint:
+    """A folder that a run can be continued from.
+
+    Parameters
+    ----------
+    folder
+        Made if it is missing.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        with explained(self.folder, "make"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.folder / "agreement.json").exists()
+
+    def begin(self, agreement: Agreement) -> None:
+        """Write down what was agreed on."""
+        if self.exists:
+            raise FileError(f"{self.folder} already has a run: pass resume=True to go on with it, or another folder")
+        write_atomic(self.folder / "agreement.json", agreement.to_json().encode())
+
+    def agreement(self, expected: Agreement) -> Agreement:
+        """Return what was agreed on, if it is what is asked for now.
+
+        Raises
+        ------
+        SettingsError
+            The settings differ; the message names the first difference.
+        """
+        with explained(self.folder / "agreement.json", "read"):
+            kept = Agreement.from_json((self.folder / "agreement.json").read_text())
+        same = replace(expected, run=kept.run, salt=kept.salt)
+        for name, value in asdict(kept).items():
+            if asdict(same)[name] != value:
+                what = "" if name == "panel" else f" (was {value!r}, now {asdict(same)[name]!r})"
+                raise SettingsError(f"cannot resume {self.folder}: {name} differs{what}")
+        return kept
+
+    def ledger_path(self, site: str) -> Path:
+        """Return where a site's ledger is."""
+        folder = self.folder / "ledgers"
+        folder.mkdir(exist_ok=True)
+        return folder / f"{site}.ledger"
+
+    # -- coordinator -----------------------------------------------------------------------------------------------
+    def keep_progress(self, progress: Progress) -> None:
+        """Write the coordinator's state."""
+        from safetensors.numpy import save
+
+        arrays, totals = {}, []
+        for total in progress.totals:
+            arrays |= {f"low.{total.seq}": total.words.low, f"high.{total.seq}": total.words.high}
+            row = {k: v for k, v in vars(total).items() if k not in ("words", "packing")}
+            totals.append(row | {"packing": total.packing.to_json()})
+        state = {"position": progress.position, "seq": progress.seq, "widened": progress.widened, "totals": totals}
+        content = save(arrays, metadata={"progress": json.dumps(state)})
+        write_atomic(self.folder / "coordinator.safetensors", content, overwrite=True)
+
+    def progress(self) -> Progress:
+        """Return the coordinator's state."""
+        path = self.folder / "coordinator.safetensors"
+        if not path.exists():
+            return Progress()
+        arrays, metadata = _open(path, path.read_bytes())
+        state = json.loads(metadata["progress"])
+        totals = tuple(
+            Total(
+                **{
+                    **row,
+                    "cohort": tuple(row["cohort"]),
+                    "responders": tuple(row["responders"]),
+                    "packing": Packing.from_json(row["packing"]),
+                    "words": Words(arrays[f"low.{row['seq']}"], arrays[f"high.{row['seq']}"]),
+                }
+            )
+            for row in state["totals"]
+        )
+        return Progress(state["position"], state["seq"], tuple(state["widened"]), totals)
+
+    # -- sites -----------------------------------------------------------------------------------------------------
+    def keep_sites(self, replica: Replica, sites: Mapping[str, Site]) -> None:
+        """Write the replica and the sites' local weights, encrypted when there is a key."""
+        from safetensors.numpy import save
+
+        arrays: dict[str, np.ndarray] = {"theta": replica.theta.numpy()}
+        if replica.best_theta is not None:
+            arrays["best"] = replica.best_theta.numpy()
+        arrays |= {f"rule.{name}": value.numpy() for name, value in replica.rule_state.items()}
+        arrays |= {f"private.{name}": np.asarray(value, order="C") for name, value in replica.private.items()}
+        trained = {}
+        for name, site in sites.items():
+            state = site.state()
+            if state["local"].numel():
+                arrays[f"local.{name}"] = state["local"].numpy()
+            if state["trained"] is not None:
+                trained[name], after = state["trained"]
+                arrays[f"trained.{name}"] = after.numpy()
+        names = ("seq", "n_total", "best_round", "stopped", "rows")
+        facts = {name: getattr(replica, name) for name in names} | {"trained": trained}
+        content = _encrypt(save(arrays, metadata={"facts": json.dumps(facts)}), replica.key, replica.agreement)
+        write_atomic(self.folder / "sites.checkpoint", content, overwrite=True, mode=0o600)
+
+    def restore_sites(self, replica: Replica, sites: Mapping[str, Site]) -> None:
+        """Inverse of :meth:`keep_sites`."""
+        path = self.folder / "sites.checkpoint"
+        if not path.exists():
+            return
+        arrays, metadata = _open(path, _decrypt(path, replica.key, replica.agreement))
+        tensors = {name: torch.from_numpy(value) for name, value in arrays.items() if not name.startswith("private.")}
+        facts: dict[str, Any] = json.loads(metadata["facts"])
+        trained = facts.pop("trained")
+        for name, value in facts.items():
+            setattr(replica, name, value)
+        replica.theta, replica.best_theta = tensors["theta"], tensors.get("best")
+        replica.rule_state = {k.removeprefix("rule."): v for k, v in tensors.items() if k.startswith("rule.")}
+        replica.private = {k.removeprefix("private."): v for k, v in arrays.items() if k.startswith("private.")}
+        replica.task.configure(replica.bench.module, replica.private)
+        for name, site in sites.items():
+            local = tensors.get(f"local.{name}", site.local)
+            after = (trained[name], tensors[f"trained.{name}"]) if name in trained else None
+            site.restore({"local": local, "trained": after})
+
+
+def _open(path: Path, content: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        size = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + size])["__metadata__"]
+        return {name: value.copy() for name, value in load(content).items()}, metadata
+    except (SafetensorError, ValueError, KeyError):
+        raise FileError(f"{path} is damaged: begin the run again in another folder") from None
+
+
+def _encrypt(content: bytes, key: Keyring | None, agreement: Agreement) -> bytes:
+    if key is None:
+        return content
+    import os
+
+    nonce = os.urandom(12)
+    return nonce + _vault(key, agreement).encrypt(nonce, content, agreement.digest.encode())
+
+
+def _decrypt(path: Path, key: Keyring | None, agreement: Agreement) -> bytes:
+    content = path.read_bytes()
+    if key is None:
+        return content
+    from cryptography.exceptions import InvalidTag
+
+    try:
+        return _vault(key, agreement).decrypt(content[:12], content[12:], agreement.digest.encode())
+    except InvalidTag:
+        raise FileError(f"{path} is damaged or belongs to another key or run") from None
+
+
+def _vault(key: Keyring, agreement: Agreement) -> Any:
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+    salt = bytes.fromhex(agreement.salt)
+    return ChaCha20Poly1305(key.subkey("checkpoint", version=agreement.key_version, salt=salt))

@@ -1,0 +1,228 @@
+"""The coordinator: it asks sites, adds what they send, and passes sums on. It has no key, no data and no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from infl.errors import FederationError, KeyringError
+from infl.federation.agreement import Agreement
+from infl.federation.messages import Answer, Plan, Refusal, Stopped, Total
+from infl.federation.packings import WIDEN, count_packing, judge_fields, stage_packing, train_packing
+from infl.federation.seeds import generator
+from infl.privacy.seal import Packing, Words, add
+
+if TYPE_CHECKING:
+    from infl.models.task import Task
+    from infl.nn.flat import Layout
+
+Reply = Answer | Refusal | Stopped
+MAX_ATTEMPTS = 12
+
+
+class Transport(Protocol):
+    """Moves messages between the coordinator and the sites."""
+
+    def ask(self, cohort: tuple[str, ...], plan_for: Callable[[str], Plan]) -> Iterator[Reply]:
+        """Send each site its plan and yield the answers as they come; a lost site yields nothing."""
+
+    def holder(self, site: str) -> str:
+        """Name of the replica that `site` uses; sites in one process share one."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One sum over sites: what, in which round, packed how."""
+
+    kind: str
+    round: int
+    packing: Packing
+
+
+def programme(task: Task, agreement: Agreement, shared: Layout) -> tuple[Exchange, ...]:
+    """Return all exchanges of a run, in order: count, set-up sums, rounds, last judgement, final sums."""
+    panel = agreement.panel
+
+    def stages(names: object) -> list[Exchange]:
+        return [Exchange(s, 0, stage_packing(task.stage_shapes(s, panel))) for s in names]  # type: ignore[attr-defined]
+
+    train = train_packing(task, panel, shared, agreement.local_epochs)
+    return (
+        Exchange("count", 0, count_packing()),
+        *stages(task.stages()),
+        *(Exchange("train", number, train) for number in range(1, agreement.rounds + 1)),
+        Exchange("judge", 0, Packing(judge_fields(task, panel))),
+        *stages(task.final_stages()),
+    )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is; with the sums that some site has not seen yet, all that a coordinator must keep.
+
+    Attributes
+    ----------
+    position
+        Number of exchanges of the programme that are done (rounds that early stopping saved count as done).
+    seq
+        Number of the next exchange.
+    widened
+        How often the scale of each array of training rounds was widened.
+    totals
+        Sums that some site has not seen.
+    """
+
+    position: int = 0
+    seq: int = 0
+    widened: tuple[str, ...] = ()
+    totals: tuple[Total, ...] = ()
+
+
+class Coordinator:
+    """Runs a programme over a transport.
+
+    Parameters
+    ----------
+    agreement
+        The run's specification.
+    exchanges
+        From :func:`programme`.
+    transport
+        Moves the messages.
+    progress
+        Where to go on (default: at the beginning).
+    keep
+        Called with the new :class:`Progress` after each exchange, before anybody sees its sum.
+
+    Attributes
+    ----------
+    interrupted
+        Set it to end after the exchange under way.
+    """
+
+    def __init__(
+        self,
+        agreement: Agreement,
+        exchanges: tuple[Exchange, ...],
+        transport: Transport,
+        *,
+        progress: Progress | None = None,
+        keep: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        self.agreement, self.exchanges, self.transport = agreement, exchanges, transport
+        self.progress, self.keep = progress or Progress(), keep
+        self.interrupted = False
+        self._seen: dict[str, int] = {}
+
+    def run(self) -> Iterator[Exchange]:
+        """Do the exchanges one after the other, yielding each when it is done; the last sum is delivered too."""
+        while self.progress.position < len(self.exchanges) and not self.interrupted:
+            exchange = self.exchanges[self.progress.position]
+            total, widened = self._exchange(exchange)
+            if total is None:  # early stopping: the next exchange that is no training round
+                position = next(i for i, e in enumerate(self.exchanges) if i > self.progress.position and not e.round)
+                self.progress = replace(self.progress, position=position)
+                continue
+            oldest = min((self._seen.get(self.transport.holder(s), -1) for s in self.agreement.sites), default=-1)
+            self.progress = Progress(
+                self.progress.position + 1,
+                self.progress.seq + 1,
+                widened,
+                (*(t for t in self.progress.totals if t.seq > oldest), total),
+            )
+            self.keep(self.progress)
+            yield exchange
+        if not self.interrupted:
+            last = Exchange("end", 0, Packing(()))
+            for _ in self.transport.ask(self.agreement.sites, lambda site: self._plan(site, last, (), 0, last.packing)):
+                pass
+
+    def _exchange(self, exchange: Exchange) -> tuple[Total | None, tuple[str, ...]]:
+        cohort = self._cohort(exchange)
+        widened = self.progress.widened
+        for attempt in range(MAX_ATTEMPTS):
+            packing = exchange.packing
+            for name in {f.name for f in packing.fields} & set(widened):
+                packing = packing.coarser([name], WIDEN * widened.count(name))
+            words, responders, refused = self._collect(exchange, cohort, attempt, packing)
+            if responders is None:
+                return None, widened
+            if not refused:
+                self._check_enough(exchange, cohort, responders)
+                assert words is not None  # noqa: S101 - somebody answered
+                return (
+                    Total(
+                        self.progress.seq, exchange.kind, exchange.round, attempt, cohort, responders, packing, words
+                    ),
+                    widened,
+                )
+            widened = (*widened, *sorted(refused))
+        raise FederationError(
+            f"{', '.join(sorted(refused)[:3])} left the agreed range {MAX_ATTEMPTS} times: training diverges; "
+            "lower lr=, or scale the data"
+        )
+
+    def _collect(
+        self, exchange: Exchange, cohort: tuple[str, ...], attempt: int, packing: Packing
+    ) -> tuple[Words | None, tuple[str, ...] | None, set[str]]:
+        """Ask the cohort once; return the sum, who is in it (None: training has stopped) and what was out of range."""
+        words: Words | None = None
+        answered: set[str] = set()
+        refused: set[str] = set()
+        for reply in self.transport.ask(cohort, lambda site: self._plan(site, exchange, cohort, attempt, packing)):
+            if reply.site not in cohort or reply.seq != self.progress.seq or reply.site in answered:
+                raise FederationError(f"an answer of {reply.site!r} to exchange {reply.seq} was not asked for; refused")
+            self._seen[self.transport.holder(reply.site)] = self.progress.seq - 1
+            if isinstance(reply, Stopped):
+                return None, None, set()
+            if isinstance(reply, Refusal):
+                refused |= set(reply.fields)
+                continue
+            self._check_answer(reply, attempt, packing)
+            answered.add(reply.site)
+            words = add(words, reply.words)
+        return words, tuple(site for site in cohort if site in answered), refused
+
+    def _check_answer(self, reply: Answer, attempt: int, packing: Packing) -> None:
+        a = self.agreement
+        if (reply.key_version, reply.fingerprint) != (a.key_version, a.fingerprint):
+            raise KeyringError(
+                f"{reply.site} used key version {reply.key_version} ({reply.fingerprint or 'none'}), the run has "
+                f"{a.key_version} ({a.fingerprint or 'none'}): give that site the run's key"
+            )
+        if (reply.run, reply.attempt) != (a.run, attempt) or len(reply.words.low) != packing.n32:
+            raise FederationError(f"{reply.site} answered to another run or attempt; refused")
+
+    def _check_enough(self, exchange: Exchange, cohort: tuple[str, ...], responders: tuple[str, ...]) -> None:
+        missing = [site for site in cohort if site not in responders]
+        needed = len(cohort) if exchange.kind == "count" else self.agreement.min_sites
+        if len(responders) < needed:
+            raise FederationError(
+                f"only {len(responders)} of {len(cohort)} sites answered, {needed} are needed; missing: "
+                f"{', '.join(missing[:8])}"
+            )
+
+    def _cohort(self, exchange: Exchange) -> tuple[str, ...]:
+        sites = self.agreement.sites
+        size = self.agreement.cohort_size
+        if not exchange.round or size == len(sites):
+            return sites
+        chosen = generator(self.agreement.seed, "cohort", exchange.round).choice(len(sites), size, replace=False)
+        return tuple(sites[i] for i in sorted(chosen))
+
+    def _plan(self, site: str, exchange: Exchange, cohort: tuple[str, ...], attempt: int, packing: Packing) -> Plan:
+        a, seen = self.agreement, self._seen.get(self.transport.holder(site), -1)
+        return Plan(
+            run=a.run,
+            seq=self.progress.seq,
+            kind=exchange.kind,
+            round=exchange.round,
+            attempt=attempt,
+            cohort=cohort,
+            packing=packing,
+            agreement=a.digest,
+            key_version=a.key_version,
+            fingerprint=a.fingerprint,
+            previous=tuple(total for total in self.progress.totals if total.seq > seen),
+        )

@@ -1,0 +1,64 @@
+"""Which arrays each exchange sums, and on which scales.
+
+The scales are public: they follow from the specification alone, never from a site's values. Where a value does not
+fit, the site refuses and the coordinator asks again with the named arrays' scales 16 times wider; nothing but those
+names leaves the site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil, log2
+from typing import TYPE_CHECKING
+
+from infl.privacy.seal import Field, Packing
+
+if TYPE_CHECKING:
+    from infl.models.task import Task
+    from infl.nn.flat import Layout
+
+SUM_EXPONENT = -20
+"""Sums are multiples of 2⁻²⁰: a range of ± 2⁴³ shared by the sites."""
+WIDEN = 4
+"""Powers of two by which a scale is widened after a refusal."""
+STEPS_GUESS = 64
+"""Optimiser steps per local epoch that the first scale has room for."""
+
+
+def update_exponent(lr: float, local_epochs: int) -> int:
+    """Return the scale exponent of weight updates in the first round.
+
+    A step of Adam moves a weight by at most lr · (1 − β₁) / √(1 − β₂) < 3.2 lr (Kingma and Ba 2015, section 2.1); the
+    bound has room for 64 steps a local epoch, and for the lock's gain of up to 4.
+
+    Examples
+    --------
+    >>> update_exponent(1e-3, 1)
+    -31
+    """
+    return ceil(log2(3.2 * lr * STEPS_GUESS * local_epochs * 4)) - 31
+
+
+def count_packing() -> Packing:
+    """Return the packing of the first exchange: numbers of training samples."""
+    return Packing((Field("n", (), 0, bits=64),))
+
+
+def stage_packing(shapes: Mapping[str, tuple[int, ...]]) -> Packing:
+    """Return the packing of a task's own sums."""
+    return Packing(tuple(Field(name, tuple(shape), SUM_EXPONENT, bits=64) for name, shape in shapes.items()))
+
+
+def judge_fields(task: Task, panel: Mapping[str, object]) -> tuple[Field, ...]:
+    """Return the fields of validation metrics."""
+    return tuple(
+        Field(f"metric.{name}", tuple(shape), SUM_EXPONENT, bits=64) for name, shape in task.metric_shapes(panel).items()
+    )
+
+
+def train_packing(task: Task, panel: Mapping[str, object], shared: Layout, local_epochs: int) -> Packing:
+    """Return the packing of a training round: update, sample count, training loss and validation metrics."""
+    exponent = update_exponent(task.lr, local_epochs)
+    update = tuple(Field(entry.name, entry.shape, exponent) for entry in shared.entries)
+    sums = (Field("n", (), 0, bits=64), Field("train_loss", (), SUM_EXPONENT, bits=64))
+    return Packing(update + sums + judge_fields(task, panel))

@@ -1,0 +1,224 @@
+"""The global model as every key holder has it.
+
+All sites apply the same sums in the same order, so all replicas are equal; sites that are simulated in one process
+share one. The coordinator has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from infl.errors import FederationError, SealError
+from infl.federation.agreement import Agreement
+from infl.federation.messages import Total
+from infl.federation.rules import rule
+from infl.federation.seeds import derive
+from infl.models.lock_schemes import lock_scheme
+from infl.models.locked import Header, LockedModel, lock_model
+from infl.models.registry import task_from_json
+from infl.nn.flat import FlatModule
+from infl.privacy.seal import GroupSeal, NoSeal, Packing, dequantise
+
+if TYPE_CHECKING:
+    from infl.keys import Keyring
+    from infl.models.task import Task
+
+
+def build_bench(task: Task, agreement: Agreement) -> FlatModule:
+    """Return the module of an agreement with its initial weights, which the public seed fixes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(agreement.seed, "initial weights"))
+        scheme = lock_scheme(agreement.lock, agreement.strength)
+        return FlatModule(scheme.wrap(task.build(agreement.panel)), task.is_local)
+
+
+class Replica:
+    """Global model, key-dependent parts and history of one run.
+
+    Parameters
+    ----------
+    agreement
+        The run's specification.
+    key
+        Key ring (None: neither lock nor seal).
+    task
+        The task, where it is not one that the agreement's name finds.
+
+    Attributes
+    ----------
+    bench
+        The module that sites load weights into to train and to judge.
+    theta
+        Global weights as the module computes with them (unlocked), flat.
+    seq
+        Number of the last exchange whose sum was applied (−1: none).
+    private
+        Arrays learned from sums: moments, class counts, calibration.
+    n_total
+        Training samples of all sites.
+    stopped
+        Early stopping has been decided.
+    """
+
+    def __init__(self, agreement: Agreement, key: Keyring | None, task: Task | None = None) -> None:
+        self.agreement = agreement
+        self.task = task or task_from_json(agreement.task, agreement.options)
+        self.scheme = lock_scheme(agreement.lock, agreement.strength)
+        self.key = key
+        self.bench = build_bench(self.task, agreement)
+        self.scheme.arm(self.bench.module, self._secret(self.scheme.label))
+        self.sealed = agreement.seal != "none" and key is not None
+        self.gain = self._gain()
+        self.seal = self._seal()
+        self.rule = rule(agreement.aggregation, agreement.aggregation_options)
+        self.rule_state: dict[str, Tensor] = {}
+        self.theta = self.bench.copy_shared()
+        self.best_theta: Tensor | None = None
+        self.best_round = 0
+        self.private: dict[str, np.ndarray] = {}
+        self.n_total = 0
+        self.seq = -1
+        self.stopped = False
+        self.rows: list[dict[str, Any]] = []
+
+    def _secret(self, label: str) -> bytes | None:
+        if self.key is None:
+            return None
+        salt = bytes.fromhex(self.agreement.salt)
+        return self.key.subkey(label, version=self.agreement.key_version, salt=salt)
+
+    def _gain(self) -> Tensor | None:
+        """Return M of the coordinate field, flat: update_effective = update_locked · M.
+
+        None when updates travel sealed: whoever opened the seal would have the key ring, hence the lock too.
+        """
+        if self.sealed:
+            return None
+        field = self.scheme.field(self._secret("lock"), bytes.fromhex(self.agreement.salt))
+        if field is None:
+            return None
+        gain = torch.empty(self.bench.shared.total)
+        units = self.task.units(self.agreement.panel)
+        for name, view in self.bench.shared.views(gain).items():
+            field.multipliers(name, tuple(view.shape), units.get(name), out=view)
+        return gain
+
+    def _seal(self) -> GroupSeal | NoSeal:
+        secret, minimum = self._secret("seal"), self.agreement.min_sites
+        return GroupSeal(secret, min_sites=minimum) if self.sealed and secret else NoSeal(min_sites=minimum)
+
+    # -- sums ------------------------------------------------------------------------------------------------------
+    def catch_up(self, totals: tuple[Total, ...]) -> None:
+        """Apply the sums that this replica has not seen, in order.
+
+        Raises
+        ------
+        SealError
+            A sum was altered, or is not of this run; nothing of it is applied.
+        FederationError
+            A sum in between is missing.
+        """
+        for total in totals:
+            if total.seq <= self.seq:
+                continue
+            if total.seq != self.seq + 1:
+                raise FederationError(
+                    f"the sum of exchange {self.seq + 1} is missing, the next that came is {total.seq}: "
+                    "ask the coordinator to send it again"
+                )
+            self._apply(total)
+            self.seq = total.seq
+
+    def _apply(self, total: Total) -> None:
+        a = self.agreement
+        if not set(total.cohort) <= set(a.sites):
+            raise SealError("round rejected: its cohort names a site that is not in the agreement")
+        context = _context(a.run, total)
+        low, high = self.seal.unseal(context, total.responders, total.words, total.packing)
+        vector, sums = dequantise((low, high), total.packing)
+        arrays = split_sums(sums, total.packing)
+        if total.kind == "count":
+            self.n_total = int(arrays["n"])
+        elif total.kind == "train":
+            self._judge(arrays)
+            n = float(arrays["n"])
+            update = torch.from_numpy(vector).mul_(self.n_total / n)
+            if self.gain is not None:
+                update.mul_(self.gain)
+            self.rule.at_sum(self.theta, update, self.rule_state)
+            self.rows.append({"loss": float(arrays["train_loss"]) / n, "n_sites": len(total.responders)})
+        elif total.kind == "judge":
+            self._judge(arrays)
+            if self.best_theta is not None:
+                self.theta, self.best_theta = self.best_theta, None
+        else:
+            self.private = self.task.absorb(total.kind, arrays, self.private)
+            self.task.configure(self.bench.module, self.private)
+
+    def _judge(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Note the validation metrics of the last round's model, and keep it when it is the best."""
+        if not self.rows:
+            return
+        sums = {name.removeprefix("metric."): value for name, value in arrays.items() if name.startswith("metric.")}
+        metrics = self.task.summarise(sums)
+        self.rows[-1] |= {f"val_{name}": value for name, value in metrics.items()}
+        value, last = metrics[self.task.monitor], len(self.rows)
+        if np.isnan(value):
+            return
+        best = self.rows[self.best_round - 1][f"val_{self.task.monitor}"] if self.best_round else None
+        if best is None or (value > best if self.task.maximise else value < best):
+            self.best_round, self.best_theta = last, self.theta.clone()
+        self.stopped = 0 < self.agreement.patience <= last - self.best_round
+
+    # -- results ---------------------------------------------------------------------------------------------------
+    def module(self, local: Tensor | None = None) -> nn.Module:
+        """Return the module with the global weights (and a site's local ones), in evaluation mode."""
+        self.bench.load(self.theta, local)
+        return self.bench.module.eval()
+
+    def model(self) -> LockedModel:
+        """Return the global model, locked under the run's key with a fresh salt."""
+        a = self.agreement
+        header = Header(
+            task=a.task,
+            options=a.options,
+            panel=a.panel,
+            lock=a.lock,
+            strength=self.scheme.strength,
+            salt=a.salt,
+            key_version=a.key_version if a.lock != "none" else 0,
+            fingerprint=a.fingerprint if a.lock != "none" else "",
+            seed=a.seed,
+            sites=a.sites,
+        )
+        effective = {name: view.clone() for name, view in self.bench.shared.views(self.theta).items()}
+        return lock_model(header, effective, self.private, self.key if a.lock != "none" else None)
+
+
+def _context(run: str, total: Total) -> Any:
+    from infl.privacy.seal import Context
+
+    kind = f"{total.seq}:{total.kind}"
+    return Context(run, total.round, total.attempt, total.cohort, kind, total.packing.digest())
+
+
+def split_sums(sums: np.ndarray, packing: Packing) -> dict[str, np.ndarray]:
+    """Cut the flat 64-bit lane into its named arrays."""
+    arrays, start = {}, 0
+    for field in packing.fields:
+        if field.bits == 64:
+            size = int(np.prod(field.shape, dtype=int))
+            arrays[field.name] = sums[start : start + size].reshape(field.shape)
+            start += size
+    return arrays
+
+
+def join_sums(arrays: Mapping[str, np.ndarray], packing: Packing) -> np.ndarray:
+    """Lay named arrays one after the other, as the packing's 64-bit lane has them."""
+    parts = [np.ravel(arrays[field.name]) for field in packing.fields if field.bits == 64]
+    return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)

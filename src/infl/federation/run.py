@@ -1,0 +1,68 @@
+"""What a federated fit returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from infl.keys import Keyring
+    from infl.models.locked import LockedModel
+
+
+@dataclass
+class FederatedRun:
+    """Result of :func:`infl.tl.fit_federated`.
+
+    Attributes
+    ----------
+    model
+        The model of the best round by validation, locked.
+    key
+        Key ring that opens it (None: neither lock nor seal).
+    history
+        One row a round: ``loss`` (training), ``val_…`` (validation, federated), ``seconds``, ``n_sites``,
+        ``bytes_sent`` (by all sites), ``best``.
+    settings
+        The run's specification; no secret in it.
+    ledger
+        What left each site: ``site``, ``time``, ``kind``, ``round``, ``bytes``, ``sealed``, digests.
+    lock_curve
+        Accuracy against lock strength, where it was measured (:func:`infl.pl.lock`).
+    """
+
+    model: LockedModel
+    key: Keyring | None
+    history: pd.DataFrame
+    settings: dict[str, Any]
+    ledger: pd.DataFrame = field(repr=False)
+    lock_curve: pd.DataFrame | None = field(default=None, repr=False)
+
+    def save(self, path: str | Path, *, recipients: list[str] | None = None, overwrite: bool = False) -> Path:
+        """Write the locked model; see :meth:`infl.models.LockedModel.save`. The key is saved apart from it."""
+        return self.model.save(path, recipients=recipients, overwrite=overwrite)
+
+    def summary(self) -> str:
+        """Return a few lines that say what was fitted, how well, and what protects it."""
+        s, best = self.settings, self.history[self.history["best"]]
+        metrics = [c for c in self.history if c.startswith("val_")]
+        values = ", ".join(f"{c.removeprefix('val_')} {best[c].iloc[0]:.3f}" for c in metrics) if len(best) else "none"
+        sent = self.history["bytes_sent"].sum() / 1e6
+        return "\n".join(
+            [
+                f"{s['task']} on {len(s['sites'])} sites, {len(self.history)} of {s['rounds']} rounds, {s['aggregation']}",
+                f"validation at the best round ({best.index[0] if len(best) else '-'}): {values}",
+                f"lock {s['lock']} (strength {s['strength']:g}), seal {s['seal']}, key {s['fingerprint'] or 'none'}",
+                f"left the sites: {sent:.2f} MB in {len(self.ledger)} messages",
+            ]
+        )
+
+    def __repr__(self) -> str:
+        return f"FederatedRun\n{self.summary()}"
+
+    def _repr_html_(self) -> str:
+        lines = "".join(f"<li>{line}</li>" for line in self.summary().splitlines())
+        return f"<b>FederatedRun</b><ul>{lines}</ul>"

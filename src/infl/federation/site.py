@@ -1,0 +1,166 @@
+"""A site: it has the data and the key, answers plans, and sends nothing that is not sealed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from infl.errors import FederationError, KeyringError
+from infl.federation.messages import Answer, Plan, Refusal, Stopped
+from infl.federation.replica import Replica, join_sums
+from infl.federation.seeds import derive, generator
+from infl.models.task import Step
+from infl.privacy.seal import RangeError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
+    from infl.privacy.seal import Ledger
+
+ADAM_EPS = 1e-5
+"""With torch's 1e-8 a gradient of the size of a rounding error moves a weight by a whole ``lr``, and the last bit of an
+average decides where training goes; 1e-5 keeps locked, sealed and plain runs of one seed together to 1e-6."""
+
+
+class Site:
+    """One participant of a run.
+
+    Parameters
+    ----------
+    name
+        As in the agreement.
+    adata
+        The site's data; read, not altered.
+    replica
+        The global model.
+    ledger
+        Where what leaves the site is written down before it leaves.
+    """
+
+    def __init__(self, name: str, adata: AnnData | MuData, replica: Replica, ledger: Ledger | None = None) -> None:
+        self.name, self.replica, self.ledger = name, replica, ledger
+        a = replica.agreement
+        rng = generator(a.seed, "validation part", name)
+        self.data = replica.task.read(adata, a.panel, site=name, rng=rng)
+        self.local = replica.bench.copy_local()
+        self._trained: tuple[int, torch.Tensor] | None = None  # exchange, local weights after it
+        self._pending: tuple[int, np.ndarray, np.ndarray, float] | None = None  # seq, vector, sums, weight
+
+    def handle(self, plan: Plan) -> Answer | Refusal | Stopped | None:
+        """Answer a plan (None when the run has ended).
+
+        Raises
+        ------
+        SealError
+            A sum was altered; nothing of it was applied.
+        FederationError, KeyringError
+            The plan is not of the run that was agreed on.
+        """
+        replica = self.replica
+        self._check(plan)
+        replica.catch_up(plan.previous)
+        if self._trained is not None and self._trained[0] < plan.seq:
+            self.local, self._trained = self._trained[1], None
+        if plan.kind == "end":
+            return None
+        if plan.kind == "train" and replica.stopped:
+            return Stopped(self.name, plan.seq)
+        if self._pending is None or self._pending[0] != plan.seq:
+            self._pending = (plan.seq, *self._compute(plan))
+        _, vector, sums, weight = self._pending
+        try:
+            words = replica.seal.seal(
+                plan.context(),
+                self.name,
+                vector,
+                sums,
+                plan.packing,
+                weight=weight,
+                share=weight if len(vector) else None,
+                ledger=self.ledger,
+            )
+        except RangeError as error:
+            return Refusal(self.name, plan.seq, plan.attempt, tuple(error.fields))
+        return Answer(self.name, plan.run, plan.seq, plan.attempt, plan.key_version, plan.fingerprint, words)
+
+    def _check(self, plan: Plan) -> None:
+        a = self.replica.agreement
+        if plan.run != a.run or plan.agreement != a.digest:
+            raise FederationError(f"{self.name}: the plan is not of the run that was agreed on; refused")
+        if (plan.key_version, plan.fingerprint) != (a.key_version, a.fingerprint):
+            raise KeyringError(
+                f"{self.name}: the plan is for key version {plan.key_version} ({plan.fingerprint}), "
+                f"agreed was {a.key_version} ({a.fingerprint})"
+            )
+
+    def _compute(self, plan: Plan) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return the update (locked, flat; empty outside training), the sums and the update's weight."""
+        replica, empty = self.replica, np.empty(0, dtype=np.float32)
+        if plan.kind == "count":
+            return empty, np.asarray([float(len(self.data.train))]), 1.0
+        if plan.kind in ("train", "judge"):
+            arrays = self._judge()
+            if plan.kind == "judge":
+                return empty, join_sums(arrays, plan.packing), 1.0
+            n = len(self.data.train)
+            update, loss = self._train(plan)
+            if replica.gain is not None:
+                update.div_(replica.gain)
+            arrays |= {"n": np.asarray(float(n)), "train_loss": np.asarray(loss * n)}
+            return update.numpy(), join_sums(arrays, plan.packing), n / replica.n_total
+        module = replica.module(self.local)
+        sums = replica.task.measure(plan.kind, self.data, replica.agreement.panel, replica.private, module)
+        return empty, join_sums(sums, plan.packing), 1.0
+
+    def _judge(self) -> dict[str, np.ndarray]:
+        """Return the validation sums of the global model."""
+        module = self.replica.module(self.local)
+        sums = self.replica.task.evaluate(module, self.data, self.data.validation)
+        return {f"metric.{name}": value for name, value in sums.items()}
+
+    def _train(self, plan: Plan) -> tuple[torch.Tensor, float]:
+        """Train from the global weights; return the change of the shared weights and the mean loss."""
+        replica, a, bench = self.replica, self.replica.agreement, self.replica.bench
+        task, rule = replica.task, replica.rule
+        module, n_shared = replica.module(self.local).train(), bench.shared.total
+        flat, gradient = bench.flat.data, bench.flat.grad
+        assert gradient is not None  # noqa: S101 - FlatModule makes it
+        optimiser = torch.optim.AdamW(
+            [bench.flat], lr=task.lr, eps=ADAM_EPS, weight_decay=task.weight_decay, fused=True
+        )
+        rng, total_loss = generator(a.seed, "batches", self.name, plan.round), torch.zeros(())
+        batches = [b for _ in range(a.local_epochs) for b in self._batches(rng)]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(a.seed, "dropout", self.name, plan.round))
+            for number, index in enumerate(batches):
+                gradient.zero_()
+                loss = task.loss(module, self.data.batch(index), Step(plan.round, a.rounds, number, len(batches)))
+                loss.backward()
+                rule.at_site(gradient[:n_shared], flat[:n_shared], replica.theta)
+                if task.grad_clip is not None:
+                    torch.nn.utils.clip_grad_norm_([bench.flat], task.grad_clip)
+                optimiser.step()
+                total_loss += loss.detach() * len(index)
+        if bench.local.total:
+            self._trained = (plan.seq, bench.copy_local())
+        seen = sum(map(len, batches))
+        return bench.flat.data[:n_shared] - replica.theta, float(total_loss) / max(seen, 1)
+
+    def _batches(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """Return one epoch's batches of nearly equal size."""
+        order = rng.permutation(self.data.train)
+        return np.array_split(order, max(1, round(len(order) / self.replica.task.batch_size)))
+
+    def state(self) -> dict[str, Any]:
+        """Return what the site must remember between rounds beside the replica: its local weights.
+
+        Those of a round count from the next exchange on, so that a round that is asked for again starts where it did.
+        """
+        return {"local": self.local, "trained": self._trained}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state`."""
+        self.local, self._trained = state["local"], state["trained"]

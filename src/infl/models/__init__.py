@@ -1,0 +1,13 @@
+"""Tasks, and the models that they make."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submod_attrs={
+        "classifier": ["Classifier"],
+        "locked": ["Header", "LockedModel", "load_model"],
+        "registry": ["known_tasks"],
+        "task": ["SiteData", "Step", "Task"],
+    },
+)

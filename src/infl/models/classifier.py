@@ -1,0 +1,408 @@
+"""Classification of samples or cells: residual MLP, federated standardisation, calibrated probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from infl.errors import DataError, SettingsError
+from infl.models.matrix import FeatureMatrix
+from infl.models.task import SiteData, Step, Sums, Task
+from infl.nn.mlp import ResidualMLP
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
+N_BINS = 10
+"""Bins of the calibration error."""
+TEMPERATURES = np.geomspace(0.2, 5.0, 33)
+"""Candidates for the temperature of the calibrated probabilities."""
+
+
+@dataclass(frozen=True)
+class Classifier(Task):
+    """Predict a categorical ``obs`` column from a panel of features.
+
+    Parameters
+    ----------
+    target
+        Column of ``obs`` with the classes. A site need not have all of them.
+    layer
+        Layer to read (None: ``X``).
+    modality
+        Which modality of a ``MuData`` to read.
+    validation
+        Share of each site's samples, by class, that judges rounds and is not trained on. A class with fewer than
+        three samples at a site is trained on only.
+    standardise
+        ``"federated"``: features are scaled by moments summed over sites; ``"site"``: by each site's own;
+        ``"none"``: not at all.
+    balance
+        Weight classes inversely to their share in all sites' training samples.
+    width, n_blocks, dropout
+        Of :class:`infl.nn.mlp.ResidualMLP`.
+
+    References
+    ----------
+    Calibration: Guo et al., On calibration of modern neural networks, ICML 2017 (temperature scaling; here the best
+    temperature of a grid by summed validation likelihood).
+    """
+
+    name: ClassVar[str] = "classifier"
+    headline: ClassVar[str] = "balanced_accuracy"
+
+    target: str = ""
+    layer: str | None = None
+    modality: str | None = None
+    validation: float = 0.2
+    standardise: Literal["federated", "site", "none"] = "federated"
+    balance: bool = True
+    width: int = 64
+    n_blocks: int = 2
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation < 1:
+            raise SettingsError(f"validation={self.validation}: give the share of each site's samples, 0 to below 1")
+        if self.standardise not in ("federated", "site", "none"):
+            raise SettingsError(f"standardise={self.standardise!r}: one of 'federated', 'site', 'none'")
+
+    # -- agreement -------------------------------------------------------------------------------------------------
+    def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:
+        """Return shared features and all classes, after checking the sites' data."""
+        from infl.pp import panel_of
+
+        if not self.target:
+            raise SettingsError("model='classifier' needs target=, the obs column with the classes")
+        tables = {site: self._table(adata, site) for site, adata in sites.items()}
+        panel = panel_of(tables, target=self.target, layer=self.layer)
+        return {"features": list(panel.features), "classes": list(panel.classes)}
+
+    def _table(self, adata: AnnData | MuData, site: str) -> AnnData:
+        modalities = getattr(adata, "mod", None)
+        if modalities is None:
+            return adata
+        if self.modality not in modalities:
+            raise DataError(
+                f"{site} is a MuData: choose modality= one of {', '.join(map(repr, modalities))}, not {self.modality!r}"
+            )
+        table = modalities[self.modality]
+        if self.target in adata.obs and self.target not in table.obs:
+            table = table.copy()
+            table.obs[self.target] = adata.obs[self.target].reindex(table.obs_names)
+        return table
+
+    def read(
+        self,
+        adata: AnnData | MuData,
+        panel: Mapping[str, Any],
+        *,
+        site: str,
+        rng: np.random.Generator | None = None,
+        keyless: bool = False,
+    ) -> LabelledRows:
+        """Read features and, when training, labels; without the key, features are scaled by their own moments."""
+        table = self._table(adata, site)
+        x = FeatureMatrix(table, panel["features"], layer=self.layer, site=site)
+        own_scale = self.standardise == "site" or (keyless and self.standardise == "federated")
+        if rng is None:
+            everything = np.arange(table.n_obs)
+            return LabelledRows(x, None, everything, everything[:0], standardise=own_scale)
+        labels = pd.Categorical(table.obs[self.target].astype(str), categories=panel["classes"]).codes.astype(np.int64)
+        train, validation = stratified_split(labels, self.validation, rng)
+        return LabelledRows(x, torch.from_numpy(labels), train, validation, standardise=own_scale)
+
+    # -- set-up ----------------------------------------------------------------------------------------------------
+    def stages(self) -> Sequence[str]:
+        """Means and class counts, then squared deviations from the means."""
+        return ("means", "deviations") if self.standardise == "federated" else ("means",)
+
+    def final_stages(self) -> Sequence[str]:
+        """Temperature scaling."""
+        return ("temperature",)
+
+    def stage_shapes(self, stage: str, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Shapes of the sums of a stage."""
+        p, k = len(panel["features"]), len(panel["classes"])
+        if stage == "temperature":
+            return {"nll": TEMPERATURES.shape}
+        if stage == "deviations":
+            return {"squares": (p,)}
+        shapes: dict[str, tuple[int, ...]] = {"n": (), "class_counts": (k,)}
+        return shapes | {"sums": (p,)} if self.standardise == "federated" else shapes
+
+    def measure(
+        self, stage: str, data: LabelledRows, panel: Mapping[str, Any], private: Sums, module: nn.Module
+    ) -> Sums:
+        """Return sums over this site's training samples, or of the validation loss at each candidate temperature."""
+        if stage == "temperature":
+            return {"nll": negative_log_likelihood(module, data, TEMPERATURES)}
+        if stage == "deviations":
+            return {"squares": data.reduce(lambda x: ((x - private["center"]) ** 2).sum(0))}
+        assert data.labels is not None  # noqa: S101 - training data have labels
+        counts = np.bincount(data.labels[data.train], minlength=len(panel["classes"])).astype(float)
+        sums: Sums = {"n": np.asarray(float(len(data.train))), "class_counts": counts}
+        if self.standardise == "federated":
+            sums["sums"] = data.reduce(lambda x: x.sum(0))
+        return sums
+
+    def absorb(self, stage: str, sums: Sums, private: Sums) -> Sums:
+        """Turn sums into moments and class weights."""
+        if stage == "temperature":
+            best = TEMPERATURES[int(np.argmin(sums["nll"]))] if sums["nll"].any() else 1.0
+            return {**private, "temperature": np.asarray(best)}
+        if stage == "deviations":
+            variance = sums["squares"] / max(float(private["n"]) - 1, 1)
+            scale = np.sqrt(np.where(variance > 1e-12, variance, 1.0))  # a constant feature is left as it is
+            return {**private, "scale": scale}
+        n, counts = float(sums["n"]), sums["class_counts"]
+        weight = n / (np.maximum(counts, 1) * np.count_nonzero(counts)) if self.balance else np.ones_like(counts)
+        update: Sums = {"n": sums["n"], "class_counts": counts, "class_weight": weight}
+        if "sums" in sums:
+            update["center"] = sums["sums"] / max(n, 1)
+        return {**private, **update}
+
+    # -- model -----------------------------------------------------------------------------------------------------
+    def build(self, panel: Mapping[str, Any]) -> ResidualMLP:
+        """Return a fresh :class:`infl.nn.mlp.ResidualMLP`."""
+        return ResidualMLP(
+            len(panel["features"]), len(panel["classes"]), width=self.width, n_blocks=self.n_blocks, dropout=self.dropout
+        )
+
+    def configure(self, module: nn.Module, private: Sums) -> None:
+        """Set moments, class weights and temperature."""
+        for name in ("center", "scale", "class_weight", "temperature"):
+            if name in private:
+                getattr(module, name).copy_(torch.from_numpy(np.asarray(private[name], dtype=np.float32)))
+
+    def units(self, panel: Mapping[str, Any]) -> dict[str, dict[int, Sequence[str]]]:
+        """Columns of the first layer are features, rows of the last are classes."""
+        return {
+            "embed.weight": {1: panel["features"]},
+            "head.weight": {0: panel["classes"]},
+            "head.bias": {0: panel["classes"]},
+        }
+
+    def loss(self, module: nn.Module, batch: tuple[Tensor, Tensor], step: Step) -> Tensor:
+        """Return the class-weighted cross-entropy of a batch."""
+        x, y = batch
+        return (nn.functional.cross_entropy(module(x), y, reduction="none") * module.class_weight[y]).mean()
+
+    # -- judging ---------------------------------------------------------------------------------------------------
+    def metric_shapes(self, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Weighted loss, confusion counts (true × predicted) and calibration bins (count, confidence, correct)."""
+        k = len(panel["classes"])
+        return {"weighted_loss": (), "weight": (), "confusion": (k, k), "bins": (N_BINS, 3)}
+
+    @torch.no_grad()
+    def evaluate(self, module: nn.Module, data: LabelledRows, index: np.ndarray) -> Sums:
+        """Return sums over the observations `index`."""
+        k = module.class_weight.numel()  # type: ignore[union-attr,operator]
+        sums = {"weighted_loss": np.zeros(()), "weight": np.zeros(()), "confusion": np.zeros((k, k))}
+        sums["bins"] = np.zeros((N_BINS, 3))
+        for start in range(0, len(index), 2048):
+            x, y = data.batch(index[start : start + 2048])
+            logits = module(x).double()
+            weight = module.class_weight.double()[y]  # type: ignore[union-attr,index,operator]
+            sums["weighted_loss"] += float((nn.functional.cross_entropy(logits, y, reduction="none") * weight).sum())
+            sums["weight"] += float(weight.sum())
+            _count(y.numpy(), logits.softmax(1).numpy(), sums["confusion"], sums["bins"])
+        return sums
+
+    def summarise(self, sums: Sums) -> dict[str, float]:
+        """Return loss, accuracy, balanced accuracy, macro F1 and expected calibration error."""
+        confusion = sums["confusion"]
+        n, hits = confusion.sum(), np.diag(confusion)
+        if n == 0:
+            return dict.fromkeys(("loss", "accuracy", "balanced_accuracy", "macro_f1", "calibration_error"), np.nan)
+        actual, called = confusion.sum(1), confusion.sum(0)
+        seen = actual > 0
+        f1 = 2 * hits / np.maximum(actual + called, 1)
+        count, confidence, correct = sums["bins"].T
+        return {
+            "loss": float(sums["weighted_loss"] / sums["weight"]),
+            "accuracy": float(hits.sum() / n),
+            "balanced_accuracy": float((hits[seen] / actual[seen]).mean()),
+            "macro_f1": float(f1[seen].mean()),
+            "calibration_error": float(np.abs(confidence - correct).sum() / count.sum()),
+        }
+
+    # -- results ---------------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def infer(self, module: nn.Module, data: LabelledRows, private: Sums) -> dict[str, np.ndarray]:
+        """Return calibrated probabilities (n, classes) and the latent (n, width)."""
+        probability, latent = [], []
+        for chunk in data.x.chunks():
+            z = module.latent(torch.from_numpy(data.rows(chunk)))  # type: ignore[operator]
+            logits = module.head(z) / module.temperature  # type: ignore[operator]
+            probability.append(logits.softmax(1).numpy())
+            latent.append(z.numpy())
+        return {"probability": np.concatenate(probability), "latent": np.concatenate(latent)}
+
+    def write(
+        self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any], *, key_added: str
+    ) -> None:
+        """Write ``obs[key_added + "_prediction"]``, ``obs[key_added + "_probability"]`` and ``obsm["X_" + key_added]``.
+
+        In a ``MuData``, observations without the modality get missing values.
+        """
+        names = self._table(adata, "data").obs_names
+        probability = outputs["probability"]
+        classes = np.asarray(panel["classes"], dtype=object)
+        prediction = pd.Series(classes[probability.argmax(1)], index=names).reindex(adata.obs_names)
+        adata.obs[f"{key_added}_prediction"] = pd.Categorical(prediction, categories=classes)
+        adata.obs[f"{key_added}_probability"] = pd.Series(probability.max(1), index=names).reindex(adata.obs_names)
+        for key, values in {f"X_{key_added}": outputs["latent"], f"{key_added}_probabilities": probability}.items():
+            adata.obsm[key] = pd.DataFrame(values, index=names).reindex(adata.obs_names).to_numpy()
+
+    def embed(self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], *, key_added: str) -> None:
+        """Write ``obsm["X_" + key_added]`` alone."""
+        names = self._table(adata, "data").obs_names
+        adata.obsm[f"X_{key_added}"] = pd.DataFrame(outputs["latent"], index=names).reindex(adata.obs_names).to_numpy()
+
+    # -- comparing -------------------------------------------------------------------------------------------------
+    def hold_out(self, adata: AnnData | MuData, share: float, rng: np.random.Generator) -> np.ndarray:
+        """Hold out `share` of the samples by class."""
+        table = self._table(adata, "the data")
+        labels = pd.Categorical(table.obs[self.target].astype(str)).codes.astype(np.int64)
+        _, test = stratified_split(labels, share, rng)
+        return np.asarray(adata.obs_names.isin(table.obs_names[test]))
+
+    def score(
+        self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any]
+    ) -> dict[str, float]:
+        """Return balanced accuracy, macro F1, AUROC (one against rest, macro) and expected calibration error."""
+        from sklearn.metrics import roc_auc_score
+
+        k, probability = len(panel["classes"]), outputs["probability"].astype(np.float64)
+        truth = pd.Categorical(self._table(adata, "the data").obs[self.target].astype(str), categories=panel["classes"])
+        known = truth.codes >= 0
+        y, p = truth.codes[known].astype(int), probability[known]
+        confusion, bins = np.zeros((k, k)), np.zeros((N_BINS, 3))
+        _count(y, p, confusion, bins)
+        metrics = self.summarise({"confusion": confusion, "bins": bins, "weighted_loss": 0.0, "weight": 1.0})  # type: ignore[dict-item]
+        both = [c for c in range(k) if 0 < (y == c).sum() < len(y)]
+        auroc = float(np.mean([roc_auc_score(y == c, p[:, c]) for c in both])) if both else float("nan")
+        chosen = {name: metrics[name] for name in ("balanced_accuracy", "macro_f1", "calibration_error")}
+        return chosen | {"auroc": auroc}
+
+    def baseline(
+        self, train: AnnData | MuData, test: AnnData | MuData, panel: Mapping[str, Any], *, seed: int
+    ) -> dict[str, np.ndarray]:
+        """Multinomial logistic regression on pooled, standardised data; its penalty by cross-validation."""
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import GridSearchCV, StratifiedKFold
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        tables = [self._table(adata, "the data") for adata in (train, test)]
+        x, x_test = (FeatureMatrix(t, panel["features"], layer=self.layer, site="the data").rows(slice(None)) for t in tables)
+        y = tables[0].obs[self.target].astype(str).to_numpy()
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced"))
+        folds = StratifiedKFold(3, shuffle=True, random_state=seed)
+        search = GridSearchCV(model, {"logisticregression__C": [1e-3, 1e-2, 0.1, 1.0]}, cv=folds, scoring="neg_log_loss")
+        search.fit(x, y)
+        columns = [list(panel["classes"]).index(c) for c in search.classes_]
+        probability = np.zeros((len(x_test), len(panel["classes"])))
+        probability[:, columns] = search.predict_proba(x_test)
+        return {"probability": probability}
+
+
+class LabelledRows(SiteData):
+    """Rows of a feature matrix with class numbers.
+
+    Parameters
+    ----------
+    x
+        Features.
+    labels
+        Class numbers (n,), or None for data to predict.
+    train, validation
+        Indices.
+    standardise
+        Scale features by this site's own moments over the training rows.
+    """
+
+    def __init__(
+        self,
+        x: FeatureMatrix,
+        labels: Tensor | None,
+        train: np.ndarray,
+        validation: np.ndarray,
+        *,
+        standardise: bool = False,
+    ) -> None:
+        self.x, self.labels, self.train, self.validation, self.standardise = x, labels, train, validation, standardise
+
+    def rows(self, index: np.ndarray | slice) -> np.ndarray:
+        """Return the features of the rows `index` (n_rows, n_features), float32."""
+        rows = self.x.rows(index)
+        if not self.standardise:
+            return rows
+        center, scale = self.own_moments
+        return (rows - center) / scale
+
+    def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return features (n, n_features) and class numbers (n,)."""
+        assert self.labels is not None  # noqa: S101 - only labelled data are trained on
+        return torch.from_numpy(self.rows(index)), self.labels[index]
+
+    def reduce(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Add `function` (of rows as float64) over the training rows."""
+        blocks = np.array_split(self.train, max(1, -(-len(self.train) // 2048)))
+        return np.sum([function(self.x.rows(block).astype(np.float64)) for block in blocks], axis=0)
+
+    @cached_property
+    def own_moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each feature over the training rows."""
+        n = max(len(self.train), 1)
+        mean = self.reduce(lambda x: x.sum(0)) / n
+        deviation = np.sqrt(self.reduce(lambda x: ((x - mean) ** 2).sum(0)) / max(n - 1, 1))
+        return mean.astype(np.float32), np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32)
+
+
+def stratified_split(labels: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Split off `share` of the samples by systematic sampling within classes.
+
+    Every ``1 / share``-th sample of a random order sorted by class is taken, so each class gives its share up to
+    one sample. The only sample of a class at a site stays in training.
+
+    Examples
+    --------
+    >>> train, validation = stratified_split(np.repeat([0, 1], 10), 0.2, np.random.default_rng(0))
+    >>> len(train), len(validation)
+    (16, 4)
+    """
+    order = rng.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    order = order[np.bincount(labels)[labels[order]] > 1]
+    taken = np.floor(np.arange(1, len(order) + 1) * share + rng.random()).astype(int)
+    validation = np.sort(order[np.diff(taken, prepend=0) > 0]) if len(order) and share else order[:0]
+    return np.setdiff1d(np.arange(len(labels)), validation), validation
+
+
+def _count(y: np.ndarray, probability: np.ndarray, confusion: np.ndarray, bins: np.ndarray) -> None:
+    """Add samples to confusion counts (true × predicted) and calibration bins, in place."""
+    predicted, confidence = probability.argmax(1), probability.max(1)
+    np.add.at(confusion, (y, predicted), 1)
+    rows = np.stack([np.ones(len(y)), confidence, predicted == y], 1)
+    np.add.at(bins, np.minimum((confidence * N_BINS).astype(int), N_BINS - 1), rows)
+
+
+@torch.no_grad()
+def negative_log_likelihood(module: nn.Module, data: LabelledRows, temperatures: np.ndarray) -> np.ndarray:
+    """Return the summed validation loss at each temperature (T,)."""
+    total = np.zeros(len(temperatures))
+    for start in range(0, len(data.validation), 2048):
+        x, y = data.batch(data.validation[start : start + 2048])
+        scaled = module(x).double() / torch.from_numpy(temperatures)[:, None, None]  # (T, n, classes)
+        total -= scaled.log_softmax(-1)[:, torch.arange(len(y)), y].sum(1).numpy()
+    return total

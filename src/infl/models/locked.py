@@ -1,0 +1,370 @@
+"""A trained model as it is stored and passed on: locked weights, a readable header, private arrays encrypted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from infl import __version__
+from infl._files import explained, write_atomic
+from infl.errors import FileError, KeyringError, SettingsError
+from infl.models.lock_schemes import NoLock, lock_scheme
+from infl.models.registry import task_from_json
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from infl.keys import Keyring
+    from infl.models.task import Sums, Task
+
+FORMAT = 1
+PRIVATE = "__private__"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a model file says without a key.
+
+    Attributes
+    ----------
+    task, options, panel
+        Name and options of the task, names of features and classes.
+    lock, strength, salt
+        How the weights are locked; the salt is public, random and fresh for each model.
+    key_version, fingerprint
+        Which key opens it (0 and "" for a model without a key).
+    seed, sites
+        Of the run that made it.
+    digest
+        SHA-256 over all of the header and the stored tensors.
+    """
+
+    task: str
+    options: dict[str, Any]
+    panel: dict[str, Any]
+    lock: str
+    strength: float
+    salt: str
+    key_version: int
+    fingerprint: str
+    seed: int
+    sites: tuple[str, ...]
+    infl_version: str = __version__
+    format: int = FORMAT
+    digest: str = ""
+
+    def scheme(self) -> NoLock:
+        """Return the lock scheme."""
+        return lock_scheme(self.lock, self.strength)
+
+    def build_task(self) -> Task:
+        """Return the task with its options."""
+        return task_from_json(self.task, self.options)
+
+
+@dataclass
+class LockedModel:
+    """A model whose weights are worth nothing without the key.
+
+    Made by :func:`infl.tl.fit_federated`, read by :func:`infl.load_model`.
+
+    Attributes
+    ----------
+    header
+        :class:`Header`, readable by everybody.
+    stored
+        Locked tensors by name. Ordinary float32: torch tools can average, copy and version them.
+    private
+        Encrypted arrays that were learned from data but are not weights (moments, class counts, temperature).
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> run = infl.tl.fit_federated(sites, target="tumour_class", rounds=2, progress=False)
+    >>> run.model.header.task, run.model.header.lock
+    ('classifier', 'field')
+    """
+
+    header: Header
+    stored: dict[str, Tensor]
+    private: bytes = field(repr=False)
+
+    def __repr__(self) -> str:
+        h = self.header
+        size = sum(t.numel() for t in self.stored.values())
+        key = f"key {h.fingerprint} version {h.key_version}" if h.fingerprint else "no key"
+        return f"LockedModel({h.task}, {size:,} weights, lock={h.lock!r} strength={h.strength:g}, {key})"
+
+    def _repr_html_(self) -> str:
+        h = self.header
+        rows = {
+            "task": h.task,
+            "weights": f"{sum(t.numel() for t in self.stored.values()):,}",
+            "features": f"{len(h.panel.get('features', ())):,}",
+            "classes": ", ".join(map(str, h.panel.get("classes", ()))),
+            "lock": f"{h.lock}, strength {h.strength:g}",
+            "key": f"{h.fingerprint or 'none'}, version {h.key_version}",
+        }
+        body = "".join(f"<tr><th style='text-align:left'>{k}</th><td>{v}</td></tr>" for k, v in rows.items())
+        return f"<table><caption>infl model</caption>{body}</table>"
+
+    # -- with the key ----------------------------------------------------------------------------------------------
+    def secret(self, key: Keyring | None, *, verify: bool = True) -> bytes | None:
+        """Return the subkey that opens this model (None without a key).
+
+        Raises
+        ------
+        KeyringError
+            The ring lacks the version, or its fingerprint is another. ``verify=False`` (attacks) skips that.
+        """
+        h = self.header
+        if key is None:
+            return None
+        if not h.fingerprint:
+            raise KeyringError("this model has no lock: pass key=None")
+        if verify:
+            key.check(h.key_version, h.fingerprint)
+        version = h.key_version if verify else None
+        return key.subkey(h.scheme().label, version=version, salt=bytes.fromhex(h.salt))
+
+    def effective(self, key: Keyring | None, *, verify: bool = True) -> dict[str, Tensor]:
+        """Return the weights that the module computes with; without a key the stored ones."""
+        lock = self.header.scheme().field(self.secret(key, verify=verify), bytes.fromhex(self.header.salt))
+        if lock is None:
+            return dict(self.stored)
+        units = self.header.build_task().units(self.header.panel)
+        return {name: lock.unlock(name, tensor, units.get(name)) for name, tensor in self.stored.items()}
+
+    def private_arrays(self, key: Keyring | None) -> Sums:
+        """Return the decrypted private arrays; empty without a key.
+
+        Raises
+        ------
+        FileError
+            The file was altered after it was written.
+        """
+        h = self.header
+        if not h.fingerprint:
+            return _arrays(self.private)
+        if key is None:
+            return {}
+        from cryptography.exceptions import InvalidTag
+
+        key.check(h.key_version, h.fingerprint)
+        try:
+            return _arrays(_vault(key, h).decrypt(self.private[:12], self.private[12:], h.digest.encode()))
+        except InvalidTag:
+            raise FileError("the model's encrypted part does not belong to its weights: the file was altered") from None
+
+    def module(self, key: Keyring | None = None, *, verify: bool = True) -> nn.Module:
+        """Return the torch module in evaluation mode: unlocked with the key, the stored weights as they are without.
+
+        Parameters
+        ----------
+        key
+            Key ring.
+        verify
+            Refuse a key whose fingerprint is another. Attacks switch it off; the private arrays stay closed then.
+        """
+        h = self.header
+        task = h.build_task()
+        module = h.scheme().wrap(task.build(h.panel))
+        module.load_state_dict(self.effective(key, verify=verify), strict=False)
+        h.scheme().arm(module, self.secret(key, verify=verify))
+        task.configure(module, self.private_arrays(key if verify else None))
+        return module.eval()
+
+    def relock(self, key: Keyring, *, version: int | None = None, strength: float | None = None) -> LockedModel:
+        """Return the same model under another version or strength, with a fresh salt and without training.
+
+        Parameters
+        ----------
+        key
+            A ring that opens this model and has the new version.
+        version
+            New key version (None: the ring's current one).
+        strength
+            New strength (None: as it is).
+        """
+        h = self.header
+        if h.lock != "field":
+            raise SettingsError(f"only lock='field' can be locked again without training; this model has {h.lock!r}")
+        version = key.current if version is None else version
+        header = replace(
+            h,
+            strength=h.strength if strength is None else strength,
+            key_version=version,
+            fingerprint=key.fingerprint(version),
+        )
+        return lock_model(header, self.effective(key), self.private_arrays(key), key)
+
+    # -- files -----------------------------------------------------------------------------------------------------
+    def save(self, path: str | Path, *, recipients: list[str] | None = None, overwrite: bool = False) -> Path:
+        """Write a safetensors file, in one step.
+
+        Parameters
+        ----------
+        path
+            Where, e.g. ``"model.infl.safetensors"``.
+        recipients
+            age X25519 public keys: the whole file is encrypted to them on top (open it with age, then
+            :func:`infl.load_model`, or pass ``identity=``).
+        overwrite
+            Replace a file that exists.
+
+        Raises
+        ------
+        FileError
+            The file exists or cannot be written.
+        """
+        import torch
+        from safetensors.torch import save
+
+        tensors = {name: t.contiguous() for name, t in self.stored.items()}
+        tensors[PRIVATE] = torch.frombuffer(bytearray(self.private), dtype=torch.uint8)
+        content = save(tensors, metadata={"infl": json.dumps(asdict(self.header))})
+        if recipients:
+            import pyrage
+
+            try:
+                content = pyrage.encrypt(content, [pyrage.x25519.Recipient.from_str(r) for r in recipients])
+            except pyrage.RecipientError as error:
+                raise KeyringError(f"recipients: {error}; each is an age public key that begins with 'age1'") from None
+        return write_atomic(path, content, overwrite=overwrite)
+
+
+def lock_model(
+    header: Header, effective: Mapping[str, Tensor], private: Sums, key: Keyring | None, *, salt: str | None = None
+) -> LockedModel:
+    """Lock effective weights under a key with a fresh salt, and encrypt the private arrays.
+
+    Parameters
+    ----------
+    header
+        Its salt and digest are filled in here. The published scheme's code depends on its salt, which is kept.
+    effective
+        Weights by name, as trained.
+    private
+        Arrays to encrypt.
+    key
+        Key ring; None leaves everything open.
+    salt
+        A salt under which nothing was passed on yet (None: a fresh one).
+    """
+    salt = header.salt if header.lock == "published" else salt or os.urandom(16).hex()
+    header = replace(header, salt=salt, digest="")
+    lock = None
+    if key is not None:
+        secret = key.subkey(header.scheme().label, version=header.key_version, salt=bytes.fromhex(salt))
+        lock = header.scheme().field(secret, bytes.fromhex(salt))
+    units = header.build_task().units(header.panel)
+    stored = {n: t.detach().clone() if lock is None else lock.lock(n, t, units.get(n)) for n, t in effective.items()}
+    header = replace(header, digest=_digest(header, stored))
+    content = _bytes(private)
+    if key is not None:
+        nonce = os.urandom(12)
+        content = nonce + _vault(key, header).encrypt(nonce, content, header.digest.encode())
+    return LockedModel(header, stored, content)
+
+
+def load_model(path: str | Path, *, identity: str | Path | None = None) -> LockedModel:
+    """Read a model file.
+
+    Parameters
+    ----------
+    path
+        Written by ``run.save`` or :meth:`LockedModel.save`.
+    identity
+        File with the age identity, when the whole file was encrypted to recipients.
+
+    Returns
+    -------
+    LockedModel
+        Its key, if it has one, is checked by fingerprint when it is used.
+
+    Raises
+    ------
+    FileError
+        Not there, truncated, altered, encrypted, or of another format.
+
+    Examples
+    --------
+    >>> import infl
+    >>> infl.load_model("nowhere.safetensors")
+    Traceback (most recent call last):
+    infl.errors.FileError: cannot read nowhere.safetensors: No such file or directory
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    path = Path(path)
+    with explained(path, "read"):
+        content = path.read_bytes()
+    if content.startswith(b"age-encryption.org/"):
+        content = _decrypt_file(content, path, identity)
+    try:
+        size = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + size])["__metadata__"]["infl"]
+        tensors = load(content)
+        raw = json.loads(metadata)
+        version = raw["format"]
+        if version == FORMAT:
+            header = Header(**{**raw, "sites": tuple(raw["sites"])})
+            private = tensors.pop(PRIVATE).numpy().tobytes()
+    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
+        raise FileError(f"{path} is not an infl model, or was cut off or altered: get it again") from None
+    if version != FORMAT:
+        age = "older" if isinstance(version, int) and version < FORMAT else "newer"
+        raise FileError(f"{path} has the {age} model format {version!r}; this infl {__version__} reads {FORMAT}")
+    if _digest(replace(header, digest=""), tensors) != header.digest:
+        raise FileError(f"{path} was altered after it was written: its digest does not match; get it again")
+    return LockedModel(header, tensors, private)
+
+
+def _decrypt_file(content: bytes, path: Path, identity: str | Path | None) -> bytes:
+    import pyrage
+
+    if identity is None:
+        raise FileError(f"{path} is encrypted with age: pass identity=, the file with your age identity")
+    with explained(Path(identity), "read"):
+        lines = Path(identity).read_text().splitlines()
+    try:
+        own = [pyrage.x25519.Identity.from_str(x.strip()) for x in lines if x.strip() and not x.startswith("#")]
+        return pyrage.decrypt(content, own)
+    except (pyrage.IdentityError, pyrage.DecryptError):
+        raise FileError(f"{path} cannot be opened with the identity in {identity}: it was encrypted to others") from None
+
+
+def _vault(key: Keyring, header: Header) -> Any:
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+    return ChaCha20Poly1305(key.subkey("file", version=header.key_version, salt=bytes.fromhex(header.salt)))
+
+
+def _digest(header: Header, stored: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(asdict(header), sort_keys=True).encode())
+    for name in sorted(stored):
+        tensor = stored[name]
+        digest.update(f"\n{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _bytes(arrays: Sums) -> bytes:
+    from safetensors.numpy import save
+
+    return save({name: np.asarray(value, order="C") for name, value in arrays.items()})
+
+
+def _arrays(content: bytes) -> Sums:
+    from safetensors.numpy import load
+
+    return load(content)

@@ -1,0 +1,74 @@
+"""Reading rows of an AnnData's matrix in a panel's order: dense, sparse, integer, view or backed alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from infl.errors import DataError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+class FeatureMatrix:
+    """Rows of ``adata.X`` (or a layer) with the panel's features as columns, as float32, read on demand.
+
+    Data in memory are put in the panel's order once; sparse data stay sparse; backed data stay on disk.
+
+    Parameters
+    ----------
+    adata
+        Not altered.
+    features
+        Names of the columns to read, in this order.
+    layer
+        Which layer (None: ``X``).
+    site
+        For messages.
+
+    Examples
+    --------
+    >>> import infl
+    >>> adata = infl.datasets.khan()
+    >>> FeatureMatrix(adata, adata.var_names[:3], site="site_1").rows(slice(0, 2)).shape
+    (2, 3)
+    """
+
+    def __init__(self, adata: AnnData, features: Sequence[str], *, layer: str | None = None, site: str) -> None:
+        position = adata.var_names.get_indexer(list(features))
+        if (position < 0).any():
+            missing = [f for f, p in zip(features, position, strict=True) if p < 0]
+            raise DataError(
+                f"{site} lacks {len(missing)} of {len(features)} features, first {missing[0]!r}: "
+                "harmonise the sites with infl.pp.harmonise"
+            )
+        matrix = adata.X if layer is None else adata.layers[layer]
+        self.columns = position
+        self.in_order = np.array_equal(position, np.arange(adata.n_vars))
+        self.on_disk = bool(adata.isbacked and layer is None)
+        if not self.on_disk:
+            matrix = sparse.csr_matrix(matrix) if sparse.issparse(matrix) else np.asarray(matrix)
+            if not self.in_order:
+                matrix = matrix[:, position]
+            matrix = matrix.astype(np.float32, copy=False)
+        self.matrix = matrix
+        self.shape = (adata.n_obs, len(position))
+
+    def rows(self, index: np.ndarray | slice) -> np.ndarray:
+        """Return the rows `index` as a dense float32 array (n_rows, n_features)."""
+        if not self.on_disk:
+            rows = self.matrix[index]
+            return rows.toarray() if sparse.issparse(rows) else rows
+        index = np.arange(self.shape[0])[index]
+        order = np.argsort(index)  # HDF5 reads increasing rows only
+        rows = self.matrix[index[order]]
+        rows = rows.toarray() if sparse.issparse(rows) else np.asarray(rows)
+        return rows[np.argsort(order)][:, self.columns].astype(np.float32)
+
+    def chunks(self, size: int = 2048) -> list[slice]:
+        """Return slices that cover all rows in blocks of `size`."""
+        return [slice(start, start + size) for start in range(0, self.shape[0], size)]

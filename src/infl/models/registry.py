@@ -1,0 +1,59 @@
+"""Which tasks there are: ours, and third parties' by the entry point group ``infl.tasks``."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from infl.errors import SettingsError
+from infl.models.task import Task
+
+TASKS = {"classifier": "infl.models.classifier:Classifier"}
+
+
+def known_tasks() -> dict[str, str]:
+    """Return the import path of every task by name."""
+    return TASKS | {point.name: point.value for point in entry_points(group="infl.tasks")}
+
+
+def task_class(name: str) -> type[Task]:
+    """Return the class of a task.
+
+    Raises
+    ------
+    SettingsError
+        Unknown name; the message lists the known ones.
+    """
+    known = known_tasks()
+    if name not in known:
+        raise SettingsError(f"model={name!r} is not known: one of {', '.join(map(repr, sorted(known)))}")
+    module, _, attribute = known[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def make_task(model: str | Task, options: dict[str, Any]) -> Task:
+    """Return a task from its name and options, or check one that was given.
+
+    Raises
+    ------
+    SettingsError
+        An option that the task does not have (with the nearest that it has).
+    """
+    if isinstance(model, Task):
+        return dataclasses.replace(model, **options) if options else model
+    cls = task_class(model)
+    known = [f.name for f in dataclasses.fields(cls) if f.init]
+    for option in options:
+        if option not in known:
+            near = difflib.get_close_matches(option, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+            raise SettingsError(f"model {model!r} has no option {option!r}: {hint}")
+    return cls(**options)
+
+
+def task_from_json(name: str, options: dict[str, Any]) -> Task:
+    """Return the task of a model file."""
+    return make_task(name, options)

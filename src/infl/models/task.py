@@ -1,0 +1,209 @@
+"""What a task is: the protocol between a model and the federated engine.
+
+The engine knows rounds, sites, sums and seals. A task knows data, modules, losses and metrics. They meet here, and a
+third party's task is one class that follows this protocol, registered under the entry point ``infl.tasks``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from infl.errors import SettingsError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+    from torch import Tensor, nn
+
+Sums = dict[str, np.ndarray]
+"""Named float64 arrays that are added over sites."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where in a federated run a training step happens.
+
+    Attributes
+    ----------
+    round, rounds
+        Round, from 1, of how many.
+    step, steps
+        Step within the site's round, from 0, of how many.
+    """
+
+    round: int
+    rounds: int
+    step: int
+    steps: int
+
+
+class SiteData(ABC):
+    """One site's observations, readable in batches by index.
+
+    Attributes
+    ----------
+    train, validation
+        Indices of the observations that are trained on and those that judge.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+
+    @abstractmethod
+    def batch(self, index: np.ndarray) -> Any:
+        """Return the observations `index` as the task's module takes them."""
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """Base of all tasks. The fields of a concrete task are its options; all of them can be written as JSON.
+
+    A task has no state: what is learned lives in the module's parameters (averaged, locked) and in *private arrays*
+    (moments, priors, calibration: sums over sites, encrypted in the model file).
+    """
+
+    name: ClassVar[str]
+    monitor: ClassVar[str] = "loss"
+    """Validation metric that chooses the best round."""
+    maximise: ClassVar[bool] = False
+    """Whether a larger `monitor` is better."""
+
+    headline: ClassVar[str] = "loss"
+    """Metric that tables and the lock's calibration report first."""
+
+    lr: float = 1e-3
+    """Learning rate of AdamW at the sites."""
+    weight_decay: float = 1e-4
+    batch_size: int = 32
+    grad_clip: float | None = None
+    """Largest norm of a gradient (None: not clipped)."""
+
+    # -- what the sites must agree on ------------------------------------------------------------------------------
+    @abstractmethod
+    def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:
+        """Check the sites' data and return the panel: names of features and classes, as JSON, alike for all sites.
+
+        Raises
+        ------
+        DataError
+            What is wrong, at which site, and what to do.
+        """
+
+    @abstractmethod
+    def read(
+        self,
+        adata: AnnData | MuData,
+        panel: Mapping[str, Any],
+        *,
+        site: str,
+        rng: np.random.Generator | None = None,
+        keyless: bool = False,
+    ) -> SiteData:
+        """Read a site's data, in the panel's order.
+
+        Parameters
+        ----------
+        adata
+            The site's data; not altered.
+        panel
+            From :meth:`agree`.
+        site
+            The site's name, for messages.
+        rng
+            Splits off the validation part; None reads for prediction (no labels needed).
+        keyless
+            Read as somebody without the key would: what private arrays would tell is estimated from these data.
+        """
+
+    # -- sums before and after the rounds --------------------------------------------------------------------------
+    def stages(self) -> Sequence[str]:
+        """Names of the sums that are needed before training, in order."""
+        return ()
+
+    def final_stages(self) -> Sequence[str]:
+        """Names of the sums that are needed after training, measured on the best model (calibration)."""
+        return ()
+
+    def stage_shapes(self, stage: str, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of what :meth:`measure` returns."""
+        raise KeyError(stage)
+
+    def measure(self, stage: str, data: Any, panel: Mapping[str, Any], private: Sums, module: nn.Module) -> Sums:
+        """Return a site's part of the sums of a stage."""
+        raise KeyError(stage)
+
+    def absorb(self, stage: str, sums: Sums, private: Sums) -> Sums:
+        """Return the private arrays after a stage's sums over all sites came back."""
+        raise KeyError(stage)
+
+    # -- model -----------------------------------------------------------------------------------------------------
+    @abstractmethod
+    def build(self, panel: Mapping[str, Any]) -> nn.Module:
+        """Return a freshly initialised module (from torch's global generator)."""
+
+    def configure(self, module: nn.Module, private: Sums) -> None:  # noqa: B027 - most tasks need none
+        """Put private arrays where the module uses them."""
+
+    def units(self, panel: Mapping[str, Any]) -> dict[str, dict[int, Sequence[str]]]:
+        """Names of the units along axes of parameters, where they have names: ``{parameter: {axis: names}}``."""
+        return {}
+
+    def is_local(self, parameter: str) -> bool:
+        """Whether a parameter stays at its site and is not averaged."""
+        return False
+
+    @abstractmethod
+    def loss(self, module: nn.Module, batch: Any, step: Step) -> Tensor:
+        """Return the mean loss of a batch, to be differentiated."""
+
+    # -- judging ---------------------------------------------------------------------------------------------------
+    @abstractmethod
+    def metric_shapes(self, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of what :meth:`evaluate` returns."""
+
+    @abstractmethod
+    def evaluate(self, module: nn.Module, data: Any, index: np.ndarray) -> Sums:
+        """Return sums over the observations `index`, never values per observation."""
+
+    @abstractmethod
+    def summarise(self, sums: Sums) -> dict[str, float]:
+        """Turn sums over sites into metrics; one of them is :attr:`monitor`."""
+
+    # -- results ---------------------------------------------------------------------------------------------------
+    @abstractmethod
+    def infer(self, module: nn.Module, data: Any, private: Sums) -> dict[str, np.ndarray]:
+        """Return what the model says of every observation of `data`."""
+
+    @abstractmethod
+    def write(
+        self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any], *, key_added: str
+    ) -> None:
+        """Put `outputs` into ``obs``, ``obsm`` and ``layers`` of `adata`, all at once."""
+
+    # -- comparing -------------------------------------------------------------------------------------------------
+    def hold_out(self, adata: AnnData | MuData, share: float, rng: np.random.Generator) -> np.ndarray:
+        """Return which observations (n_obs,) are held out to compare methods on."""
+        raise SettingsError(f"model {self.name!r} cannot be compared yet")
+
+    def score(
+        self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any]
+    ) -> dict[str, float]:
+        """Return the metrics of outputs on held-out observations; :attr:`headline` comes first."""
+        raise SettingsError(f"model {self.name!r} cannot be compared yet")
+
+    def baseline(
+        self, train: AnnData | MuData, test: AnnData | MuData, panel: Mapping[str, Any], *, seed: int
+    ) -> dict[str, np.ndarray]:
+        """Return the outputs on `test` of the method that practitioners would try first, fitted on pooled data."""
+        raise SettingsError(f"model {self.name!r} has no baseline yet")
+
+    # -- as data ---------------------------------------------------------------------------------------------------
+    def options(self) -> dict[str, Any]:
+        """Return the options as JSON."""
+        return dataclasses.asdict(self)

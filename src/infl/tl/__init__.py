@@ -1,0 +1,13 @@
+"""Tools: what users call to fit, predict, compare and audit."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submod_attrs={
+        "_calibrate": ["calibrate_lock", "lock_curve"],
+        "_compare": ["compare"],
+        "_fit": ["fit_federated"],
+        "_predict": ["embed", "predict"],
+    },
+)

@@ -1,0 +1,189 @@
+"""The lock's strength as accuracy: what the model is worth without the key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from infl.errors import SettingsError
+from infl.federation.seeds import generator
+from infl.federation.sums import sum_over_sites
+from infl.models.locked import LockedModel, lock_model
+from infl.tl._results import checked_model
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+    from mudata import MuData
+
+    from infl.keys import Keyring
+
+N_SALTS = 24
+"""Salts that are tried; on few validation samples accuracy moves in steps, and another salt has other steps."""
+TOLERANCE = 0.01
+
+
+def calibrate_lock(
+    model: LockedModel, sites: Mapping[str, AnnData | MuData], *, key: Keyring, no_key: float = 0.7
+) -> float:
+    """Lock a model again so that it is worth just so much without the key. No training.
+
+    Parameters
+    ----------
+    model
+        A model with ``lock="field"``; it is locked again in place, under a fresh salt.
+    sites
+        Data of the sites of the fit; their validation parts are judged on, by sealed sums.
+    key
+        Key ring that opens the model.
+    no_key
+        Wanted headline metric (balanced accuracy) of the stored weights, used without the key.
+
+    Returns
+    -------
+    float
+        The strength, from 0 to 1.
+
+    Raises
+    ------
+    SettingsError
+        The model has no field lock, or `no_key` cannot be reached: above the model's own accuracy, or below what the
+        full strength leaves.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> run = infl.tl.fit_federated(sites, target="tumour_class", progress=False)
+    >>> strength = infl.tl.calibrate_lock(run.model, sites, key=run.key, no_key=0.7)
+    >>> 0 < strength < 1
+    True
+    """
+    probe = _Probe(checked_model(model), sites, key)
+    unlocked = probe.value(probe.locked(0.0, None))
+    if not 0 <= no_key <= unlocked:
+        raise SettingsError(
+            f"no_key={no_key}: the unlocked model has {probe.metric} {unlocked:.3f} on the validation data; "
+            "give a value from 0 up to that"
+        )
+    best: tuple[float, float, LockedModel] | None = None
+    for _ in range(N_SALTS):
+        low, high, salt = 0.0, 1.0, None
+        for _ in range(10):
+            strength = (low + high) / 2
+            candidate = probe.locked(strength, salt)
+            salt = candidate.header.salt
+            value = probe.value(candidate)
+            if best is None or abs(value - no_key) < best[0]:
+                best = (abs(value - no_key), strength, candidate)
+            low, high = (strength, high) if value > no_key else (low, strength)
+        assert best is not None  # noqa: S101 - set in the loop
+        if best[0] <= TOLERANCE:
+            break
+    distance, strength, chosen = best  # type: ignore[misc]
+    if distance > 0.05:
+        raise SettingsError(
+            f"no_key={no_key} cannot be reached: the nearest is {probe.value(chosen):.3f} at strength {strength:.2f}; "
+            "below chance there is nothing to take away"
+        )
+    model.header, model.stored, model.private = chosen.header, chosen.stored, chosen.private
+    return strength
+
+
+def lock_curve(
+    model: LockedModel,
+    sites: Mapping[str, AnnData | MuData],
+    *,
+    key: Keyring,
+    strengths: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0),
+    n_keys: int = 10,
+    validation_only: bool = True,
+) -> pd.DataFrame:
+    """Measure a model with the right key, with wrong keys and without one, over strengths of the lock.
+
+    Parameters
+    ----------
+    model
+        A model with ``lock="field"``; not changed.
+    sites
+        Data to judge on.
+    key
+        Key ring that opens the model.
+    strengths
+        Strengths to measure at.
+    n_keys
+        Number of random wrong keys, and of salts for the model without a key.
+    validation_only
+        Judge on the validation parts of the fit (True) or on all observations, when none was trained on.
+
+    Returns
+    -------
+    DataFrame
+        ``strength``, ``who`` ("right key", "wrong key", "no key"), the headline metric (mean) and ``sd``; for
+        :func:`infl.pl.lock`. ``attrs["chance"]`` is one over the number of classes.
+    """
+    import pandas as pd
+
+    from infl.keys import Keyring
+
+    probe = _Probe(checked_model(model), sites, key, validation_only=validation_only)
+    rows = []
+    for strength in strengths:
+        locked = [probe.locked(strength, None) for _ in range(n_keys)]
+        values = {
+            "right key": [probe.value(locked[0], key)],
+            "wrong key": [probe.value(m, Keyring.create()) for m in locked],
+            "no key": [probe.value(m) for m in locked],
+        }
+        for who, value in values.items():
+            rows.append((strength, who, float(np.mean(value)), float(np.std(value, ddof=1)) if len(value) > 1 else 0.0))
+    table = pd.DataFrame(rows, columns=["strength", "who", probe.metric, "sd"])
+    table.attrs["chance"] = 1 / max(len(model.header.panel.get("classes", ())), 1)
+    return table
+
+
+class _Probe:
+    """Judges re-locked versions of one model on the sites' data."""
+
+    def __init__(
+        self,
+        model: LockedModel,
+        sites: Mapping[str, AnnData | MuData],
+        key: Keyring,
+        *,
+        validation_only: bool = True,
+    ) -> None:
+        if model.header.lock != "field":
+            raise SettingsError(f"only lock='field' has a strength to choose; this model has lock={model.header.lock!r}")
+        self.model, self.key, h = model, key, model.header
+        self.effective, self.private = model.effective(key), model.private_arrays(key)
+        self.task = h.build_task()
+        self.metric = self.task.headline
+        self.data = {}
+        for keyless in (False, True):
+            for name, adata in sites.items():
+                rng = generator(h.seed, "validation part", name)
+                data = self.task.read(adata, h.panel, site=name, rng=rng, keyless=keyless)
+                index = data.validation if validation_only else np.union1d(data.train, data.validation)
+                self.data[name, keyless] = (data, index)
+
+    def locked(self, strength: float, salt: str | None) -> LockedModel:
+        """Return the model at a strength."""
+        from dataclasses import replace
+
+        header = replace(self.model.header, strength=strength)
+        return lock_model(header, self.effective, self.private, self.key, salt=salt)
+
+    def value(self, model: LockedModel, key: Keyring | None = None) -> float:
+        """Return the headline metric with a key (checked against nothing) or without."""
+        right = key is self.key
+        module = model.module(key, verify=right)
+        parts = {
+            name: self.task.evaluate(module, data, index)
+            for (name, keyless), (data, index) in self.data.items()
+            if keyless is not right
+        }
+        sums = sum_over_sites(parts, f"strength {model.header.strength}", self.key)
+        return self.task.summarise(sums)[self.metric]

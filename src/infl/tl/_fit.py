@@ -1,0 +1,300 @@
+"""Fitting one model over several sites."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infl.errors import DataError, FederationError, KeyringError, SettingsError
+from infl.federation.agreement import Agreement
+from infl.federation.checkpoint import Checkpoint
+from infl.federation.coordinator import Coordinator, Progress, Transport, programme
+from infl.federation.local import LocalTransport
+from infl.federation.replica import Replica
+from infl.federation.report import round_bar, say
+from infl.federation.run import FederatedRun
+from infl.federation.site import Site
+from infl.models.registry import make_task
+from infl.privacy.seal import Ledger
+from infl.tl._results import model_facts, run_facts
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+    from mudata import MuData
+
+    from infl.keys import Keyring
+    from infl.models.task import Task
+
+    Data = AnnData | MuData
+
+
+def fit_federated(
+    sites: Mapping[str, Data] | Data,
+    model: str | Task = "classifier",
+    *,
+    target: str | None = None,
+    site_key: str | None = None,
+    key: Keyring | None = None,
+    rounds: int = 20,
+    local_epochs: int = 1,
+    aggregation: str = "fedavg",
+    aggregation_options: Mapping[str, Any] | None = None,
+    participation: float = 1.0,
+    patience: int = 0,
+    lock: str | None = "field",
+    strength: float = 1.0,
+    seal: str | None = "group",
+    min_sites: int | None = None,
+    privacy: None = None,
+    seed: int = 0,
+    key_added: str = "infl",
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+    **model_options: Any,
+) -> FederatedRun:
+    """Fit one model over several sites whose data stay where they are.
+
+    Parameters
+    ----------
+    sites
+        The sites' data by name, or one object together with `site_key`.
+    model
+        Name of a task (``"classifier"``), or a :class:`infl.models.Task`.
+    target
+        Column of ``obs`` to learn.
+    site_key
+        Column of ``obs`` that says which site an observation belongs to, when `sites` is one object.
+    key
+        Key ring of the sites. Without one a fresh ring is made and kept as ``run.key``.
+    rounds, local_epochs
+        Rounds, and passes of each site over its own data in a round.
+    aggregation, aggregation_options
+        ``"fedavg"`` or ``"fedprox"`` (``{"mu": 0.01}``); see :mod:`infl.federation.rules`.
+    participation
+        Share of the sites that is asked in each round.
+    patience
+        Stop after this many rounds without a better federated validation metric (0: never). The model of the best
+        round is returned either way.
+    lock, strength
+        ``"field"`` (default), ``"published"`` or None; strength from 0 to 1.
+    seal
+        ``"group"`` (default) or ``"none"``: what hides a site's update from the coordinator.
+    min_sites
+        Fewest sites whose sum is opened (default: 3 with a seal, else 1).
+    privacy
+        Reserved for differential privacy.
+    seed
+        Fixes initial weights, batches, dropout, validation parts and cohorts: the same bits on the same machine.
+    key_added
+        Prefix of what is written to the sites' objects.
+    checkpoint
+        Folder; every round is kept there.
+    resume
+        Go on with the run in `checkpoint`; begin it when there is none.
+    progress
+        Show a progress bar (default: ``infl.settings.progress``, else on a terminal).
+    **model_options
+        Options of the task, e.g. those of :class:`infl.models.Classifier`.
+
+    Returns
+    -------
+    FederatedRun
+        ``.model`` (locked), ``.key``, ``.history``, ``.settings``, ``.ledger``. Each site's object gets what
+        :func:`infl.tl.predict` writes, and settings and history in ``uns[key_added]``; all together, after the fit.
+
+    Raises
+    ------
+    InflError
+        One line that says what is wrong with data or settings; the sites' objects are unchanged.
+
+    References
+    ----------
+    McMahan et al., Communication-efficient learning of deep networks from decentralized data, AISTATS 2017.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> run = infl.tl.fit_federated(sites, target="tumour_class", rounds=2, progress=False)
+    >>> run.history.index.name, len(run.history)
+    ('round', 2)
+    >>> sites["site_3"].obs["infl_prediction"].dtype.name
+    'category'
+    """
+    tables = as_sites(sites, site_key)
+    task = make_task(model, model_options | ({} if target is None else {"target": target}))
+    if key is not None and lock in (None, "none"):
+        raise KeyringError("key= is given, but lock=None: it would lock nothing; leave key= out, or use lock='field'")
+    panel = task.agree(tables)
+    fresh = key is None and (lock not in (None, "none") or seal not in (None, "none"))
+    key = _fresh_key() if fresh else key
+    agreement = Agreement.new(
+        task,
+        panel,
+        tables,
+        key,
+        rounds=rounds,
+        local_epochs=local_epochs,
+        aggregation=aggregation,
+        aggregation_options=aggregation_options,
+        participation=participation,
+        patience=patience,
+        lock=lock,
+        strength=strength,
+        seal=seal,
+        min_sites=min_sites,
+        seed=seed,
+    )
+    outcome = run_in_process(agreement, task, tables, key, checkpoint=checkpoint, resume=resume, progress=progress)
+    if fresh and lock not in (None, "none"):
+        say("a fresh key was made: keep it with run.key.save('consortium.key', passphrase=…), without it the model is lost")
+    write_results(sites if site_key is not None else tables, outcome, key_added)
+    return outcome.run
+
+
+def as_sites(sites: Mapping[str, Data] | Data, site_key: str | None) -> dict[str, Data]:
+    """Return the sites' data by name, from a mapping or from one object and its site column."""
+    if isinstance(sites, Mapping):
+        if site_key is not None:
+            raise SettingsError("site_key= goes with one object; these sites are already apart: leave site_key out")
+        return dict(sites)
+    if not hasattr(sites, "obs_names"):
+        raise DataError(f"sites= takes a dict of AnnData or MuData, or one of them with site_key=, not {type(sites).__name__}")
+    if site_key is None:
+        raise SettingsError("sites= is one object: pass site_key=, the obs column that says which site a row belongs to")
+    from infl.pp import obs_column
+
+    names = obs_column(sites, site_key, where="the data", role="site_key").astype(str)
+    return {name: sites[(names == name).to_numpy()] for name in sorted(names.unique())}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run with what made it, for those who write results or look on."""
+
+    run: FederatedRun
+    replica: Replica
+    sites: Mapping[str, Site]
+
+
+def run_in_process(
+    agreement: Agreement,
+    task: Task,
+    tables: Mapping[str, Data],
+    key: Keyring | None,
+    *,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    progress: bool | None = False,
+    wrap: Callable[[Transport], Transport] = lambda transport: transport,
+) -> Outcome:
+    """Run an agreement with all sites in this process; writes nothing into the sites' objects.
+
+    `wrap` may put something between coordinator and sites: an eavesdropper, a lossy line.
+    """
+    import pandas as pd
+
+    store = None if checkpoint is None else Checkpoint(checkpoint)
+    if resume and store is None:
+        raise SettingsError("resume=True needs checkpoint=, the folder of the run to go on with")
+    resuming = store is not None and resume and store.exists
+    if store is not None and not resuming:
+        store.begin(agreement)
+    elif store is not None:
+        agreement = store.agreement(agreement)
+    replica = Replica(agreement, key, task)
+    ledgers = {name: _ledger(store, name, replica) for name in agreement.sites}
+    members = {name: Site(name, tables[name], replica, ledgers[name]) for name in agreement.sites}
+    state = Progress()
+    if store is not None and resuming:
+        store.restore_sites(replica, members)
+        state = store.progress()
+    transport = wrap(LocalTransport(members))
+    coordinator = Coordinator(
+        agreement, programme(task, agreement, replica.bench.shared), transport, progress=state, keep=_keep(store, replica, members)
+    )
+    seconds: list[float] = []
+    with round_bar(agreement.rounds, progress) as show, _interruptible(coordinator, store):
+        clock = time.perf_counter()
+        for exchange in coordinator.run():
+            if exchange.round:
+                seconds.append(time.perf_counter() - clock)
+                clock = time.perf_counter()
+                show(exchange.round, replica.rows)
+    history = pd.DataFrame(replica.rows, index=pd.RangeIndex(1, len(replica.rows) + 1, name="round"))
+    history["seconds"] = [float("nan")] * (len(history) - len(seconds)) + seconds
+    ledger = pd.concat([ledgers[name].frame().assign(site=name) for name in agreement.sites], ignore_index=True)
+    sent = ledger[ledger["round"] > 0].groupby("round")["bytes"].sum()
+    history["bytes_sent"] = sent.reindex(history.index).fillna(0).astype(int)
+    history["best"] = history.index == (replica.best_round or len(history))
+    run = FederatedRun(replica.model(), key, history, agreement.settings(), ledger)
+    return Outcome(run, replica, members)
+
+
+def write_results(sites: Mapping[str, Data] | Data, outcome: Outcome, key_added: str) -> None:
+    """Put predictions and facts into the objects, after all of them are computed."""
+    objects = sites if isinstance(sites, Mapping) else {"the data": sites}
+    replica, panel = outcome.replica, outcome.replica.agreement.panel
+    outputs = {}
+    for name, adata in objects.items():
+        member = outcome.sites.get(name)
+        module = replica.module(member.local if member else None)
+        outputs[name] = replica.task.infer(module, replica.task.read(adata, panel, site=name), replica.private)
+    for name, adata in objects.items():
+        replica.task.write(adata, outputs[name], panel, key_added=key_added)
+        adata.uns[key_added] = model_facts(outcome.run.model, opened=True) | run_facts(outcome.run)
+
+
+def _fresh_key() -> Keyring:
+    from infl.keys import Keyring
+
+    return Keyring.create()
+
+
+def _ledger(store: Checkpoint | None, name: str, replica: Replica) -> Ledger:
+    key = replica.key.subkey("ledger", version=replica.agreement.key_version) if replica.key else bytes(32)
+    return Ledger(store and store.ledger_path(name), key)
+
+
+def _keep(store: Checkpoint | None, replica: Replica, sites: Mapping[str, Site]) -> Callable[[Progress], None]:
+    def keep(progress: Progress) -> None:
+        if store is not None:  # sites first: an exchange that is not on record is simply asked for again
+            store.keep_sites(replica, sites)
+            store.keep_progress(progress)
+
+    return keep
+
+
+@contextmanager
+def _interruptible(coordinator: Coordinator, store: Checkpoint | None) -> Iterator[None]:
+    """Let Ctrl-C end the run after the exchange under way; a second one ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        coordinator.interrupted = True
+        signal.signal(signal.SIGINT, before)
+        say("ending after this round; press Ctrl-C again to end at once")
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if coordinator.interrupted:
+        done = coordinator.progress.position
+        remedy = (
+            f"go on with checkpoint={str(store.folder)!r}, resume=True"
+            if store
+            else "nothing was kept; pass checkpoint= to be able to go on next time"
+        )
+        raise FederationError(f"interrupted after {done} of {len(coordinator.exchanges)} exchanges; {remedy}")

@@ -1,0 +1,149 @@
+"""Using a trained model on data."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+from infl.errors import InflWarning, SettingsError
+from infl.tl._results import checked_model, model_facts
+
+if TYPE_CHECKING:
+    import numpy as np
+    from anndata import AnnData
+    from mudata import MuData
+
+    from infl.keys import Keyring
+    from infl.models.locked import LockedModel
+
+
+def infer(
+    adata: AnnData | MuData, model: LockedModel, key: Keyring | None, *, name: str = "the data", verify: bool = True
+) -> dict[str, np.ndarray]:
+    """Return what a model says of every observation; writes nothing.
+
+    Without `verify` any key is taken, as an attacker would: the private arrays stay closed then.
+    """
+    task, panel = model.header.build_task(), model.header.panel
+    private = model.private_arrays(key if verify else None)
+    data = task.read(adata, panel, site=name, keyless=not private)
+    return task.infer(model.module(key, verify=verify), data, private)
+
+
+def _opened(model: LockedModel, key: Keyring | None) -> bool:
+    locked = model.header.lock != "none"
+    if locked and key is None:
+        warnings.warn(
+            "no key: the stored weights are used as they are, which is not the model that was trained; pass key=",
+            InflWarning,
+            stacklevel=3,
+        )
+    return not locked or key is not None
+
+
+def predict(
+    adata: AnnData | MuData,
+    model: LockedModel,
+    *,
+    key: Keyring | None = None,
+    key_added: str = "infl",
+    copy: bool = False,
+) -> AnnData | MuData | None:
+    """Predict with a trained model.
+
+    Parameters
+    ----------
+    adata
+        Observations to predict; features are found by name, in any order. Labels are not needed.
+    model
+        ``run.model``, or what :func:`infl.load_model` returns.
+    key
+        Key ring that opens the model. Without it the stored weights are used as they are, with a warning.
+    key_added
+        Prefix of what is written.
+    copy
+        Return a copy instead of writing into `adata`.
+
+    Returns
+    -------
+    The copy, or None. What is written depends on the task; for a classifier
+
+    ``obs["infl_prediction"]``
+        Predicted class (categorical).
+    ``obs["infl_probability"]``
+        Its calibrated probability.
+    ``obsm["infl_probabilities"]``
+        Probability of each class, in the order of ``uns["infl"]["classes"]`` (n_obs × n_classes).
+    ``obsm["X_infl"]``
+        Latent, for ``sc.pp.neighbors(use_rep="X_infl")`` (n_obs × width).
+    ``uns["infl"]``
+        Task, versions, lock and the key's fingerprint.
+
+    Raises
+    ------
+    KeyringError
+        The key is not the model's.
+    DataError
+        Features of the model are missing.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> run = infl.tl.fit_federated(sites, target="tumour_class", rounds=2, progress=False)
+    >>> infl.tl.predict(sites["site_1"], run.model, key=run.key)
+    >>> sites["site_1"].obsm["X_infl"].shape[1]
+    64
+    """
+    model = checked_model(model)
+    opened = _opened(model, key)
+    outputs = infer(adata, model, key)
+    adata = adata.copy() if copy else adata
+    model.header.build_task().write(adata, outputs, model.header.panel, key_added=key_added)
+    adata.uns[key_added] = model_facts(model, opened=opened)
+    return adata if copy else None
+
+
+def embed(
+    adata: AnnData | MuData,
+    model: LockedModel,
+    *,
+    key: Keyring | None = None,
+    key_added: str = "infl",
+    copy: bool = False,
+) -> AnnData | MuData | None:
+    """Write a trained model's latent, and nothing else, into ``obsm["X_infl"]``.
+
+    Parameters
+    ----------
+    adata, model, key, key_added, copy
+        As for :func:`infl.tl.predict`.
+
+    Returns
+    -------
+    The copy, or None. ``obsm["X_" + key_added]`` (n_obs × width) and ``uns[key_added]`` are written.
+
+    Raises
+    ------
+    SettingsError
+        The task has no latent.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> run = infl.tl.fit_federated(sites, target="tumour_class", rounds=2, progress=False)
+    >>> infl.tl.embed(sites["site_2"], run.model, key=run.key)
+    >>> sorted(sites["site_2"].obsm)[:1]
+    ['X_infl']
+    """
+    model = checked_model(model)
+    task = model.header.build_task()
+    if not hasattr(task, "embed"):
+        raise SettingsError(f"model {model.header.task!r} has no latent to embed with")
+    opened = _opened(model, key)
+    outputs = infer(adata, model, key)
+    adata = adata.copy() if copy else adata
+    task.embed(adata, outputs, key_added=key_added)
+    adata.uns[key_added] = model_facts(model, opened=opened)
+    return adata if copy else None
