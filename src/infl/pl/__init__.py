@@ -1,0 +1,14 @@
+"""One picture a function; each draws into `ax` if given and returns the matplotlib Axes."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submod_attrs={
+        "_audit": ["audit"],
+        "_compare": ["compare"],
+        "_lock": ["lock"],
+        "_rounds": ["rounds"],
+        "_sites": ["sites"],
+    },
+)

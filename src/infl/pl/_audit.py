@@ -1,0 +1,106 @@
+"""What attacks learn, next to guessing and to an unprotected run."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from infl.pl._style import BLACK, GREY, KEYED, PALE, UNKEYED, axes, legend_above, need_columns, rows, words
+
+_MARGIN = 0.10  # of the way from chance to the unprotected run; what the table's `status` decides where it has one
+
+
+def audit(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    r"""Draw what each attack reaches, between chance and the same attack on an unprotected run.
+
+    Parameters
+    ----------
+    table
+        What :func:`infl.tl.audit` returned. A column ``status`` that says ``"leaks"`` marks an attack that learns
+        something; without one, an attack does that gets more than a tenth of the way from chance to the unprotected
+        run, or past the columns ``chance_low`` and ``chance_high`` where there are such.
+    ax
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    The axes: a row for each attack and protection. If a value leaves the range −1 to 1, each row is drawn on a scale
+    of its own, from 0 (chance) to 1 (unprotected).
+
+    Examples
+    --------
+    >>> import infl, pandas as pd
+    >>> table = pd.DataFrame(
+    ...     {
+    ...         "attack": ["no_key"],
+    ...         "against": ["model file"],
+    ...         "protection": ["field"],
+    ...         "metric": ["balanced_accuracy"],
+    ...         "value": [0.27],
+    ...         "chance": [0.25],
+    ...         "control": [0.96],
+    ...     }
+    ... )
+    >>> infl.pl.audit(table).get_yticklabels()[0].get_text()
+    'no key · field\nbalanced accuracy, against model file'
+    """
+    names = ["attack", "against", "protection", "metric", "value", "chance", "control"]
+    need_columns(table, names, "pl.audit draws what infl.tl.audit returns")
+    value, chance, control = (table[name].to_numpy(dtype=float) for name in ("value", "chance", "control"))
+    leaks = _leaks(table, value, chance, control)
+    relative = bool(np.nanmax(np.abs(np.concatenate([value, chance, control]))) > 1.0)
+    if relative:
+        span = np.where(np.isclose(control, chance), 1.0, control - chance)
+        value, chance, control = (value - chance) / span, chance * 0, (control - chance) / span
+
+    ax = axes(ax, 6.8, 1.3 + 0.46 * len(table))
+    rows(ax, _row_labels(table))
+    ax.tick_params(axis="y", labelsize="small")
+    y = np.arange(len(table))
+    ax.hlines(y, np.fmin(chance, control), np.fmax(chance, control), color=PALE, linewidth=4, zorder=1)
+    ax.scatter(chance, y, marker="|", s=170, color=BLACK, linewidths=2, zorder=2)
+    ax.scatter(control, y, marker="D", s=38, facecolors="white", edgecolors=GREY, linewidths=1.5, zorder=3)
+    for learns, colour, marker in ((False, KEYED, "o"), (True, UNKEYED, "X")):
+        here = leaks == learns
+        ax.scatter(value[here], y[here], marker=marker, s=64, color=colour, zorder=4)
+    for start in np.flatnonzero(table["attack"].to_numpy()[1:] != table["attack"].to_numpy()[:-1]):
+        ax.axhline(start + 0.5, color=PALE, linewidth=0.6)
+
+    ax.set_xlabel("0: chance, 1: unprotected run" if relative else "value of the metric named at the left")
+    if not relative and np.nanmin(np.concatenate([value, chance, control])) >= 0:
+        ax.set_xlim(-0.02, 1.02)
+    legend_above(ax, _handles(leaks))
+    return ax
+
+
+def _leaks(table: pd.DataFrame, value: np.ndarray, chance: np.ndarray, control: np.ndarray) -> np.ndarray:
+    if "status" in table:
+        return table["status"].astype(str).str.startswith("leak").to_numpy()
+    towards = np.sign(np.nan_to_num(control - chance))  # errors of a reconstruction fall when it learns
+    gain = (value - chance) * np.where(towards == 0, 1, towards)
+    margin = _MARGIN * np.abs(np.nan_to_num(control - chance))
+    if {"chance_low", "chance_high"} <= set(table.columns):
+        low, high = table["chance_low"].to_numpy(dtype=float), table["chance_high"].to_numpy(dtype=float)
+        margin = np.where(towards < 0, chance - low, high - chance)
+    return gain > margin
+
+
+def _row_labels(table: pd.DataFrame) -> list[str]:
+    names = (table[name].astype(str).map(words) for name in ("attack", "protection", "against", "metric"))
+    return [
+        f"{attack} · {protection}\n{metric}, against {against}"
+        for attack, protection, against, metric in zip(*names, strict=True)
+    ]
+
+
+def _handles(leaks: np.ndarray) -> list[Line2D]:
+    def mark(label: str, **look: object) -> Line2D:
+        return Line2D([], [], linestyle="none", label=label, **look)  # type: ignore[arg-type]
+
+    handles = [mark("chance", marker="|", color=BLACK, markersize=12, markeredgewidth=2)]
+    if not leaks.all():
+        handles.append(mark("learns nothing", marker="o", color=KEYED, markersize=7))
+    if leaks.any():
+        handles.append(mark("learns something", marker="X", color=UNKEYED, markersize=7))
+    handles.append(mark("unprotected run", marker="D", markerfacecolor="white", markeredgecolor=GREY, markersize=6))
+    return handles
