@@ -240,6 +240,7 @@ def test_compare_has_a_row_a_method_in_the_colour_of_its_family(comparison):
 def test_compare_of_another_metric_has_no_line_at_the_chance_of_an_accuracy(comparison):
     ax = infl.pl.compare(comparison, metric="calibration_error")
     assert "chance" not in legend(ax)
+    assert ax.get_xlabel().endswith("lower is better)") and ax.get_xlim()[0] == 0 and ax.get_xlim()[1] < 0.5
     comparison.attrs["chance"] = {"macro_f1": 0.2}
     assert "chance" in legend(infl.pl.compare(comparison, metric="macro_f1"))
     with pytest.raises(

@@ -87,10 +87,12 @@ def compare(table: pd.DataFrame, *, metric: str | None = None, ax: Axes | None =
         ax.axvline(chance, color=GREY, linewidth=1, linestyle="--", zorder=0)
         shown.append(Line2D([], [], color=GREY, linewidth=1, linestyle="--", label="chance"))
 
-    bounded = part["mean"].between(0, 1).all() and not metric.startswith(_LOWER_IS_BETTER)
-    if bounded:
+    lower_is_better = any(word in metric for word in _LOWER_IS_BETTER)
+    if lower_is_better:
+        ax.set_xlim(left=0)
+    elif part["mean"].between(0, 1).all():
         ax.set_xlim(0, 1.02)
-    ax.set_xlabel(f"{words(metric)} ({_spread(part)})")
+    ax.set_xlabel(f"{words(metric)} ({_spread(part)}{'; lower is better' if lower_is_better else ''})")
     ax.grid(axis="x", color=PALE, linewidth=0.5)
     ax.set_axisbelow(True)
     legend_above(ax, shown)
