@@ -39,6 +39,13 @@ def test_target(khan_sites):
     assert text.startswith("target 'Tumour class' is missing in obs of site_1; did you mean 'tumour_class'?")
 
 
+def test_target_that_names_two_columns(khan_sites):
+    obs = khan_sites["site_1"].obs
+    khan_sites["site_1"].obs = pd.concat([obs, obs[["tumour_class"]]], axis=1)
+    text = refused(khan_sites, target="tumour_class")
+    assert text == "target 'tumour_class' is the name of 2 columns in obs of site_1; rename one"
+
+
 @pytest.mark.parametrize("empty", [None, "", "  "])
 def test_labels_without_a_value(khan_sites, empty):
     labels = khan_sites["site_2"].obs["tumour_class"].astype(object)

@@ -205,3 +205,16 @@ def test_panel_says_what_it_is(khan_sites):
 def test_names_are_escaped_in_notebooks(khan_sites):
     panel = panel_of({"<b>site": khan_sites["site_1"]})
     assert "<b>site" not in panel._repr_html_()
+
+
+@pytest.mark.data_dir
+def test_mudata_views_become_objects_of_their_own_and_files_stay_files(breast, tmp_path):
+    with md.set_options(pull_on_update=False):
+        breast.write_h5mu(tmp_path / "breast.h5mu")
+        backed = md.read_h5mu(tmp_path / "breast.h5mu", backed="r")
+        view = breast[np.arange(100)]
+    panel = harmonise({"a": view, "b": backed}, target="subtype")
+    assert len(panel.features) == 526
+    assert not view.is_view and view.n_obs == 100
+    assert backed.isbacked and backed["rna"].isbacked
+    np.testing.assert_array_equal(view["rna"].X, breast["rna"].X[:100])

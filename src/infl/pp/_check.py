@@ -126,19 +126,14 @@ def _agree_on_features(sites: Mapping[str, AnnData | MuData], features: Features
 
 
 def _nothing_in_common(at: Mapping[str, pd.Index], modality: str) -> str:
+    names = list(at)
+    last = next(i for i in range(1, len(names) + 1) if not set.intersection(*(set(at[n]) for n in names[:i]))) - 1
+    examples = " and ".join(f"{at[n][0]!r} at {n}" for n in (names[0], names[last]) if len(at[n]))
     what = f"feature of {modality!r}" if modality else "feature"
-    (first, common), *others = at.items()
-    for site, index in others:
-        if not len(index.intersection(common)):
-            examples = " and ".join(
-                f"{names[0]!r} at {where}" for where, names in ((first, at[first]), (site, index)) if len(names)
-            )
-            return (
-                f"no {what} is shared by all {len(at)} sites: {site} has none in common with those before it "
-                f"(there are {examples}); use the same kind of names everywhere"
-            )
-        common = common.intersection(index)
-    return f"no {what} is shared by the sites"
+    return (
+        f"no {what} is shared by all {len(at)} sites: {names[last]} has none in common with those before it "
+        f"(there are {examples}); use the same kind of names everywhere"
+    )
 
 
 def _check_names(sites: Mapping[str, AnnData | MuData]) -> None:

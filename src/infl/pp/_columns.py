@@ -58,7 +58,7 @@ def _alternatives(name: str, columns: pd.Index) -> str:
     near += [
         column
         for key, column in plain.items()
-        if column not in near and min(wanted, key) and (wanted in key or key in wanted)
+        if column not in near and wanted and key and (wanted in key or key in wanted)
     ]
     if near:
         return f"did you mean {shortlist(near)}?"
