@@ -46,7 +46,9 @@ def run_demo(out: Path, *, seeds: int = 5) -> None:
         out.mkdir(parents=True, exist_ok=True)
     sites = infl.datasets.khan_sites()
     panel = infl.pp.harmonise(sites, target=TARGET)
-    _say(f"{len(sites)} hospitals, {sum(panel.n_obs.values())} tumours, {len(panel.features):,} genes, {len(panel.classes)} classes")
+    _say(
+        f"{len(sites)} hospitals, {sum(panel.n_obs.values())} tumours, {len(panel.features):,} genes, {len(panel.classes)} classes"
+    )
     train = {name: adata[adata.obs["published_split"] == "train"].copy() for name, adata in sites.items()}
     test = {name: adata[adata.obs["published_split"] == "test"].copy() for name, adata in sites.items()}
 
@@ -126,7 +128,10 @@ def _figures(sites: dict[str, AnnData], run: FederatedRun, table: pd.DataFrame) 
             draw(infl.pl.compare, table),
             "Balanced accuracy on held-out tumours: mean and standard deviation over seeds.",
         ),
-        "lock": (draw(infl.pl.lock, run), "What the stored model is worth, by who holds which key, at each strength of the lock."),
+        "lock": (
+            draw(infl.pl.lock, run),
+            "What the stored model is worth, by who holds which key, at each strength of the lock.",
+        ),
         "rounds": (draw(infl.pl.rounds, run), "Training and federated validation over the rounds."),
         "umap": (_umap(sites), "UMAP of the shared latent, obsm['X_infl'], by tumour class and by hospital."),
     }
@@ -146,7 +151,15 @@ def _umap(sites: dict[str, AnnData]) -> object:
     palette = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"]
     for ax, column in zip(axes, [TARGET, "hospital"], strict=True):
         classes = together.obs[column].astype("category").cat.categories
-        sc.pl.umap(together, color=column, ax=ax, show=False, palette=palette[: len(classes)], size=120, title=column.replace("_", " "))
+        sc.pl.umap(
+            together,
+            color=column,
+            ax=ax,
+            show=False,
+            palette=palette[: len(classes)],
+            size=120,
+            title=column.replace("_", " "),
+        )
     return figure
 
 
@@ -178,10 +191,14 @@ def _page(
     )
     report.figure(*figures["lock"])
     report.heading("What it cost")
-    wide = comparison.assign(value=[f"{m:.3f} ± {s:.3f}" for m, s in zip(comparison["mean"], comparison["sd"], strict=True)])
+    wide = comparison.assign(
+        value=[f"{m:.3f} ± {s:.3f}" for m, s in zip(comparison["mean"], comparison["sd"], strict=True)]
+    )
     wide = wide.pivot_table(index="method", columns="metric", values="value", aggfunc="first", sort=False).reset_index()
     wide.columns = [str(c).replace("_", " ") for c in wide.columns]
-    report.table(wide, f"Held-out tumours of all hospitals; mean ± standard deviation over {comparison['n_seeds'].max()} seeds.")
+    report.table(
+        wide, f"Held-out tumours of all hospitals; mean ± standard deviation over {comparison['n_seeds'].max()} seeds."
+    )
     report.figure(*figures["comparison"])
     report.heading("Who took part")
     report.table(
@@ -196,7 +213,9 @@ def _page(
     )
     report.heading("What left each hospital")
     ledger = run.ledger.assign(kB=run.ledger["bytes"] / 1e3)
-    summary = ledger.groupby("site").agg(messages=("bytes", "size"), kB=("kB", "sum"), sealed=("sealed", "all")).reset_index()
+    summary = (
+        ledger.groupby("site").agg(messages=("bytes", "size"), kB=("kB", "sum"), sealed=("sealed", "all")).reset_index()
+    )
     summary["kB"] = summary["kB"].map("{:,.0f}".format)
     summary["sealed"] = summary["sealed"].map({True: "all", False: "not all"})
     report.table(summary, "From the hospitals' own ledgers, written before anything was sent.")
@@ -212,7 +231,9 @@ def _page(
         "seed": s["seed"],
         "infl": run.model.header.infl_version,
     }
-    report.table(pd.DataFrame({"setting": list(facts), "value": list(map(str, facts.values()))}), "Settings of the run.")
+    report.table(
+        pd.DataFrame({"setting": list(facts), "value": list(map(str, facts.values()))}), "Settings of the run."
+    )
     report.figure(*figures["rounds"])
     report.figure(*figures["umap"])
     report.heading("What this does not protect from")

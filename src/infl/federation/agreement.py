@@ -165,4 +165,3 @@ class Agreement:
         raw = json.loads(self.to_json())
         raw.pop("panel")
         return raw
-

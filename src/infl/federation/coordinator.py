@@ -150,7 +150,7 @@ class Coordinator:
                 return None, widened
             if not refused:
                 self._check_enough(exchange, cohort, responders)
-                assert words is not None  # noqa: S101 - somebody answered
+                assert words is not None
                 return (
                     Total(
                         self.progress.seq, exchange.kind, exchange.round, attempt, cohort, responders, packing, words

@@ -1,14 +1,36 @@
-"""The in-process transport: sites in one process, nothing to install or start."""
+"""A run with all sites in one process: the transport, and everything around it."""
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from infl.errors import FederationError, SettingsError
+from infl.federation.agreement import Agreement
+from infl.federation.checkpoint import Checkpoint
+from infl.federation.coordinator import Coordinator, Progress, Transport, programme
+from infl.federation.replica import Replica
+from infl.federation.report import round_bar, say
+from infl.federation.run import FederatedRun
+from infl.federation.site import Site
+from infl.privacy.seal import Ledger
+
 if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
     from infl.federation.coordinator import Reply
     from infl.federation.messages import Plan
-    from infl.federation.site import Site
+    from infl.keys import Keyring
+    from infl.models.task import Task
+
+    Data = AnnData | MuData
 
 
 class LocalTransport:
@@ -33,3 +55,111 @@ class LocalTransport:
     def holder(self, site: str) -> str:
         """All sites share one replica."""
         return "shared"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run with what made it, for those who write results or look on."""
+
+    run: FederatedRun
+    replica: Replica
+    sites: Mapping[str, Site]
+
+
+def run_in_process(
+    agreement: Agreement,
+    task: Task,
+    tables: Mapping[str, Data],
+    key: Keyring | None,
+    *,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    progress: bool | None = False,
+    wrap: Callable[[Transport], Transport] = lambda transport: transport,
+) -> Outcome:
+    """Run an agreement with all sites in this process; writes nothing into the sites' objects.
+
+    `wrap` may put something between coordinator and sites: an eavesdropper, a lossy line.
+    """
+    import pandas as pd
+
+    store = None if checkpoint is None else Checkpoint(checkpoint)
+    if resume and store is None:
+        raise SettingsError("resume=True needs checkpoint=, the folder of the run to go on with")
+    resuming = store is not None and resume and store.exists
+    if store is not None and not resuming:
+        store.begin(agreement)
+    elif store is not None:
+        agreement = store.agreement(agreement)
+    replica = Replica(agreement, key, task)
+    ledgers = {name: _ledger(store, name, replica) for name in agreement.sites}
+    members = {name: Site(name, tables[name], replica, ledgers[name]) for name in agreement.sites}
+    state = Progress()
+    if store is not None and resuming:
+        store.restore_sites(replica, members)
+        state = store.progress()
+    transport = wrap(LocalTransport(members))
+    coordinator = Coordinator(
+        agreement,
+        programme(task, agreement, replica.bench.shared),
+        transport,
+        progress=state,
+        keep=_keep(store, replica, members),
+    )
+    seconds: list[float] = []
+    with round_bar(agreement.rounds, progress) as show, _interruptible(coordinator, store):
+        clock = time.perf_counter()
+        for exchange in coordinator.run():
+            if exchange.round:
+                seconds.append(time.perf_counter() - clock)
+                clock = time.perf_counter()
+                show(exchange.round, replica.rows)
+    history = pd.DataFrame(replica.rows, index=pd.RangeIndex(1, len(replica.rows) + 1, name="round"))
+    history["seconds"] = [float("nan")] * (len(history) - len(seconds)) + seconds
+    ledger = pd.concat([ledgers[name].frame().assign(site=name) for name in agreement.sites], ignore_index=True)
+    sent = ledger[ledger["round"] > 0].groupby("round")["bytes"].sum()
+    history["bytes_sent"] = sent.reindex(history.index).fillna(0).astype(int)
+    history["best"] = history.index == (replica.best_round or len(history))
+    run = FederatedRun(replica.model(), key, history, agreement.settings(), ledger)
+    return Outcome(run, replica, members)
+
+
+def _ledger(store: Checkpoint | None, name: str, replica: Replica) -> Ledger:
+    key = replica.key.subkey("ledger", version=replica.agreement.key_version) if replica.key else bytes(32)
+    return Ledger(store and store.ledger_path(name), key)
+
+
+def _keep(store: Checkpoint | None, replica: Replica, sites: Mapping[str, Site]) -> Callable[[Progress], None]:
+    def keep(progress: Progress) -> None:
+        if store is not None:  # sites first: an exchange that is not on record is simply asked for again
+            store.keep_sites(replica, sites)
+            store.keep_progress(progress)
+
+    return keep
+
+
+@contextmanager
+def _interruptible(coordinator: Coordinator, store: Checkpoint | None) -> Iterator[None]:
+    """Let Ctrl-C end the run after the exchange under way; a second one ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        coordinator.interrupted = True
+        signal.signal(signal.SIGINT, before)
+        say("ending after this round; press Ctrl-C again to end at once")
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if coordinator.interrupted:
+        done = coordinator.progress.position
+        remedy = (
+            f"go on with checkpoint={str(store.folder)!r}, resume=True"
+            if store
+            else "nothing was kept; pass checkpoint= to be able to go on next time"
+        )
+        raise FederationError(f"interrupted after {done} of {len(coordinator.exchanges)} exchanges; {remedy}")

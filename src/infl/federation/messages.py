@@ -57,7 +57,9 @@ class Plan:
 
     def context(self) -> Context:
         """Return what the seal binds an answer to."""
-        return Context(self.run, self.round, self.attempt, self.cohort, f"{self.seq}:{self.kind}", self.packing.digest())
+        return Context(
+            self.run, self.round, self.attempt, self.cohort, f"{self.seq}:{self.kind}", self.packing.digest()
+        )
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ def stage_packing(shapes: Mapping[str, tuple[int, ...]]) -> Packing:
 def judge_fields(task: Task, panel: Mapping[str, object]) -> tuple[Field, ...]:
     """Return the fields of validation metrics."""
     return tuple(
-        Field(f"metric.{name}", tuple(shape), SUM_EXPONENT, bits=64) for name, shape in task.metric_shapes(panel).items()
+        Field(f"metric.{name}", tuple(shape), SUM_EXPONENT, bits=64)
+        for name, shape in task.metric_shapes(panel).items()
     )
 
 

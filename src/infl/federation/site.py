@@ -127,7 +127,7 @@ class Site:
         task, rule = replica.task, replica.rule
         module, n_shared = replica.module(self.local).train(), bench.shared.total
         flat, gradient = bench.flat.data, bench.flat.grad
-        assert gradient is not None  # noqa: S101 - FlatModule makes it
+        assert gradient is not None
         optimiser = torch.optim.AdamW(
             [bench.flat], lr=task.lr, eps=ADAM_EPS, weight_decay=task.weight_decay, fused=True
         )

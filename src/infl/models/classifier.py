@@ -147,7 +147,7 @@ class Classifier(Task):
             return {"nll": negative_log_likelihood(module, data, TEMPERATURES)}
         if stage == "deviations":
             return {"squares": data.reduce(lambda x: ((x - private["center"]) ** 2).sum(0))}
-        assert data.labels is not None  # noqa: S101 - training data have labels
+        assert data.labels is not None
         counts = np.bincount(data.labels[data.train], minlength=len(panel["classes"])).astype(float)
         sums: Sums = {"n": np.asarray(float(len(data.train))), "class_counts": counts}
         if self.standardise == "federated":
@@ -174,7 +174,11 @@ class Classifier(Task):
     def build(self, panel: Mapping[str, Any]) -> ResidualMLP:
         """Return a fresh :class:`infl.nn.mlp.ResidualMLP`."""
         return ResidualMLP(
-            len(panel["features"]), len(panel["classes"]), width=self.width, n_blocks=self.n_blocks, dropout=self.dropout
+            len(panel["features"]),
+            len(panel["classes"]),
+            width=self.width,
+            n_blocks=self.n_blocks,
+            dropout=self.dropout,
         )
 
     def configure(self, module: nn.Module, private: Sums) -> None:
@@ -304,11 +308,15 @@ class Classifier(Task):
         from sklearn.preprocessing import StandardScaler
 
         tables = [self._table(adata, "the data") for adata in (train, test)]
-        x, x_test = (FeatureMatrix(t, panel["features"], layer=self.layer, site="the data").rows(slice(None)) for t in tables)
+        x, x_test = (
+            FeatureMatrix(t, panel["features"], layer=self.layer, site="the data").rows(slice(None)) for t in tables
+        )
         y = tables[0].obs[self.target].astype(str).to_numpy()
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced"))
         folds = StratifiedKFold(3, shuffle=True, random_state=seed)
-        search = GridSearchCV(model, {"logisticregression__C": [1e-3, 1e-2, 0.1, 1.0]}, cv=folds, scoring="neg_log_loss")
+        search = GridSearchCV(
+            model, {"logisticregression__C": [1e-3, 1e-2, 0.1, 1.0]}, cv=folds, scoring="neg_log_loss"
+        )
         search.fit(x, y)
         columns = [list(panel["classes"]).index(c) for c in search.classes_]
         probability = np.zeros((len(x_test), len(panel["classes"])))
@@ -352,7 +360,7 @@ class LabelledRows(SiteData):
 
     def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return features (n, n_features) and class numbers (n,)."""
-        assert self.labels is not None  # noqa: S101 - only labelled data are trained on
+        assert self.labels is not None
         return torch.from_numpy(self.rows(index)), self.labels[index]
 
     def reduce(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -370,10 +378,10 @@ class LabelledRows(SiteData):
 
 
 def stratified_split(labels: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Split off `share` of the samples by systematic sampling within classes.
+    """Split off `share` of the samples by systematic sampling within classes; one of each class stays in training.
 
-    Every ``1 / share``-th sample of a random order sorted by class is taken, so each class gives its share up to
-    one sample. The only sample of a class at a site stays in training.
+    Samples are put in a random order, sorted by class, and every ``1 / share``-th is taken: each class gives its
+    share up to one sample.
 
     Examples
     --------
@@ -383,9 +391,11 @@ def stratified_split(labels: np.ndarray, share: float, rng: np.random.Generator)
     """
     order = rng.permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
-    order = order[np.bincount(labels)[labels[order]] > 1]
-    taken = np.floor(np.arange(1, len(order) + 1) * share + rng.random()).astype(int)
-    validation = np.sort(order[np.diff(taken, prepend=0) > 0]) if len(order) and share else order[:0]
+    _, first = np.unique(labels[order], return_index=True)
+    free = np.delete(order, first)
+    rate = min(1.0, share * (len(order) - (np.bincount(labels) == 1).sum()) / max(len(free), 1))
+    taken = np.floor(np.arange(1, len(free) + 1) * rate + rng.random()).astype(int)
+    validation = np.sort(free[np.diff(taken, prepend=0) > 0])
     return np.setdiff1d(np.arange(len(labels)), validation), validation
 
 

@@ -340,7 +340,9 @@ def _decrypt_file(content: bytes, path: Path, identity: str | Path | None) -> by
         own = [pyrage.x25519.Identity.from_str(x.strip()) for x in lines if x.strip() and not x.startswith("#")]
         return pyrage.decrypt(content, own)
     except (pyrage.IdentityError, pyrage.DecryptError):
-        raise FileError(f"{path} cannot be opened with the identity in {identity}: it was encrypted to others") from None
+        raise FileError(
+            f"{path} cannot be opened with the identity in {identity}: it was encrypted to others"
+        ) from None
 
 
 def _vault(key: Keyring, header: Header) -> Any:

@@ -64,10 +64,10 @@ class FeatureMatrix:
             rows = self.matrix[index]
             return rows.toarray() if sparse.issparse(rows) else rows
         index = np.arange(self.shape[0])[index]
-        order = np.argsort(index)  # HDF5 reads increasing rows only
-        rows = self.matrix[index[order]]
+        increasing, back = np.unique(index, return_inverse=True)  # all that HDF5 reads
+        rows = self.matrix[increasing]
         rows = rows.toarray() if sparse.issparse(rows) else np.asarray(rows)
-        return rows[np.argsort(order)][:, self.columns].astype(np.float32)
+        return rows[back][:, self.columns].astype(np.float32)
 
     def chunks(self, size: int = 2048) -> list[slice]:
         """Return slices that cover all rows in blocks of `size`."""

@@ -79,7 +79,7 @@ def calibrate_lock(
             if best is None or abs(value - no_key) < best[0]:
                 best = (abs(value - no_key), strength, candidate)
             low, high = (strength, high) if value > no_key else (low, strength)
-        assert best is not None  # noqa: S101 - set in the loop
+        assert best is not None
         if best[0] <= TOLERANCE:
             break
     distance, strength, chosen = best  # type: ignore[misc]
@@ -156,7 +156,9 @@ class _Probe:
         validation_only: bool = True,
     ) -> None:
         if model.header.lock != "field":
-            raise SettingsError(f"only lock='field' has a strength to choose; this model has lock={model.header.lock!r}")
+            raise SettingsError(
+                f"only lock='field' has a strength to choose; this model has lock={model.header.lock!r}"
+            )
         self.model, self.key, h = model, key, model.header
         self.effective, self.private = model.effective(key), model.private_arrays(key)
         self.task = h.build_task()

@@ -11,10 +11,11 @@ import numpy as np
 
 from infl.errors import SettingsError
 from infl.federation.agreement import Agreement
+from infl.federation.local import run_in_process
 from infl.federation.report import round_bar
 from infl.federation.seeds import generator
 from infl.models.registry import make_task
-from infl.tl._fit import as_sites, run_in_process
+from infl.tl._fit import as_sites
 from infl.tl._predict import infer
 
 if TYPE_CHECKING:
@@ -125,7 +126,9 @@ def compare(
     seconds: dict[str, list[float]] = defaultdict(list)
     with round_bar(len(seeds) * len(chosen), progress) as show:
         for number, seed in enumerate(seeds):
-            bench = _Bench(task, panel, tables, seed, test_share, run_options | {"rounds": rounds, "local_epochs": local_epochs})
+            bench = _Bench(
+                task, panel, tables, seed, test_share, run_options | {"rounds": rounds, "local_epochs": local_epochs}
+            )
             for position, method in enumerate(chosen):
                 begun = time.perf_counter()
                 metrics = bench.measure(method)
@@ -134,7 +137,14 @@ def compare(
                     values[method, name].append(value)
                 show(number * len(chosen) + position + 1, [])
     rows = [
-        (method, metric, float(np.mean(v)), float(np.std(v, ddof=1)) if len(v) > 1 else 0.0, len(v), float(np.mean(seconds[method])))
+        (
+            method,
+            metric,
+            float(np.mean(v)),
+            float(np.std(v, ddof=1)) if len(v) > 1 else 0.0,
+            len(v),
+            float(np.mean(seconds[method])),
+        )
         for (method, metric), v in values.items()
     ]
     table = pd.DataFrame(rows, columns=["method", "metric", "mean", "sd", "n_seeds", "seconds"])

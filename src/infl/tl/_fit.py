@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infl.errors import DataError, FederationError, KeyringError, SettingsError
+from infl.errors import DataError, KeyringError, SettingsError
 from infl.federation.agreement import Agreement
-from infl.federation.checkpoint import Checkpoint
-from infl.federation.coordinator import Coordinator, Progress, Transport, programme
-from infl.federation.local import LocalTransport
-from infl.federation.replica import Replica
-from infl.federation.report import round_bar, say
-from infl.federation.run import FederatedRun
-from infl.federation.site import Site
+from infl.federation.local import Outcome, run_in_process
+from infl.federation.report import say
 from infl.models.registry import make_task
-from infl.privacy.seal import Ledger
 from infl.tl._results import model_facts, run_facts
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
     from mudata import MuData
 
+    from infl.federation.run import FederatedRun
     from infl.keys import Keyring
     from infl.models.task import Task
 
@@ -155,7 +144,9 @@ def fit_federated(
     )
     outcome = run_in_process(agreement, task, tables, key, checkpoint=checkpoint, resume=resume, progress=progress)
     if fresh and lock not in (None, "none"):
-        say("a fresh key was made: keep it with run.key.save('consortium.key', passphrase=…), without it the model is lost")
+        say(
+            "a fresh key was made: keep it with run.key.save('consortium.key', passphrase=…), without it the model is lost"
+        )
     write_results(sites if site_key is not None else tables, outcome, key_added)
     return outcome.run
 
@@ -167,76 +158,17 @@ def as_sites(sites: Mapping[str, Data] | Data, site_key: str | None) -> dict[str
             raise SettingsError("site_key= goes with one object; these sites are already apart: leave site_key out")
         return dict(sites)
     if not hasattr(sites, "obs_names"):
-        raise DataError(f"sites= takes a dict of AnnData or MuData, or one of them with site_key=, not {type(sites).__name__}")
+        raise DataError(
+            f"sites= takes a dict of AnnData or MuData, or one of them with site_key=, not {type(sites).__name__}"
+        )
     if site_key is None:
-        raise SettingsError("sites= is one object: pass site_key=, the obs column that says which site a row belongs to")
+        raise SettingsError(
+            "sites= is one object: pass site_key=, the obs column that says which site a row belongs to"
+        )
     from infl.pp import obs_column
 
     names = obs_column(sites, site_key, where="the data", role="site_key").astype(str)
     return {name: sites[(names == name).to_numpy()] for name in sorted(names.unique())}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A finished run with what made it, for those who write results or look on."""
-
-    run: FederatedRun
-    replica: Replica
-    sites: Mapping[str, Site]
-
-
-def run_in_process(
-    agreement: Agreement,
-    task: Task,
-    tables: Mapping[str, Data],
-    key: Keyring | None,
-    *,
-    checkpoint: str | Path | None = None,
-    resume: bool = False,
-    progress: bool | None = False,
-    wrap: Callable[[Transport], Transport] = lambda transport: transport,
-) -> Outcome:
-    """Run an agreement with all sites in this process; writes nothing into the sites' objects.
-
-    `wrap` may put something between coordinator and sites: an eavesdropper, a lossy line.
-    """
-    import pandas as pd
-
-    store = None if checkpoint is None else Checkpoint(checkpoint)
-    if resume and store is None:
-        raise SettingsError("resume=True needs checkpoint=, the folder of the run to go on with")
-    resuming = store is not None and resume and store.exists
-    if store is not None and not resuming:
-        store.begin(agreement)
-    elif store is not None:
-        agreement = store.agreement(agreement)
-    replica = Replica(agreement, key, task)
-    ledgers = {name: _ledger(store, name, replica) for name in agreement.sites}
-    members = {name: Site(name, tables[name], replica, ledgers[name]) for name in agreement.sites}
-    state = Progress()
-    if store is not None and resuming:
-        store.restore_sites(replica, members)
-        state = store.progress()
-    transport = wrap(LocalTransport(members))
-    coordinator = Coordinator(
-        agreement, programme(task, agreement, replica.bench.shared), transport, progress=state, keep=_keep(store, replica, members)
-    )
-    seconds: list[float] = []
-    with round_bar(agreement.rounds, progress) as show, _interruptible(coordinator, store):
-        clock = time.perf_counter()
-        for exchange in coordinator.run():
-            if exchange.round:
-                seconds.append(time.perf_counter() - clock)
-                clock = time.perf_counter()
-                show(exchange.round, replica.rows)
-    history = pd.DataFrame(replica.rows, index=pd.RangeIndex(1, len(replica.rows) + 1, name="round"))
-    history["seconds"] = [float("nan")] * (len(history) - len(seconds)) + seconds
-    ledger = pd.concat([ledgers[name].frame().assign(site=name) for name in agreement.sites], ignore_index=True)
-    sent = ledger[ledger["round"] > 0].groupby("round")["bytes"].sum()
-    history["bytes_sent"] = sent.reindex(history.index).fillna(0).astype(int)
-    history["best"] = history.index == (replica.best_round or len(history))
-    run = FederatedRun(replica.model(), key, history, agreement.settings(), ledger)
-    return Outcome(run, replica, members)
 
 
 def write_results(sites: Mapping[str, Data] | Data, outcome: Outcome, key_added: str) -> None:
@@ -257,44 +189,3 @@ def _fresh_key() -> Keyring:
     from infl.keys import Keyring
 
     return Keyring.create()
-
-
-def _ledger(store: Checkpoint | None, name: str, replica: Replica) -> Ledger:
-    key = replica.key.subkey("ledger", version=replica.agreement.key_version) if replica.key else bytes(32)
-    return Ledger(store and store.ledger_path(name), key)
-
-
-def _keep(store: Checkpoint | None, replica: Replica, sites: Mapping[str, Site]) -> Callable[[Progress], None]:
-    def keep(progress: Progress) -> None:
-        if store is not None:  # sites first: an exchange that is not on record is simply asked for again
-            store.keep_sites(replica, sites)
-            store.keep_progress(progress)
-
-    return keep
-
-
-@contextmanager
-def _interruptible(coordinator: Coordinator, store: Checkpoint | None) -> Iterator[None]:
-    """Let Ctrl-C end the run after the exchange under way; a second one ends it at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        coordinator.interrupted = True
-        signal.signal(signal.SIGINT, before)
-        say("ending after this round; press Ctrl-C again to end at once")
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if coordinator.interrupted:
-        done = coordinator.progress.position
-        remedy = (
-            f"go on with checkpoint={str(store.folder)!r}, resume=True"
-            if store
-            else "nothing was kept; pass checkpoint= to be able to go on next time"
-        )
-        raise FederationError(f"interrupted after {done} of {len(coordinator.exchanges)} exchanges; {remedy}")

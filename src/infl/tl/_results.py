@@ -49,7 +49,9 @@ def run_facts(run: FederatedRun) -> dict[str, Any]:
     """Return what ``uns`` says of a run: settings and the rounds' history as arrays."""
     skip = ("options", "aggregation_options", "sites", "task", "lock", "strength", "fingerprint", "key_version", "salt")
     settings = {k: v for k, v in run.settings.items() if k not in skip and isinstance(v, str | int | float | bool)}
-    settings |= {f"option_{k}": v for k, v in run.settings["options"].items() if isinstance(v, str | int | float | bool)}
+    settings |= {
+        f"option_{k}": v for k, v in run.settings["options"].items() if isinstance(v, str | int | float | bool)
+    }
     return {"settings": settings, "history": table_arrays(run.history)}
 
 

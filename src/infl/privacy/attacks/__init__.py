@@ -1,0 +1,49 @@
+"""Attacks that users run against their own runs: one file an attack, one contract."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from infl.errors import SettingsError
+from infl.privacy.attacks.contract import Attack, Attacker, Finding, Status
+from infl.privacy.attacks.evidence import Evidence
+
+__all__ = ["ATTACKS", "Attack", "Attacker", "Evidence", "Finding", "Status", "known_attacks", "load_attack"]
+
+ATTACKS: dict[str, str] = {
+    "analytic_leak": "infl.privacy.attacks.analytic_leak:AnalyticLeak",
+    "gradient_inversion": "infl.privacy.attacks.gradient_inversion:GradientInversion",
+    "ratio": "infl.privacy.attacks.ratio:Ratio",
+    "sealed_traffic": "infl.privacy.attacks.sealed_traffic:SealedTraffic",
+    "no_key": "infl.privacy.attacks.keys:NoKey",
+    "wrong_key": "infl.privacy.attacks.keys:WrongKey",
+    "one_bit_key": "infl.privacy.attacks.keys:OneBitKey",
+    "thief_fine_tuning": "infl.privacy.attacks.thief_fine_tuning:ThiefFineTuning",
+    "importance_thief": "infl.privacy.attacks.importance_thief:ImportanceThief",
+    "known_model": "infl.privacy.attacks.known_model:KnownModel",
+    "file_statistics": "infl.privacy.attacks.file_statistics:FileStatistics",
+    "membership": "infl.privacy.attacks.membership:Membership",
+    "site_balance": "infl.privacy.attacks.site_balance:SiteBalance",
+    "collusion": "infl.privacy.attacks.collusion:Collusion",
+}
+
+
+def known_attacks() -> dict[str, str]:
+    """Return the import path of every attack by name: ours, and third parties' by entry point ``infl.attacks``."""
+    return ATTACKS | {point.name: point.value for point in entry_points(group="infl.attacks")}
+
+
+def load_attack(name: str) -> Attack:
+    """Return an attack.
+
+    Raises
+    ------
+    SettingsError
+        Unknown name; the message lists the known ones.
+    """
+    known = known_attacks()
+    if name not in known:
+        raise SettingsError(f"attack {name!r} is not known: one of {', '.join(sorted(known))}")
+    module, _, attribute = known[name].partition(":")
+    return getattr(import_module(module), attribute)()

@@ -1,0 +1,376 @@
+"""Laws of the round: protection changes nothing, one seed fixes everything, lost sites cost themselves only."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from anndata import AnnData
+
+import infl
+from infl.errors import FederationError, FileError, KeyringError, SealError, SettingsError
+from infl.federation.agreement import Agreement
+from infl.federation.coordinator import Reply, Transport
+from infl.federation.local import run_in_process
+from infl.federation.messages import Answer, Plan
+from infl.federation.packings import update_exponent
+from infl.keys import Keyring
+from infl.models import Classifier
+
+OPTIONS = {"target": "label", "width": 8, "n_blocks": 1, "progress": False, "rounds": 4}
+
+
+def fit(sites: dict[str, AnnData], **options: object) -> object:
+    return infl.tl.fit_federated({s: a.copy() for s, a in sites.items()}, **{**OPTIONS, **options})
+
+
+def weights(run) -> torch.Tensor:
+    key = run.key if run.model.header.fingerprint else None
+    return torch.cat([t.ravel() for t in run.model.effective(key).values()])
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+@dataclass
+class Line:
+    """A transport with somebody on the line, who may lose or change answers and plans."""
+
+    inner: Transport
+    on_answer: Callable[[Plan, Answer], Reply | None] = lambda plan, reply: reply
+    on_plan: Callable[[str, Plan], Plan] = lambda site, plan: plan
+    asked: list[Plan] = field(default_factory=list)
+
+    def ask(self, cohort: tuple[str, ...], plan_for: Callable[[str], Plan]) -> Iterator[Reply]:
+        plans: dict[str, Plan] = {}
+
+        def plan(site: str) -> Plan:
+            plans[site] = self.on_plan(site, plan_for(site))
+            self.asked.append(plans[site])
+            return plans[site]
+
+        for reply in self.inner.ask(cohort, plan):
+            changed = self.on_answer(plans[reply.site], reply) if isinstance(reply, Answer) else reply
+            if changed is not None:
+                yield changed
+
+    def holder(self, site: str) -> str:
+        return self.inner.holder(site)
+
+
+def run_over(sites: dict[str, AnnData], wrap: Callable[[Transport], Transport], **settings: object):
+    task = Classifier(target="label", width=8, n_blocks=1)
+    key = Keyring.create()
+    agreement = Agreement.new(task, task.agree(sites), sites, key, **{"rounds": 4, **settings})
+    return run_in_process(agreement, task, sites, key, wrap=wrap).run
+
+
+# -- protection changes nothing ----------------------------------------------------------------------------------------
+def test_locked_is_unlocked_is_sealed(small_sites: dict[str, AnnData]) -> None:
+    plain = fit(small_sites, lock=None, seal="none")
+    for protection in ({"lock": "field", "seal": "none"}, {"lock": None}, {}, {"strength": 0.3}):
+        run = fit(small_sites, **protection)
+        assert relative(weights(run), weights(plain)) < 1e-5, protection
+        np.testing.assert_allclose(run.history["val_loss"], plain.history["val_loss"], rtol=1e-4)
+
+
+def test_sealing_changes_no_bit(small_sites: dict[str, AnnData]) -> None:
+    assert torch.equal(weights(fit(small_sites, lock=None)), weights(fit(small_sites, lock=None, seal="none")))
+
+
+def test_average_is_weighted_by_training_samples(small_sites: dict[str, AnnData]) -> None:
+    """One round against the average written out."""
+    run = fit(small_sites, rounds=1, lock=None, seal="none", validation=0.0)
+    task = Classifier(target="label", width=8, n_blocks=1, validation=0.0)
+    parts = []
+    for name in small_sites:
+        panel = task.agree(small_sites)
+        agreement = Agreement.new(task, panel, [*small_sites], None, rounds=1, lock=None, seal="none")
+        outcome = run_in_process(agreement, task, small_sites, None, wrap=lambda t, n=name: Line(t, _only(n)))
+        parts.append((small_sites[name].n_obs, weights(outcome.run)))
+    expected = sum(n * w for n, w in parts) / sum(n for n, _ in parts)
+    torch.testing.assert_close(weights(run), expected, rtol=1e-5, atol=1e-6)
+
+
+def _only(site: str) -> Callable[[Plan, Answer], Answer | None]:
+    return lambda plan, reply: reply if plan.kind != "train" or reply.site == site else None
+
+
+# -- one seed ----------------------------------------------------------------------------------------------------------
+def test_one_seed_same_bits_another_seed_others(small_sites: dict[str, AnnData]) -> None:
+    first, again, other = (weights(fit(small_sites, lock=None, seed=s)) for s in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+
+
+def test_seed_leaves_global_generators_alone(small_sites: dict[str, AnnData]) -> None:
+    torch.manual_seed(5)
+    np.random.seed(5)
+    expected = torch.rand(1), np.random.rand()
+    torch.manual_seed(5)
+    np.random.seed(5)
+    fit(small_sites)
+    assert (torch.rand(1), np.random.rand()) == expected
+
+
+def test_run_names_never_repeat_so_masks_never_do(small_sites: dict[str, AnnData]) -> None:
+    names = {fit(small_sites, rounds=1).settings["run"] for _ in range(3)}
+    assert len(names) == 3
+
+
+# -- choosing the round ------------------------------------------------------------------------------------------------
+def test_best_round_by_validation_is_kept(small_sites: dict[str, AnnData]) -> None:
+    run = fit(small_sites, lock=None, lr=0.05, rounds=8)
+    best = run.history["val_loss"].idxmin()
+    assert run.history.index[run.history["best"]].tolist() == [best]
+    if best < 8:
+        shorter = fit(small_sites, lock=None, lr=0.05, rounds=int(best))
+        torch.testing.assert_close(weights(run), weights(shorter))
+
+
+def test_early_stopping(small_sites: dict[str, AnnData]) -> None:
+    run = fit(small_sites, lr=0.1, rounds=60, patience=2)
+    assert len(run.history) < 60
+    judged = run.history["val_loss"]
+    assert judged.notna().all()
+    assert len(judged) - 1 - judged.iloc[:-1].idxmin() == 2  # a round's model is judged while the next is trained
+    assert run.history.index[run.history["best"]].tolist() == [judged.idxmin()]
+
+
+def test_without_validation_the_last_round_is_kept(small_sites: dict[str, AnnData]) -> None:
+    run = fit(small_sites, validation=0.0)
+    assert run.history.index[run.history["best"]].tolist() == [4]
+
+
+def test_proximal_term_keeps_sites_near(small_sites: dict[str, AnnData]) -> None:
+    start = fit(small_sites, lock=None, rounds=1, lr=1e-9, validation=0.0)
+    moved = {
+        mu: float(
+            (
+                weights(fit(small_sites, lock=None, rounds=1, local_epochs=10, validation=0.0, **o)) - weights(start)
+            ).norm()
+        )
+        for mu, o in {
+            0: {},
+            50: {"aggregation": "fedprox", "aggregation_options": {"mu": 50.0}},
+        }.items()
+    }
+    assert moved[50] < 0.8 * moved[0]
+    same = fit(small_sites, lock=None, aggregation="fedprox", aggregation_options={"mu": 0.0})
+    torch.testing.assert_close(weights(same), weights(fit(small_sites, lock=None)))
+
+
+# -- cohorts and losses ------------------------------------------------------------------------------------------------
+def test_client_sampling_asks_a_share_each_round(small_sites: dict[str, AnnData]) -> None:
+    lines: list[Line] = []
+    run = run_over(small_sites, lambda t: lines.append(Line(t)) or lines[0], participation=0.75, rounds=6)
+    cohorts = {p.round: p.cohort for p in lines[0].asked if p.kind == "train"}
+    assert [len(c) for c in cohorts.values()] == [3] * 6
+    assert len(set(cohorts.values())) > 1
+    assert (run.history["n_sites"] == 3).all()
+
+
+def test_lost_site_costs_itself_only(small_sites: dict[str, AnnData]) -> None:
+    def lose(plan: Plan, reply: Answer) -> Answer | None:
+        return None if plan.kind == "train" and plan.round == 2 and reply.site == "site_2" else reply
+
+    run = run_over(small_sites, lambda t: Line(t, lose))
+    assert run.history["n_sites"].tolist() == [4, 3, 4, 4]
+    plain = run_over(small_sites, lambda t: Line(t, lose), seal="none", lock=None)
+    assert relative(weights(run), weights(plain)) < 1e-5
+
+
+def test_too_few_answers_name_the_missing(small_sites: dict[str, AnnData]) -> None:
+    def lose(plan: Plan, reply: Answer) -> Answer | None:
+        return None if plan.kind == "train" and reply.site in ("site_2", "site_4") else reply
+
+    with pytest.raises(FederationError, match=r"only 2 of 4 .* missing: site_2, site_4"):
+        run_over(small_sites, lambda t: Line(t, lose))
+
+
+def test_every_site_must_be_counted(small_sites: dict[str, AnnData]) -> None:
+    def lose(plan: Plan, reply: Answer) -> Answer | None:
+        return None if plan.kind == "count" and reply.site == "site_1" else reply
+
+    with pytest.raises(FederationError, match="missing: site_1"):
+        run_over(small_sites, lambda t: Line(t, lose))
+
+
+def test_value_out_of_range_widens_the_scale_and_nothing_else(
+    small_sites: dict[str, AnnData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = fit(small_sites, lock=None)
+    tight = update_exponent(1e-3, 1) - 18
+    monkeypatch.setattr("infl.federation.packings.update_exponent", lambda lr, epochs: tight)
+    lines: list[Line] = []
+    run = run_over(small_sites, lambda t: lines.append(Line(t)) or lines[0], lock="field")
+    assert max(p.attempt for p in lines[0].asked) >= 2
+    assert relative(weights(run), weights(expected)) < 1e-5
+
+
+# -- enemies on the line -----------------------------------------------------------------------------------------------
+def test_altered_sum_is_rejected_and_nothing_applied(small_sites: dict[str, AnnData]) -> None:
+    def flip(plan: Plan, reply: Answer) -> Answer:
+        if plan.kind == "train" and plan.round == 2 and reply.site == "site_3":
+            reply.words.low[5] ^= 1
+        return reply
+
+    with pytest.raises(SealError):
+        run_over(small_sites, lambda t: Line(t, flip))
+
+
+def test_answer_for_another_key_is_refused_with_both_names(small_sites: dict[str, AnnData]) -> None:
+    from dataclasses import replace
+
+    def other(plan: Plan, reply: Answer) -> Answer:
+        return replace(reply, key_version=7, fingerprint="ffff") if reply.site == "site_2" else reply
+
+    with pytest.raises(KeyringError, match=r"site_2 used key version 7 \(ffff\)"):
+        run_over(small_sites, lambda t: Line(t, other))
+
+
+@pytest.mark.parametrize("change", [{"run": "0" * 32}, {"agreement": "0" * 64}, {"fingerprint": "ffff"}])
+def test_site_refuses_a_plan_that_was_not_agreed_on(small_sites: dict[str, AnnData], change: dict[str, str]) -> None:
+    from dataclasses import replace
+
+    with pytest.raises((FederationError, KeyringError), match="site_1"):
+        run_over(small_sites, lambda t: Line(t, on_plan=lambda site, plan: replace(plan, **change)))
+
+
+def test_answers_that_nobody_asked_for_are_refused(small_sites: dict[str, AnnData]) -> None:
+    from dataclasses import replace
+
+    for change in ({"site": "site_9"}, {"site": "site_1"}, {"seq": 99}):
+        with pytest.raises(FederationError, match="not asked for"):
+            run_over(small_sites, lambda t, c=change: Line(t, lambda plan, reply: replace(reply, **c)))
+
+
+def test_what_the_coordinator_gets_holds_no_weight(small_sites: dict[str, AnnData], tmp_path: Path) -> None:
+    run = fit(small_sites, checkpoint=tmp_path / "run")
+    content = (tmp_path / "run" / "coordinator.safetensors").read_bytes() + (
+        tmp_path / "run" / "sites.checkpoint"
+    ).read_bytes()
+    for tensor in run.model.effective(run.key).values():
+        assert tensor.numpy().tobytes()[:16] not in content
+
+
+# -- going on ----------------------------------------------------------------------------------------------------------
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("moment", range(9))
+def test_resume_after_any_exchange_gives_the_same_bits(
+    small_sites: dict[str, AnnData], tmp_path: Path, moment: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the sites' file of an exchange was written and before the coordinator's, or right after both."""
+    from infl.federation.checkpoint import Checkpoint
+
+    key = Keyring.create()
+    whole = fit(small_sites, key=key)
+    calls = iter(range(100))
+    write = Checkpoint.keep_progress
+
+    def dying(self: Checkpoint, progress: object) -> None:
+        number = next(calls)
+        if number == moment and moment % 2:
+            raise Killed
+        write(self, progress)
+        if number == moment:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Checkpoint, "keep_progress", dying)
+        fit(small_sites, key=key, checkpoint=tmp_path / "run", resume=True)
+    resumed = fit(small_sites, key=key, checkpoint=tmp_path / "run", resume=True)
+    assert torch.equal(weights(resumed), weights(whole))
+    columns = [c for c in whole.history if c not in ("seconds",)]
+    np.testing.assert_array_equal(resumed.history[columns], whole.history[columns])
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {folder!r})
+from conftest import make_sites
+import infl, os, signal
+from infl.federation.site import Site
+from infl.keys import Keyring
+train, ring = Site._train, Keyring.load({ring!r}, passphrase="test")
+def dying(self, plan):
+    if plan.round == {round} and self.name == "site_3":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return train(self, plan)
+Site._train = dying
+infl.tl.fit_federated(make_sites(), key=ring, checkpoint={checkpoint!r}, resume=True, **{options!r})
+"""
+
+
+@pytest.mark.parametrize("round", [1, 3])
+def test_resume_after_kill_9_in_the_middle_of_a_round(
+    small_sites: dict[str, AnnData], tmp_path: Path, round: int
+) -> None:
+    key = Keyring.create()
+    key.save(tmp_path / "ring.key", passphrase="test")
+    script = SCRIPT.format(
+        folder=str(Path(__file__).parent),
+        ring=str(tmp_path / "ring.key"),
+        checkpoint=str(tmp_path / "run"),
+        round=round,
+        options=OPTIONS,
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    resumed = fit(small_sites, key=key, checkpoint=tmp_path / "run", resume=True)
+    assert torch.equal(weights(resumed), weights(fit(small_sites, key=key)))
+
+
+def test_resume_with_other_settings_is_refused(small_sites: dict[str, AnnData], tmp_path: Path) -> None:
+    key = Keyring.create()
+    fit(small_sites, key=key, checkpoint=tmp_path)
+    with pytest.raises(FileError, match="resume=True"):
+        fit(small_sites, key=key, checkpoint=tmp_path)
+    with pytest.raises(SettingsError, match=r"rounds differs \(was 4, now 5\)"):
+        fit(small_sites, key=key, checkpoint=tmp_path, resume=True, rounds=5)
+    with pytest.raises(SettingsError, match="fingerprint differs"):
+        fit(small_sites, key=Keyring.create(), checkpoint=tmp_path, resume=True)
+
+
+def test_damaged_checkpoint_is_named(small_sites: dict[str, AnnData], tmp_path: Path) -> None:
+    key = Keyring.create()
+    fit(small_sites, key=key, checkpoint=tmp_path)
+    content = bytearray((tmp_path / "sites.checkpoint").read_bytes())
+    content[100] ^= 1
+    (tmp_path / "sites.checkpoint").write_bytes(content)
+    with pytest.raises(FileError, match=r"sites\.checkpoint"):
+        fit(small_sites, key=key, checkpoint=tmp_path, resume=True)
+
+
+def test_ctrl_c_ends_the_round_and_says_how_to_go_on(
+    small_sites: dict[str, AnnData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from infl.federation.site import Site
+
+    train, key = Site._train, Keyring.create()
+
+    def interrupting(self: Site, plan: Plan):
+        if plan.round == 2 and self.name == "site_1":
+            os.kill(os.getpid(), signal.SIGINT)
+        return train(self, plan)
+
+    monkeypatch.setattr(Site, "_train", interrupting)
+    with pytest.raises(FederationError, match=r"checkpoint=.*resume=True"):
+        fit(small_sites, key=key, checkpoint=tmp_path)
+    monkeypatch.setattr(Site, "_train", train)
+    done = json.loads(json.dumps(fit(small_sites, key=key, checkpoint=tmp_path, resume=True).settings))
+    assert done["rounds"] == 4
+    with pytest.raises(FederationError, match="nothing was kept"), monkeypatch.context() as patch:
+        patch.setattr(Site, "_train", interrupting)
+        fit(small_sites, key=key)
