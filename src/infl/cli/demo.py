@@ -62,7 +62,7 @@ def run_demo(out: Path, *, seeds: int = 5) -> None:
         infl.tl.predict(adata, run.model, key=key)
         write_atomic(out / f"{name}.h5ad", adata.write_h5ad, overwrite=True)
     run.save(out / "model.infl.safetensors", overwrite=True)
-    run.lock_curve = infl.tl.lock_curve(run.model, test, key=key, validation_only=False)
+    curve = infl.tl.lock_curve(run.model, test, key=key, validation_only=False)
 
     _say("the same data, other ways (held-out tumours, several seeds)")
     table = infl.tl.compare(sites, target=TARGET, seeds=seeds, patience=10)
@@ -71,7 +71,7 @@ def run_demo(out: Path, *, seeds: int = 5) -> None:
     shown.attrs = table.attrs
     print_table(shown)
 
-    figures = _figures(sites, run, table)
+    figures = _figures(sites, run, curve, table)
     for name, (figure, _) in figures.items():
         figure.savefig(out / f"{name}.png", dpi=150, bbox_inches="tight")
     page = _page(sites, run, keys, shown, figures)
@@ -112,7 +112,9 @@ def _keys_table(run: FederatedRun, test: dict[str, AnnData], key: object) -> pd.
     return pd.DataFrame(rows, columns=["who", "balanced_accuracy", "highest"])
 
 
-def _figures(sites: dict[str, AnnData], run: FederatedRun, table: pd.DataFrame) -> dict[str, tuple]:
+def _figures(
+    sites: dict[str, AnnData], run: FederatedRun, curve: pd.DataFrame, table: pd.DataFrame
+) -> dict[str, tuple]:
     """Return figures with captions by file name."""
     import matplotlib.pyplot as plt
 
@@ -129,7 +131,7 @@ def _figures(sites: dict[str, AnnData], run: FederatedRun, table: pd.DataFrame) 
             "Balanced accuracy on held-out tumours: mean and standard deviation over seeds.",
         ),
         "lock": (
-            draw(infl.pl.lock, run),
+            draw(infl.pl.lock, curve),
             "What the stored model is worth, by who holds which key, at each strength of the lock.",
         ),
         "rounds": (draw(infl.pl.rounds, run), "Training and federated validation over the rounds."),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +33,8 @@ class FederatedRun:
     ledger
         What left each site: ``site``, ``time``, ``kind``, ``round``, ``bytes``, ``sealed``, digests.
     lock_curve
-        Accuracy against lock strength, where it was measured (:func:`infl.pl.lock`).
+        Accuracy with the right key, wrong keys and none over strengths of the lock (:func:`infl.tl.lock_curve`) on the
+        sites' validation data; measured when it is first asked for, None without a field lock.
     """
 
     model: LockedModel
@@ -39,7 +42,14 @@ class FederatedRun:
     history: pd.DataFrame
     settings: dict[str, Any]
     ledger: pd.DataFrame = field(repr=False)
-    lock_curve: pd.DataFrame | None = field(default=None, repr=False)
+    measure_lock: Callable[[], pd.DataFrame] | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def lock_curve(self) -> pd.DataFrame | None:  # noqa: D102 - described above
+        return None if self.measure_lock is None else self.measure_lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"measure_lock": None}
 
     def save(self, path: str | Path, *, recipients: list[str] | None = None, overwrite: bool = False) -> Path:
         """Write the locked model; see :meth:`infl.models.LockedModel.save`. The key is saved apart from it."""

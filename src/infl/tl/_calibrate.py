@@ -98,7 +98,7 @@ def lock_curve(
     *,
     key: Keyring,
     strengths: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0),
-    n_keys: int = 10,
+    n_keys: int = 5,
     validation_only: bool = True,
 ) -> pd.DataFrame:
     """Measure a model with the right key, with wrong keys and without one, over strengths of the lock.

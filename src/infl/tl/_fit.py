@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from infl.federation.agreement import Agreement
 from infl.federation.local import Outcome, run_in_process
 from infl.federation.report import say
 from infl.models.registry import make_task
+from infl.tl._calibrate import lock_curve
 from infl.tl._results import model_facts, run_facts
 
 if TYPE_CHECKING:
@@ -148,6 +150,8 @@ def fit_federated(
             "a fresh key was made: keep it with run.key.save('consortium.key', passphrase=…), without it the model is lost"
         )
     write_results(sites if site_key is not None else tables, outcome, key_added)
+    if outcome.run.model.header.lock == "field":
+        outcome.run.measure_lock = partial(lock_curve, outcome.run.model, tables, key=key)
     return outcome.run
 
 

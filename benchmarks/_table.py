@@ -1,0 +1,68 @@
+"""The shape that all benchmarks share: rows with what was asked and measured, one printed table, one JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Table:
+    """Rows of one benchmark.
+
+    Parameters
+    ----------
+    name
+        Of the JSON file.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.rows = name, []
+        self.command = f"python benchmarks/{name}.py"
+
+    def add(
+        self,
+        what: str,
+        asked: str,
+        values: Sequence[float] | float,
+        *,
+        seeds: int | None = None,
+        ok: bool | None = None,
+        **more: object,
+    ) -> None:
+        """Add a row: mean and standard deviation of `values`."""
+        values = np.atleast_1d(np.asarray(values, dtype=float))
+        spread = float(values.std(ddof=1)) if len(values) > 1 else None
+        row = {"what": what, "asked": asked, "measured": float(values.mean()), "spread": spread}
+        row |= {"seeds": seeds if seeds is not None else len(values), "ok": ok, "command": self.command, **more}
+        self.rows.append(row)
+        shown = f"{row['measured']:.4g}" + (f" ± {spread:.2g}" if spread is not None else "")
+        print(f"{what:<78} {shown:<20} asked {asked:<24} {'' if ok is None else 'ok' if ok else 'NOT MET'}", flush=True)
+
+    def save(self) -> None:
+        """Write ``results/NAME.json`` with a description of the machine."""
+        machine = {"cpus": os.cpu_count(), "processor": platform.machine(), "python": sys.version.split()[0]}
+        RESULTS.mkdir(exist_ok=True)
+        content = {"name": self.name, "machine": machine, "rows": self.rows}
+        (RESULTS / f"{self.name}.json").write_text(json.dumps(content, indent=1, default=str) + "\n")
+
+
+def ratios(first: Callable[[], object], second: Callable[[], object], *, repeats: int = 7) -> list[float]:
+    """Time two functions in turn and return first / second, pair by pair, after one warm-up each."""
+    first(), second()
+    result = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        first()
+        middle = time.perf_counter()
+        second()
+        result.append((middle - begun) / (time.perf_counter() - middle))
+    return result

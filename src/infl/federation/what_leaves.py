@@ -1,0 +1,77 @@
+"""The page that says what leaves a site, written from the message classes themselves.
+
+``python -m infl.federation.what_leaves > docs/what_leaves.md`` writes it; a test fails when it is out of date.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from infl.federation.messages import MESSAGES, Visibility
+
+INTRODUCTION = """# What leaves the house
+
+Everything that passes between a site and the coordinator is one of the messages below, and each of their fields says
+who can read it. There is no other channel. This page is generated from the classes in `infl.federation.messages`; a
+field without a declared visibility cannot be added without a failing test.
+
+A site writes what it sends into its own ledger *before* it sends it: time, kind, round, size, digests, sealed or not.
+`run.ledger` shows it in a notebook.
+
+Values are summed, never listed: no message has a number that belongs to one patient or cell. Those marked *sealed* are
+noise to the coordinator and to everybody on the way; only the sum over at least `min_sites` sites can be opened, and
+only by the sites. With `seal="none"` (simulation and debugging) the coordinator reads them, and the results say so.
+"""
+
+SUMS = """## What is inside the sealed words
+
+| exchange | arrays | scale |
+| --- | --- | --- |
+| `count` | number of training samples | exact |
+| set-up sums (a classifier: `means`, `deviations`) | samples, class counts, Σx, Σ(x − mean)² per feature | multiples of 2⁻²⁰ |
+| `train` | change of every shared weight × the site's share of the samples | per tensor, from the specification |
+| `train` | number of samples, summed training loss, summed validation metrics (a classifier: loss, confusion counts, calibration bins) | exact counts; else multiples of 2⁻²⁰ |
+| `judge` | summed validation metrics of the last model | as above |
+| final sums (a classifier: `temperature`) | validation loss at each candidate temperature | multiples of 2⁻²⁰ |
+| every exchange | integrity tag, linear in all words, keyed | – |
+
+The scales are public and follow from the specification alone (learning rate, local epochs), never from a site's values.
+A value outside the range is not sent: the site answers with a `Refusal` that names the array, and the coordinator asks
+again with a scale 16 times wider. That an array's name was refused is the only thing that this tells.
+
+Early stopping is decided by every site alike from the same opened sum of validation metrics; the coordinator learns
+only that the run ended.
+
+Names are not hidden: those of sites, features and classes are part of the run's specification, which all parties see.
+"""
+
+
+def what_leaves() -> str:
+    """Return the page as Markdown.
+
+    Raises
+    ------
+    TypeError
+        A field of a message has no declared visibility.
+
+    Examples
+    --------
+    >>> what_leaves().splitlines()[0]
+    '# What leaves the house'
+    """
+    parts = [INTRODUCTION, "## Messages\n"]
+    for message in MESSAGES:
+        parts += [f"### {message.__name__}\n", f"{(message.__doc__ or '').splitlines()[0]}\n"]
+        parts += ["| field | what it is | who can read it |", "| --- | --- | --- |"]
+        for field in dataclasses.fields(message):
+            seen = field.metadata.get("visible")
+            if not isinstance(seen, Visibility):
+                raise TypeError(f"{message.__name__}.{field.name} has no declared visibility: use shown(...)")
+            name = "**sealed**: " if seen is Visibility.SEALED else ""
+            parts.append(f"| `{field.name}` | {field.metadata['what']} | {name}{seen.value} |")
+        parts.append("")
+    return "\n".join([*parts, SUMS])
+
+
+if __name__ == "__main__":
+    print(what_leaves(), end="")

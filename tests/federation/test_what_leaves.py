@@ -1,0 +1,44 @@
+"""The page for the data steward cannot go stale."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from infl.federation import messages
+from infl.federation.messages import MESSAGES, Visibility, shown
+from infl.federation.what_leaves import what_leaves
+
+PAGE = Path(__file__).parents[2] / "docs" / "what_leaves.md"
+
+
+def test_page_is_what_the_messages_say() -> None:
+    assert PAGE.read_text() == what_leaves(), "run: python -m infl.federation.what_leaves > docs/what_leaves.md"
+
+
+def test_every_message_class_is_on_the_page() -> None:
+    classes = {c for c in vars(messages).values() if dataclasses.is_dataclass(c) and c.__module__ == messages.__name__}
+    assert classes == set(MESSAGES)
+
+
+def test_field_without_visibility_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Leaky:
+        """A message."""
+
+        age: int
+
+    monkeypatch.setattr("infl.federation.what_leaves.MESSAGES", (*MESSAGES, Leaky))
+    with pytest.raises(TypeError, match=r"Leaky\.age"):
+        what_leaves()
+
+
+def test_updates_counts_and_metrics_are_sealed_everywhere() -> None:
+    for message in MESSAGES:
+        for field in dataclasses.fields(message):
+            if field.type == "Words":
+                assert field.metadata["visible"] is Visibility.SEALED, f"{message.__name__}.{field.name}"
+
+
+def test_shown_records_who_reads() -> None:
+    assert shown("x").metadata["visible"] is Visibility.PUBLIC
