@@ -18,7 +18,7 @@ from outside by :func:`set_coordinates` and are in no ``state_dict``, parameter,
 
 References
 ----------
-INFL: key-embedded federated learning for omics, arXiv 2603.28334.
+Zhang et al. 2026, *Key-embedded privacy for decentralized AI in biomedical omics*, arXiv 2603.28334.
 """
 
 from __future__ import annotations
