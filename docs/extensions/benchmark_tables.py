@@ -1,0 +1,63 @@
+"""Tables of measured figures, straight from ``benchmarks/results/*.json``.
+
+A page says ``<!-- benchmark NAME -->`` where the table of ``benchmarks/NAME.py`` belongs, or ``<!-- all benchmarks -->``.
+No figure is typed into a page by hand; where nothing was measured there is no table.
+"""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ONE = re.compile(r"<!-- benchmark (\w+) -->")
+ALL = "<!-- all benchmarks -->"
+
+
+def _figure(row: dict) -> str:
+    spread = "" if row.get("spread") is None else f" ± {row['spread']:.2g}"
+    measured = row["measured"]
+    return (f"{measured:,.0f}" if abs(measured) >= 1000 else f"{measured:.3g}") + spread
+
+
+def _table(path: Path) -> str:
+    content = json.loads(path.read_text())
+    lines = ["| what | asked | measured | seeds | |", "| --- | --- | --- | --- | --- |"]
+    for row in content["rows"]:
+        verdict = {True: "met", False: "**not met**"}.get(row.get("ok"), "")
+        cells = [row["what"], row["asked"], _figure(row), str(row.get("seeds") or ""), verdict]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    machine, command = content.get("machine", {}), content["rows"][0].get("command", "")
+    where = f"{machine['cpus']} cores, Python {machine['python']}" if machine else ""
+    return "\n".join(lines) + f"\n\nMeasured by `{command}`{f' on {where}' if where else ''}.\n"
+
+
+def _section(path: Path) -> str:
+    script = BENCHMARKS / f"{path.stem}.py"
+    purpose = (ast.get_docstring(ast.parse(script.read_text())) or "").strip() if script.exists() else ""
+    return f"## {path.stem.capitalize()}\n\n{purpose}\n\n{_table(path)}"
+
+
+def _fill_in(app: Sphinx, docname: str, source: list[str]) -> None:
+    if ALL not in source[0] and not ONE.search(source[0]):
+        return
+    results = {path.stem: path for path in sorted((BENCHMARKS / "results").glob("*.json"))}
+    for path in results.values():
+        app.env.note_dependency(str(path))
+
+    def one(match: re.Match) -> str:
+        if match[1] in results:
+            return _table(results[match[1]])
+        logging.getLogger(__name__).warning("no results of benchmark %s: run it first", match[1], location=docname)
+        return ""
+
+    source[0] = ONE.sub(one, source[0].replace(ALL, "\n".join(map(_section, results.values()))))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register."""
+    app.connect("source-read", _fill_in)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
