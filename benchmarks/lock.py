@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import anndata
 import numpy as np
@@ -184,28 +185,19 @@ def time_ratios(table: Table) -> None:
     """Whole fits, side by side."""
     for name in PANELS:
         train, _, target = parts(name, 0)
-        fit = {"target": target, **QUIET}
         key = Keyring.create()
-        full = {s: a.copy() for s, a in train.items()}
-        locked = ratios(
-            lambda: infl.tl.fit_federated(full, key=key, seal="none", min_sites=3, **fit),
-            lambda: infl.tl.fit_federated(full, lock=None, seal="none", **fit),
-        )
-        table.add(
-            f"{name}: time of a locked fit / the same without lock",
-            "<= 1.05",
-            float(np.median(locked)),
-            seeds=len(locked),
-            ok=np.median(locked) <= 1.05,
-        )
-        hand = ratios(lambda: infl.tl.fit_federated(full, key=key, **fit), lambda: by_hand(full, target))
-        table.add(
-            f"{name}: time of a locked, sealed fit / a hand-written FedAvg loop",
-            "<= 1.15",
-            float(np.median(hand)),
-            seeds=len(hand),
-            ok=np.median(hand) <= 1.15,
-        )
+
+        def fit(train=train, target=target, **options) -> None:
+            infl.tl.fit_federated(train, target=target, **QUIET, **options)
+
+        locked = ratios(partial(fit, key=key, seal="none", min_sites=3), partial(fit, lock=None, seal="none"))
+        median = float(np.median(locked))
+        what = f"{name}: time of a locked fit / the same without lock"
+        table.add(what, "<= 1.05", median, seeds=len(locked), ok=median <= 1.05)
+        hand = ratios(partial(fit, key=key), partial(by_hand, train, target))
+        median = float(np.median(hand))
+        what = f"{name}: time of a locked, sealed fit / a hand-written FedAvg loop"
+        table.add(what, "<= 1.15", median, seeds=len(hand), ok=median <= 1.15)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from infl.models.lock_schemes import lock_scheme
 if TYPE_CHECKING:
     from infl.keys import Keyring
     from infl.models.task import Task
+    from infl.privacy.dp import DP
 
 SEALS = ("group", "none")
 
@@ -49,6 +50,8 @@ class Agreement:
         The key in use.
     seed
         Fixes initial weights, batches, dropout, validation parts and cohorts.
+    privacy
+        Settings of differential privacy (:class:`infl.privacy.DP`), with the noise that was chosen.
     """
 
     run: str
@@ -70,6 +73,7 @@ class Agreement:
     key_version: int
     fingerprint: str
     seed: int
+    privacy: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name in ("rounds", "local_epochs", "min_sites"):
@@ -113,11 +117,16 @@ class Agreement:
         seal: str | None = "group",
         min_sites: int | None = None,
         seed: int = 0,
+        privacy: DP | None = None,
     ) -> Agreement:
         """Return the specification of a new run, under the current version of `key`."""
         seal = seal or "none"
         if seal not in SEALS:
             raise SettingsError(f"seal={seal!r}: one of {', '.join(map(repr, SEALS))}")
+        if privacy is not None:
+            if not isinstance(rounds, int) or rounds < 1:
+                raise SettingsError(f"rounds={rounds!r}: give a whole number of at least 1")
+            privacy, rounds = privacy.resolve(rounds)
         return cls(
             run=os.urandom(16).hex(),  # masks of the seal are bound to it, so it never follows from the seed
             task=task.name,
@@ -138,7 +147,15 @@ class Agreement:
             key_version=key.current if key else 0,
             fingerprint=key.fingerprint() if key else "",
             seed=seed,
+            privacy=None if privacy is None else privacy.to_json(),
         )
+
+    @cached_property
+    def dp(self) -> DP | None:
+        """Settings of differential privacy."""
+        from infl.privacy.dp import DP
+
+        return None if self.privacy is None else DP(**self.privacy)
 
     @property
     def cohort_size(self) -> int:

@@ -82,7 +82,8 @@ class Checkpoint:
         """Write the coordinator's state."""
         from safetensors.numpy import save
 
-        arrays, totals = {}, []
+        arrays: dict[str, np.ndarray] = {}
+        totals = []
         for total in progress.totals:
             arrays |= {f"low.{total.seq}": total.words.low, f"high.{total.seq}": total.words.high}
             row = {k: v for k, v in vars(total).items() if k not in ("words", "packing")}
@@ -125,6 +126,7 @@ class Checkpoint:
         trained = {}
         for name, site in sites.items():
             state = site.state()
+            arrays[f"noise_key.{name}"] = np.frombuffer(state["noise_key"], dtype=np.uint8)
             if state["local"].numel():
                 arrays[f"local.{name}"] = state["local"].numpy()
             if state["trained"] is not None:
@@ -153,7 +155,8 @@ class Checkpoint:
         for name, site in sites.items():
             local = tensors.get(f"local.{name}", site.local)
             after = (trained[name], tensors[f"trained.{name}"]) if name in trained else None
-            site.restore({"local": local, "trained": after})
+            noise_key = arrays[f"noise_key.{name}"].tobytes()
+            site.restore({"local": local, "trained": after, "noise_key": noise_key})
 
 
 def _open(path: Path, content: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -47,7 +47,7 @@ def programme(task: Task, agreement: Agreement, shared: Layout) -> tuple[Exchang
     def stages(names: object) -> list[Exchange]:
         return [Exchange(s, 0, stage_packing(task.stage_shapes(s, panel))) for s in names]  # type: ignore[attr-defined]
 
-    train = train_packing(task, panel, shared, agreement.local_epochs)
+    train = train_packing(task, agreement, shared)
     return (
         Exchange("count", 0, count_packing()),
         *stages(task.stages()),

@@ -19,18 +19,15 @@ from infl.federation.replica import Replica
 from infl.federation.report import round_bar, say
 from infl.federation.run import FederatedRun
 from infl.federation.site import Site
+from infl.privacy.dp import epsilon_by_round, epsilon_of
 from infl.privacy.seal import Ledger
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-    from mudata import MuData
-
+    from infl._types import Data
     from infl.federation.coordinator import Reply
     from infl.federation.messages import Plan
     from infl.keys import Keyring
     from infl.models.task import Task
-
-    Data = AnnData | MuData
 
 
 class LocalTransport:
@@ -120,7 +117,13 @@ def run_in_process(
     sent = ledger[ledger["round"] > 0].groupby("round")["bytes"].sum()
     history["bytes_sent"] = sent.reindex(history.index).fillna(0).astype(int)
     history["best"] = history.index == (replica.best_round or len(history))
-    run = FederatedRun(replica.model(), key, history, agreement.settings(), ledger)
+    privacy = None
+    if agreement.dp is not None:
+        history["epsilon"] = epsilon_by_round(list(history["n_sites"]), agreement.dp, agreement.min_sites)
+        spent = epsilon_of(replica.steps, float(agreement.dp.delta or 0), agreement.dp.accountant)
+        privacy = {**agreement.dp.to_json(), "budget": agreement.dp.epsilon or float("inf"), "epsilon": spent}
+        privacy["rounds"] = len(history)
+    run = FederatedRun(replica.model(), key, history, agreement.settings(), ledger, privacy)
     return Outcome(run, replica, members)
 
 

@@ -8,14 +8,17 @@ names leaves the site.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil, log2
+from math import ceil, floor, log2
 from typing import TYPE_CHECKING
 
+from infl.privacy.dp import GRID
 from infl.privacy.seal import Field, Packing
 
 if TYPE_CHECKING:
+    from infl.federation.agreement import Agreement
     from infl.models.task import Task
     from infl.nn.flat import Layout
+    from infl.privacy.dp import DP
 
 SUM_EXPONENT = -20
 """Sums are multiples of 2⁻²⁰: a range of ± 2⁴³ shared by the sites."""
@@ -57,9 +60,21 @@ def judge_fields(task: Task, panel: Mapping[str, object]) -> tuple[Field, ...]:
     )
 
 
-def train_packing(task: Task, panel: Mapping[str, object], shared: Layout, local_epochs: int) -> Packing:
-    """Return the packing of a training round: update, sample count, training loss and validation metrics."""
-    exponent = update_exponent(task.lr, local_epochs)
+def train_packing(task: Task, agreement: Agreement, shared: Layout) -> Packing:
+    """Return the packing of a training round: update, sample count, training loss and validation metrics.
+
+    Under differential privacy the update is a sum of clipped gradients with noise, on the grid that the noise lies on,
+    and the training loss, which would need noise too, is not sent.
+    """
+    dp = agreement.dp
+    exponent = update_exponent(task.lr, agreement.local_epochs) if dp is None else grid_exponent(dp)
     update = tuple(Field(entry.name, entry.shape, exponent) for entry in shared.entries)
-    sums = (Field("n", (), 0, bits=64), Field("train_loss", (), SUM_EXPONENT, bits=64))
-    return Packing(update + sums + judge_fields(task, panel))
+    sums: tuple[Field, ...] = (Field("n", (), 0, bits=64),)
+    if dp is None:
+        sums += (Field("train_loss", (), SUM_EXPONENT, bits=64),)
+    return Packing(update + sums + judge_fields(task, agreement.panel))
+
+
+def grid_exponent(dp: DP) -> int:
+    """Return the exponent of the grid on which clipped gradients and noise lie."""
+    return floor(log2(float(dp.clip_norm or 1) * GRID))

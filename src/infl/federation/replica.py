@@ -6,6 +6,7 @@ share one. The coordinator has none.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,13 @@ from torch import Tensor, nn
 from infl.errors import FederationError, SealError
 from infl.federation.agreement import Agreement
 from infl.federation.messages import Total
-from infl.federation.rules import rule
+from infl.federation.rules import fedadam, rule
 from infl.federation.seeds import derive
 from infl.models.lock_schemes import lock_scheme
 from infl.models.locked import Header, LockedModel, lock_model
 from infl.models.registry import task_from_json
 from infl.nn.flat import FlatModule
+from infl.privacy.dp import steps_of
 from infl.privacy.seal import GroupSeal, NoSeal, Packing, dequantise
 
 if TYPE_CHECKING:
@@ -76,6 +78,8 @@ class Replica:
         self.gain = self._gain()
         self.seal = self._seal()
         self.rule = rule(agreement.aggregation, agreement.aggregation_options)
+        if agreement.dp is not None:
+            self.rule = fedadam(lr=self.task.lr, eps=1e-8)
         self.rule_state: dict[str, Tensor] = {}
         self.theta = self.bench.copy_shared()
         self.best_theta: Tensor | None = None
@@ -144,14 +148,19 @@ class Replica:
         arrays = split_sums(sums, total.packing)
         if total.kind == "count":
             self.n_total = int(arrays["n"])
+            if a.dp is not None:
+                a.dp.check_records(self.n_total)
         elif total.kind == "train":
             self._judge(arrays)
             n = float(arrays["n"])
-            update = torch.from_numpy(vector).mul_(self.n_total / n)
+            # Σ wᵢΔᵢ / Σ wᵢ with wᵢ = nᵢ / n_total; or minus the mean of a Poisson sample's clipped, noisy gradients
+            dp = a.dp
+            update = torch.from_numpy(vector).mul_(self.n_total / n if dp is None else -1 / (dp.sample_rate * n))
             if self.gain is not None:
                 update.mul_(self.gain)
             self.rule.at_sum(self.theta, update, self.rule_state)
-            self.rows.append({"loss": float(arrays["train_loss"]) / n, "n_sites": len(total.responders)})
+            loss = float(arrays["train_loss"]) / n if dp is None else float("nan")
+            self.rows.append({"loss": loss, "n_sites": len(total.responders)})
         elif total.kind == "judge":
             self._judge(arrays)
             if self.best_theta is not None:
@@ -168,12 +177,18 @@ class Replica:
         metrics = self.task.summarise(sums)
         self.rows[-1] |= {f"val_{name}": value for name, value in metrics.items()}
         value, last = metrics[self.task.monitor], len(self.rows)
-        if np.isnan(value):
-            return
+        if np.isnan(value) or self.agreement.dp is not None:
+            return  # under differential privacy the last round is kept: choosing one would look at records again
         best = self.rows[self.best_round - 1][f"val_{self.task.monitor}"] if self.best_round else None
         if best is None or (value > best if self.task.maximise else value < best):
             self.best_round, self.best_theta = last, self.theta.clone()
         self.stopped = 0 < self.agreement.patience <= last - self.best_round
+
+    @property
+    def steps(self) -> list[tuple[float, float, int]]:
+        """What was done under differential privacy, for accounting: noise, sampling rate, number of rounds."""
+        dp = self.agreement.dp
+        return [] if dp is None else steps_of([row["n_sites"] for row in self.rows], dp, self.agreement.min_sites)
 
     # -- results ---------------------------------------------------------------------------------------------------
     def module(self, local: Tensor | None = None) -> nn.Module:
@@ -182,22 +197,23 @@ class Replica:
         return self.bench.module.eval()
 
     def model(self) -> LockedModel:
-        """Return the global model, locked under the run's key with a fresh salt."""
+        """Return the global model, locked under the run's key with a salt of its own that follows from the run's."""
         a = self.agreement
+        salt = a.salt if a.lock == "published" else hashlib.sha256(f"model {a.salt}".encode()).hexdigest()[:32]
         header = Header(
             task=a.task,
             options=a.options,
             panel=a.panel,
             lock=a.lock,
             strength=self.scheme.strength,
-            salt=a.salt,
+            salt=salt,
             key_version=a.key_version if a.lock != "none" else 0,
             fingerprint=a.fingerprint if a.lock != "none" else "",
             seed=a.seed,
             sites=a.sites,
         )
         effective = {name: view.clone() for name, view in self.bench.shared.views(self.theta).items()}
-        return lock_model(header, effective, self.private, self.key if a.lock != "none" else None)
+        return lock_model(header, effective, self.private, self.key if a.lock != "none" else None, salt=salt)
 
 
 def _context(run: str, total: Total) -> Any:

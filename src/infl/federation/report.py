@@ -40,7 +40,7 @@ def round_bar(rounds: int, progress: bool | None) -> Iterator[Show]:
         handle = bar.add_task("", total=rounds)
 
         def show(number: int, rows: list[dict[str, Any]]) -> None:
-            known = next((row for row in reversed(rows) if "val_loss" in row), {})
+            known: dict[str, Any] = next((row for row in reversed(rows) if "val_loss" in row), {})
             text = " ".join(f"{k.removeprefix('val_')} {v:.3f}" for k, v in known.items() if k.startswith("val_"))
             bar.update(handle, completed=number, description=text)
 

@@ -61,7 +61,26 @@ def fedprox(mu: float = 0.01) -> Rule:
     return Rule("fedprox", at_site=pull)
 
 
-RULES: dict[str, Callable[..., Rule]] = {"fedavg": fedavg, "fedprox": fedprox}
+def fedadam(lr: float = 1e-2, beta1: float = 0.9, beta2: float = 0.99, eps: float = 1e-4) -> Rule:
+    """Adam on the average update as a pseudo-gradient (Reddi et al., ICLR 2021), with bias correction."""
+    if not lr > 0:
+        raise SettingsError(f"fedadam lr={lr}: give a number above 0")
+
+    def step(theta: Tensor, update: Tensor, state: State) -> None:
+        if not state:
+            state |= {"mean": update.new_zeros(len(update)), "square": update.new_zeros(len(update))}
+            state["count"] = update.new_zeros(())
+        state["count"] += 1
+        count = float(state["count"])
+        state["mean"].mul_(beta1).add_(update, alpha=1 - beta1)
+        state["square"].mul_(beta2).addcmul_(update, update, value=1 - beta2)
+        spread = (state["square"] / (1 - beta2**count)).sqrt_().add_(eps)
+        theta.addcdiv_(state["mean"], spread, value=lr / (1 - beta1**count))
+
+    return Rule("fedadam", at_sum=step)
+
+
+RULES: dict[str, Callable[..., Rule]] = {"fedavg": fedavg, "fedprox": fedprox, "fedadam": fedadam}
 
 
 def rule(name: str, options: Mapping[str, Any]) -> Rule:

@@ -32,6 +32,8 @@ class FederatedRun:
         The run's specification; no secret in it.
     ledger
         What left each site: ``site``, ``time``, ``kind``, ``round``, ``bytes``, ``sealed``, digests.
+    privacy
+        With differential privacy: ε spent, δ, clipping norm, noise multiplier, sampling rate, rounds, accountant.
     lock_curve
         Accuracy with the right key, wrong keys and none over strengths of the lock (:func:`infl.tl.lock_curve`) on the
         sites' validation data; measured when it is first asked for, None without a field lock.
@@ -42,6 +44,7 @@ class FederatedRun:
     history: pd.DataFrame
     settings: dict[str, Any]
     ledger: pd.DataFrame = field(repr=False)
+    privacy: dict[str, Any] | None = None
     measure_lock: Callable[[], pd.DataFrame] | None = field(default=None, repr=False, compare=False)
 
     @cached_property
@@ -66,6 +69,11 @@ class FederatedRun:
                 f"{s['task']} on {len(s['sites'])} sites, {len(self.history)} of {s['rounds']} rounds, {s['aggregation']}",
                 f"validation at the best round ({best.index[0] if len(best) else '-'}): {values}",
                 f"lock {s['lock']} (strength {s['strength']:g}), seal {s['seal']}, key {s['fingerprint'] or 'none'}",
+                *(
+                    [f"privacy: epsilon {self.privacy['epsilon']:.2f} at delta {self.privacy['delta']:g}"]
+                    if self.privacy
+                    else []
+                ),
                 f"left the sites: {sent:.2f} MB in {len(self.ledger)} messages",
             ]
         )

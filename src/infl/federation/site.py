@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,15 +11,18 @@ import torch
 
 from infl.errors import FederationError, KeyringError
 from infl.federation.messages import Answer, Plan, Refusal, Stopped
+from infl.federation.packings import grid_exponent
 from infl.federation.replica import Replica, join_sums
 from infl.federation.seeds import derive, generator
 from infl.models.task import Step
+from infl.privacy.dp import SecretUniform, clipped_gradients, discrete_gaussian
 from infl.privacy.seal import RangeError
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+    from infl.privacy.dp import DP
     from infl.privacy.seal import Ledger
 
 ADAM_EPS = 1e-5
@@ -47,6 +52,8 @@ class Site:
         self.data = replica.task.read(adata, a.panel, site=name, rng=rng)
         self.local = replica.bench.copy_local()
         self._trained: tuple[int, torch.Tensor] | None = None  # exchange, local weights after it
+        self.noise_key = os.urandom(32)
+        """The site's own secret; the other sites could take its noise off again if they knew it."""
         self._pending: tuple[int, np.ndarray, np.ndarray, float] | None = None  # seq, vector, sums, weight
 
     def handle(self, plan: Plan) -> Answer | Refusal | Stopped | None:
@@ -71,6 +78,7 @@ class Site:
         if self._pending is None or self._pending[0] != plan.seq:
             self._pending = (plan.seq, *self._compute(plan))
         _, vector, sums, weight = self._pending
+        private = replica.agreement.dp
         try:
             words = replica.seal.seal(
                 plan.context(),
@@ -79,7 +87,8 @@ class Site:
                 sums,
                 plan.packing,
                 weight=weight,
-                share=weight if len(vector) else None,
+                share=weight if len(vector) and private is None else None,
+                clip=private is not None,  # a refusal would tell what the noise is there to hide
                 ledger=self.ledger,
             )
         except RangeError as error:
@@ -105,11 +114,13 @@ class Site:
             arrays = self._judge()
             if plan.kind == "judge":
                 return empty, join_sums(arrays, plan.packing), 1.0
-            n = len(self.data.train)
+            n, arrays["n"] = len(self.data.train), np.asarray(float(len(self.data.train)))
+            if replica.agreement.dp is not None:
+                return self._noisy_gradient(replica.agreement.dp, plan), join_sums(arrays, plan.packing), 1.0
             update, loss = self._train(plan)
             if replica.gain is not None:
                 update.div_(replica.gain)
-            arrays |= {"n": np.asarray(float(n)), "train_loss": np.asarray(loss * n)}
+            arrays["train_loss"] = np.asarray(loss * n)
             return update.numpy(), join_sums(arrays, plan.packing), n / replica.n_total
         module = replica.module(self.local)
         sums = replica.task.measure(plan.kind, self.data, replica.agreement.panel, replica.private, module)
@@ -149,6 +160,29 @@ class Site:
         seen = sum(map(len, batches))
         return bench.flat.data[:n_shared] - replica.theta, float(total_loss) / max(seen, 1)
 
+    def _noisy_gradient(self, dp: DP, plan: Plan) -> np.ndarray:
+        """Return this site's clipped gradients of a Poisson sample of its records, summed, with its share of the noise.
+
+        All of it lies on the grid of the plan's packing; divided by M where updates travel locked.
+        """
+        replica, bench = self.replica, self.replica.bench
+        rng = SecretUniform(self.noise_key, plan.round)
+        chosen = self.data.train[rng.random(len(self.data.train)) < dp.sample_rate]
+        total = torch.zeros(bench.shared.total)
+        module = replica.module(self.local).train()
+        step = Step(plan.round, replica.agreement.rounds, 0, 1)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(replica.agreement.seed, "dropout", self.name, plan.round))
+            for index in np.array_split(chosen, -(-len(chosen) // 64)) if len(chosen) else []:
+                batch = self.data.batch(index)
+                losses = partial(lambda b: replica.task.loss(module, b, step), batch)
+                total += clipped_gradients(module, losses, float(dp.clip_norm or 1))
+        grid = 2.0 ** grid_exponent(dp)
+        sigma = dp.site_noise(replica.agreement.min_sites) * float(dp.clip_norm or 1) / grid
+        noisy = (np.rint(total.numpy() / grid) + discrete_gaussian(sigma, len(total), rng)) * grid
+        noisy = noisy.astype(np.float32)
+        return noisy if replica.gain is None else noisy / replica.gain.numpy()
+
     def _batches(self, rng: np.random.Generator) -> list[np.ndarray]:
         """Return one epoch's batches of nearly equal size."""
         order = rng.permutation(self.data.train)
@@ -159,8 +193,8 @@ class Site:
 
         Those of a round count from the next exchange on, so that a round that is asked for again starts where it did.
         """
-        return {"local": self.local, "trained": self._trained}
+        return {"local": self.local, "trained": self._trained, "noise_key": self.noise_key}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state`."""
-        self.local, self._trained = state["local"], state["trained"]
+        self.local, self._trained, self.noise_key = state["local"], state["trained"], state["noise_key"]

@@ -92,10 +92,14 @@ class Keyring:
             Names the version and fingerprint that are needed and those in the ring.
         """
         if version not in self._roots:
-            raise KeyringError(f"key version {version} ({fingerprint}) is needed, this ring has {self._shown_versions()}")
+            raise KeyringError(
+                f"key version {version} ({fingerprint}) is needed, this ring has {self._shown_versions()}"
+            )
         own = self.fingerprint(version)
         if not hmac.compare_digest(own, fingerprint):
-            raise KeyringError(f"wrong key: {fingerprint} (version {version}) is needed, this ring's version {version} is {own}")
+            raise KeyringError(
+                f"wrong key: {fingerprint} (version {version}) is needed, this ring's version {version} is {own}"
+            )
 
     def _shown_versions(self) -> str:
         versions = self.versions
@@ -139,7 +143,9 @@ class Keyring:
         """Return a ring with some of the versions, to be granted."""
         missing = [v for v in versions if v not in self._roots]
         if missing or not versions:
-            raise KeyringError(f"key version {missing[0] if missing else '?'} is needed, this ring has {self._shown_versions()}")
+            raise KeyringError(
+                f"key version {missing[0] if missing else '?'} is needed, this ring has {self._shown_versions()}"
+            )
         return Keyring._from_roots({v: self._roots[v] for v in versions})
 
     # -- files -----------------------------------------------------------------------------------------------------

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+Scale = Literal["none", "site", "sample"]
 N_BINS = 10
 """Bins of the calibration error."""
 TEMPERATURES = np.geomspace(0.2, 5.0, 33)
@@ -44,9 +45,11 @@ class Classifier(Task):
         three samples at a site is trained on only.
     standardise
         ``"federated"``: features are scaled by moments summed over sites; ``"site"``: by each site's own;
-        ``"none"``: not at all.
+        ``"sample"``: each sample by its own mean and deviation over the features; ``"none"``: not at all.
     balance
         Weight classes inversely to their share in all sites' training samples.
+    calibrate
+        Scale the logits by a temperature chosen on validation samples.
     width, n_blocks, dropout
         Of :class:`infl.nn.mlp.ResidualMLP`.
 
@@ -63,8 +66,9 @@ class Classifier(Task):
     layer: str | None = None
     modality: str | None = None
     validation: float = 0.2
-    standardise: Literal["federated", "site", "none"] = "federated"
+    standardise: Literal["federated", "site", "sample", "none"] = "federated"
     balance: bool = True
+    calibrate: bool = True
     width: int = 64
     n_blocks: int = 2
     dropout: float = 0.2
@@ -72,8 +76,8 @@ class Classifier(Task):
     def __post_init__(self) -> None:
         if not 0 <= self.validation < 1:
             raise SettingsError(f"validation={self.validation}: give the share of each site's samples, 0 to below 1")
-        if self.standardise not in ("federated", "site", "none"):
-            raise SettingsError(f"standardise={self.standardise!r}: one of 'federated', 'site', 'none'")
+        if self.standardise not in ("federated", "site", "sample", "none"):
+            raise SettingsError(f"standardise={self.standardise!r}: one of 'federated', 'site', 'sample', 'none'")
 
     # -- agreement -------------------------------------------------------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:
@@ -112,7 +116,11 @@ class Classifier(Task):
         """Read features and, when training, labels; without the key, features are scaled by their own moments."""
         table = self._table(adata, site)
         x = FeatureMatrix(table, panel["features"], layer=self.layer, site=site)
-        own_scale = self.standardise == "site" or (keyless and self.standardise == "federated")
+        own_scale: Scale = "none"
+        if self.standardise == "site" or (keyless and self.standardise == "federated"):
+            own_scale = "site"
+        elif self.standardise == "sample":
+            own_scale = "sample"
         if rng is None:
             everything = np.arange(table.n_obs)
             return LabelledRows(x, None, everything, everything[:0], standardise=own_scale)
@@ -122,12 +130,18 @@ class Classifier(Task):
 
     # -- set-up ----------------------------------------------------------------------------------------------------
     def stages(self) -> Sequence[str]:
-        """Means and class counts, then squared deviations from the means."""
-        return ("means", "deviations") if self.standardise == "federated" else ("means",)
+        """Means and class counts, then squared deviations from the means; whichever are needed."""
+        if self.standardise == "federated":
+            return ("means", "deviations")
+        return ("means",) if self.balance else ()
 
     def final_stages(self) -> Sequence[str]:
         """Temperature scaling."""
-        return ("temperature",)
+        return ("temperature",) if self.calibrate else ()
+
+    def privately(self) -> Classifier:
+        """Scale each sample by itself, and leave class weights and calibration out."""
+        return replace(self, standardise="sample", balance=False, calibrate=False)
 
     def stage_shapes(self, stage: str, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Shapes of the sums of a stage."""
@@ -198,7 +212,8 @@ class Classifier(Task):
     def loss(self, module: nn.Module, batch: tuple[Tensor, Tensor], step: Step) -> Tensor:
         """Return the class-weighted cross-entropy of a batch."""
         x, y = batch
-        return (nn.functional.cross_entropy(module(x), y, reduction="none") * module.class_weight[y]).mean()
+        weight = cast(ResidualMLP, module).class_weight
+        return (nn.functional.cross_entropy(module(x), y, reduction="none") * weight[y]).mean()
 
     # -- judging ---------------------------------------------------------------------------------------------------
     def metric_shapes(self, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -209,13 +224,14 @@ class Classifier(Task):
     @torch.no_grad()
     def evaluate(self, module: nn.Module, data: LabelledRows, index: np.ndarray) -> Sums:
         """Return sums over the observations `index`."""
-        k = module.class_weight.numel()  # type: ignore[union-attr,operator]
+        class_weight = cast(ResidualMLP, module).class_weight.double()
+        k = class_weight.numel()
         sums = {"weighted_loss": np.zeros(()), "weight": np.zeros(()), "confusion": np.zeros((k, k))}
         sums["bins"] = np.zeros((N_BINS, 3))
         for start in range(0, len(index), 2048):
             x, y = data.batch(index[start : start + 2048])
             logits = module(x).double()
-            weight = module.class_weight.double()[y]  # type: ignore[union-attr,index,operator]
+            weight = class_weight[y]
             sums["weighted_loss"] += float((nn.functional.cross_entropy(logits, y, reduction="none") * weight).sum())
             sums["weight"] += float(weight.sum())
             _count(y.numpy(), logits.softmax(1).numpy(), sums["confusion"], sums["bins"])
@@ -243,10 +259,10 @@ class Classifier(Task):
     @torch.no_grad()
     def infer(self, module: nn.Module, data: LabelledRows, private: Sums) -> dict[str, np.ndarray]:
         """Return calibrated probabilities (n, classes) and the latent (n, width)."""
-        probability, latent = [], []
+        net, probability, latent = cast(ResidualMLP, module), [], []
         for chunk in data.x.chunks():
-            z = module.latent(torch.from_numpy(data.rows(chunk)))  # type: ignore[operator]
-            logits = module.head(z) / module.temperature  # type: ignore[operator]
+            z = net.latent(torch.from_numpy(data.rows(chunk)))
+            logits = net.head(z) / net.temperature
             probability.append(logits.softmax(1).numpy())
             latent.append(z.numpy())
         return {"probability": np.concatenate(probability), "latent": np.concatenate(latent)}
@@ -336,7 +352,8 @@ class LabelledRows(SiteData):
     train, validation
         Indices.
     standardise
-        Scale features by this site's own moments over the training rows.
+        ``"site"``: scale features by this site's own moments over the training rows; ``"sample"``: each row by its own
+        mean and deviation.
     """
 
     def __init__(
@@ -346,15 +363,18 @@ class LabelledRows(SiteData):
         train: np.ndarray,
         validation: np.ndarray,
         *,
-        standardise: bool = False,
+        standardise: Scale = "none",
     ) -> None:
         self.x, self.labels, self.train, self.validation, self.standardise = x, labels, train, validation, standardise
 
     def rows(self, index: np.ndarray | slice) -> np.ndarray:
         """Return the features of the rows `index` (n_rows, n_features), float32."""
         rows = self.x.rows(index)
-        if not self.standardise:
+        if self.standardise == "none":
             return rows
+        if self.standardise == "sample":
+            deviation = rows.std(1, keepdims=True)
+            return (rows - rows.mean(1, keepdims=True)) / np.where(deviation > 0, deviation, 1)
         center, scale = self.own_moments
         return (rows - center) / scale
 

@@ -249,7 +249,7 @@ def lock_model(
     Parameters
     ----------
     header
-        Its salt and digest are filled in here. The published scheme's code depends on its salt, which is kept.
+        Its salt and digest are filled in here.
     effective
         Weights by name, as trained.
     private
@@ -259,7 +259,7 @@ def lock_model(
     salt
         A salt under which nothing was passed on yet (None: a fresh one).
     """
-    salt = header.salt if header.lock == "published" else salt or os.urandom(16).hex()
+    salt = salt or os.urandom(16).hex()
     header = replace(header, salt=salt, digest="")
     lock = None
     if key is not None:

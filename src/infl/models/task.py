@@ -142,6 +142,18 @@ class Task(ABC):
         """Return the private arrays after a stage's sums over all sites came back."""
         raise KeyError(stage)
 
+    def privately(self) -> Task:
+        """Return the task without sums over training records that have no noise: for differential privacy.
+
+        Raises
+        ------
+        SettingsError
+            The task needs such sums.
+        """
+        if self.stages() or self.final_stages():
+            raise SettingsError(f"model {self.name!r} needs sums that have no noise; it cannot be fitted with privacy=")
+        return self
+
     # -- model -----------------------------------------------------------------------------------------------------
     @abstractmethod
     def build(self, panel: Mapping[str, Any]) -> nn.Module:

@@ -1,0 +1,7 @@
+"""Seal, differential privacy, and the attacks that test both."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__, submodules=["attacks", "seal"], submod_attrs={"dp": ["DP", "spent"]}
+)

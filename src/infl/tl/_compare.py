@@ -20,13 +20,11 @@ from infl.tl._predict import infer
 
 if TYPE_CHECKING:
     import pandas as pd
-    from anndata import AnnData
-    from mudata import MuData
 
+    from infl._types import Data
     from infl.federation.run import FederatedRun
     from infl.models.task import Task
 
-    Data = AnnData | MuData
 
 METHODS = (
     "pooled",
@@ -195,8 +193,8 @@ class _Bench:
             return self.task.score(self.test, infer(self.test, run.model, None), self.panel)
         if method.endswith("wrong_key"):
             keys = [Keyring.create() for _ in range(N_WRONG_KEYS)]
-            outputs = [infer(self.test, run.model, key, verify=False) for key in keys]
-            return _mean([self.task.score(self.test, o, self.panel) for o in outputs])
+            guesses = [infer(self.test, run.model, key, verify=False) for key in keys]
+            return _mean([self.task.score(self.test, guess, self.panel) for guess in guesses])
         return self._score(run)
 
     def _score(self, run: FederatedRun) -> dict[str, float]:

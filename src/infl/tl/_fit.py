@@ -12,18 +12,16 @@ from infl.federation.agreement import Agreement
 from infl.federation.local import Outcome, run_in_process
 from infl.federation.report import say
 from infl.models.registry import make_task
+from infl.privacy.dp import log_run
 from infl.tl._calibrate import lock_curve
 from infl.tl._results import model_facts, run_facts
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-    from mudata import MuData
-
+    from infl._types import Data
     from infl.federation.run import FederatedRun
     from infl.keys import Keyring
     from infl.models.task import Task
-
-    Data = AnnData | MuData
+    from infl.privacy.dp import DP
 
 
 def fit_federated(
@@ -43,7 +41,7 @@ def fit_federated(
     strength: float = 1.0,
     seal: str | None = "group",
     min_sites: int | None = None,
-    privacy: None = None,
+    privacy: DP | None = None,
     seed: int = 0,
     key_added: str = "infl",
     checkpoint: str | Path | None = None,
@@ -81,7 +79,9 @@ def fit_federated(
     min_sites
         Fewest sites whose sum is opened (default: 3 with a seal, else 1).
     privacy
-        Reserved for differential privacy.
+        :class:`infl.privacy.DP`: differential privacy of the training records. Every round is then one step of DP-SGD
+        over all sites, so there are many more of them; the last one is kept, and what would need sums without noise
+        (federated standardisation, class weights, calibration) is left out.
     seed
         Fixes initial weights, batches, dropout, validation parts and cohorts: the same bits on the same machine.
     key_added
@@ -124,6 +124,8 @@ def fit_federated(
     task = make_task(model, model_options | ({} if target is None else {"target": target}))
     if key is not None and lock in (None, "none"):
         raise KeyringError("key= is given, but lock=None: it would lock nothing; leave key= out, or use lock='field'")
+    if privacy is not None:
+        task = task.privately()
     panel = task.agree(tables)
     fresh = key is None and (lock not in (None, "none") or seal not in (None, "none"))
     key = _fresh_key() if fresh else key
@@ -143,6 +145,7 @@ def fit_federated(
         seal=seal,
         min_sites=min_sites,
         seed=seed,
+        privacy=privacy,
     )
     outcome = run_in_process(agreement, task, tables, key, checkpoint=checkpoint, resume=resume, progress=progress)
     if fresh and lock not in (None, "none"):
@@ -187,6 +190,9 @@ def write_results(sites: Mapping[str, Data] | Data, outcome: Outcome, key_added:
     for name, adata in objects.items():
         replica.task.write(adata, outputs[name], panel, key_added=key_added)
         adata.uns[key_added] = model_facts(outcome.run.model, opened=True) | run_facts(outcome.run)
+        if outcome.run.privacy is not None:
+            adata.uns[key_added]["privacy"] = outcome.run.privacy
+            log_run(adata, outcome.run.privacy, replica.steps)
 
 
 def _fresh_key() -> Keyring:

@@ -1,0 +1,370 @@
+"""Differential privacy of training records: clipped per-record gradients, noise shared between sites, accounting.
+
+With ``privacy=DP(…)`` every round is one step of DP-SGD over all sites. A site draws a Poisson sample of its records,
+clips each record's gradient, adds the clipped gradients and *its share* of the noise, and seals the result. Only the sum
+is ever opened, and the sum carries the whole noise: the utility of a trusted aggregator, without one.
+
+Noise is discrete Gaussian on the seal's grid, so a sum modulo 2³² leaks nothing more than the sum. For noise as wide as
+here (over a thousand grid steps) a sum of discrete Gaussians differs from a discrete Gaussian by less than double
+precision can express, and a discrete Gaussian composes like the continuous one (Kairouz et al. 2021, theorem 1 and
+proposition 5; Canonne et al. 2020), so Opacus' accountants apply.
+
+What ε covers: each training record, against everybody who sees the model or the opened sums, at any number of rounds.
+Numbers of records are taken as public. Validation records appear in sums of metrics only and are not covered.
+
+References
+----------
+Abadi et al., Deep learning with differential privacy, CCS 2016. Kairouz, Liu, Steinke, The distributed discrete
+Gaussian mechanism for federated learning with secure aggregation, ICML 2021. Canonne, Kamath, Steinke, The discrete
+Gaussian for differential privacy, NeurIPS 2020. Gopi, Lee, Wutschitz, Numerical composition of differential privacy,
+NeurIPS 2021 (the PRV accountant).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from infl.errors import MissingExtraError, SettingsError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from infl._types import Data
+
+GRID = 2.0**-11
+"""Step of the grid that gradients and noise lie on, as a share of the clipping norm."""
+LOG = "infl_privacy"
+"""Where a run leaves its account in ``uns``."""
+
+
+@dataclass(frozen=True)
+class DP:
+    """Settings of differential privacy.
+
+    Parameters
+    ----------
+    epsilon
+        Budget. The noise is chosen to spend it over the run's rounds, unless `noise_multiplier` is given; the run stops
+        before it would spend more.
+    delta
+        Chance that the bound does not hold; below one over the number of records.
+    clip_norm
+        Largest norm of one record's gradient.
+    noise_multiplier
+        Standard deviation of the noise in the sum, in units of `clip_norm`.
+    sample_rate
+        Chance of a record to take part in a round.
+    noise
+        ``"distributed"``: each site adds a share such that the noise of ``min_sites`` responders keeps the promise;
+        ``"local"``: each site adds all of it, and needs to trust nobody.
+    accountant
+        ``"prv"`` (tight) or ``"rdp"``.
+
+    Examples
+    --------
+    >>> DP(epsilon=8.0, delta=1e-5).clip_norm
+    1.0
+    """
+
+    epsilon: float | None = None
+    delta: float | None = None
+    clip_norm: float | None = 1.0
+    noise_multiplier: float | None = None
+    sample_rate: float = 0.2
+    noise: Literal["distributed", "local"] = "distributed"
+    accountant: Literal["prv", "rdp"] = "prv"
+
+    def __post_init__(self) -> None:
+        if self.delta is None or not 0 < self.delta < 1:
+            raise SettingsError(f"privacy: delta={self.delta}: give a number above 0, well below one over the records")
+        if self.clip_norm is None or not self.clip_norm > 0:
+            raise SettingsError(
+                f"privacy: clip_norm={self.clip_norm}: give the largest norm of a record's gradient, e.g. 1"
+            )
+        if self.epsilon is None and self.noise_multiplier is None:
+            raise SettingsError("privacy: give epsilon= (a budget) or noise_multiplier=")
+        for name in ("epsilon", "noise_multiplier"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SettingsError(f"privacy: {name}={value}: give a number above 0")
+        if not 0 < self.sample_rate <= 1:
+            raise SettingsError(f"privacy: sample_rate={self.sample_rate}: give a number above 0, up to 1")
+        for name, known in (("noise", ("distributed", "local")), ("accountant", ("prv", "rdp"))):
+            if getattr(self, name) not in known:
+                raise SettingsError(f"privacy: {name}={getattr(self, name)!r}: one of {known[0]!r}, {known[1]!r}")
+
+    def resolve(self, rounds: int) -> tuple[DP, int]:
+        """Return the settings with the noise that spends the budget over `rounds`, or the rounds that a noise allows.
+
+        Raises
+        ------
+        SettingsError
+            One round costs more than the budget.
+        """
+        if self.noise_multiplier is None:
+            _opacus()
+            from opacus.accountants.utils import get_noise_multiplier
+
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    multiplier = get_noise_multiplier(
+                        target_epsilon=self.epsilon,  # type: ignore[arg-type]
+                        target_delta=self.delta,  # type: ignore[arg-type]
+                        sample_rate=self.sample_rate,
+                        steps=rounds,
+                        accountant=self.accountant,
+                        epsilon_tolerance=min(0.01, 0.01 * float(self.epsilon or 1)),
+                    )
+            except (ValueError, RuntimeError):
+                raise SettingsError(
+                    f"privacy: no noise spends as little as epsilon={self.epsilon} over {rounds} rounds: "
+                    "lower rounds= or sample_rate="
+                ) from None
+            return replace(self, noise_multiplier=float(multiplier)), rounds
+        if self.epsilon is None or self.epsilon_after(rounds) <= self.epsilon:
+            return self, rounds
+        if self.epsilon_after(1) > self.epsilon:
+            raise SettingsError(
+                f"privacy: one round costs epsilon {self.epsilon_after(1):.3g}, above the budget of {self.epsilon}: "
+                "raise noise_multiplier= or epsilon="
+            )
+        low, high = 1, rounds  # the budget lasts for `low` rounds and not for `high`
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.epsilon_after(middle) <= self.epsilon else (low, middle)
+        return self, low
+
+    def epsilon_after(self, rounds: int) -> float:
+        """Return the ε of so many rounds with as few responders as allowed."""
+        return epsilon_of(
+            [(float(self.noise_multiplier or 0), self.sample_rate, rounds)], float(self.delta or 0), self.accountant
+        )
+
+    def check_records(self, n: int) -> None:
+        """Refuse a δ at which one record's data could simply be given away.
+
+        Raises
+        ------
+        SettingsError
+            δ is at least one over the number of records.
+        """
+        if self.delta is not None and self.delta >= 1 / n:
+            raise SettingsError(
+                f"privacy: delta={self.delta:g} must be below 1/n = {1 / n:.2g} for {n} training records"
+            )
+
+    def site_noise(self, min_sites: int) -> float:
+        """Return the standard deviation of one site's noise, in units of `clip_norm`."""
+        share = 1 if self.noise == "local" else min_sites
+        return float(self.noise_multiplier or 0) / share**0.5
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as JSON."""
+        return asdict(self)
+
+
+def epsilon_of(steps: list[tuple[float, float, int]], delta: float, accountant: str = "prv") -> float:
+    """Return the ε of a sequence of (noise multiplier, sampling rate, number of rounds) at `delta`.
+
+    Examples
+    --------
+    >>> round(epsilon_of([(1.5, 0.2, 100)], 1e-5), 1)
+    7.6
+    """
+    _opacus()
+    from opacus.accountants import create_accountant
+
+    if not steps:
+        return 0.0
+    account = create_accountant(accountant)
+    account.history = [(float(s), float(q), int(n)) for s, q, n in steps]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(account.get_epsilon(delta))
+
+
+def spent(adata: Data, *, delta: float | None = None) -> float:
+    """Return the ε that all differentially private runs on this object have spent together.
+
+    Parameters
+    ----------
+    adata
+        An object that took part in fits with ``privacy=``; each left its account in ``uns["infl_privacy"]``.
+    delta
+        δ at which to add up (default: the largest of the runs').
+
+    Returns
+    -------
+    float
+        0 when there was none. Runs are composed step by step, which is tighter than adding their ε.
+
+    Examples
+    --------
+    >>> import infl
+    >>> infl.privacy.spent(infl.datasets.khan())
+    0.0
+    """
+    log = adata.uns.get(LOG)
+    if log is None:
+        return 0.0
+    steps = list(zip(log["noise_multiplier"], log["sample_rate"], log["rounds"], strict=True))
+    return epsilon_of(steps, float(delta if delta is not None else np.max(log["delta"])), "rdp")
+
+
+def log_run(adata: Data, dp: Mapping[str, Any], steps: list[tuple[float, float, int]]) -> None:
+    """Add a run to an object's account in ``uns["infl_privacy"]``."""
+    old = adata.uns.get(LOG, {})
+    new = {
+        "noise_multiplier": [s for s, _, _ in steps],
+        "sample_rate": [q for _, q, _ in steps],
+        "rounds": [n for _, _, n in steps],
+        "delta": [dp["delta"]] * len(steps),
+    }
+    adata.uns[LOG] = {name: np.concatenate([np.asarray(old.get(name, [])), np.asarray(v)]) for name, v in new.items()}
+
+
+def steps_of(responders: Sequence[int], dp: DP, min_sites: int) -> list[tuple[float, float, int]]:
+    """Return what was really done, for accounting: more responders than planned carry more noise.
+
+    Examples
+    --------
+    >>> steps_of([4, 4, 3], DP(delta=1e-5, noise_multiplier=2.0), min_sites=4)[0]
+    (2.0, 0.2, 2)
+    """
+    per_site = dp.site_noise(min_sites)
+    rounds = Counter(responders)
+    return [(per_site if dp.noise == "local" else per_site * n**0.5, dp.sample_rate, rounds[n]) for n in rounds]
+
+
+def epsilon_by_round(responders: Sequence[int], dp: DP, min_sites: int) -> list[float]:
+    """Return the ε spent after each round, by the quick accountant (RDP: an upper bound of the tight one)."""
+    return [
+        epsilon_of(steps_of(responders[: n + 1], dp, min_sites), float(dp.delta or 0), "rdp")
+        for n in range(len(responders))
+    ]
+
+
+def check_module(module: nn.Module) -> None:
+    """Say all that is wrong with a module for per-record gradients, each with what to do.
+
+    Raises
+    ------
+    SettingsError
+        E.g. BatchNorm: every record's value depends on the others'.
+    """
+    _opacus()
+    from opacus.validators import ModuleValidator
+
+    problems = ModuleValidator.validate(module, strict=False)
+    names = sorted({type(m).__name__ for m in module.modules() if "BatchNorm" in type(m).__name__})
+    if names:
+        raise SettingsError(
+            f"privacy: {', '.join(names)} mixes records within a batch: use LayerNorm or GroupNorm instead"
+        )
+    if problems:
+        first = str(problems[0]).split(". ")[0]
+        raise SettingsError(f"privacy: the model cannot be trained with per-record gradients: {first}")
+
+
+def clipped_gradients(module: nn.Module, losses: Callable[[], torch.Tensor], clip_norm: float) -> torch.Tensor:
+    """Return the sum of per-record gradients, each clipped to `clip_norm`, flat.
+
+    Parameters
+    ----------
+    module
+        Its parameters are views of one flat buffer, in order.
+    losses
+        Called with nothing; returns the mean loss of the records.
+    clip_norm
+        Largest norm.
+    """
+    import torch
+    from opacus import GradSampleModule
+
+    wrapped = GradSampleModule(module, loss_reduction="mean", strict=False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            losses().backward()
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        samples = torch.cat([p.grad_sample.flatten(1) for p in parameters], 1)  # (records, size)
+        norm = samples.norm(dim=1)
+        return (clip_norm / norm.clamp(min=clip_norm)) @ samples
+    finally:
+        wrapped.to_standard_module()
+        for p in module.parameters():
+            p.grad_sample = None
+
+
+class SecretUniform:
+    """Uniform random numbers that only a holder of the key can repeat: the ChaCha20 stream of a key and a round.
+
+    Parameters
+    ----------
+    key
+        32 secret bytes.
+    round
+        Number of the stream.
+    """
+
+    def __init__(self, key: bytes, round: int) -> None:
+        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+
+        nonce = bytes(8) + round.to_bytes(8, "little")
+        self._stream = Cipher(algorithms.ChaCha20(key, nonce), mode=None).encryptor()
+
+    def random(self, n: int) -> np.ndarray:
+        """Return n numbers in [0, 1), multiples of 2⁻⁵³."""
+        words = np.frombuffer(self._stream.update(bytes(8 * n)), dtype="<u8")
+        return (words >> np.uint64(11)) * 2.0**-53
+
+
+def discrete_gaussian(sigma: float, size: int, rng: np.random.Generator | SecretUniform) -> np.ndarray:
+    """Draw integers k with probability proportional to exp(−k² / 2σ²) by rejection from a discrete Laplace distribution.
+
+    Parameters
+    ----------
+    sigma
+        Above 0.
+    size
+        How many.
+    rng
+        Source of randomness.
+
+    References
+    ----------
+    Canonne, Kamath, Steinke 2020, algorithm 3 (uniform numbers of 53 bits stand for its exact coin flips).
+
+    Examples
+    --------
+    >>> draws = discrete_gaussian(3.0, 10_000, np.random.default_rng(0))
+    >>> abs(draws.mean()) < 0.1, abs(draws.std() - 3) < 0.1
+    (True, True)
+    """
+    t = np.floor(sigma) + 1
+    out, filled = np.empty(size, dtype=np.int64), 0
+    while filled < size:
+        n = int(1.5 * (size - filled)) + 16
+        magnitude = np.floor(-t * np.log1p(-rng.random(n)))  # P(k) ∝ exp(−k / t)
+        sign = np.where(rng.random(n) < 0.5, -1, 1)
+        keep = (magnitude > 0) | (sign > 0)  # minus zero is not a second zero
+        keep &= rng.random(n) < np.exp(-((magnitude - sigma**2 / t) ** 2) / (2 * sigma**2))
+        accepted = (sign * magnitude)[keep][: size - filled]
+        out[filled : filled + len(accepted)] = accepted
+        filled += len(accepted)
+    return out
+
+
+def _opacus() -> None:
+    try:
+        import opacus  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("differential privacy needs Opacus: pip install 'infl[dp]'") from None

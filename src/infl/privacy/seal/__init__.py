@@ -1,0 +1,12 @@
+"""The seal: the coordinator adds what it cannot read.
+
+Everything that leaves a site is quantised (:mod:`packing`), masked (:mod:`masks`), tagged (:mod:`tag`) and written down
+(:mod:`ledger`) on its way; :class:`GroupSeal` ties these together.
+"""
+
+from infl.privacy.seal.context import Context, Words, add
+from infl.privacy.seal.group import GroupSeal, NoSeal
+from infl.privacy.seal.ledger import Ledger
+from infl.privacy.seal.packing import Field, Packing, RangeError, dequantise
+
+__all__ = ["Context", "Field", "GroupSeal", "Ledger", "NoSeal", "Packing", "RangeError", "Words", "add", "dequantise"]

@@ -1,0 +1,102 @@
+"""What a seal is bound to, and what travels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import numpy as np
+
+from infl.errors import FederationError
+
+
+@dataclass(frozen=True)
+class Context:
+    """Run, round, attempt, kind, ordered cohort and packing: all that makes one exchange different from every other.
+
+    Examples
+    --------
+    >>> a = Context("run", 1, 0, ("x", "y", "z"), "train", "")
+    >>> b = Context("run", 1, 1, ("x", "y", "z"), "train", "")
+    >>> a.digest() == b.digest()
+    False
+    """
+
+    run: str
+    round: int
+    attempt: int
+    cohort: tuple[str, ...]
+    kind: str
+    packing: str
+
+    def __post_init__(self) -> None:
+        if len(set(self.cohort)) < len(self.cohort):
+            twice = next(s for s in self.cohort if self.cohort.count(s) > 1)
+            raise FederationError(f"two sites are called {twice!r}: give each its own name")
+
+    @cached_property
+    def _digest(self) -> bytes:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).digest()
+
+    def digest(self) -> bytes:
+        """Return the SHA-256 of all of it (32 bytes)."""
+        return self._digest
+
+    def position(self, site: str) -> int:
+        """Return where in the cohort a site is.
+
+        Raises
+        ------
+        FederationError
+            It is not in the cohort.
+        """
+        if site not in self.cohort:
+            raise FederationError(f"{site!r} is not in the cohort of this round ({', '.join(self.cohort[:8])})")
+        return self.cohort.index(site)
+
+
+@dataclass(frozen=True)
+class Words:
+    """A sealed message, or a sum of such: 32-bit words (update) and 64-bit words (sums, then the tag's two)."""
+
+    low: np.ndarray
+    high: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return self.low.nbytes + self.high.nbytes
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all words."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.low))
+        digest.update(np.ascontiguousarray(self.high))
+        return digest.hexdigest()
+
+
+def add(total: Words | None, words: Words) -> Words:
+    """Add words modulo 2³² and 2⁶⁴, in place: all that a coordinator does.
+
+    Parameters
+    ----------
+    total
+        Sum so far (None: begin one; the first message's buffers are copied).
+    words
+        A message.
+
+    Raises
+    ------
+    FederationError
+        The message has another size than the sum.
+    """
+    if total is None:
+        return Words(words.low.copy(), words.high.copy())
+    if total.low.shape != words.low.shape or total.high.shape != words.high.shape:
+        raise FederationError(
+            f"a message has {len(words.low)} + {len(words.high)} words, the others {len(total.low)} + {len(total.high)}; refused"
+        )
+    np.add(total.low, words.low, out=total.low)
+    np.add(total.high, words.high, out=total.high)
+    return total

@@ -1,0 +1,232 @@
+"""The group seal: site i sends cᵢ = Q(wᵢΔᵢ) + Pᵢ − Pᵢ₊₁, and the sum over a run a…b of sites is Σ Q + P_a − P_{b+1}.
+
+n masks out of n + 1 independent streams are jointly uniform: to somebody without the key all messages together are noise.
+Two streams are left for every maximal run of responders, whatever the number of sites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from infl.errors import FederationError, SealError
+from infl.privacy.seal.context import Context, Words
+from infl.privacy.seal.masks import Streams
+from infl.privacy.seal.packing import BLOCK, RANGE, Packing, RangeError, limit, quantise_lane
+from infl.privacy.seal.tag import new_tag
+
+if TYPE_CHECKING:
+    from infl.privacy.seal.ledger import Ledger
+
+
+class NoSeal:
+    """No seal: the same integers, the same range checks, no mask and no tag. For simulation and debugging.
+
+    Parameters
+    ----------
+    min_sites
+        Fewest sites in a cohort, and fewest responders whose sum is opened.
+    """
+
+    name: ClassVar[str] = "none"
+
+    def __init__(self, *, min_sites: int = 1) -> None:
+        self.min_sites = min_sites
+
+    def seal(
+        self,
+        context: Context,
+        site: str,
+        vector: np.ndarray,
+        sums: np.ndarray,
+        packing: Packing,
+        *,
+        weight: float = 1.0,
+        share: float | None = None,
+        clip: bool = False,
+        ledger: Ledger | None = None,
+    ) -> Words:
+        """Return what a site sends.
+
+        Parameters
+        ----------
+        context, site
+            The exchange, and who sends.
+        vector
+            32-bit lane (n32,), float; multiplied by `weight`.
+        sums
+            64-bit lane (n64,), float64; sent as they are.
+        packing
+            Names, shapes and scales.
+        weight
+            Of the vector.
+        share
+            The site's part of the 32-bit lane's range; over all sites at most 1 (default: 1 / n).
+        clip
+            Clip values that leave the range instead of refusing them.
+        ledger
+            Where it is written down, on disk, before it is returned.
+
+        Raises
+        ------
+        RangeError
+            Values leave the range; names the arrays and factors.
+        SealError
+            NaN or infinite values; or the ledger has another message for this exchange.
+        FederationError
+            The cohort is smaller than `min_sites`, or `site` is not in it.
+        """
+        n, position = len(context.cohort), context.position(site)
+        self._check_cohort(n)
+        if len(vector) != packing.n32 or len(sums) != packing.n64 or context.packing != packing.digest():
+            raise SealError(f"{site}: the arrays are not those of the round's packing; nothing was sealed")
+        low, high = np.empty(packing.n32, dtype=np.int32), np.zeros(packing.n64 + 2, dtype=np.int64)
+        wrong = quantise_lane(vector, low, packing, weight=weight, largest=limit(32, n, share), clip=clip)
+        wrong |= quantise_lane(sums, high[:-2], packing, weight=1.0, largest=limit(64, n), clip=clip)
+        if wrong:
+            raise RangeError(wrong)
+        words = Words(low.view(np.uint32), high.view(np.uint64))
+        self._close(context, position, low, high)
+        if ledger is not None:
+            ledger.record(context, words, sealed=self.name != "none")
+        return words
+
+    def unseal(
+        self, context: Context, responders: Sequence[str], total: Words, packing: Packing
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the exact integer sums of both lanes (int32, int64).
+
+        Parameters
+        ----------
+        context, packing
+            As sealed.
+        responders
+            Who is in the sum.
+        total
+            From :func:`add`; not altered.
+
+        Raises
+        ------
+        SealError
+            Anything is not as it was sealed: words, responders, context. Nothing of the sum may be used.
+        FederationError
+            Fewer responders than `min_sites`.
+        """
+        places = [context.position(site) for site in responders]
+        if sorted(set(places)) != places:
+            raise SealError("round rejected: its responders are not in the cohort's order")
+        if len(places) < self.min_sites:
+            raise FederationError(
+                f"{len(places)} sites answered; a sum of fewer than min_sites={self.min_sites} is not opened, it would tell "
+                "too much about each: wait for more sites, or agree on a smaller min_sites"
+            )
+        if len(total.low) != packing.n32 or len(total.high) != packing.n64 + 2 or context.packing != packing.digest():
+            raise SealError("round rejected: the sum does not have the sizes of the round's packing")
+        low, high = total.low.copy().view(np.int32), total.high.copy().view(np.int64)
+        self._open(context, places, low, high)
+        return low, high[:-2]
+
+    def _check_cohort(self, n: int) -> None:
+        if n < self.min_sites:
+            raise FederationError(
+                f"a cohort of {n} sites is smaller than min_sites={self.min_sites}: ask more sites, or agree on fewer"
+            )
+
+    def _close(self, context: Context, position: int, low: np.ndarray, high: np.ndarray) -> None:
+        """Tag and mask, in place."""
+
+    def _open(self, context: Context, places: list[int], low: np.ndarray, high: np.ndarray) -> None:
+        """Unmask, in place, and verify."""
+
+
+class GroupSeal(NoSeal):
+    """Masks from one secret that all sites share. The coordinator, who has no key, sees noise.
+
+    Parameters
+    ----------
+    subkey
+        32 secret bytes, ``keyring.subkey("seal")``.
+    min_sites
+        As for :class:`NoSeal`; with two sites each learns the other's update.
+
+    Attributes
+    ----------
+    streams_opened
+        Streams that the last call used.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> packing = Packing((Field("w", (2,), -20),))
+    >>> context = Context("run", 1, 0, ("a", "b", "c"), "train", packing.digest())
+    >>> seal = GroupSeal(bytes(32))
+    >>> messages = [seal.seal(context, s, np.array([0.5, -1.0]), np.empty(0), packing) for s in "abc"]
+    >>> total = None
+    >>> for words in messages:
+    ...     total = add(total, words)
+    >>> dequantise(seal.unseal(context, ["a", "b", "c"], total, packing), packing)[0].tolist()
+    [1.5, -3.0]
+    """
+
+    name: ClassVar[str] = "group"
+
+    def __init__(self, subkey: bytes, *, min_sites: int = 3) -> None:
+        super().__init__(min_sites=min_sites)
+        self._subkey = subkey
+        self.streams_opened = 0
+
+    def __repr__(self) -> str:
+        return f"GroupSeal(min_sites={self.min_sites})"
+
+    def _close(self, context: Context, position: int, low: np.ndarray, high: np.ndarray) -> None:
+        streams = Streams(self._subkey, context)
+        high[-2:] = _split(_tag(streams, low, high[:-2]))
+        streams.mask(low.view(np.uint32), high.view(np.uint64), position, position + 1)
+        self.streams_opened = streams.opened
+
+    def _open(self, context: Context, places: list[int], low: np.ndarray, high: np.ndarray) -> None:
+        streams = Streams(self._subkey, context)
+        for first, last in _runs(places):
+            streams.mask(low.view(np.uint32), high.view(np.uint64), last + 1, first)
+        self.streams_opened = streams.opened
+        in_range = not len(high[:-2]) or max(int(high[:-2].max()), -int(high[:-2].min())) <= RANGE[64]
+        if not in_range or _tag(streams, low, high[:-2]) != _joined(high[-2:]):
+            raise SealError(
+                "round rejected: the sum is not what the sites sealed (altered, replayed, or a wrong list of responders); "
+                "nothing was applied"
+            )
+
+
+def _runs(places: list[int]) -> list[tuple[int, int]]:
+    """Return the maximal runs of consecutive numbers.
+
+    Examples
+    --------
+    >>> _runs([0, 1, 3, 4, 5, 8])
+    [(0, 1), (3, 5), (8, 8)]
+    """
+    runs: list[tuple[int, int]] = []
+    for place in places:
+        runs[-1:] = [(runs[-1][0], place)] if runs and runs[-1][1] == place - 1 else [*runs[-1:], (place, place)]
+    return runs
+
+
+def _tag(streams: Streams, low: np.ndarray, high: np.ndarray) -> int:
+    tag = new_tag(streams)
+    for lane in (low, high):
+        for start in range(0, len(lane), BLOCK):
+            tag.update(lane[start : start + BLOCK])
+    return tag.value
+
+
+def _split(tag: int) -> list[int]:
+    """Return the tag as two words whose sums over many sites do not wrap: low 31 bits, high 30 bits."""
+    return [tag & 0x7FFFFFFF, tag >> 31]
+
+
+def _joined(words: np.ndarray) -> int:
+    from infl.privacy.seal.tag import P
+
+    return (int(words[0]) + (int(words[1]) << 31)) % P

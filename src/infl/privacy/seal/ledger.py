@@ -1,0 +1,153 @@
+"""What left a site: an append-only list that is on disk before anything is sent, and survives kill −9.
+
+Each line is JSON with the digest of the line before and an HMAC under the ring's ledger subkey: a line that was changed,
+removed or moved is noticed. The last line may be torn by a crash; it was then not sent, and is dropped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infl.errors import FileError, SealError
+from infl.privacy.seal.context import Context, Words
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("time", "run", "kind", "round", "attempt", "cohort", "bytes", "sealed", "context", "digest")
+
+
+class Ledger:
+    """A site's record of what it sent; it makes a site send one message an exchange, and no second one.
+
+    Parameters
+    ----------
+    path
+        File (None: in memory). One process at a time may have it.
+    key
+        The ring's ledger subkey.
+
+    Raises
+    ------
+    FileError
+        The file is damaged, belongs to another key, or is in use.
+    """
+
+    def __init__(self, path: str | Path | None, key: bytes) -> None:
+        self.path, self._key = None if path is None else Path(path), key
+        self.entries: list[dict[str, Any]] = []
+        self._sent: dict[str, str] = {}
+        self._chain = "0" * 64
+        self._handle: int | None = None
+        if self.path is not None:
+            self._open(self.path)
+
+    def record(self, context: Context, words: Words, *, sealed: bool) -> None:
+        """Write down a message before it is sent.
+
+        The same message for the same exchange may be sent again and is written once.
+
+        Raises
+        ------
+        SealError
+            Another message was recorded for this exchange: two under one mask would tell their difference.
+        FileError
+            It cannot be written; nothing may be sent.
+        """
+        exchange, digest = context.digest().hex(), words.digest()
+        known = self._sent.get(exchange)
+        if known is not None and known != digest:
+            raise SealError(
+                f"refused: another message was already sealed for round {context.round}, attempt {context.attempt} of this run; "
+                "a second one under the same masks would give both away"
+            )
+        if known is not None:
+            return
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        values = (now, context.run, context.kind, context.round, context.attempt, len(context.cohort))
+        entry = dict(zip(COLUMNS, (*values, words.nbytes, sealed, exchange, digest), strict=True))
+        self._append(entry)
+        self.entries.append(entry)
+        self._sent[exchange] = digest
+
+    def frame(self) -> pd.DataFrame:
+        """Return the ledger as a table: time (UTC), run, kind, round, attempt, cohort, bytes, sealed, digests."""
+        import pandas as pd
+
+        table = pd.DataFrame(self.entries, columns=list(COLUMNS))
+        return table.assign(
+            kind=table["kind"]
+            .astype(str)
+            .str.partition(":")[2]
+            .where(table["kind"].astype(str).str.contains(":"), table["kind"])
+        )
+
+    def close(self) -> None:
+        """Let another process have the file."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def __del__(self) -> None:
+        self.close()
+
+    # -- file ------------------------------------------------------------------------------------------------------
+    def _open(self, path: Path) -> None:
+        try:
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            content = b""
+            while part := os.read(self._handle, 1 << 20):
+                content += part
+        except BlockingIOError:
+            raise FileError(f"ledger {path} is in use by another process: a site runs once at a time") from None
+        except OSError as error:
+            raise FileError(f"cannot open ledger {path}: {error.strerror}") from error
+        whole, _, torn = content.rpartition(b"\n")
+        for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
+            self._read(path, number, line)
+        if torn:
+            os.ftruncate(self._handle, len(content) - len(torn))
+            os.lseek(self._handle, 0, os.SEEK_END)
+
+    def _read(self, path: Path, number: int, line: bytes) -> None:
+        try:
+            raw = json.loads(line)
+            mac = raw.pop("mac")
+            good = raw["before"] == self._chain and hmac.compare_digest(mac, self._mac(raw))
+            entry = {name: raw[name] for name in COLUMNS}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            good = False
+        if not good:
+            raise FileError(
+                f"ledger {path}, line {number}: altered, or written under another key; keep it and begin a new one"
+            )
+        self.entries.append(entry)
+        self._sent[entry["context"]] = entry["digest"]
+        self._chain = hashlib.sha256(line).hexdigest()
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        if self._handle is None:
+            return
+        raw = entry | {"before": self._chain}
+        line = json.dumps(raw | {"mac": self._mac(raw)}).encode()
+        end = os.lseek(self._handle, 0, os.SEEK_END)
+        try:
+            written = 0
+            while written < len(line) + 1:
+                written += os.write(self._handle, (line + b"\n")[written:])
+            os.fsync(self._handle)
+        except OSError as error:
+            os.ftruncate(self._handle, end)
+            raise FileError(f"cannot write ledger {self.path}: {error.strerror}; nothing was sent") from error
+        self._chain = hashlib.sha256(line).hexdigest()
+
+    def _mac(self, raw: dict[str, Any]) -> str:
+        return hmac.new(self._key, json.dumps(raw, sort_keys=True).encode(), "sha256").hexdigest()

@@ -1,0 +1,192 @@
+"""Fixed point: which arrays a message has, and how their values become integers that add exactly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from infl.errors import SealError, SettingsError
+
+BLOCK = 1 << 15
+"""Words that are worked on at a time: they and their masks stay in cache."""
+RANGE = {32: (1 << 31) - 1, 64: 1 << 59}
+"""Largest size of a sum in each lane."""
+
+
+class RangeError(SealError):
+    """Values do not fit their scale; nothing was sealed.
+
+    Attributes
+    ----------
+    fields
+        For each array that leaves its range, by which factor.
+    """
+
+    def __init__(self, fields: dict[str, float]) -> None:
+        self.fields = fields
+        shown = ", ".join(f"{name} by a factor of {factor:.3g}" for name, factor in list(fields.items())[:3])
+        super().__init__(f"out of the agreed range: {shown}; agree on a coarser scale, or on clipping")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One array of a message.
+
+    Attributes
+    ----------
+    name, shape
+        Which array.
+    exponent
+        ``value = integer · 2**exponent``.
+    bits
+        32 (updates) or 64 (sums).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    exponent: int
+    bits: int = 32
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def step(self) -> float:
+        """Distance of neighbouring values."""
+        return 2.0**self.exponent
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The arrays of a message, in order; those of 32 and of 64 bits make one flat lane each.
+
+    Examples
+    --------
+    >>> packing = Packing((Field("weight", (2, 3), -30), Field("n", (), 0, bits=64)))
+    >>> packing.n32, packing.n64
+    (6, 1)
+    >>> Packing.from_json(packing.to_json()) == packing
+    True
+    """
+
+    fields: tuple[Field, ...]
+
+    def __post_init__(self) -> None:
+        names = [f.name for f in self.fields]
+        if len(set(names)) < len(names):
+            raise SettingsError(f"packing: {next(n for n in names if names.count(n) > 1)!r} is named twice")
+        for f in self.fields:
+            if f.bits not in (32, 64) or not isinstance(f.exponent, int) or not -1000 < f.exponent < 1000:
+                raise SettingsError(f"packing: {f.name!r} has no scale: give it an exponent, and 32 or 64 bits")
+
+    @cached_property
+    def n32(self) -> int:
+        """Words of the 32-bit lane."""
+        return sum(f.size for f in self.fields if f.bits == 32)
+
+    @cached_property
+    def n64(self) -> int:
+        """Words of the 64-bit lane, without the tag."""
+        return sum(f.size for f in self.fields if f.bits == 64)
+
+    def lane(self, bits: int) -> list[tuple[Field, slice]]:
+        """Return the fields of a lane and where they lie in it."""
+        placed, start = [], 0
+        for f in self.fields:
+            if f.bits == bits:
+                placed.append((f, slice(start, start + f.size)))
+                start += f.size
+        return placed
+
+    def coarser(self, names: Collection[str], by: int) -> Packing:
+        """Return the packing with the scales of the named arrays widened by ``2**by``."""
+        return Packing(tuple(replace(f, exponent=f.exponent + by) if f.name in names else f for f in self.fields))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the packing as JSON."""
+        return [asdict(f) for f in self.fields]
+
+    @classmethod
+    def from_json(cls, rows: list[dict[str, Any]]) -> Packing:
+        """Inverse of :meth:`to_json`."""
+        return cls(tuple(Field(r["name"], tuple(r["shape"]), r["exponent"], r["bits"]) for r in rows))
+
+    @cached_property
+    def _digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+    def digest(self) -> str:
+        """Return the SHA-256 of names, shapes and scales."""
+        return self._digest
+
+
+def limit(bits: int, n_sites: int, share: float | None = None) -> int:
+    """Return the largest integer that a site may send, so that no sum of `n_sites` leaves the lane's range.
+
+    With shares sᵢ that add to at most 1 (default: 1 / n each), each site's |qᵢ| ≤ ⌊sᵢ (R − n)⌋, and these add to at most
+    R: the sum is read back exactly as a signed integer. R is 2³¹ − 1 for the 32-bit lane; 2⁵⁹ for the 64-bit lane, so that
+    two sums in range never differ by a multiple of the tag's prime.
+    """
+    return int((1 / n_sites if share is None else min(share, 1.0)) * (RANGE[bits] - n_sites))
+
+
+def quantise_lane(
+    values: np.ndarray, out: np.ndarray, packing: Packing, *, weight: float, largest: int, clip: bool
+) -> dict[str, float]:
+    """Write ``rint(weight · values / step)`` into `out`; return the arrays that leave the range, with the factor.
+
+    Raises
+    ------
+    SealError
+        A value is NaN or infinite.
+    """
+    wrong: dict[str, float] = {}
+    bits = out.dtype.itemsize * 8
+    scratch = np.empty(min(BLOCK, max(len(values), 1)))
+    for field, place in packing.lane(bits):
+        factor = weight / field.step
+        for start in range(place.start, place.stop, BLOCK):
+            stop = min(start + BLOCK, place.stop)
+            block = scratch[: stop - start]
+            np.multiply(values[start:stop], factor, out=block)
+            np.rint(block, out=block)
+            highest = max(block.max(), -block.min())
+            if not highest <= largest:
+                if not np.isfinite(highest):
+                    raise SealError(
+                        f"{field.name} has NaN or infinite values; nothing was sealed: lower lr=, check the data"
+                    )
+                if clip:
+                    np.clip(block, -largest, largest, out=block)
+                else:
+                    wrong[field.name] = max(wrong.get(field.name, 0.0), float(highest / largest))
+                    continue
+            out[start:stop] = block
+    return wrong
+
+
+def dequantise(integers: tuple[np.ndarray, np.ndarray], packing: Packing) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of both lanes: the 32-bit one as float32, the 64-bit one as float64.
+
+    Parameters
+    ----------
+    integers
+        Signed sums of both lanes, from ``unseal``.
+    packing
+        As it was sealed with.
+    """
+    low, high = integers
+    vector, sums = np.empty(len(low), dtype=np.float32), np.empty(len(high))
+    for bits, lane, out in ((32, low, vector), (64, high, sums)):
+        for field, place in packing.lane(bits):
+            np.multiply(lane[place], field.step, out=out[place], casting="unsafe")
+    return vector, sums
