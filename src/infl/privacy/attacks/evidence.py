@@ -14,8 +14,7 @@ from infl.federation.seeds import derive
 from infl.models.registry import task_from_json
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-    from mudata import MuData
+    from infl._types import Data
 
     from infl.federation.coordinator import Reply, Transport
     from infl.federation.local import Outcome
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from infl.models.locked import LockedModel
     from infl.models.task import Task
 
-    Data = AnnData | MuData
 
 
 @dataclass

@@ -1,0 +1,258 @@
+"""The secret coordinate field: one factor M and one term A for every weight of a tensor.
+
+Every weight has a secret coordinate u of four 16-bit numbers, one 64-bit word of a ChaCha20 stream (RFC 8439) whose key is
+derived by HKDF-SHA256 (RFC 5869) from a subkey, a salt, the tensor's name and, on an axis whose units have names (genes,
+proteins, peaks), the unit's name. A fixed public sinusoidal coordinate network (Sitzmann et al. 2020) maps u to three
+channels: a phase, from which the sign S follows, G for the magnitude and g for the additive part:
+
+    M = S · exp(κ · (tanh G + Σ_axes r))        A = scale(shape) · g        r: secret log-gain of a unit of an axis
+
+The network is written in 16-bit integers: a phase is a number of 1/65536 turns, so that additions wrap as angles do, and
+the sine is a table. Sums of integers have no rounding, so every platform, block size and number of threads gives the same
+signs and channels; float64 comes in only with tanh, exp and the final product, where nothing jumps.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import product
+from math import prod
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+
+from infl.errors import SettingsError
+
+# The constants of the construction; docs/decisions/0002-affine-coordinate-field.md says how they were chosen.
+KAPPA = 0.5  # of log |M|, at strength 1
+GAIN = 1.0  # a unit's log-gain is uniform in [-GAIN, GAIN], in units of κ
+ALPHA = 3.0  # standard deviation of A, in units of 1 / sqrt(fan-in), at strength 1
+ALPHA_VECTOR = 0.25  # the same for tensors with one dimension or none: biases, gains of norms, scalars
+NAMED_UNITS = 512  # what a named axis counts for in the fan-in, so that A depends on no panel's size
+
+PUBLIC_SEED = b"infl coordinate field 1"
+WIDTH = 16  # sines in each of the two hidden layers
+TURN = 1 << 16  # phases are counted in 1/65536 turns
+AMPLITUDE = 32767  # the sine table's unit
+BLOCK = 4096  # coordinates in flight; the hidden layers then stay in the second-level cache
+
+Units = Mapping[int, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class CoordinateNetwork:
+    """Weights of the public network, all ``uint16`` and meant modulo 65536."""
+
+    first: np.ndarray  # (WIDTH, 3) periods over the range of a coordinate, -8 … 7
+    first_phase: np.ndarray  # (WIDTH, 1)
+    second: np.ndarray  # (WIDTH, WIDTH) half turns per unit of sine, -2 … 2
+    second_phase: np.ndarray  # (WIDTH, 1)
+    carrier: int  # odd periods of the sign's phase over the range of the first coordinate
+    sine: np.ndarray  # (TURN,) int16
+
+    def __call__(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Evaluate the channels.
+
+        Parameters
+        ----------
+        u
+            Coordinates, ``uint16``, one row an axis. ``(4, n)``
+
+        Returns
+        -------
+        phase, G, g
+            ``phase`` in turns / 65536 (uint16); ``G`` and ``g`` as int32, with standard deviation ``AMPLITUDE · sqrt(8)``.
+            The first coordinate moves the phase only, by an odd number of periods: whatever the other three are, the
+            phase is uniform on the circle and independent of G and g.
+        """
+        hidden = self._layer(self.first, self.first_phase, u[1:])
+        hidden = self._layer(self.second, self.second_phase, hidden)
+        wide = hidden.view(np.int16).astype(np.int32)
+        # Three orthogonal rows of a Hadamard matrix as read-outs: uncorrelated channels without a multiplication.
+        pair = wide[0::2] + wide[1::2]
+        magnitude = (wide[0::2] - wide[1::2]).sum(axis=0)
+        additive = (pair[0::2] - pair[1::2]).sum(axis=0)
+        fine = ((pair[0::4] + pair[1::4]) - (pair[2::4] + pair[3::4])).sum(axis=0)
+        phase = u[0] * np.uint16(self.carrier) + fine.astype(np.uint16)
+        return phase, magnitude, additive
+
+    def _layer(self, weight: np.ndarray, offset: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+        # Column by column: the integer product has no BLAS, and WIDTH × n stays in the cache.
+        phase = weight[:, :1] * inputs[0]  # (WIDTH, n)
+        phase += offset
+        term = np.empty_like(phase)
+        for column in range(1, len(inputs)):
+            np.multiply(weight[:, column : column + 1], inputs[column], out=term)
+            phase += term
+        # mode="clip" only spares numpy the range check: a uint16 is always in range.
+        return np.take(self.sine, phase, mode="clip").view(np.uint16)
+
+
+@cache
+def public_network() -> CoordinateNetwork:
+    """Expand the published constant into the network: ChaCha20 with key SHA-256(PUBLIC_SEED) and an all-zero nonce."""
+    stream = _keystream(hashlib.sha256(PUBLIC_SEED).digest())
+
+    def integers(rows: int, columns: int, low: int, high: int) -> np.ndarray:
+        raw = np.frombuffer(stream.update(bytes(2 * rows * columns)), "<u2").astype(np.int64)
+        return (raw % (high - low + 1) + low).astype(np.uint16).reshape(rows, columns)
+
+    angle = 2 * np.pi * np.arange(TURN) / TURN
+    return CoordinateNetwork(
+        first=integers(WIDTH, 3, -8, 7),
+        first_phase=integers(WIDTH, 1, 0, TURN - 1),
+        second=integers(WIDTH, WIDTH, -2, 2),
+        second_phase=integers(WIDTH, 1, 0, TURN - 1),
+        carrier=int(integers(1, 1, 0, TURN - 1)[0, 0]) | 1,
+        sine=np.rint(AMPLITUDE * np.sin(angle)).astype(np.int16),
+    )
+
+
+@dataclass(frozen=True)
+class TensorField:
+    """The field over one tensor.
+
+    Parameters
+    ----------
+    key
+        The tensor's key, from :func:`tensor_key`.
+    shape
+        The tensor's shape.
+    units
+        Names of the units of the axes that have any, in the tensor's order.
+    strength
+        From 0 (identity) to 1.
+    """
+
+    key: bytes = field(repr=False)
+    shape: tuple[int, ...]
+    units: Units
+    strength: float
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Axes as the coordinates run over them: the named ones first, the others in C order."""
+        axes = range(max(len(self.shape), 1))
+        return (*sorted(self.units), *(axis for axis in axes if axis not in self.units))
+
+    @property
+    def scale(self) -> float:
+        """Standard deviation of A, from the shape alone."""
+        if len(self.shape) < 2:
+            return self.strength * ALPHA_VECTOR
+        lengths = (NAMED_UNITS if axis in self.units else n for axis, n in enumerate(self.shape) if axis > 0)
+        return self.strength * ALPHA / max(prod(lengths), 1) ** 0.5
+
+    def blocks(self, *, additive: bool = True) -> Iterator[tuple[slice, np.ndarray, np.ndarray | None]]:
+        """Yield ``(rows, M, A)`` along the first axis of the tensor transposed to :attr:`order`.
+
+        Coordinates are made and used in blocks of ``BLOCK``; M and A (float64) cover one row, or as many as fit a block.
+        """
+        shape = self.shape or (1,)
+        lengths = [shape[axis] for axis in self.order]
+        per_row = prod(lengths[1:])
+        if lengths[0] * per_row == 0:
+            return
+        network, words, gains = public_network(), self._coordinates(lengths), self._gains(shape)
+        kappa, unit = self.strength * KAPPA, AMPLITUDE * (WIDTH / 2) ** 0.5
+        half_width = round(self.strength * TURN / 4)  # of the arc on which the sign flips: strength / 2 of the circle
+        step = max(1, BLOCK // per_row)
+        for start in range(0, lengths[0], step):
+            rows = slice(start, min(start + step, lengths[0]))
+            size = (rows.stop - start) * per_row
+            log_m, a = np.empty(size), np.empty(size if additive else 0)
+            flip = np.empty(size, dtype=bool)
+            for i in range(0, size, BLOCK):
+                part = slice(i, min(i + BLOCK, size))
+                phase, magnitude, term = network(words.read(part.stop - i))
+                np.tanh(magnitude / unit, out=log_m[part])
+                flip[part] = phase + np.uint16(half_width) < 2 * half_width
+                if additive:
+                    np.multiply(term, self.scale / unit, out=a[part])
+            log_m = log_m.reshape(-1, *lengths[1:])
+            for gain in gains:
+                log_m += gain[rows] if len(gain) > 1 else gain
+            m = np.exp(np.multiply(log_m, kappa, out=log_m), out=log_m)
+            np.negative(m, out=m, where=flip.reshape(m.shape))
+            yield rows, m, a.reshape(m.shape) if additive else None
+
+    def _coordinates(self, lengths: list[int]) -> "_Words":
+        named = sorted(self.units)
+        keys = (
+            self._expand("coordinates", *(part for pair in zip(named, names, strict=True) for part in pair))
+            for names in product(*(self.units[axis] for axis in named))
+        )
+        return _Words(keys, prod(lengths[len(named) :]))
+
+    def _gains(self, shape: tuple[int, ...]) -> list[np.ndarray]:
+        """Log-gains of each axis's units, ready to be broadcast over the tensor transposed to `order`."""
+        if len(shape) < 2:
+            return []  # a gain per unit would be one more factor per weight
+        gains = []
+        for place, axis in enumerate(self.order):
+            if axis in self.units:
+                raw = b"".join(self._expand("gain", axis, name, length=8) for name in self.units[axis])
+            else:
+                raw = _keystream(self._expand("gain", axis)).update(bytes(8 * shape[axis]))
+            fraction = (np.frombuffer(raw, "<u8") >> np.uint64(11)) * 2.0**-53
+            gain = GAIN * (2 * fraction - 1)
+            gains.append(gain.reshape([-1 if other == place else 1 for other in range(len(shape))]))
+        return gains
+
+    def _expand(self, *parts: str | int, length: int = 32) -> bytes:
+        return HKDFExpand(SHA256(), length, _encode(*parts)).derive(self.key)
+
+
+def tensor_key(subkey: bytes, salt: bytes, name: str) -> bytes:
+    """Key of one tensor's streams."""
+    return HKDF(SHA256(), 32, salt, _encode("infl lock 1", name)).derive(subkey)
+
+
+def check_units(name: str, shape: Sequence[int], units: Units | None) -> dict[int, Sequence[str]]:
+    """Refuse names that do not fit the tensor; return a plain dictionary."""
+    units = dict(units or {})
+    for axis, names in units.items():
+        if not 0 <= axis < len(shape):
+            raise SettingsError(f"tensor {name!r} has {len(shape)} axes, but units name axis {axis}: count from 0.")
+        if len(names) != shape[axis]:
+            raise SettingsError(
+                f"axis {axis} of tensor {name!r} has {shape[axis]} units, but {len(names)} names: give one each."
+            )
+        if len(set(names)) != len(names):
+            twice = next(n for i, n in enumerate(names) if n in names[:i])
+            raise SettingsError(f"axis {axis} of tensor {name!r} names {twice!r} twice: make the names unique.")
+    return units
+
+
+class _Words:
+    """64-bit words from one ChaCha20 stream after the other, `per_stream` words of each."""
+
+    def __init__(self, keys: Iterator[bytes], per_stream: int) -> None:
+        self._keys, self._per_stream, self._left = keys, per_stream, 0
+
+    def read(self, n: int) -> np.ndarray:
+        """Give the next n words as coordinates, ``(4, n)`` uint16."""
+        parts = []
+        while n:
+            if not self._left:
+                self._stream, self._left = _keystream(next(self._keys)), self._per_stream
+            take = min(n, self._left)
+            parts.append(self._stream.update(bytes(8 * take)))
+            self._left -= take
+            n -= take
+        words = np.frombuffer(b"".join(parts), "<u2").reshape(-1, 4)
+        return np.ascontiguousarray(words.T, dtype=np.uint16)
+
+
+def _keystream(key: bytes):
+    """Keystream under a key that is used for nothing else, so the nonce may be zero; encrypting zeros reads it."""
+    return Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
+
+
+def _encode(*parts: str | int) -> bytes:
+    """Join parts so that no two lists of parts give the same bytes: each with its length before it."""
+    raw = [part.encode() if isinstance(part, str) else part.to_bytes(4, "little") for part in parts]
+    return b"".join(len(part).to_bytes(4, "little") + part for part in raw)

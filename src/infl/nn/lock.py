@@ -1,0 +1,299 @@
+"""The lock: weights that only a holder of the key can use.
+
+For each floating-point tensor of a module
+
+    θ_stored = (θ_effective − A) / M        θ_effective = θ_stored · M + A
+
+with a secret multiplier M and a secret term A for every weight, both from :mod:`infl.nn.field`. It is a reparametrisation:
+the right key gives θ back up to rounding, and since updates meet M alone, the average of locked updates is the locked
+average of updates. ``docs/decisions/0002-affine-coordinate-field.md`` says why there is an additive part.
+
+The lock keeps a *model* from those without the key. It does not hide updates on their way: that is the seal's work.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NoReturn, Self, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from infl.errors import KeyringError, SettingsError
+from infl.nn.field import TensorField, Units, check_units, tensor_key
+
+ModuleType = TypeVar("ModuleType", bound=nn.Module)
+_ACCURATE = {torch.float32, torch.float64}
+
+
+@dataclass(frozen=True)
+class Field:
+    """The secret coordinate field of one model.
+
+    Parameters
+    ----------
+    subkey
+        32 secret bytes, ``keyring.subkey("lock")``. Never shown, never pickled.
+    salt
+        Public and fresh per model. Two models locked under one key and one salt share every factor: whoever has one of
+        them unlocked can open the other.
+    strength
+        From 0 (stored weights are the effective ones) to 1. A weight's sign flips with probability ``strength / 2``; the
+        flips at a lower strength are among those at a higher one.
+
+    Examples
+    --------
+    >>> import torch
+    >>> field = Field(subkey=bytes(range(32)), salt=b"model 1")
+    >>> weight = torch.tensor([[0.5, -0.25]])
+    >>> stored = field.lock("layer.weight", weight, units={1: ["TP53", "EGFR"]})
+    >>> torch.allclose(field.unlock("layer.weight", stored, units={1: ["TP53", "EGFR"]}), weight)
+    True
+    >>> field
+    Field(salt=b'model 1', strength=1.0)
+    """
+
+    subkey: bytes = field(repr=False)
+    salt: bytes
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if len(self.subkey) != 32:
+            raise SettingsError(f"a lock's subkey has 32 bytes, got {len(self.subkey)}: take keyring.subkey('lock').")
+        if not 0 <= self.strength <= 1:  # false for nan too
+            raise SettingsError(f"the lock's strength is from 0 (none) to 1 (full), got {self.strength}.")
+
+    def factors(self, name: str, shape: tuple[int, ...], units: Units | None = None) -> tuple[Tensor, Tensor]:
+        """Give M and A of one tensor, in float64."""
+        m, a = torch.empty(shape, dtype=torch.float64), torch.empty(shape, dtype=torch.float64)
+        over = self._over(name, shape, units)
+        rows_m, rows_a = _rows(m, over), _rows(a, over)
+        for rows, m_rows, a_rows in over.blocks():
+            rows_m[rows], rows_a[rows] = m_rows, a_rows
+        return m, a
+
+    def multipliers(
+        self, name: str, shape: tuple[int, ...], units: Units | None = None, *, out: Tensor | None = None
+    ) -> Tensor:
+        """Give M alone; in float32, or in place in `out` (a view of a flat buffer, say) in its precision."""
+        out = torch.empty(shape) if out is None else out
+        over = self._over(name, shape, units)
+        target = _rows(out, over)
+        for rows, m, _ in over.blocks(additive=False):
+            target[rows] = m
+        return out
+
+    def lock(self, name: str, tensor: Tensor, units: Units | None = None, *, out: Tensor | None = None) -> Tensor:
+        """Give the stored weights of effective ones.
+
+        Parameters
+        ----------
+        name
+            The tensor's name in the module. Part of what the factors are derived from.
+        tensor
+            float32 or float64, any shape. Computed in float64, returned in the tensor's precision.
+        units
+            Names of the units of the axes that have any, e.g. ``{1: genes}`` for a first layer. A named unit's factors
+            depend on its name only, not on its place or on which others there are.
+        out
+            Where to write; may be `tensor` itself.
+        """
+        return self._apply(name, tensor, units, out, lambda x, m, a: (x - a) / m)
+
+    def unlock(self, name: str, tensor: Tensor, units: Units | None = None, *, out: Tensor | None = None) -> Tensor:
+        """Give the effective weights of stored ones; the inverse of :meth:`lock`."""
+        return self._apply(name, tensor, units, out, lambda x, m, a: x * m + a)
+
+    def lock_update(self, name: str, delta: Tensor, units: Units | None = None, *, out: Tensor | None = None) -> Tensor:
+        """Give the change of stored weights that belongs to a change of effective ones: ``delta / M``."""
+        return self._apply(name, delta, units, out, lambda x, m, _: x / m, additive=False)
+
+    def unlock_update(
+        self, name: str, delta: Tensor, units: Units | None = None, *, out: Tensor | None = None
+    ) -> Tensor:
+        """Give the change of effective weights that belongs to a change of stored ones: ``delta · M``."""
+        return self._apply(name, delta, units, out, lambda x, m, _: x * m, additive=False)
+
+    def _apply(
+        self,
+        name: str,
+        tensor: Tensor,
+        units: Units | None,
+        out: Tensor | None,
+        formula: Callable[..., np.ndarray],
+        *,
+        additive: bool = True,
+    ) -> Tensor:
+        if tensor.dtype not in _ACCURATE:
+            raise SettingsError(
+                f"tensor {name!r} is {str(tensor.dtype).removeprefix('torch.')}, too coarse to be locked and unlocked "
+                "without loss: convert it with .float() first."
+            )
+        source = tensor.detach().cpu()
+        result = torch.empty_like(source)
+        over = self._over(name, tuple(source.shape), units)
+        if self.strength == 0:
+            result.copy_(source)  # the formula would turn -0.0 into 0.0
+        else:
+            before, after = _rows(source, over), _rows(result, over)
+            for rows, m, a in over.blocks(additive=additive):
+                after[rows] = formula(before[rows].astype(np.float64), m, a)
+        return result.to(tensor.device) if out is None else out.detach().copy_(result)
+
+    def _over(self, name: str, shape: tuple[int, ...], units: Units | None) -> TensorField:
+        return TensorField(
+            key=tensor_key(self.subkey, self.salt, name),
+            shape=tuple(shape),
+            units=check_units(name, shape, units),
+            strength=float(self.strength),
+        )
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise KeyringError(
+            "a lock's field holds a key and is not pickled: save state_dict(), and make the field again."
+        )
+
+
+def lock_module(module: ModuleType, field: Field, units: Mapping[str, Units] | None = None) -> ModuleType:
+    """Lock every floating-point parameter of a module, in place, by a parametrisation.
+
+    The module computes as before, and trains; its ``state_dict`` holds stored weights only. Parameters that two layers
+    share stay shared. Integer and complex parameters and all buffers are left as they are.
+
+    Parameters
+    ----------
+    module
+        Any module, trained or not.
+    field
+        The field.
+    units
+        Names of units by tensor and axis, e.g. ``{"0.weight": {1: genes}}``.
+
+    Returns
+    -------
+    The same module.
+
+    Examples
+    --------
+    >>> import torch
+    >>> _ = torch.manual_seed(0)
+    >>> layer, x = torch.nn.Linear(3, 2), torch.ones(1, 3)
+    >>> before = layer(x)
+    >>> layer = lock_module(layer, Field(subkey=bytes(range(32)), salt=b"model 1"))
+    >>> torch.allclose(layer(x), before, atol=1e-5)
+    True
+    >>> list(layer.state_dict())
+    ['parametrizations.weight.original', 'parametrizations.bias.original']
+    """
+    units = dict(units or {})
+    places = _places(module)
+    names = {name for name, _, _ in places}
+    for name in units.keys() - names:
+        raise SettingsError(f"units name a tensor {name!r} that the module does not have: {_few(sorted(names))}.")
+    for name, owner, attribute in places:
+        if "parametrizations" in name.split(".") or parametrize.is_parametrized(owner, attribute):
+            raise SettingsError(f"parameter {name!r} is parametrised or locked already: remove that first.")
+        check_units(name, owner.get_parameter(attribute).shape, units.get(name))
+
+    locks: dict[int, _Unlock] = {}
+    for name, owner, attribute in places:
+        parameter = owner.get_parameter(attribute)
+        if id(parameter) not in locks:  # else it is shared with a layer before, and locked
+            locks[id(parameter)] = _Unlock(field, name, parameter, units.get(name))
+        parametrize.register_parametrization(owner, attribute, locks[id(parameter)])
+    for lock in locks.values():
+        lock.registered = True
+    return module
+
+
+def unlock_module(module: ModuleType) -> ModuleType:
+    """Remove :func:`lock_module`'s parametrisation, in place; the effective weights are left.
+
+    Examples
+    --------
+    >>> import torch
+    >>> layer = torch.nn.Linear(3, 2)
+    >>> weight = layer.weight.detach().clone()
+    >>> field = Field(subkey=bytes(range(32)), salt=b"model 1")
+    >>> layer = unlock_module(lock_module(layer, field))
+    >>> torch.allclose(layer.weight, weight, atol=1e-5)
+    True
+    """
+    open_parameters: set[int] = set()
+    for owner in list(module.modules()):
+        for attribute, chain in list(getattr(owner, "parametrizations", {}).items()):
+            if not isinstance(chain, parametrize.ParametrizationList) or not isinstance(chain[0], _Unlock):
+                continue
+            lock, parameter = chain[0], chain.original
+            parametrize.remove_parametrizations(owner, attribute, leave_parametrized=False)
+            if id(parameter) not in open_parameters:  # a shared parameter is opened once
+                open_parameters.add(id(parameter))
+                with torch.no_grad():
+                    parameter.copy_(lock(parameter))
+    return module
+
+
+class _Unlock(nn.Module):
+    """stored → effective, for one parameter. M and A are plain attributes, so that no state_dict has them."""
+
+    def __init__(self, field: Field, name: str, parameter: nn.Parameter, units: Units | None) -> None:
+        super().__init__()
+        self._field, self._name, self._units = field, name, units
+        m, a = field.factors(name, tuple(parameter.shape), units)
+        self._factors = m.to(parameter.device), a.to(parameter.device)
+        with torch.no_grad():
+            field.lock(name, parameter, units, out=parameter)
+        self.registered = False
+
+    def forward(self, stored: Tensor) -> Tensor:
+        m, a = self._factors
+        return (stored * m + a).to(stored.dtype)  # in float64
+
+    def right_inverse(self, effective: Tensor) -> Tensor:
+        # Registering asks for the inverse of what `__init__` locked already (in place: a parameter that is a view of a
+        # flat buffer remains one, and a shared parameter is locked once).
+        return self._field.lock(self._name, effective, self._units) if self.registered else effective
+
+    def extra_repr(self) -> str:
+        return repr(self._field)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # The factors follow the module to its device, and stay in float64.
+        device = fn(torch.empty(0, device=self._factors[0].device)).device
+        self._factors = self._factors[0].to(device), self._factors[1].to(device)
+        return super()._apply(fn, recurse)
+
+    def __deepcopy__(self, memo: dict) -> "_Unlock":
+        copied = object.__new__(_Unlock)
+        copied.__dict__ = self.__dict__.copy()  # the field and the factors never change, and can be shared
+        return copied
+
+    def __getstate__(self) -> NoReturn:
+        raise KeyringError("a locked module is not pickled, since its key would go along: save state_dict() instead.")
+
+
+def _places(module: nn.Module) -> list[tuple[str, nn.Module, str]]:
+    """Every place of a floating-point parameter: its name, the module that owns it, its attribute there."""
+    found = []
+    for prefix, owner in module.named_modules():
+        for attribute, parameter in owner.named_parameters(recurse=False, remove_duplicate=False):
+            if parameter.is_floating_point():
+                found.append((f"{prefix}.{attribute}".lstrip("."), owner, attribute))
+    return found
+
+
+def _rows(tensor: Tensor, over: TensorField) -> np.ndarray:
+    """A view with the axes in the field's order."""
+    array = tensor.detach().numpy()
+    return (array if array.ndim else array.reshape(1)).transpose(over.order)
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
