@@ -13,9 +13,10 @@ import numpy as np
 
 from infl.errors import FederationError, SealError
 from infl.privacy.seal.context import Context, Words
+from infl.privacy.seal.lanes import Masks, close, open_
 from infl.privacy.seal.masks import Streams
-from infl.privacy.seal.packing import BLOCK, RANGE, Packing, RangeError, limit, quantise_lane
-from infl.privacy.seal.tag import new_tag
+from infl.privacy.seal.packing import RANGE, Packing, Quantiser, RangeError, limit
+from infl.privacy.seal.tag import P, Tag, as_words, from_words
 
 if TYPE_CHECKING:
     from infl.privacy.seal.ledger import Ledger
@@ -82,13 +83,12 @@ class NoSeal:
         self._check_cohort(n)
         if len(vector) != packing.n32 or len(sums) != packing.n64 or context.packing != packing.digest():
             raise SealError(f"{site}: the arrays are not those of the round's packing; nothing was sealed")
-        low, high = np.empty(packing.n32, dtype=np.int32), np.zeros(packing.n64 + 2, dtype=np.int64)
-        wrong = quantise_lane(vector, low, packing, weight=weight, largest=limit(32, n, share), clip=clip)
-        wrong |= quantise_lane(sums, high[:-2], packing, weight=1.0, largest=limit(64, n), clip=clip)
-        if wrong:
-            raise RangeError(wrong)
-        words = Words(low.view(np.uint32), high.view(np.uint64))
-        self._close(context, position, low, high)
+        words = Words(np.empty(packing.n32, dtype=np.uint32), np.zeros(packing.n64 + 2, dtype=np.uint64))
+        low = Quantiser(vector, packing, 32, weight=weight, largest=limit(32, n, share), clip=clip)
+        high = Quantiser(sums, packing, 64, weight=1.0, largest=limit(64, n), clip=clip)
+        self._close(context, position, words, low, high)
+        if low.wrong or high.wrong:
+            raise RangeError(low.wrong | high.wrong)
         if ledger is not None:
             ledger.record(context, words, sealed=self.name != "none")
         return words
@@ -124,9 +124,9 @@ class NoSeal:
             )
         if len(total.low) != packing.n32 or len(total.high) != packing.n64 + 2 or context.packing != packing.digest():
             raise SealError("round rejected: the sum does not have the sizes of the round's packing")
-        low, high = total.low.copy().view(np.int32), total.high.copy().view(np.int64)
-        self._open(context, places, low, high)
-        return low, high[:-2]
+        words = Words(total.low.copy(), total.high.copy())
+        self._open(context, places, words)
+        return words.low.view(np.int32), words.high[:-2].view(np.int64)
 
     def _check_cohort(self, n: int) -> None:
         if n < self.min_sites:
@@ -134,11 +134,13 @@ class NoSeal:
                 f"a cohort of {n} sites is smaller than min_sites={self.min_sites}: ask more sites, or agree on fewer"
             )
 
-    def _close(self, context: Context, position: int, low: np.ndarray, high: np.ndarray) -> None:
-        """Tag and mask, in place."""
+    def _close(self, context: Context, position: int, words: Words, low: Quantiser, high: Quantiser) -> None:
+        """Write the lanes into `words`, masked and tagged."""
+        close(low, words.low, None, ())
+        close(high, words.high[:-2], None, ())
 
-    def _open(self, context: Context, places: list[int], low: np.ndarray, high: np.ndarray) -> None:
-        """Unmask, in place, and verify."""
+    def _open(self, context: Context, places: list[int], words: Words) -> None:
+        """Take the masks off `words`, in place, and verify."""
 
 
 class GroupSeal(NoSeal):
@@ -154,11 +156,12 @@ class GroupSeal(NoSeal):
     Attributes
     ----------
     streams_opened
-        Streams that the last call used.
+        Mask streams (of each lane) that the last call used: two to seal, two for every run of responders to unseal.
 
     Examples
     --------
     >>> import numpy as np
+    >>> from infl.privacy.seal import Field, add, dequantise
     >>> packing = Packing((Field("w", (2,), -20),))
     >>> context = Context("run", 1, 0, ("a", "b", "c"), "train", packing.digest())
     >>> seal = GroupSeal(bytes(32))
@@ -180,23 +183,41 @@ class GroupSeal(NoSeal):
     def __repr__(self) -> str:
         return f"GroupSeal(min_sites={self.min_sites})"
 
-    def _close(self, context: Context, position: int, low: np.ndarray, high: np.ndarray) -> None:
-        streams = Streams(self._subkey, context)
-        high[-2:] = _split(_tag(streams, low, high[:-2]))
-        streams.mask(low.view(np.uint32), high.view(np.uint64), position, position + 1)
-        self.streams_opened = streams.opened
+    def _close(self, context: Context, position: int, words: Words, low: Quantiser, high: Quantiser) -> None:
+        lanes = _Lanes(self._subkey, context, [(position, position + 1)])
+        tag = close(low, words.low, lanes.tag("low", len(words.low)), lanes.masks("low"))
+        tag += close(high, words.high[:-2], lanes.tag("high", len(words.high) - 2), lanes.masks("high"))
+        words.high[-2:] = as_words(tag % P)
+        open_(words.high[-2:], None, lanes.masks("tag"))
+        self.streams_opened = lanes.n_streams
 
-    def _open(self, context: Context, places: list[int], low: np.ndarray, high: np.ndarray) -> None:
-        streams = Streams(self._subkey, context)
-        for first, last in _runs(places):
-            streams.mask(low.view(np.uint32), high.view(np.uint64), last + 1, first)
-        self.streams_opened = streams.opened
-        in_range = not len(high[:-2]) or max(int(high[:-2].max()), -int(high[:-2].min())) <= RANGE[64]
-        if not in_range or _tag(streams, low, high[:-2]) != _joined(high[-2:]):
+    def _open(self, context: Context, places: list[int], words: Words) -> None:
+        lanes = _Lanes(self._subkey, context, [(last + 1, first) for first, last in _runs(places)])
+        tag = open_(words.low, lanes.tag("low", len(words.low)), lanes.masks("low"))
+        tag += open_(words.high[:-2], lanes.tag("high", len(words.high) - 2), lanes.masks("high"))
+        open_(words.high[-2:], None, lanes.masks("tag"))
+        self.streams_opened = lanes.n_streams
+        sums = words.high[:-2].view(np.int64)
+        in_range = not len(sums) or (int(sums.max()) <= RANGE[64] and int(sums.min()) >= -RANGE[64])
+        if not in_range or tag % P != from_words(words.high[-2:]):
             raise SealError(
                 "round rejected: the sum is not what the sites sealed (altered, replayed, or a wrong list of responders); "
                 "nothing was applied"
             )
+
+
+class _Lanes:
+    """Keys of the masks and tags of one exchange, for pairs of stream numbers (added, taken away)."""
+
+    def __init__(self, subkey: bytes, context: Context, pairs: list[tuple[int, int]]) -> None:
+        self._streams, self._pairs = Streams(subkey, context.digest()), pairs
+        self.n_streams = 2 * len(pairs)
+
+    def masks(self, lane: str) -> Masks:
+        return [(self._streams.key(lane, plus), self._streams.key(lane, minus)) for plus, minus in self._pairs]
+
+    def tag(self, lane: str, n: int) -> Tag:
+        return Tag(self._streams.key(f"{lane} tag"), n)
 
 
 def _runs(places: list[int]) -> list[tuple[int, int]]:
@@ -211,22 +232,3 @@ def _runs(places: list[int]) -> list[tuple[int, int]]:
     for place in places:
         runs[-1:] = [(runs[-1][0], place)] if runs and runs[-1][1] == place - 1 else [*runs[-1:], (place, place)]
     return runs
-
-
-def _tag(streams: Streams, low: np.ndarray, high: np.ndarray) -> int:
-    tag = new_tag(streams)
-    for lane in (low, high):
-        for start in range(0, len(lane), BLOCK):
-            tag.update(lane[start : start + BLOCK])
-    return tag.value
-
-
-def _split(tag: int) -> list[int]:
-    """Return the tag as two words whose sums over many sites do not wrap: low 31 bits, high 30 bits."""
-    return [tag & 0x7FFFFFFF, tag >> 31]
-
-
-def _joined(words: np.ndarray) -> int:
-    from infl.privacy.seal.tag import P
-
-    return (int(words[0]) + (int(words[1]) << 31)) % P

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -139,39 +140,59 @@ def limit(bits: int, n_sites: int, share: float | None = None) -> int:
     return int((1 / n_sites if share is None else min(share, 1.0)) * (RANGE[bits] - n_sites))
 
 
-def quantise_lane(
-    values: np.ndarray, out: np.ndarray, packing: Packing, *, weight: float, largest: int, clip: bool
-) -> dict[str, float]:
-    """Write ``rint(weight · values / step)`` into `out`; return the arrays that leave the range, with the factor.
+class Quantiser:
+    """Turns blocks of one lane into integers: ``rint(weight · value / step)``, within a range.
 
-    Raises
-    ------
-    SealError
-        A value is NaN or infinite.
+    Parameters
+    ----------
+    values
+        The lane's values, flat.
+    packing, bits
+        Which lane of which packing.
+    weight
+        Multiplies the values.
+    largest
+        Largest size of an integer.
+    clip
+        Clip what is larger, instead of noting it in `wrong`.
+
+    Attributes
+    ----------
+    wrong
+        Arrays that leave the range, with the factor.
     """
-    wrong: dict[str, float] = {}
-    bits = out.dtype.itemsize * 8
-    scratch = np.empty(min(BLOCK, max(len(values), 1)))
-    for field, place in packing.lane(bits):
-        factor = weight / field.step
-        for start in range(place.start, place.stop, BLOCK):
-            stop = min(start + BLOCK, place.stop)
-            block = scratch[: stop - start]
-            np.multiply(values[start:stop], factor, out=block)
+
+    def __init__(
+        self, values: np.ndarray, packing: Packing, bits: int, *, weight: float, largest: int, clip: bool
+    ) -> None:
+        self._values, self._largest, self._clip = values, largest, clip
+        self._parts = [(place.start, place.stop, weight / f.step, f.name) for f, place in packing.lane(bits) if f.size]
+        self._stops = [stop for _, stop, _, _ in self._parts]
+        self.wrong: dict[str, float] = {}
+
+    def read(self, start: int, stop: int, out: np.ndarray) -> None:
+        """Write the integers of the places `start` to `stop` into `out` (float64, exact).
+
+        Raises
+        ------
+        SealError
+            A value is NaN or infinite.
+        """
+        for first, last, factor, name in self._parts[bisect_right(self._stops, start) :]:
+            if first >= stop:
+                break
+            low, high = max(first, start), min(last, stop)
+            block = out[low - start : high - start]
+            np.multiply(self._values[low:high], factor, out=block)
             np.rint(block, out=block)
             highest = max(block.max(), -block.min())
-            if not highest <= largest:
-                if not np.isfinite(highest):
-                    raise SealError(
-                        f"{field.name} has NaN or infinite values; nothing was sealed: lower lr=, check the data"
-                    )
-                if clip:
-                    np.clip(block, -largest, largest, out=block)
-                else:
-                    wrong[field.name] = max(wrong.get(field.name, 0.0), float(highest / largest))
-                    continue
-            out[start:stop] = block
-    return wrong
+            if highest <= self._largest:
+                continue
+            if not np.isfinite(highest):
+                raise SealError(f"{name} has NaN or infinite values; nothing was sealed: lower lr=, check the data")
+            if not self._clip:
+                self.wrong[name] = max(self.wrong.get(name, 0.0), float(highest / self._largest))
+            np.clip(block, -self._largest, self._largest, out=block)
 
 
 def dequantise(integers: tuple[np.ndarray, np.ndarray], packing: Packing) -> tuple[np.ndarray, np.ndarray]:
