@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 TARGET = "tumour_class"
 METHOD_NAMES = {
-    "pooled": "pooled (one place, no protection)",
+    "pooled": "pooled in one place",
     "alone": "each hospital alone",
     "fedavg": "federated, unprotected",
-    "infl": "infl: lock and seal, right key",
+    "infl": "infl (lock and seal), right key",
     "infl_wrong_key": "infl, wrong key",
     "infl_no_key": "infl, no key",
     "published": "published method, right key",
@@ -69,7 +69,7 @@ def run_demo(out: Path, *, seeds: int = 5) -> None:
     write_atomic(out / "comparison.csv", table.to_csv(index=False).encode(), overwrite=True)
     shown = table.assign(method=table["method"].map(METHOD_NAMES))
     shown.attrs = table.attrs
-    print_table(shown)
+    print_table(shown, ["balanced_accuracy", "auroc"])
 
     figures = _figures(sites, run, curve, table)
     for name, (figure, _) in figures.items():
@@ -84,7 +84,7 @@ def run_demo(out: Path, *, seeds: int = 5) -> None:
 def _say(line: str) -> None:
     from rich.console import Console
 
-    Console(highlight=False).print(f"[bold]infl[/bold] {line}")
+    Console(highlight=False, soft_wrap=True).print(f"[bold]infl[/bold] {line}")
 
 
 def _keys_table(run: FederatedRun, test: dict[str, AnnData], key: object) -> pd.DataFrame:

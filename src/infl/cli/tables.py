@@ -30,12 +30,12 @@ def read_data(path: Path) -> AnnData | MuData:
         raise FileError(f"{path} cannot be read as h5ad or h5mu: {error}") from error
 
 
-def print_table(table: pd.DataFrame) -> None:
+def print_table(table: pd.DataFrame, metrics: list[str] | None = None) -> None:
     """Print a comparison: one row a method, one column a metric, mean ± standard deviation."""
     from rich.console import Console
     from rich.table import Table
 
-    metrics = list(dict.fromkeys(table["metric"]))
+    metrics = metrics or list(dict.fromkeys(table["metric"]))
     shown = Table("method", *(m.replace("_", " ") for m in metrics), "seconds")
     for method, rows in table.groupby("method", sort=False):
         cells = rows.set_index("metric")

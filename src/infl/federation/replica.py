@@ -23,7 +23,7 @@ from infl.models.lock_schemes import lock_scheme
 from infl.models.locked import Header, LockedModel, lock_model
 from infl.models.registry import task_from_json
 from infl.nn.flat import FlatModule
-from infl.privacy.dp import steps_of
+from infl.privacy.dp import check_module, steps_of
 from infl.privacy.seal import GroupSeal, NoSeal, Packing, dequantise
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class Replica:
         self.seal = self._seal()
         self.rule = rule(agreement.aggregation, agreement.aggregation_options)
         if agreement.dp is not None:
+            check_module(self.bench.module)
             self.rule = fedadam(lr=self.task.lr, eps=1e-8)
         self.rule_state: dict[str, Tensor] = {}
         self.theta = self.bench.copy_shared()

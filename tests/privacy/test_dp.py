@@ -1,0 +1,158 @@
+"""Differential privacy: the noise is what the accountant was told, and nothing goes round it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from anndata import AnnData
+from torch import nn
+
+import infl
+from infl.errors import SettingsError
+from infl.nn.flat import FlatModule
+from infl.nn.mlp import ResidualMLP
+from infl.privacy import DP, spent
+from infl.privacy.dp import (
+    SecretUniform,
+    check_module,
+    clipped_gradients,
+    discrete_gaussian,
+    epsilon_of,
+    steps_of,
+)
+
+SETTINGS = {"target": "tumour_class", "rounds": 3, "width": 8, "n_blocks": 0, "progress": False}
+
+
+def test_discrete_gaussian_has_its_probabilities() -> None:
+    draws = discrete_gaussian(1.3, 200_000, SecretUniform(bytes(32), 0))
+    weights = {k: math.exp(-(k**2) / (2 * 1.3**2)) for k in range(-12, 13)}
+    total = sum(weights.values())
+    for k in range(-4, 5):
+        p = weights[k] / total
+        assert abs((draws == k).mean() - p) < 5 * math.sqrt(p / 200_000), k
+
+
+def test_secret_uniform_is_uniform_and_repeats_only_with_its_key_and_round() -> None:
+    draws = SecretUniform(b"k" * 32, 1).random(100_000)
+    assert 0 <= draws.min()
+    assert draws.max() < 1
+    assert abs(np.histogram(draws, 10)[0] - 10_000).max() < 500
+    np.testing.assert_array_equal(draws, SecretUniform(b"k" * 32, 1).random(100_000))
+    for other in (SecretUniform(b"j" * 32, 1), SecretUniform(b"k" * 32, 2)):
+        assert abs(np.corrcoef(draws, other.random(100_000))[0, 1]) < 0.02
+
+
+def test_gradients_are_clipped_one_record_at_a_time() -> None:
+    torch.manual_seed(0)
+    flat = FlatModule(ResidualMLP(5, 3, width=4, n_blocks=1, dropout=0.0))
+    x, y = torch.randn(7, 5) * 3, torch.arange(7) % 3
+    expected = torch.zeros(flat.shared.total)
+    for i in range(7):
+        flat.flat.grad.zero_()
+        nn.functional.cross_entropy(flat.module(x[i : i + 1]), y[i : i + 1]).backward()
+        gradient = flat.flat.grad.clone()
+        expected += gradient * min(1.0, 0.5 / float(gradient.norm()))
+    got = clipped_gradients(flat.module, lambda: nn.functional.cross_entropy(flat.module(x), y), 0.5)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("noise", ["distributed", "local"])
+def test_noise_in_the_opened_sum_is_what_was_accounted(khan_sites: dict[str, AnnData], noise: str) -> None:
+    """With a tiny clipping norm the sum is noise alone: compare its spread with σ · C · √(responders / promised)."""
+    from infl.federation.replica import Replica
+    from infl.federation.rules import Rule
+
+    sums: list[torch.Tensor] = []
+    original = Replica._apply
+    dp = DP(delta=1e-5, noise_multiplier=50.0, clip_norm=1.0, noise=noise, sample_rate=0.5)
+
+    def spying(self: Replica, total) -> None:  # noqa: ANN001
+        self.rule = Rule("spy", at_sum=lambda theta, update, state: sums.append(update.clone()))
+        original(self, total)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Replica, "_apply", spying)
+        run = infl.tl.fit_federated(khan_sites, privacy=dp, **SETTINGS)
+    n = sum(round(a.n_obs) for a in khan_sites.values())
+    responders, promised = 5, run.settings["min_sites"]
+    expected = 50.0 * (responders / promised if noise == "distributed" else responders) ** 0.5
+    trained = float(run.history["n_sites"].iloc[0])
+    assert trained == responders
+    scale = np.mean([float(s.std()) for s in sums])
+    n_train = expected / scale / 0.5
+    assert 0.7 * n <= n_train <= 0.9 * n  # the sum is divided by sampling rate × training samples: 80 % of all
+    promised_noise = 50.0 * (responders / promised) ** 0.5 if noise == "distributed" else 50.0
+    assert steps_of([5], dp, promised)[0][0] == pytest.approx(promised_noise)
+
+
+def test_budget_is_spent_and_not_overspent(khan_sites: dict[str, AnnData]) -> None:
+    run = infl.tl.fit_federated(khan_sites, privacy=DP(epsilon=3.0, delta=1e-4), min_sites=5, **SETTINGS)
+    assert 2.9 < run.privacy["epsilon"] <= 3.0
+    assert run.history["epsilon"].is_monotonic_increasing
+    stored = khan_sites["site_1"].uns["infl"]["privacy"]
+    assert stored["epsilon"] == run.privacy["epsilon"]
+    assert {"delta", "clip_norm", "noise_multiplier", "sample_rate", "rounds", "accountant", "noise"} <= set(stored)
+
+
+def test_more_responders_than_promised_spend_less(khan_sites: dict[str, AnnData]) -> None:
+    run = infl.tl.fit_federated(khan_sites, privacy=DP(epsilon=3.0, delta=1e-4), min_sites=3, **SETTINGS)
+    assert run.privacy["epsilon"] < 2.9
+
+
+def test_run_ends_before_it_exceeds_its_budget(khan_sites: dict[str, AnnData]) -> None:
+    one = epsilon_of([(2.0, 0.2, 1)], 1e-4)
+    dp = DP(epsilon=one * 1.6, delta=1e-4, noise_multiplier=2.0)
+    run = infl.tl.fit_federated(khan_sites, privacy=dp, min_sites=5, **(SETTINGS | {"rounds": 50}))
+    done = len(run.history)
+    assert 1 <= done < 50
+    assert run.privacy["epsilon"] <= one * 1.6 < epsilon_of([(2.0, 0.2, done + 1)], 1e-4)
+
+
+def test_runs_on_the_same_data_add_up_and_the_account_survives(khan_sites: dict[str, AnnData], tmp_path) -> None:  # noqa: ANN001
+    import anndata
+
+    adata = khan_sites["site_1"]
+    assert spent(adata) == 0
+    infl.tl.fit_federated(khan_sites, privacy=DP(epsilon=2.0, delta=1e-4), **SETTINGS)
+    once = spent(adata)
+    infl.tl.fit_federated(khan_sites, privacy=DP(epsilon=2.0, delta=1e-4), seed=1, **SETTINGS)
+    assert once < spent(adata) <= 2 * once + 1e-6
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    assert spent(anndata.read_h5ad(tmp_path / "a.h5ad")) == pytest.approx(spent(adata))
+
+
+def test_nothing_without_noise_leaves_in_a_private_run(khan_sites: dict[str, AnnData]) -> None:
+    run = infl.tl.fit_federated(khan_sites, privacy=DP(epsilon=2.0, delta=1e-4), **SETTINGS)
+    assert set(run.ledger["kind"]) == {"count", "train", "judge"}
+    assert set(run.model.private_arrays(run.key)) == set()
+    assert run.history["loss"].isna().all()
+    assert run.history.index[run.history["best"]].tolist() == [3]  # the last: none was chosen
+
+
+@pytest.mark.parametrize(
+    ("settings", "pattern"),
+    [
+        ({"epsilon": 1.0}, "delta=None"),
+        ({"epsilon": 1.0, "delta": 0.0}, "delta=0"),
+        ({"epsilon": 1.0, "delta": 1e-5, "clip_norm": None}, "clip_norm=None"),
+        ({"delta": 1e-5}, "epsilon="),
+        ({"epsilon": -1.0, "delta": 1e-5}, "epsilon=-1"),
+        ({"epsilon": 1.0, "delta": 1e-5, "sample_rate": 0.0}, "sample_rate=0"),
+        ({"epsilon": 1.0, "delta": 1e-5, "noise": "loud"}, "noise='loud'"),
+        ({"epsilon": 1e-3, "delta": 1e-5, "noise_multiplier": 0.5}, "one round costs"),
+        ({"epsilon": 1.0, "delta": 0.02}, "below 1/n"),
+    ],
+)
+def test_bad_settings_are_one_line(khan_sites: dict[str, AnnData], settings: dict[str, object], pattern: str) -> None:
+    with pytest.raises(SettingsError, match=pattern) as error:
+        infl.tl.fit_federated(khan_sites, privacy=DP(**settings), **SETTINGS)
+    assert "\n" not in str(error.value)
+    assert all("infl" not in a.uns for a in khan_sites.values())
+
+
+def test_module_that_mixes_records_is_refused_with_the_remedy() -> None:
+    with pytest.raises(SettingsError, match="BatchNorm1d mixes records.*LayerNorm"):
+        check_module(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
+    check_module(ResidualMLP(3, 2))
