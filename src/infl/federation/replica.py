@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def build_bench(task: Task, agreement: Agreement) -> FlatModule:
     """Return the module of an agreement with its initial weights, which the public seed fixes."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(agreement.seed, "initial weights"))
+        torch.default_generator.manual_seed(derive(agreement.seed, "initial weights"))
         scheme = lock_scheme(agreement.lock, agreement.strength)
         return FlatModule(scheme.wrap(task.build(agreement.panel)), task.is_local)
 

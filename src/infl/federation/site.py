@@ -145,7 +145,7 @@ class Site:
         rng, total_loss = generator(a.seed, "batches", self.name, plan.round), torch.zeros(())
         batches = [b for _ in range(a.local_epochs) for b in self._batches(rng)]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(a.seed, "dropout", self.name, plan.round))
+            torch.default_generator.manual_seed(derive(a.seed, "dropout", self.name, plan.round))
             for number, index in enumerate(batches):
                 gradient.zero_()
                 loss = task.loss(module, self.data.batch(index), Step(plan.round, a.rounds, number, len(batches)))
@@ -172,7 +172,7 @@ class Site:
         module = replica.module(self.local).train()
         step = Step(plan.round, replica.agreement.rounds, 0, 1)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(replica.agreement.seed, "dropout", self.name, plan.round))
+            torch.default_generator.manual_seed(derive(replica.agreement.seed, "dropout", self.name, plan.round))
             for index in np.array_split(chosen, -(-len(chosen) // 64)) if len(chosen) else []:
                 batch = self.data.batch(index)
                 losses = partial(lambda b: replica.task.loss(module, b, step), batch)

@@ -40,18 +40,18 @@ class Tag:
 
     def __init__(self, key: bytes, n: int) -> None:
         stream = Stream(key, "<u8")
-        sigma = stream.read(PLACES) >> np.uint64(4)
+        sigma = stream.read(min(PLACES, n)) >> np.uint64(4)
         limbs = [(sigma >> np.uint64(LIMB_BITS * k)) & np.uint64((1 << LIMB_BITS) - 1) for k in range(LIMBS)]
-        self._sigma = np.stack(limbs, 1).astype(np.float64)  # (4096, 6)
+        self._sigma = np.stack(limbs, 1).astype(np.float64)  # (4096 or n, 6)
         self._rho = (stream.read(-(-n // PLACES)) >> np.uint64(3)).tolist()
 
     def of(self, start: int, integers: np.ndarray) -> int:
         """Return the part of t that the integers from place `start` (a whole block) on give; float64, below 2³¹."""
         full = len(integers) // PLACES * PLACES
-        parts = [integers[:full].reshape(-1, PLACES) @ self._sigma]
+        parts = [integers[:full].reshape(-1, PLACES) @ self._sigma] if full else []
         if len(integers) > full:
             parts.append((integers[full:] @ self._sigma[: len(integers) - full])[None])
-        rows = np.concatenate(parts).astype(np.int64).tolist()
+        rows = [row for part in parts for row in part.astype(np.int64).tolist()]
         first = start // PLACES
         value = 0
         for rho, row in zip(self._rho[first:], rows, strict=False):
