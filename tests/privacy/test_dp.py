@@ -36,7 +36,7 @@ def test_discrete_gaussian_has_its_probabilities() -> None:
 
 def test_secret_uniform_is_uniform_and_repeats_only_with_its_key_and_round() -> None:
     draws = SecretUniform(b"k" * 32, 1).random(100_000)
-    assert 0 <= draws.min()
+    assert draws.min() >= 0
     assert draws.max() < 1
     assert abs(np.histogram(draws, 10)[0] - 10_000).max() < 500
     np.testing.assert_array_equal(draws, SecretUniform(b"k" * 32, 1).random(100_000))
@@ -68,7 +68,7 @@ def test_noise_in_the_opened_sum_is_what_was_accounted(khan_sites: dict[str, Ann
     original = Replica._apply
     dp = DP(delta=1e-5, noise_multiplier=50.0, clip_norm=1.0, noise=noise, sample_rate=0.5)
 
-    def spying(self: Replica, total) -> None:  # noqa: ANN001
+    def spying(self: Replica, total) -> None:
         self.rule = Rule("spy", at_sum=lambda theta, update, state: sums.append(update.clone()))
         original(self, total)
 
@@ -110,7 +110,7 @@ def test_run_ends_before_it_exceeds_its_budget(khan_sites: dict[str, AnnData]) -
     assert run.privacy["epsilon"] <= one * 1.6 < epsilon_of([(2.0, 0.2, done + 1)], 1e-4)
 
 
-def test_runs_on_the_same_data_add_up_and_the_account_survives(khan_sites: dict[str, AnnData], tmp_path) -> None:  # noqa: ANN001
+def test_runs_on_the_same_data_add_up_and_the_account_survives(khan_sites: dict[str, AnnData], tmp_path) -> None:
     import anndata
 
     adata = khan_sites["site_1"]

@@ -137,7 +137,8 @@ def limit(bits: int, n_sites: int, share: float | None = None) -> int:
     R: the sum is read back exactly as a signed integer. R is 2³¹ − 1 for the 32-bit lane; 2⁵⁹ for the 64-bit lane, so that
     two sums in range never differ by a multiple of the tag's prime.
     """
-    return int((1 / n_sites if share is None else min(share, 1.0)) * (RANGE[bits] - n_sites))
+    top = RANGE[bits] - n_sites - (RANGE[bits] >> 48)  # room for the rounding of shares
+    return top // n_sites if share is None else int(min(share, 1.0) * top)
 
 
 class Quantiser:
@@ -183,7 +184,8 @@ class Quantiser:
                 break
             low, high = max(first, start), min(last, stop)
             block = out[low - start : high - start]
-            np.multiply(self._values[low:high], factor, out=block)
+            np.copyto(block, self._values[low:high])
+            np.multiply(block, factor, out=block)  # in float64: float32 has fewer bits than the integers
             np.rint(block, out=block)
             highest = max(block.max(), -block.min())
             if highest <= self._largest:

@@ -1,0 +1,153 @@
+"""The ledger: on disk before anything is sent, one message an exchange, and no line lost unnoticed."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from infl.errors import FileError, SealError
+from infl.privacy.seal import Context, Field, GroupSeal, Ledger, Packing, Words
+
+PACKING = Packing((Field("w", (4,), -20),))
+KEY = b"k" * 32
+
+
+def context(round: int = 1, attempt: int = 0) -> Context:
+    return Context("run", round, attempt, ("a", "b", "c"), "5:train", PACKING.digest())
+
+
+def words(value: int) -> Words:
+    return Words(np.full(4, value, dtype=np.uint32), np.zeros(2, dtype=np.uint64))
+
+
+def filled(path: Path, n: int = 4) -> Ledger:
+    ledger = Ledger(path, KEY)
+    for r in range(n):
+        ledger.record(context(r), words(r), sealed=True)
+    return ledger
+
+
+def test_same_message_may_be_sent_again_another_may_not(tmp_path: Path) -> None:
+    for path in (None, tmp_path / "l"):
+        ledger = Ledger(path, KEY)
+        ledger.record(context(), words(1), sealed=True)
+        ledger.record(context(), words(1), sealed=True)
+        with pytest.raises(SealError, match="another message was already sealed for round 1, attempt 0"):
+            ledger.record(context(), words(2), sealed=True)
+        ledger.record(context(attempt=1), words(2), sealed=True)
+        assert len(ledger.entries) == 2
+
+
+def test_sealing_twice_gives_the_same_bytes_or_a_refusal() -> None:
+    seal, ledger = GroupSeal(KEY), Ledger(None, KEY)
+    first = seal.seal(context(), "a", np.ones(4), np.empty(0), PACKING, ledger=ledger)
+    again = seal.seal(context(), "a", np.ones(4), np.empty(0), PACKING, ledger=ledger)
+    np.testing.assert_array_equal(first.low, again.low)
+    with pytest.raises(SealError, match="refused"):
+        seal.seal(context(), "a", np.zeros(4), np.empty(0), PACKING, ledger=ledger)
+
+
+def test_reopened_ledger_remembers(tmp_path: Path) -> None:
+    filled(tmp_path / "l").close()
+    ledger = Ledger(tmp_path / "l", KEY)
+    with pytest.raises(SealError):
+        ledger.record(context(2), words(9), sealed=True)
+    table = ledger.frame()
+    assert table["round"].tolist() == [0, 1, 2, 3]
+    assert set(table["kind"]) == {"train"}
+    assert table["bytes"].tolist() == [32] * 4
+    assert table["sealed"].all()
+    assert table["time"].is_monotonic_increasing
+
+
+def test_a_crash_at_any_byte_loses_at_most_the_line_that_was_not_sent(tmp_path: Path) -> None:
+    filled(tmp_path / "l", 3).close()
+    content = (tmp_path / "l").read_bytes()
+    ends = [i + 1 for i, byte in enumerate(content) if byte == 10]
+    for length in range(len(content) + 1):
+        path = tmp_path / "cut"
+        path.write_bytes(content[:length])
+        ledger = Ledger(path, KEY)
+        assert len(ledger.entries) == sum(end <= length for end in ends)
+        ledger.record(context(77), words(7), sealed=True)
+        ledger.close()
+        assert len(Ledger(path, KEY).entries) == len(ledger.entries)
+        path.unlink()
+
+
+@pytest.mark.parametrize("line", [0, 1, 2])
+def test_removed_moved_or_altered_lines_are_noticed(tmp_path: Path, line: int) -> None:
+    filled(tmp_path / "l").close()
+    lines = (tmp_path / "l").read_bytes().splitlines(keepends=True)
+    versions = [
+        lines[:line] + lines[line + 1 :],
+        [*lines[:line], lines[line + 1], lines[line], *lines[line + 2 :]],
+        [*lines[:line], lines[line].replace(b'"bytes": 32', b'"bytes": 31'), *lines[line + 1 :]],
+        [*lines[:line], b"not json\n", *lines[line + 1 :]],
+        [*lines[:line], b"[]\n", *lines[line + 1 :]],
+    ]
+    for number, version in enumerate(versions):
+        path = tmp_path / f"v{number}"
+        path.write_bytes(b"".join(version))
+        with pytest.raises(FileError, match=r"line \d+: altered"):
+            Ledger(path, KEY)
+
+
+def test_ledger_of_another_key_is_refused(tmp_path: Path) -> None:
+    filled(tmp_path / "l").close()
+    with pytest.raises(FileError, match="another key"):
+        Ledger(tmp_path / "l", b"x" * 32)
+
+
+def test_two_processes_cannot_share_one(tmp_path: Path) -> None:
+    held = filled(tmp_path / "l")
+    with pytest.raises(FileError, match="in use"):
+        Ledger(tmp_path / "l", KEY)
+    held.close()
+    Ledger(tmp_path / "l", KEY)
+
+
+def test_full_disk_sends_nothing_and_leaves_the_ledger_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = filled(tmp_path / "l")
+    before = (tmp_path / "l").read_bytes()
+    write = os.write
+
+    def half(handle: int, data: bytes) -> int:
+        write(handle, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(FileError, match="No space left.*nothing was sent"):
+        patch.setattr(os, "write", half)
+        GroupSeal(KEY).seal(context(50), "a", np.ones(4), np.empty(0), PACKING, ledger=ledger)
+    assert (tmp_path / "l").read_bytes() == before
+    ledger.record(context(50), words(1), sealed=True)
+
+
+SCRIPT = """
+import os, signal, sys
+import numpy as np
+sys.path.insert(0, {folder!r})
+from test_ledger import KEY, PACKING, context
+from infl.privacy.seal import GroupSeal, Ledger
+ledger = Ledger({path!r}, KEY)
+words = GroupSeal(KEY).seal(context(), "a", np.ones(4), np.empty(0), PACKING, ledger=ledger)
+os.kill(os.getpid(), signal.SIGKILL)  # sealed and written down, not yet sent
+"""
+
+
+def test_kill_9_between_writing_and_sending(tmp_path: Path) -> None:
+    script = SCRIPT.format(folder=str(Path(__file__).parent), path=str(tmp_path / "l"))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    ledger = Ledger(tmp_path / "l", KEY)
+    assert len(ledger.entries) == 1
+    seal = GroupSeal(KEY)
+    with pytest.raises(SealError):
+        seal.seal(context(), "a", np.zeros(4), np.empty(0), PACKING, ledger=ledger)
+    again = seal.seal(context(), "a", np.ones(4), np.empty(0), PACKING, ledger=ledger)
+    assert again.digest() == ledger.entries[0]["digest"]
