@@ -56,7 +56,7 @@ def write_atomic(
                 while view:
                     view = view[os.write(handle, view) :]
             os.fsync(handle)
-            os.replace(part, path)
+            _place(part, path, overwrite=overwrite)
         finally:
             os.close(handle)
             with suppress(FileNotFoundError):
@@ -67,3 +67,14 @@ def write_atomic(
         finally:
             os.close(folder)
     return path
+
+
+def _place(part: Path, path: Path, *, overwrite: bool) -> None:
+    if not overwrite:
+        # a link does not replace a file that another process has put there meanwhile; some file systems have none
+        with suppress(OSError):
+            os.link(part, path)
+            return
+        if path.exists():
+            raise FileError(f"{path} exists: choose another name or pass overwrite=True")
+    os.replace(part, path)

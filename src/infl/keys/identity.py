@@ -1,82 +1,257 @@
-"""A site's own age identity: the X25519 key to which key rings are granted. It never leaves the site."""
+"""Identities and recipients: the two halves of an X25519 key pair, as age writes them.
+
+An *identity* is the private half; its public half, ``age1…``, is a *recipient*. Their files are those of ``age-keygen``.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NoReturn
+
+import pyrage
 
 from infl._files import explained, write_atomic
-from infl.errors import FileError, KeyringError
-from infl.keys.keyring import check_private
+from infl.errors import FileError, KeyringError, SettingsError
+from infl.keys import age
+
+_SECRET = "AGE-SECRET-KEY-"
+_LARGEST_TEXT = 65536  # bytes of an identity or recipient file; anything longer is something else
+
+log = logging.getLogger("infl")
 
 
 class Identity:
-    """An age X25519 identity.
+    """A site's or a person's private key. It opens the files that were encrypted to its public key.
 
-    Attributes
-    ----------
-    public
-        The public key, ``age1…``; others grant keys to it.
+    Make one with :meth:`create`, or open one with :meth:`load` or :meth:`own`. Its repr shows the public key only, and
+    it cannot be pickled.
 
     Examples
     --------
-    >>> Identity.create().public[:4]
+    >>> identity = Identity.create()
+    >>> identity.public[:4]
     'age1'
     """
 
-    __slots__ = ("public", "secret")
+    __slots__ = ("_secret",)
+    _secret: pyrage.x25519.Identity
 
-    def __init__(self, secret: object) -> None:
-        self.secret = secret
-        self.public = str(secret.to_public())  # type: ignore[attr-defined]
+    def __init__(self) -> None:
+        raise TypeError("use Identity.create(), Identity.load(path) or Identity.own()")
+
+    @classmethod
+    def _from_text(cls, secret: str) -> Identity:
+        identity = object.__new__(cls)
+        identity._secret = pyrage.x25519.Identity.from_str(secret)
+        return identity
 
     @classmethod
     def create(cls) -> Identity:
-        """Return a fresh identity."""
-        import pyrage
-
-        return cls(pyrage.x25519.Identity.generate())
-
-    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the identity, readable by its owner only, and its public key beside it as ``NAME.pub``."""
-        path = Path(path)
-        write_atomic(path, f"# public key: {self.public}\n{self.secret}\n".encode(), overwrite=overwrite, mode=0o600)
-        write_atomic(path.with_suffix(".pub"), f"{self.public}\n".encode(), overwrite=overwrite)
-        return path
+        """Make an identity from the operating system's randomness."""
+        return cls._from_text(str(pyrage.x25519.Identity.generate()))
 
     @classmethod
-    def load(cls, path: str | Path) -> Identity:
-        """Read an identity file.
+    def load(cls, path: str | os.PathLike[str], passphrase: str | None = None) -> Identity:
+        """Read an identity from a file, its own or that of ``age-keygen``.
+
+        Parameters
+        ----------
+        path
+            A file that only its owner can read.
+        passphrase
+            Needed if the file is under one.
 
         Raises
         ------
-        FileError
-            Not there, no identity, or readable by others.
+        FileError, KeyringError
+            There is no such file, others can read it, or it does not hold one identity.
         """
-        import pyrage
-
-        path = Path(path)
-        check_private(path)
-        with explained(path, "read"):
-            lines = path.read_text(errors="replace").splitlines()
-        for line in lines:
-            if line.startswith("AGE-SECRET-KEY-"):
-                try:
-                    return cls(pyrage.x25519.Identity.from_str(line.strip()))
-                except pyrage.IdentityError:
-                    break
-        raise FileError(f"{path} holds no age identity: make one with 'infl key identity'")
+        _refuse_secret_text(path, "the path of an identity file")
+        content = age.read_private(path)
+        if age.is_under_passphrase(content):
+            content = age.decrypt_under(content, passphrase, source=path)
+        lines = [s for line in _text(content).splitlines() if (s := line.strip()) and not s.startswith("#")]
+        if len(lines) == 1 and lines[0].startswith(_SECRET):
+            try:
+                return cls._from_text(lines[0])
+            except pyrage.IdentityError:
+                pass  # raised below, outside of this block: the line must not ride along as an exception's context
+        raise FileError(f"{path} is not an identity file, or damaged: make one with `infl key identity NAME`")
 
     @classmethod
-    def coerce(cls, value: object) -> Identity:
-        """Return an identity from itself, or from the path of its file."""
-        if isinstance(value, cls):
-            return value
-        if isinstance(value, str | Path):
-            return cls.load(value)
-        raise KeyringError(f"identity= takes an Identity or the path of its file, not {type(value).__name__}")
+    def own(cls, *, create: bool = False, passphrase: str | None = None) -> Identity:
+        """Return the user's own identity, kept at :func:`own_path`.
+
+        Parameters
+        ----------
+        create
+            Make it if there is none, and log a line that says so.
+        passphrase
+            Needed if the file is under one.
+        """
+        path = own_path()
+        if path.exists():
+            return cls.load(path, passphrase)
+        if not create:
+            raise KeyringError(
+                f"you have no identity at {path}: make one with `infl key identity NAME`, or name another"
+            )
+        with explained(path.parent, "make the folder"):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        identity = cls.create()
+        try:
+            identity.save(path)
+        except FileError:
+            if path.exists():  # another process was quicker: its identity is the user's own
+                return cls.load(path, passphrase)
+            raise
+        log.warning("made your identity %s: keep a copy in a safe place, nothing else opens what is made for it", path)
+        return identity
+
+    @property
+    def public(self) -> str:
+        """The public key, ``age1…``, to which others encrypt."""
+        return str(self._secret.to_public())
+
+    def save(self, path: str | os.PathLike[str], passphrase: str | None = None, *, overwrite: bool = False) -> Path:
+        """Write the private key to a file of mode 0600, under a passphrase if one is given."""
+        text = f"# public key: {self.public}\n{self._secret}\n".encode()
+        content = text if passphrase is None else age.encrypt_under(text, passphrase)
+        return age.write_private(path, content, overwrite=overwrite)
+
+    def save_public(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write the public key to a file that may be sent to anybody (``NAME.pub``)."""
+        return write_atomic(Path(path), f"{self.public}\n".encode(), overwrite=overwrite, mode=0o644)
+
+    def __eq__(self, other: object) -> bool:
+        return self.public == other.public if isinstance(other, Identity) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.public)
 
     def __repr__(self) -> str:
         return f"Identity({self.public})"
 
-    def __reduce__(self) -> object:
-        raise TypeError("an identity is not pickled: save it with identity.save(path)")
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise KeyringError("an identity is not pickled or copied: save it with .save(path)")
+
+
+Recipients = str | os.PathLike[str] | Identity | Iterable[str | os.PathLike[str] | Identity]
+"""Public keys as text, the paths of their files, identities, or several of these."""
+
+
+def own_path() -> Path:
+    """Return where the user's own identity is kept: ``infl.settings.identity``, else the configuration folder."""
+    from infl._settings import settings
+
+    if settings.identity is not None:
+        return settings.identity
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "infl" / "identity.key"
+
+
+def public_keys(recipients: Recipients) -> list[str]:
+    """Return the public keys of `recipients`, checked and without repeats.
+
+    Examples
+    --------
+    >>> identity = Identity.create()
+    >>> public_keys([identity, identity.public]) == [identity.public]
+    True
+    """
+    several = [recipients] if isinstance(recipients, str | os.PathLike | Identity) else list(recipients)
+    if not several:
+        raise SettingsError("recipients is empty, so nobody could open the file: give at least one public key")
+    return list(dict.fromkeys(key for recipient in several for key in _keys_of(recipient)))
+
+
+def _keys_of(recipient: str | os.PathLike[str] | Identity) -> list[str]:
+    if isinstance(recipient, Identity):
+        return [recipient.public]
+    _refuse_secret_text(recipient, "a public key (age1…)")
+    if isinstance(recipient, str) and recipient.startswith("age1") and not Path(recipient).exists():
+        lines, source = [recipient], recipient
+    else:
+        source = str(recipient)
+        with explained(Path(recipient), "read the public key"), open(recipient, "rb") as file:
+            content = file.read(_LARGEST_TEXT)
+        lines = [s for line in _text(content).splitlines() if (s := line.strip()) and not s.startswith("#")]
+    if any(line.startswith(_SECRET) for line in lines):
+        raise KeyringError(
+            f"{source} holds a private key: give the public one, NAME.pub, and send the private to nobody"
+        )
+    try:
+        keys = [str(pyrage.x25519.Recipient.from_str(line)) for line in lines]
+    except pyrage.RecipientError:
+        keys = []
+    if not keys:
+        raise KeyringError(f"{source} is not an age public key (age1…): make a pair with `infl key identity NAME`")
+    return keys
+
+
+def encrypt(content: bytes, *, recipients: Recipients | None = None, passphrase: str | None = None) -> bytes:
+    """Return `content` as an age file, to recipients or under a passphrase.
+
+    Examples
+    --------
+    >>> identity = Identity.create()
+    >>> decrypt(encrypt(b"hello", recipients=identity), identity=identity)
+    b'hello'
+    """
+    if recipients is not None and passphrase is None:
+        return age.encrypt_to(content, public_keys(recipients))
+    if passphrase is not None and recipients is None:
+        return age.encrypt_under(content, passphrase)
+    raise SettingsError("give recipients or a passphrase, one of the two")
+
+
+def decrypt(
+    content: bytes,
+    *,
+    identity: Identity | str | os.PathLike[str] | None = None,
+    passphrase: str | None = None,
+    source: str | os.PathLike[str] = "the file",
+) -> bytes:
+    """Return what is in an age file.
+
+    Parameters
+    ----------
+    content
+        The file's bytes.
+    identity
+        One of those that it was encrypted to, or the path of its file (default: the user's own).
+    passphrase
+        For a file, or an identity's file, that is under one.
+    source
+        What to call the file in an error.
+
+    Raises
+    ------
+    FileError
+        It is not an age file, or damaged.
+    KeyringError
+        Passphrase or identity are missing or the wrong ones.
+    """
+    if not age.is_age(content):
+        raise FileError(f"{source} is not an age file: was it damaged on the way, or is it another file?")
+    if age.is_under_passphrase(content):
+        return age.decrypt_under(content, passphrase, source=source)
+    if identity is None:
+        identity = own_path()
+        if not identity.exists():
+            raise KeyringError(f"{source} opens with an identity: name its file, since you have none at {identity}")
+    if not isinstance(identity, Identity):
+        identity = Identity.load(identity, passphrase)
+    return age.decrypt_with(content, identity._secret, source=source)
+
+
+def _text(content: bytes) -> str:
+    return content[:_LARGEST_TEXT].decode("utf-8", errors="replace")
+
+
+def _refuse_secret_text(value: str | os.PathLike[str], wanted: str) -> None:
+    # a secret that was given by mistake must not be repeated by "no such file"
+    if str(value).strip().upper().startswith(_SECRET):
+        raise KeyringError(f"a private key was given in place of {wanted}: keep it in its file")

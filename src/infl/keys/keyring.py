@@ -1,292 +1,389 @@
-"""Key rings: 256-bit root keys in versions, and subkeys derived from them."""
+"""The key ring: versions of a 256-bit root key, what is derived from them, and where they rest."""
 
 from __future__ import annotations
 
+import hashlib
 import hmac
-import json
+import html
 import os
-import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
-from infl._files import explained, write_atomic
 from infl.errors import FileError, KeyringError
-
-ROOT_BYTES = 32
-FORMAT = 1
-LABELS = {
-    "lock": "coordinate field of the weights",
-    "published": "coordinates of the published method",
-    "seal": "masks and tags of what travels",
-    "ledger": "authentication of a site's ledger",
-    "file": "private arrays of a model file",
-    "checkpoint": "the sites' checkpoints",
-    "grants": "authentication of the trail of grants",
-    "fingerprint": "the public name of a key",
-}
-"""What each subkey is for. Two purposes never share one."""
+from infl.keys import age
+from infl.keys.derive import ROOT_BYTES, derive, fingerprint
+from infl.keys.grants import Member, Trail, public_of
+from infl.keys.identity import Identity, Recipients, decrypt, encrypt, public_keys
+from infl.keys.payload import pack, unpack
 
 
 class Keyring:
-    """Root keys by version. They stay with the sites; the coordinator never has them.
+    """The secret of a consortium, in versions.
 
-    Made by :meth:`create`, read by :meth:`load`. Neither ``repr`` nor pickling gives a key away.
+    Each version is 32 bytes from the operating system. Nothing is ever encrypted or locked with them; uses take
+    subkeys. Old versions stay in the ring, so that what was locked under them still opens.
+
+    Make a ring with :meth:`create`, or open one with :meth:`load`. Whoever creates it is its *key holder*: this ring
+    alone can rotate, grant and revoke. A ring that was granted opens and locks models, and cannot do those three.
+
+    Its repr shows fingerprints only, and it cannot be pickled or copied, so it does not slip into a file or an
+    ``AnnData`` by accident. Rings are equal if their secrets are.
+
+    Attributes
+    ----------
+    trail
+        Who was granted which version, when. Public.
 
     Examples
     --------
-    >>> ring = Keyring.create()
-    >>> ring.versions, ring.rotate(), ring.versions
-    ([1], 2, [1, 2])
-    >>> len(ring.subkey("lock", salt=b"model"))
-    32
+    >>> import infl
+    >>> ring = infl.keys.Keyring.create()
+    >>> ring.rotate()
+    2
+    >>> ring.versions, ring.current
+    ([1, 2], 2)
+    >>> ring.subkey("lock", version=1) == ring.subkey("lock", version=2)
+    False
     """
 
-    __slots__ = ("_roots",)
+    __slots__ = ("_kept_for", "_roots", "_signer", "trail")
+    trail: Trail
+    _roots: dict[int, bytes]
+    _signer: bytes | None  # the key holder's Ed25519 seed; None in a granted ring
+    _kept_for: tuple[str, ...] | None  # public keys that its file is made for, () a passphrase, None no file yet
+    __hash__ = None  # type: ignore[assignment]
 
     def __init__(self) -> None:
-        raise TypeError("make a key ring with Keyring.create() or Keyring.load(path)")
+        raise TypeError("use Keyring.create() or Keyring.load(path)")
 
     @classmethod
-    def create(cls) -> Keyring:
-        """Return a ring with one fresh key from the operating system."""
-        return cls._from_roots({1: os.urandom(ROOT_BYTES)})
+    def _new(cls, roots: Mapping[int, bytes], trail: Trail, signer: bytes | None) -> Keyring:
+        ring = object.__new__(cls)
+        ring._roots, ring.trail, ring._signer, ring._kept_for = dict(sorted(roots.items())), trail, signer, None
+        return ring
 
     @classmethod
     def _from_roots(cls, roots: Mapping[int, bytes]) -> Keyring:
-        ring = object.__new__(cls)
-        ring._roots = dict(sorted(roots.items()))
+        """Make a ring from given secrets, for attacks and test vectors; a real one comes from :meth:`create`."""
+        if not roots or any(type(v) is not int or v < 1 or len(root) != ROOT_BYTES for v, root in roots.items()):
+            raise KeyringError(f"a ring has versions from 1 on, of {ROOT_BYTES} bytes each")
+        signer = os.urandom(32)
+        ring = cls._new(roots, Trail(public_of(signer)), signer)
+        ring._record({"action": "create", **ring._made(ring.versions)})
         return ring
 
-    # -- what is public --------------------------------------------------------------------------------------------
+    @classmethod
+    def create(cls) -> Keyring:
+        """Make a ring with one version, 256 bits from the operating system."""
+        return cls._from_roots({1: os.urandom(ROOT_BYTES)})
+
+    # -- versions and what is derived from them --------------------------------------------------------------------
     @property
     def versions(self) -> list[int]:
-        """Version numbers in the ring, ascending."""
+        """The versions in the ring, oldest first."""
         return list(self._roots)
 
     @property
     def current(self) -> int:
-        """The newest version; new runs and models use it."""
-        return self.versions[-1]
+        """The newest version; new models are locked under it."""
+        return max(self._roots)
 
-    def fingerprint(self, version: int | None = None) -> str:
-        """Return the public name of a version (default: the current one): 16 hexadecimal digits in groups.
-
-        Raises
-        ------
-        KeyringError
-            The ring does not have the version.
-        """
-        text = self.subkey("fingerprint", version=version, length=8).hex()
-        return "-".join(text[i : i + 4] for i in range(0, 16, 4))
-
-    def check(self, version: int, fingerprint: str) -> None:
-        """Refuse, before anything is computed, a model or message that this ring does not open.
-
-        Raises
-        ------
-        KeyringError
-            Names the version and fingerprint that are needed and those in the ring.
-        """
-        if version not in self._roots:
-            raise KeyringError(
-                f"key version {version} ({fingerprint}) is needed, this ring has {self._shown_versions()}"
-            )
-        own = self.fingerprint(version)
-        if not hmac.compare_digest(own, fingerprint):
-            raise KeyringError(
-                f"wrong key: {fingerprint} (version {version}) is needed, this ring's version {version} is {own}"
-            )
-
-    def _shown_versions(self) -> str:
-        versions = self.versions
-        whole = versions == list(range(versions[0], versions[-1] + 1)) and len(versions) > 1
-        return f"{versions[0]}–{versions[-1]}" if whole else ", ".join(map(str, versions))
-
-    # -- what is secret --------------------------------------------------------------------------------------------
     def subkey(self, label: str, *, version: int | None = None, salt: bytes = b"", length: int = 32) -> bytes:
-        """Return a secret for one purpose, by HKDF-SHA256 (RFC 5869).
+        """Return the secret bytes for one use, by HKDF-SHA256.
 
         Parameters
         ----------
         label
-            One of :data:`LABELS`.
+            The use, one of :data:`infl.keys.LABELS`.
         version
-            Key version (default: the current one).
+            Default: the current one.
         salt
-            Public; separates models and runs.
+            Public bytes that set one model or run apart from the next.
         length
-            Bytes.
+            Bytes wanted.
 
         Raises
         ------
         KeyringError
-            Unknown label, or the ring does not have the version.
+            The ring has no such version, or there is no such label.
         """
-        if label not in LABELS:
-            raise KeyringError(f"no subkey has the label {label!r}: one of {', '.join(LABELS)}")
         version = self.current if version is None else version
+        return derive(self._root(version), label, version, salt=salt, length=length)
+
+    def fingerprint(self, version: int | None = None) -> str:
+        """Return the public name of a version (default: the current one): 120 bits, six groups of four."""
+        version = self.current if version is None else version
+        return fingerprint(self._root(version), version)
+
+    def check(self, version: int, fingerprint: str) -> None:
+        """Raise a KeyringError unless the ring has `version`, with this `fingerprint`."""
+        mine = self.fingerprint(version)
+        if not hmac.compare_digest(mine.encode(), fingerprint.encode()):
+            raise KeyringError(
+                f"wrong key: version {version} with fingerprint {fingerprint} needed, this ring's version {version} is {mine}"
+            )
+
+    def _root(self, version: int) -> bytes:
         if version not in self._roots:
-            raise KeyringError(f"key version {version} is needed, this ring has {self._shown_versions()}")
-        info = f"infl {label} v{version}".encode()
-        return HKDF(SHA256(), length, salt or None, info).derive(self._roots[version])
+            raise KeyringError(
+                f"key version {version} needed, ring has {_ranges(self.versions)}: ask the key holder for a grant of it"
+            )
+        return self._roots[version]
+
+    def only(self, versions: int | Iterable[int]) -> Keyring:
+        """Return a ring with just these versions, as a site gets it: it cannot rotate, grant or revoke.
+
+        Examples
+        --------
+        >>> ring = Keyring.create()
+        >>> _ = ring.rotate()
+        >>> ring.only(2).versions
+        [2]
+        """
+        wanted = [versions] if isinstance(versions, int) else sorted(versions)
+        if not wanted:
+            raise KeyringError("a ring without a version opens nothing: name at least one")
+        return self._new({version: self._root(version) for version in wanted}, self.trail, None)
+
+    # -- the key holder's part -------------------------------------------------------------------------------------
+    @property
+    def is_holder(self) -> bool:
+        """Whether this ring can rotate, grant and revoke."""
+        return self._signer is not None
+
+    @property
+    def members(self) -> dict[str, Member]:
+        """The sites that have a grant, and what it covers."""
+        return self.trail.members()
 
     def rotate(self) -> int:
-        """Add a fresh key as the new current version, and return its number. Old versions keep opening old models."""
+        """Add a version, granted to all members, and return its number. In memory: save the ring, and grant it anew."""
+        self._require_holder("rotate")
         self._roots[self.current + 1] = os.urandom(ROOT_BYTES)
+        renewed = ({"action": "grant", **_site(m), "versions": (self.current,)} for m in self.members.values())
+        self._record({"action": "rotate", **self._made([self.current])}, *renewed)
         return self.current
 
-    def only(self, versions: Sequence[int]) -> Keyring:
-        """Return a ring with some of the versions, to be granted."""
-        missing = [v for v in versions if v not in self._roots]
-        if missing or not versions:
+    def grant(self, name: str, recipient: Recipients, *, versions: Iterable[int] | None = None) -> Keyring:
+        """Grant a site the current version, and return the ring that it is to get, to be saved and sent.
+
+        Granted again, a site gets all that it was ever granted; the trail gets a line only if something is new.
+
+        Parameters
+        ----------
+        name
+            The site's name, one for each public key.
+        recipient
+            The site's public key, or the path of its file ``NAME.pub``.
+        versions
+            Others than the current one, for a site that is to open older models too.
+
+        Examples
+        --------
+        >>> ring, hospital_b = Keyring.create(), Identity.create()
+        >>> ring.grant("hospital_b", hospital_b.public)
+        Keyring(version 1: ..., granted)
+        >>> ring.members["hospital_b"].versions
+        (1,)
+        """
+        self._require_holder("grant")
+        keys = public_keys(recipient)
+        if len(keys) != 1:
+            raise KeyringError(f"a grant is to one public key, {name!r} has {len(keys)}: give each site its own name")
+        self.trail.refuse_clash(name, keys[0])
+        wanted = {self.current} if versions is None else set(versions)
+        for version in wanted:
+            self._root(version)
+        member = self.members.get(name)
+        if new := sorted(wanted - set(member.versions if member else ())):
+            self._record({"action": "grant", "who": name, "recipient": keys[0], "versions": tuple(new)})
+        return self.granted(name)
+
+    def granted(self, name: str) -> Keyring:
+        """Return the ring that the site `name` is to get; saved without `recipients`, it is for that site alone."""
+        self._require_holder("grant")
+        member = self.trail.member(name)
+        ring = self.only(member.versions)
+        ring._kept_for = (member.recipient,)
+        return ring
+
+    def revoke(self, name: str) -> int:
+        """Take a site's grant away and rotate, and return the new version, which the other sites are granted.
+
+        What the site already holds it keeps: its ring still opens what was locked under older versions.
+        """
+        self._require_holder("revoke")
+        member = self.trail.member(name)
+        self._record({"action": "revoke", **_site(member)})
+        return self.rotate()
+
+    def record_relock(self, model: str, version: int) -> None:
+        """Add a line to the trail: `model` (its name) is now locked under `version`. In memory; key holder only."""
+        self._require_holder("record in the trail")
+        self._record({"action": "relock", "who": model, "versions": (version,)})
+
+    def _require_holder(self, action: str) -> None:
+        if self._signer is None:
             raise KeyringError(
-                f"key version {missing[0] if missing else '?'} is needed, this ring has {self._shown_versions()}"
+                f"this ring was granted and cannot {action}: only the key holder's can ({self.trail.holder_fingerprint()})"
             )
-        return Keyring._from_roots({v: self._roots[v] for v in versions})
+
+    def _record(self, *events: Mapping[str, Any]) -> None:
+        assert self._signer is not None  # for the type checker; callers have asked
+        self.trail = self.trail.append(self._signer, *events)
+
+    def _made(self, versions: list[int]) -> dict[str, Any]:
+        return {"versions": tuple(versions), "fingerprints": tuple(self.fingerprint(v) for v in versions)}
+
+    # -- the site's part -------------------------------------------------------------------------------------------
+    def accept(self, granted: Keyring) -> list[int]:
+        """Take in what the key holder granted since, and return the versions that are new. In memory.
+
+        Raises
+        ------
+        KeyringError
+            It comes from another key holder, is older than this ring, or tells another past.
+        """
+        if self.is_holder:
+            raise KeyringError("this is the key holder's own ring: import into another file")
+        granted.trail.require_continues(self.trail)
+        new = [version for version in granted.versions if version not in self._roots]
+        self._roots = dict(sorted((self._roots | granted._roots).items()))
+        self.trail = granted.trail
+        return new
 
     # -- files -----------------------------------------------------------------------------------------------------
     def save(
         self,
-        path: str | Path,
-        recipients: Sequence[str] | None = None,
+        path: str | os.PathLike[str],
+        recipients: Recipients | None = None,
         passphrase: str | None = None,
         *,
         overwrite: bool = False,
     ) -> Path:
-        """Write the ring, encrypted in the age format, readable by its owner only.
+        """Write the ring to an encrypted file (age) of mode 0600.
+
+        All of the ring is written, a key holder's right to grant included: give others what :meth:`grant` returns.
 
         Parameters
         ----------
         path
-            Where.
+            Usually ``NAME.key``.
         recipients
-            age X25519 public keys (``age1…``) that can open it.
+            Public keys, or paths of ``NAME.pub``: only they can open the file. Default: the site, for a ring from
+            :meth:`grant`; those who could open the file that the ring came from; else the user's own identity, which
+            is made if there is none.
         passphrase
-            Opens it instead.
+            Instead of recipients.
         overwrite
             Replace a file that exists.
 
         Raises
         ------
-        KeyringError
-            Neither or both of `recipients` and `passphrase`, or something that is no age public key.
         FileError
             The file exists or cannot be written; nothing is left behind.
-        """
-        import pyrage
+        KeyringError
+            A recipient is not a public key.
 
-        if (recipients is None) == (passphrase is None) or recipients == [] or passphrase == "":
-            raise KeyringError("save the ring either for recipients=['age1…'] or under a passphrase=")
-        content = {"infl_keyring": FORMAT, "roots": {str(v): root.hex() for v, root in self._roots.items()}}
-        plain = json.dumps(content).encode()
-        if passphrase is not None:
-            sealed = pyrage.passphrase.encrypt(plain, passphrase)
-        else:
-            sealed = pyrage.encrypt(plain, [recipient(r) for r in recipients or ()])
-        return write_atomic(path, sealed, overwrite=overwrite, mode=0o600)
+        Examples
+        --------
+        >>> import tempfile
+        >>> me, ring = Identity.create(), Keyring.create()
+        >>> path = ring.save(f"{tempfile.mkdtemp()}/consortium.key", recipients=me)
+        >>> Keyring.load(path, identity=me) == ring
+        True
+        """
+        if Path(path).exists() and not overwrite:  # before an identity is made or a passphrase stretched for nothing
+            raise FileError(f"{path} exists: choose another name or pass overwrite=True")
+        if recipients is None and passphrase is None:
+            if self._kept_for == ():
+                raise KeyringError(
+                    f"{path}: this ring was under a passphrase, give one again (passphrase=) or recipients="
+                )
+            recipients = self._kept_for or Identity.own(create=True)
+        keys = () if recipients is None else tuple(public_keys(recipients))
+        content = encrypt(
+            pack(self._roots, self._signer, keys, self.trail), recipients=keys or None, passphrase=passphrase
+        )
+        written = age.write_private(path, content, overwrite=overwrite)
+        self._kept_for = keys
+        return written
 
     @classmethod
-    def load(cls, path: str | Path, identity: object = None, passphrase: str | None = None) -> Keyring:
-        """Read a ring.
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        identity: Identity | str | os.PathLike[str] | None = None,
+        passphrase: str | None = None,
+        *,
+        in_transit: bool = False,
+    ) -> Keyring:
+        """Read a ring from its file.
 
         Parameters
         ----------
         path
-            Written by :meth:`save`.
+            A file of mode 0600.
         identity
-            The age identity that opens it: an :class:`Identity`, or the path of its file.
+            One that the file was made for, or the path of its file (default: the user's own).
         passphrase
-            The passphrase that opens it.
+            For a file under one.
+        in_transit
+            The file has just come by mail and is to be imported: its mode does not matter yet.
 
         Raises
         ------
         FileError
-            Not there, damaged, no key ring, of another format, or readable by others.
+            There is no such file, it is damaged, or of a newer format.
         KeyringError
-            Opened by another passphrase or identity.
+            Others can read it, passphrase or identity are not the right ones, or its trail was altered.
         """
-        from infl.keys.identity import Identity
+        content = age.read_private(path, check_mode=not in_transit)
+        plain = decrypt(content, identity=identity, passphrase=passphrase, source=path)
+        roots, signer, kept_for, trail = unpack(plain, path)
+        ring = cls._new(roots, trail, signer)
+        ring._kept_for = kept_for
+        return ring
 
-        path = Path(path)
-        check_private(path)
-        with explained(path, "read"):
-            content = path.read_bytes()
-        if passphrase is None and identity is None:
-            raise KeyringError(f"{path} is encrypted: pass identity= (a file) or passphrase=")
-        plain = _decrypt(path, content, None if identity is None else Identity.coerce(identity), passphrase)
-        try:
-            raw = json.loads(plain)
-            version = raw["infl_keyring"]
-            roots = {int(v): bytes.fromhex(root) for v, root in raw["roots"].items()} if version == FORMAT else {}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise FileError(f"{path} is an age file, but holds no key ring") from None
-        if version != FORMAT:
-            raise FileError(f"{path} has key ring format {version!r}; this infl reads {FORMAT}: install a newer infl")
-        if not roots or any(len(root) != ROOT_BYTES or v < 1 for v, root in roots.items()):
-            raise FileError(f"{path} is an age file, but holds no whole key ring")
-        return cls._from_roots(roots)
-
-    # -- no secret in any text -------------------------------------------------------------------------------------
-    def __repr__(self) -> str:
-        names = ", ".join(f"{v}: {self.fingerprint(v)}" for v in self.versions)
-        return f"Keyring({names})"
-
-    def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><td>{v}</td><td><code>{self.fingerprint(v)}</code></td></tr>" for v in self.versions)
-        return f"<table><caption>infl key ring</caption><tr><th>version</th><th>fingerprint</th></tr>{rows}</table>"
-
+    # -- what is shown and compared --------------------------------------------------------------------------------
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Keyring):
             return NotImplemented
-        same = [hmac.compare_digest(self._roots[v], other._roots[v]) for v in self._roots if v in other._roots]
-        return self.versions == other.versions and all(same)
+        return hmac.compare_digest(self._digest(), other._digest())
 
-    __hash__ = None  # type: ignore[assignment]
+    def _digest(self) -> bytes:
+        digest = hashlib.sha256()
+        for version, root in self._roots.items():
+            digest.update(version.to_bytes(8, "big") + root)
+        return digest.digest()
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a key ring is not pickled: save it with ring.save(path, passphrase=…)")
+    def __repr__(self) -> str:
+        versions = ", ".join(f"version {version}: {self.fingerprint(version)}" for version in self.versions)
+        return f"Keyring({versions}{'' if self.is_holder else ', granted'})"
 
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{version}</td><td><code>{html.escape(self.fingerprint(version))}</code></td></tr>"
+            for version in self.versions
+        )
+        kind = "key holder's" if self.is_holder else "granted"
+        return f"<table><caption>Key ring ({kind})</caption><tr><th>version</th><th>fingerprint</th></tr>{rows}</table>"
 
-def recipient(text: str) -> object:
-    """Return an age recipient, or say in one line that it is none."""
-    import pyrage
-
-    try:
-        return pyrage.x25519.Recipient.from_str(text.strip())
-    except (pyrage.RecipientError, AttributeError, TypeError):
-        raise KeyringError(f"{str(text)[:40]!r} is no age public key: it begins with 'age1'") from None
-
-
-def check_private(path: Path) -> None:
-    """Refuse a secret file that others can read.
-
-    Raises
-    ------
-    FileError
-        Group or others have a permission; the message has the command that mends it.
-    """
-    with explained(path, "read"):
-        mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077:
-        raise FileError(f"{path} can be read by others (mode {mode:o}): chmod 600 {path}")
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise KeyringError("a key ring is not pickled or copied: save it with .save(path)")
 
 
-def _decrypt(path: Path, content: bytes, identity: object, passphrase: str | None) -> bytes:
-    import pyrage
+def _site(member: Member) -> dict[str, str]:
+    return {"who": member.name, "recipient": member.recipient}
 
-    if not content.startswith(b"age-encryption.org/v1"):
-        raise FileError(f"{path} is no age file: a key ring is written by Keyring.save or 'infl key new'")
-    try:
-        if passphrase is not None:
-            return pyrage.passphrase.decrypt(content, passphrase)
-        return pyrage.decrypt(content, [identity.secret])  # type: ignore[attr-defined]
-    except pyrage.DecryptError as error:
-        what = "passphrase" if passphrase is not None else "identity"
-        text = str(error).lower()
-        if "mac" in text or "header" in text or "chunk" in text:
-            raise FileError(f"{path} is damaged: get it again") from None
-        raise KeyringError(f"{path} is not opened by this {what}, or is damaged") from None
+
+def _ranges(versions: list[int]) -> str:
+    """Return ``1–3, 5`` for ``[1, 2, 3, 5]``."""
+    runs: list[list[int]] = []
+    for version in versions:
+        if runs and version == runs[-1][-1] + 1:
+            runs[-1].append(version)
+        else:
+            runs.append([version])
+    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
