@@ -26,6 +26,8 @@ from infl.models import Classifier
 
 OPTIONS = {"target": "label", "width": 8, "n_blocks": 1, "progress": False, "rounds": 4}
 
+pytestmark = pytest.mark.filterwarnings("ignore:seal='none'")
+
 
 def fit(sites: dict[str, AnnData], **options: object) -> object:
     return infl.tl.fit_federated({s: a.copy() for s, a in sites.items()}, **{**OPTIONS, **options})
@@ -389,3 +391,33 @@ def test_ctrl_c_ends_the_round_and_says_how_to_go_on(
     with pytest.raises(FederationError, match="nothing was kept"), monkeypatch.context() as patch:
         patch.setattr(Site, "_train", interrupting)
         fit(small_sites, key=key)
+
+
+# -- pairwise seal -----------------------------------------------------------------------------------------------------
+def test_pairwise_seal_gives_the_same_bits(small_sites: dict[str, AnnData]) -> None:
+    assert torch.equal(weights(fit(small_sites, lock=None, seal="pairwise")), weights(fit(small_sites, lock=None)))
+
+
+@pytest.mark.parametrize("lost_while", ["train", "reveal", "both"])
+def test_pairwise_seal_with_lost_sites(small_sites: dict[str, AnnData], lost_while: str) -> None:
+    """Lost before the sum, while masks come off, or one each: then the round is tried again."""
+    from infl.federation.messages import REVEAL, Reveal
+
+    lines: list[Line] = []
+
+    @dataclass
+    class Losing(Line):
+        def ask(self, cohort: tuple[str, ...], plan_for: Callable[[str], Plan]) -> Iterator[Reply]:
+            plan = plan_for(cohort[0])
+            for reply in super().ask(cohort, plan_for):
+                in_round = plan.round == 2 and plan.attempt == 0
+                early = isinstance(reply, Answer) and reply.site == "site_2" and lost_while in ("train", "both")
+                late = isinstance(reply, Reveal) and reply.site == "site_4" and lost_while in ("reveal", "both")
+                if not (in_round and (early or late)):
+                    yield reply
+
+    run = run_over(small_sites, lambda t: lines.append(Losing(t)) or lines[0], seal="pairwise", min_sites=3)
+    answered = {"train": [4, 3, 4, 4], "reveal": [4] * 4, "both": [4] * 4}[lost_while]
+    assert run.history["n_sites"].tolist() == answered
+    attempts = [p.attempt for p in lines[0].asked if p.round == 2 and not p.kind.startswith(REVEAL)]
+    assert max(attempts) == (lost_while == "both")

@@ -17,6 +17,7 @@ import infl
 from infl.errors import InflError, InflWarning
 from infl.keys import Keyring
 
+pytestmark = pytest.mark.filterwarnings("ignore:seal='none'")
 FAST = {"target": "tumour_class", "rounds": 2, "progress": False}
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from infl.models.task import Task
     from infl.privacy.dp import DP
 
-SEALS = ("group", "none")
+SEALS = ("group", "pairwise", "none")
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from infl.errors import FederationError, KeyringError
 from infl.federation.agreement import Agreement
-from infl.federation.messages import Answer, Plan, Refusal, Stopped, Total
+from infl.federation.messages import KEYS, REVEAL, Answer, Key, Plan, Refusal, Reply, Reveal, Stopped, Total
 from infl.federation.packings import WIDEN, count_packing, judge_fields, stage_packing, train_packing
 from infl.federation.seeds import generator
-from infl.privacy.seal import Packing, Words, add
+from infl.privacy.seal import Packing, Revealed, Words, add, uncover
 
 if TYPE_CHECKING:
     from infl.models.task import Task
     from infl.nn.flat import Layout
 
-Reply = Answer | Refusal | Stopped
 MAX_ATTEMPTS = 12
 
 
@@ -114,9 +113,12 @@ class Coordinator:
         self.progress, self.keep = progress or Progress(), keep
         self.interrupted = False
         self._seen: dict[str, int] = {}
+        self._peers: dict[str, bytes] = {}
 
     def run(self) -> Iterator[Exchange]:
         """Do the exchanges one after the other, yielding each when it is done; the last sum is delivered too."""
+        if self.agreement.seal == "pairwise":
+            self._collect_keys()
         while self.progress.position < len(self.exchanges) and not self.interrupted:
             exchange = self.exchanges[self.progress.position]
             total, widened = self._exchange(exchange)
@@ -148,6 +150,8 @@ class Coordinator:
             words, responders, refused = self._collect(exchange, cohort, attempt, packing)
             if responders is None:
                 return None, widened
+            if words is None and not refused:
+                continue  # a site was lost while the pairwise masks came off
             if not refused:
                 self._check_enough(exchange, cohort, responders)
                 assert words is not None
@@ -158,6 +162,10 @@ class Coordinator:
                     widened,
                 )
             widened = (*widened, *sorted(refused))
+        if not refused:
+            raise FederationError(
+                f"sites were lost in {MAX_ATTEMPTS} attempts at one exchange: check their connections"
+            )
         raise FederationError(
             f"{', '.join(sorted(refused)[:3])} left the agreed range {MAX_ATTEMPTS} times: training diverges; "
             "lower lr=, or scale the data"
@@ -170,6 +178,7 @@ class Coordinator:
         words: Words | None = None
         answered: set[str] = set()
         refused: set[str] = set()
+        shares: dict[str, Mapping[str, bytes]] = {}
         for reply in self.transport.ask(cohort, lambda site: self._plan(site, exchange, cohort, attempt, packing)):
             if reply.site not in cohort or reply.seq != self.progress.seq or reply.site in answered:
                 raise FederationError(f"an answer of {reply.site!r} to exchange {reply.seq} was not asked for; refused")
@@ -179,10 +188,50 @@ class Coordinator:
             if isinstance(reply, Refusal):
                 refused |= set(reply.fields)
                 continue
+            if not isinstance(reply, Answer):
+                raise FederationError(f"{reply.site} sent {type(reply).__name__} where an answer was due; refused")
             self._check_answer(reply, attempt, packing)
             answered.add(reply.site)
-            words = add(words, reply.words)
-        return words, tuple(site for site in cohort if site in answered), refused
+            words, shares[reply.site] = add(words, reply.words), reply.shares
+        responders = tuple(site for site in cohort if site in answered)
+        if self.agreement.seal == "pairwise" and words is not None and not refused:
+            self._check_enough(exchange, cohort, responders)
+            words = self._uncover(exchange, cohort, attempt, packing, words, responders, shares)
+        return words, responders, refused
+
+    def _collect_keys(self) -> None:
+        """Ask every site for its public key of the pairwise seal."""
+        sites, empty = self.agreement.sites, Exchange(KEYS, 0, Packing(()))
+        for reply in self.transport.ask(sites, lambda site: self._plan(site, empty, sites, 0, empty.packing)):
+            if isinstance(reply, Key):
+                self._peers[reply.site] = reply.public
+
+    def _uncover(
+        self,
+        exchange: Exchange,
+        cohort: tuple[str, ...],
+        attempt: int,
+        packing: Packing,
+        words: Words,
+        responders: tuple[str, ...],
+        shares: Mapping[str, Mapping[str, bytes]],
+    ) -> Words | None:
+        """Have the pairwise masks taken off a sum; None where a site was lost meanwhile and another attempt is due."""
+        opening = replace(exchange, kind=REVEAL + exchange.kind)
+
+        def plan(site: str) -> Plan:
+            mine = {sender: boxes[site] for sender, boxes in shares.items() if site in boxes}
+            return replace(self._plan(site, opening, cohort, attempt, packing), answered=responders, shares=mine)
+
+        given: list[Revealed] = []
+        for reply in self.transport.ask(responders, plan):
+            if isinstance(reply, Reveal) and reply.seq == self.progress.seq and reply.site in responders:
+                given.append(reply.revealed)
+        context = self._plan(cohort[0], exchange, cohort, attempt, packing).context()
+        try:
+            return uncover(context, words, given, responders)
+        except FederationError:
+            return None
 
     def _check_answer(self, reply: Answer, attempt: int, packing: Packing) -> None:
         a = self.agreement
@@ -225,4 +274,5 @@ class Coordinator:
             key_version=a.key_version,
             fingerprint=a.fingerprint,
             previous=tuple(total for total in self.progress.totals if total.seq > seen),
+            peers=self._peers,
         )

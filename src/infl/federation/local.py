@@ -24,8 +24,7 @@ from infl.privacy.seal import Ledger
 
 if TYPE_CHECKING:
     from infl._types import Data
-    from infl.federation.coordinator import Reply
-    from infl.federation.messages import Plan
+    from infl.federation.messages import Plan, Reply
     from infl.keys import Keyring
     from infl.models.task import Task
 

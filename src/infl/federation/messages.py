@@ -6,11 +6,15 @@ field has none.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from infl.privacy.seal import Context, Packing, Words
+from infl.privacy.seal import Context, Packing, Revealed, Words
+
+KEYS, REVEAL = "keys", "reveal "
+"""Kinds of plans that belong to the pairwise seal: advertise a key; open the sum of the exchange of the kind that follows."""
 
 
 class Visibility(StrEnum):
@@ -18,6 +22,7 @@ class Visibility(StrEnum):
 
     PUBLIC = "coordinator and sites"
     SEALED = "nobody before the sum; the sum: sites"
+    ENCRYPTED = "the one site that it is for"
 
 
 def shown(what: str, to: Visibility = Visibility.PUBLIC, **options: Any) -> Any:
@@ -54,12 +59,18 @@ class Plan:
     key_version: int = shown("version of the key in use")
     fingerprint: str = shown("fingerprint of the key in use")
     previous: tuple[Total, ...] = shown("sums since the last exchange that this site took part in")
+    peers: Mapping[str, bytes] = shown("pairwise seal: public keys of the sites", default_factory=dict)
+    answered: tuple[str, ...] = shown("pairwise seal: sites whose messages are in the sum to be opened", default=())
+    shares: Mapping[str, bytes] = shown(
+        "pairwise seal: shares of their masks that the sites sent to this one",
+        Visibility.ENCRYPTED,
+        default_factory=dict,
+    )
 
     def context(self) -> Context:
         """Return what the seal binds an answer to."""
-        return Context(
-            self.run, self.round, self.attempt, self.cohort, f"{self.seq}:{self.kind}", self.packing.digest()
-        )
+        kind = f"{self.seq}:{self.kind.removeprefix(REVEAL)}"
+        return Context(self.run, self.round, self.attempt, self.cohort, kind, self.packing.digest())
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,27 @@ class Answer:
     key_version: int = shown("version of the key in use")
     fingerprint: str = shown("fingerprint of the key in use")
     words: Words = shown("update, sample count, metrics, sums and integrity tag", Visibility.SEALED)
+    shares: Mapping[str, bytes] = shown(
+        "pairwise seal: shares of this site's mask, one for each peer", Visibility.ENCRYPTED, default_factory=dict
+    )
+
+
+@dataclass(frozen=True)
+class Key:
+    """Site to coordinator, for the other sites: the public key of the pairwise seal, signed with the run's key."""
+
+    site: str = shown("the site's name")
+    seq: int = shown("number of the exchange")
+    public: bytes = shown("X25519 public key and its MAC")
+
+
+@dataclass(frozen=True)
+class Reveal:
+    """Site to coordinator: what takes the pairwise masks off a sum of several sites, and off nothing else."""
+
+    site: str = shown("the site's name")
+    seq: int = shown("number of the exchange")
+    revealed: Revealed = shown("shares of the masks of sites that answered, seeds shared with sites that did not")
 
 
 @dataclass(frozen=True)
@@ -93,4 +125,5 @@ class Stopped:
     seq: int = shown("number of the exchange")
 
 
-MESSAGES = (Plan, Answer, Refusal, Stopped, Total)
+Reply = Answer | Refusal | Stopped | Key | Reveal
+MESSAGES = (Plan, Answer, Refusal, Stopped, Key, Reveal, Total)

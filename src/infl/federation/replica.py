@@ -75,6 +75,7 @@ class Replica:
         self.bench = build_bench(self.task, agreement)
         self.scheme.arm(self.bench.module, self._secret(self.scheme.label))
         self.sealed = agreement.seal != "none" and key is not None
+        self.seal_secret = self._secret("seal") or b""
         self.gain = self._gain()
         self.seal = self._seal()
         self.rule = rule(agreement.aggregation, agreement.aggregation_options)
@@ -114,8 +115,8 @@ class Replica:
         return gain
 
     def _seal(self) -> GroupSeal | NoSeal:
-        secret, minimum = self._secret("seal"), self.agreement.min_sites
-        return GroupSeal(secret, min_sites=minimum) if self.sealed and secret else NoSeal(min_sites=minimum)
+        minimum = self.agreement.min_sites
+        return GroupSeal(self.seal_secret, min_sites=minimum) if self.sealed else NoSeal(min_sites=minimum)
 
     # -- sums ------------------------------------------------------------------------------------------------------
     def catch_up(self, totals: tuple[Total, ...]) -> None:

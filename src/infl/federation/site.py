@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from infl.errors import FederationError, KeyringError
-from infl.federation.messages import Answer, Plan, Refusal, Stopped
+from infl.federation.messages import KEYS, REVEAL, Answer, Key, Plan, Refusal, Reply, Reveal, Stopped
 from infl.federation.packings import grid_exponent
 from infl.federation.replica import Replica, join_sums
 from infl.federation.seeds import derive, generator
 from infl.models.task import Step
 from infl.privacy.dp import SecretUniform, clipped_gradients, discrete_gaussian
-from infl.privacy.seal import RangeError
+from infl.privacy.seal import PairwiseSite, RangeError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -50,13 +50,14 @@ class Site:
         a = replica.agreement
         rng = generator(a.seed, "validation part", name)
         self.data = replica.task.read(adata, a.panel, site=name, rng=rng)
+        self.pairwise = PairwiseSite(name, replica.seal_secret, a.run)
         self.local = replica.bench.copy_local()
         self._trained: tuple[int, torch.Tensor] | None = None  # exchange, local weights after it
         self.noise_key = os.urandom(32)
         """The site's own secret; the other sites could take its noise off again if they knew it."""
         self._pending: tuple[int, np.ndarray, np.ndarray, float] | None = None  # seq, vector, sums, weight
 
-    def handle(self, plan: Plan) -> Answer | Refusal | Stopped | None:
+    def handle(self, plan: Plan) -> Reply | None:
         """Answer a plan (None when the run has ended).
 
         Raises
@@ -73,6 +74,10 @@ class Site:
             self.local, self._trained = self._trained[1], None
         if plan.kind == "end":
             return None
+        if plan.kind == KEYS:
+            return Key(self.name, plan.seq, self.pairwise.advertise())
+        if plan.kind.startswith(REVEAL):
+            return Reveal(self.name, plan.seq, self.pairwise.reveal(plan.context(), plan.answered, plan.shares))
         if plan.kind == "train" and replica.stopped:
             return Stopped(self.name, plan.seq)
         if self._pending is None or self._pending[0] != plan.seq:
@@ -93,7 +98,11 @@ class Site:
             )
         except RangeError as error:
             return Refusal(self.name, plan.seq, plan.attempt, tuple(error.fields))
-        return Answer(self.name, plan.run, plan.seq, plan.attempt, plan.key_version, plan.fingerprint, words)
+        shares: dict[str, bytes] = {}
+        if replica.agreement.seal == "pairwise":
+            self.pairwise.meet(plan.peers)
+            shares = self.pairwise.cover(plan.context(), words)
+        return Answer(self.name, plan.run, plan.seq, plan.attempt, plan.key_version, plan.fingerprint, words, shares)
 
     def _check(self, plan: Plan) -> None:
         a = self.replica.agreement

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infl.errors import DataError, KeyringError, SettingsError
+from infl.errors import DataError, InflWarning, KeyringError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.local import Outcome, run_in_process
 from infl.federation.report import say
@@ -75,7 +76,8 @@ def fit_federated(
     lock, strength
         ``"field"`` (default), ``"published"`` or None; strength from 0 to 1.
     seal
-        ``"group"`` (default) or ``"none"``: what hides a site's update from the coordinator.
+        What hides a site's update from the coordinator: ``"group"`` (default); ``"pairwise"``, from a coordinator too
+        that conspires with a site, slower; or ``"none"``, with a warning.
     min_sites
         Fewest sites whose sum is opened (default: 3 with a seal, else 1).
     privacy
@@ -127,6 +129,12 @@ def fit_federated(
     if privacy is not None:
         task = task.privately()
     panel = task.agree(tables)
+    if seal in (None, "none"):
+        warnings.warn(
+            "seal='none': the coordinator reads every site's update; for simulation and debugging only",
+            InflWarning,
+            stacklevel=2,
+        )
     fresh = key is None and (lock not in (None, "none") or seal not in (None, "none"))
     key = _fresh_key() if fresh else key
     agreement = Agreement.new(

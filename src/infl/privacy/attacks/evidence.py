@@ -15,14 +15,12 @@ from infl.models.registry import task_from_json
 
 if TYPE_CHECKING:
     from infl._types import Data
-
-    from infl.federation.coordinator import Reply, Transport
+    from infl.federation.coordinator import Transport
     from infl.federation.local import Outcome
-    from infl.federation.messages import Answer, Plan
+    from infl.federation.messages import Answer, Plan, Reply
     from infl.federation.run import FederatedRun
     from infl.models.locked import LockedModel
     from infl.models.task import Task
-
 
 
 @dataclass

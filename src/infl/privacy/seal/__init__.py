@@ -1,12 +1,27 @@
 """The seal: the coordinator adds what it cannot read.
 
 Everything that leaves a site is quantised (:mod:`packing`), masked (:mod:`masks`), tagged (:mod:`tag`) and written down
-(:mod:`ledger`) on its way; :class:`GroupSeal` ties these together.
+(:mod:`ledger`) on its way; :class:`GroupSeal` ties these together. :mod:`pairwise` adds a second layer of masks.
 """
 
 from infl.privacy.seal.context import Context, Words, add
 from infl.privacy.seal.group import GroupSeal, NoSeal
 from infl.privacy.seal.ledger import Ledger
 from infl.privacy.seal.packing import Field, Packing, RangeError, dequantise
+from infl.privacy.seal.pairwise import PairwiseSite, Revealed, uncover
 
-__all__ = ["Context", "Field", "GroupSeal", "Ledger", "NoSeal", "Packing", "RangeError", "Words", "add", "dequantise"]
+__all__ = [
+    "Context",
+    "Field",
+    "GroupSeal",
+    "Ledger",
+    "NoSeal",
+    "Packing",
+    "PairwiseSite",
+    "RangeError",
+    "Revealed",
+    "Words",
+    "add",
+    "dequantise",
+    "uncover",
+]
