@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,6 +40,8 @@ def write_atomic(
     FileError
         The file exists, or cannot be written (full disk, no permission); nothing is left behind.
     """
+    import tempfile  # what it needs takes milliseconds to import
+
     path = Path(path)
     if path.exists() and not overwrite:
         raise FileError(f"{path} exists: choose another name or pass overwrite=True")

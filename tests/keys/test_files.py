@@ -297,6 +297,23 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["ring.key"]
 
 
+def test_a_file_that_another_process_wrote_meanwhile_is_kept(
+    tmp_path: Path, ring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ring.key"
+    fsync = os.fsync
+
+    def late(handle: int) -> None:
+        fsync(handle)
+        if not path.exists():
+            path.write_text("the other process's")
+
+    monkeypatch.setattr(os, "fsync", late)
+    with pytest.raises(FileError, match=r"ring\.key exists: choose another name"):
+        ring.save(path, recipients=ME)
+    assert path.read_text() == "the other process's" and os.listdir(tmp_path) == ["ring.key"]
+
+
 @pytest.mark.parametrize("call", ["write", "fsync", "replace"])
 def test_killed_while_writing_the_old_ring_is_whole(tmp_path: Path, ring: Keyring, call: str) -> None:
     path = ring.save(tmp_path / "ring.key", recipients=ME)

@@ -124,7 +124,7 @@ class Trail:
 
         before = self.holder
         for number, line in enumerate(self.lines, start=1):
-            if line.number != number or line.chain != line.chained_to(before):
+            if line.chain != line.chained_to(before):
                 raise KeyringError(
                     f"the grant trail was altered at or before line {number}: do not use this file, ask the key holder"
                 )

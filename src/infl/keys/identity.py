@@ -5,7 +5,6 @@ An *identity* is the private half; its public half, ``age1…``, is a *recipient
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,8 +18,6 @@ from infl.keys import age
 
 _SECRET = "AGE-SECRET-KEY-"
 _LARGEST_TEXT = 65536  # bytes of an identity or recipient file; anything longer is something else
-
-log = logging.getLogger("infl")
 
 
 class Identity:
@@ -92,6 +89,8 @@ class Identity:
         passphrase
             Needed if the file is under one.
         """
+        import logging  # which with what it needs takes milliseconds
+
         path = own_path()
         if path.exists():
             return cls.load(path, passphrase)
@@ -108,7 +107,9 @@ class Identity:
             if path.exists():  # another process was quicker: its identity is the user's own
                 return cls.load(path, passphrase)
             raise
-        log.warning("made your identity %s: keep a copy in a safe place, nothing else opens what is made for it", path)
+        logging.getLogger("infl").warning(
+            "made your identity %s: keep a copy in a safe place, nothing else opens what is made for it", path
+        )
         return identity
 
     @property
