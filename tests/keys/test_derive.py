@@ -99,3 +99,9 @@ def test_an_unknown_label_names_the_known_ones() -> None:
 def test_a_length_that_hkdf_has_not_is_refused(length: int) -> None:
     with pytest.raises(KeyringError, match="1 to 8160 bytes"):
         derive(bytes(32), "lock", 1, length=length)
+
+
+def test_the_documentation_has_the_table_of_labels() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "keys.md").read_text()
+    for label, meaning in LABELS.items():
+        assert f"| `{label}` | {meaning} |" in page
