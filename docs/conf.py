@@ -38,6 +38,8 @@ templates_path = ["_templates"]
 exclude_patterns = ["_build", "tutorials/README.md", "**.ipynb_checkpoints"]
 default_role = "literal"
 nitpicky = False  # without intersphinx every type of another project would be a broken link
+# `Data` of infl._types is for type checkers; the signature is shown as it is written.
+suppress_warnings = ["sphinx_autodoc_typehints.forward_reference"]
 
 # -- docstrings --------------------------------------------------------------------------------------------------------
 autosummary_generate = True
