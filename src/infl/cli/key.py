@@ -80,7 +80,7 @@ def show(
 
     Example: `infl key show consortium.key --trail`
     """
-    file = _find(file)
+    file = find_ring(file)
     ring = open_ring(file, identity)
     if as_json:
         public = {
@@ -114,7 +114,7 @@ def rotate(key: Ring = None, identity: IdentityFile = None) -> None:
 
     Example: `infl key rotate --key consortium.key`
     """
-    file = _find(key)
+    file = find_ring(key)
     with _changing(file, identity) as ring:
         for name in ring.members:
             _copy_for(name, file)
@@ -138,7 +138,7 @@ def grant(
 
     Example: `infl key grant hospital_b.pub`
     """
-    file = _find(key)
+    file = find_ring(key)
     if name is None:
         if site.startswith("age1"):
             raise KeyringError("whose public key is it? give --name SITE, or the key's file SITE.pub")
@@ -165,7 +165,7 @@ def revoke(
 
     Example: `infl key revoke hospital_b`
     """
-    file = _find(key)
+    file = find_ring(key)
     with _changing(file, identity) as ring:
         for name in ring.members:
             _copy_for(name, file)
@@ -290,7 +290,7 @@ def _identity(path: Path | None, *, create: bool = False, passphrase: bool = Fal
     return made
 
 
-def _find(file: Path | None) -> Path:
+def find_ring(file: Path | None) -> Path:
     """Return the ring that is meant: `file`, else the only one in this folder that is not a copy for a site."""
     if file is not None:
         return file

@@ -61,7 +61,7 @@ class FederatedRun:
     def summary(self) -> str:
         """Return a few lines that say what was fitted, how well, and what protects it."""
         s, best = self.settings, self.history[self.history["best"]]
-        metrics = [c for c in self.history if c.startswith("val_")]
+        metrics = [c for c in map(str, self.history) if c.startswith("val_")]
         values = ", ".join(f"{c.removeprefix('val_')} {best[c].iloc[0]:.3f}" for c in metrics) if len(best) else "none"
         sent = self.history["bytes_sent"].sum() / 1e6
         return "\n".join(

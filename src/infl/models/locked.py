@@ -215,7 +215,7 @@ class LockedModel:
         path
             Where, e.g. ``"model.infl.safetensors"``.
         recipients
-            age X25519 public keys: the whole file is encrypted to them on top (open it with age, then
+            age X25519 public keys (``age1…``) or their ``.pub`` files: the whole file is encrypted to them on top (open it with age, then
             :func:`infl.load_model`, or pass ``identity=``).
         overwrite
             Replace a file that exists.
@@ -232,12 +232,9 @@ class LockedModel:
         tensors[PRIVATE] = torch.frombuffer(bytearray(self.private), dtype=torch.uint8)
         content = save(tensors, metadata={"infl": json.dumps(asdict(self.header))})
         if recipients:
-            import pyrage
+            from infl.keys import encrypt
 
-            try:
-                content = pyrage.encrypt(content, [pyrage.x25519.Recipient.from_str(r) for r in recipients])
-            except pyrage.RecipientError as error:
-                raise KeyringError(f"recipients: {error}; each is an age public key that begins with 'age1'") from None
+            content = encrypt(content, recipients=recipients)
         return write_atomic(path, content, overwrite=overwrite)
 
 
@@ -309,7 +306,11 @@ def load_model(path: str | Path, *, identity: str | Path | None = None) -> Locke
     with explained(path, "read"):
         content = path.read_bytes()
     if content.startswith(b"age-encryption.org/"):
-        content = _decrypt_file(content, path, identity)
+        if identity is None:
+            raise FileError(f"{path} is encrypted with age: pass identity=, the file with your age identity")
+        from infl.keys import decrypt
+
+        content = decrypt(content, identity=identity, source=path)
     try:
         size = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + size])["__metadata__"]["infl"]
@@ -327,22 +328,6 @@ def load_model(path: str | Path, *, identity: str | Path | None = None) -> Locke
     if _digest(replace(header, digest=""), tensors) != header.digest:
         raise FileError(f"{path} was altered after it was written: its digest does not match; get it again")
     return LockedModel(header, tensors, private)
-
-
-def _decrypt_file(content: bytes, path: Path, identity: str | Path | None) -> bytes:
-    import pyrage
-
-    if identity is None:
-        raise FileError(f"{path} is encrypted with age: pass identity=, the file with your age identity")
-    with explained(Path(identity), "read"):
-        lines = Path(identity).read_text().splitlines()
-    try:
-        own = [pyrage.x25519.Identity.from_str(x.strip()) for x in lines if x.strip() and not x.startswith("#")]
-        return pyrage.decrypt(content, own)
-    except (pyrage.IdentityError, pyrage.DecryptError):
-        raise FileError(
-            f"{path} cannot be opened with the identity in {identity}: it was encrypted to others"
-        ) from None
 
 
 def _vault(key: Keyring, header: Header) -> Any:

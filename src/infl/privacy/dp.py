@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 GRID = 2.0**-11
 """Step of the grid that gradients and noise lie on, as a share of the clipping norm."""
+GRAD_SAMPLE = "grad_sample"
+"""Attribute in which Opacus leaves per-record gradients."""
 LOG = "infl_privacy"
 """Where a run leaves its account in ``uns``."""
 
@@ -116,8 +118,8 @@ class DP:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     multiplier = get_noise_multiplier(
-                        target_epsilon=self.epsilon,  # type: ignore[arg-type]
-                        target_delta=self.delta,  # type: ignore[arg-type]
+                        target_epsilon=self.epsilon,
+                        target_delta=self.delta,
                         sample_rate=self.sample_rate,
                         steps=rounds,
                         accountant=self.accountant,
@@ -295,13 +297,13 @@ def clipped_gradients(module: nn.Module, losses: Callable[[], torch.Tensor], cli
             warnings.simplefilter("ignore")
             losses().backward()
         parameters = [p for p in module.parameters() if p.requires_grad]
-        samples = torch.cat([p.grad_sample.flatten(1) for p in parameters], 1)  # (records, size)
+        samples = torch.cat([getattr(p, GRAD_SAMPLE).flatten(1) for p in parameters], 1)  # (records, size)
         norm = samples.norm(dim=1)
         return (clip_norm / norm.clamp(min=clip_norm)) @ samples
     finally:
         wrapped.to_standard_module()
         for p in module.parameters():
-            p.grad_sample = None
+            setattr(p, GRAD_SAMPLE, None)
 
 
 class SecretUniform:

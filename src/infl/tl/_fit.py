@@ -161,7 +161,7 @@ def fit_federated(
             "a fresh key was made: keep it with run.key.save('consortium.key', passphrase=…), without it the model is lost"
         )
     write_results(sites if site_key is not None else tables, outcome, key_added)
-    if outcome.run.model.header.lock == "field":
+    if outcome.run.model.header.lock == "field" and key is not None:
         outcome.run.measure_lock = partial(lock_curve, outcome.run.model, tables, key=key)
     return outcome.run
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -159,7 +159,7 @@ def draw(y: np.ndarray, n: int, rng: np.random.Generator) -> tuple[np.ndarray, n
 
 def head_start(
     sites: Mapping[str, AnnData], target: str, *, samples: Sequence[int] = (8, 16, 32), seeds: int = 20
-) -> dict[int, dict[str, object]]:
+) -> dict[int, dict[str, Any]]:
     """Measure the head start of a thief over many splits: half of each site's samples train, half are the thief's.
 
     Returns
@@ -191,7 +191,7 @@ def head_start(
     return {n: compare_starts(summarise(trials[n])) for n in samples}
 
 
-def compare_starts(accuracies: Mapping[str, np.ndarray]) -> dict[str, object]:
+def compare_starts(accuracies: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Compare the best stolen start with scratch, paired."""
     how = max((m for m in STOLEN if m in accuracies), key=lambda m: accuracies[m].mean())
     difference = accuracies[how] - accuracies["scratch"]
@@ -243,15 +243,15 @@ class ThiefFineTuning(Attack):
                 )
             )
         result = compare_starts(summarise(trials))
-        scratch, stolen = np.asarray(result["scratch"]), np.asarray(result["stolen"])
+        scratch, stolen = result["scratch"], result["stolen"]
         return [
             Finding(
                 metric=f"balanced accuracy with {n} samples",
                 value=float(stolen.mean()),
-                low=float(scratch.mean()) + float(result["low"]),  # type: ignore[arg-type]
-                high=float(scratch.mean()) + float(result["high"]),  # type: ignore[arg-type]
+                low=float(scratch.mean()) + result["low"],
+                high=float(scratch.mean()) + result["high"],
                 chance=float(scratch.mean()),
-                control=float(np.mean(result["unlocked"])),  # type: ignore[arg-type]
+                control=float(result["unlocked"].mean()),
                 promised=evidence.run.model.header.lock == "field",
                 margin=0.05,
                 note=f"Fine-tuning the stolen weights ({result['how']}) against starting from nothing (chance) and from "

@@ -71,8 +71,8 @@ class Words:
 
     def digest(self) -> str:
         """Return the SHA-256 of all words."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.low))
-        digest.update(np.ascontiguousarray(self.high))
+        digest = hashlib.sha256(np.ascontiguousarray(self.low).data)
+        digest.update(np.ascontiguousarray(self.high).data)
         return digest.hexdigest()
 
 

@@ -1,0 +1,152 @@
+"""The command line as a user meets it: exit codes, one line for what can be mended, and the demonstration."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+import infl
+from infl.keys import Identity, Keyring
+
+
+def run(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-c", "from infl.cli import main; main()", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env=os.environ | {"INFL_PROGRESS": "0", "COLUMNS": "120"} | environment,
+    )
+
+
+@pytest.mark.parametrize(
+    "command", [(), ("demo",), ("compare",), ("key",), ("model",), ("model", "relock"), ("key", "new")]
+)
+def test_help_has_an_example(command: tuple[str, ...]) -> None:
+    done = run(*command, "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+    if len(command) == 2 or command in [("demo",), ("compare",)]:
+        assert "Example: " in done.stdout
+
+
+def test_version() -> None:
+    assert run("--version").stdout.strip() == infl.__version__
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("model", "show", "nowhere.safetensors"), "nowhere.safetensors"),
+        (("compare", "nowhere.h5ad", "--target", "x", "--site-key", "y"), "nowhere.h5ad"),
+        (("key", "show", "nowhere.key"), "nowhere.key"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_exit_2(arguments: tuple[str, ...], text: str, tmp_path: Path) -> None:
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_defect_of_ours_is_exit_1(tmp_path: Path) -> None:
+    code = "import infl.models, infl.cli; infl.models.load_model; import infl.models.locked as l\n"
+    code += "l.load_model = None; import infl; infl.load_model = None\nfrom infl.cli import main; main()"
+    (tmp_path / "m").write_text("x")
+    done = subprocess.run(
+        [sys.executable, "-c", code, "model", "show", str(tmp_path / "m")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+
+
+def test_compare_prints_and_writes_the_table(khan: AnnData, tmp_path: Path) -> None:
+    khan.obs["hospital"] = [f"h{i % 3}" for i in range(khan.n_obs)]
+    khan.write_h5ad(tmp_path / "khan.h5ad")
+    options = (
+        "--target",
+        "tumour_class",
+        "--site-key",
+        "hospital",
+        "--seeds",
+        1,
+        "--rounds",
+        2,
+        "--out",
+        tmp_path / "t.csv",
+    )
+    done = run("compare", tmp_path / "khan.h5ad", *options, "--method", "fedavg", "--method", "baseline")
+    assert done.returncode == 0, done.stderr
+    assert "fedavg" in done.stdout
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert list(table) == ["method", "metric", "mean", "sd", "n_seeds", "seconds"]
+    assert set(table["method"]) == {"fedavg", "baseline"}
+    done = run("compare", tmp_path / "khan.h5ad", "--target", "tumor_class", "--site-key", "hospital")
+    assert done.returncode == 2
+    assert "did you mean 'tumour_class'" in done.stderr
+
+
+def test_model_show_and_relock(khan_sites: dict[str, AnnData], tmp_path: Path) -> None:
+    ring, identity = Keyring.create(), Identity.create()
+    identity.save(tmp_path / "me.key")
+    ring.save(tmp_path / "consortium.key", recipients=identity)
+    fit = infl.tl.fit_federated(khan_sites, target="tumour_class", key=ring, rounds=1, progress=False)
+    fit.save(tmp_path / "old.safetensors")
+    shown = run("model", "show", tmp_path / "old.safetensors").stdout
+    for text in ("classifier", ring.fingerprint(), "site_1", "strength 1"):
+        assert text in shown
+    ring.rotate()
+    ring.save(tmp_path / "consortium.key", recipients=identity, overwrite=True)
+    done = run(
+        "model", "relock", tmp_path / "old.safetensors", "--out", tmp_path / "new.safetensors",
+        "--key", tmp_path / "consortium.key", "--identity", tmp_path / "me.key",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert infl.load_model(tmp_path / "new.safetensors").header.key_version == 2
+    again = run(
+        "model", "relock", tmp_path / "old.safetensors", "--out", tmp_path / "new.safetensors",
+        "--key", tmp_path / "consortium.key", "--identity", tmp_path / "me.key",
+    )  # fmt: skip
+    assert again.returncode == 2
+    assert "exists" in again.stderr
+    trail = Keyring.load(tmp_path / "consortium.key", identity=tmp_path / "me.key").trail.to_frame()
+    assert trail["action"].tolist()[-1] == "relock"
+
+
+@pytest.mark.slow
+def test_demonstration_makes_all_that_it_promises(tmp_path: Path) -> None:
+    done = run("demo", "--out", tmp_path / "out", "--seeds", 2)
+    assert done.returncode == 0, done.stderr
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert {f"site_{i}.h5ad" for i in range(1, 6)} <= names
+    assert {
+        "model.infl.safetensors",
+        "comparison.csv",
+        "report.html",
+        "lock.png",
+        "comparison.png",
+        "umap.png",
+    } <= names
+    adata = anndata.read_h5ad(tmp_path / "out" / "site_1.h5ad")
+    assert adata.obsm["X_infl"].shape == (adata.n_obs, 64)
+    table = (
+        pd.read_csv(tmp_path / "out" / "comparison.csv")
+        .query("metric == 'balanced_accuracy'")
+        .set_index("method")["mean"]
+    )
+    assert table["infl"] == pytest.approx(table["fedavg"], abs=0.02)
+    assert table["infl"] > 0.9
+    assert table[["infl_wrong_key", "infl_no_key"]].max() < 0.45
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "http" not in page.replace("http-equiv", "")
+    assert "<script" not in page
+    assert page.count("<img alt=") == 4
+    assert done.stdout.count("chance") == 1
