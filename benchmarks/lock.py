@@ -8,7 +8,6 @@ from functools import partial
 import anndata
 import numpy as np
 import torch
-from infl.privacy.attacks.keys import one_bit_off
 
 import infl
 from _table import Table, ratios
@@ -16,6 +15,7 @@ from infl.federation.seeds import generator
 from infl.keys import Keyring
 from infl.models import Classifier
 from infl.models.classifier import stratified_split
+from infl.privacy.attacks.keys import one_bit_off
 from infl.tl._calibrate import _Probe
 from infl.tl._predict import infer
 from panels import PANELS, panel_sites

@@ -11,7 +11,7 @@ from sklearn.linear_model import RidgeCV
 
 import infl
 from _table import Table
-from infl.privacy.seal import Context, Field, GroupSeal, Packing, add
+from infl.privacy.seal import Context, Field, GroupSeal, Packing, PairwiseSite, add, uncover
 from panels import PANELS, panel_sites
 
 N = 25_000_000
@@ -133,6 +133,38 @@ def noise(table: Table) -> None:
     )
 
 
+def pairwise(table: Table) -> None:
+    """The second layer against the first, a million weights, five sites: what a site does, and what the coordinator does."""
+    n, cohort = 1_000_000, tuple("abcde")
+    packing = Packing((Field("w", (n,), -31),))
+    update = (np.random.default_rng(0).normal(size=n) * 1e-2).astype(np.float32)
+    seal = GroupSeal(bytes(32))
+    sites = {s: PairwiseSite(s, bytes(32), "run") for s in cohort}
+    keys = {s: site.advertise() for s, site in sites.items()}
+    for site in sites.values():
+        site.meet(keys)
+    at_site, at_coordinator = [], []
+    for r in range(REPEATS):
+        context = Context("run", r, 0, cohort, "train", packing.digest())
+        begun = time.perf_counter()
+        words = {s: seal.seal(context, s, update, np.empty(0), packing) for s in cohort}
+        group = time.perf_counter() - begun
+        begun = time.perf_counter()
+        shares = {s: sites[s].cover(context, words[s]) for s in cohort}
+        at_site.append((group + time.perf_counter() - begun) / group)
+        total = None
+        for w in words.values():
+            total = add(total, w)
+        begun = time.perf_counter()
+        revealed = [sites[s].reveal(context, cohort, {p: shares[p][s] for p in cohort}) for s in cohort]
+        uncover(context, total, revealed, cohort)
+        at_coordinator.append((time.perf_counter() - begun) / group)
+    table.add("pairwise seal among 5 sites, time at a site / group seal", "reported", at_site)
+    table.add(
+        "pairwise seal among 5 sites, taking masks off a sum / group seal of all five", "reported", at_coordinator
+    )
+
+
 def weights(run) -> torch.Tensor:
     key = run.key if run.model.header.fingerprint else None
     return torch.cat([t.ravel() for t in run.model.effective(key).values()])
@@ -166,5 +198,6 @@ if __name__ == "__main__":
     result = Table("seal")
     cost(result)
     noise(result)
+    pairwise(result)
     fits(result)
     result.save()
