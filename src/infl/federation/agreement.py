@@ -118,6 +118,7 @@ class Agreement:
         min_sites: int | None = None,
         seed: int = 0,
         privacy: DP | None = None,
+        salt: str | None = None,
     ) -> Agreement:
         """Return the specification of a new run, under the current version of `key`."""
         seal = seal or "none"
@@ -141,7 +142,7 @@ class Agreement:
             patience=patience,
             lock=lock or "none",
             strength=strength if lock else 0.0,
-            salt=os.urandom(16).hex(),
+            salt=salt or os.urandom(16).hex(),
             seal=seal,
             min_sites=min_sites if min_sites is not None else (1 if seal == "none" else 3),
             key_version=key.current if key else 0,

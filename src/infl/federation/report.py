@@ -18,7 +18,7 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def round_bar(rounds: int, progress: bool | None) -> Iterator[Show]:
+def round_bar(rounds: int, progress: bool | None, *, what: str = "round") -> Iterator[Show]:
     """Yield a function that is called after each round; it moves a bar with the time left and the last metrics."""
     if progress is None:
         progress = settings.progress if settings.progress is not None else sys.stderr.isatty()
@@ -29,7 +29,7 @@ def round_bar(rounds: int, progress: bool | None) -> Iterator[Show]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("round"),
+        TextColumn(what),
         MofNCompleteColumn(),
         BarColumn(),
         TextColumn("{task.description}"),

@@ -122,7 +122,7 @@ def compare(
     panel = task.agree(tables)
     values: dict[tuple[str, str], list[float]] = defaultdict(list)
     seconds: dict[str, list[float]] = defaultdict(list)
-    with round_bar(len(seeds) * len(chosen), progress) as show:
+    with round_bar(len(seeds) * len(chosen), progress, what="fit") as show:
         for number, seed in enumerate(seeds):
             bench = _Bench(
                 task, panel, tables, seed, test_share, run_options | {"rounds": rounds, "local_epochs": local_epochs}

@@ -30,7 +30,7 @@ class Status(StrEnum):
     """What a finding means."""
 
     HOLDS = "holds"
-    BROKEN = "broken"
+    BROKEN = "leak"
     NOT_PROMISED = "not promised"
     CONTROL_FAILED = "control failed"
 
@@ -55,7 +55,7 @@ class Finding:
         Whether the run's protections promise to defeat this attack.
     margin
         By how much above chance `control` must be for the attack to count as working, and `low` may be before the
-        protection counts as broken.
+        protection counts as leaking.
     note
         One line in plain words for a data steward.
     """

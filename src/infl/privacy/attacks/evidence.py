@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from infl.federation.agreement import Agreement
-from infl.federation.seeds import derive
+from infl.federation.seeds import derive, generator
 from infl.models.registry import task_from_json
+from infl.privacy.dp import DP
 
 if TYPE_CHECKING:
     from infl._types import Data
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from infl.federation.messages import Answer, Plan, Reply
     from infl.federation.run import FederatedRun
     from infl.models.locked import LockedModel
-    from infl.models.task import Task
+    from infl.models.task import SiteData, Task
 
 
 @dataclass
@@ -68,6 +69,33 @@ class Recorded:
         """The model file that a thief gets."""
         return self.outcome.run.model
 
+    def updates(self) -> list[Update]:
+        """Return the training messages as a listener reads them: words as numbers on the plan's public scales."""
+        from infl.privacy.seal import dequantise
+
+        updates = []
+        for plan, answer in self.heard:
+            if plan.kind == "train":
+                words = (answer.words.low.view(np.int32), answer.words.high[: plan.packing.n64].view(np.int64))
+                updates.append(Update(answer.site, plan.round, dequantise(words, plan.packing)[0]))
+        return updates
+
+    def tensors(self, flat: np.ndarray) -> dict[str, np.ndarray]:
+        """Cut a flat update into the module's tensors; their names and shapes are public."""
+        import torch
+
+        views = self.outcome.replica.bench.shared.views(torch.from_numpy(np.array(flat, dtype=np.float32)))
+        return {name: view.numpy() for name, view in views.items()}
+
+
+@dataclass(frozen=True)
+class Update:
+    """One training message, read as numbers."""
+
+    site: str
+    round: int
+    values: np.ndarray
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -86,6 +114,7 @@ class Evidence:
     run: FederatedRun
     sites: Mapping[str, Data]
     seed: int = 0
+    _judging: dict[bool, list[SiteData]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def task(self) -> Task:
@@ -102,6 +131,16 @@ class Evidence:
         """Return a generator for an attack."""
         return np.random.default_rng(derive(self.seed, "audit", *purpose))
 
+    def judging(self, *, keyless: bool) -> list[SiteData]:
+        """Return the sites' data with the run's validation parts, read with or without what the key tells."""
+        if keyless not in self._judging:
+            seed = self.run.settings["seed"]
+            self._judging[keyless] = [
+                self.task.read(a, self.panel, site=s, rng=generator(seed, "validation part", s), keyless=keyless)
+                for s, a in self.sites.items()
+            ]
+        return self._judging[keyless]
+
     def repeat(self, sites: Mapping[str, Data] | None = None, **changes: Any) -> Recorded:
         """Fit the run again with an eavesdropper on the line; `changes` to the agreement (``lock="none"``, ``rounds=2``).
 
@@ -114,12 +153,13 @@ class Evidence:
         names = ("rounds", "local_epochs", "aggregation", "aggregation_options", "participation", "patience")
         settings = {name: self.run.settings[name] for name in (*names, "lock", "strength", "seal", "min_sites", "seed")}
         task = changes.pop("task", self.task)
-        settings |= changes
+        dp = self.run.settings["privacy"]
+        settings |= {"privacy": None if dp is None else DP(**dp)} | changes
         needs_key = settings["lock"] != "none" or settings["seal"] != "none"
         key = (self.run.key or Keyring.create()) if needs_key else None
         if settings["seal"] == "none" and len(sites) < settings["min_sites"]:
             settings["min_sites"] = 1
-        agreement = Agreement.new(task, self.panel, sites, key, **settings)
+        agreement = Agreement.new(task, self.panel, sites, key, salt=self.run.settings["salt"], **settings)
         ears: list[Eavesdropper] = []
 
         def listen(transport: Transport) -> Transport:
@@ -138,6 +178,33 @@ class Evidence:
     def unprotected(self) -> Recorded:
         """The control: the same seed with neither lock nor seal."""
         return self.repeat(lock="none", seal="none", strength=0.0)
+
+    def patients(self, n: int) -> list[Recorded]:
+        """Repeat the first round with one patient at each site, n times with others: what a listener wants most.
+
+        Returns the protected and the unprotected version in turn.
+        """
+        recorded = []
+        single: dict[str, Any] = {"validation": 0.0, "batch_size": 1}
+        task = replace(self.task, **single)
+        for trial in range(n):
+            rng = self.rng("patients", trial)
+            chosen = {s: a[[int(rng.integers(a.n_obs))]] for s, a in self.sites.items()}
+            common: dict[str, Any] = {
+                "sites": chosen,
+                "task": task,
+                "rounds": 1,
+                "local_epochs": 1,
+                "patience": 0,
+                "participation": 1.0,
+            }
+            recorded += [self.repeat(**common), self.repeat(**common, lock="none", seal="none", strength=0.0)]
+        return recorded
+
+    @property
+    def sealed(self) -> bool:
+        """Whether what travels is sealed."""
+        return self.run.settings["seal"] != "none"
 
     @property
     def protection(self) -> str:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from infl.federation.seeds import generator
 from infl.keys import Keyring
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
     from infl.privacy.attacks.evidence import Evidence
 
-N_KEYS = 20
+N_KEYS = 12
 
 
 def one_bit_off(key: Keyring, bit: int = 0) -> Keyring:
@@ -29,9 +28,7 @@ def one_bit_off(key: Keyring, bit: int = 0) -> Keyring:
 def judge(evidence: Evidence, module: nn.Module, *, keyless: bool) -> float:
     """Return the headline metric of a module on the sites' validation parts, all together."""
     total: dict[str, np.ndarray] = {}
-    for site, adata in evidence.sites.items():
-        rng = generator(evidence.run.settings["seed"], "validation part", site)
-        data = evidence.task.read(adata, evidence.panel, site=site, rng=rng, keyless=keyless)
+    for data in evidence.judging(keyless=keyless):
         for name, value in evidence.task.evaluate(module, data, data.validation).items():
             total[name] = total.get(name, 0) + value
     return evidence.task.summarise(total)[evidence.task.headline]

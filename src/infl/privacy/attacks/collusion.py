@@ -1,0 +1,72 @@
+"""A coordinator that conspires with a site: what the group seal does not promise, and the pairwise seal does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from infl.privacy.attacks.contract import Attack, Attacker, Finding
+from infl.privacy.attacks.statistics import correlation, interval
+from infl.privacy.seal.lanes import open_
+from infl.privacy.seal.masks import Streams
+
+if TYPE_CHECKING:
+    from infl.federation.messages import Answer, Plan
+    from infl.privacy.attacks.evidence import Evidence, Recorded
+
+N_ROUNDS = 6
+
+
+def open_with_group_key(subkey: bytes, plan: Plan, answer: Answer) -> np.ndarray:
+    """Take the group masks off one site's message, as anybody with the ring can; return its integers (n32,)."""
+    low, context = answer.words.low.copy(), plan.context()
+    place, streams = context.position(answer.site), Streams(subkey, context.digest())
+    open_(low, None, [(streams.key("low", place + 1), streams.key("low", place))])
+    return low.view(np.int32)
+
+
+class Collusion(Attack):
+    """Open another hospital's message with the ring of a conspiring one."""
+
+    name: ClassVar[str] = "collusion"
+    against: ClassVar[Attacker] = Attacker.COLLUSION
+    question: ClassVar[str] = "Can a coordinator read updates when one hospital helps it?"
+    quick: ClassVar[bool] = True
+
+    def applies(self, evidence: Evidence) -> bool:
+        """Whether there is a seal to open."""
+        return evidence.sealed and evidence.run.key is not None and evidence.run.privacy is None
+
+    def run(self, evidence: Evidence) -> list[Finding]:
+        """Correlate what was opened with the update that an unsealed run of the same seed sends."""
+        changes = {"rounds": min(N_ROUNDS, evidence.run.settings["rounds"]), "patience": 0}
+        plain = {
+            (u.site, u.round): u.values
+            for u in evidence.repeat(**changes, lock="none", seal="none", strength=0.0).updates()
+        }
+        return [
+            Finding(
+                metric="correlation with a hospital's update",
+                **interval(self._opened(evidence, evidence.repeat(**changes), plain)),
+                chance=0.0,
+                control=float(np.mean(self._opened(evidence, evidence.repeat(**changes, seal="group"), plain))),
+                promised=evidence.run.settings["seal"] == "pairwise",
+                margin=0.3,
+                note="All hospitals share the group seal's key, so one that conspires opens the others' messages (control); "
+                "seal='pairwise' adds masks that it does not have.",
+            )
+        ]
+
+    @staticmethod
+    def _opened(evidence: Evidence, recorded: Recorded, plain: dict[tuple[str, int], np.ndarray]) -> list[float]:
+        secret = recorded.outcome.replica.seal_secret
+        steps, found = None, []
+        for plan, answer in recorded.heard:
+            if plan.kind != "train":
+                continue
+            if steps is None:
+                steps = np.concatenate([np.full(f.size, f.step) for f in plan.packing.fields if f.bits == 32])
+            values = open_with_group_key(secret, plan, answer) * steps
+            found.append(correlation(values, plain[answer.site, plan.round]))
+        return found

@@ -1,0 +1,78 @@
+"""Means with confidence intervals, correlations, and a fair choice among many variants of an attack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def interval(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
+    """Return ``value`` (mean), ``low`` and ``high`` (95 %, Student's t) of independent trials.
+
+    Examples
+    --------
+    >>> interval([1.0, 1.0, 1.0])["high"]
+    1.0
+    """
+    from scipy.stats import t
+
+    values = np.asarray(values, dtype=float)
+    n = len(values)
+    half = t.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5 if n > 1 else 0.0
+    return {"value": float(values.mean()), "low": float(values.mean() - half), "high": float(values.mean() + half)}
+
+
+def cross_chosen(values: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """Choose the best of several variants on half of the trials and take its values on the other half, both ways.
+
+    The best of many variants on the trials that it was chosen on would look better than it is.
+
+    Parameters
+    ----------
+    values
+        One row a variant. ``(n_variants, n_trials)``
+
+    Returns
+    -------
+    The chosen variants' values ``(n_trials,)``, and which variant was chosen for each trial.
+
+    Examples
+    --------
+    >>> cross_chosen(
+    ...     np.array([[1, 5, 1, 5], [2, 2, 2, 2]])
+    ... )  # on even trials the second is better, on odd ones the first
+    (array([1, 2, 1, 2]), [0, 1, 0, 1])
+    """
+    n = values.shape[1]
+    if n == 1:
+        best = int(values[:, 0].argmax())
+        return values[best], [best]
+    half = np.arange(n) % 2
+    best_on = [int(values[:, half == h].mean(1).argmax()) for h in (0, 1)]
+    chosen = [best_on[1 - h] for h in half]
+    return values[chosen, np.arange(n)], chosen
+
+
+def most_chosen(names: Sequence[str], chosen: Sequence[int]) -> str:
+    """Return the name of the variant that was chosen most often."""
+    return names[int(np.bincount(chosen).argmax())]
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Return Pearson's correlation; 0 where one of them is constant or not finite."""
+    a, b = np.ravel(a).astype(float), np.ravel(b).astype(float)
+    good = np.isfinite(a) & np.isfinite(b)
+    if good.sum() < 3 or a[good].std() == 0 or b[good].std() == 0:
+        return 0.0
+    return float(np.corrcoef(a[good], b[good])[0, 1])
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Return Spearman's correlation; 0 where one of them is constant or not finite."""
+    from scipy.stats import rankdata
+
+    a, b = np.ravel(a), np.ravel(b)
+    good = np.isfinite(a) & np.isfinite(b)
+    return correlation(rankdata(a[good]), rankdata(b[good]))

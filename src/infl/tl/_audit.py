@@ -1,0 +1,124 @@
+"""Attack one's own run, and say in one table what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from infl.errors import DataError, SettingsError
+from infl.federation.report import round_bar
+from infl.federation.run import FederatedRun
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from infl._types import Data
+
+COLUMNS = ("attack", "against", "protection", "metric", "value", "chance", "control", "low", "high", "status", "note")
+
+
+def audit(
+    run: FederatedRun,
+    sites: Mapping[str, Data] | Data,
+    *,
+    attacks: str | Sequence[str] | None = None,
+    site_key: str | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> pd.DataFrame:
+    """Attack a run as a capable enemy would, next to the same attack on an unprotected run of the same data.
+
+    The run is repeated with an eavesdropper on the line, under its own settings and under none, so nothing had to be kept
+    while it was fitted.
+
+    Parameters
+    ----------
+    run
+        From :func:`infl.tl.fit_federated`.
+    sites, site_key
+        The data that it was fitted on.
+    attacks
+        Names of attacks (:func:`infl.privacy.attacks.known_attacks`), ``"quick"`` for those that take seconds, or None
+        for all that apply to the run.
+    seed
+        Of the attackers' own randomness.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    DataFrame
+        One row a finding: ``attack``, ``against`` (who attacks), ``protection``, ``metric``, ``value`` (with ``low`` and
+        ``high``, 95 %), ``chance``, ``control`` (the same attack without protection; for keys, the right key), ``status``
+        and ``note``. ``status`` is "holds"; "leak" where a protection that was promised did not hold; "not promised"
+        where the attack works and nothing was promised; or "control failed", where the attack did not work on the
+        control either and so shows nothing. ``attrs["passed"]`` is whether no row is a leak or a failed control.
+
+    Raises
+    ------
+    SettingsError
+        Unknown attack.
+    DataError
+        The data are not those of the run.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> run = infl.tl.fit_federated(sites, target="tumour_class", progress=False)
+    >>> table = infl.tl.audit(run, sites, attacks=["wrong_key"], progress=False)
+    >>> table["status"].tolist(), table.attrs["passed"]
+    (['holds'], True)
+    """
+    import pandas as pd
+
+    from infl.privacy.attacks import Evidence, known_attacks, load_attack
+    from infl.tl._fit import as_sites
+
+    if not isinstance(run, FederatedRun):
+        raise SettingsError(f"audit takes what fit_federated returned, not {type(run).__name__}")
+    tables = as_sites(sites, site_key)
+    names = (
+        list(known_attacks())
+        if attacks is None or attacks == "quick"
+        else [attacks]
+        if isinstance(attacks, str)
+        else list(attacks)
+    )
+    loaded = [load_attack(name) for name in names]
+    if attacks == "quick":
+        loaded = [attack for attack in loaded if attack.quick]
+    evidence = Evidence(run, tables, seed)
+    _check_data(evidence)
+    chosen = [attack for attack in loaded if attack.applies(evidence)]
+    if not chosen:
+        raise SettingsError(f"none of the attacks {', '.join(names[:5])} applies to this run")
+    rows = []
+    with round_bar(len(chosen), progress, what="attack") as show:
+        for number, attack in enumerate(chosen, 1):
+            for f in attack.run(evidence):
+                values = (f.metric, f.value, f.chance, f.control, f.low, f.high, str(f.status), f.note)
+                rows.append((attack.name, str(attack.against), evidence.protection, *values))
+            show(number, [])
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table.attrs["passed"] = bool(table["status"].isin(["holds", "not promised"]).all())
+    return table
+
+
+def _check_data(evidence: object) -> None:
+    """Refuse data that the run was not fitted on: its first training loss must come out again."""
+    from infl.privacy.attacks import Evidence
+
+    assert isinstance(evidence, Evidence)
+    run, names = evidence.run, set(evidence.run.settings["sites"])
+    if set(evidence.sites) != names:
+        odd = sorted(names ^ set(evidence.sites))
+        raise DataError(f"these are not the sites of the run: {', '.join(odd[:3])} is in one of the two only")
+    again = evidence.protected.run.history
+    column = "val_loss" if run.privacy is not None else "loss"
+    if not np.isclose(again[column].iloc[0], run.history[column].iloc[0], rtol=1e-3, equal_nan=True):
+        raise DataError(
+            "these are not the data of the run: its first round does not come out again; pass the data of the fit"
+        )

@@ -1,0 +1,128 @@
+"""The audit: it finds what is open, holds what is closed, and fails when a protection is switched off."""
+
+import dataclasses
+
+import pytest
+from anndata import AnnData
+
+import infl
+from infl.errors import DataError, SettingsError
+from infl.privacy.attacks import Evidence, load_attack
+from infl.tl._audit import COLUMNS
+
+pytestmark = pytest.mark.filterwarnings("ignore:seal='none'")
+FIT = {"target": "tumour_class", "rounds": 8, "progress": False}
+QUIET = {"progress": False}
+
+
+@pytest.fixture(scope="module")
+def sites() -> dict[str, AnnData]:
+    return infl.datasets.khan_sites()
+
+
+@pytest.fixture(scope="module")
+def default(sites: dict[str, AnnData]):
+    return infl.tl.fit_federated(sites, **FIT)
+
+
+def rows(table):
+    return table.set_index("attack")["status"].to_dict()
+
+
+def test_default_holds_where_it_promises(default, sites: dict[str, AnnData]) -> None:
+    table = infl.tl.audit(default, sites, attacks="quick", **QUIET)
+    assert list(table) == list(COLUMNS)
+    status = rows(table)
+    assert status.pop("collusion") == "not promised"
+    assert set(status.values()) == {"holds"}, table[["attack", "value", "low", "chance", "control", "status"]]
+    assert table.attrs["passed"]
+    assert (table["control"] > table["chance"]).all()
+    infl.pl.audit(table)
+
+
+def test_every_quick_attack_turns_red_or_open_without_protection(sites: dict[str, AnnData]) -> None:
+    """The control of the whole audit: the same attacks on a run with neither lock nor seal succeed."""
+    run = infl.tl.fit_federated(sites, lock=None, seal="none", **FIT)
+    table = infl.tl.audit(run, sites, attacks="quick", **QUIET)
+    status = rows(table)
+    for attack in ("analytic_leak", "ratio", "sealed_traffic", "importance_thief", "file_statistics"):
+        assert status[attack] == "not promised", attack
+
+
+def test_lock_alone_does_not_hide_updates(sites: dict[str, AnnData]) -> None:
+    run = infl.tl.fit_federated(sites, seal="none", **FIT)
+    table = infl.tl.audit(run, sites, attacks=["ratio", "analytic_leak", "no_key", "wrong_key"], **QUIET).set_index(
+        "attack"
+    )
+    assert table.loc["ratio", "status"] == "not promised"
+    assert table.loc["ratio", "value"] > 0.8
+    assert table.loc["wrong_key", "status"] == "holds"
+    assert table.loc["no_key", "status"] == "holds"
+
+
+def test_pairwise_seal_closes_collusion(sites: dict[str, AnnData]) -> None:
+    run = infl.tl.fit_federated(sites, seal="pairwise", **FIT)
+    table = infl.tl.audit(run, sites, attacks="collusion", **QUIET)
+    assert table["status"].tolist() == ["holds"]
+    assert table["control"].iloc[0] > 0.99
+
+
+def test_published_lock_is_shown_as_measured(sites: dict[str, AnnData]) -> None:
+    run = infl.tl.fit_federated(sites, lock="published", seal="none", local_epochs=10, **FIT)
+    table = infl.tl.audit(run, sites, attacks=["wrong_key"], **QUIET)
+    assert table["value"].iloc[0] > 0.6
+    assert table["status"].tolist() == ["not promised"]
+
+
+def test_sabotaged_protection_is_a_leak(default, sites: dict[str, AnnData], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seal whose masks are zero, and a file whose lock does nothing, must turn the audit red."""
+    import numpy as np
+
+    from infl.privacy.seal.masks import Stream
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stream, "read", lambda self, n: np.ones(n, dtype=self._dtype))
+        table = infl.tl.audit(default, sites, attacks=["analytic_leak", "sealed_traffic"], **QUIET)
+    assert "leak" in set(table["status"])
+    assert not table.attrs["passed"]
+    open_file = infl.tl.fit_federated(sites, strength=0.0, **FIT)
+    header = dataclasses.replace(open_file.model.header, strength=1.0)
+    effective = open_file.model.stored
+
+    class Pretending(type(open_file.model)):
+        def effective(self, key, *, verify=True):
+            return dict(effective)
+
+    private = open_file.model.private_arrays(open_file.key)
+    model = Pretending(header, effective, open_file.model.private)
+    monkeypatch.setattr(Pretending, "private_arrays", lambda self, key: private if key is not None else {})
+    red = infl.tl.audit(dataclasses.replace(open_file, model=model), sites, attacks=["wrong_key"], **QUIET)
+    assert red["status"].tolist() == ["leak"]
+
+
+@pytest.mark.slow
+def test_attacks_that_take_longer(default, sites: dict[str, AnnData]) -> None:
+    for name in ("known_model", "site_balance", "gradient_inversion"):
+        table = infl.tl.audit(default, sites, attacks=[name], **QUIET)
+        assert set(table["status"]) == {"holds"}, table.to_string()
+
+
+@pytest.mark.slow
+def test_membership_is_shown_as_not_promised_and_its_control_works(default, sites: dict[str, AnnData]) -> None:
+    (finding,) = load_attack("membership").run(Evidence(default, sites))
+    assert finding.control >= 5 * finding.chance
+    assert not finding.promised
+
+
+def test_bad_input(default, sites: dict[str, AnnData]) -> None:
+    with pytest.raises(SettingsError, match="attack 'hope' is not known"):
+        infl.tl.audit(default, sites, attacks=["hope"], **QUIET)
+    with pytest.raises(SettingsError, match="fit_federated"):
+        infl.tl.audit(default.model, sites, **QUIET)
+    other = {s: a.copy() for s, a in sites.items()}
+    other["site_1"].X = other["site_1"].X[::-1].copy()
+    with pytest.raises(DataError, match="not the data of the run"):
+        infl.tl.audit(default, other, attacks="quick", **QUIET)
+    other["site_9"] = other.pop("site_1")
+    with pytest.raises(DataError, match="not the sites of the run: site_1"):
+        infl.tl.audit(default, other, attacks="quick", **QUIET)
