@@ -5,7 +5,7 @@ derived by HKDF-SHA256 (RFC 5869) from a subkey, a salt, the tensor's name and, 
 proteins, peaks), the unit's name. A fixed public sinusoidal coordinate network (Sitzmann et al. 2020) maps u to three
 channels: a phase, from which the sign S follows, G for the magnitude and g for the additive part:
 
-    M = S · exp(κ · (tanh G + Σ_axes r))        A = scale(shape) · g        r: secret log-gain of a unit of an axis
+    M = S · exp(κ · (tanh G + Σ_axes r))        A = scale(shape, strength) · g        r: secret log-gain of an axis's unit
 
 The network is written in 16-bit integers: a phase is a number of 1/65536 turns, so that additions wrap as angles do, and
 the sine is a table. Sums of integers have no rounding, so every platform, block size and number of threads gives the same
@@ -30,11 +30,12 @@ from infl.errors import SettingsError
 # The constants of the construction; docs/decisions/0002-affine-coordinate-field.md says how they were chosen.
 KAPPA = 0.5  # of log |M|, at strength 1
 GAIN = 1.0  # a unit's log-gain is uniform in [-GAIN, GAIN], in units of κ
-ALPHA = 3.0  # standard deviation of A, in units of 1 / sqrt(fan-in), at strength 1
-ALPHA_VECTOR = 0.25  # the same for tensors with one dimension or none: biases, gains of norms, scalars
-NAMED_UNITS = 512  # what a named axis counts for in the fan-in, so that A depends on no panel's size
+ALPHA = 2.0  # standard deviation of A, in units of fan-in^(-1/4), at strength 1
+ALPHA_VECTOR = 0.5  # the same for tensors with one dimension or none: biases, gains of norms, scalars
+POWER = 1.5  # A grows with strength^POWER
+NAMED_UNITS = 1024  # what a named axis counts for in the fan-in, so that A depends on no panel's size
 
-PUBLIC_SEED = b"infl coordinate field 1"
+PUBLIC_SEED = b"infl coordinate field"
 WIDTH = 16  # sines in each of the two hidden layers
 TURN = 1 << 16  # phases are counted in 1/65536 turns
 AMPLITUDE = 32767  # the sine table's unit
@@ -141,11 +142,16 @@ class TensorField:
 
     @property
     def scale(self) -> float:
-        """Standard deviation of A, from the shape alone."""
-        if len(self.shape) < 2:
-            return self.strength * ALPHA_VECTOR
-        lengths = (NAMED_UNITS if axis in self.units else n for axis, n in enumerate(self.shape) if axis > 0)
-        return self.strength * ALPHA / max(prod(lengths), 1) ** 0.5
+        """Standard deviation of A, from the shape and the strength alone.
+
+        Initial weights shrink with the fan-in as its power -1/2 and an optimiser's steps not at all. What A has to hide
+        is their product, so A follows the power between.
+        """
+        full = ALPHA_VECTOR
+        if len(self.shape) > 1:
+            lengths = (NAMED_UNITS if axis in self.units else n for axis, n in enumerate(self.shape) if axis > 0)
+            full = ALPHA / max(prod(lengths), 1) ** 0.25
+        return full * self.strength**POWER
 
     def blocks(self, *, additive: bool = True) -> Iterator[tuple[slice, np.ndarray, np.ndarray | None]]:
         """Yield ``(rows, M, A)`` along the first axis of the tensor transposed to :attr:`order`.
@@ -213,10 +219,10 @@ def tensor_key(subkey: bytes, salt: bytes, name: str) -> bytes:
     return HKDF(SHA256(), 32, salt, _encode("infl lock 1", name)).derive(subkey)
 
 
-def check_units(name: str, shape: Sequence[int], units: Units | None) -> dict[int, Sequence[str]]:
-    """Refuse names that do not fit the tensor; return a plain dictionary."""
-    units = dict(units or {})
-    for axis, names in units.items():
+def check_units(name: str, shape: Sequence[int], units: Units | None) -> dict[int, list[str]]:
+    """Refuse names that do not fit the tensor; return them as lists of strings."""
+    checked = {axis: [str(unit) for unit in names] for axis, names in (units or {}).items()}
+    for axis, names in checked.items():
         if not 0 <= axis < len(shape):
             raise SettingsError(f"tensor {name!r} has {len(shape)} axes, but units name axis {axis}: count from 0.")
         if len(names) != shape[axis]:
@@ -226,7 +232,7 @@ def check_units(name: str, shape: Sequence[int], units: Units | None) -> dict[in
         if len(set(names)) != len(names):
             twice = next(n for i, n in enumerate(names) if n in names[:i])
             raise SettingsError(f"axis {axis} of tensor {name!r} names {twice!r} twice: make the names unique.")
-    return units
+    return checked
 
 
 class _Words:

@@ -125,11 +125,7 @@ class Field:
         *,
         additive: bool = True,
     ) -> Tensor:
-        if tensor.dtype not in _ACCURATE:
-            raise SettingsError(
-                f"tensor {name!r} is {str(tensor.dtype).removeprefix('torch.')}, too coarse to be locked and unlocked "
-                "without loss: convert it with .float() first."
-            )
+        _check_precision(name, tensor)
         source = tensor.detach().cpu()
         result = torch.empty_like(source)
         over = self._over(name, tuple(source.shape), units)
@@ -196,11 +192,15 @@ def lock_module(module: ModuleType, field: Field, units: Mapping[str, Units] | N
     places = _places(module)
     names = {name for name, _, _ in places}
     for name in units.keys() - names:
-        raise SettingsError(f"units name a tensor {name!r} that the module does not have: {_few(sorted(names))}.")
+        raise SettingsError(
+            f"units name a tensor {name!r} that the module does not have: it has {_few(sorted(names))}."
+        )
     for name, owner, attribute in places:
         if "parametrizations" in name.split(".") or parametrize.is_parametrized(owner, attribute):
             raise SettingsError(f"parameter {name!r} is parametrised or locked already: remove that first.")
-        check_units(name, owner.get_parameter(attribute).shape, units.get(name))
+        parameter = owner.get_parameter(attribute)
+        _check_precision(name, parameter)
+        check_units(name, parameter.shape, units.get(name))
 
     locks: dict[int, _Unlock] = {}
     for name, owner, attribute in places:
@@ -232,6 +232,9 @@ def unlock_module(module: ModuleType) -> ModuleType:
             if not isinstance(chain, parametrize.ParametrizationList) or not isinstance(chain[0], _Unlock):
                 continue
             lock, parameter = chain[0], chain.original
+            # torch gives a copy of a parametrised module the class of its original, and takes the attribute off that
+            # class; the copy needs a class of its own, or the original would lose its weights.
+            owner.__class__ = type(type(owner).__name__, type(owner).__bases__, dict(vars(type(owner))))
             parametrize.remove_parametrizations(owner, attribute, leave_parametrized=False)
             if id(parameter) not in open_parameters:  # a shared parameter is opened once
                 open_parameters.add(id(parameter))
@@ -287,6 +290,14 @@ def _places(module: nn.Module) -> list[tuple[str, nn.Module, str]]:
             if parameter.is_floating_point():
                 found.append((f"{prefix}.{attribute}".lstrip("."), owner, attribute))
     return found
+
+
+def _check_precision(name: str, tensor: Tensor) -> None:
+    if tensor.dtype not in _ACCURATE:
+        raise SettingsError(
+            f"tensor {name!r} is {str(tensor.dtype).removeprefix('torch.')}, which cannot be locked and unlocked without "
+            "loss: convert it with .float() first."
+        )
 
 
 def _rows(tensor: Tensor, over: TensorField) -> np.ndarray:
