@@ -1,0 +1,231 @@
+"""Messages as bytes: a JSON header, then the raw arrays. No pickle; what is not exactly a message is refused.
+
+A message is ``INFL`` · version (uint32) · length of the header (uint32) · 4 zero bytes · header · buffers, all little endian.
+The header has the message's name and its fields; where a field holds words or bytes it has their lengths, and the buffers
+follow in the order of the fields, each padded to 8 bytes. How a field is read follows from its declared type, so a message
+cannot get a field that is sent but not checked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, NoReturn, cast, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from infl.errors import FederationError, InflError
+from infl.federation.messages import MESSAGES
+from infl.privacy.seal import Packing, Words
+
+MAGIC, VERSION = b"INFL", 1
+PREFIX = 16
+MAX_BYTES = 1 << 33
+"""Largest message; a receiver that knows what is due gives `decode` a smaller limit."""
+MAX_HEADER = 1 << 25
+MAX_TEXT = 1 << 10
+MAX_ITEMS = 1 << 16
+MAX_BLOB = 1 << 27
+LANES = (("<u4", 4), ("<u8", 8))
+
+
+def encode(message: Any) -> bytes:
+    """Return a message as bytes.
+
+    Examples
+    --------
+    >>> from infl.federation.messages import Refusal
+    >>> decode(encode(Refusal("site_1", seq=3, attempt=0, fields=("head.weight",))))
+    Refusal(site='site_1', seq=3, attempt=0, fields=('head.weight',))
+    """
+    buffers: list[Any] = []
+    name = type(message).__name__
+    header = json.dumps({name: _plain(message, buffers)}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    parts = [MAGIC, VERSION.to_bytes(4, "little"), len(header).to_bytes(4, "little"), bytes(4), header]
+    for buffer in buffers:
+        parts += [buffer, bytes(-len(buffer) % 8)]  # arrays of bytes join without a copy of their own
+    return b"".join(parts)
+
+
+def decode(content: bytes | bytearray | memoryview, *, limit: int = MAX_BYTES) -> Any:
+    """Return the message that `content` is; its arrays are read-only views of `content`.
+
+    Parameters
+    ----------
+    content
+        From :func:`encode`, or anything else.
+    limit
+        Most bytes that are accepted.
+
+    Raises
+    ------
+    FederationError
+        It is no message: damaged, of another version, too large, or with a field that is missing, unknown or wrong.
+    """
+    view = memoryview(content).cast("B")
+    if len(view) > limit:
+        _refuse(f"{len(view):,} bytes, at most {limit:,} are due")
+    if len(view) < PREFIX or view[:4] != MAGIC or view[12:16] != bytes(4):
+        _refuse("not a message of infl")
+    version, size = (int.from_bytes(view[start : start + 4], "little") for start in (4, 8))
+    if version != VERSION:
+        raise FederationError(f"a message has format {version}, this infl reads {VERSION}: install one infl everywhere")
+    if size > min(MAX_HEADER, len(view) - PREFIX) or size % 8:
+        _refuse("its header is cut short")
+    buffers = _Buffers(view[PREFIX + size :])
+    try:
+        header = json.loads(bytes(view[PREFIX : PREFIX + size]), object_pairs_hook=_object, parse_constant=_refuse)
+        ((name, fields),) = header.items()
+        message = _dataclass(_classes()[name], fields, buffers)
+    except InflError as error:
+        raise (
+            error if isinstance(error, FederationError) else FederationError(f"a message was refused: {error}")
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        _refuse("its header is not one of a message")
+    if buffers.rest:
+        _refuse("it has bytes that belong to no field")
+    return message
+
+
+def _refuse(why: str) -> NoReturn:
+    raise FederationError(f"a message was refused: {why}")
+
+
+@cache
+def _classes() -> dict[str, type]:
+    return {message.__name__: message for message in MESSAGES}
+
+
+# -- to plain values ---------------------------------------------------------------------------------------------------
+def _plain(value: Any, buffers: list[Any]) -> Any:
+    if isinstance(value, Words):
+        lanes = [np.ascontiguousarray(a, dtype) for a, (dtype, _) in zip((value.low, value.high), LANES, strict=True)]
+        buffers += [lane.view(np.uint8) for lane in lanes]
+        return [len(lane) for lane in lanes]
+    if isinstance(value, bytes):
+        buffers.append(value)
+        return len(value)
+    if isinstance(value, Packing):
+        return [[f.name, list(f.shape), f.exponent, f.bits] for f in value.fields]
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name), buffers) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {name: _plain(item, buffers) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item, buffers) for item in value]
+    return value
+
+
+# -- and back ----------------------------------------------------------------------------------------------------------
+class _Buffers:
+    """Cuts what follows the header into buffers."""
+
+    def __init__(self, rest: memoryview) -> None:
+        self.rest = rest
+
+    def take(self, n: int) -> memoryview:
+        padded = n + -n % 8
+        if padded > len(self.rest):
+            _refuse("it is cut short")
+        if bytes(self.rest[n:padded]).strip(b"\0"):
+            _refuse("it has bytes that belong to no field")
+        taken, self.rest = self.rest[:n], self.rest[padded:]
+        return taken
+
+
+def _dataclass(cls: type, raw: Any, buffers: _Buffers) -> Any:
+    readers = _readers(cls)
+    if type(raw) is not dict or list(raw) != list(readers):  # the order is that of the buffers
+        _refuse(f"{cls.__name__} has other fields than {', '.join(readers)}")
+    return cls(**{name: read(raw[name], buffers) for name, read in readers.items()})
+
+
+@cache
+def _readers(cls: type) -> dict[str, Callable[[Any, _Buffers], Any]]:
+    hints = get_type_hints(cls)
+    return {f.name: _reader(hints[f.name]) for f in dataclasses.fields(cls)}
+
+
+def _reader(hint: Any) -> Callable[[Any, _Buffers], Any]:
+    """Return what reads values of a declared type."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is tuple and arguments[1:] == (...,):
+        item = _reader(arguments[0])
+        return lambda raw, buffers: tuple(item(r, buffers) for r in _list(raw))
+    if origin is not None and issubclass(origin, Mapping) and arguments[0] is str:
+        item = _reader(arguments[1])
+        return lambda raw, buffers: {_text(k, buffers): item(v, buffers) for k, v in _dict(raw).items()}
+    if hint in READERS:
+        return READERS[hint]
+    if dataclasses.is_dataclass(hint):
+        return lambda raw, buffers: _dataclass(cast(type, hint), raw, buffers)
+    raise TypeError(f"messages cannot have a field of type {hint}")
+
+
+def _integer(raw: Any, buffers: _Buffers | None = None, *, least: int = 0, most: int = 1 << 53) -> int:
+    if type(raw) is not int or not least <= raw <= most:
+        _refuse("a number is missing or out of range")
+    return raw
+
+
+def _text(raw: Any, buffers: _Buffers | None = None) -> str:
+    if type(raw) is not str or len(raw) > MAX_TEXT or not raw.isprintable():
+        _refuse("a text is missing, too long or unprintable")
+    return raw
+
+
+def _list(raw: Any) -> list[Any]:
+    if type(raw) is not list or len(raw) > MAX_ITEMS:
+        _refuse("a list is missing or too long")
+    return raw
+
+
+def _dict(raw: Any) -> dict[str, Any]:
+    if type(raw) is not dict or len(raw) > MAX_ITEMS:
+        _refuse("a table is missing or too long")
+    return raw
+
+
+def _blob(raw: Any, buffers: _Buffers) -> bytes:
+    return bytes(buffers.take(_integer(raw, most=MAX_BLOB)))
+
+
+def _words(raw: Any, buffers: _Buffers) -> Words:
+    low, high = (
+        np.frombuffer(buffers.take(_integer(n) * size), dtype) for n, (dtype, size) in zip(raw, LANES, strict=True)
+    )
+    return Words(low, high)
+
+
+def _packing(raw: Any, buffers: _Buffers) -> Packing:
+    rows = [
+        {
+            "name": _text(name),
+            "shape": [_integer(n, most=1 << 40) for n in _list(shape)],
+            "exponent": _integer(exponent, least=-999, most=999),
+            "bits": _integer(bits),
+        }
+        for name, shape, exponent, bits in _list(raw)
+    ]
+    return Packing.from_json(rows)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Read a JSON object; one that names a field twice is read differently by different readers."""
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        _refuse("a field is named twice")
+    return result
+
+
+READERS: dict[Any, Callable[[Any, _Buffers], Any]] = {
+    int: _integer,
+    str: _text,
+    bytes: _blob,
+    Words: _words,
+    Packing: _packing,
+}

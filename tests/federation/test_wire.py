@@ -1,0 +1,178 @@
+"""Messages on the wire: what is sent arrives, and nothing else is taken for a message."""
+
+import json
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infl.errors import FederationError
+from infl.federation.messages import MESSAGES, Answer, Key, Plan, Refusal, Reveal, Stopped, Total
+from infl.federation.wire import MAGIC, VERSION, decode, encode
+from infl.privacy.seal import Field, Packing, Revealed, Words
+
+names = st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=12)
+numbers = st.integers(0, 1 << 53)
+blobs = st.binary(max_size=40)
+tables = st.dictionaries(names, blobs, max_size=3)
+sites = st.lists(names, max_size=4, unique=True).map(tuple)
+lanes = st.builds(
+    lambda low, high: Words(np.asarray(low, "<u4"), np.asarray(high, "<u8")),
+    st.lists(st.integers(0, 2**32 - 1), max_size=5),
+    st.lists(st.integers(0, 2**64 - 1), max_size=5),
+)
+packings = st.lists(
+    st.builds(
+        Field,
+        names,
+        st.lists(st.integers(0, 9), max_size=3).map(tuple),
+        st.integers(-60, 60),
+        st.sampled_from([32, 64]),
+    ),
+    max_size=3,
+    unique_by=lambda f: f.name,
+).map(lambda f: Packing(tuple(f)))
+totals = st.builds(Total, numbers, names, numbers, numbers, sites, sites, packings, lanes)
+plans = st.builds(
+    Plan, names, numbers, names, numbers, numbers, sites, packings, names, numbers, names,
+    st.lists(totals, max_size=2).map(tuple), tables, sites, tables,
+)  # fmt: skip
+messages = st.one_of(
+    plans,
+    totals,
+    st.builds(Answer, names, names, numbers, numbers, numbers, names, lanes, tables),
+    st.builds(Refusal, names, numbers, numbers, sites),
+    st.builds(Stopped, names, numbers),
+    st.builds(Key, names, numbers, blobs),
+    st.builds(Reveal, names, numbers, st.builds(Revealed, names, tables, tables)),
+)
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, Words):
+        return bool(np.array_equal(a.low, b.low) and np.array_equal(a.high, b.high))
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    if is_dataclass(a) and not isinstance(a, Packing):
+        return type(a) is type(b) and all(same(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
+    return a == b
+
+
+@given(messages)
+def test_what_is_sent_arrives(message: Any) -> None:
+    assert same(decode(encode(message)), message)
+
+
+def test_every_message_can_be_sent() -> None:
+    drawn = {"Plan", "Total", "Answer", "Refusal", "Stopped", "Key", "Reveal"}
+    assert drawn == {message.__name__ for message in MESSAGES}
+
+
+@given(messages, st.data())
+def test_no_part_of_a_message_is_a_message(message: Any, data: st.DataObject) -> None:
+    content = encode(message)
+    cut = data.draw(st.integers(0, len(content) - 1))
+    with pytest.raises(FederationError):
+        decode(content[:cut])
+    with pytest.raises(FederationError):
+        decode(content + bytes(data.draw(st.integers(1, 17))))
+
+
+@settings(max_examples=400)
+@given(messages, st.data())
+def test_altered_bytes_are_a_message_or_refused(message: Any, data: st.DataObject) -> None:
+    content = bytearray(encode(message))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        assert type(decode(bytes(content))) in MESSAGES
+    except FederationError as error:
+        assert len(str(error)) < 300
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def framed(header: bytes, buffers: bytes = b"") -> bytes:
+    header += b" " * (-len(header) % 8)
+    return MAGIC + VERSION.to_bytes(4, "little") + len(header).to_bytes(4, "little") + bytes(4) + header + buffers
+
+
+@settings(max_examples=400)
+@given(
+    st.binary(max_size=200)
+    | st.builds(framed, st.binary(max_size=60))
+    | json_values.map(lambda v: framed(json.dumps(v).encode()))
+)
+def test_any_bytes_are_refused(content: bytes) -> None:
+    with pytest.raises(FederationError):
+        decode(content)
+
+
+@settings(max_examples=400)
+@given(messages, st.data())
+def test_a_field_of_another_kind_is_refused(message: Any, data: st.DataObject) -> None:
+    """Replace one field of a header by any JSON value: what is then read has fields of the declared kinds only."""
+    content = encode(message)
+    size = int.from_bytes(content[8:12], "little")
+    header = json.loads(content[16 : 16 + size])
+    table = next(iter(header.values()))
+    table[data.draw(st.sampled_from(sorted(table)))] = data.draw(json_values)
+    try:
+        again = decode(framed(json.dumps(header).encode(), content[16 + size :]))
+    except FederationError:
+        return
+    assert type(again) is type(message)
+    assert same(decode(encode(again)), again)
+
+
+def edited(change: Callable[[dict[str, Any]], None]) -> bytes:
+    header = {"Refusal": {"site": "a", "seq": 1, "attempt": 0, "fields": ["w"]}}
+    change(header["Refusal"])
+    return framed(json.dumps(header).encode())
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "not a message of infl"),
+        (MAGIC + (7).to_bytes(4, "little") + bytes(8), "format 7, this infl reads 1"),
+        (framed(b'{"Plan": {}}'), "Plan has other fields than run"),
+        (framed(b'{"System": {}}'), "not one of a message"),
+        (framed(b'{"Stopped": {"site": "a", "site": "b", "seq": 1}}'), "named twice"),
+        (framed(b'{"Stopped": {"site": "a", "seq": NaN}}'), "refused: NaN"),
+        (framed(b"[" * 100_000), "not one of a message"),
+        (framed(b'{"Key": {"site": "a", "seq": 1, "public": 900000}}'), "cut short"),
+        (framed(b'{"Key": {"site": "a", "seq": 1, "public": 1}}', b"k" * 8), "belong to no field"),
+        (edited(lambda f: f.update(seq=-1)), "out of range"),
+        (edited(lambda f: f.update(seq=True)), "out of range"),
+        (edited(lambda f: f.update(seq=1.0)), "out of range"),
+        (edited(lambda f: f.update(site="a\nb")), "unprintable"),
+        (edited(lambda f: f.update(site="\ud800")), "unprintable"),
+        (edited(lambda f: f.update(site="a" * 2000)), "too long"),
+        (edited(lambda f: f.update(fields=["w"] * 70_000)), "too long"),
+        (edited(lambda f: f.update(more=1)), "other fields"),
+    ],
+)  # fmt: skip
+def test_refusals_say_why(content: bytes, why: str) -> None:
+    with pytest.raises(FederationError, match=why):
+        decode(content)
+
+
+def test_a_message_larger_than_due_is_refused_unread() -> None:
+    with pytest.raises(FederationError, match="at most 1,000 are due"):
+        decode(bytes(1001), limit=1000)
+
+
+def test_large_words_are_not_copied() -> None:
+    words = Words(np.arange(1 << 16, dtype="<u4"), np.arange(3, dtype="<u8"))
+    content = encode(Answer("a", "run", 1, 0, 1, "f", words))
+    assert np.shares_memory(decode(content).words.low, np.frombuffer(content, "u1"))
