@@ -187,11 +187,8 @@ class TensorField:
             yield rows, m, a.reshape(m.shape) if additive else None
 
     def _coordinates(self, lengths: list[int]) -> "_Words":
-        named = sorted(self.units)
-        keys = (
-            self._expand("coordinates", *(part for pair in zip(named, names, strict=True) for part in pair))
-            for names in product(*(self.units[axis] for axis in named))
-        )
+        named = [[_encode(axis, name) for name in self.units[axis]] for axis in sorted(self.units)]
+        keys = (self._expand("coordinates", b"".join(units)) for units in product(*named))
         return _Words(keys, prod(lengths[len(named) :]))
 
     def _gains(self, shape: tuple[int, ...]) -> list[np.ndarray]:
@@ -201,17 +198,17 @@ class TensorField:
         gains = []
         for place, axis in enumerate(self.order):
             if axis in self.units:
-                raw = b"".join(self._expand("gain", axis, name, length=8) for name in self.units[axis])
+                raw = b"".join(self._expand("gain", _encode(axis, name))[:8] for name in self.units[axis])
             else:
-                raw = _keystream(self._expand("gain", axis)).update(bytes(8 * shape[axis]))
+                raw = _keystream(self._expand("gain", _encode(axis))).update(bytes(8 * shape[axis]))
             fraction = (np.frombuffer(raw, "<u8") >> np.uint64(11)) * 2.0**-53
             gain = GAIN * (2 * fraction - 1)
             gains.append(gain.reshape([-1 if other == place else 1 for other in range(len(shape))]))
         return gains
 
-    def _expand(self, *parts: str | int, length: int = 32) -> bytes:
-        """HKDF-Expand (RFC 5869) of up to one block: a panel has tens of thousands of names, and this is its fast path."""
-        return hmac.digest(self.key, _encode(*parts) + b"\x01", "sha256")[:length]
+    def _expand(self, use: str, unit: bytes) -> bytes:
+        """One block of HKDF-Expand (RFC 5869), written as the HMAC that it is: a panel has tens of thousands of names."""
+        return hmac.digest(self.key, _encode(use) + unit + b"\x01", "sha256")
 
 
 def tensor_key(subkey: bytes, salt: bytes, name: str) -> bytes:
@@ -262,5 +259,8 @@ def _keystream(key: bytes):
 
 def _encode(*parts: str | int) -> bytes:
     """Join parts so that no two lists of parts give the same bytes: each with its length before it."""
-    raw = [part.encode() if isinstance(part, str) else part.to_bytes(4, "little") for part in parts]
-    return b"".join(len(part).to_bytes(4, "little") + part for part in raw)
+    joined = b""
+    for part in parts:
+        raw = part.encode() if isinstance(part, str) else part.to_bytes(4, "little")
+        joined += len(raw).to_bytes(4, "little") + raw
+    return joined
