@@ -1,15 +1,18 @@
 """The pairwise seal: same sums, lost sites, and nothing for a coordinator that conspires or lies."""
 
+import hmac
 from dataclasses import replace
+from itertools import combinations, product
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infl.errors import FederationError, SealError
 from infl.privacy.seal import Context, Field, GroupSeal, Packing, PairwiseSite, Words, add, uncover
-from infl.privacy.seal.pairwise import threshold
+from infl.privacy.seal.reveal import threshold
 
 KEY = bytes(range(32))
 PACKING = Packing((Field("w", (40,), -24), Field("n", (), 0, bits=64)))
@@ -52,7 +55,7 @@ def total(parts: list[Words]) -> Words:
 def test_sites_lost_before_the_sum_leave_the_group_sealed_sum_of_the_others(data: st.DataObject, n: int) -> None:
     c, sites = context(n), met(n)
     sent = messages(sites, c)
-    answered = sorted(data.draw(st.sets(st.sampled_from(c.cohort), min_size=max(3, threshold(n)))), key=c.cohort.index)
+    answered = sorted(data.draw(st.sets(st.sampled_from(c.cohort), min_size=threshold(n))), key=c.cohort.index)
     revealed = [sites[s].reveal(c, answered, {p: sent[p][2][s] for p in answered}) for s in answered]
     opened = uncover(c, total([sent[s][1] for s in answered]), revealed, answered)
     expected = total([sent[s][0] for s in answered])
@@ -65,15 +68,21 @@ def test_sites_lost_while_masks_come_off_cost_nothing_unless_others_were_lost_be
     c, sites = context(5), met(5)
     sent = messages(sites, c)
     everyone = list(c.cohort)
-    revealed = [sites[s].reveal(c, everyone, {p: sent[p][2][s] for p in everyone}) for s in everyone[:3]]
+    revealed = [sites[s].reveal(c, everyone, {p: sent[p][2][s] for p in everyone}) for s in everyone[:4]]
     opened = uncover(c, total([sent[s][1] for s in everyone]), revealed, everyone)
     np.testing.assert_array_equal(opened.low, total([sent[s][0] for s in everyone]).low)
-    c2 = context(5, round=2)
-    sent = messages(sites, c2)
-    four = everyone[:4]
-    revealed = [sites[s].reveal(c2, four, {p: sent[p][2][s] for p in four}) for s in four[:3]]
-    with pytest.raises(FederationError, match="ask again"):
-        uncover(c2, total([sent[s][1] for s in four]), revealed, four)
+
+
+def test_a_site_lost_while_masks_come_off_after_another_was_lost_before_is_an_error_that_says_so() -> None:
+    c, sites = context(7), met(7)
+    sent = messages(sites, c)
+    six = list(c.cohort[:6])
+    revealed = [sites[s].reveal(c, six, {p: sent[p][2][s] for p in six}) for s in six[:5]]
+    before = total([sent[s][1] for s in six])
+    after = Words(before.low.copy(), before.high.copy())
+    with pytest.raises(FederationError, match="'s5' was lost after 's6'.*ask again"):
+        uncover(c, after, revealed, six)
+    np.testing.assert_array_equal(after.low, before.low)
 
 
 def test_coordinator_with_one_sites_help_opens_nobody_elses_message() -> None:
@@ -110,8 +119,108 @@ def test_a_lying_coordinator_is_served_one_list_only() -> None:
     sites["s2"].reveal(c, everyone, {p: sent[p][2]["s2"] for p in everyone})  # asked again: the same
     with pytest.raises(SealError, match="another list"):
         sites["s2"].reveal(c, without, {p: sent[p][2]["s2"] for p in without})
-    with pytest.raises(SealError, match="majority"):
-        sites["s3"].reveal(c, everyone[:2], {p: sent[p][2]["s3"] for p in everyone[:2]})
+    with pytest.raises(SealError, match="at least 4 of this round's 5 sites"):
+        sites["s3"].reveal(c, everyone[1:4], {p: sent[p][2]["s3"] for p in everyone[1:4]})
+    with pytest.raises(SealError, match="at least 4"):
+        sites["s3"].reveal(c, ["s3"] * 5, {p: sent[p][2]["s3"] for p in everyone})
+    with pytest.raises(SealError, match="its own message is not in the sum"):
+        sites["s0"].reveal(c, without, {p: sent[p][2]["s0"] for p in without})
+
+
+def some_lie_opens(n: int, t: int, *, tokens: bool) -> bool:
+    """Whether telling each honest site its own list of who answered opens s0's message to a coordinator and one site.
+
+    That takes t shares of s0's own mask and its seeds with all other honest sites. With tokens, what a site gives opens
+    when, with the conspirator, t sites were told the same list.
+    """
+    *honest, friend = (f"s{i}" for i in range(n))
+    lists = [v for k in range(t, n + 1) for v in combinations((*honest, friend), k)]
+    for views in product(*([v for v in lists if s in v] for s in honest)):
+        given = {s: v for s, v in zip(honest, views, strict=True) if not tokens or views.count(v) + 1 >= t}
+        shares = 1 + sum("s0" in v for v in given.values())
+        seeds = {s for s, v in given.items() if "s0" not in v} | (set(honest) - set(given.get("s0", honest)))
+        if shares >= t and set(honest[1:]) <= seeds:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 6])
+def test_no_choice_of_lies_opens_a_message_to_a_coordinator_and_one_site(n: int) -> None:
+    assert not some_lie_opens(n, threshold(n), tokens=True)
+    assert some_lie_opens(n, n // 2 + 1, tokens=False)  # the control: a majority, and shares that open by themselves
+
+
+def test_what_is_given_for_different_lists_does_not_open() -> None:
+    """The lie that would work on plain shares: some sites are told that s0 answered, the others that it did not."""
+    c, sites = context(5), met(5)
+    sent = messages(sites, c)
+    with_s0, without = c.cohort[:4], c.cohort[1:]
+    views = {"s0": c.cohort, "s1": c.cohort, "s2": with_s0, "s3": with_s0, "s4": without}
+    revealed = [sites[s].reveal(c, v, {p: sent[p][2][s] for p in v}) for s, v in views.items()]
+    for view in set(views.values()):
+        claimed = [replace(r) for r in revealed if r.site in view]
+        with pytest.raises(FederationError, match="does not fit what others gave"):
+            uncover(c, total([sent[s][1] for s in view]), claimed, view)
+
+
+def test_what_a_site_gives_is_useless_when_altered() -> None:
+    c, sites = context(4), met(4)
+    sent = messages(sites, c)
+    everyone = c.cohort
+    good = [sites[s].reveal(c, everyone, {p: sent[p][2][s] for p in everyone}) for s in everyone]
+    for change in (
+        {"box": good[0].box[:-1] + bytes([good[0].box[-1] ^ 1])},
+        {"box": b""},
+        {"keys": {}},
+        {"keys": {**good[0].keys, "s1": bytes(3)}},
+        {"tokens": {}},
+        {"tokens": {**good[0].tokens, "s1": bytes(16)}},
+    ):
+        with pytest.raises(FederationError, match="does not fit"):
+            uncover(c, total([sent[s][1] for s in everyone]), [replace(good[0], **change), *good[1:]], everyone)
+    with pytest.raises(FederationError, match="1 of 4 sites gave shares"):
+        uncover(c, total([sent[s][1] for s in everyone]), [good[0]] * 4, everyone)
+
+
+def test_asked_again_a_site_adds_the_same_masks() -> None:
+    c, sites = context(3), met(3)
+    first, again = (Words(np.zeros(40, np.uint32), np.zeros(3, np.uint64)) for _ in range(2))
+    assert sites["s1"].cover(c, first) == sites["s1"].cover(c, again)
+    np.testing.assert_array_equal(first.low, again.low)
+    np.testing.assert_array_equal(first.high, again.high)
+
+
+def test_masks_of_rounds_differ_and_look_random() -> None:
+    sites = met(3)
+    rounds = [Words(np.zeros(4000, np.uint32), np.zeros(3, np.uint64)) for _ in range(20)]
+    for r, words in enumerate(rounds):
+        sites["s1"].cover(context(3, round=r), words)
+    counts = np.bincount(np.concatenate([w.low.view(np.uint8) for w in rounds]), minlength=256)
+    assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 255 + 5 * np.sqrt(2 * 255)
+
+
+def test_enrolled_identities_keep_a_conspirators_keys_out() -> None:
+    """Who has the group key can make the MAC of any public key, but not another site's signature."""
+    identities = {f"s{i}": Ed25519PrivateKey.generate() for i in range(3)}
+    members = {s: key.public_key().public_bytes_raw() for s, key in identities.items()}
+    sites = {s: PairwiseSite(s, KEY, "run", identity=identities[s], members=members) for s in identities}
+    keys = {s: site.advertise() for s, site in sites.items()}
+    for site in sites.values():
+        site.meet(keys)
+    forged = PairwiseSite("s1", KEY, "run", identity=identities["s2"]).advertise()
+    for fake in (forged, forged[:64], forged[:64] + keys["s1"][64:]):
+        with pytest.raises(SealError, match="'s1' is not signed with its enrolled identity"):
+            sites["s0"].meet({**keys, "s1": fake})
+    with pytest.raises(SealError, match="'s9' is not enrolled"):
+        sites["s0"].meet({**keys, "s9": PairwiseSite("s9", KEY, "run").advertise()})
+    PairwiseSite("s0", KEY, "run").meet({**keys, "s1": forged})  # without members, the MAC has to do
+
+
+def test_public_key_of_small_order_is_refused() -> None:
+    site = PairwiseSite("s0", KEY, "run")
+    zero = bytes(32)
+    with pytest.raises(SealError, match="'s1' is none"):
+        site.meet({"s1": zero + hmac.digest(KEY, site._statement("s1", zero), "sha256")})
 
 
 def test_altered_or_exchanged_shares_are_refused() -> None:
@@ -159,5 +268,5 @@ def test_too_few_shares() -> None:
     sent = messages(sites, c)
     everyone = list(c.cohort)
     revealed = [sites[s].reveal(c, everyone, {p: sent[p][2][s] for p in everyone}) for s in everyone[:2]]
-    with pytest.raises(FederationError, match="2 of 5 sites gave shares, 3 are needed"):
+    with pytest.raises(FederationError, match="2 of 5 sites gave shares, 4 are needed"):
         uncover(c, total([sent[s][1] for s in everyone]), revealed, everyone)

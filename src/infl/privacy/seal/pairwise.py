@@ -11,12 +11,22 @@ top of them each site therefore adds masks that no other single party knows (Bon
    not. Never both for one site: that would open its message.
 4. The coordinator takes these masks off the sum. What is left is the group-sealed sum, which it still cannot read.
 
-t is a majority, so two lists of who answered cannot both be served. A site that is lost in step 3 costs one more attempt
-only where another was lost in step 2.
+**A coordinator that lies about who answered** could collect the shares of bⱼ from some sites and the seeds sᵢⱼ from the
+others. So what a site gives in step 3 for a list L opens only together with what t − 1 others give for the same L: it is
+encrypted under a fresh key whose t-of-n shares are each hidden under a token, PRF(secret of the pair, context, L), that
+the peer gives with its own answer for L. This is the consistency check of the paper's active variant without its extra
+round. With t = ⌊2n/3⌋ + 1 and c conspiring sites, two lists would both open only if 2 (t − c) ≤ n − c; so at most one
+does while c < (n + 2) / 3: one conspirator among 3 or 4 sites, 2 among 5, 21 among 64.
 
-Secrets bᵢ have 128 bits, what the secret sharing of PyCryptodome takes. Public keys carry a MAC under the group seal's key,
-so a coordinator alone cannot put its own in between; a conspiring site could help it to do so, which is what enrolled
-identities (mutual TLS between sites' messages) are for.
+Sites may be lost as long as t remain. Where one is lost in step 2 and another in step 3, the mask between the two stays
+and the exchange has to be asked for again.
+
+**What remains.** If an exchange is asked for again with another list after the first sum was opened, the two sums differ
+by single updates; a coordinator can feign the loss that leads to this, and only the sites' ledgers show the attempts.
+Public keys carry a MAC under the group seal's key: a coordinator alone cannot put its own in between, but a conspiring
+site could help it to. With `identity` and `members` (Ed25519 keys from enrolment) they are signed, and nobody can.
+
+Secrets bᵢ have 128 bits, what the secret sharing of PyCryptodome takes.
 
 References
 ----------
@@ -30,10 +40,9 @@ import hashlib
 import hmac
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
-import numpy as np
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -41,34 +50,18 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from infl.errors import FederationError, SealError
 from infl.privacy.seal.context import Context, Words
-from infl.privacy.seal.lanes import BLOCK
-from infl.privacy.seal.masks import Stream
-
-SECRET_BYTES = 16
-
-
-def threshold(n: int) -> int:
-    """Return how many shares open a secret: a majority of the cohort."""
-    return n // 2 + 1
-
-
-@dataclass(frozen=True)
-class Revealed:
-    """What one site gives after it was told who answered.
-
-    Attributes
-    ----------
-    site
-        Who gives it.
-    shares
-        For each site that answered: this site's share of that one's own mask.
-    seeds
-        For each site that did not: the seed of the mask between the two.
-    """
-
-    site: str
-    shares: Mapping[str, bytes] = field(repr=False)
-    seeds: Mapping[str, bytes] = field(repr=False)
+from infl.privacy.seal.reveal import (
+    SECRET_BYTES,
+    SEED_BYTES,
+    Revealed,
+    list_digest,
+    mask,
+    once,
+    split,
+    spread,
+    threshold,
+    xor,
+)
 
 
 class PairwiseSite:
@@ -82,21 +75,55 @@ class PairwiseSite:
         The group seal's subkey; authenticates public keys.
     run
         Name of the run.
+    identity
+        The site's enrolled signing key; signs its public key as well.
+    members
+        Enrolled Ed25519 public keys (32 bytes each) by site; given, a peer's public key must be signed with its own.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from infl.privacy.seal import Field, GroupSeal, Packing, add, uncover
+    >>> packing, cohort = Packing((Field("w", (2,), -20),)), ("a", "b", "c")
+    >>> context = Context("run", 1, 0, cohort, "train", packing.digest())
+    >>> group, sites = GroupSeal(bytes(32)), {s: PairwiseSite(s, bytes(32), "run") for s in cohort}
+    >>> keys = {s: site.advertise() for s, site in sites.items()}
+    >>> total, shares = None, {}
+    >>> for s, site in sites.items():
+    ...     site.meet(keys)
+    ...     words = group.seal(context, s, np.array([0.5, -1.0]), np.empty(0), packing)
+    ...     shares[s] = site.cover(context, words)
+    ...     total = add(total, words)
+    >>> revealed = [sites[s].reveal(context, cohort, {p: shares[p][s] for p in cohort}) for s in cohort]
+    >>> (group.unseal(context, cohort, uncover(context, total, revealed, cohort), packing)[0] / 2**20).tolist()
+    [1.5, -3.0]
     """
 
-    def __init__(self, name: str, subkey: bytes, run: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        subkey: bytes,
+        run: str,
+        *,
+        identity: Ed25519PrivateKey | None = None,
+        members: Mapping[str, bytes] | None = None,
+    ) -> None:
         self.name, self._subkey, self._run = name, subkey, run
+        self._identity, self._members = identity, members
         self._private = X25519PrivateKey.generate()
         self._peers: dict[str, bytes] = {}
-        self._revealed: dict[bytes, tuple[str, ...]] = {}
+        self._covered: tuple[bytes, bytes, dict[str, bytes]] | None = None  # context, own mask, encrypted shares of it
+        self._revealed: dict[bytes, tuple[tuple[str, ...], Revealed]] = {}
 
     def __repr__(self) -> str:
         return f"PairwiseSite({self.name!r})"
 
     def advertise(self) -> bytes:
-        """Return the public key and its MAC (64 bytes)."""
+        """Return the public key and its MAC (64 bytes), then its signature if the site has an identity (64 bytes)."""
         public = self._private.public_key().public_bytes_raw()
-        return public + self._mac(self.name, public)
+        statement = self._statement(self.name, public)
+        signature = self._identity.sign(statement) if self._identity else b""
+        return public + hmac.digest(self._subkey, statement, "sha256") + signature
 
     def meet(self, peers: Mapping[str, bytes]) -> None:
         """Agree on a secret with each peer.
@@ -104,45 +131,53 @@ class PairwiseSite:
         Raises
         ------
         SealError
-            A public key is not of this run's key holders.
+            A public key is not of this run's key holders, or not of the enrolled site.
         """
         self._peers = {}
         for name, advertised in peers.items():
-            public, mac = advertised[:32], advertised[32:]
-            if not hmac.compare_digest(mac, self._mac(name, public)):
+            public, mac, signature = advertised[:32], advertised[32:64], advertised[64:]
+            statement = self._statement(name, public)
+            if not hmac.compare_digest(mac, hmac.digest(self._subkey, statement, "sha256")):
                 raise SealError(f"the public key of {name!r} is not signed with the run's key; refused")
+            if self._members is not None:
+                _check_identity(name, self._members.get(name), signature, statement)
             if name != self.name:
-                shared = self._private.exchange(X25519PublicKey.from_public_bytes(public))
+                try:
+                    shared = self._private.exchange(X25519PublicKey.from_public_bytes(public))
+                except ValueError:  # a point of small order: the secret would be zero
+                    raise SealError(f"the public key of {name!r} is none; refused") from None
                 both = hashlib.sha256("\x1f".join(sorted((name, self.name))).encode()).digest()
                 self._peers[name] = HKDF(SHA256(), 32, both, b"infl pair " + self._run.encode()).derive(shared)
 
     def cover(self, context: Context, words: Words) -> dict[str, bytes]:
         """Add this site's masks to a group-sealed message, in place; return the encrypted shares of its own mask.
 
+        Asked again for the same exchange, it adds the same masks and returns the same shares.
+
         Raises
         ------
         FederationError
             A site of the cohort has not advertised a key.
         """
-        from Crypto.Protocol.SecretSharing import Shamir
-
         missing = [s for s in context.cohort if s != self.name and s not in self._peers]
         if missing:
             raise FederationError(f"no public key of {missing[0]!r} for the pairwise seal: it must join before round 1")
-        own, place = os.urandom(SECRET_BYTES), context.position(self.name)
-        _mask(words, [_spread(own, context)], [])
+        place, digest = context.position(self.name), context.digest()
+        if self._covered is None or self._covered[0] != digest:
+            own = os.urandom(SECRET_BYTES)
+            boxes = {
+                peer: _encrypt(self._box(peer, context, self.name), share, context)
+                for peer, share in split(own, context.cohort).items()
+            }
+            self._covered = digest, own, boxes
+        _, own, boxes = self._covered
         seeds = {s: self._seed(s, context) for s in context.cohort if s != self.name}
-        later = [seeds[s] for s in context.cohort[place + 1 :]]
-        _mask(words, later, [seeds[s] for s in context.cohort[:place]])
-        n = len(context.cohort)
-        shares = dict(Shamir.split(threshold(n), n, own, ssss=False))
-        return {
-            peer: _encrypt(self._box(peer, context, self.name), shares[i + 1], context)
-            for i, peer in enumerate(context.cohort)
-        }
+        later, earlier = context.cohort[place + 1 :], context.cohort[:place]
+        mask(words, [spread(own, context), *(seeds[s] for s in later)], [seeds[s] for s in earlier])
+        return dict(boxes)
 
     def reveal(self, context: Context, answered: Sequence[str], shares: Mapping[str, bytes]) -> Revealed:
-        """Return the shares and seeds that take the masks off the sum of `answered`; for one list only.
+        """Return what takes, with that of enough others, the masks off the sum of `answered`; for one list only.
 
         Parameters
         ----------
@@ -156,39 +191,71 @@ class PairwiseSite:
         Raises
         ------
         SealError
-            Another list was served for this exchange, it is too short, or a share was altered.
+            Another list was served for this exchange, it is too short or without this site, or a share was altered.
         """
         answered = tuple(answered)
-        before = self._revealed.setdefault(context.digest(), answered)
-        if before != answered:
-            raise SealError(
-                f"{self.name}: refused; shares of this exchange were already given for another list of sites"
-            )
-        if len(answered) < threshold(len(context.cohort)) or not set(answered) <= set(context.cohort):
-            raise SealError(f"{self.name}: refused; the pairwise seal opens sums of a majority of the cohort only")
-        opened = {}
-        for peer in answered:
-            try:
-                opened[peer] = _decrypt(self._box(peer, context, peer), shares[peer], context)
-            except (InvalidTag, KeyError):
+        if context.digest() in self._revealed:
+            before, given = self._revealed[context.digest()]
+            if before != answered:
                 raise SealError(
-                    f"{self.name}: the share of {peer!r} was altered or is missing; round rejected"
-                ) from None
-        seeds = {s: self._seed(s, context) for s in context.cohort if s not in answered and s != self.name}
-        return Revealed(self.name, opened, seeds)
+                    f"{self.name}: refused; shares of this exchange were already given for another list of sites"
+                )
+            return given
+        enough = threshold(len(context.cohort))
+        if len(set(answered) & set(context.cohort)) < max(enough, len(answered)):
+            raise SealError(
+                f"{self.name}: refused; the pairwise seal opens sums of at least {enough} of this round's "
+                f"{len(context.cohort)} sites: ask again when more of them answer"
+            )
+        if self.name not in answered:
+            raise SealError(f"{self.name}: refused; its own message is not in the sum that is to be opened")
+        opened = [self._open_share(context, peer, shares) for peer in answered]
+        lost = [s for s in context.cohort if s not in answered]
+        given = self._lock(context, answered, opened, [self._seed(s, context) for s in lost])
+        self._revealed[context.digest()] = answered, given
+        return given
 
-    def _mac(self, name: str, public: bytes) -> bytes:
-        message = b"infl pairwise key " + self._run.encode() + b"\x1f" + name.encode() + b"\x1f" + public
-        return hmac.digest(self._subkey, message, "sha256")
+    def _open_share(self, context: Context, peer: str, shares: Mapping[str, bytes]) -> bytes:
+        try:
+            return _decrypt(self._box(peer, context, peer), shares[peer], context)
+        except (InvalidTag, KeyError):
+            raise SealError(f"{self.name}: the share of {peer!r} was altered or is missing; round rejected") from None
+
+    def _lock(self, context: Context, answered: tuple[str, ...], shares: list[bytes], seeds: list[bytes]) -> Revealed:
+        """Encrypt what is given so that it opens with the tokens of others for the same list only."""
+        key, agreed = os.urandom(SECRET_BYTES), list_digest(context, answered)
+        box = once(key, agreed).encrypt(bytes(12), b"".join(shares + seeds), agreed)
+        peers = [s for s in context.cohort if s != self.name]
+        keys = split(key, context.cohort)
+        for peer in peers:
+            keys[peer] = xor(keys[peer], self._token(peer, peer, agreed))
+        return Revealed(self.name, {s: self._token(s, self.name, agreed) for s in peers}, keys, box)
+
+    def _statement(self, name: str, public: bytes) -> bytes:
+        return b"infl pairwise key " + self._run.encode() + b"\x1f" + name.encode() + b"\x1f" + public
 
     def _seed(self, peer: str, context: Context) -> bytes:
-        return HKDFExpand(SHA256(), 32, b"mask" + context.digest()).derive(self._peers[peer])
+        return HKDFExpand(SHA256(), SEED_BYTES, b"mask" + context.digest()).derive(self._peers[peer])
+
+    def _token(self, peer: str, giver: str, agreed: bytes) -> bytes:
+        """Return what `giver` (this site or the peer) gives for a list so that what the other one gave opens."""
+        info = b"token of " + giver.encode() + b"\x1f" + agreed
+        return HKDFExpand(SHA256(), SECRET_BYTES, info).derive(self._peers[peer])
 
     def _box(self, peer: str, context: Context, sender: str) -> ChaCha20Poly1305:
         """Return what encrypts the share that `sender` sends between this site and a peer (or keeps for itself)."""
         secret = self._private.private_bytes_raw() if peer == self.name else self._peers[peer]
         info = b"share of " + sender.encode() + b"\x1f" + context.digest()
         return ChaCha20Poly1305(HKDFExpand(SHA256(), 32, info).derive(secret))
+
+
+def _check_identity(name: str, member: bytes | None, signature: bytes, statement: bytes) -> None:
+    if member is None:
+        raise SealError(f"{name!r} is not enrolled, so its public key is refused; enrol it, or leave it out")
+    try:
+        Ed25519PublicKey.from_public_bytes(member).verify(signature, statement)
+    except (InvalidSignature, ValueError):
+        raise SealError(f"the public key of {name!r} is not signed with its enrolled identity; refused") from None
 
 
 def _encrypt(box: ChaCha20Poly1305, plain: bytes, context: Context) -> bytes:
@@ -198,66 +265,3 @@ def _encrypt(box: ChaCha20Poly1305, plain: bytes, context: Context) -> bytes:
 
 def _decrypt(box: ChaCha20Poly1305, sealed: bytes, context: Context) -> bytes:
     return box.decrypt(sealed[:12], sealed[12:], context.digest())
-
-
-def uncover(context: Context, total: Words, revealed: Sequence[Revealed], answered: Sequence[str]) -> Words:
-    """Take the pairwise masks off a sum, at the coordinator, in place; what is left is the group-sealed sum.
-
-    Parameters
-    ----------
-    context
-        The exchange.
-    total
-        Sum of the messages of `answered`.
-    revealed
-        What sites gave in step 3.
-    answered
-        Whose messages are in the sum.
-
-    Raises
-    ------
-    FederationError
-        Too few shares; or the seed between a lost site and one that was lost later: ask again.
-    """
-    from Crypto.Protocol.SecretSharing import Shamir
-
-    n, given = len(context.cohort), {r.site: r for r in revealed}
-    if len(given) < threshold(n):
-        raise FederationError(
-            f"{len(given)} of {n} sites gave shares, {threshold(n)} are needed to open the pairwise seal"
-        )
-    lost = [s for s in context.cohort if s not in answered]
-    silent = [s for s in answered if s not in given]
-    if lost and silent:
-        raise FederationError(f"{silent[0]!r} was lost after {lost[0]!r}: the mask between them stays; ask again")
-    own = []
-    for site in answered:
-        parts = [(context.position(r.site) + 1, r.shares[site]) for r in revealed][: threshold(n)]
-        own.append(_spread(Shamir.combine(parts, ssss=False), context))
-    _mask(total, [], own)
-    for site in answered:
-        for gone in lost:
-            seed = given[site].seeds[gone]
-            plus, minus = ([], [seed]) if context.position(site) < context.position(gone) else ([seed], [])
-            _mask(total, plus, minus)
-    return total
-
-
-def _spread(secret: bytes, context: Context) -> bytes:
-    """Return the seed of a site's own mask."""
-    return HKDF(SHA256(), 32, context.digest(), b"infl own mask").derive(secret)
-
-
-def _mask(words: Words, plus: Sequence[bytes], minus: Sequence[bytes]) -> None:
-    """Add and take away the streams of seeds, in place, in both lanes."""
-    for lane, array in (("low", words.low), ("high", words.high)):
-        for sign, seeds in ((1, plus), (-1, minus)):
-            for seed in seeds:
-                _add_stream(array, HKDFExpand(SHA256(), 32, lane.encode()).derive(seed), sign)
-
-
-def _add_stream(array: np.ndarray, key: bytes, sign: int) -> None:
-    stream = Stream(key, array.dtype.str)
-    for start in range(0, len(array), BLOCK):
-        block = array[start : start + BLOCK]
-        (np.add if sign > 0 else np.subtract)(block, stream.read(len(block)), out=block)
