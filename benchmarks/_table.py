@@ -48,11 +48,18 @@ class Table:
         print(f"{what:<78} {shown:<20} asked {asked:<24} {'' if ok is None else 'ok' if ok else 'NOT MET'}", flush=True)
 
     def save(self) -> None:
-        """Write ``results/NAME.json`` with a description of the machine."""
+        """Write ``results/NAME.json`` with a description of the machine; rows of an earlier run that were not measured now stay."""
         machine = {"cpus": os.cpu_count(), "processor": platform.machine(), "python": sys.version.split()[0]}
         RESULTS.mkdir(exist_ok=True)
-        content = {"name": self.name, "machine": machine, "rows": self.rows}
-        (RESULTS / f"{self.name}.json").write_text(json.dumps(content, indent=1, default=str) + "\n")
+        path = RESULTS / f"{self.name}.json"
+        measured = {row["what"] for row in self.rows}
+        kept = (
+            [row for row in json.loads(path.read_text())["rows"] if row["what"] not in measured]
+            if path.exists()
+            else []
+        )
+        content = {"name": self.name, "machine": machine, "rows": [*kept, *self.rows]}
+        path.write_text(json.dumps(content, indent=1, default=str) + "\n")
 
 
 def ratios(first: Callable[[], object], second: Callable[[], object], *, repeats: int = 7) -> list[float]:

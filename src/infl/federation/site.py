@@ -25,11 +25,6 @@ if TYPE_CHECKING:
     from infl.privacy.dp import DP
     from infl.privacy.seal import Ledger
 
-ADAM_EPS = 1e-5
-"""With torch's 1e-8 a gradient of the size of a rounding error moves a weight by a whole ``lr``, and the last bit of an
-average decides where training goes; 1e-5 keeps locked, sealed and plain runs of one seed together to 1e-6."""
-
-
 class Site:
     """One participant of a run.
 
@@ -148,9 +143,8 @@ class Site:
         module, n_shared = replica.module(self.local).train(), bench.shared.total
         flat, gradient = bench.flat.data, bench.flat.grad
         assert gradient is not None
-        optimiser = torch.optim.AdamW(
-            [bench.flat], lr=task.lr, eps=ADAM_EPS, weight_decay=task.weight_decay, fused=True
-        )
+        optimiser = replica.optimiser
+        optimiser.state.clear()  # each round begins anew; building the optimiser again would take longer than a step
         rng, total_loss = generator(a.seed, "batches", self.name, plan.round), torch.zeros(())
         batches = [b for _ in range(a.local_epochs) for b in self._batches(rng)]
         with torch.random.fork_rng(devices=[]):
