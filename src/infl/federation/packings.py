@@ -47,9 +47,12 @@ def count_packing() -> Packing:
     return Packing((Field("n", (), 0, bits=64),))
 
 
-def stage_packing(shapes: Mapping[str, tuple[int, ...]]) -> Packing:
-    """Return the packing of a task's own sums."""
-    return Packing(tuple(Field(name, tuple(shape), SUM_EXPONENT, bits=64) for name, shape in shapes.items()))
+def stage_packing(shapes: Mapping[str, tuple[int, ...]], exponents: Mapping[str, int] | None = None) -> Packing:
+    """Return the packing of a task's own sums; `exponents` where they are not :data:`SUM_EXPONENT`."""
+    exponents = exponents or {}
+    return Packing(
+        tuple(Field(name, tuple(shape), exponents.get(name, SUM_EXPONENT), bits=64) for name, shape in shapes.items())
+    )
 
 
 def judge_fields(task: Task, panel: Mapping[str, object]) -> tuple[Field, ...]:
