@@ -11,7 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infl.errors import FederationError
-from infl.federation.messages import MESSAGES, Answer, Key, Plan, Refusal, Reveal, Stopped, Total
+from infl.federation.messages import (
+    MESSAGES,
+    Alive,
+    Answer,
+    Consent,
+    Done,
+    Key,
+    Offer,
+    Plan,
+    Refusal,
+    Reveal,
+    Stopped,
+    Total,
+    Trouble,
+)
 from infl.federation.wire import MAGIC, VERSION, decode, encode
 from infl.privacy.seal import Field, Packing, Revealed, Words
 
@@ -49,6 +63,11 @@ messages = st.one_of(
     st.builds(Stopped, names, numbers),
     st.builds(Key, names, numbers, blobs),
     st.builds(Reveal, names, numbers, st.builds(Revealed, names, tables, tables)),
+    st.builds(Offer, names, blobs),
+    st.builds(Consent, names, names, names, names, names),
+    st.builds(Trouble, names, numbers, names),
+    st.builds(Alive, names, numbers, numbers, names, st.integers(0, 1)),
+    st.builds(Done, names, numbers),
 )
 
 
@@ -68,8 +87,15 @@ def test_what_is_sent_arrives(message: Any) -> None:
 
 
 def test_every_message_can_be_sent() -> None:
-    drawn = {"Plan", "Total", "Answer", "Refusal", "Stopped", "Key", "Reveal"}
-    assert drawn == {message.__name__ for message in MESSAGES}
+    seen: set[type] = set()
+
+    @settings(max_examples=300, database=None)
+    @given(messages)
+    def draw(message: Any) -> None:
+        seen.add(type(message))
+
+    draw()
+    assert seen == set(MESSAGES)
 
 
 @given(messages, st.data())

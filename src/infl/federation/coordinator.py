@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from infl.errors import FederationError, KeyringError
 from infl.federation.agreement import Agreement
-from infl.federation.messages import KEYS, REVEAL, Answer, Key, Plan, Refusal, Reply, Reveal, Stopped, Total
+from infl.federation.messages import END, KEYS, REVEAL, Answer, Key, Plan, Refusal, Reply, Reveal, Stopped, Total
 from infl.federation.packings import WIDEN, count_packing, judge_fields, stage_packing, train_packing
 from infl.federation.seeds import generator
 from infl.privacy.seal import Packing, Revealed, Words, add, uncover
@@ -136,7 +136,7 @@ class Coordinator:
             self.keep(self.progress)
             yield exchange
         if not self.interrupted:
-            last = Exchange("end", 0, Packing(()))
+            last = Exchange(END, 0, Packing(()))
             for _ in self.transport.ask(self.agreement.sites, lambda site: self._plan(site, last, (), 0, last.packing)):
                 pass
 

@@ -15,6 +15,8 @@ from infl.privacy.seal import Context, Packing, Revealed, Words
 
 KEYS, REVEAL = "keys", "reveal "
 """Kinds of plans that belong to the pairwise seal: advertise a key; open the sum of the exchange of the kind that follows."""
+END = "end"
+"""Kind of the last plan: it brings the last sum, and asks for nothing."""
 
 
 class Visibility(StrEnum):
@@ -125,5 +127,52 @@ class Stopped:
     seq: int = shown("number of the exchange")
 
 
+@dataclass(frozen=True)
+class Offer:
+    """Coordinator to sites, between machines only: the run's specification, for a site to accept or decline."""
+
+    version: str = shown("version of infl at the coordinator")
+    agreement: bytes = shown("the specification, as JSON; names of features and classes are in it")
+
+
+@dataclass(frozen=True)
+class Consent:
+    """Site to coordinator: it takes part, and what it understood agrees."""
+
+    site: str = shown("the site's name")
+    version: str = shown("version of infl at the site")
+    agreement: str = shown("digest of the run's specification")
+    panel: str = shown("digest of the features and classes that the site read its data with")
+    fingerprint: str = shown("fingerprint of the key that the site holds for the run")
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Site to coordinator: it declines the run, or cannot answer a plan, and says why in one line."""
+
+    site: str = shown("the site's name")
+    seq: int = shown("number of the exchange, 0 when the run is declined")
+    reason: str = shown("one line for people; names a setting, file or feature, never a value of a record")
+
+
+@dataclass(frozen=True)
+class Alive:
+    """Site to coordinator, every second or so between machines: the site is up, and what it was last asked."""
+
+    site: str = shown("the site's name")
+    seq: int = shown("number of the exchange it was last asked for")
+    attempt: int = shown("attempt of it")
+    kind: str = shown("kind of it; empty before the first")
+    busy: int = shown("1 while it works at it, else 0")
+
+
+@dataclass(frozen=True)
+class Done:
+    """Site to coordinator, between machines only: the last sum arrived, the site has the model."""
+
+    site: str = shown("the site's name")
+    seq: int = shown("number of the exchange")
+
+
 Reply = Answer | Refusal | Stopped | Key | Reveal
-MESSAGES = (Plan, Answer, Refusal, Stopped, Key, Reveal, Total)
+MESSAGES = (Plan, Answer, Refusal, Stopped, Key, Reveal, Total, Offer, Consent, Trouble, Alive, Done)

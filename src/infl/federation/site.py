@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from infl.errors import FederationError, KeyringError
-from infl.federation.messages import KEYS, REVEAL, Answer, Key, Plan, Refusal, Reply, Reveal, Stopped
+from infl.federation.messages import END, KEYS, REVEAL, Answer, Key, Plan, Refusal, Reply, Reveal, Stopped
 from infl.federation.packings import grid_exponent
 from infl.federation.replica import Replica, join_sums
 from infl.federation.seeds import derive, generator
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from infl.privacy.dp import DP
     from infl.privacy.seal import Ledger
 
+ADAM_EPS = 1e-5
+"""With torch's 1e-8 a gradient of the size of a rounding error moves a weight by a whole ``lr``, and the last bit of an
+average decides where training goes; 1e-5 keeps locked, sealed and plain runs of one seed together to 1e-6."""
+
+
 class Site:
     """One participant of a run.
 
@@ -38,10 +44,22 @@ class Site:
         The global model.
     ledger
         Where what leaves the site is written down before it leaves.
+    keep
+        Called with the site when its state has changed, before anything is answered: the coordinator drops a sum when
+        all sites have answered the plan that brought it.
     """
 
-    def __init__(self, name: str, adata: AnnData | MuData, replica: Replica, ledger: Ledger | None = None) -> None:
-        self.name, self.replica, self.ledger = name, replica, ledger
+    def __init__(
+        self,
+        name: str,
+        adata: AnnData | MuData,
+        replica: Replica,
+        ledger: Ledger | None = None,
+        *,
+        keep: Callable[[Site], None] = lambda site: None,
+    ) -> None:
+        self.name, self.replica, self.ledger, self.keep = name, replica, ledger, keep
+        self._kept: int | None = None  # the replica's seq when it was kept
         a = replica.agreement
         rng = generator(a.seed, "validation part", name)
         self.data = replica.task.read(adata, a.panel, site=name, rng=rng)
@@ -67,7 +85,10 @@ class Site:
         replica.catch_up(plan.previous)
         if self._trained is not None and self._trained[0] < plan.seq:
             self.local, self._trained = self._trained[1], None
-        if plan.kind == "end":
+        if self._kept != replica.seq:
+            self.keep(self)
+            self._kept = replica.seq
+        if plan.kind == END:
             return None
         if plan.kind == KEYS:
             return Key(self.name, plan.seq, self.pairwise.advertise())
@@ -143,8 +164,9 @@ class Site:
         module, n_shared = replica.module(self.local).train(), bench.shared.total
         flat, gradient = bench.flat.data, bench.flat.grad
         assert gradient is not None
-        optimiser = replica.optimiser
-        optimiser.state.clear()  # each round begins anew; building the optimiser again would take longer than a step
+        optimiser = torch.optim.AdamW(
+            [bench.flat], lr=task.lr, eps=ADAM_EPS, weight_decay=task.weight_decay, fused=True
+        )
         rng, total_loss = generator(a.seed, "batches", self.name, plan.round), torch.zeros(())
         batches = [b for _ in range(a.local_epochs) for b in self._batches(rng)]
         with torch.random.fork_rng(devices=[]):

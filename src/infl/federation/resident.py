@@ -1,0 +1,136 @@
+"""A site's end of an unreliable line: it accepts a run, answers plans one after the other, and says all the time that it is up."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from infl import __version__
+from infl.errors import FederationError, InflError
+from infl.federation.agreement import Agreement
+from infl.federation.messages import Alive, Consent, Done, Offer, Plan, Trouble
+from infl.federation.site import Site
+from infl.federation.wire import decode, encode
+
+log = logging.getLogger(__name__)
+
+
+class Resident:
+    """Keeps a :class:`Site` and talks to the coordinator for it.
+
+    Parameters
+    ----------
+    name
+        The site's name, as it is enrolled.
+    prepare
+        Makes the site for a specification, or raises an InflError: the one line that the coordinator is told.
+    send
+        Sends bytes to the coordinator; returns at once, and may lose them.
+    finish
+        Called when the last sum was applied.
+    beat
+        Seconds between two signs of life.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        prepare: Callable[[Agreement], Site],
+        send: Callable[[bytes], None],
+        *,
+        finish: Callable[[Site], None] = lambda site: None,
+        beat: float = 1.0,
+    ) -> None:
+        self.name, self.beat = name, beat
+        self._prepare, self._send, self._finish = prepare, send, finish
+        self._inbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._alive = Alive(name, 0, 0, "", 0)
+        self._site: Site | None = None
+        self._stopped, self._pulse = threading.Event(), threading.Event()
+
+    def receive(self, content: bytes) -> None:
+        """Take what came from the coordinator."""
+        self._inbox.put(content)
+
+    def stop(self) -> None:
+        """Make :meth:`run` and :meth:`signs_of_life` return."""
+        self._stopped.set()
+        self._pulse.set()
+        self._inbox.put(None)
+
+    def signs_of_life(self) -> None:
+        """Send :class:`Alive` until stopped; in a thread of its own."""
+        while not self._stopped.is_set():
+            self._send(encode(self._alive))
+            self._pulse.wait(self.beat)
+            self._pulse.clear()
+
+    def run(self) -> None:
+        """Answer what comes until stopped."""
+        while (content := self._inbox.get()) is not None and not self._stopped.is_set():
+            try:
+                message = decode(content)
+            except FederationError as error:
+                log.warning("refused a message of the coordinator: %s", error)
+                continue
+            if isinstance(message, Offer):
+                self._consider(message)
+            elif isinstance(message, Plan):
+                self._answer(message)
+            else:
+                log.warning("refused a message of the coordinator: %s is not for sites", type(message).__name__)
+
+    def _consider(self, offer: Offer) -> None:
+        try:
+            if offer.version != __version__:
+                raise FederationError(
+                    f"{self.name} has infl {__version__}, the coordinator {offer.version}: install one version everywhere"
+                )
+            agreement = Agreement.from_json(offer.agreement.decode())
+            if self._site is None:
+                self._site = self._prepare(agreement)
+            elif self._site.replica.agreement.digest != agreement.digest:
+                raise FederationError(f"{self.name}: another run was offered after one was accepted; refused")
+        except (ValueError, TypeError, KeyError):
+            self._say(Trouble(self.name, 0, f"{self.name}: the run's specification cannot be read"))
+        except InflError as error:
+            self._say(Trouble(self.name, 0, str(error)))
+        except Exception:
+            log.exception("could not prepare")
+            self._say(Trouble(self.name, 0, f"{self.name}: a defect of infl; see the log at the site"))
+        else:
+            self._say(Consent(self.name, __version__, agreement.digest, panel_digest(agreement), agreement.fingerprint))
+
+    def _answer(self, plan: Plan) -> None:
+        if self._site is None:
+            return  # nothing was accepted yet; the coordinator offers the run before it asks
+        self._alive = Alive(self.name, plan.seq, plan.attempt, plan.kind, 1)
+        try:
+            reply: Any = self._site.handle(plan)
+            if reply is None:
+                self._finish(self._site)
+                reply = Done(self.name, plan.seq)
+        except InflError as error:
+            reply = Trouble(self.name, plan.seq, str(error))
+        except Exception:
+            log.exception("could not answer exchange %d", plan.seq)
+            reply = Trouble(self.name, plan.seq, f"{self.name}: a defect of infl; see the log at the site")
+        self._say(reply)
+        self._alive = replace(self._alive, busy=0)
+        self._pulse.set()
+
+    def _say(self, message: Any) -> None:
+        if isinstance(message, Trouble):
+            log.error("%s", message.reason)
+        self._send(encode(message))
+
+
+def panel_digest(agreement: Agreement) -> str:
+    """Return the SHA-256 of the features and classes that all sites share."""
+    return hashlib.sha256(json.dumps(agreement.panel, sort_keys=True).encode()).hexdigest()

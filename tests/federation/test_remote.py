@@ -1,0 +1,292 @@
+"""The same run over a line that loses messages, to sites that die, come back late, or lie."""
+
+import random
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from anndata import AnnData
+
+from infl import __version__
+from infl.errors import DataError, FederationError
+from infl.federation.agreement import Agreement
+from infl.federation.checkpoint import Checkpoint
+from infl.federation.coordinator import Coordinator, programme
+from infl.federation.local import run_in_process
+from infl.federation.messages import Alive, Answer, Done, Offer, Plan, Trouble
+from infl.federation.remote import Patience, RemoteTransport
+from infl.federation.replica import Replica, build_bench
+from infl.federation.resident import Resident
+from infl.federation.site import Site
+from infl.federation.wire import decode, encode
+from infl.keys import Keyring
+from infl.models import Classifier
+from infl.privacy.seal import Ledger, Packing
+
+QUICK = Patience(silence=0.5, repeat=0.1, first=20, least=20, consent=20)
+TASK = Classifier(target="label", width=8, n_blocks=1)
+
+ONE = threading.Lock()
+"""Sites are processes of their own, with a generator each; here they take turns at torch's."""
+
+Lose = Callable[[str, str, Any], bool]
+"""Whether a message from or to a site (its name, "to" or "from", the message) is lost."""
+
+
+class House:
+    """A coordinator's machine and those of the sites, in one process; every site has a replica and files of its own."""
+
+    def __init__(self, sites: dict[str, AnnData], folder: Path, lose: Lose = lambda *_: False, **settings: Any) -> None:
+        self.data, self.folder, self.lose, self.key = sites, folder, lose, Keyring.create()
+        self.agreement = Agreement.new(TASK, TASK.agree(sites), sites, self.key, **{"rounds": 4, **settings})
+        self.residents: dict[str, Resident] = {}
+        self.results: dict[str, Replica] = {}
+        self.transport = RemoteTransport(self.agreement.sites, self.to_site, QUICK)
+
+    def to_site(self, site: str, content: bytes) -> None:
+        if site in self.residents and not self.lose(site, "to", decode(content)):
+            self.residents[site].receive(content)
+
+    def from_site(self, site: str, content: bytes) -> None:
+        if site in self.residents and not self.lose(site, "from", decode(content)):
+            self.transport.receive(site, content)
+
+    def prepare(self, site: str) -> Callable[[Agreement], Site]:
+        def make(agreement: Agreement) -> Site:
+            store = Checkpoint(self.folder / site)
+            with ONE:
+                replica = Replica(agreement, self.key)
+            ledger = Ledger(store.ledger_path(site), self.key.subkey("ledger"))
+            keep = lambda s: store.keep_sites(s.replica, {site: s})  # noqa: E731
+            member = Site(site, self.data[site], replica, ledger, keep=keep)
+            store.restore_sites(replica, {site: member})
+            handle = member.handle
+
+            def in_turn(plan: Plan) -> Any:
+                with ONE:
+                    return handle(plan)
+
+            member.handle = in_turn  # type: ignore[method-assign]
+            return member
+
+        return make
+
+    def start(self, site: str, prepare: Callable[[Agreement], Site] | None = None) -> None:
+        finish = lambda s: self.results.__setitem__(site, s.replica)  # noqa: E731
+        resident = Resident(
+            site, prepare or self.prepare(site), lambda c: self.from_site(site, c), finish=finish, beat=0.05
+        )
+        self.residents[site] = resident
+        for target in (resident.run, resident.signs_of_life):
+            threading.Thread(target=target, daemon=True).start()
+
+    def kill(self, site: str) -> None:
+        resident = self.residents.pop(site)
+        resident.stop()
+        if resident._site is not None and resident._site.ledger is not None:
+            resident._site.ledger.close()
+
+    def coordinator(self) -> Coordinator:
+        store = Checkpoint(self.folder / "coordinator")
+        with ONE:
+            shared = build_bench(TASK, self.agreement).shared
+        self.transport.offer(
+            Offer(__version__, self.agreement.to_json().encode()),
+            enough=lambda said: len(said) >= self.agreement.min_sites,
+        )
+        return Coordinator(
+            self.agreement,
+            programme(TASK, self.agreement, shared),
+            self.transport,
+            progress=store.progress(),
+            keep=store.keep_progress,
+        )
+
+    @contextmanager
+    def open(self) -> Iterator["House"]:
+        for site in self.agreement.sites:
+            self.start(site)
+        try:
+            yield self
+        finally:
+            for site in [*self.residents]:
+                self.kill(site)
+
+    def expected(self) -> torch.Tensor:
+        return run_in_process(self.agreement, TASK, self.data, self.key).replica.theta
+
+
+def test_the_same_bits_as_in_process(small_sites: dict[str, AnnData], tmp_path: Path) -> None:
+    with House(small_sites, tmp_path).open() as house:
+        rounds = [e.round for e in house.coordinator().run() if e.round]
+    assert rounds == [1, 2, 3, 4]
+    assert set(house.results) == set(small_sites)
+    for replica in house.results.values():
+        assert torch.equal(replica.theta, house.expected())
+
+
+@pytest.mark.parametrize("seal", ["group", "pairwise"])
+def test_a_line_that_loses_a_quarter_of_all_messages(
+    small_sites: dict[str, AnnData], tmp_path: Path, seal: str
+) -> None:
+    rng = random.Random(0)
+    lose: Lose = lambda site, way, message: not isinstance(message, Alive) and rng.random() < 0.25  # noqa: E731
+    with House(small_sites, tmp_path, lose, seal=seal).open() as house:
+        list(house.coordinator().run())
+    assert all(torch.equal(r.theta, house.expected()) for r in house.results.values())
+
+
+@pytest.mark.parametrize("moment", range(8))
+def test_coordinator_dies_after_any_exchange_and_goes_on(
+    small_sites: dict[str, AnnData], tmp_path: Path, moment: int
+) -> None:
+    """The sites are new too: in the engine, a new attempt is new processes everywhere."""
+    house = House(small_sites, tmp_path)
+    with house.open():
+        steps = house.coordinator().run()
+        for _ in range(moment):
+            next(steps)
+    house.transport = RemoteTransport(house.agreement.sites, house.to_site, QUICK)
+    with house.open():
+        list(house.coordinator().run())
+    assert all(torch.equal(r.theta, house.expected()) for r in house.results.values())
+
+
+def test_a_dead_site_costs_itself_and_catches_up_when_it_is_back(
+    small_sites: dict[str, AnnData], tmp_path: Path
+) -> None:
+    house = House(small_sites, tmp_path, rounds=6)
+    seen: dict[int, tuple[str, ...]] = {}
+    with house.open():
+        coordinator = house.coordinator()
+        for exchange in coordinator.run():
+            if exchange.round:
+                seen[exchange.round] = coordinator.progress.totals[-1].responders
+            if exchange.round == 2:
+                house.kill("site_2")
+            if exchange.round == 4:
+                house.start("site_2", lambda agreement: house.prepare("site_2")(agreement))
+                house.residents["site_2"].receive(encode(Offer(__version__, house.agreement.to_json().encode())))
+                while "site_2" in house.transport.lost():
+                    house.transport._next()
+    everyone = house.agreement.sites
+    without = tuple(s for s in everyone if s != "site_2")
+    assert seen == {1: everyone, 2: everyone, 3: without, 4: without, 5: everyone, 6: everyone}
+    thetas = [r.theta for r in house.results.values()]
+    assert len(thetas) == 4
+    assert all(torch.equal(t, thetas[0]) for t in thetas)
+
+
+def test_a_late_answer_to_an_earlier_exchange_is_not_counted(small_sites: dict[str, AnnData], tmp_path: Path) -> None:
+    held: list[bytes] = []
+    house = House(small_sites, tmp_path)
+
+    def twice(site: str, way: str, message: Any) -> bool:
+        if way == "from" and isinstance(message, Answer):
+            house.transport.receive(site, encode(message))
+            held.append(encode(message))
+            for old in held[-6:]:
+                house.transport.receive(decode(old).site, old)
+        return False
+
+    house.lose = twice
+    with house.open():
+        list(house.coordinator().run())
+    assert all(torch.equal(r.theta, house.expected()) for r in house.results.values())
+
+
+def test_too_few_sites_end_the_attempt_and_are_named(small_sites: dict[str, AnnData], tmp_path: Path) -> None:
+    with House(small_sites, tmp_path).open() as house:
+        steps = house.coordinator().run()
+        for _ in range(4):
+            next(steps)
+        house.kill("site_1")
+        house.kill("site_3")
+        with pytest.raises(FederationError, match=r"only 2 of 4 .* missing: site_1, site_3"):
+            list(steps)
+
+
+def test_a_site_says_why_it_declines(small_sites: dict[str, AnnData], tmp_path: Path) -> None:
+    def refuse(agreement: Agreement) -> Site:
+        raise DataError("site_2: target 'label' is missing in obs")
+
+    with House(small_sites, tmp_path).open() as house:
+        house.kill("site_2")
+        house.start("site_2", refuse)
+        with pytest.raises(FederationError, match="missing: site_2"):
+            list(house.coordinator().run())
+        assert house.transport.peers["site_2"].trouble == "site_2: target 'label' is missing in obs"
+
+
+def test_a_plan_changed_midway_is_refused(small_sites: dict[str, AnnData], tmp_path: Path) -> None:
+    house = House(small_sites, tmp_path)
+    with house.open():
+        steps = house.coordinator().run()
+        next(steps)
+        other = replace(house.agreement, rounds=400)
+        house.transport.offer(Offer(__version__, other.to_json().encode()), enough=lambda said: False)
+        assert "another run was offered" in house.transport.peers["site_1"].trouble
+
+
+@pytest.mark.parametrize(
+    ("offer", "why"),
+    [
+        (Offer("0.0.0", b"{}"), r"site_1 has infl .*, the coordinator 0\.0\.0: install one version everywhere"),
+        (Offer(__version__, b"{}"), "cannot be read"),
+        (Offer(__version__, b"\xff"), "cannot be read"),
+        (Offer(__version__, b'{"rounds": 1}'), "cannot be read"),
+    ],
+)
+def test_offers_that_a_site_cannot_take(offer: Offer, why: str) -> None:
+    sent: list[Any] = []
+    resident = Resident("site_1", lambda agreement: pytest.fail("prepared"), lambda c: sent.append(decode(c)))
+    resident._consider(offer)
+    (trouble,) = sent
+    assert isinstance(trouble, Trouble)
+    assert re.search(why, trouble.reason)
+
+
+def test_what_is_not_a_sites_own_message_is_dropped_and_counted() -> None:
+    transport = RemoteTransport(("a", "b"), lambda site, content: None, QUICK)
+    for site, content in (
+        ("a", encode(Done("b", 1))),
+        ("x", encode(Done("x", 1))),
+        ("a", b"noise"),
+        ("a", bytes(1 << 21)),
+        ("a", encode(Offer("1", b"{}"))),
+    ):
+        transport.receive(site, content)
+    assert transport.refused == 5
+    assert transport._inbox.empty()
+
+
+def test_noise_does_not_stop_a_site() -> None:
+    sent: list[bytes] = []
+    resident = Resident("a", lambda agreement: pytest.fail("prepared"), sent.append)
+    for content in (b"noise", encode(Done("a", 1)), bytes(100)):
+        resident.receive(content)
+    resident._inbox.put(None)
+    resident.run()
+    assert sent == []
+
+
+def test_a_stopped_run_ends_at_once() -> None:
+    transport = RemoteTransport(("a",), lambda site, content: None, Patience())
+    transport.stop()
+    with pytest.raises(FederationError, match="stopped"):
+        list(transport.ask(("a",), lambda site: Plan("r", 0, "count", 0, 0, ("a",), Packing(()), "d", 1, "f", ())))
+
+
+def test_deadline_follows_the_past() -> None:
+    transport = RemoteTransport(("a",), lambda site, content: None, Patience(first=100, least=2, factor=3))
+    assert transport._deadline("train") == 100
+    transport._seconds["train"].extend([1.0, 2.0, 30.0])
+    assert transport._deadline("train") == 6
+    transport._seconds["train"].extend([0.1] * 9)
+    assert transport._deadline("train") == 2
