@@ -73,11 +73,39 @@ def test_a_crash_at_any_byte_loses_at_most_the_line_that_was_not_sent(tmp_path: 
         path = tmp_path / "cut"
         path.write_bytes(content[:length])
         ledger = Ledger(path, KEY)
-        assert len(ledger.entries) == sum(end <= length for end in ends)
+        assert len(ledger.entries) == sum(end - 1 <= length for end in ends)  # a whole line may lack its newline
         ledger.record(context(77), words(7), sealed=True)
         ledger.close()
         assert len(Ledger(path, KEY).entries) == len(ledger.entries)
         path.unlink()
+
+
+@pytest.mark.parametrize("last", [b"x", b"\0\0\0", b"{}", b"7", b'{"time": "now"}', b'{"timf'])
+def test_an_end_that_no_crash_leaves_is_refused_and_kept(tmp_path: Path, last: bytes) -> None:
+    filled(tmp_path / "l").close()
+    content = (tmp_path / "l").read_bytes() + last
+    (tmp_path / "l").write_bytes(content)
+    with pytest.raises(FileError, match="line 5: altered"):
+        Ledger(tmp_path / "l", KEY)
+    assert (tmp_path / "l").read_bytes() == content
+
+
+def test_a_newline_taken_off_hides_nothing(tmp_path: Path) -> None:
+    """What was sent cannot be made unsent by taking the end off its line."""
+    filled(tmp_path / "l").close()
+    content = (tmp_path / "l").read_bytes()
+    (tmp_path / "l").write_bytes(content[:-1])
+    ledger = Ledger(tmp_path / "l", KEY)
+    assert (tmp_path / "l").read_bytes() == content
+    with pytest.raises(SealError, match="already sealed"):
+        ledger.record(context(3), words(9), sealed=True)
+
+
+def test_ledger_of_another_run_is_refused(tmp_path: Path) -> None:
+    filled(tmp_path / "l").close()
+    with pytest.raises(FileError, match=r"another run \(run\): give each run its own"):
+        Ledger(tmp_path / "l", KEY, run="run 2")
+    assert len(Ledger(tmp_path / "l", KEY, run="run").entries) == 4
 
 
 @pytest.mark.parametrize("line", [0, 1, 2])
@@ -110,6 +138,22 @@ def test_two_processes_cannot_share_one(tmp_path: Path) -> None:
         Ledger(tmp_path / "l", KEY)
     held.close()
     Ledger(tmp_path / "l", KEY)
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_disk_that_cannot_even_be_mended_sends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    ledger = filled(tmp_path / "l")
+
+    def full(*arguments: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch, pytest.raises(FileError, match="Input/output error; nothing was sent"):
+        patch.setattr(os, call, full)
+        patch.setattr(os, "ftruncate", full)
+        ledger.record(context(50), words(1), sealed=True)
+    assert len(ledger.entries) == 4
 
 
 def test_full_disk_sends_nothing_and_leaves_the_ledger_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,16 +1,17 @@
 """What left a site: an append-only list that is on disk before anything is sent, and survives kill −9.
 
 Each line is JSON with the digest of the line before and an HMAC under the ring's ledger subkey: a line that was changed,
-removed or moved is noticed. The last line may be torn by a crash; it was then not sent, and is dropped.
+removed or moved is noticed. The last line may be torn by a crash; it was then not sent, and is dropped. What cannot be
+noticed is a whole ledger put back to an earlier state: keep it where only the site's own process writes.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
 import json
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from infl.privacy.seal.context import Context, Words
 if TYPE_CHECKING:
     import pandas as pd
 
+FIRST = b'{"time": "'
+"""How every line begins."""
 COLUMNS = ("time", "run", "kind", "round", "attempt", "cohort", "bytes", "sealed", "context", "digest")
 
 
@@ -33,15 +36,17 @@ class Ledger:
         File (None: in memory). One process at a time may have it.
     key
         The ring's ledger subkey.
+    run
+        Refuse a file with entries of another run (None: any runs).
 
     Raises
     ------
     FileError
-        The file is damaged, belongs to another key, or is in use.
+        The file is damaged, belongs to another key or run, or is in use.
     """
 
-    def __init__(self, path: str | Path | None, key: bytes) -> None:
-        self.path, self._key = None if path is None else Path(path), key
+    def __init__(self, path: str | Path | None, key: bytes, *, run: str | None = None) -> None:
+        self.path, self._key, self._run = None if path is None else Path(path), key, run
         self.entries: list[dict[str, Any]] = []
         self._sent: dict[str, str] = {}
         self._chain = "0" * 64
@@ -101,8 +106,11 @@ class Ledger:
     # -- file ------------------------------------------------------------------------------------------------------
     def _open(self, path: Path) -> None:
         try:
+            new = not path.exists()
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._handle)
+            if new:
+                _sync_folder(path.parent)
             content = b""
             while part := os.read(self._handle, 1 << 20):
                 content += part
@@ -110,12 +118,31 @@ class Ledger:
             raise FileError(f"ledger {path} is in use by another process: a site runs once at a time") from None
         except OSError as error:
             raise FileError(f"cannot open ledger {path}: {error.strerror}") from error
-        whole, _, torn = content.rpartition(b"\n")
-        for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
+        whole, _, last = content.rpartition(b"\n")
+        lines = whole.split(b"\n") if whole else []
+        for number, line in enumerate(lines, 1):
             self._read(path, number, line)
-        if torn:
-            os.ftruncate(self._handle, len(content) - len(torn))
-            os.lseek(self._handle, 0, os.SEEK_END)
+        if last:
+            self._end(path, len(lines) + 1, last, len(content))
+
+    def _end(self, path: Path, number: int, last: bytes, size: int) -> None:
+        """Keep a last line that lacks only its newline; drop one that was torn; refuse what a torn line cannot be."""
+        assert self._handle is not None
+        try:
+            json.loads(last)
+            torn = False
+        except ValueError:
+            torn = last.startswith(FIRST) or FIRST.startswith(last)
+        if not torn:
+            self._read(path, number, last)
+        try:
+            if torn:
+                os.ftruncate(self._handle, size - len(last))
+            else:
+                os.write(self._handle, b"\n")
+            os.fsync(self._handle)
+        except OSError as error:
+            raise FileError(f"cannot mend ledger {path}: {error.strerror}") from error
 
     def _read(self, path: Path, number: int, line: bytes) -> None:
         try:
@@ -129,6 +156,8 @@ class Ledger:
             raise FileError(
                 f"ledger {path}, line {number}: altered, or written under another key; keep it and begin a new one"
             )
+        if self._run is not None and entry["run"] != self._run:
+            raise FileError(f"ledger {path} is of another run ({entry['run'][:40]}): give each run its own file")
         self.entries.append(entry)
         self._sent[entry["context"]] = entry["digest"]
         self._chain = hashlib.sha256(line).hexdigest()
@@ -138,16 +167,36 @@ class Ledger:
             return
         raw = entry | {"before": self._chain}
         line = json.dumps(raw | {"mac": self._mac(raw)}).encode()
-        end = os.lseek(self._handle, 0, os.SEEK_END)
         try:
+            end = os.lseek(self._handle, 0, os.SEEK_END)
             written = 0
             while written < len(line) + 1:
                 written += os.write(self._handle, (line + b"\n")[written:])
             os.fsync(self._handle)
         except OSError as error:
-            os.ftruncate(self._handle, end)
+            with suppress(OSError):  # then the torn line is dropped when the file is opened again
+                os.ftruncate(self._handle, end)
             raise FileError(f"cannot write ledger {self.path}: {error.strerror}; nothing was sent") from error
         self._chain = hashlib.sha256(line).hexdigest()
 
     def _mac(self, raw: dict[str, Any]) -> str:
         return hmac.new(self._key, json.dumps(raw, sort_keys=True).encode(), "sha256").hexdigest()
+
+
+def _lock(handle: int) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the entry of a new file survive a power cut."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
