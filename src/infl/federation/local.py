@@ -128,7 +128,7 @@ def run_in_process(
 
 def _ledger(store: Checkpoint | None, name: str, replica: Replica) -> Ledger:
     key = replica.key.subkey("ledger", version=replica.agreement.key_version) if replica.key else bytes(32)
-    return Ledger(None if store is None else store.ledger_path(name), key)
+    return Ledger(None if store is None else store.ledger_path(name), key, run=replica.agreement.run)
 
 
 def _keep(store: Checkpoint | None, replica: Replica, sites: Mapping[str, Site]) -> Callable[[Progress], None]:
