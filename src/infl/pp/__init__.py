@@ -8,7 +8,10 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_check": ["panel_of"],
         "_columns": ["obs_column"],
         "_harmonise": ["harmonise"],
+        "_moments": ["moments"],
+        "_normalize": ["log1p", "normalize_total"],
         "_panel": ["Panel"],
+        "_scale": ["scale"],
         "_split": ["split_sites"],
     },
 )

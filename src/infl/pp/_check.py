@@ -71,14 +71,14 @@ def examine(
     """The panel, and its features by modality; as :func:`panel_of`."""
     if features not in ("intersection", "union"):
         raise SettingsError(f"features must be 'intersection' or 'union', not {features!r}")
-    _check_names(sites)
+    check_site_names(sites)
     for site, adata in sites.items():
-        _check_object(adata, site, layer)
+        check_object(adata, site, layer)
     names = _agree_on_features(sites, features)
     classes = () if target is None else agree_on_classes(sites, target)
     for site, adata in sites.items():
         for modality, table in tables(adata).items():
-            _check_values(table, layer, _where(site, modality), names.get(modality, pd.Index([])))
+            check_values(table, layer, _where(site, modality), names.get(modality, pd.Index([])))
 
     modalities = tuple(modality for modality in names if modality)
     panel = Panel(
@@ -136,7 +136,7 @@ def _nothing_in_common(at: Mapping[str, pd.Index], modality: str) -> str:
     )
 
 
-def _check_names(sites: Mapping[str, AnnData | MuData]) -> None:
+def check_site_names(sites: Mapping[str, AnnData | MuData]) -> None:
     if not isinstance(sites, Mapping):
         raise DataError(
             f"sites must be a dict of AnnData or MuData by site name, not {type(sites).__name__}; "
@@ -166,7 +166,7 @@ def _check_names(sites: Mapping[str, AnnData | MuData]) -> None:
         raise DataError("sites mix AnnData and MuData; make them all MuData or all AnnData")
 
 
-def _check_object(adata: AnnData | MuData, site: str, layer: str | None) -> None:
+def check_object(adata: AnnData | MuData, site: str, layer: str | None) -> None:
     if not isinstance(adata, AnnData | MuData):
         raise DataError(f"{site} is {type(adata).__name__}; it must be AnnData or MuData")
     if adata.n_obs < 2:
@@ -193,7 +193,7 @@ def _check_unique(names: pd.Index, what: str, where: str) -> None:
         raise DataError(f"duplicate {what} at {where}: {shortlist(twice)}; call its {make}()")
 
 
-def _check_values(table: AnnData, layer: str | None, where: str, names: pd.Index) -> None:
+def check_values(table: AnnData, layer: str | None, where: str, names: pd.Index) -> None:
     """NaN and infinite values are an error in the features of the panel, and nobody's business in the others."""
     nan, infinite = count_non_finite(table, layer, where)
     wrong = np.flatnonzero((nan + infinite > 0) & table.var_names.isin(names))

@@ -29,7 +29,7 @@ def count_non_finite(adata: AnnData, layer: str | None, where: str) -> tuple[np.
     Two arrays ``(n_vars,)``: numbers of NaN, numbers of infinite values.
     """
     nan, infinite = np.zeros(adata.n_vars, dtype=np.int64), np.zeros(adata.n_vars, dtype=np.int64)
-    for block in _blocks(adata, layer):
+    for block in blocks(adata, layer):
         if block.dtype.kind in "bui":
             break  # whole numbers are finite, and a matrix has one type
         if block.dtype.kind != "f":
@@ -47,7 +47,7 @@ def count_non_finite(adata: AnnData, layer: str | None, where: str) -> tuple[np.
     return nan, infinite
 
 
-def _blocks(adata: AnnData, layer: str | None) -> Iterator[Any]:
+def blocks(adata: AnnData, layer: str | None) -> Iterator[Any]:
     """Blocks of rows; of a sparse matrix in memory the whole, of which only the stored values are looked at."""
     if not (adata.is_view or adata.isbacked):
         matrix = adata.X if layer is None else adata.layers[layer]

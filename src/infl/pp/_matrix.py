@@ -1,0 +1,137 @@
+"""One matrix at every site, read block by block; what all federated preprocessing begins and ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from anndata import AnnData
+from scipy import sparse
+
+from infl.errors import DataError, SettingsError
+from infl.pp._check import PRESENT, check_object, check_site_names, check_values
+from infl.pp._values import blocks
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from infl.keys import Keyring
+
+
+@dataclass(frozen=True)
+class SiteMatrix:
+    """``X`` or a layer of one site.
+
+    Attributes
+    ----------
+    site, adata, layer
+        Where it is.
+    present
+        Which features the site measured, (n_vars,); the others are filled with 0 (see :func:`infl.pp.harmonise`).
+    """
+
+    site: str
+    adata: AnnData
+    layer: str | None
+    present: np.ndarray
+
+    @property
+    def n_obs(self) -> int:
+        """Number of observations."""
+        return int(self.adata.n_obs)
+
+    @property
+    def raw(self) -> Any:
+        """The matrix as it is stored."""
+        return self.adata.X if self.layer is None else self.adata.layers[self.layer]
+
+    def blocks(self) -> Iterator[tuple[slice, np.ndarray | sparse.csr_matrix]]:
+        """Rows, and their values as an array or a CSR matrix, in the type that they are stored in."""
+        start = 0
+        for block in blocks(self.adata, self.layer):
+            rows = slice(start, start + block.shape[0])
+            yield rows, sparse.csr_matrix(block) if sparse.issparse(block) else np.asarray(block)
+            start = rows.stop
+
+
+def matrices(
+    sites: Mapping[str, AnnData], layer: str | None, key: Keyring | None, *, rewrite: bool = False
+) -> dict[str, SiteMatrix]:
+    """Check all sites and return their matrices; alters nothing.
+
+    Parameters
+    ----------
+    sites
+        AnnData by site name, with the same features in the same order.
+    layer
+        Which layer (None: ``X``).
+    key
+        Key ring or None.
+    rewrite
+        The matrix is to be replaced, which needs it in memory.
+
+    Raises
+    ------
+    infl.errors.DataError
+        One line: what is wrong at which site.
+    """
+    check_key(key)
+    check_site_names(sites)
+    for site, adata in sites.items():
+        if not isinstance(adata, AnnData):
+            raise DataError(
+                f"{site} is {type(adata).__name__}, and this works on AnnData: take one modality, e.g. "
+                "{site: mdata['rna'] for site, mdata in sites.items()}"
+            )
+        check_object(adata, site, layer)
+        if adata.isbacked and (rewrite or adata.is_view):
+            raise DataError(f"{site} is backed and would be rewritten: replace it in sites by its .to_memory()")
+    names = next(iter(sites.values())).var_names
+    for site, adata in sites.items():
+        if not adata.var_names.equals(names):
+            raise DataError(
+                f"features of {site} ({adata.n_vars}) are not those of {next(iter(sites))} ({len(names)}), in that order: "
+                "call infl.pp.harmonise(sites) first"
+            )
+        check_values(adata, layer, site, names)
+    return {site: SiteMatrix(site, adata, layer, presence(adata.var)) for site, adata in sites.items()}
+
+
+def check_key(key: Any) -> None:
+    """Refuse what is neither a key ring nor None."""
+    if key is not None and not callable(getattr(key, "subkey", None)):
+        raise SettingsError(f"key must be an infl.keys.Keyring or None, not {type(key).__name__}")
+
+
+def presence(var: pd.DataFrame) -> np.ndarray:
+    """Which features were measured, (n_vars,)."""
+    if PRESENT not in var.columns:
+        return np.ones(len(var), dtype=bool)
+    return var[PRESENT].fillna(False).to_numpy(dtype=bool)
+
+
+def own(adata: AnnData) -> AnnData:
+    """Make a view an object of its own, in place, as scanpy does before it writes."""
+    if adata.is_view:
+        adata._init_as_actual(adata.copy())
+    return adata
+
+
+def put(adata: AnnData, layer: str | None, matrix: Any) -> None:
+    """Replace the matrix."""
+    if layer is None:
+        own(adata).X = matrix
+    else:
+        own(adata).layers[layer] = matrix
+
+
+def copies(sites: Mapping[str, AnnData], copy: bool) -> Mapping[str, AnnData]:
+    """Return the sites, or copies of them in memory."""
+    if not copy or not isinstance(sites, Mapping):
+        return sites
+    return {
+        site: (adata.to_memory() if adata.isbacked else adata.copy()) if isinstance(adata, AnnData) else adata
+        for site, adata in sites.items()
+    }

@@ -1,0 +1,242 @@
+"""Normalisation of counts per observation, and logarithms."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from infl.errors import DataError, InflWarning, SettingsError
+from infl.federation.sums import sum_over_sites
+from infl.pp._matrix import SiteMatrix, copies, matrices, put
+from infl.pp._median import federated_median
+from infl.pp._units import units_of
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from infl.keys import Keyring
+
+
+def normalize_total(
+    sites: Mapping[str, AnnData],
+    *,
+    target_sum: float | None = None,
+    exclude_highly_expressed: bool = False,
+    max_fraction: float = 0.05,
+    key_added: str | None = None,
+    layer: str | None = None,
+    copy: bool = False,
+    key: Keyring | None = None,
+) -> dict[str, AnnData] | None:
+    """Give every observation the same total, as :func:`scanpy.pp.normalize_total` does for the pooled data.
+
+    Without `target_sum`, the total is the exact median over the observations of all sites, found by halving: each site
+    says in 32 rounds (64 for float64) how many of its totals are below a bound, and only sums of that are seen.
+
+    Parameters
+    ----------
+    sites
+        AnnData by site name, harmonised; the matrix is replaced at every site, sparse stays sparse.
+    target_sum
+        Total of each observation afterwards (None: the federated median).
+    exclude_highly_expressed
+        Leave features out of the totals that have more than `max_fraction` of them in any observation of any site.
+    max_fraction
+        See `exclude_highly_expressed`.
+    key_added
+        Column of ``obs`` for the factor that each observation was divided by.
+    layer
+        Layer to use instead of ``X``.
+    copy
+        Return altered copies and leave `sites` as they are.
+    key
+        Key ring: with it, and three sites or more, what leaves a site is sealed.
+
+    Returns
+    -------
+    None, or the copies by site name.
+
+    Raises
+    ------
+    infl.errors.DataError
+        Values are negative, or logarithms already.
+
+    Warns
+    -----
+    infl.errors.InflWarning
+        Observations without any count; they stay as they are.
+
+    Examples
+    --------
+    >>> import anndata as ad, infl, numpy as np
+    >>> sites = {"a": ad.AnnData(np.array([[1.0, 3.0], [2.0, 4.0]])), "b": ad.AnnData(np.array([[4.0, 4.0], [0, 2]]))}
+    >>> infl.pp.normalize_total(sites)
+    >>> float(sites["b"].X.sum(axis=1)[0])
+    5.0
+    """
+    if not 0 <= max_fraction <= 1:
+        raise SettingsError(f"max_fraction must be between 0 and 1, not {max_fraction}")
+    if target_sum is not None and not target_sum > 0:
+        raise SettingsError(f"target_sum must be more than 0, not {target_sum}")
+    sites = copies(sites, copy)
+    at = matrices(sites, layer, key, rewrite=True)
+    _check_not_logarithms(at, "normalize_total")
+    found = {site: _as_real(matrix.raw) for site, matrix in at.items()}
+    totals = {site: _totals(x) for site, x in found.items()}
+    if exclude_highly_expressed:
+        counts = {s: {"n": _highly_expressed(x, totals[s], max_fraction)} for s, x in found.items()}
+        kept = sum_over_sites(counts, "highly expressed features", key)["n"] < 0.5
+        totals = {site: _totals(x[:, np.flatnonzero(kept)]) for site, x in found.items()}
+    if target_sum is None:
+        target: Any = _median_total(totals, all(sparse.issparse(x) for x in found.values()), key)
+    else:
+        target = target_sum
+    factors = {site: total / target for site, total in totals.items()}
+    results = {site: _divided(x, factors[site]) for site, x in found.items()}
+    for site, adata in sites.items():
+        put(adata, layer, results[site])
+        if key_added is not None:
+            adata.obs[key_added] = factors[site]
+    _warn_of_empty(totals)
+    return dict(sites) if copy else None
+
+
+def log1p(
+    sites: Mapping[str, AnnData],
+    *,
+    base: float | None = None,
+    copy: bool = False,
+    layer: str | None = None,
+    key: Keyring | None = None,
+) -> dict[str, AnnData] | None:
+    """Logarithm of 1 + x at every site, as :func:`scanpy.pp.log1p`, after a check that no site has been there before.
+
+    Parameters
+    ----------
+    sites
+        AnnData by site name; sparse stays sparse. ``uns["log1p"]["base"]`` is written.
+    base
+        Base of the logarithm (None: e).
+    copy
+        Return altered copies and leave `sites` as they are.
+    layer
+        Layer to use instead of ``X``.
+    key
+        Not needed, nothing is summed; taken so that all functions here are called alike.
+
+    Returns
+    -------
+    None, or the copies by site name.
+
+    Raises
+    ------
+    infl.errors.DataError
+        A site has logarithms or negative values already; which.
+
+    Examples
+    --------
+    >>> import anndata as ad, infl, numpy as np
+    >>> sites = {"a": ad.AnnData(np.array([[0.0, 100.0], [1.0, 2.0]]))}
+    >>> infl.pp.log1p(sites)
+    >>> float(sites["a"].X[1, 0].round(4))
+    0.6931
+    """
+    if base is not None and not (base > 0 and base != 1):
+        raise SettingsError(f"base must be more than 0 and not 1, not {base}")
+    sites = copies(sites, copy)
+    at = matrices(sites, layer, key, rewrite=True)
+    _check_not_logarithms(at, "log1p")
+    results = {site: _log1p(matrix.raw, base) for site, matrix in at.items()}
+    for site, adata in sites.items():
+        put(adata, layer, results[site])
+        adata.uns["log1p"] = {"base": base}
+    return dict(sites) if copy else None
+
+
+def _check_not_logarithms(at: Mapping[str, SiteMatrix], name: str) -> None:
+    for site, matrix in at.items():
+        for _, block in matrix.blocks():
+            values: Any = block.data if sparse.issparse(block) else block
+            if values.size and values.min() < 0:
+                raise DataError(
+                    f"{matrix.layer or 'X'} of {site} has negative values, and {name} is for counts: give the layer with them"
+                )
+        if units_of(matrix.adata, matrix.layer) == "logarithms" and "log1p" in matrix.adata.uns:
+            raise DataError(
+                f"{matrix.layer or 'X'} of {site} is logarithms already (uns['log1p'] says so), and {name} is for counts: "
+                "give the layer with them, or delete uns['log1p'] if it is out of date"
+            )
+
+
+def _as_real(matrix: Any) -> Any:
+    """Floating-point numbers; integers become float32, and CSC becomes CSR, as in scanpy."""
+    matrix = sparse.csr_matrix(matrix) if sparse.issparse(matrix) else np.asarray(matrix)
+    return matrix if matrix.dtype.kind == "f" else matrix.astype(np.float32)
+
+
+def _totals(x: Any) -> np.ndarray:
+    """Sums of rows in the type of the values, (n_obs,); of sparse rows they are added in float64, as in scanpy."""
+    if not sparse.issparse(x):
+        return x.sum(axis=1)
+    row = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
+    return np.bincount(row, weights=x.data, minlength=x.shape[0]).astype(x.dtype)
+
+
+def _highly_expressed(x: Any, totals: np.ndarray, max_fraction: float) -> np.ndarray:
+    """In how many observations each feature has more than a fraction of the total, (n_vars,)."""
+    if not sparse.issparse(x):
+        return (x > totals[:, None] * max_fraction).sum(axis=0).astype(float)
+    above = x.data > max_fraction * np.repeat(totals, np.diff(x.indptr))
+    return np.bincount(x.indices[above], minlength=x.shape[1]).astype(float)
+
+
+def _median_total(totals: Mapping[str, np.ndarray], all_sparse: bool, key: Keyring | None) -> np.floating:
+    """Median over the observations of all sites.
+
+    scanpy 1.11 leaves observations without counts out of the median of a dense matrix, not out of that of a sparse one.
+    """
+    dtype = np.result_type(*totals.values())
+    columns = {}
+    for site, total in totals.items():
+        column = total.astype(dtype)
+        if not all_sparse:
+            column = np.where(column > 0, column, dtype.type(np.nan))
+        columns[site] = column[:, None]
+    median = federated_median(columns, key, purpose="median of totals")[0]
+    if not median > 0:
+        raise DataError("the median of the totals is 0: leave observations without counts out, or give target_sum=")
+    return median
+
+
+def _divided(x: Any, factors: np.ndarray) -> Any:
+    """Rows divided by their factors; a factor of 0 divides nothing."""
+    factors = np.where(factors == 0, 1, factors)
+    if not sparse.issparse(x):
+        return (x / factors[:, None]).astype(x.dtype, copy=False)
+    data = (x.data / np.repeat(factors, np.diff(x.indptr))).astype(x.dtype, copy=False)
+    return sparse.csr_matrix((data, x.indices.copy(), x.indptr.copy()), shape=x.shape)
+
+
+def _log1p(matrix: Any, base: float | None) -> Any:
+    if sparse.issparse(matrix):
+        matrix = matrix.copy() if matrix.format in ("csr", "csc") else matrix.tocsr()
+        matrix.data = _log1p(matrix.data, base)
+        return matrix
+    matrix = np.asarray(matrix)
+    result = np.log1p(matrix if matrix.dtype.kind == "f" else matrix.astype(np.float64))
+    return result if base is None else (result / np.log(base)).astype(result.dtype, copy=False)
+
+
+def _warn_of_empty(totals: Mapping[str, np.ndarray]) -> None:
+    empty = {site: int((total <= 0).sum()) for site, total in totals.items() if (total <= 0).any()}
+    if empty:
+        site, number = next(iter(empty.items()))
+        warnings.warn(
+            f"{sum(empty.values())} observations have no counts ({number} at {site}); they stay as they are",
+            InflWarning,
+            stacklevel=3,
+        )

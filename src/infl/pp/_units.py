@@ -1,0 +1,78 @@
+"""Telling raw counts, logarithms and scaled values apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from scipy import sparse
+
+from infl.errors import DataError
+
+_LOOKED_AT = 1 << 20  # values
+_LARGEST_LOG = 50.0  # log2 of 10¹⁵; intensities of mass spectrometers end at 10¹³
+_OFTEN_NEGATIVE = 0.05
+
+
+def units_of(adata: AnnData, layer: str | None = None) -> str | None:
+    """Say what kind of values a matrix has, from a million of them at most.
+
+    Returns
+    -------
+    str or None
+        ``"raw counts"``: whole numbers, none negative. ``"scaled values"``: one in twenty or more is negative.
+        ``"logarithms"``: broken numbers, none negative, up to 50. ``"normalised counts"``: broken numbers, none
+        negative, larger. None where that cannot be told: all 0, or a few negative values only.
+    """
+    values = _some_values(adata, layer)
+    values = values[np.isfinite(values)]
+    if not len(values) or not values.any():
+        return None
+    if (negative := np.count_nonzero(values < 0)) > 0:
+        return "scaled values" if negative >= _OFTEN_NEGATIVE * len(values) else None
+    if "log1p" in adata.uns and layer is None:
+        return "logarithms"
+    if np.array_equal(values, np.rint(values)):
+        return "raw counts"
+    return "logarithms" if values.max() <= _LARGEST_LOG else "normalised counts"
+
+
+def check_units(units: Mapping[str, str | None]) -> None:
+    """Refuse a mixture.
+
+    Parameters
+    ----------
+    units
+        By site (and modality).
+
+    Raises
+    ------
+    infl.errors.DataError
+        Names one site of each kind.
+    """
+    by_kind: dict[str, list[str]] = {}
+    for where, kind in units.items():
+        if kind is not None:
+            by_kind.setdefault(kind, []).append(where)
+    if len(by_kind) < 2:
+        return
+    (rare, at), *_, (common, others) = sorted(by_kind.items(), key=lambda item: len(item[1]))
+    more = f" (and {len(at) - 1} more)" if len(at) > 1 else ""
+    raise DataError(
+        f"values differ in kind: {at[0]}{more} has {rare}, {others[0]} has {common}; bring all sites to one (infl.pp.log1p, "
+        "infl.pp.scale, or a layer with the raw counts), or set check_units=False if they agree after all"
+    )
+
+
+def _some_values(adata: AnnData, layer: str | None) -> np.ndarray:
+    """Values of evenly spaced rows; of sparse rows, the stored ones."""
+    n_rows = max(1, min(adata.n_obs, _LOOKED_AT // max(1, adata.n_vars)))
+    matrix: Any = adata.X if layer is None else adata.layers[layer]
+    if matrix is None or 0 in adata.shape:
+        return np.empty(0)
+    rows = np.unique(np.linspace(0, adata.n_obs - 1, n_rows).astype(int))
+    part = matrix[rows] if n_rows < adata.n_obs else matrix[:]
+    values = part.data if sparse.issparse(part) else np.asarray(part).ravel()
+    return values if values.dtype.kind in "fiub" else np.empty(0)
