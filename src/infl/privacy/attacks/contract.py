@@ -58,6 +58,8 @@ class Finding:
         protection counts as leaking.
     note
         One line in plain words for a data steward.
+    bound
+        What a promise allows at most, where that is more than chance (membership under differential privacy).
     """
 
     metric: str
@@ -69,13 +71,15 @@ class Finding:
     promised: bool
     margin: float
     note: str
+    bound: float | None = None
 
     @property
     def status(self) -> Status:
         """Judge the finding: the control first."""
         if not self.control > self.chance + self.margin:
             return Status.CONTROL_FAILED
-        if self.low <= self.chance + self.margin * 0.2:
+        allowed = self.chance + self.margin * 0.2
+        if self.low <= (allowed if self.bound is None else max(allowed, self.bound)):
             return Status.HOLDS
         return Status.BROKEN if self.promised else Status.NOT_PROMISED
 

@@ -144,7 +144,8 @@ class Evidence:
     def repeat(self, sites: Mapping[str, Data] | None = None, **changes: Any) -> Recorded:
         """Fit the run again with an eavesdropper on the line; `changes` to the agreement (``lock="none"``, ``rounds=2``).
 
-        Without changes to the protections the run's own key is used, so this is the user's run once more.
+        Without changes to the protections the run's own key and salt are used, so this is the user's run once more;
+        ``salt=None`` draws another.
         """
         from infl.federation.local import run_in_process
         from infl.keys import Keyring
@@ -154,12 +155,12 @@ class Evidence:
         settings = {name: self.run.settings[name] for name in (*names, "lock", "strength", "seal", "min_sites", "seed")}
         task = changes.pop("task", self.task)
         dp = self.run.settings["privacy"]
-        settings |= {"privacy": None if dp is None else DP(**dp)} | changes
+        settings |= {"privacy": None if dp is None else DP(**dp), "salt": self.run.settings["salt"]} | changes
         needs_key = settings["lock"] != "none" or settings["seal"] != "none"
         key = (self.run.key or Keyring.create()) if needs_key else None
         if settings["seal"] == "none" and len(sites) < settings["min_sites"]:
             settings["min_sites"] = 1
-        agreement = Agreement.new(task, self.panel, sites, key, salt=self.run.settings["salt"], **settings)
+        agreement = Agreement.new(task, self.panel, sites, key, **settings)
         ears: list[Eavesdropper] = []
 
         def listen(transport: Transport) -> Transport:

@@ -1,16 +1,22 @@
-"""Which features matter? Column norms of the stored first layer against those of the unlocked one."""
+"""Which features matter? What the stored first layer tells of that, against what the unlocked one does."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
-from infl.privacy.attacks.statistics import rank_correlation
+from infl.privacy.attacks.model_file import ModelFile
+from infl.privacy.attacks.statistics import interval, rank_correlation
 
 if TYPE_CHECKING:
     from infl.privacy.attacks.evidence import Evidence
+
+N_COPIES = 8
+TOP = 8
+"""Features that a thief keeps; few, so that it matters which."""
 
 
 def column_norms(weight: np.ndarray) -> np.ndarray:
@@ -18,43 +24,116 @@ def column_norms(weight: np.ndarray) -> np.ndarray:
     return np.linalg.norm(weight, axis=0)
 
 
+GUESSES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "norm": lambda stored, initial: column_norms(stored),
+    "norm of the change from the public start": lambda stored, initial: column_norms(stored - initial),
+    "norm of the change in size": lambda stored, initial: column_norms(np.abs(stored) - np.abs(initial)),
+    "mean size": lambda stored, initial: np.abs(stored).mean(0),
+    "median size": lambda stored, initial: np.median(np.abs(stored), axis=0),
+    "largest": lambda stored, initial: np.abs(stored).max(0),
+    "mean": lambda stored, initial: stored.mean(0),
+}
+"""Guesses of each feature's importance (in,) from the stored and the public initial weights (out, in)."""
+
+
+def best_guess(stored: np.ndarray, initial: np.ndarray, true: np.ndarray, rng: np.random.Generator) -> float:
+    """Return the rank correlation of the best guess with the truth, found on half of the features, taken on the other."""
+    first, second = np.array_split(rng.permutation(len(true)), 2)
+    on_first = {name: rank_correlation(g(stored, initial)[first], true[first]) for name, g in GUESSES.items()}
+    name = max(on_first, key=lambda n: abs(on_first[n]))
+    return float(np.sign(on_first[name]) * rank_correlation(GUESSES[name](stored, initial)[second], true[second]))
+
+
+def accuracy_with(x: np.ndarray, y: np.ndarray, features: np.ndarray, rng: np.random.Generator) -> float:
+    """Return the cross-validated balanced accuracy of a logistic regression on a few features (n, in)."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300, class_weight="balanced"))
+    folds = StratifiedKFold(
+        int(np.clip(np.bincount(y).min(), 2, 3)), shuffle=True, random_state=int(rng.integers(2**31))
+    )
+    return float(cross_val_score(model, x[:, features], y, cv=folds, scoring="balanced_accuracy").mean())
+
+
 class ImportanceThief(Attack):
-    """Rank features by the stored weights' norms."""
+    """Rank features by the stored first layer, and keep the first of them."""
 
     name: ClassVar[str] = "importance_thief"
     against: ClassVar[Attacker] = Attacker.THIEF
-    question: ClassVar[str] = "Does the file tell a thief which genes matter?"
+    question: ClassVar[str] = "Does the file tell a thief which features matter?"
     quick: ClassVar[bool] = True
 
     def applies(self, evidence: Evidence) -> bool:
-        """Whether the first layer has named features."""
-        return any(1 in axes for axes in evidence.task.units(evidence.panel).values())
+        """Whether a layer has named features as its columns."""
+        return first_layer(evidence) is not None
 
     def run(self, evidence: Evidence) -> list[Finding]:
-        """Correlate ranks; the interval is that of a rank correlation over features."""
-        name = next(n for n, axes in evidence.task.units(evidence.panel).items() if 1 in axes)
-        # a trained first layer is its start, which is public, plus what was learned: importance is in the change
-        from infl.federation.replica import build_bench
-
-        replica = evidence.protected.outcome.replica
-        start = build_bench(evidence.task, replica.agreement)
-        initial = start.shared.views(start.copy_shared())[name].numpy()
-        true = column_norms(evidence.unprotected.model.stored[name].numpy() - initial)
-        key = evidence.run.key if evidence.run.model.header.fingerprint else None
-        control = rank_correlation(column_norms(evidence.run.model.effective(key)[name].numpy() - initial), true)
-        stored = evidence.run.model.stored[name].numpy()
-        value = max((rank_correlation(column_norms(guess), true) for guess in (stored, stored - initial)), key=abs)
-        half = 1.96 / len(true) ** 0.5
-        return [
+        """Correlate ranks over several lockings of the model, then train on the features that come first."""
+        file, name = ModelFile(evidence), first_layer(evidence)
+        assert name is not None
+        initial, unlocked = (w[name].numpy().astype(float) for w in (file.initial, file.unlocked))
+        copies = [c[name].numpy().astype(float) for c in file.copies(N_COPIES, evidence.rng(self.name))]
+        # A trained layer is its start, which is public, and what was learned: importance is in the change.
+        true = column_norms(unlocked - initial)
+        rng = evidence.rng(self.name, "halves")
+        found = [best_guess(stored, initial, true, rng) for stored in copies]
+        ends = interval(found)
+        if len(found) == 1:  # one file: the interval is that over its features
+            half = 1.96 / (len(true) / 2) ** 0.5
+            ends |= {"low": found[0] - half, "high": found[0] + half}
+        findings = [
             Finding(
                 metric="rank correlation with the features' importance",
-                value=abs(value),
-                low=abs(value) - half,
-                high=abs(value) + half,
+                **ends,
                 chance=0.0,
-                control=control,
-                promised=evidence.run.model.header.lock == "field" and evidence.run.model.header.strength == 1,
+                control=best_guess(unlocked, initial, true, rng),
+                promised=file.promised,
                 margin=0.3,
-                note="Importance is how far training moved a feature's weights; the thief has the stored ones and the start.",
+                note=f"The best of {len(GUESSES)} ways to guess from a stored layer how far training moved each "
+                "feature's weights. Control: from the unlocked layer.",
             )
         ]
+        return findings + (
+            self._keep_the_best(evidence, file, copies, initial, true) if evidence.panel.get("classes") else []
+        )
+
+    def _keep_the_best(
+        self, evidence: Evidence, file: ModelFile, copies: list[np.ndarray], initial: np.ndarray, true: np.ndarray
+    ) -> list[Finding]:
+        data = [d.batch(np.union1d(d.train, d.validation)) for d in evidence.judging(keyless=False)]
+        x, y = (np.concatenate([part[i].numpy() for part in data]) for i in (0, 1))
+        rng = evidence.rng(self.name, "top")
+
+        def mean_of(choices: list[np.ndarray]) -> list[float]:
+            return [accuracy_with(x, y, features, rng) for features in choices]
+
+        def top(stored: np.ndarray) -> list[np.ndarray]:
+            return [np.argsort(-guess(stored, initial))[:TOP] for guess in list(GUESSES.values())[:2]]
+
+        stolen = [float(np.mean(mean_of(top(stored)))) for stored in copies]
+        blind = mean_of([rng.choice(len(true), min(TOP, len(true)), replace=False) for _ in range(4 * N_COPIES)])
+        known = mean_of([np.argsort(-true)[:TOP]] * 3)
+        return [
+            Finding(
+                metric=f"balanced accuracy with the {TOP} features that come first",
+                **interval(stolen),
+                chance=float(np.mean(blind)),
+                control=float(np.mean(known)),
+                promised=file.promised,
+                margin=0.08,
+                note="A new model on the features that the stored layer puts first, against features drawn at random "
+                "(chance) and those that the unlocked layer puts first (control).",
+            )
+        ]
+
+
+def first_layer(evidence: Evidence) -> str | None:
+    """Return the name of a weight matrix whose columns are the panel's features."""
+    features = list(evidence.panel.get("features", ()))
+    for name, axes in evidence.task.units(evidence.panel).items():
+        if list(axes.get(1, ())) == features and features:
+            return name
+    return None

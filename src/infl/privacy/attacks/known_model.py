@@ -1,95 +1,216 @@
-"""Known plaintext: does an opened earlier model, or the public start of training, open this one?"""
+"""Known plaintext: do opened earlier models, one opened layer, or the public start of training open this model?
+
+A former member keeps what it could open while it was one: earlier models under the same key. Everybody knows the initial
+weights of a run, for they follow from its public seed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from infl.models.locked import LockedModel, lock_model
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
-from infl.privacy.attacks.keys import judge
+from infl.privacy.attacks.keys import Weights, clipped, rescaled
+from infl.privacy.attacks.model_file import ModelFile
+from infl.privacy.attacks.statistics import cross_chosen, interval, rank_correlation
 
 if TYPE_CHECKING:
     from infl.privacy.attacks.evidence import Evidence
 
+N_COPIES = 12
+N_EARLIER = 3
 
-def opened_like(new: dict[str, Tensor], old: dict[str, Tensor], old_effective: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Open stored weights with the factors that an opened model shows: ``stored_new · effective_old / stored_old``."""
-    return {
-        n: t * (old_effective[n] / torch.where(old[n] == 0, torch.ones_like(old[n]), old[n])) for n, t in new.items()
+
+def fitted_field(pairs: Sequence[tuple[Weights, Weights]]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the factor and the term of each weight that explain pairs of (stored, effective) weights best.
+
+    Least squares over the pairs, weight by weight: ``effective = stored · M + A``. One pair does not tell M from A: A is
+    then taken to be zero.
+    """
+    field = {}
+    for name in pairs[0][0]:
+        s, e = (torch.stack([pair[i][name].double() for pair in pairs]) for i in (0, 1))  # (pairs, …)
+        if len(pairs) == 1:
+            m = e[0] / torch.where(s[0] == 0, 1.0, s[0])
+            field[name] = (m, torch.zeros_like(m))
+            continue
+        ds, de = s - s.mean(0), e - e.mean(0)
+        spread = ds.square().sum(0)
+        m = (ds * de).sum(0) / torch.where(spread == 0, 1.0, spread)
+        field[name] = (m, e.mean(0) - m * s.mean(0))
+    return field
+
+
+def opened_with(stored: Weights, field: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """Open stored weights with factors and terms from :func:`fitted_field`."""
+    return {n: (t.double() * field[n][0] + field[n][1]).float() for n, t in stored.items()}
+
+
+def opened_like(new: Weights, old: Weights, old_effective: Weights) -> dict[str, Tensor]:
+    """Open stored weights with the factors that one opened model shows: ``stored_new · effective_old / stored_old``."""
+    return opened_with(new, fitted_field([(old, old_effective)]))
+
+
+def guesses_from_start(stored: Weights, initial: Weights) -> dict[str, dict[str, Tensor]]:
+    """Return guesses of the effective weights by somebody who knows the initial ones.
+
+    ``signs``: stored sizes with the initial signs. ``turned``: the same brought to the usual spread. ``nearest``: the
+    stored size is believed where it is near the initial one, within a factor of e, else the initial weight is.
+    """
+    signs = {n: t.abs() * initial[n].sign() for n, t in stored.items()}
+    turned = {
+        n: t * (initial[n].norm() / t.norm().clamp(min=1e-12)) if initial[n].norm() > 0 else t for n, t in signs.items()
     }
+    nearest = {
+        n: torch.where((t.abs() / initial[n].abs().clamp(min=1e-12)).log().abs() < 1, signs[n], initial[n])
+        for n, t in stored.items()
+    }
+    return {"signs": signs, "turned": turned, "nearest": nearest}
+
+
+def shuffled(weights: Weights, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Return the same numbers in random places within each tensor: all that a guess can use but where they stood."""
+    return {n: t.flatten()[torch.from_numpy(rng.permutation(t.numel()))].view_as(t) for n, t in weights.items()}
 
 
 class KnownModel(Attack):
-    """Use what is known of another model, or of the start, to open this one."""
+    """Use what is known of other models, of a layer, or of the start, to open this one."""
 
     name: ClassVar[str] = "known_model"
     against: ClassVar[Attacker] = Attacker.FORMER_MEMBER
-    question: ClassVar[str] = "Does an earlier model that was opened once, or the public start, open the next?"
-    quick: ClassVar[bool] = False
-    n_trials: ClassVar[int] = 5
+    question: ClassVar[str] = "Do opened earlier models, one opened layer or the public start open this model?"
 
     def applies(self, evidence: Evidence) -> bool:
-        """Whether the model has a field lock."""
-        return evidence.run.model.header.lock == "field" and evidence.run.key is not None
+        """Whether the model has a field lock, and classes to guess."""
+        return evidence.run.model.header.lock == "field" and bool(evidence.panel.get("classes"))
 
     def run(self, evidence: Evidence) -> list[Finding]:
-        """Open with an earlier model of the same key, and with the initial weights."""
-        key, model = evidence.run.key, evidence.run.model
-        assert key is not None
-        effective, private = model.effective(key), model.private_arrays(key)
-        chance, promised = 1 / len(evidence.panel["classes"]), model.header.strength == 1
-        earlier = evidence.repeat(seed=evidence.run.settings["seed"] + 1).model
-        earlier_effective = earlier.effective(key)
-        initial = self._initial(evidence)
+        """Open with earlier models of the same key, from one layer, and from the initial weights."""
+        file = ModelFile(evidence)
+        copies = file.copies(N_COPIES, evidence.rng(self.name))
+        return [
+            self._earlier_models(evidence, file, copies),
+            *(self._one_layer(evidence, file, copies, first) for first in (True, False)),
+            self._public_start(evidence, file, copies),
+        ]
 
-        def value(weights: dict[str, Tensor]) -> float:
-            module = evidence.task.build(evidence.panel)
-            module.load_state_dict(weights, strict=False)
-            return judge(evidence, module.eval(), keyless=True)
+    def _earlier_models(self, evidence: Evidence, file: ModelFile, copies: list[dict[str, Tensor]]) -> Finding:
+        """Judge by what this model has over the earlier ones, for those the former member has anyway."""
+        seed, rng = evidence.run.settings["seed"], evidence.rng(self.name, "earlier")
+        runs = [evidence.repeat(seed=seed + 1 + i, salt=None).outcome.run for i in range(N_EARLIER)]
+        effective = [run.model.effective(evidence.run.key) for run in runs]
+        salts = {run.model.header.salt for run in runs} | {file.model.header.salt}
 
-        right = judge(evidence, model.module(key), keyless=False)
-        versions: list[LockedModel] = [lock_model(model.header, effective, private, key) for _ in range(self.n_trials)]
-        results = {
-            "an earlier model of the same key, opened": [
-                value(opened_like(m.stored, earlier.stored, earlier_effective)) for m in versions
-            ],
-            "the public initial weights": [
-                max(value(opened_like(m.stored, m.stored, initial)), value(self._signs(m.stored, initial)))
-                for m in versions
-            ],
-        }
-        findings = []
-        for what, values in results.items():
-            half = 1.96 * np.std(values, ddof=1) / len(values) ** 0.5
-            mean = float(np.mean(values))
-            note = f"The thief has {what}. Control: with the right key."
-            findings.append(
-                Finding(
-                    evidence.task.headline,
-                    mean,
-                    mean - half,
-                    mean + half,
-                    chance,
-                    right,
-                    promised,
-                    0.5 * (1 - chance),
-                    note,
-                )
-            )
-        return findings
+        def read(stored: Weights, old: list[dict[str, Tensor]], n: int) -> float:
+            some = effective[:n]
+            guess = opened_with(stored, fitted_field(list(zip(old[:n], some, strict=True))))
+            return rank_correlation(_over(guess, some), _over(file.unlocked, some))
 
-    @staticmethod
-    def _initial(evidence: Evidence) -> dict[str, Tensor]:
-        from infl.federation.replica import build_bench
-
-        bench = build_bench(evidence.task, evidence.protected.outcome.replica.agreement)
-        return {name: view.clone() for name, view in bench.shared.views(bench.copy_shared()).items()}
+        table: tuple[list[float], list[float]] = ([], [])
+        blind: tuple[list[float], list[float]] = ([], [])
+        for number, stored in enumerate(copies):
+            # The first trial has the files as they were saved, the others the same models under other salts.
+            old = [
+                file.locked_anew(e, rng) if number else dict(run.model.stored)
+                for run, e in zip(runs, effective, strict=True)
+            ]
+            elsewhere = shuffled(stored, rng)
+            for row, blind_row, n in zip(table, blind, (1, N_EARLIER), strict=True):
+                row.append(read(stored, old, n))
+                blind_row.append(read(elsewhere, old, n))
+        same = [self._under(file, e, file.model.header.salt) for e in effective]
+        return self._paired(
+            file,
+            "rank correlation with what is new in this model, earlier ones known",
+            np.array(table),
+            np.array(blind),
+            f"{N_EARLIER} earlier models under the same key are known, locked and opened; {len(salts)} models had "
+            f"{len(salts)} salts. Chance: this model's stored numbers in random places. Control: had all been locked under "
+            "one salt.",
+            control=read(file.model.stored, same, N_EARLIER),
+        )
 
     @staticmethod
-    def _signs(stored: dict[str, Tensor], initial: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the stored sizes with the initial signs."""
-        return {name: tensor.abs() * initial[name].sign() for name, tensor in stored.items()}
+    def _under(file: ModelFile, weights: Weights, salt: str) -> dict[str, Tensor]:
+        from infl.models.locked import lock_model
+
+        return lock_model(file.model.header, weights, {}, file.key, salt=salt).stored
+
+    def _one_layer(self, evidence: Evidence, file: ModelFile, copies: list[dict[str, Tensor]], first: bool) -> Finding:
+        layers = list(dict.fromkeys(name.rpartition(".")[0] for name in file.unlocked))
+        known = layers[0] if first else layers[-1]
+        open_part = {n: t for n, t in file.unlocked.items() if n.rpartition(".")[0] == known}
+        rng = evidence.rng(self.name, "layer", known)
+        table: list[list[float]] = [[], [], []]
+        blind: list[list[float]] = [[], [], []]
+        for number, stored in enumerate(copies):
+            usual = file.fresh(number)
+            for results, weights in ((table, stored), (blind, shuffled(stored, rng))):
+                for row, guess in zip(
+                    results, (weights, clipped(weights, usual), rescaled(weights, usual)), strict=True
+                ):
+                    row.append(file.accuracy({**guess, **open_part}))
+        what = "first" if first else "last"
+        return self._paired(
+            file,
+            f"{evidence.task.headline}, {what} layer known",
+            np.array(table),
+            np.array(blind),
+            f"The {what} layer is known, unlocked, and the others are stored weights, against the same numbers in random "
+            "places (chance). Control: with the right key.",
+        )
+
+    def _public_start(self, evidence: Evidence, file: ModelFile, copies: list[dict[str, Tensor]]) -> Finding:
+        rng = evidence.rng(self.name, "start")
+
+        def read(stored: Weights) -> list[float]:
+            guesses = guesses_from_start(stored, file.initial).values()
+            return [rank_correlation(_over(guess, [file.initial]), learned) for guess in guesses]
+
+        learned = _over(file.unlocked, [file.initial])
+        return self._paired(
+            file,
+            "rank correlation with what training changed, start known",
+            np.array([read(stored) for stored in copies]).T,
+            np.array([read(shuffled(stored, rng)) for stored in copies]).T,
+            "Weights guessed from the stored ones and the initial ones, which the run's public seed gives. Chance: the "
+            "stored numbers in random places. Control: the same guess where the file is not locked.",
+            control=max(read(file.unlocked)),
+        )
+
+    @staticmethod
+    def _paired(
+        file: ModelFile,
+        metric: str,
+        table: np.ndarray,
+        blind: np.ndarray,
+        note: str,
+        *,
+        control: float | None = None,
+    ) -> Finding:
+        """Judge variants (variants, trials) by what they gain over the same with shuffled numbers."""
+        gain, chosen = cross_chosen(table - blind)
+        chance = float(blind[chosen, np.arange(blind.shape[1])].mean())
+        ends = interval(gain)
+        return Finding(
+            metric=metric,
+            value=chance + ends["value"],
+            low=chance + ends["low"],
+            high=chance + ends["high"],
+            chance=chance,
+            control=file.right if control is None else control,
+            promised=file.promised,
+            margin=0.2,
+            note=note,
+        )
+
+
+def _over(weights: Weights, known: Sequence[Weights]) -> np.ndarray:
+    """Return what weights have over the mean of known ones, flat."""
+    return torch.cat(
+        [(w - torch.stack([k[name] for k in known]).mean(0)).ravel() for name, w in weights.items()]
+    ).numpy()

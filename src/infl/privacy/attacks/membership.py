@@ -1,4 +1,4 @@
-"""Were you in it? Membership inference by likelihood ratios against shadow models (LiRA)."""
+"""Were you in it? Membership inference by likelihood ratios against shadow models (LiRA), and by the loss alone."""
 
 from __future__ import annotations
 
@@ -11,51 +11,61 @@ import torch
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from infl.privacy.attacks.evidence import Evidence
 
-N_SHADOWS = 16
+N_SHADOWS = 18
 FPR = 0.01
+UNPROTECTED = {"lock": "none", "seal": "none", "strength": 0.0}
 
 
-def confidence(probability: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the logit of the true class's probability (n,), which is nearly Gaussian."""
-    p = np.clip(probability[np.arange(len(labels)), labels], 1e-7, 1 - 1e-7)
-    return np.log(p / (1 - p))
+def confidence(logits: Tensor, y: Tensor) -> np.ndarray:
+    """Return log p / (1 − p) of the true class (n,), which is nearly Gaussian over models.
+
+    From logits (n, classes), where a probability would round to 1.
+    """
+    z = logits.double()
+    others = z.scatter(1, y[:, None], -torch.inf)
+    return (z.gather(1, y[:, None])[:, 0] - others.logsumexp(1)).numpy()
 
 
-def likelihood_ratios(scores: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Attack each model with all the others as shadows.
+def likelihood_ratio(
+    target: np.ndarray, scores: np.ndarray, member: np.ndarray, used: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the log-likelihood ratio of membership of each record in a model; nan where the shadows do not tell.
 
     Parameters
     ----------
+    target
+        The model's confidence in each record. ``(records,)``
     scores
-        Confidence of each model in each record (models, records).
+        That of shadow models. ``(shadows, records)``
     member
-        Whether the record trained the model (models, records).
-
-    Returns
-    -------
-    Log-likelihood ratios of membership and the truth, flat over models and records.
+        Whether the record trained the shadow. ``(shadows, records)``
+    used
+        Whether the shadow counts for the record (default: all do).
 
     References
     ----------
-    Carlini et al., Membership inference attacks from first principles, IEEE S&P 2022 (online attack, one variance for
-    all records, as they advise for few shadow models).
+    Carlini et al., Membership inference attacks from first principles, IEEE S&P 2022: the online attack, with one
+    variance for all records, as they advise for few shadow models.
     """
-    ratios = np.empty_like(scores)
-    for m in range(len(scores)):
-        others = np.delete(np.arange(len(scores)), m)
-        s, inside = scores[others], member[others]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            mean_in = np.where(inside, s, 0).sum(0) / inside.sum(0)
-            mean_out = np.where(~inside, s, 0).sum(0) / (~inside).sum(0)
-            sd_in = np.sqrt(np.where(inside, (s - mean_in) ** 2, 0).sum() / max(inside.sum(), 1)) + 1e-6
-            sd_out = np.sqrt(np.where(~inside, (s - mean_out) ** 2, 0).sum() / max((~inside).sum(), 1)) + 1e-6
-            log_in = -((scores[m] - mean_in) ** 2) / (2 * sd_in**2) - np.log(sd_in)
-            log_out = -((scores[m] - mean_out) ** 2) / (2 * sd_out**2) - np.log(sd_out)
-        ratios[m] = log_in - log_out
-    good = np.isfinite(ratios)
-    return ratios[good], member[good]
+    used = np.ones_like(member) if used is None else used
+    logs = []
+    for these in (member & used, ~member & used):
+        n = these.sum(0)
+        mean = np.where(these, scores, 0).sum(0) / np.where(n == 0, np.nan, n)
+        rest = np.where(these, scores - mean, 0)
+        variance = np.nansum(rest**2) / max(these.sum() - (n > 0).sum(), 1) + 1e-12
+        logs.append(-((target - mean) ** 2) / (2 * variance) - np.log(variance) / 2)
+    return logs[0] - logs[1]
+
+
+def likelihood_ratios(scores: np.ndarray, member: np.ndarray) -> np.ndarray:
+    """Attack each model with all the others as shadows: (models, records)."""
+    rows = [np.delete(np.arange(len(scores)), m) for m in range(len(scores))]
+    return np.stack([likelihood_ratio(scores[m], scores[o], member[o]) for m, o in enumerate(rows)])
 
 
 def true_positive_rate(ratios: np.ndarray, member: np.ndarray, fpr: float) -> float:
@@ -66,74 +76,176 @@ def true_positive_rate(ratios: np.ndarray, member: np.ndarray, fpr: float) -> fl
     >>> true_positive_rate(np.array([3.0, 2.0, 1.0, 0.0]), np.array([True, True, False, False]), 0.01)
     1.0
     """
-    out = np.sort(ratios[~member])[::-1]
-    threshold = out[int(np.floor(fpr * len(out)))]
-    return float((ratios[member] > threshold).mean())
+    known = np.isfinite(ratios)
+    inside, out = ratios[known & member], np.sort(ratios[known & ~member])[::-1]
+    if not len(inside) or not len(out):
+        return float("nan")
+    return float((inside > out[int(np.floor(fpr * len(out)))]).mean())
+
+
+def area_under_curve(ratios: np.ndarray, member: np.ndarray) -> float:
+    """Return the chance that a member scores above somebody else.
+
+    Examples
+    --------
+    >>> area_under_curve(np.array([3.0, 1.0, 2.0, 0.0]), np.array([True, True, False, False]))
+    0.75
+    """
+    from scipy.stats import rankdata
+
+    known = np.isfinite(ratios)
+    ranks, inside = rankdata(ratios[known]), member[known]
+    n, m = int(inside.sum()), int((~inside).sum())
+    return float((ranks[inside].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
+
+
+def allowed_rate(fpr: float, epsilon: float, delta: float) -> float:
+    """Return the largest share of members that (ε, δ)-differential privacy lets anybody find (Kairouz et al. 2015).
+
+    Examples
+    --------
+    >>> allowed_rate(0.01, 0.0, 0.0), allowed_rate(0.01, 8.0, 1e-5) > 0.99
+    (0.01, True)
+    """
+    return float(min(np.exp(epsilon) * fpr + delta, 1 - np.exp(-epsilon) * (1 - delta - fpr)))
+
+
+def allowed_area(epsilon: float, delta: float) -> float:
+    """Return the area under the curve of :func:`allowed_rate`.
+
+    Examples
+    --------
+    >>> allowed_area(0.0, 0.0), round(allowed_area(np.log(3), 0.0), 6)
+    (0.5, 0.75)
+    """
+    corner = (1 - delta) / (1 + np.exp(epsilon))
+    return float(corner * (1 - corner + delta) / 2 + (1 - delta - corner) * (2 - corner) / 2 + delta)
 
 
 class Membership(Attack):
-    """LiRA on the released model, as somebody who may use it."""
+    """LiRA and the loss threshold, as somebody who may use the released model."""
 
     name: ClassVar[str] = "membership"
     against: ClassVar[Attacker] = Attacker.MODEL_USER
     question: ClassVar[str] = "Can a user of the model tell whether somebody's record trained it?"
 
     def applies(self, evidence: Evidence) -> bool:
-        """Whether the task is a classifier."""
-        return evidence.task.name == "classifier"
+        """Whether the run is a classifier, with records enough to be dealt out."""
+        return evidence.task.name == "classifier" and all(a.n_obs >= 4 for a in evidence.sites.values())
 
     def run(self, evidence: Evidence) -> list[Finding]:
-        """Train shadows as the run was trained, and overfitted ones as the control."""
-        settings = {"lock": "none", "seal": "none", "strength": 0.0}
-        value, interval = self._attack(evidence, evidence.task, dict(settings))
-        overfitted = replace(evidence.task, dropout=0.0, weight_decay=0.0, validation=0.0, lr=3e-3)  # type: ignore[call-arg]
-        control, _ = self._attack(evidence, overfitted, settings | {"local_epochs": 5, "patience": 0, "privacy": None})
+        """Train shadows as the run was trained, each on half of the records, and overfitted ones as the control."""
+        scores, member = self._shadows(evidence)
+        over_scores, over_member = self._overfitted(evidence)
         dp = evidence.run.privacy
-        bound = "" if dp is None else f" ε bounds it by {min(1.0, np.exp(dp['epsilon']) * FPR + dp['delta']):.2f}."
-        return [
-            Finding(
-                metric="members found at 1 % false alarms",
-                value=value,
-                low=interval[0],
-                high=interval[1],
-                chance=FPR,
-                control=control,
-                promised=dp is not None,
-                margin=4 * FPR,
-                note=f"{N_SHADOWS} shadow models, each also a target. Only differential privacy promises something here.{bound}",
+        bound = None if dp is None else allowed_rate(FPR, dp["epsilon"], dp["delta"])
+        promise = (
+            "Nothing but differential privacy promises anything here."
+            if bound is None
+            else f"ε allows {bound:.2f} at most."
+        )
+        findings = []
+        for what, attack in (("likelihood ratio", likelihood_ratios), ("loss", lambda s, m: s)):
+            ratios, control = attack(scores, member), attack(over_scores, over_member)
+            low, high = self._interval(evidence, ratios, member)
+            findings.append(
+                Finding(
+                    metric=f"members found at 1 % false alarms, by {what}",
+                    value=true_positive_rate(ratios, member, FPR),
+                    low=low,
+                    high=high,
+                    chance=FPR,
+                    control=true_positive_rate(control, over_member, FPR),
+                    promised=dp is not None,
+                    margin=4 * FPR,
+                    bound=bound,
+                    note=f"{N_SHADOWS} models trained like this one on half of the records each, all of them targets; at 10 % "
+                    f"false alarms {true_positive_rate(ratios, member, 0.1):.2f}, area under the curve "
+                    f"{area_under_curve(ratios, member):.2f}. {promise} Control: overfitted models.",
+                )
             )
-        ]
+        return [*findings, self._this_model(evidence, scores, member, area_under_curve(control, over_member))]
 
-    def _attack(self, evidence: Evidence, task: Any, settings: dict[str, Any]) -> tuple[float, tuple[float, float]]:
-        full = {s: task.read(a, evidence.panel, site=s, rng=evidence.rng("labels")) for s, a in evidence.sites.items()}
-        labels = np.concatenate([d.labels.numpy() for d in full.values()])
+    def _this_model(self, evidence: Evidence, scores: np.ndarray, member: np.ndarray, control: float) -> Finding:
+        """Attack the released model itself: who was trained on, and who was held out for validation?"""
+        run = evidence.run
+        module = run.model.module(run.key if run.model.header.fingerprint else None)
+        data = evidence.judging(keyless=False)
+        truth = np.concatenate(
+            [np.isin(np.arange(a.n_obs), d.train) for a, d in zip(evidence.sites.values(), data, strict=True)]
+        )
+        ratios = likelihood_ratio(self._confidences(evidence, module), scores, member)
+        rng, n = evidence.rng(self.name, "this model"), len(ratios)
+        again = [area_under_curve(ratios[i], truth[i]) for i in (rng.integers(n, size=n) for _ in range(400))]
+        dp = run.privacy
+        return Finding(
+            metric="members told from others in this model, area under the curve",
+            value=area_under_curve(ratios, truth),
+            low=float(np.nanquantile(again, 0.025)),
+            high=float(np.nanquantile(again, 0.975)),
+            chance=0.5,
+            control=control,
+            promised=dp is not None,
+            margin=0.2,
+            bound=None if dp is None else allowed_area(dp["epsilon"], dp["delta"]),
+            note=f"{int(truth.sum())} records that this very model was trained on against {int((~truth).sum())} that it was "
+            "validated on. Control: overfitted models.",
+        )
+
+    def _shadows(self, evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
+        """Return confidences and memberships (models, records) of the run repeated on halves of each site."""
         scores, member = [], []
-        for shadow in range(N_SHADOWS):
-            rng = evidence.rng(self.name, shadow)
-            inside = {s: rng.random(a.n_obs) < 0.5 for s, a in evidence.sites.items()}
-            parts = {s: a[inside[s]] for s, a in evidence.sites.items() if inside[s].sum() >= 2}
-            recorded = evidence.repeat(sites=parts, task=task, seed=shadow, min_sites=min(3, len(parts)), **settings)
-            module, private = recorded.outcome.replica.module(), recorded.outcome.replica.private
-            with torch.no_grad():
-                outputs = [
-                    task.infer(module, task.read(a, evidence.panel, site=s), private)["probability"]
-                    for s, a in evidence.sites.items()
-                ]
-            scores.append(confidence(np.concatenate(outputs).astype(float), labels))
-            # validation records were chosen among those inside; only what was trained on is a member
+        for number in range(N_SHADOWS):
+            half = self._half(evidence, number)
+            recorded = evidence.repeat({s: a[half[s]] for s, a in evidence.sites.items()}, **UNPROTECTED)
             trained = []
             for s, a in evidence.sites.items():
-                mask = np.zeros(a.n_obs, dtype=bool)
-                if s in recorded.outcome.sites:
-                    mask[np.flatnonzero(inside[s])[recorded.outcome.sites[s].data.train]] = True
-                trained.append(mask)
+                trained.append(np.zeros(a.n_obs, dtype=bool))
+                trained[-1][half[s][recorded.outcome.sites[s].data.train]] = True
+            scores.append(self._confidences(evidence, recorded.model.module(None)))
             member.append(np.concatenate(trained))
-        table, truth = np.stack(scores), np.stack(member)
-        ratios, who = likelihood_ratios(table, truth)
-        rate = true_positive_rate(ratios, who, FPR)
-        rng = evidence.rng(self.name, "bootstrap")
-        again = []
-        for _ in range(200):
-            rows = rng.integers(len(ratios), size=len(ratios))
-            again.append(true_positive_rate(ratios[rows], who[rows], FPR))
-        return rate, (float(np.quantile(again, 0.025)), float(np.quantile(again, 0.975)))
+        return np.stack(scores), np.stack(member)
+
+    def _overfitted(self, evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
+        """Return the same of models that were trained on the halves in one place, far too long, with nothing against it."""
+        from infl.tl._compare import pool
+
+        options: dict[str, Any] = {"dropout": 0.0, "weight_decay": 0.0, "validation": 0.0, "standardise": "federated"}
+        settings: dict[str, Any] = {**UNPROTECTED, "min_sites": 1, "participation": 1.0, "patience": 0, "privacy": None}
+        scores, member = [], []
+        for number in range(N_SHADOWS):
+            half = self._half(evidence, number)
+            together = pool({s: a[half[s]] for s, a in evidence.sites.items()})
+            recorded = evidence.repeat(
+                {"together": together},
+                task=replace(evidence.task, **options),
+                rounds=10,
+                local_epochs=10,
+                aggregation="fedavg",
+                aggregation_options={},
+                **settings,
+            )
+            scores.append(self._confidences(evidence, recorded.model.module(None)))
+            member.append(np.concatenate([np.isin(np.arange(a.n_obs), half[s]) for s, a in evidence.sites.items()]))
+        return np.stack(scores), np.stack(member)
+
+    def _half(self, evidence: Evidence, number: int) -> dict[str, np.ndarray]:
+        rng = evidence.rng(self.name, number)
+        return {s: np.sort(rng.permutation(a.n_obs)[: a.n_obs // 2]) for s, a in evidence.sites.items()}
+
+    @staticmethod
+    @torch.no_grad()
+    def _confidences(evidence: Evidence, module: nn.Module) -> np.ndarray:
+        values = []
+        for data in evidence.judging(keyless=False):
+            x, y = data.batch(np.arange(len(data.train) + len(data.validation)))
+            values.append(confidence(module(x), y))
+        return np.concatenate(values)
+
+    def _interval(self, evidence: Evidence, ratios: np.ndarray, member: np.ndarray) -> tuple[float, float]:
+        """Return a 95 % interval by drawing records, with all models' verdicts on them, anew."""
+        rng, n = evidence.rng(self.name, "bootstrap"), ratios.shape[1]
+        again = [
+            true_positive_rate(ratios[:, i], member[:, i], FPR) for i in (rng.integers(n, size=n) for _ in range(200))
+        ]
+        return float(np.nanquantile(again, 0.025)), float(np.nanquantile(again, 0.975))

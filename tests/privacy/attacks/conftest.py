@@ -1,0 +1,31 @@
+"""Small runs to attack: five hospitals, every eighth gene, six rounds; and the same with nothing protected."""
+
+import warnings
+
+import pytest
+
+import infl
+from infl.privacy.attacks import Evidence
+
+
+def attacked(**options: object) -> Evidence:
+    sites = {site: adata[:, ::8].copy() for site, adata in infl.datasets.khan_sites().items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", infl.errors.InflWarning)
+        run = infl.tl.fit_federated(sites, target="tumour_class", progress=False, **{"rounds": 6, "lr": 3e-3} | options)
+    return Evidence(run, sites)
+
+
+@pytest.fixture(scope="session")
+def default() -> Evidence:
+    return attacked()
+
+
+@pytest.fixture(scope="session")
+def unprotected() -> Evidence:
+    return attacked(lock=None, seal="none")
+
+
+@pytest.fixture(scope="session")
+def published() -> Evidence:
+    return attacked(lock="published", seal="none", rounds=10, local_epochs=5, lr=1e-3)
