@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from infl.privacy.dp import DP
     from infl.privacy.seal import Ledger
 
-ADAM_EPS = 1e-5
-"""With torch's 1e-8 a gradient of the size of a rounding error moves a weight by a whole ``lr``, and the last bit of an
-average decides where training goes; 1e-5 keeps locked, sealed and plain runs of one seed together to 1e-6."""
-
 
 class Site:
     """One participant of a run.
