@@ -160,9 +160,8 @@ class Site:
         module, n_shared = replica.module(self.local).train(), bench.shared.total
         flat, gradient = bench.flat.data, bench.flat.grad
         assert gradient is not None
-        optimiser = torch.optim.AdamW(
-            [bench.flat], lr=task.lr, eps=ADAM_EPS, weight_decay=task.weight_decay, fused=True
-        )
+        optimiser = replica.optimiser
+        optimiser.state.clear()  # each round begins anew; building the optimiser again would take longer than a step
         rng, total_loss = generator(a.seed, "batches", self.name, plan.round), torch.zeros(())
         batches = [b for _ in range(a.local_epochs) for b in self._batches(rng)]
         with torch.random.fork_rng(devices=[]):
