@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infl.errors import FederationError, SealError
+from infl.errors import FederationError, KeyringError, SealError
 from infl.privacy.seal import Context, Field, GroupSeal, NoSeal, Packing, RangeError, Words, add, dequantise
 from infl.privacy.seal.packing import RANGE, limit
 
@@ -228,6 +228,11 @@ def test_few_sites_are_refused_at_the_site() -> None:
     c, messages = context(5), sealed(5)
     with pytest.raises(FederationError, match=r"2 sites answered.*min_sites=3"):
         GroupSeal(KEY).unseal(c, c.cohort[:2], total_of(messages[:2]), PACKING)
+
+
+def test_short_secret_is_refused() -> None:
+    with pytest.raises(KeyringError, match=r"32 bytes, not of 31: use keyring\.subkey"):
+        GroupSeal(bytes(31))
 
 
 def test_two_sites_with_one_name_and_strangers() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from infl.errors import FederationError, SealError
+from infl.errors import FederationError, KeyringError, SealError
 from infl.privacy.seal.context import Context, Words
 from infl.privacy.seal.lanes import Masks, close, open_
 from infl.privacy.seal.masks import Streams
@@ -158,6 +158,11 @@ class GroupSeal(NoSeal):
     streams_opened
         Mask streams (of each lane) that the last call used: two to seal, two for every run of responders to unseal.
 
+    Raises
+    ------
+    KeyringError
+        The secret is too short.
+
     Examples
     --------
     >>> import numpy as np
@@ -177,6 +182,8 @@ class GroupSeal(NoSeal):
 
     def __init__(self, subkey: bytes, *, min_sites: int = 3) -> None:
         super().__init__(min_sites=min_sites)
+        if len(subkey) < 32:
+            raise KeyringError(f"the seal needs a secret of 32 bytes, not of {len(subkey)}: use keyring.subkey('seal')")
         self._subkey = subkey
         self.streams_opened = 0
 
