@@ -7,10 +7,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
-from click.testing import Result
 from typer.testing import CliRunner
 
 import infl
@@ -33,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return work
 
 
-def infl_key(*arguments: object, **options) -> Result:
+def infl_key(*arguments: object, **options) -> Any:
     return CliRunner().invoke(app, [str(a) for a in arguments], **options)
 
 
