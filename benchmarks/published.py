@@ -1,6 +1,11 @@
-"""The published keyed method beside ours: accuracy with right and wrong keys, and time (docs/concepts/published.md)."""
+"""The published keyed method beside ours: accuracy with right and wrong keys, and time (docs/concepts/published.md).
+
+``python benchmarks/published.py [LOCAL_EPOCHS …]``
+"""
 
 from __future__ import annotations
+
+import sys
 
 import numpy as np
 import torch
@@ -16,7 +21,7 @@ def main() -> None:
     """Same data, rounds and optimiser for both; then ten times the local epochs, which the published method needs."""
     table = Table("published")
     for name in ("khan", "breast protein"):
-        for epochs in (1, 10):
+        for epochs in [int(e) for e in sys.argv[1:]] or [1, 10]:
             sites, target = panel_sites(name)
             result = infl.tl.compare(
                 sites, target=target, seeds=5, methods=METHODS, local_epochs=epochs, progress=False
