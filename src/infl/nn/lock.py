@@ -36,8 +36,8 @@ class Field:
     subkey
         32 secret bytes, ``keyring.subkey("lock")``. Never shown, never pickled.
     salt
-        Public and fresh per model. Two models locked under one key and one salt share every factor: whoever has one of
-        them unlocked can open the other.
+        Public and fresh per model. Models locked under one key and one salt share every factor: whoever has two of them
+        unlocked can open the others.
     strength
         From 0 (stored weights are the effective ones) to 1. A weight's sign flips with probability ``strength / 2``; the
         flips at a lower strength are among those at a higher one.
