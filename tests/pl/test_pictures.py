@@ -287,6 +287,15 @@ def test_audit_believes_the_table(attacks):
     assert set(marked(infl.pl.audit(limits), _style.VERMILION)) == {0}
 
 
+def test_audit_shows_what_was_not_promised_in_another_colour(attacks):
+    attacks["status"] = ["holds", "leak", "not promised", "control failed", "holds", "not promised"]
+    ax = infl.pl.audit(attacks)
+    assert set(marked(ax, _style.VERMILION)) == {1}
+    assert set(marked(ax, _style.ORANGE)) == {2, 5}
+    assert {0, 4} == set(marked(ax, _style.BLUE))
+    assert "learns something, nothing was promised" in legend(ax)
+
+
 def test_audit_of_large_values_uses_a_scale_for_each_row(attacks):
     attacks.loc[0, ["metric", "value", "chance", "control"]] = ["mse", 12.0, 20.0, 4.0]  # lower is better
     attacks.loc[1, "control"] = np.nan

@@ -109,6 +109,8 @@ def test_attacks_that_take_longer(default, sites: dict[str, AnnData]) -> None:
 def test_bad_input(default, sites: dict[str, AnnData]) -> None:
     with pytest.raises(SettingsError, match="attack 'hope' is not known"):
         infl.tl.audit(default, sites, attacks=["hope"], **QUIET)
+    with pytest.raises(SettingsError, match="names none"):
+        infl.tl.audit(default, sites, attacks=[], **QUIET)
     with pytest.raises(SettingsError, match="fit_federated"):
         infl.tl.audit(default.model, sites, **QUIET)
     other = {s: a.copy() for s, a in sites.items()}
@@ -118,3 +120,34 @@ def test_bad_input(default, sites: dict[str, AnnData]) -> None:
     other["site_9"] = other.pop("site_1")
     with pytest.raises(DataError, match="not the sites of the run: site_1"):
         infl.tl.audit(default, other, attacks="quick", **QUIET)
+
+
+def test_attacks_that_do_not_apply(sites: dict[str, AnnData]) -> None:
+    run = infl.tl.fit_federated(sites, lock=None, **FIT)
+    with pytest.raises(SettingsError, match=r"wrong_key: no such attack applies to this run \(lock none, seal group\)"):
+        infl.tl.audit(run, sites, attacks="wrong_key", **QUIET)
+    with pytest.warns(infl.errors.InflWarning, match="wrong_key left out"):
+        table = infl.tl.audit(run, sites, attacks=["no_key", "wrong_key"], **QUIET)
+    assert table.attrs["left_out"] == ["wrong_key"]
+    assert table["status"].tolist() == ["not promised"]
+
+
+def test_progress_is_shown_on_standard_error(default, sites: dict[str, AnnData], capsys: pytest.CaptureFixture) -> None:
+    infl.tl.audit(default, sites, attacks=["wrong_key", "one_bit_key"], progress=True)
+    out, err = capsys.readouterr()
+    assert not out
+    assert "attack" in err
+    assert "2/2" in err
+
+
+@pytest.mark.slow
+def test_run_under_differential_privacy_is_audited(sites: dict[str, AnnData]) -> None:
+    pytest.importorskip("opacus")
+    small = {s: a[:, ::16].copy() for s, a in sites.items()}
+    privacy = infl.privacy.DP(epsilon=1.0, delta=1e-5)
+    run = infl.tl.fit_federated(
+        small, target="tumour_class", privacy=privacy, rounds=20, lr=0.01, width=16, n_blocks=0, **QUIET
+    )
+    table = infl.tl.audit(run, small, attacks=["membership", "no_key", "known_model"], **QUIET).set_index("attack")
+    assert set(table.loc["membership", "status"]) == {"holds"}
+    assert "leak" not in set(table["status"])

@@ -5,9 +5,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from infl.pl._style import BLACK, GREY, KEYED, PALE, UNKEYED, axes, legend_above, need_columns, rows, words
+from infl.pl._style import BLACK, GREY, KEYED, ORANGE, PALE, UNKEYED, axes, legend_above, need_columns, rows, words
 
 _MARGIN = 0.10  # of the way from chance to the unprotected run; what the table's `status` decides where it has one
+_LOOKS = {
+    "learns nothing": (KEYED, "o"),
+    "learns something": (UNKEYED, "X"),
+    "learns something, nothing was promised": (ORANGE, "s"),
+    "control failed: shows nothing": (GREY, "X"),
+}
 
 
 def audit(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -16,9 +22,11 @@ def audit(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     table
-        What :func:`infl.tl.audit` returned. A column ``status`` that says ``"leaks"`` marks an attack that learns
-        something; without one, an attack does that gets more than a tenth of the way from chance to the unprotected
-        run, or past the columns ``chance_low`` and ``chance_high`` where there are such.
+        What :func:`infl.tl.audit` returned. A column ``status`` that begins with ``"leak"`` marks an attack that learns
+        something, ``"not promised"`` one that does where nothing was promised, ``"control failed"`` one that did not
+        work without protection either. Without such a column, an attack learns something that gets more than a tenth of
+        the way from chance to the unprotected run, or past the columns ``chance_low`` and ``chance_high`` where there are
+        such.
     ax
         Where to draw; default: a new figure.
 
@@ -47,7 +55,7 @@ def audit(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     names = ["attack", "against", "protection", "metric", "value", "chance", "control"]
     need_columns(table, names, "pl.audit draws what infl.tl.audit returns")
     value, chance, control = (table[name].to_numpy(dtype=float) for name in ("value", "chance", "control"))
-    leaks = _leaks(table, value, chance, control)
+    kinds = _kinds(table, value, chance, control)
     relative = bool(np.nanmax(np.abs(np.concatenate([value, chance, control]))) > 1.0)
     if relative:
         span = np.where(np.isclose(control, chance), 1.0, control - chance)
@@ -60,8 +68,8 @@ def audit(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.hlines(y, np.fmin(chance, control), np.fmax(chance, control), color=PALE, linewidth=4, zorder=1)
     ax.scatter(chance, y, marker="|", s=170, color=BLACK, linewidths=2, zorder=2)
     ax.scatter(control, y, marker="D", s=38, facecolors="white", edgecolors=GREY, linewidths=1.5, zorder=3)
-    for learns, colour, marker in ((False, KEYED, "o"), (True, UNKEYED, "X")):
-        here = leaks == learns
+    for kind, (colour, marker) in _LOOKS.items():
+        here = kinds == kind
         ax.scatter(value[here], y[here], marker=marker, s=64, color=colour, zorder=4)
     for start in np.flatnonzero(table["attack"].to_numpy()[1:] != table["attack"].to_numpy()[:-1]):
         ax.axhline(start + 0.5, color=PALE, linewidth=0.6)
@@ -69,20 +77,22 @@ def audit(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set_xlabel("0: chance, 1: unprotected run" if relative else "value of the metric named at the left")
     if not relative and np.nanmin(np.concatenate([value, chance, control])) >= 0:
         ax.set_xlim(-0.02, 1.02)
-    legend_above(ax, _handles(leaks))
+    legend_above(ax, _handles(kinds))
     return ax
 
 
-def _leaks(table: pd.DataFrame, value: np.ndarray, chance: np.ndarray, control: np.ndarray) -> np.ndarray:
+def _kinds(table: pd.DataFrame, value: np.ndarray, chance: np.ndarray, control: np.ndarray) -> np.ndarray:
+    nothing, something, unpromised, failed = _LOOKS
     if "status" in table:
-        return table["status"].astype(str).str.startswith("leak").to_numpy()
+        kinds = {"leak": something, "leaks": something, "not promised": unpromised, "control failed": failed}
+        return table["status"].astype(str).map(lambda status: kinds.get(status, nothing)).to_numpy()
     towards = np.sign(np.nan_to_num(control - chance))  # errors of a reconstruction fall when it learns
     gain = (value - chance) * np.where(towards == 0, 1, towards)
     margin = _MARGIN * np.abs(np.nan_to_num(control - chance))
     if {"chance_low", "chance_high"} <= set(table.columns):
         low, high = table["chance_low"].to_numpy(dtype=float), table["chance_high"].to_numpy(dtype=float)
         margin = np.where(towards < 0, chance - low, high - chance)
-    return gain > margin
+    return np.where(gain > margin, something, nothing)
 
 
 def _row_labels(table: pd.DataFrame) -> list[str]:
@@ -93,14 +103,13 @@ def _row_labels(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def _handles(leaks: np.ndarray) -> list[Line2D]:
+def _handles(kinds: np.ndarray) -> list[Line2D]:
     def mark(label: str, **look: object) -> Line2D:
         return Line2D([], [], linestyle="none", label=label, **look)  # type: ignore[arg-type]
 
     handles = [mark("chance", marker="|", color=BLACK, markersize=12, markeredgewidth=2)]
-    if not leaks.all():
-        handles.append(mark("learns nothing", marker="o", color=KEYED, markersize=7))
-    if leaks.any():
-        handles.append(mark("learns something", marker="X", color=UNKEYED, markersize=7))
+    for kind, (colour, marker) in _LOOKS.items():
+        if (kinds == kind).any():
+            handles.append(mark(kind, marker=marker, color=colour, markersize=7))
     handles.append(mark("unprotected run", marker="D", markerfacecolor="white", markeredgecolor=GREY, markersize=6))
     return handles

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from infl.errors import DataError, SettingsError
+from infl.errors import DataError, InflWarning, SettingsError
 from infl.federation.report import round_bar
 from infl.federation.run import FederatedRun
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from infl._types import Data
+    from infl.privacy.attacks import Attack, Evidence
 
 COLUMNS = ("attack", "against", "protection", "metric", "value", "chance", "control", "low", "high", "status", "note")
 
@@ -54,7 +56,8 @@ def audit(
         ``high``, 95 %), ``chance``, ``control`` (the same attack without protection; for keys, the right key), ``status``
         and ``note``. ``status`` is "holds"; "leak" where a protection that was promised did not hold; "not promised"
         where the attack works and nothing was promised; or "control failed", where the attack did not work on the
-        control either and so shows nothing. ``attrs["passed"]`` is whether no row is a leak or a failed control.
+        control either and so shows nothing. ``attrs["passed"]`` is whether no row is a leak or a failed control,
+        ``attrs["left_out"]`` names attacks that do not apply to the run.
 
     Raises
     ------
@@ -74,27 +77,24 @@ def audit(
     """
     import pandas as pd
 
-    from infl.privacy.attacks import Evidence, known_attacks, load_attack
+    from infl.privacy.attacks import Evidence
     from infl.tl._fit import as_sites
 
     if not isinstance(run, FederatedRun):
         raise SettingsError(f"audit takes what fit_federated returned, not {type(run).__name__}")
-    tables = as_sites(sites, site_key)
-    names = (
-        list(known_attacks())
-        if attacks is None or attacks == "quick"
-        else [attacks]
-        if isinstance(attacks, str)
-        else list(attacks)
-    )
-    loaded = [load_attack(name) for name in names]
-    if attacks == "quick":
-        loaded = [attack for attack in loaded if attack.quick]
-    evidence = Evidence(run, tables, seed)
+    loaded = _load(attacks)
+    evidence = Evidence(run, as_sites(sites, site_key), seed)
     _check_data(evidence)
     chosen = [attack for attack in loaded if attack.applies(evidence)]
+    left_out = [attack.name for attack in loaded if attack not in chosen]
     if not chosen:
-        raise SettingsError(f"none of the attacks {', '.join(names[:5])} applies to this run")
+        raise SettingsError(f"{', '.join(left_out[:5])}: no such attack applies to this run ({evidence.protection})")
+    if left_out and attacks not in (None, "quick"):
+        warnings.warn(
+            f"{', '.join(left_out[:5])} left out: not applicable to this run ({evidence.protection})",
+            InflWarning,
+            stacklevel=2,
+        )
     rows = []
     with round_bar(len(chosen), progress, what="attack") as show:
         for number, attack in enumerate(chosen, 1):
@@ -103,21 +103,34 @@ def audit(
                 rows.append((attack.name, str(attack.against), evidence.protection, *values))
             show(number, [])
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    table.attrs["passed"] = bool(table["status"].isin(["holds", "not promised"]).all())
+    table.attrs |= {"passed": bool(table["status"].isin(["holds", "not promised"]).all()), "left_out": left_out}
     return table
 
 
-def _check_data(evidence: object) -> None:
-    """Refuse data that the run was not fitted on: its first training loss must come out again."""
-    from infl.privacy.attacks import Evidence
+def _load(attacks: str | Sequence[str] | None) -> list[Attack]:
+    """Return the attacks of a preset or by name."""
+    from infl.privacy.attacks import known_attacks, load_attack
 
-    assert isinstance(evidence, Evidence)
+    if attacks is None or attacks == "quick":
+        loaded = [load_attack(name) for name in known_attacks()]
+        return [attack for attack in loaded if attack.quick or attacks is None]
+    names = dict.fromkeys([attacks] if isinstance(attacks, str) else attacks)
+    if not names:
+        raise SettingsError("attacks=[] names none: give some, or 'quick', or None for all")
+    return [load_attack(name) for name in names]
+
+
+def _check_data(evidence: Evidence) -> None:
+    """Refuse data that the run was not fitted on: its first training loss must come out again.
+
+    Under differential privacy nothing comes out again; names of sites and features are compared then.
+    """
     run, names = evidence.run, set(evidence.run.settings["sites"])
     if set(evidence.sites) != names:
         odd = sorted(names ^ set(evidence.sites))
         raise DataError(f"these are not the sites of the run: {', '.join(odd[:3])} is in one of the two only")
     if run.privacy is not None:
-        return  # its noise never comes out again
+        return
     again = evidence.protected.run.history["loss"].iloc[0]
     if not np.isclose(again, run.history["loss"].iloc[0], rtol=1e-3):
         raise DataError(

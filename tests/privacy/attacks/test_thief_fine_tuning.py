@@ -90,7 +90,7 @@ def test_distilled_student_has_the_features(easy) -> None:
 
 def _distance(module: ResidualMLP, weights: dict[str, torch.Tensor], x: torch.Tensor, teacher: torch.Tensor) -> float:
     module.load_state_dict(weights, strict=False)
-    return float((module.eval().latent(x) - teacher).square().mean())
+    return float((module.eval().latent(x) - teacher).square().mean().detach())
 
 
 def test_draw_has_every_class_and_leaves_the_others() -> None:

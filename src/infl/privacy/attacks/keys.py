@@ -120,7 +120,7 @@ class _WithoutTheKey(Attack):
                 chance=chance,
                 control=file.right,
                 promised=file.promised,
-                margin=0.5 * (1 - chance),
+                margin=0.5 * max(file.right - chance, 0.2),
                 note=f"{self.note(most_chosen(list(table), chosen), values)} Control: with the right key.",
             )
         ]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
 from infl.privacy.attacks.keys import Weights, clipped, rescaled
-from infl.privacy.attacks.model_file import ModelFile
+from infl.privacy.attacks.model_file import ModelFile, without_noise
 from infl.privacy.attacks.statistics import cross_chosen, interval, rank_correlation
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ class KnownModel(Attack):
     def _earlier_models(self, evidence: Evidence, file: ModelFile, copies: list[dict[str, Tensor]]) -> Finding:
         """Judge by what this model has over the earlier ones, for those the former member has anyway."""
         seed, rng = evidence.run.settings["seed"], evidence.rng(self.name, "earlier")
-        runs = [evidence.repeat(seed=seed + 1 + i, salt=None).outcome.run for i in range(N_EARLIER)]
+        others = [{"seed": seed + 1 + i, "salt": None} | without_noise(evidence) for i in range(N_EARLIER)]
+        runs = [evidence.repeat(**other).outcome.run for other in others]
         effective = [run.model.effective(evidence.run.key) for run in runs]
         salts = {run.model.header.salt for run in runs} | {file.model.header.salt}
 

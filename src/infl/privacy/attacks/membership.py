@@ -13,6 +13,7 @@ from infl.privacy.attacks.contract import Attack, Attacker, Finding
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from infl.models.task import Task
     from infl.privacy.attacks.evidence import Evidence
 
 N_SHADOWS = 18
@@ -193,40 +194,42 @@ class Membership(Attack):
         )
 
     def _shadows(self, evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
-        """Return confidences and memberships (models, records) of the run repeated on halves of each site."""
-        scores, member = [], []
-        for number in range(N_SHADOWS):
-            half = self._half(evidence, number)
-            recorded = evidence.repeat({s: a[half[s]] for s, a in evidence.sites.items()}, **UNPROTECTED)
-            trained = []
-            for s, a in evidence.sites.items():
-                trained.append(np.zeros(a.n_obs, dtype=bool))
-                trained[-1][half[s][recorded.outcome.sites[s].data.train]] = True
-            scores.append(self._confidences(evidence, recorded.model.module(None)))
-            member.append(np.concatenate(trained))
-        return np.stack(scores), np.stack(member)
+        """Return confidences and memberships of the run repeated on halves of each site.
+
+        Under differential privacy a round is one step over all records, wherever they are: one place is quicker.
+        """
+        if evidence.run.privacy is None:
+            return self._models(evidence, evidence.task, together=False)
+        return self._models(evidence, evidence.task, together=True)
 
     def _overfitted(self, evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
-        """Return the same of models that were trained on the halves in one place, far too long, with nothing against it."""
+        """Return the same of models that were trained far too long, in one place, with nothing against it."""
+        options: dict[str, Any] = {"dropout": 0.0, "weight_decay": 0.0, "validation": 0.0, "lr": 1e-3}
+        settings: dict[str, Any] = {"rounds": 10, "local_epochs": 10, "patience": 0, "privacy": None}
+        plain: dict[str, Any] = {"aggregation": "fedavg", "aggregation_options": {}}
+        return self._models(evidence, replace(evidence.task, **options), together=True, **settings, **plain)
+
+    def _models(
+        self, evidence: Evidence, task: Task, *, together: bool, **settings: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Train models on half of each site's records; return confidence and membership (models, records)."""
         from infl.tl._compare import pool
 
-        options: dict[str, Any] = {"dropout": 0.0, "weight_decay": 0.0, "validation": 0.0, "standardise": "federated"}
-        settings: dict[str, Any] = {**UNPROTECTED, "min_sites": 1, "participation": 1.0, "patience": 0, "privacy": None}
+        first = dict(zip(evidence.sites, np.cumsum([0, *(a.n_obs for a in evidence.sites.values())]), strict=False))
         scores, member = [], []
         for number in range(N_SHADOWS):
             half = self._half(evidence, number)
-            together = pool({s: a[half[s]] for s, a in evidence.sites.items()})
-            recorded = evidence.repeat(
-                {"together": together},
-                task=replace(evidence.task, **options),
-                rounds=10,
-                local_epochs=10,
-                aggregation="fedavg",
-                aggregation_options={},
-                **settings,
-            )
+            tables = {s: a[half[s]] for s, a in evidence.sites.items()}
+            places = {s: first[s] + half[s] for s in tables}
+            if together:
+                tables, places = {"all": pool(tables)}, {"all": np.concatenate(list(places.values()))}
+                settings |= {"min_sites": 1, "participation": 1.0}
+            recorded = evidence.repeat(tables, task=task, **UNPROTECTED, **settings)
+            inside = np.zeros(sum(a.n_obs for a in evidence.sites.values()), dtype=bool)
+            for s, place in places.items():
+                inside[place[recorded.outcome.sites[s].data.train]] = True
             scores.append(self._confidences(evidence, recorded.model.module(None)))
-            member.append(np.concatenate([np.isin(np.arange(a.n_obs), half[s]) for s, a in evidence.sites.items()]))
+            member.append(inside)
         return np.stack(scores), np.stack(member)
 
     def _half(self, evidence: Evidence, number: int) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ from infl.nn.flat import FlatModule
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
 from infl.privacy.attacks.evidence import Evidence
 from infl.privacy.attacks.keys import Weights, clipped, rescaled
-from infl.privacy.attacks.model_file import ModelFile
+from infl.privacy.attacks.model_file import ModelFile, without_noise
 from infl.privacy.attacks.statistics import cross_chosen, interval, most_chosen
 
 if TYPE_CHECKING:
@@ -111,8 +111,8 @@ def fine_tune(
     module.train()
     for step in range(steps):
         gradient.zero_()
-        nn.functional.cross_entropy(module(x), y).backward()
         only_head = step < way.frozen * steps
+        nn.functional.cross_entropy(_of_frozen(module, x, head) if only_head else module(x), y).backward()
         if plain and not only_head:
             optimiser.step()
             continue
@@ -120,6 +120,13 @@ def fine_tune(
         optimiser.step()
         flat.copy_(before + (flat - before) * scale * (late if only_head else 1.0))
     return module.eval()
+
+
+def _of_frozen(module: nn.Module, x: Tensor, head: str) -> Tensor:
+    """Return the outputs; no gradient reaches the features."""
+    with torch.no_grad():
+        z = module.latent(x)  # type: ignore[operator]
+    return getattr(module, head)(z)
 
 
 def searched_signs(
@@ -280,7 +287,7 @@ def break_ins(
         held = {s: task.hold_out(a, 0.5, rng) for s, a in evidence.sites.items()}
         halves = {s: a[~held[s]] for s, a in evidence.sites.items()}
         seed = derive(evidence.run.settings["seed"], "thief", number)
-        run = evidence.repeat(halves, seed=seed, salt=None).outcome.run
+        run = evidence.repeat(halves, seed=seed, salt=None, **without_noise(evidence)).outcome.run
         file = ModelFile(Evidence(run, halves, evidence.seed))
         mine = anndata.concat([a[held[s]] for s, a in evidence.sites.items()], index_unique="-", keys=list(held))
         data = task.read(mine, panel, site="the thief's data", rng=rng, keyless=True)
