@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_moments": ["moments"],
         "_normalize": ["log1p", "normalize_total"],
         "_panel": ["Panel"],
+        "_pca": ["pca"],
         "_scale": ["scale"],
         "_split": ["split_sites"],
     },

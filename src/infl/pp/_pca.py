@@ -1,0 +1,278 @@
+"""Principal components over all sites."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from anndata import AnnData
+from scipy import sparse
+
+from infl.errors import DataError, SettingsError
+from infl.federation.sums import sum_over_sites
+from infl.pp._components import exact_components, randomised_components
+from infl.pp._matrix import SiteMatrix, copies, matrices, own
+from infl.pp._moments import Moments, federated_moments
+
+if TYPE_CHECKING:
+    from infl.keys import Keyring
+
+Solver = Literal["auto", "arpack", "full", "covariance_eigh", "randomized"]
+
+LARGEST_EXACT = 5000
+"""Most features for which all products of features are summed."""
+_N_COMPS = 50
+_IN_MEMORY = 1 << 22  # numbers: of a block of rows, and of the products that are summed at a time
+_STEP = -48  # of sums that are at most 1 in size
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What all sites know before the first product.
+
+    Attributes
+    ----------
+    columns
+        The features that are used.
+    center
+        What is subtracted, (k,).
+    spread
+        Σ of squared distances from it over all sites, (k,), and `n`, observations of all sites.
+    """
+
+    columns: np.ndarray
+    center: np.ndarray
+    spread: np.ndarray
+    n: int
+
+
+def pca(
+    sites: Mapping[str, AnnData],
+    n_comps: int | None = None,
+    *,
+    layer: str | None = None,
+    zero_center: bool = True,
+    svd_solver: Solver | None = None,
+    random_state: int = 0,
+    mask_var: str | np.ndarray | EllipsisType | None = ...,
+    dtype: str = "float32",
+    key_added: str | None = None,
+    copy: bool = False,
+    key: Keyring | None = None,
+) -> dict[str, AnnData] | None:
+    """Principal components of the observations of all sites, as :func:`scanpy.pp.pca` finds them in the pooled data.
+
+    Up to 5,000 features, the products of all pairs of features are summed over sites, once, and the components are exact.
+    Beyond that, a block of random directions is multiplied by the covariance until the components stand still
+    (randomised subspace iteration), one sum a round. Either way each site computes its own scores.
+
+    Parameters
+    ----------
+    sites
+        AnnData by site name, harmonised. A site may have fewer observations than there are components. A feature that a
+        site did not measure is at its mean there.
+    n_comps
+        Number of components (None: 50, or one less than there are observations or features).
+    layer
+        Layer to use instead of ``X``; sparse is never made dense but for blocks of rows.
+    zero_center
+        Subtract means; if False, the singular vectors of the data as they are.
+    svd_solver
+        ``"covariance_eigh"``, ``"full"``: by all products. ``"randomized"``: by blocks. None, ``"auto"``, ``"arpack"``:
+        whichever suits the number of features.
+    random_state
+        Seed of the random directions; all sites use the same.
+    mask_var
+        Features to use: a column of ``var`` with truth values (alike at all sites) or an array. Unless given,
+        ``"highly_variable"`` where it exists.
+    dtype
+        Of the scores.
+    key_added
+        Name of the fields instead of scanpy's.
+    copy
+        Return altered copies and leave `sites` as they are.
+    key
+        Key ring: with it, and three sites or more, what leaves a site is sealed.
+
+    Returns
+    -------
+    None, or the copies by site name. At every site are written ``obsm["X_pca"]`` (its own scores), ``varm["PCs"]``,
+    ``uns["pca"]["variance"]``, ``["variance_ratio"]`` and ``["params"]``, which but for the scores are alike everywhere.
+
+    Raises
+    ------
+    infl.errors.DataError
+        The mask differs between sites, or nothing varies.
+    infl.errors.SettingsError
+        More components than observations or features.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> infl.pp.pca(sites, n_comps=20)
+    >>> sites["site_2"].obsm["X_pca"].shape[1]
+    20
+
+    References
+    ----------
+    Halko, Martinsson and Tropp (2011), Finding structure with randomness. SIAM Review 53:217.
+    Musco and Musco (2015), Randomized block Krylov methods. NeurIPS 28.
+    """
+    solvers = ("auto", "arpack", "full", "covariance_eigh", "randomized")
+    if svd_solver is not None and svd_solver not in solvers:
+        raise SettingsError(f"svd_solver must be one of {', '.join(solvers)}, or None, not {svd_solver!r}")
+    sites = copies(sites, copy)
+    at = matrices(sites, layer, key)
+    mask_name, columns = _columns(at, mask_var)
+    n_obs = sum(matrix.n_obs for matrix in at.values())
+    n_comps = _n_comps(n_comps, len(columns), n_obs)
+    found = federated_moments(at, key, purpose="pca")
+    frame = _frame(found, columns, n_obs, zero_center)
+    exact = len(columns) <= LARGEST_EXACT if svd_solver in (None, "auto", "arpack") else svd_solver != "randomized"
+    if exact:
+        values, vectors = exact_components(_covariance(at, frame, key), n_comps)
+    else:
+        values, vectors = randomised_components(
+            lambda block: _product(at, frame, block, key), len(columns), n_comps, random_state
+        )
+    variance = values
+    if not zero_center:  # as scikit-learn's TruncatedSVD: variance of the scores, whose mean is not 0
+        variance = (values * (n_obs - 1) - n_obs * (found.mean[columns] @ vectors) ** 2) / n_obs
+    total = found.var[columns].sum() * (1 if zero_center else (n_obs - 1) / n_obs)
+    loadings = np.zeros((len(found.mean), n_comps))
+    loadings[columns] = vectors
+    scores = {site: _scores(matrix, frame, vectors).astype(dtype) for site, matrix in at.items()}
+
+    obsm, varm, uns = ("X_pca", "PCs", "pca") if key_added is None else (key_added,) * 3
+    params = {"zero_center": zero_center, "use_highly_variable": mask_name == "highly_variable", "mask_var": mask_name}
+    for site, adata in sites.items():
+        own(adata).obsm[obsm] = scores[site]
+        adata.varm[varm] = loadings.copy()
+        adata.uns[uns] = {
+            "params": params | ({} if layer is None else {"layer": layer}),
+            "variance": variance.copy(),
+            "variance_ratio": variance / total,
+        }
+    return dict(sites) if copy else None
+
+
+def _columns(at: Mapping[str, SiteMatrix], mask_var: str | np.ndarray | EllipsisType | None) -> tuple[Any, np.ndarray]:
+    """The mask as scanpy notes it, and positions of the features to use."""
+    first, *others = at.values()
+    names = first.adata.var_names
+    if mask_var is ...:
+        has = [site for site, matrix in at.items() if "highly_variable" in matrix.adata.var]
+        if has and len(has) < len(at):
+            lacks = next(site for site in at if site not in has)
+            raise DataError(
+                f"var['highly_variable'] is at {has[0]} and not at {lacks}: call infl.pp.highly_variable_genes on all sites, "
+                "or give mask_var=None"
+            )
+        mask_var = "highly_variable" if has else None
+    if mask_var is None:
+        return None, np.arange(len(names))
+    if not isinstance(mask_var, str):
+        mask = np.asarray(mask_var)
+        if mask.shape != (len(names),) or mask.dtype != bool:
+            raise SettingsError(f"mask_var must be truth values, one for each of the {len(names)} features")
+    else:
+        for matrix in at.values():
+            if mask_var not in matrix.adata.var:
+                raise DataError(f"mask_var {mask_var!r} is missing in var of {matrix.site}")
+            if matrix.adata.var[mask_var].dtype != bool:
+                raise DataError(f"mask_var {mask_var!r} must be truth values, at {matrix.site}")
+        mask = first.adata.var[mask_var].to_numpy()
+        for matrix in others:
+            if not np.array_equal(matrix.adata.var[mask_var].to_numpy(), mask):
+                raise DataError(
+                    f"var[{mask_var!r}] of {matrix.site} is not that of {first.site}: compute it on all sites together"
+                )
+    if not mask.any():
+        raise DataError("mask_var leaves no feature: choose some, or give mask_var=None")
+    return mask_var, np.flatnonzero(mask)
+
+
+def _n_comps(n_comps: int | None, n_columns: int, n_obs: int) -> int:
+    smallest = min(n_columns, n_obs)
+    if n_comps is None:
+        n_comps = _N_COMPS if smallest > _N_COMPS else smallest - 1
+    if not 0 < n_comps <= smallest:
+        raise SettingsError(
+            f"n_comps must be from 1 to {smallest}, as there are {n_obs} observations and {n_columns} features, not {n_comps}"
+        )
+    return int(n_comps)
+
+
+def _frame(found: Moments, columns: np.ndarray, n_obs: int, zero_center: bool) -> _Frame:
+    mean, squares = found.mean[columns], found.var[columns] * np.maximum(found.n[columns] - 1, 0)
+    if zero_center:
+        frame = _Frame(columns, mean, squares, n_obs)
+    else:
+        frame = _Frame(columns, np.zeros(len(columns)), squares + found.n[columns] * mean**2, n_obs)
+    if not frame.spread.sum() > 0:
+        raise DataError("no feature varies between observations: there are no principal components")
+    return frame
+
+
+def _centred(matrix: SiteMatrix, frame: _Frame) -> Iterator[np.ndarray]:
+    """Blocks (n_rows, k) of centred values in float64; 0 where a feature was not measured."""
+    present = matrix.present[frame.columns]
+    everything = len(frame.columns) == len(matrix.present)
+    n_rows = max(1, _IN_MEMORY // len(frame.columns))
+    for _, whole in matrix.blocks():
+        for start in range(0, whole.shape[0], n_rows):
+            block: Any = whole[start : start + n_rows]
+            block = block if everything else block[:, frame.columns]
+            block = (block.toarray() if sparse.issparse(block) else block).astype(np.float64)
+            block -= frame.center
+            if not present.all():
+                block[:, ~present] = 0
+            yield block
+
+
+def _covariance(at: Mapping[str, SiteMatrix], frame: _Frame, key: Keyring | None) -> np.ndarray:
+    """Covariance over all sites, (k, k), some rows of its upper half at a time.
+
+    What a site sends is divided by the features' spreads: a sum over sites then is a correlation, at most 1.
+    """
+    size = np.sqrt(np.where(frame.spread > 0, frame.spread, 1))
+    k = len(size)
+    covariance = np.empty((k, k))
+    width = max(1, _IN_MEMORY // k)
+    for start in range(0, k, width):
+        chunk = slice(start, start + width)
+        parts = {}
+        for site, matrix in at.items():
+            products = np.zeros((len(size[chunk]), k - start))
+            for block in _centred(matrix, frame):
+                block /= size
+                products += block[:, chunk].T @ block[:, start:]
+            parts[site] = {"products": products}
+        summed = sum_over_sites(parts, "pca: products", key, exponents={"products": _STEP})["products"]
+        covariance[chunk, start:] = summed
+        covariance[start:, chunk] = summed.T
+    covariance *= size[:, None]
+    covariance *= size
+    covariance /= frame.n - 1
+    return covariance
+
+
+def _product(at: Mapping[str, SiteMatrix], frame: _Frame, block: np.ndarray, key: Keyring | None) -> np.ndarray:
+    """Covariance times a block of directions, (k, width); what is sent is divided by the total spread, so at most 1."""
+    total = frame.spread.sum()
+    parts = {}
+    for site, matrix in at.items():
+        result = np.zeros(block.shape)
+        for rows in _centred(matrix, frame):
+            result += rows.T @ (rows @ block)
+        parts[site] = {"image": result / total}
+    return sum_over_sites(parts, "pca: directions", key, exponents={"image": _STEP})["image"] * total / (frame.n - 1)
+
+
+def _scores(matrix: SiteMatrix, frame: _Frame, vectors: np.ndarray) -> np.ndarray:
+    """Scores of a site's observations, (n_obs, n_comps)."""
+    return np.concatenate([block @ vectors for block in _centred(matrix, frame)])
