@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from infl._types import Data
     from infl.federation.run import FederatedRun
+    from infl.keys import Keyring
     from infl.models.task import Task
 
 
@@ -38,6 +39,9 @@ METHODS = (
     "baseline",
 )
 N_WRONG_KEYS = 10
+LOWER_IS_BETTER = ("error", "loss", "mse", "nll")
+Scores = tuple[dict[str, float], dict[str, dict[str, float]]]
+"""Metrics on all held-out observations together, and by site."""
 
 
 def compare(
@@ -49,6 +53,7 @@ def compare(
     seeds: int | Sequence[int] = 5,
     methods: Sequence[str] | None = None,
     test_share: float = 0.3,
+    holdout: Literal["observations", "site"] = "observations",
     rounds: int = 20,
     local_epochs: int = 1,
     progress: bool | None = None,
@@ -58,6 +63,7 @@ def compare(
 
     For each seed every site holds out `test_share` of its observations; all methods are fitted on the rest (which
     they split into training and validation themselves) and judged on the held-out observations of all sites together.
+    With ``holdout="site"`` each site in turn is left out of the fit and judged on, as a hospital that joins later.
 
     Parameters
     ----------
@@ -82,6 +88,8 @@ def compare(
             What practitioners would try first, on pooled data (multinomial logistic regression for a classifier).
     test_share
         Share of each site's observations that is held out.
+    holdout
+        ``"observations"``, or ``"site"``: all of a site, each in turn; a metric is then the mean over sites.
     rounds, local_epochs, **options
         As for :func:`infl.tl.fit_federated`; options that it does not know are the model's.
     progress
@@ -90,13 +98,15 @@ def compare(
     Returns
     -------
     DataFrame
-        One row a method and metric: ``method``, ``metric``, ``mean``, ``sd`` (over seeds), ``n_seeds``, ``seconds``
-        (mean, of fit and prediction). ``attrs["chance"]`` is one over the number of classes.
+        One row a method and metric: ``method``, ``metric``, ``mean``, ``sd`` (over seeds), ``worst_site`` (mean over
+        seeds of the site where it is worst; for ``"alone"``, of a site's own model on its own observations),
+        ``n_seeds``, ``seconds`` (mean, of fit and prediction). ``attrs["values"]`` has a record for each method, metric,
+        seed and site (``""``: overall), for paired differences; ``attrs["chance"]`` is one over the number of classes.
 
     Raises
     ------
     SettingsError
-        Unknown method, or fewer than one seed.
+        Unknown method or holdout, fewer than one seed, or too few sites to leave one out.
 
     Examples
     --------
@@ -117,35 +127,41 @@ def compare(
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds or not chosen:
         raise SettingsError("seeds= and methods= need at least one entry each")
+    if holdout not in ("observations", "site"):
+        raise SettingsError(f"holdout={holdout!r}: 'observations' or 'site'")
+    if holdout == "site" and len(tables) < 3:
+        raise SettingsError(f"holdout='site' leaves one site out and needs at least 3 sites; there are {len(tables)}")
     run_options = {k: options.pop(k) for k in list(options) if k in RUN_OPTIONS}
     task = make_task(model, options | ({} if target is None else {"target": target}))
     panel = task.agree(tables)
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
-    seconds: dict[str, list[float]] = defaultdict(list)
-    with round_bar(len(seeds) * len(chosen), progress, what="fit") as show:
-        for number, seed in enumerate(seeds):
-            bench = _Bench(
-                task, panel, tables, seed, test_share, run_options | {"rounds": rounds, "local_epochs": local_epochs}
-            )
-            for position, method in enumerate(chosen):
-                begun = time.perf_counter()
-                metrics = bench.measure(method)
-                seconds[method].append(time.perf_counter() - begun)
-                for name, value in metrics.items():
-                    values[method, name].append(value)
-                show(number * len(chosen) + position + 1, [])
+    run_options |= {"rounds": rounds, "local_epochs": local_epochs}
+    records: list[dict[str, Any]] = []
+    seconds: dict[str, float] = defaultdict(float)
+    n_folds = len(tables) if holdout == "site" else 1
+    with round_bar(len(seeds) * n_folds * len(chosen), progress, what="fit") as show:
+        done = 0
+        for seed in seeds:
+            overall: dict[str, list[Mapping[str, float]]] = defaultdict(list)
+            for train, test in folds(task, tables, holdout, test_share, seed):
+                bench = _Bench(task, panel, train, test, seed, run_options)
+                for method in chosen:
+                    begun = time.perf_counter()
+                    together, by_site = bench.measure(method)
+                    seconds[method] += (time.perf_counter() - begun) / len(seeds)
+                    overall[method].append(together)
+                    records += [
+                        _record(method, seed, site, m, v) for site, row in by_site.items() for m, v in row.items()
+                    ]
+                    show(done := done + 1, [])
+            records += [_record(method, seed, "", m, v) for method in chosen for m, v in _mean(overall[method]).items()]
     rows = [
-        (
-            method,
-            metric,
-            float(np.mean(v)),
-            float(np.std(v, ddof=1)) if len(v) > 1 else 0.0,
-            len(v),
-            float(np.mean(seconds[method])),
-        )
-        for (method, metric), v in values.items()
+        (method, metric, *_spread(overall), _worst(metric, sites), len(seeds), seconds[method])
+        for method in chosen
+        for metric, overall, sites in _by_metric(records, method)
     ]
-    table = pd.DataFrame(rows, columns=["method", "metric", "mean", "sd", "n_seeds", "seconds"])
+    columns = ["method", "metric", "mean", "sd", "worst_site", "n_seeds", "seconds"]
+    table = pd.DataFrame(rows, columns=columns)
+    table.attrs["values"] = records
     if panel.get("classes"):
         table.attrs["chance"] = 1 / len(panel["classes"])
     return table
@@ -154,34 +170,49 @@ def compare(
 RUN_OPTIONS = ("aggregation", "aggregation_options", "participation", "patience", "strength", "min_sites")
 
 
+def folds(
+    task: Task, tables: Mapping[str, Data], holdout: str, test_share: float, seed: int
+) -> Iterator[tuple[dict[str, Data], dict[str, Data]]]:
+    """Yield what is fitted on and what is judged on, by site."""
+    if holdout == "site":
+        for site, adata in tables.items():
+            yield {other: a for other, a in tables.items() if other != site}, {site: adata}
+        return
+    held = {s: task.hold_out(a, test_share, generator(seed, "held out", s)) for s, a in tables.items()}
+    train = {site: adata[~held[site]].copy() for site, adata in tables.items()}
+    yield train, {site: adata[held[site]].copy() for site, adata in tables.items()}
+
+
 class _Bench:
-    """One seed: the split, and the runs that several methods share."""
+    """One fold: training and test data, and the runs that several methods share."""
 
     def __init__(
         self,
         task: Task,
         panel: dict[str, Any],
-        tables: Mapping[str, Data],
+        train: Mapping[str, Data],
+        test: Mapping[str, Data],
         seed: int,
-        test_share: float,
         run_options: Mapping[str, Any],
     ) -> None:
         self.task, self.panel, self.seed, self.options = task, panel, seed, dict(run_options)
-        held = {s: task.hold_out(a, test_share, generator(seed, "held out", s)) for s, a in tables.items()}
-        self.train = {site: adata[~held[site]].copy() for site, adata in tables.items()}
-        self.test = pool({site: adata[held[site]].copy() for site, adata in tables.items()})
+        self.train = train
+        self.test = {site: adata for site, adata in test.items() if adata.n_obs}
+        self.together = pool(self.test)
         self.runs: dict[str, FederatedRun] = {}
 
-    def measure(self, method: str) -> dict[str, float]:
-        """Return a method's metrics on the held-out observations."""
+    def measure(self, method: str) -> Scores:
+        """Return a method's metrics on the held-out observations together, and by site."""
         from infl.keys import Keyring
 
         if method == "baseline":
-            outputs = self.task.baseline(pool(self.train), self.test, self.panel, seed=self.seed)
-            return self.task.score(self.test, outputs, self.panel)
+            pooled = pool(self.train)
+            return self._judge(lambda adata: self.task.baseline(pooled, adata, self.panel, seed=self.seed))
         if method == "alone":
-            runs = [self._fit({site: adata}, "none", "none") for site, adata in self.train.items()]
-            return _mean([self._score(run) for run in runs])
+            scores = {site: self._score(self._fit({site: adata}, "none", "none")) for site, adata in self.train.items()}
+            own = {site: scores[site][1][site] for site in self.test if site in scores}
+            by_site = own or {site: _mean([s[1][site] for s in scores.values()]) for site in self.test}
+            return _mean([together for together, _ in scores.values()]), by_site
         if method == "pooled":
             return self._score(self._fit({"pooled": pool(self.train)}, "none", "none"))
         kind = method.split("_")[0]
@@ -190,16 +221,25 @@ class _Bench:
             self.runs[kind] = self._fit(self.train, lock, "group" if kind == "infl" else "none")
         run = self.runs[kind]
         if method.endswith("no_key"):
-            return self.task.score(self.test, infer(self.test, run.model, None), self.panel)
+            return self._judge(lambda adata: infer(adata, run.model, None))
         if method.endswith("wrong_key"):
-            keys = [Keyring.create() for _ in range(N_WRONG_KEYS)]
-            guesses = [infer(self.test, run.model, key, verify=False) for key in keys]
-            return _mean([self.task.score(self.test, guess, self.panel) for guess in guesses])
+            guesses = [self._score(run, Keyring.create()) for _ in range(N_WRONG_KEYS)]
+            by_site = {site: _mean([sites[site] for _, sites in guesses]) for site in self.test}
+            return _mean([together for together, _ in guesses]), by_site
         return self._score(run)
 
-    def _score(self, run: FederatedRun) -> dict[str, float]:
-        key = run.key if run.model.header.fingerprint else None
-        return self.task.score(self.test, infer(self.test, run.model, key), self.panel)
+    def _score(self, run: FederatedRun, wrong: Keyring | None = None) -> Scores:
+        key = wrong or (run.key if run.model.header.fingerprint else None)
+        return self._judge(lambda adata: infer(adata, run.model, key, verify=wrong is None))
+
+    def _judge(self, outputs_for: Callable[[Data], dict[str, np.ndarray]]) -> Scores:
+        outputs = {site: outputs_for(adata) for site, adata in self.test.items()}
+        by_site = {site: self.task.score(adata, outputs[site], self.panel) for site, adata in self.test.items()}
+        if len(outputs) == 1:
+            return next(iter(by_site.values())), by_site
+        names = next(iter(outputs.values()))
+        joined = {name: np.concatenate([o[name] for o in outputs.values()]) for name in names}
+        return self.task.score(self.together, joined, self.panel), by_site
 
     def _fit(self, tables: Mapping[str, Data], lock: str, seal: str) -> FederatedRun:
         from infl.keys import Keyring
@@ -243,4 +283,38 @@ def pool(tables: Mapping[str, Data]) -> Data:
 
 
 def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: float(np.nanmean([row[name] for row in rows])) for name in rows[0]}
+    return {name: _known_mean([row[name] for row in rows]) for name in rows[0]}
+
+
+def _known_mean(values: Sequence[float]) -> float:
+    """Mean without what could not be measured (an AUROC where a site has one class)."""
+    known = [v for v in values if not np.isnan(v)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _record(method: str, seed: int, site: str, metric: str, value: float) -> dict[str, Any]:
+    return {"method": method, "metric": metric, "seed": seed, "site": site, "value": value}
+
+
+def _by_metric(
+    records: Sequence[Mapping[str, Any]], method: str
+) -> Iterator[tuple[str, list[float], dict[int, list[float]]]]:
+    """Yield each metric of a method with its values by seed, overall and at the sites."""
+    mine = [r for r in records if r["method"] == method]
+    for metric in dict.fromkeys(r["metric"] for r in mine):
+        sites: dict[int, list[float]] = defaultdict(list)
+        for r in mine:
+            if r["metric"] == metric and r["site"]:
+                sites[r["seed"]].append(r["value"])
+        yield metric, [r["value"] for r in mine if r["metric"] == metric and not r["site"]], sites
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float]:
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def _worst(metric: str, by_seed: Mapping[int, Sequence[float]]) -> float:
+    """Return the mean over seeds of the value at the site where the metric is worst."""
+    worst = max if any(word in metric for word in LOWER_IS_BETTER) else min
+    known = [[v for v in values if not np.isnan(v)] for values in by_seed.values()]
+    return _known_mean([worst(values) if values else float("nan") for values in known])

@@ -1,0 +1,58 @@
+"""Comparing methods: what is held out, what a site left out sees, and how the worst site is told."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+import infl
+from infl.errors import SettingsError
+from infl.tl._compare import _worst
+
+FAST = {"target": "tumour_class", "rounds": 2, "seeds": 2, "progress": False}
+
+
+def test_a_site_left_out_is_judged_by_a_model_of_the_others(khan_sites: dict[str, AnnData]) -> None:
+    table = infl.tl.compare(khan_sites, methods=["baseline"], holdout="site", **FAST)
+    values = pd.DataFrame(table.attrs["values"]).query("metric == 'balanced_accuracy'")
+    at = values[values["site"] != ""].set_index(["seed", "site"])["value"]
+    assert sorted(at.index.unique("site")) == sorted(khan_sites)
+    others = {site: a for site, a in khan_sites.items() if site != "site_2"}
+    task = infl.models.Classifier(target="tumour_class")
+    panel = task.agree(khan_sites)
+    import anndata
+
+    outputs = task.baseline(anndata.concat(others.values()), khan_sites["site_2"], panel, seed=1)
+    assert at[1, "site_2"] == task.score(khan_sites["site_2"], outputs, panel)["balanced_accuracy"]
+    row = table.set_index("metric").loc["balanced_accuracy"]
+    assert np.isclose(row["mean"], at.mean())
+    assert np.isclose(row["worst_site"], at.groupby("seed").min().mean())
+    assert row["worst_site"] <= row["mean"]
+
+
+def test_the_worst_site_has_the_largest_error_and_the_smallest_accuracy() -> None:
+    by_seed = {0: [0.5, 0.9, float("nan")], 1: [0.7, 0.3, 0.4]}
+    assert np.isclose(_worst("accuracy", by_seed), (0.5 + 0.3) / 2)
+    assert np.isclose(_worst("calibration_error", by_seed), (0.9 + 0.7) / 2)
+    assert np.isnan(_worst("auroc", {0: [float("nan")]}))
+
+
+def test_a_site_alone_is_told_by_its_own_observations(khan_sites: dict[str, AnnData]) -> None:
+    table = infl.tl.compare(khan_sites, methods=["alone", "fedavg"], **FAST)
+    values = pd.DataFrame(table.attrs["values"])
+    assert set(values["site"]) == {"", *khan_sites}
+    assert len(values) == 2 * 2 * 6 * 4  # methods, seeds, five sites and all, metrics
+    assert {"method", "metric", "mean", "sd", "worst_site", "n_seeds", "seconds"} == set(table)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"holdout": "hospital"}, "holdout='hospital': 'observations' or 'site'"),
+        ({"holdout": "site"}, "needs at least 3 sites; there are 2"),
+    ],
+)
+def test_what_cannot_be_held_out(khan_sites: dict[str, AnnData], options: dict[str, str], said: str) -> None:
+    two = {site: khan_sites[site] for site in ("site_1", "site_2")}
+    with pytest.raises(SettingsError, match=said):
+        infl.tl.compare(two, **FAST, **options)
