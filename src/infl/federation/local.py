@@ -19,7 +19,6 @@ from infl.federation.replica import Replica
 from infl.federation.report import round_bar, say
 from infl.federation.run import FederatedRun
 from infl.federation.site import Site
-from infl.privacy.dp import epsilon_by_round, epsilon_of
 from infl.privacy.seal import Ledger
 
 if TYPE_CHECKING:
@@ -110,19 +109,8 @@ def run_in_process(
                 seconds.append(time.perf_counter() - clock)
                 clock = time.perf_counter()
                 show(exchange.round, replica.rows)
-    history = pd.DataFrame(replica.rows, index=pd.RangeIndex(1, len(replica.rows) + 1, name="round"))
-    history["seconds"] = [float("nan")] * (len(history) - len(seconds)) + seconds
     ledger = pd.concat([ledgers[name].frame().assign(site=name) for name in agreement.sites], ignore_index=True)
-    sent = ledger[ledger["round"] > 0].groupby("round")["bytes"].sum()
-    history["bytes_sent"] = sent.reindex(history.index).fillna(0).astype(int)
-    history["best"] = history.index == (replica.best_round or len(history))
-    privacy = None
-    if agreement.dp is not None:
-        history["epsilon"] = epsilon_by_round(list(history["n_sites"]), agreement.dp, agreement.min_sites)
-        spent = epsilon_of(replica.steps, float(agreement.dp.delta or 0), agreement.dp.accountant)
-        privacy = {**agreement.dp.to_json(), "budget": agreement.dp.epsilon or float("inf"), "epsilon": spent}
-        privacy["rounds"] = len(history)
-    run = FederatedRun(replica.model(), key, history, agreement.settings(), ledger, privacy)
+    run = FederatedRun.of(replica, ledger, seconds)
     return Outcome(run, replica, members)
 
 

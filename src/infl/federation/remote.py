@@ -131,7 +131,7 @@ class RemoteTransport:
         self.patience = patience or Patience()
         self._send, self._clock, self._inbox = send, clock, queue.SimpleQueue[tuple[str, Any]]()
         self._seconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=32))
-        self._limit, self._stopped = SMALL, threading.Event()
+        self.limit, self._stopped = SMALL, threading.Event()
         self.refused = 0
 
     # -- the line --------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ class RemoteTransport:
         try:
             if site not in self.peers:
                 raise FederationError(f"{site!r} is not a site of this run")
-            message = decode(content, limit=self._limit)
+            message = decode(content, limit=self.limit)
             if not isinstance(message, Alive | Answer | Consent | Done | Key | Refusal | Reveal | Stopped | Trouble):
                 raise FederationError(f"{type(message).__name__} does not come from a site")
             if message.site != site:
@@ -198,7 +198,7 @@ class RemoteTransport:
             if self.peers[site].declined:
                 continue
             due[site] = _Due(plan, begun)
-            self._limit = SMALL + 4 * plan.packing.n32 + 8 * plan.packing.n64 + (len(cohort) << 10)
+            self.limit = SMALL + 4 * plan.packing.n32 + 8 * plan.packing.n64 + (len(cohort) << 10)
             self.peers[site].trouble = ""
         kind = plan.kind if cohort else ""
         deadline = begun + self._deadline(kind)

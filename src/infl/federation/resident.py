@@ -34,6 +34,8 @@ class Resident:
         Sends bytes to the coordinator; returns at once, and may lose them.
     finish
         Called when the last sum was applied.
+    note
+        Told why the site declined, or could not answer.
     beat
         Seconds between two signs of life.
     """
@@ -45,10 +47,11 @@ class Resident:
         send: Callable[[bytes], None],
         *,
         finish: Callable[[Site], None] = lambda site: None,
+        note: Callable[[str], None] = log.error,
         beat: float = 1.0,
     ) -> None:
         self.name, self.beat = name, beat
-        self._prepare, self._send, self._finish = prepare, send, finish
+        self._prepare, self._send, self._finish, self._note = prepare, send, finish, note
         self._inbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._alive = Alive(name, 0, 0, "", 0)
         self._site: Site | None = None
@@ -127,7 +130,7 @@ class Resident:
 
     def _say(self, message: Any) -> None:
         if isinstance(message, Trouble):
-            log.error("%s", message.reason)
+            self._note(message.reason)
         self._send(encode(message))
 
 

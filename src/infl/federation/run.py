@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infl.privacy.dp import epsilon_by_round, epsilon_of
+
 if TYPE_CHECKING:
     import pandas as pd
 
+    from infl.federation.replica import Replica
     from infl.keys import Keyring
     from infl.models.locked import LockedModel
 
@@ -46,6 +49,35 @@ class FederatedRun:
     ledger: pd.DataFrame = field(repr=False)
     privacy: dict[str, Any] | None = None
     measure_lock: Callable[[], pd.DataFrame] | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, replica: Replica, ledger: pd.DataFrame, seconds: Sequence[float] = ()) -> FederatedRun:
+        """Return the result of a run that a replica went through.
+
+        Parameters
+        ----------
+        replica
+            After the last sum.
+        ledger
+            What left the sites, as far as it is known here.
+        seconds
+            Durations of the last rounds.
+        """
+        import pandas as pd
+
+        agreement, n = replica.agreement, len(replica.rows)
+        history = pd.DataFrame(replica.rows, index=pd.RangeIndex(1, n + 1, name="round"))
+        history["seconds"] = [float("nan")] * (n - len(seconds)) + list(seconds)
+        sent = ledger[ledger["round"] > 0].groupby("round")["bytes"].sum()
+        history["bytes_sent"] = sent.reindex(history.index).fillna(0).astype(int)
+        history["best"] = history.index == (replica.best_round or n)
+        privacy = None
+        if agreement.dp is not None:
+            history["epsilon"] = epsilon_by_round(list(history["n_sites"]), agreement.dp, agreement.min_sites)
+            spent = epsilon_of(replica.steps, float(agreement.dp.delta or 0), agreement.dp.accountant)
+            privacy = {**agreement.dp.to_json(), "budget": agreement.dp.epsilon or float("inf"), "epsilon": spent}
+            privacy["rounds"] = n
+        return cls(replica.model(), replica.key, history, agreement.settings(), ledger, privacy)
 
     @cached_property
     def lock_curve(self) -> pd.DataFrame | None:  # noqa: D102 - described above

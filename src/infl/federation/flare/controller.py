@@ -1,0 +1,76 @@
+"""The server's part of a FLARE job: an attempt of the coordinator, over the job's cells."""
+
+from __future__ import annotations
+
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.controller import Controller
+from nvflare.apis.signal import Signal
+
+from infl.errors import SettingsError
+from infl.federation.attempt import Attempt, RunFolder
+from infl.federation.flare.line import Line, cells_of
+from infl.federation.remote import Patience, RemoteTransport
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""Names of runs; they become names of folders."""
+
+
+class InflController(Controller):
+    """Runs the coordinator.
+
+    Parameters
+    ----------
+    run
+        Name of the run; its folder lies beside the server's kit.
+    patience
+        Fields of :class:`~infl.federation.remote.Patience`.
+    """
+
+    def __init__(self, run: str, patience: dict[str, float] | None = None) -> None:
+        super().__init__()
+        if not NAME.fullmatch(run):
+            raise SettingsError(f"run {run!r}: a name has letters, digits, '.', '_' and '-'")
+        self.run, self.patience = run, Patience(**(patience or {}))
+
+    def start_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing to prepare."""
+
+    def stop_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing to put away."""
+
+    def process_result_of_unknown_task(self, *args: Any, **kwargs: Any) -> None:
+        """Tasks are not used."""
+
+    def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        """Make one attempt at finishing the run."""
+        folder = RunFolder(Path(fl_ctx.get_workspace().get_root_dir()).parent / "runs" / self.run)
+        engine, sites = fl_ctx.get_engine(), folder.agreement.sites
+        cells = {n: a for n, a in cells_of(fl_ctx.get_job_id(), engine.get_clients()).items() if n in sites}
+        line: Line | None = None
+
+        def send(site: str, content: bytes) -> None:
+            if line is not None:
+                line.send(site, content)
+
+        transport = RemoteTransport(sites, send, self.patience)
+        line = Line(engine.get_cell(), cells, transport.receive, lambda: transport.limit)
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(0.2):
+                if abort_signal.triggered:
+                    transport.stop()
+                    return
+
+        threading.Thread(target=watch, daemon=True).start()
+        try:
+            status = Attempt(folder, transport).go()
+            self.log_info(fl_ctx, f"run {self.run}: {status.state} {status.message}".rstrip())
+        finally:
+            over.set()
+            line.close()

@@ -1,0 +1,313 @@
+"""FLARE's processes: kept alive here, and asked to run attempts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from infl.errors import FederationError, FileError
+from infl.federation.attempt import AGAIN, STOP, RunFolder, Status
+from infl.federation.flare import require_flare
+from infl.federation.flare.job import write_job
+from infl.federation.flare.kits import ADMIN
+from infl.federation.remote import Patience
+
+log = logging.getLogger(__name__)
+SERVER, CLIENT = "server", "client"
+OVER = {"finished", "stopped"}
+HEARTBEATS = 25.0
+"""Seconds in which FLARE's client says twice that it is connected."""
+
+
+class Daemon:
+    """FLARE's long-lived process of a participant; started again whenever it dies.
+
+    Parameters
+    ----------
+    kit
+        The participant's kit.
+    role
+        ``"server"`` or ``"client"``.
+    output
+        File for what it prints.
+    """
+
+    def __init__(self, kit: Path, role: str, output: Path) -> None:
+        require_flare()
+        if not (kit / "startup" / f"fed_{role}.json").exists():
+            raise FileError(f"{kit} is no {role} kit: see `infl coordinator init`, `infl site install`")
+        self.kit, self.role, self.output = kit.resolve(), role, output
+        self.process: subprocess.Popen[bytes] | None = None
+        self.starts = 0
+        self._begun = 0.0
+
+    def ensure(self) -> bool:
+        """Start the process unless it runs; return whether it had to be started."""
+        if self.process is not None and self.process.poll() is None:
+            return False
+        if time.monotonic() - self._begun < min(30.0, 2.0 ** max(0, self.starts - 3)):
+            return False  # one that dies at once is not started again at once
+        settings = ["secure_train=true", "org=infl", "config_folder="]
+        if self.role == CLIENT:
+            settings.append(f"uid={self._name()}")
+        command = [sys.executable, "-m", f"nvflare.private.fed.app.{self.role}.{self.role}_train"]
+        command += ["-m", str(self.kit), "-s", f"fed_{self.role}.json", "--set", *settings]
+        path = os.pathsep.join(filter(None, (str(Path(sys.executable).parent), os.environ.get("PATH"))))
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=os.environ | {"PATH": path},
+                start_new_session=True,
+            )  # fmt: skip
+        self.starts, self._begun = self.starts + 1, time.monotonic()
+        return True
+
+    def keep(
+        self,
+        until: threading.Event,
+        *,
+        poll: float = 1.0,
+        say: Callable[[str], None] = log.info,
+        each: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Keep the process up until told otherwise, then end it: all that a site does on its own."""
+        try:
+            while not until.is_set():
+                if self.ensure() and self.starts > 1:
+                    say("the engine's process died and was started again")
+                until.wait(poll)
+                each()
+        finally:
+            self.stop()
+
+    def _name(self) -> str:
+        return json.loads((self.kit / "startup" / "fed_client.json").read_text())["client"]["fqsn"]
+
+    def stop(self) -> None:
+        """End the process and those that it started."""
+        if self.process is None:
+            return
+        for number, seconds in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+            try:
+                os.killpg(self.process.pid, number)
+                self.process.wait(seconds)
+            except ProcessLookupError:
+                return
+            except subprocess.TimeoutExpired:
+                continue
+
+
+class Console:
+    """Asks FLARE's server for things, as the coordinator's administrator.
+
+    Parameters
+    ----------
+    kit
+        The admin kit.
+    """
+
+    def __init__(self, kit: Path) -> None:
+        require_flare()
+        self.kit, self._session = kit, None
+
+    def ask(self, what: Callable[[Any], Any]) -> Any:
+        """Return what a call on FLARE's session gives; None while the server cannot be reached."""
+        from nvflare.fuel.flare_api.flare_api import new_secure_session
+
+        try:
+            if self._session is None:
+                self._session = new_secure_session(ADMIN, str(self.kit), timeout=5.0, auto_login_max_tries=1)
+            return what(self._session)
+        except Exception as error:  # noqa: BLE001 - whatever FLARE raises: the server is away, and will be back
+            log.debug("the server did not answer: %s", type(error).__name__)
+            self.close()
+            return None
+
+    def sites(self) -> dict[str, float]:
+        """Return which sites are connected, and when each was last heard of (seconds since 1970)."""
+        clients = self.ask(lambda session: session.get_connected_client_list()) or []
+        return {client.name: float(client.last_connect_time or 0) for client in clients}
+
+    def submit(self, job: Path) -> str | None:
+        """Start a job and return its name."""
+        return self.ask(lambda session: session.submit_job(str(job)))
+
+    def state(self, job: str) -> str | None:
+        """Return what FLARE says of a job."""
+        return self.ask(lambda session: session.get_job_status(job))
+
+    def wait_for_sites(self, sites: Iterable[str], *, seconds: float) -> None:
+        """Wait until sites are connected.
+
+        Raises
+        ------
+        FederationError
+            They are not; says which.
+        """
+        if not _until(lambda: set(sites) <= set(self.sites()), seconds):
+            missing = sorted(set(sites) - set(self.sites()))
+            raise FederationError(f"not connected after {seconds:.0f} s: {', '.join(missing[:8])}")
+
+    def wait_for_end(self, job: str, *, seconds: float) -> str | None:
+        """Wait until a job has ended, and return its state; None when it has not."""
+        ended = _until(lambda: over(self.state(job)), seconds)
+        return self.state(job) if ended else None
+
+    def abort(self, job: str) -> None:
+        """End a job that may have lost its processes."""
+        self.ask(lambda session: session.abort_job(job))
+
+    def close(self) -> None:
+        """Let go of the session."""
+        session, self._session = self._session, None
+        if session is not None:
+            try:
+                session.close()
+            except Exception:  # noqa: BLE001 - it is gone either way
+                log.debug("the session was gone")
+
+
+def over(state: str | None) -> bool:
+    """Return whether FLARE says that a job has ended."""
+    return state is not None and (state.startswith("FINISHED") or "ABORTED" in state)
+
+
+def _until(true: Callable[[], bool], seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+class Supervisor:
+    """Brings a run to its end, attempt after attempt.
+
+    Parameters
+    ----------
+    home
+        The coordinator's folder.
+    name
+        Name of the run.
+    patience
+        How long the coordinator waits for sites.
+    say
+        Tells a person.
+    """
+
+    def __init__(
+        self, home: Path, name: str, *, patience: Patience | None = None, say: Callable[[str], None] = log.info
+    ) -> None:
+        self.home, self.name, self.patience, self.say = home, name, patience or Patience(), say
+        self.run = RunFolder(home / "runs" / name)
+        self.agreement = self.run.agreement
+        self.daemon = Daemon(home / "kit", SERVER, home / "server.log")
+        self.console = Console(home / "admin")
+        self.stopping = False
+        self._job: str | None = None
+        self._missing: list[str] = []
+        self._enough: float | None = None  # since when enough sites are up
+
+    def go(self, *, poll: float = 1.0, give_up: float = float("inf")) -> Status:
+        """Work until the run is finished or stopped, or nothing moved for `give_up` seconds.
+
+        Raises
+        ------
+        FederationError
+            It gave up; says who is missing.
+        """
+        self.run.clear_request()
+        moved, before = time.monotonic(), self.run.status
+        try:
+            while True:
+                if self.daemon.ensure() and self.daemon.starts > 1:
+                    self.say("the server died and was started again")
+                    self._leave()
+                self._step()
+                status = self.run.status
+                if (status.position, status.state) != (before.position, before.state):
+                    self._tell(before, status)
+                if status.position != before.position:
+                    moved = time.monotonic()
+                if status.state in OVER:
+                    return status
+                before = status
+                if time.monotonic() - moved > give_up:
+                    raise FederationError(self._why(status))
+                time.sleep(poll)
+        finally:
+            self._leave()
+            self.console.close()
+            self.daemon.stop()
+
+    def _step(self) -> None:
+        """Submit a job when none runs, or ask the running one to end for the sake of sites that came back."""
+        status = self.run.status
+        if self._job is not None:
+            state = self.console.state(self._job)
+            if over(state):
+                self._job = None
+                if status.state in ("offered", "running"):
+                    self.run.keep_status(
+                        Status(**{**vars(status), "state": "ended", "message": f"the engine: {state}"})
+                    )
+                return
+            if status.state == "running" and not self.run.requested and (back := self._returned(status)):
+                self.say(f"{', '.join(back)} came back: they take part after this round")
+                self.run.request(AGAIN)
+            return
+        if self.stopping:
+            self.run.keep_status(Status(**{**vars(status), "state": "stopped", "message": "stopped"}))
+            return
+        up = [site for site in self.console.sites() if site in self.agreement.sites]
+        needed = len(self.agreement.sites) if self.run.store.progress().position == 0 else self.agreement.min_sites
+        self._missing = sorted(set(self.agreement.sites) - set(up))
+        if len(up) < needed:
+            self._enough = None
+            return
+        self._enough = self._enough or time.monotonic()
+        if self._missing and time.monotonic() - self._enough < self.patience.silence:
+            return  # the others may be on their way
+        self._enough = None
+        self.run.clear_request()
+        with tempfile.TemporaryDirectory() as folder:
+            job = write_job(Path(folder) / self.name, self.name, up, min_sites=needed, patience=self.patience)
+            self._job = self.console.submit(job)
+
+    def _returned(self, status: Status) -> list[str]:
+        """Return lost sites whose FLARE process is connected again, or always was."""
+        connected = self.console.sites()
+        now = time.time()
+        away = [s for s, row in status.sites.items() if not row["up"] or row["trouble"] == "lost"]
+        return [s for s in away if now - connected.get(s, 0.0) < max(self.patience.silence, HEARTBEATS)]
+
+    def stop(self) -> None:
+        """End the run after the exchange under way; it can be resumed."""
+        self.stopping = True
+        self.run.request(STOP)
+
+    def _leave(self) -> None:
+        if self._job is not None and self.run.status.state not in OVER:
+            self.console.abort(self._job)
+        self._job = None
+
+    def _tell(self, before: Status, status: Status) -> None:
+        if status.round != before.round:
+            up = sum(row["up"] for row in status.sites.values())
+            self.say(f"round {status.round} of {status.rounds}, {up} of {len(self.agreement.sites)} sites up")
+        if status.state != before.state:
+            self.say(f"{status.state}: {status.message}" if status.message else status.state)
+
+    def _why(self, status: Status) -> str:
+        why = status.message or (f"not up: {', '.join(self._missing[:8])}" if self._missing else "nothing moves")
+        return f"run {self.name}: {why}; start it again to go on where it is"

@@ -1,0 +1,273 @@
+"""Enrolment: a site makes its own private key, which never leaves it; the coordinator signs its request.
+
+FLARE's distributed provisioning does the work (``nvflare cert``, ``nvflare package``). What is added here: folders of fixed
+shape, fingerprints for people to compare, and settings that let a job name infl's two classes and nothing else, and bring no
+code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+import zipfile
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from infl._files import explained, write_atomic
+from infl.errors import FederationError, FileError, SettingsError
+from infl.federation.flare import CONTROLLER, EXECUTOR, require_flare
+from infl.federation.toml import explain
+
+ADMIN = "coordinator@infl.local"
+SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+
+
+@dataclass(frozen=True)
+class Consortium:
+    """Who the coordinator is and where; public, the same at all participants.
+
+    Attributes
+    ----------
+    name
+        Of the consortium.
+    host, port
+        Where sites reach the coordinator, by the host's name in its certificate.
+    scheme
+        ``"tcp"`` or ``"grpc"``, both under mutual TLS.
+    valid_days
+        How long certificates are valid.
+    """
+
+    name: str
+    host: str
+    port: int = 8002
+    scheme: str = "tcp"
+    valid_days: int = 365
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    def __post_init__(self) -> None:
+        if not SITE_NAME.fullmatch(self.name):
+            raise SettingsError(f"consortium {self.name!r}: use letters, digits, '_' and '-'")
+        if self.scheme not in ("tcp", "grpc"):
+            raise SettingsError(f"scheme {self.scheme!r}: 'tcp' or 'grpc'")
+        if not 0 < self.port < 65536:
+            raise SettingsError(f"port {self.port}: 1 to 65535")
+
+    @property
+    def _server(self) -> dict[str, object]:
+        return {"host": self.host, "fed_learn_port": self.port, "admin_port": self.port}
+
+    def profile(self) -> str:
+        """Return FLARE's project profile (YAML, of which JSON is a part)."""
+        fields = {"name": self.name, "scheme": self.scheme, "connection_security": "mtls", "server": self._server}
+        return json.dumps(fields)
+
+    def participant(self, name: str, kind: str) -> str:
+        """Return FLARE's definition of a participant."""
+        row: dict[str, object] = {"name": name, "type": kind, "org": "infl"}
+        row |= self._server if kind == "server" else {"server": self._server}
+        row |= {"role": "lead"} if kind == "admin" else {}
+        row.pop("host", None)
+        return json.dumps({"name": self.name, "participants": [row]})
+
+
+def init_coordinator(home: Path, consortium: Consortium) -> str:
+    """Make a coordinator's folder: certificate authority, server kit, admin kit; return the authority's fingerprint."""
+    require_flare()
+    if (home / "ca").exists():
+        raise FileError(f"{home} is a coordinator already: choose another folder")
+    with explained(home, "make"):
+        home.mkdir(parents=True, exist_ok=True)
+    write_atomic(home / "consortium.json", json.dumps(asdict(consortium), indent=1).encode(), overwrite=True)
+    write_atomic(home / "profile.yml", consortium.profile().encode(), overwrite=True)
+    _nvflare(home, "cert", "init", "--profile", home / "profile.yml", "-o", home / "ca")
+    for name, kind, kit in ((consortium.host, "server", "kit"), (ADMIN, "admin", "admin")):
+        request = _request(home, consortium, name, kind)
+        signed = approve(home, request)[0]
+        _package(home, signed, kit, _fingerprint(home / "ca" / "rootCA.pem"))
+        signed.unlink()
+    _restrict(home / "kit", "server")
+    return _fingerprint(home / "ca" / "rootCA.pem")
+
+
+def read_consortium(path: Path) -> Consortium:
+    """Read ``consortium.toml``.
+
+    Raises
+    ------
+    SettingsError
+        Something in it cannot work; the message has the line.
+    """
+    with explained(path, "read"):
+        text = path.read_text()
+    try:
+        return TypeAdapter(Consortium).validate_python(tomllib.loads(text))
+    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        raise explain(path, text, error) from None
+
+
+def consortium_of(home: Path) -> Consortium:
+    """Return which consortium a folder belongs to."""
+    with explained(home / "consortium.json", "read"):
+        return Consortium(**json.loads((home / "consortium.json").read_text()))
+
+
+def enrol(home: Path, name: str, consortium: Consortium) -> tuple[Path, str]:
+    """Make a site's key and request; return the request file and the key's fingerprint."""
+    require_flare()
+    if not SITE_NAME.fullmatch(name):
+        raise SettingsError(f"site {name!r}: use letters, digits, '_' and '-'")
+    if (home / "request").exists():
+        raise FileError(f"{home} has a request already: send it, or choose another folder with --home")
+    with explained(home, "make"):
+        home.mkdir(parents=True, exist_ok=True)
+    write_atomic(home / "consortium.json", json.dumps(asdict(consortium), indent=1).encode(), overwrite=True)
+    made = _request(home, consortium, name, "client")
+    request = Path(shutil.copy(made, home / f"{name}.request.zip"))
+    return request, request_fingerprint(request)
+
+
+def approve(home: Path, request: Path, *, valid_days: int | None = None) -> tuple[Path, str]:
+    """Sign a request; return the file to send back and the fingerprint of the key that was signed.
+
+    Raises
+    ------
+    FederationError
+        The request is damaged, or for another consortium.
+    """
+    require_flare()
+    fingerprint = request_fingerprint(request)
+    signed = home / request.name.replace(".request.zip", ".signed.zip")
+    signed.unlink(missing_ok=True)
+    days = valid_days or consortium_of(home).valid_days
+    _nvflare(
+        home, "cert", "approve", request, "-c", home / "ca", "--profile", home / "profile.yml", "--out", signed,
+        "--valid-days", days,
+    )  # fmt: skip
+    return signed, fingerprint
+
+
+def install(home: Path, approved: Path, fingerprint: str) -> Path:
+    """Make a site's kit of its own key and the signed certificate, if the authority is the one that was told by phone.
+
+    Raises
+    ------
+    FederationError
+        Another authority signed it, or it is not for this site's request.
+    """
+    require_flare()
+    kit = _package(home, approved, "kit", fingerprint)
+    _restrict(kit, "client")
+    return kit
+
+
+def request_fingerprint(request: Path) -> str:
+    """Return the SHA-256 of the public key in a request or an approved file, in groups to read aloud."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    try:
+        with zipfile.ZipFile(request) as archive:
+            content = next(archive.read(n) for n in archive.namelist() if n.endswith(".csr"))
+        key = x509.load_pem_x509_csr(content).public_key()
+    except FileNotFoundError:
+        raise FileError(f"{request} does not exist") from None
+    except (zipfile.BadZipFile, StopIteration, ValueError, OSError):
+        raise FederationError(f"{request} is not a request of `infl site enrol`") from None
+    return _groups(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+
+
+def days_left(kit: Path) -> float:
+    """Return for how many days a kit's certificate is valid."""
+    from cryptography import x509
+
+    path = next((kit / "startup").glob("*.crt"), kit / "startup" / "client.crt")
+    with explained(path, "read"):
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    return (certificate.not_valid_after_utc - datetime.now(UTC)).total_seconds() / 86400
+
+
+# -- underneath --------------------------------------------------------------------------------------------------------
+def _request(home: Path, consortium: Consortium, name: str, kind: str) -> Path:
+    folder = home / "request" / name
+    folder.parent.mkdir(mode=0o700, exist_ok=True)
+    definition = write_atomic(home / "request" / f"{name}.yml", consortium.participant(name, kind).encode())
+    _nvflare(home, "cert", "request", "-p", definition, "--out", folder)
+    return folder / f"{name}.request.zip"
+
+
+def _package(home: Path, signed: Path, kit: str, fingerprint: str) -> Path:
+    if (home / kit).exists():
+        raise FileError(f"{home / kit} exists: the kit is installed already")
+    with zipfile.ZipFile(signed) as archive:
+        name = next((Path(n).stem for n in archive.namelist() if n.endswith(".crt")), "")
+    with tempfile.TemporaryDirectory(dir=home) as work:
+        _nvflare(
+            home, "package", signed, "--request-dir", home / "request" / name, "-w", work,
+            "--fingerprint", fingerprint.replace(" ", ""),
+        )  # fmt: skip
+        made = next(Path(work).glob(f"*/prod_*/{name}"))
+        made.rename(home / kit)
+    return home / kit
+
+
+def _restrict(kit: Path, role: str) -> None:
+    """Write a participant's local settings: infl's class only, no code in jobs, no logs sent, all files in the kit."""
+    local = kit / "local"
+    resources = json.loads((local / "resources.json.default").read_text())
+    resources |= {"class_allow_list": [CONTROLLER if role == "server" else EXECUTOR]}
+    resources |= {"class_list_enforcement_mode": "enforce", "allow_log_streaming": False}
+    left_out = {"site_log_streamer", "log_receiver"}
+    resources["components"] = [c for c in resources["components"] if c["id"] not in left_out]
+    if role == "server":
+        resources["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"] = str((kit / "snapshots").resolve())
+        for component in resources["components"]:
+            if component["id"] == "job_manager":
+                component["args"]["uri_root"] = str((kit / "jobs").resolve())
+    rights = json.loads((local / "authorization.json.default").read_text())
+    for permissions in rights["permissions"].values():
+        if isinstance(permissions, dict):
+            permissions |= {"byoc": "none", "shell_commands": "none"}
+    rights["permissions"]["project_admin"] = rights["permissions"]["lead"]
+    for name, content in (("resources", resources), ("authorization", rights)):
+        write_atomic(local / f"{name}.json", json.dumps(content, indent=1).encode(), overwrite=True)
+
+
+def _fingerprint(certificate: Path) -> str:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    content = x509.load_pem_x509_certificate(certificate.read_bytes()).public_bytes(Encoding.DER)
+    return _groups(content)
+
+
+def _groups(content: bytes) -> str:
+    import hashlib
+
+    digest = hashlib.sha256(content).hexdigest()
+    return " ".join(digest[i : i + 8] for i in range(0, 64, 8))
+
+
+def _nvflare(home: Path, *arguments: object) -> None:
+    """Run FLARE's own command; its audit files stay in `home`."""
+    command = [sys.executable, "-c", "from nvflare.cli import main; main()", *map(str, arguments)]
+    environment = os.environ | {"HOME": str(home.resolve()), "NO_COLOR": "1"}
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        raise FederationError(
+            f"nvflare {arguments[0]} {arguments[1] if len(arguments) > 1 else ''}: {' '.join(said[:2])}"
+        )

@@ -1,0 +1,118 @@
+"""A consortium on one machine: all participants as processes of their own over mutual TLS, for tests, benchmarks, teaching."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infl.federation.attempt import RunFolder, Status
+from infl.federation.flare.engine import CLIENT, Daemon, Supervisor
+from infl.federation.flare.kits import Consortium, approve, enrol, init_coordinator, install
+from infl.federation.station import SiteSettings, Station
+
+if TYPE_CHECKING:
+    from infl._types import Data
+    from infl.federation.agreement import Agreement
+    from infl.federation.remote import Patience
+    from infl.keys import Keyring
+
+
+class Rehearsal:
+    """Enrols sites, writes their data, and starts and kills their processes.
+
+    Parameters
+    ----------
+    root
+        Empty folder for all participants.
+    data
+        The sites' data by name.
+    key
+        Their key ring; it is written under `passphrase`, which their processes must have as ``INFL_KEY_PASSPHRASE``.
+    passphrase
+        For the ring's file.
+
+    Attributes
+    ----------
+    daemons
+        The sites' engine processes.
+    said
+        Lines of the coordinator.
+    """
+
+    def __init__(self, root: Path, data: Mapping[str, Data], key: Keyring, *, passphrase: str) -> None:
+        self.root, self.data, self.key = root, dict(data), key
+        self.coordinator = root / "coordinator"
+        self.daemons: dict[str, Daemon] = {}
+        self.said: list[str] = []
+        self.consortium = Consortium("rehearsal", "localhost", free_port())
+        self.fingerprint = init_coordinator(self.coordinator, self.consortium)
+        key.save(root / "ring.key", passphrase=passphrase)
+        for site, table in data.items():
+            request, mine = enrol(root / site, site, self.consortium)
+            approved, told = approve(self.coordinator, request)
+            assert mine == told
+            install(root / site, approved, self.fingerprint)
+            table.write_h5ad(root / site / "cohort.h5ad")
+            settings = SiteSettings(site, str(root / site / "cohort.h5ad"), str(root / "ring.key"))
+            self.station(site).keep(settings)
+
+    def station(self, site: str) -> Station:
+        """Return a site's folder."""
+        return Station(self.root / site)
+
+    def begin(self, name: str, agreement: Agreement) -> RunFolder:
+        """Make a run's folder at the coordinator."""
+        run = RunFolder(self.coordinator / "runs" / name)
+        run.store.begin(agreement)
+        return run
+
+    @contextmanager
+    def sites_up(self) -> Iterator[None]:
+        """Keep all sites' processes up."""
+        over = threading.Event()
+        self.daemons = {s: Daemon(self.root / s / "kit", CLIENT, self.root / s / "client.log") for s in self.data}
+        threads = [threading.Thread(target=daemon.keep, args=(over,)) for daemon in self.daemons.values()]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+
+    def supervise(
+        self,
+        name: str,
+        patience: Patience | None = None,
+        *,
+        on_line: Callable[[Supervisor, str], None] = lambda supervisor, line: None,
+        give_up: float = 120.0,
+    ) -> Status:
+        """Bring a run to its end; `on_line` is called with each line that the coordinator says, to make faults."""
+
+        def say(line: str) -> None:
+            self.said.append(line)
+            on_line(supervisor, line)
+
+        supervisor = Supervisor(self.coordinator, name, patience=patience, say=say)
+        return supervisor.go(poll=0.5, give_up=give_up)
+
+
+def kill(daemon: Daemon) -> None:
+    """Kill −9 an engine's process and those that it started."""
+    if daemon.process is not None:
+        os.killpg(daemon.process.pid, signal.SIGKILL)
+
+
+def free_port() -> int:
+    """Return a port that nothing listens at."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,241 @@
+"""``run.toml``: a run between machines, as people write it and show it to each other."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from infl._files import explained
+from infl.errors import DataError, FileError, SettingsError
+from infl.federation.agreement import Agreement
+from infl.federation.remote import Patience
+from infl.federation.toml import explain
+from infl.models.registry import make_task
+
+if TYPE_CHECKING:
+    from infl.keys import Keyring
+
+TEMPLATE = """\
+# A run. Coordinator and sites have the same file; a site takes part only in the run that its own copy describes.
+name = "{name}"
+sites = ["hospital_a", "hospital_b", "hospital_c"]   # as they were enrolled
+
+[model]
+name = "{model}"
+{options}
+[panel]
+file = "panel.json"           # features and classes: `infl run panel cohort.h5ad --target COLUMN`
+
+[fit]
+rounds = 20
+local_epochs = 1              # passes of a site over its data in a round
+aggregation = "fedavg"        # or "fedprox", with aggregation_options = {{ mu = 0.01 }}
+participation = 1.0           # share of the sites that is asked in each round
+patience = 0                  # stop after so many rounds without a better validation metric; 0: never
+lock = "field"
+strength = 1.0
+seal = "group"                # "pairwise" holds against a coordinator that conspires with a site, too
+min_sites = 3                 # fewest sites whose sum is opened
+seed = 0
+
+[key]
+version = 1
+fingerprint = ""              # of that version: `infl key show`
+
+# [privacy]                   # differential privacy of the training records
+# epsilon = 8.0
+# delta = 1e-5
+
+# [waiting]                   # seconds
+# silence = 15                # a site that was not heard of for so long counts as lost until it is back
+# first = 3600                # deadline of the first round; later ones follow from those before
+"""
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """What is public of a key: enough to agree on it, of no use for anything else."""
+
+    current: int
+    of_current: str
+
+    def fingerprint(self) -> str:
+        """Return the fingerprint of the version in use."""
+        return self.of_current
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+
+class _Panel(_Table):
+    file: Path
+
+
+class _Fit(_Table):
+    rounds: int = Field(default=20, ge=1)
+    local_epochs: int = Field(default=1, ge=1)
+    aggregation: str = "fedavg"
+    aggregation_options: dict[str, float] = {}
+    participation: float = Field(default=1.0, gt=0, le=1)
+    patience: int = Field(default=0, ge=0)
+    lock: str = "field"
+    strength: float = Field(default=1.0, ge=0, le=1)
+    seal: str = "group"
+    min_sites: int = Field(default=3, ge=1)
+    seed: int = 0
+
+
+class _Key(_Table):
+    version: int = Field(ge=1)
+    fingerprint: str = Field(min_length=1)
+
+
+class _Privacy(_Table):
+    epsilon: float | None = Field(default=None, gt=0)
+    delta: float = Field(gt=0, lt=1)
+    clip_norm: float = Field(default=1.0, gt=0)
+    noise_multiplier: float | None = Field(default=None, gt=0)
+    sample_rate: float = Field(default=0.2, gt=0, le=1)
+    noise: str = "distributed"
+    accountant: str = "prv"
+
+
+class _Waiting(_Table):
+    silence: float = Field(default=Patience.silence, gt=0)
+    repeat: float = Field(default=Patience.repeat, gt=0)
+    first: float = Field(default=Patience.first, gt=0)
+    least: float = Field(default=Patience.least, gt=0)
+    factor: float = Field(default=Patience.factor, ge=1)
+    consent: float = Field(default=Patience.consent, gt=0)
+
+
+class RunFile(_Table):
+    """A run as in its file; see :data:`TEMPLATE`.
+
+    Examples
+    --------
+    >>> print(RunFile.template("classifier").splitlines()[1])
+    name = "my_run"
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    sites: list[str] = Field(min_length=1)
+    model: _Model
+    panel: _Panel
+    fit: _Fit = _Fit()
+    key: _Key | None = None
+    privacy: _Privacy | None = None
+    waiting: _Waiting = _Waiting()
+
+    @classmethod
+    def read(cls, path: Path) -> RunFile:
+        """Read a file.
+
+        Raises
+        ------
+        SettingsError
+            Something in it cannot work; the message has the line.
+        """
+        with explained(path, "read"):
+            text = path.read_text()
+        try:
+            raw = tomllib.loads(text)
+            run = cls(**raw)
+        except (tomllib.TOMLDecodeError, ValidationError) as error:
+            raise explain(path, text, error) from None
+        return run.model_copy(update={"panel": _Panel(file=path.parent / run.panel.file)})
+
+    @classmethod
+    def template(cls, model: str) -> str:
+        """Return a file with comments, for a task."""
+        defaults = asdict(make_task(model, {}))
+        known = {name: value for name, value in defaults.items() if isinstance(value, str | bool | int | float)}
+        lines = [f"{name} = {json.dumps(value)}" for name, value in known.items() if name != "target"]
+        first = ['target = ""                   # column of obs to learn'] if "target" in defaults else []
+        options = "\n".join([*first, *(f"# {line}" for line in lines)]) + "\n"
+        return TEMPLATE.format(name="my_run", model=model, options=options)
+
+    def agreement(self) -> Agreement:
+        """Return the specification of a new run; only its random name and salt differ from call to call."""
+        from infl.privacy.dp import DP
+
+        task = make_task(self.model.name, dict(self.model.model_extra or {}))
+        privacy = None
+        if self.privacy is not None:
+            task, privacy = task.privately(), DP(**cast(Any, self.privacy.model_dump()))
+        fit = self.fit.model_dump()
+        if self.key is None and (fit["lock"] != "none" or fit["seal"] != "none"):
+            raise SettingsError("[key] is missing: a lock or a seal needs version and fingerprint of a key ring")
+        key = None if self.key is None else PublicKey(self.key.version, self.key.fingerprint)
+        return Agreement.new(task, self.read_panel(), self.sites, cast("Keyring | None", key), privacy=privacy, **fit)
+
+    def read_panel(self) -> dict[str, Any]:
+        """Return features and classes."""
+        return read_panel(self.panel.file)
+
+    def patience(self) -> Patience:
+        """Return how long the coordinator waits."""
+        return Patience(**self.waiting.model_dump())
+
+
+def read_panel(path: Path) -> dict[str, Any]:
+    """Return features and classes from a file of `infl run panel`.
+
+    Raises
+    ------
+    FileError
+        It is none.
+    """
+    with explained(path, "read"):
+        text = path.read_text()
+    try:
+        panel = json.loads(text)
+    except ValueError:
+        panel = None
+    if not isinstance(panel, dict) or not panel or not all(isinstance(v, list) for v in panel.values()):
+        raise FileError(f"{path} is no panel: write it with `infl run panel`")
+    return panel
+
+
+def join_panels(panels: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the panel of several sites: features that all have, classes that any has.
+
+    The order of features is kept where it is the same everywhere; else, and for classes, it is that of the names.
+
+    Raises
+    ------
+    DataError
+        There is no feature that all have, or the panels are of different kinds.
+
+    Examples
+    --------
+    >>> join_panels({"a": {"features": ["g2", "g1"], "classes": ["x"]}, "b": {"features": ["g2", "g3"], "classes": ["w"]}})
+    {'features': ['g2'], 'classes': ['w', 'x']}
+    """
+    first, joined = next(iter(panels.values())), dict[str, Any]()
+    for site, panel in panels.items():
+        if set(panel) != set(first):
+            raise DataError(f"the panel of {site} has {', '.join(panel)}, others have {', '.join(first)}")
+    for kind, names in first.items():
+        if all(panel[kind] == names for panel in panels.values()):
+            joined[kind] = names
+        elif kind == "features":
+            joined[kind] = sorted(set(names).intersection(*(panel[kind] for panel in panels.values())))
+        else:
+            joined[kind] = sorted(set(names).union(*(panel[kind] for panel in panels.values())))
+        if not joined[kind]:
+            raise DataError(f"no {kind} that all of {', '.join(panels)} have: compare the names at the sites")
+    return joined

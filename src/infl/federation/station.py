@@ -1,0 +1,236 @@
+"""A site's own machine: which data and key it uses, what it accepts, and what it keeps of each run.
+
+The coordinator and its jobs name none of these files; they name the run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infl._files import explained, write_atomic
+from infl.errors import DataError, FederationError, FileError
+from infl.federation.agreement import Agreement
+from infl.federation.attempt import alone
+from infl.federation.checkpoint import Checkpoint
+from infl.federation.policy import Policy
+from infl.federation.replica import Replica
+from infl.federation.run import FederatedRun
+from infl.federation.site import Site
+from infl.privacy.seal import Ledger
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from infl._types import Data
+    from infl.keys import Keyring
+
+
+@dataclass(frozen=True)
+class SiteSettings:
+    """What ``infl site start`` was given.
+
+    Attributes
+    ----------
+    name
+        As enrolled.
+    data
+        h5ad or h5mu file.
+    key
+        The site's key ring, empty for runs without one.
+    identity
+        Identity file that opens it (empty: the user's own).
+    expects
+        Digest of the specification in the site's own copy of ``run.toml`` (empty: the policy alone decides).
+    """
+
+    name: str
+    data: str
+    key: str = ""
+    identity: str = ""
+    expects: str = ""
+
+
+class Station:
+    """A site's folder.
+
+    Parameters
+    ----------
+    home
+        Has ``site.json``, ``policy.toml``, ``runs`` and the kit.
+    """
+
+    def __init__(self, home: str | Path) -> None:
+        self.home = Path(home)
+
+    @property
+    def settings(self) -> SiteSettings:
+        """What the site uses.
+
+        Raises
+        ------
+        FileError
+            Nothing was set yet.
+        """
+        path = self.home / "site.json"
+        if not path.exists():
+            raise FileError(
+                f"{path} is missing: run `infl site start` or `infl site check` with --data and --key first"
+            )
+        with explained(path, "read"):
+            return SiteSettings(**json.loads(path.read_text()))
+
+    def keep(self, settings: SiteSettings) -> None:
+        """Write down what the site uses."""
+        write_atomic(self.home / "site.json", json.dumps(asdict(settings), indent=1).encode(), overwrite=True)
+
+    @property
+    def policy(self) -> Policy:
+        """What the site accepts."""
+        return Policy.read(self.home / "policy.toml")
+
+    def run_folder(self, agreement: Agreement) -> Path:
+        """Return where the site keeps what it has of a run; its name is random, and only that."""
+        if not re.fullmatch(r"[0-9a-f]{32}", agreement.run):
+            raise FederationError(f"{self.settings.name}: the run has no random name; refused")
+        folder = self.home / "runs" / agreement.run
+        with explained(folder, "make"):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def hold(self, agreement: Agreement) -> AbstractContextManager[None]:
+        """Keep other processes away from a run's folder."""
+        return alone(self.run_folder(agreement))
+
+    def approve(self, digest: str) -> str:
+        """Say yes to a run that was offered, by its digest or the beginning of it; return the digest.
+
+        Raises
+        ------
+        FederationError
+            No such run was offered, or several.
+        """
+        offered = {self.agreement(folder).digest for folder in self.runs()}
+        found = [d for d in offered if d.startswith(digest)]
+        if len(found) != 1 or len(digest) < 8:
+            raise FederationError(f"{len(found)} runs with digest {digest!r} were offered: give what the refusal says")
+        folder = self.home / "approved"
+        folder.mkdir(exist_ok=True)
+        write_atomic(folder / found[0], b"", overwrite=True)
+        return found[0]
+
+    def runs(self, beginning: str = "") -> list[Path]:
+        """Return the folders of the runs that were offered, whose random name begins so."""
+        return sorted(f.parent for f in (self.home / "runs").glob(f"{beginning}*/agreement.json"))
+
+    def agreement(self, folder: Path) -> Agreement:
+        """Return the specification of a run that was offered."""
+        with explained(folder, "read"):
+            return Agreement.from_json((folder / "agreement.json").read_text())
+
+    def ledger(self, folder: Path) -> list[dict[str, Any]]:
+        """Return what left the site in a run, while the run goes on too; damage is for :class:`Ledger` to find."""
+        lines = [p.read_text().splitlines() for p in (folder / "ledgers").glob("*.ledger")]
+        return [json.loads(line) for part in lines for line in part if line.endswith("}")]
+
+    def enrolled_name(self) -> str:
+        """Return the name that the certificate was asked for."""
+        names = [p.name for p in (self.home / "request").glob("*") if p.is_dir()]
+        if len(names) != 1:
+            raise FileError(f"{self.home} has no request: `infl site enrol NAME` first")
+        return names[0]
+
+    def note(self, line: str) -> None:
+        """Write down for the people at the site what happened."""
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        with explained(self.home, "write to"), (self.home / "events.log").open("a") as log:
+            log.write(f"{when} {line}\n")
+
+    def events(self) -> list[str]:
+        """Return what was noted."""
+        path = self.home / "events.log"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def prepare(self, agreement: Agreement) -> Site:
+        """Make the site for a run: check it against the policy, open key and data, go on where the site was.
+
+        Raises
+        ------
+        InflError
+            One line that says why the site does not take part.
+        """
+        settings, policy = self.settings, self.policy
+        name = settings.name
+        policy.check(agreement, name)
+        if name not in agreement.sites:
+            raise FederationError(f"{name} is not a site of this run ({', '.join(agreement.sites[:8])})")
+        if settings.expects and settings.expects != specification_digest(agreement):
+            raise FederationError(f"{name}: the run differs from this site's run.toml; refused")
+        folder = self.run_folder(agreement)
+        write_atomic(folder / "agreement.json", agreement.to_json().encode(), overwrite=True)
+        if policy.ask and not (self.home / "approved" / agreement.digest).exists():
+            raise FederationError(
+                f"{name}: a person must say yes; read {folder}/agreement.json, then `infl site approve {agreement.digest[:12]}`"
+            )
+        key = self.open_key(agreement)
+        replica = Replica(agreement, key)
+        data = read_site(Path(settings.data), name)
+        own = replica.task.agree({name: data})
+        absent = sorted(set(own.get("classes", [])) - set(agreement.panel.get("classes", [])))
+        if absent:
+            raise DataError(
+                f"{name} has {absent[0]!r}, which is not a class of the run: harmonise, or agree on it anew"
+            )
+        store = Checkpoint(folder)
+        ledger_key = key.subkey("ledger", version=agreement.key_version) if key else bytes(32)
+        site = Site(
+            name,
+            data,
+            replica,
+            Ledger(store.ledger_path(name), ledger_key, run=agreement.run),
+            keep=lambda s: store.keep_sites(s.replica, {name: s}),
+        )
+        store.restore_sites(replica, {name: site})
+        return site
+
+    def open_key(self, agreement: Agreement) -> Keyring | None:
+        """Return the key ring that the run needs."""
+        if not agreement.fingerprint:
+            return None
+        from infl.keys import Keyring
+
+        settings = self.settings
+        if not settings.key:
+            raise FileError(f"{settings.name}: the run needs key version {agreement.key_version}: start with --key")
+        ring = Keyring.load(settings.key, settings.identity or None, os.environ.get("INFL_KEY_PASSPHRASE"))
+        ring.check(agreement.key_version, agreement.fingerprint)
+        return ring
+
+    def finish(self, site: Site) -> None:
+        """Write the locked model and the history into the run's folder, after the last sum."""
+        folder = self.run_folder(site.replica.agreement)
+        assert site.ledger is not None
+        run = FederatedRun.of(site.replica, site.ledger.frame().assign(site=site.name))
+        run.save(folder / "model.infl.safetensors", overwrite=True)
+        write_atomic(folder / "history.csv", run.history.to_csv().encode(), overwrite=True)
+        self.note(f"run {site.replica.agreement.run} finished: {folder / 'model.infl.safetensors'}")
+
+
+def read_site(path: Path, name: str) -> Data:
+    """Read a site's data."""
+    from infl.cli.tables import read_data
+
+    try:
+        return read_data(path)
+    except FileError as error:
+        raise FileError(f"{name}: {error}") from None
+
+
+def specification_digest(agreement: Agreement) -> str:
+    """Return the SHA-256 of what people agree on: all of the specification but the run's random name and salt."""
+    return replace(agreement, run="", salt="").digest

@@ -1,0 +1,45 @@
+"""Errors in TOML files that people write, in one line with the line's number."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from infl.errors import SettingsError
+
+
+def explain(path: Path, text: str, error: tomllib.TOMLDecodeError | ValidationError) -> SettingsError:
+    """Return the error that names the file, the line, the field and what is wrong with it."""
+    if isinstance(error, tomllib.TOMLDecodeError):
+        return SettingsError(f"{path}: {error}")
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"]]
+    line = line_of(text, place)
+    what = {"extra_forbidden": "is not known", "missing": "is missing"}.get(first["type"], first["msg"])
+    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return SettingsError(f"{path}, line {line}: {'.'.join(place)}: {what}{more}")
+
+
+def line_of(text: str, place: list[str]) -> int:
+    r"""Return the number of the line of a TOML text that sets a field, or that begins the table it is missing from.
+
+    Examples
+    --------
+    >>> line_of("name = 'x'\n[fit]\nrounds = 0", ["fit", "rounds"])
+    3
+    """
+    tables, (wanted, name) = [""], (".".join(place[:-1]), place[-1] if place else "")
+    best = 1
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line):
+            tables.append(header[1])
+            if header[1] in (wanted, ".".join(place)):
+                best = number
+        elif (key := re.match(r"\s*[\"']?([A-Za-z0-9_.-]+)[\"']?\s*=", line)) and f"{tables[-1]}.{key[1]}".strip(
+            "."
+        ) in (f"{wanted}.{name}".strip("."), wanted):
+            return number
+    return best

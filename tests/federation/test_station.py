@@ -1,0 +1,126 @@
+"""A site's own files decide: data, key, policy, a person's yes."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from anndata import AnnData
+
+from infl.errors import DataError, FederationError, FileError, KeyringError
+from infl.federation.agreement import Agreement
+from infl.federation.coordinator import programme
+from infl.federation.messages import Answer, Plan
+from infl.federation.packings import count_packing
+from infl.federation.station import SiteSettings, Station, specification_digest
+from infl.keys import Keyring
+from infl.models import Classifier
+
+TASK = Classifier(target="label", width=8, n_blocks=1)
+
+
+@pytest.fixture
+def key() -> Keyring:
+    return Keyring.create()
+
+
+@pytest.fixture
+def agreement(small_sites: dict[str, AnnData], key: Keyring) -> Agreement:
+    return Agreement.new(TASK, TASK.agree(small_sites), small_sites, key)
+
+
+@pytest.fixture
+def station(small_sites: dict[str, AnnData], key: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Station:
+    small_sites["site_1"].write_h5ad(tmp_path / "cohort.h5ad")
+    key.save(tmp_path / "ring.key", passphrase="test")
+    monkeypatch.setenv("INFL_KEY_PASSPHRASE", "test")
+    station = Station(tmp_path / "site_1")
+    station.home.mkdir()
+    station.keep(SiteSettings("site_1", str(tmp_path / "cohort.h5ad"), str(tmp_path / "ring.key")))
+    return station
+
+
+def changed(station: Station, **settings: str) -> Station:
+    station.keep(SiteSettings(**{**asdict(station.settings), **settings}))
+    return station
+
+
+def count(agreement: Agreement) -> Plan:
+    a = agreement
+    return Plan(
+        a.run, 0, "count", 0, 0, a.sites, count_packing(), a.digest, a.key_version, a.fingerprint, ()
+    )  # fmt: skip
+
+
+def test_a_site_is_made_and_goes_on_where_it_was(station: Station, agreement: Agreement) -> None:
+    site = station.prepare(agreement)
+    first = site.handle(count(agreement))
+    assert site.ledger is not None
+    site.ledger.close()
+    again = station.prepare(agreement)
+    assert again.noise_key == site.noise_key
+    second = again.handle(count(agreement))
+    assert isinstance(first, Answer)
+    assert isinstance(second, Answer)
+    assert first.words.digest() == second.words.digest()
+    assert len(station.ledger(station.run_folder(agreement))) == 1
+    assert again.local.equal(torch.empty(0))
+    assert len(programme(TASK, agreement, again.replica.bench.shared)) > 20
+
+
+def test_nothing_of_a_run_is_named_by_it(station: Station, agreement: Agreement) -> None:
+    """A specification cannot reach a file of the site's choice: its folder follows from a random name."""
+    with pytest.raises(FederationError, match="random name"):
+        station.prepare(replace(agreement, run="../../elsewhere"))
+
+
+def test_refusals(station: Station, agreement: Agreement, small_sites: dict[str, AnnData], tmp_path: Path) -> None:
+    with pytest.raises(FederationError, match=r"site_1 refuses: .* rounds"):
+        station.prepare(replace(agreement, rounds=100_000))
+    with pytest.raises(FederationError, match="not a site of this run"):
+        station.prepare(replace(agreement, sites=("a", "b", "c")))
+    with pytest.raises(KeyringError, match="wrong key"):
+        station.prepare(replace(agreement, fingerprint="abcd"))
+    with pytest.raises(KeyringError, match="version 7"):
+        station.prepare(replace(agreement, key_version=7))
+    fewer = {**agreement.panel, "classes": ["a", "b"]}
+    with pytest.raises(DataError, match="site_1 has 'c', which is not a class of the run"):
+        station.prepare(replace(agreement, panel=fewer))
+    with pytest.raises(FileError, match=r"site_1: cannot read .*gone\.h5ad"):
+        changed(station, data=str(tmp_path / "gone.h5ad")).prepare(agreement)
+
+
+def test_its_own_run_file_decides(station: Station, agreement: Agreement) -> None:
+    changed(station, expects=specification_digest(agreement)).prepare(agreement).ledger.close()  # type: ignore[union-attr]
+    with pytest.raises(FederationError, match=r"differs from this site's run\.toml"):
+        station.prepare(replace(agreement, local_epochs=2))
+
+
+def test_a_persons_yes(station: Station, agreement: Agreement) -> None:
+    (station.home / "policy.toml").write_text("ask = true")
+    with pytest.raises(FederationError, match=f"infl site approve {agreement.digest[:12]}"):
+        station.prepare(agreement)
+    with pytest.raises(FederationError, match="0 runs with digest 'abcdefgh'"):
+        station.approve("abcdefgh")
+    assert station.approve(agreement.digest[:12]) == agreement.digest
+    station.prepare(agreement)
+
+
+def test_without_settings(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"site\.json is missing: run `infl site start`"):
+        Station(tmp_path).settings  # noqa: B018
+    with pytest.raises(FileError, match="has no request"):
+        Station(tmp_path).enrolled_name()
+
+
+def test_one_process_at_a_time(station: Station, agreement: Agreement, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infl.federation.attempt.WAIT", 0.0)
+    with station.hold(agreement), pytest.raises(FileError, match="in use by another process"), station.hold(agreement):
+        pass
+
+
+def test_events_are_lines(station: Station) -> None:
+    assert station.events() == []
+    station.note("first")
+    station.note("second")
+    assert [line.partition(" ")[2] for line in station.events()] == ["first", "second"]
