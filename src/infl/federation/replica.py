@@ -201,10 +201,11 @@ class Replica:
         return [] if dp is None else steps_of([row["n_sites"] for row in self.rows], dp, self.agreement.min_sites)
 
     # -- results ---------------------------------------------------------------------------------------------------
-    def module(self, local: Tensor | None = None) -> nn.Module:
-        """Return the module with the global weights (and a site's local ones), in evaluation mode."""
+    def module(self, local: Tensor | None = None, *, training: bool = False) -> nn.Module:
+        """Return the module with the global weights (and a site's local ones), in evaluation mode unless `training`."""
         self.bench.load(self.theta, local)
-        return self.bench.module.eval()
+        module = self.bench.module
+        return module if module.training == training else module.train(training)
 
     def model(self) -> LockedModel:
         """Return the global model, locked under the run's key with a salt of its own that follows from the run's."""

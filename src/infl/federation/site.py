@@ -157,7 +157,7 @@ class Site:
         """Train from the global weights; return the change of the shared weights and the mean loss."""
         replica, a, bench = self.replica, self.replica.agreement, self.replica.bench
         task, rule = replica.task, replica.rule
-        module, n_shared = replica.module(self.local).train(), bench.shared.total
+        module, n_shared = replica.module(self.local, training=True), bench.shared.total
         flat, gradient = bench.flat.data, bench.flat.grad
         assert gradient is not None
         optimiser = replica.optimiser
@@ -189,7 +189,7 @@ class Site:
         rng = SecretUniform(self.noise_key, plan.round)
         chosen = self.data.train[rng.random(len(self.data.train)) < dp.sample_rate]
         total = torch.zeros(bench.shared.total)
-        module = replica.module(self.local).train()
+        module = replica.module(self.local, training=True)
         step = Step(plan.round, replica.agreement.rounds, 0, 1)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive(replica.agreement.seed, "dropout", self.name, plan.round))

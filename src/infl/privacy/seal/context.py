@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -38,7 +38,7 @@ class Context:
 
     @cached_property
     def _digest(self) -> bytes:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).digest()
+        return hashlib.sha256(json.dumps(vars(self), sort_keys=True).encode()).digest()
 
     def digest(self) -> bytes:
         """Return the SHA-256 of all of it (32 bytes)."""

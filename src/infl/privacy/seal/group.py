@@ -185,13 +185,14 @@ class GroupSeal(NoSeal):
         if len(subkey) < 32:
             raise KeyringError(f"the seal needs a secret of 32 bytes, not of {len(subkey)}: use keyring.subkey('seal')")
         self._subkey = subkey
+        self._exchange: tuple[bytes, dict[str, Tag]] = (b"", {})
         self.streams_opened = 0
 
     def __repr__(self) -> str:
         return f"GroupSeal(min_sites={self.min_sites})"
 
     def _close(self, context: Context, position: int, words: Words, low: Quantiser, high: Quantiser) -> None:
-        lanes = _Lanes(self._subkey, context, [(position, position + 1)])
+        lanes = self._lanes(context, [(position, position + 1)])
         tag = close(low, words.low, lanes.tag("low", len(words.low)), lanes.masks("low"))
         tag += close(high, words.high[:-2], lanes.tag("high", len(words.high) - 2), lanes.masks("high"))
         words.high[-2:] = as_words(tag % P)
@@ -199,7 +200,7 @@ class GroupSeal(NoSeal):
         self.streams_opened = lanes.n_streams
 
     def _open(self, context: Context, places: list[int], words: Words) -> None:
-        lanes = _Lanes(self._subkey, context, [(last + 1, first) for first, last in _runs(places)])
+        lanes = self._lanes(context, [(last + 1, first) for first, last in _runs(places)])
         tag = open_(words.low, lanes.tag("low", len(words.low)), lanes.masks("low"))
         tag += open_(words.high[:-2], lanes.tag("high", len(words.high) - 2), lanes.masks("high"))
         open_(words.high[-2:], None, lanes.masks("tag"))
@@ -212,19 +213,27 @@ class GroupSeal(NoSeal):
                 "nothing was applied"
             )
 
+    def _lanes(self, context: Context, pairs: list[tuple[int, int]]) -> _Lanes:
+        """Return the lanes of an exchange; its tags serve all who seal in this process, and to open the sum."""
+        if self._exchange[0] != context.digest():
+            self._exchange = (context.digest(), {})
+        return _Lanes(self._subkey, context, pairs, self._exchange[1])
+
 
 class _Lanes:
     """Keys of the masks and tags of one exchange, for pairs of stream numbers (added, taken away)."""
 
-    def __init__(self, subkey: bytes, context: Context, pairs: list[tuple[int, int]]) -> None:
-        self._streams, self._pairs = Streams(subkey, context.digest()), pairs
+    def __init__(self, subkey: bytes, context: Context, pairs: list[tuple[int, int]], tags: dict[str, Tag]) -> None:
+        self._streams, self._pairs, self._tags = Streams(subkey, context.digest()), pairs, tags
         self.n_streams = 2 * len(pairs)
 
     def masks(self, lane: str) -> Masks:
         return [(self._streams.key(lane, plus), self._streams.key(lane, minus)) for plus, minus in self._pairs]
 
     def tag(self, lane: str, n: int) -> Tag:
-        return Tag(self._streams.key(f"{lane} tag"), n)
+        if lane not in self._tags:
+            self._tags[lane] = Tag(self._streams.key(f"{lane} tag"), n)
+        return self._tags[lane]
 
 
 def _runs(places: list[int]) -> list[tuple[int, int]]:

@@ -77,7 +77,7 @@ def _tag(tag: Tag, start: int, block: np.ndarray) -> int:
 
 def _in_parts(part: Callable[[int, int], int], n: int) -> int:
     """Add a function over parts of n places; large lanes on several cores (numpy and OpenSSL release the lock)."""
-    workers = min(os.cpu_count() or 1, n // (1 << 20) or 1, 8)
+    workers = min(n // (1 << 20), os.cpu_count() or 1, 8) if n >= 1 << 21 else 1
     if workers == 1:
         return part(0, n) % P
     size = -(-n // workers // BLOCK) * BLOCK

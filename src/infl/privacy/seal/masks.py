@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -9,6 +11,16 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 CHACHA_BLOCK = 64
 """Bytes of a ChaCha20 block; its number is a stream's counter."""
+
+
+_THREAD = threading.local()
+
+
+def _scratch(size: int) -> tuple[memoryview, memoryview]:
+    """Return zeros and a buffer of at least `size` bytes, this thread's own: fresh pages cost as much as the cipher."""
+    if getattr(_THREAD, "size", -1) < size:
+        _THREAD.size, _THREAD.zeros, _THREAD.buffer = size, memoryview(bytes(size)), memoryview(bytearray(size))
+    return _THREAD.zeros, _THREAD.buffer
 
 
 class Stream:
@@ -32,17 +44,14 @@ class Stream:
         self._cipher = Cipher(
             algorithms.ChaCha20(key, counter.to_bytes(4, "little") + bytes(12)), mode=None
         ).encryptor()
-        self._zeros = b""
-        self._buffer = bytearray()
 
     def read(self, n: int) -> np.ndarray:
-        """Return the next n words; the next call overwrites them."""
+        """Return the next n words; the next call of any stream in this thread overwrites them."""
         size = n * self._dtype.itemsize
-        if len(self._buffer) < size:
-            self._buffer, self._zeros = bytearray(size), bytes(size)
+        zeros, buffer = _scratch(size)
         if size:
-            self._cipher.update_into(memoryview(self._zeros)[:size], memoryview(self._buffer)[:size])
-        return np.frombuffer(self._buffer, self._dtype, count=n)
+            self._cipher.update_into(zeros[:size], buffer[:size])
+        return np.frombuffer(buffer, self._dtype, count=n)
 
 
 class Streams:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -114,7 +114,7 @@ class Packing:
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the packing as JSON."""
-        return [asdict(f) for f in self.fields]
+        return [vars(f).copy() for f in self.fields]
 
     @classmethod
     def from_json(cls, rows: list[dict[str, Any]]) -> Packing:
