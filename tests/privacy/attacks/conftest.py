@@ -29,3 +29,12 @@ def unprotected() -> Evidence:
 @pytest.fixture(scope="session")
 def published() -> Evidence:
     return attacked(lock="published", seal="none", rounds=10, local_epochs=5, lr=1e-3)
+
+
+@pytest.fixture(scope="session")
+def private() -> dict[str, Evidence]:
+    """Two runs under differential privacy, by where the noise is added."""
+    pytest.importorskip("opacus")
+    options = {"rounds": 25, "lr": 0.01, "width": 8, "n_blocks": 0}
+    settings = {noise: infl.privacy.DP(epsilon=1.5, delta=1e-4, noise=noise) for noise in ("distributed", "local")}
+    return {noise: attacked(privacy=privacy, **options) for noise, privacy in settings.items()}

@@ -24,6 +24,7 @@ ATTACKS: dict[str, str] = {
     "known_model": "infl.privacy.attacks.known_model:KnownModel",
     "file_statistics": "infl.privacy.attacks.file_statistics:FileStatistics",
     "membership": "infl.privacy.attacks.membership:Membership",
+    "audited_epsilon": "infl.privacy.attacks.audited_epsilon:AuditedEpsilon",
     "site_balance": "infl.privacy.attacks.site_balance:SiteBalance",
     "collusion": "infl.privacy.attacks.collusion:Collusion",
 }

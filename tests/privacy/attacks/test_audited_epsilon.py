@@ -1,0 +1,108 @@
+"""The audited ε: its bound by hand, its scores against plain gradients, and a run whose noise is switched off."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom
+from torch import nn
+
+from infl.nn.mlp import ResidualMLP
+from infl.privacy.attacks import Evidence, Status
+from infl.privacy.attacks.audited_epsilon import AuditedEpsilon, alignment
+from infl.privacy.attacks.one_run_bound import (
+    audited,
+    chance_of,
+    correct_guesses,
+    guesses_for,
+    likelihood_ratio,
+    lower_bound,
+)
+
+
+@pytest.mark.parametrize("case", [(10, 10, 20, 1.0, 1e-2), (30, 40, 100, 0.7, 1e-4), (100, 120, 500, 2.0, 1e-3)])
+def test_chance_is_that_of_the_paper(case: tuple[int, int, int, float, float]) -> None:
+    """Appendix D of Steinke et al. 2023, step by step."""
+    correct, guesses, canaries, epsilon, delta = case
+    q = 1 / (1 + np.exp(-epsilon))
+    alpha = total = 0.0
+    for i in range(1, correct + 1):
+        total += binom.pmf(correct - i, guesses, q)
+        alpha = max(alpha, total / i)
+    expected = binom.sf(correct - 1, guesses, q) + alpha * delta * 2 * canaries
+    assert chance_of(*case) == pytest.approx(min(expected, 1.0), rel=1e-9)
+
+
+def test_bound_by_hand() -> None:
+    # 50 of 50 right: q⁵⁰ = 0.05, so q = 0.9418 and ε = log(q / (1 − q)) = 2.785
+    assert lower_bound(50, 50, 50, 0.0) == pytest.approx(2.785, abs=1e-3)
+    assert lower_bound(50, 50, 50, 1e-3) < 2.7
+    assert lower_bound(25, 50, 50, 0.0) == 0.0
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 2.0])
+def test_bound_holds_for_randomised_response_and_is_close_to_it(epsilon: float) -> None:
+    """Telling each coin truly with chance e^ε / (1 + e^ε) spends ε exactly: bounds above it are rare, but near."""
+    rng, m = np.random.default_rng(0), 1000
+    bounds = []
+    for _ in range(100):
+        inside = rng.random(m) < 0.5
+        told = np.where(rng.random(m) < 1 / (1 + np.exp(-epsilon)), inside, ~inside)
+        bounds.append(audited(told + 1e-3 * rng.random(m), inside, {m, m // 2}, 0.0)[0])
+    assert (np.array(bounds) > epsilon).mean() <= 0.1
+    assert np.mean(bounds) > epsilon - 0.4
+
+
+def test_guesses_by_hand() -> None:
+    inside = np.array([True, False, True, False])
+    assert correct_guesses(np.array([4.0, 3.0, 2.0, 1.0]), inside, 2) == 2
+    assert correct_guesses(np.array([4.0, 3.0, 2.0, 1.0]), inside, 4) == 2
+    assert guesses_for(1e-2, 0.5, 20, 400, 1e-5) > guesses_for(3.0, 0.5, 20, 400, 1e-5)
+
+
+def test_ratio_by_hand() -> None:
+    readings, size = np.array([[0.0, 1.0, 2.0]]), np.ones((1, 3))
+    always = likelihood_ratio(readings, size, 2.0, 1.0)
+    np.testing.assert_allclose(always, (readings[0] - 0.5) / 4)  # of N(1, 2²) to N(0, 2²)
+    half = likelihood_ratio(readings, size, 2.0, 0.5)
+    np.testing.assert_allclose(half, np.log((1 + np.exp(always)) / 2))
+    layers = likelihood_ratio(np.repeat(readings, 2, 0), np.ones((2, 3)), np.array([[2.0], [1e9]]), 1.0)
+    np.testing.assert_allclose(layers, always)  # a layer of noise says nothing
+
+
+def test_alignment_is_that_of_clipped_gradients() -> None:
+    torch.manual_seed(0)
+    module = ResidualMLP(6, 3, width=5, n_blocks=1, dropout=0.0).eval()
+    x, y = torch.randn(4, 6) * 3, torch.tensor([0, 1, 2, 0])
+    names = [n for n, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    along = {
+        f"{n}.{p}": torch.randn_like(getattr(module.get_submodule(n), p)) for n in names for p in ("weight", "bias")
+    }
+    readings, size = alignment(module, x, y, along, 0.5)
+    weights = dict(module.named_parameters())
+    for i in range(4):
+        loss = nn.functional.cross_entropy(module(x[i : i + 1]), y[i : i + 1])
+        gradient = dict(zip(along, torch.autograd.grad(loss, [weights[n] for n in along]), strict=True))
+        total = torch.cat([g.ravel() for g in gradient.values()]).norm()
+        for layer, name in enumerate(names):
+            parts = [f"{name}.weight", f"{name}.bias"]
+            own = torch.cat([gradient[p].ravel() for p in parts])
+            sought = torch.cat([along[p].ravel() for p in parts]) @ own / own.norm()
+            assert readings[layer, i] == pytest.approx(float(sought), rel=1e-4)
+            assert size[layer, i] == pytest.approx(float(own.norm()) * min(1.0, 0.5 / float(total)), rel=1e-4)
+
+
+@pytest.mark.parametrize("noise", ["distributed", "local"])
+def test_noise_that_is_switched_off_is_a_leak(private: dict[str, Evidence], noise: str, monkeypatch) -> None:
+    evidence = private[noise]
+    (finding,) = AuditedEpsilon().run(evidence)
+    assert finding.status is Status.HOLDS
+    assert finding.high == evidence.run.privacy["epsilon"]
+    assert finding.control > 2
+    monkeypatch.setattr("infl.federation.site.discrete_gaussian", lambda sigma, size, rng: np.zeros(size))
+    (finding,) = AuditedEpsilon().run(evidence)
+    assert finding.status is Status.BROKEN
+    assert finding.value > finding.high
+
+
+def test_runs_without_differential_privacy_have_no_epsilon(default: Evidence) -> None:
+    assert not AuditedEpsilon().applies(default)
