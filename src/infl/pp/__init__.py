@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_check": ["panel_of"],
         "_columns": ["obs_column"],
         "_harmonise": ["harmonise"],
+        "_hvg": ["highly_variable_genes"],
         "_moments": ["moments"],
         "_normalize": ["log1p", "normalize_total"],
         "_panel": ["Panel"],

@@ -85,6 +85,7 @@ def federated_moments(
     transform: Transform | None = None,
     rows: Mapping[str, np.ndarray] | None = None,
     purpose: str = "moments",
+    textbook: bool = False,
 ) -> Moments:
     """Moments of transformed values.
 
@@ -100,6 +101,8 @@ def federated_moments(
         For each site, which observations to use, (n_obs,) booleans.
     purpose
         What the seal is bound to.
+    textbook
+        Variances by E[x²] − E[x]² with squares in the type of the values: less exact, but what scanpy ranks features by.
     """
     chosen = {site: None if rows is None else rows[site] for site in at}
     first = {site: _first_sums(matrix, transform, chosen[site]) for site, matrix in at.items()}
@@ -108,11 +111,15 @@ def federated_moments(
     n = np.maximum(total["n"], 1)
     mean = total["sum"] / n
     scale = power_of_two(total["size"] / n)
+    center = None if textbook else mean
     second = {
-        site: {"square": _squares(matrix, transform, chosen[site], mean) / scale**2} for site, matrix in at.items()
+        site: {"square": _squares(matrix, transform, chosen[site], center) / scale**2} for site, matrix in at.items()
     }
-    total2 = sum_over_sites(second, f"{purpose}: squares", key, exponents={"square": FINE})
-    var = np.maximum(total2["square"], 0) * scale**2 / np.maximum(n - 1, 1)
+    squares = sum_over_sites(second, f"{purpose}: squares", key, exponents={"square": FINE})["square"] * scale**2
+    if textbook:
+        var = (squares / n - mean**2) * (n / np.maximum(n - 1, 1))
+    else:
+        var = np.maximum(squares, 0) / np.maximum(n - 1, 1)
     return Moments(total["n"], mean, var)
 
 
@@ -149,16 +156,20 @@ def _first_sums(matrix: SiteMatrix, transform: Transform | None, chosen: np.ndar
 
 
 def _squares(
-    matrix: SiteMatrix, transform: Transform | None, chosen: np.ndarray | None, mean: np.ndarray
+    matrix: SiteMatrix, transform: Transform | None, chosen: np.ndarray | None, center: np.ndarray | None
 ) -> np.ndarray:
-    """Σ(x − mean)², (n_vars,)."""
-    squares = np.zeros(len(mean))
+    """Σ(x − center)², (n_vars,); without a center Σx², of squares in the type of real values."""
+    n_vars = len(matrix.present)
+    squares = np.zeros(n_vars)
     for rows, whole in matrix.blocks():
         block = taken(whole, rows, chosen, transform)
-        if sparse.issparse(block):
-            stored = (block.data - mean[block.indices]) ** 2
-            squares += np.bincount(block.indices, weights=stored, minlength=len(mean))
-            squares += (block.shape[0] - np.bincount(block.indices, minlength=len(mean))) * mean**2
+        if center is None:
+            block = block if block.dtype.kind == "f" else block.astype(np.float64)
+            squares += column_sums(block.multiply(block).tocsr() if sparse.issparse(block) else block * block)
+        elif sparse.issparse(block):
+            stored = (block.data - center[block.indices]) ** 2
+            squares += np.bincount(block.indices, weights=stored, minlength=n_vars)
+            squares += (block.shape[0] - np.bincount(block.indices, minlength=n_vars)) * center**2
         else:
-            squares += ((block - mean) ** 2).sum(axis=0)
+            squares += ((block - center) ** 2).sum(axis=0)
     return np.where(matrix.present, squares, 0)

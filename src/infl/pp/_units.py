@@ -39,13 +39,15 @@ def units_of(adata: AnnData, layer: str | None = None) -> str | None:
     return "logarithms" if values.max() <= _LARGEST_LOG else "normalised counts"
 
 
-def check_units(units: Mapping[str, str | None]) -> None:
+def check_units(units: Mapping[str, str | None], *, escape: str) -> None:
     """Refuse a mixture.
 
     Parameters
     ----------
     units
         By site (and modality).
+    escape
+        The argument that switches this check off.
 
     Raises
     ------
@@ -62,7 +64,7 @@ def check_units(units: Mapping[str, str | None]) -> None:
     more = f" (and {len(at) - 1} more)" if len(at) > 1 else ""
     raise DataError(
         f"values differ in kind: {at[0]}{more} has {rare}, {others[0]} has {common}; bring all sites to one (infl.pp.log1p, "
-        "infl.pp.scale, or a layer with the raw counts), or set check_units=False if they agree after all"
+        f"infl.pp.scale, or a layer with the raw counts), or set {escape} if they agree after all"
     )
 
 

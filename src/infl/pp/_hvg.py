@@ -1,0 +1,382 @@
+"""Highly variable features over all sites."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from infl.errors import DataError, InflWarning, SettingsError
+from infl.federation.sums import sum_over_sites
+from infl.pp._columns import obs_column
+from infl.pp._matrix import SiteMatrix, matrices, own
+from infl.pp._median import federated_median
+from infl.pp._moments import FINE, Transform, federated_moments, taken
+from infl.pp._units import check_units, units_of
+from infl.pp._variable import Cutoffs, at_least_nth, dispersions, expected_std
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from infl.keys import Keyring
+
+Flavor = Literal["seurat", "cell_ranger", "seurat_v3", "seurat_v3_paper"]
+_FLAVORS = ("seurat", "cell_ranger", "seurat_v3", "seurat_v3_paper")
+_SITE = "site"
+_LARGEST_LOG = 88.0  # of a float32
+
+
+def highly_variable_genes(
+    sites: Mapping[str, AnnData],
+    *,
+    layer: str | None = None,
+    n_top_genes: int | None = None,
+    min_disp: float = 0.5,
+    max_disp: float = np.inf,
+    min_mean: float = 0.0125,
+    max_mean: float = 3,
+    span: float = 0.3,
+    n_bins: int = 20,
+    flavor: Flavor = "seurat",
+    subset: bool = False,
+    inplace: bool = True,
+    batch_key: str | None = None,
+    check_values: bool = True,
+    key: Keyring | None = None,
+) -> pd.DataFrame | None:
+    """Mark the features that :func:`scanpy.pp.highly_variable_genes` marks in the pooled data.
+
+    Sites send sums of values and of squares. With ``flavor="seurat_v3"`` the local regression is made from these by all
+    alike, and a third sum is of values clipped by it; sums of counts are whole numbers and lose nothing to the seal, so
+    that even ties fall as they do in scanpy.
+
+    Parameters
+    ----------
+    sites
+        AnnData by site name, harmonised; dense, sparse or backed. A site that did not measure a feature
+        (``var["infl_present"]``) has no part in its figures.
+    layer
+        Layer to use instead of ``X``.
+    n_top_genes
+        Number of features to mark; the cutoffs are not used then. With ``"seurat_v3"``, None is 2,000.
+    min_disp, max_disp, min_mean, max_mean
+        Cutoffs of normalised dispersion and mean.
+    span
+        Share of the features that each point of the local regression sees (``"seurat_v3"``).
+    n_bins
+        Bins of the mean (``"seurat"``).
+    flavor
+        ``"seurat"`` and ``"cell_ranger"`` expect logarithms, ``"seurat_v3"`` and ``"seurat_v3_paper"`` raw counts, and
+        the extra ``infl[hvg]``.
+    subset
+        Keep the marked features only, at every site.
+    inplace
+        Write to ``var``, else return a table.
+    batch_key
+        Mark features within batches and merge: a column of ``obs`` at all sites, or ``"site"``, which needs no column:
+        each site then is a batch, keeps its moments to itself, and what is summed are marks, dispersions and numbers of
+        ranks below bounds. Of a batch by column, all sites learn the moments, even where a single site has it.
+    check_values
+        Check that all sites have one kind of values, and the one that the flavour expects.
+    key
+        Key ring: with it, and three sites or more, what leaves a site is sealed.
+
+    Returns
+    -------
+    None, or the table with one row a feature. Written at every site are ``uns["hvg"]`` and in ``var``:
+    ``highly_variable``, ``means``, and ``dispersions``, ``dispersions_norm`` or ``variances``, ``variances_norm``,
+    ``highly_variable_rank``; with batches ``highly_variable_nbatches`` and ``highly_variable_intersection``.
+
+    Raises
+    ------
+    infl.errors.DataError
+        Sites have values of different kinds, or logarithms to different bases; the regression fails.
+
+    Warns
+    -----
+    infl.errors.InflWarning
+        Values are not what the flavour expects; cutoffs are given beside `n_top_genes`.
+
+    Examples
+    --------
+    >>> import infl, scanpy as sc
+    >>> pooled = sc.datasets.pbmc68k_reduced().raw.to_adata()
+    >>> sites = infl.pp.split_sites(pooled, 3)
+    >>> infl.pp.highly_variable_genes(sites, n_top_genes=100)
+    >>> int(sites["site_2"].var["highly_variable"].sum())
+    100
+
+    References
+    ----------
+    Satija et al. (2015), Nature Biotechnology 33:495. Zheng et al. (2017), Nature Communications 8:14049.
+    Stuart et al. (2019), Cell 177:1888.
+    """
+    if flavor not in _FLAVORS:
+        raise SettingsError(f"flavor must be one of {', '.join(_FLAVORS)}, not {flavor!r}")
+    if n_top_genes is not None and not n_top_genes > 0:
+        raise SettingsError(f"n_top_genes must be 1 or more, not {n_top_genes}")
+    cutoffs = Cutoffs(min_disp, max_disp, min_mean, max_mean)
+    at = matrices(sites, layer, key, rewrite=subset)
+    names = next(iter(sites.values())).var_names
+    notes = _check_kind(at, flavor) if check_values else []
+    batches = _batches(at, batch_key, key)
+    if flavor in ("seurat", "cell_ranger"):
+        if n_top_genes is not None and cutoffs != Cutoffs():
+            notes.append("n_top_genes is given, so the cutoffs min_disp, max_disp, min_mean and max_mean are not used")
+        table = _by_dispersion(at, batches, names, flavor, n_bins, cutoffs, n_top_genes)
+    else:
+        table = _by_regression(at, batches, names, flavor, span, n_top_genes or 2000, key)
+    for note in notes:
+        warnings.warn(note, InflWarning, stacklevel=2)
+    if not inplace:
+        return table.loc[table["highly_variable"]] if subset else table
+    table = table.drop(columns="mean_bin", errors="ignore")
+    for adata in sites.values():
+        own(adata).uns["hvg"] = {"flavor": flavor}
+        for column in table.columns:
+            values = table[column].to_numpy()
+            adata.var[column] = values.astype(np.float32) if column == "dispersions_norm" else values
+        if subset:
+            adata._inplace_subset_var(table["highly_variable"].to_numpy())
+    return None
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Who belongs to which batch, and who gets to see a batch's sums.
+
+    Attributes
+    ----------
+    members
+        For each batch, the sites that have a part in it and which of their observations (None: all); one batch without
+        a name where there are none.
+    inner
+        Key ring for sums within a batch.
+    outer
+        Key ring for sums over batches; None where all sites know each batch's figures already.
+    """
+
+    members: dict[str, dict[str, np.ndarray | None]]
+    inner: Keyring | None
+    outer: Keyring | None
+    named: bool = True
+
+
+def _batches(at: Mapping[str, SiteMatrix], batch_key: str | None, key: Keyring | None) -> _Batches:
+    if batch_key is None:
+        return _Batches({"all sites": dict.fromkeys(at)}, key, None, named=False)
+    if batch_key == _SITE and not any(_SITE in matrix.adata.obs for matrix in at.values()):
+        return _Batches({site: {site: None} for site in at}, None, key)
+    columns = {
+        site: obs_column(matrix.adata, batch_key, where=site, role="batch_key").astype(str)
+        for site, matrix in at.items()
+    }
+    found = sorted({name for column in columns.values() for name in column.unique()})
+    members: dict[str, dict[str, np.ndarray | None]] = {
+        name: {site: (column == name).to_numpy() for site, column in columns.items()} for name in found
+    }
+    return _Batches(members, key, None)
+
+
+def _moments(
+    at: Mapping[str, SiteMatrix], batches: _Batches, batch: str, transform: Transform | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Numbers of observations, means and variances of a batch, (n_vars,) each."""
+    members = batches.members[batch]
+    rows = {site: mask for site, mask in members.items() if mask is not None}
+    found = federated_moments(
+        {site: at[site] for site in members},
+        batches.inner,
+        transform=transform,
+        rows=rows or None,
+        purpose="variable features",
+        textbook=True,
+    )
+    return found.n, found.mean, found.var
+
+
+# -- dispersion-based flavours ------------------------------------------------------------------------------------------
+
+
+def _by_dispersion(
+    at: Mapping[str, SiteMatrix],
+    batches: _Batches,
+    names: pd.Index,
+    flavor: Any,
+    n_bins: int,
+    cutoffs: Cutoffs,
+    n_top: int | None,
+) -> pd.DataFrame:
+    """The table of ``"seurat"`` and ``"cell_ranger"``."""
+    transform = _expm1(at) if flavor == "seurat" else None
+    tables = {}
+    for batch in batches.members:
+        n, mean, var = _moments(at, batches, batch, transform)
+        # within batches, features that are never seen there are left out, as in scanpy
+        used = (mean != 0) | (var != 0) if batches.named else np.ones(len(mean), dtype=bool)
+        table = dispersions(mean[used], var[used], flavor, n_bins)
+        norm = table["dispersions_norm"].to_numpy()
+        table["highly_variable"] = (
+            cutoffs.hold(table["means"].to_numpy(), np.nan_to_num(norm)) if n_top is None else at_least_nth(norm, n_top)
+        )
+        table.index = names[used]
+        if not batches.named:
+            return table
+        table = table.drop(columns="mean_bin").astype(float).reindex(names)
+        table.loc[~used, :] = 0
+        table.loc[n == 0, :] = np.nan  # not measured, which is not the same as never seen
+        tables[batch] = table
+    return _merged_dispersions(tables, names, cutoffs, n_top, batches.outer)
+
+
+def _merged_dispersions(
+    tables: Mapping[str, pd.DataFrame], names: pd.Index, cutoffs: Cutoffs, n_top: int | None, key: Keyring | None
+) -> pd.DataFrame:
+    """Means over batches, and the features that most batches mark."""
+    columns = ["means", "dispersions", "dispersions_norm", "highly_variable"]
+    parts = {}
+    for batch, table in tables.items():
+        values = table[columns].to_numpy()
+        finite = np.isfinite(values)
+        parts[batch] = {
+            "sum": np.where(finite, values, 0),
+            "n": finite.astype(float),
+            "up": (values == np.inf).astype(float),
+            "down": (values == -np.inf).astype(float),
+        }
+    total = sum_over_sites(parts, "dispersions of batches", key, exponents={"sum": FINE, "n": 0, "up": 0, "down": 0})
+    n = total["n"] + total["up"] + total["down"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.where(n > 0, total["sum"] / np.maximum(n, 1), np.nan)
+        mean = mean + np.where(total["up"] > 0, np.inf, 0) + np.where(total["down"] > 0, -np.inf, 0)
+    table = pd.DataFrame(mean, index=names, columns=columns).sort_index()
+    marks = pd.Series(np.rint(total["sum"][:, 3]).astype(np.int64), index=names).loc[table.index]
+    table["highly_variable_nbatches"] = marks
+    table["highly_variable_intersection"] = marks == len(tables)
+    if n_top is None:
+        table["dispersions_norm"] = table["dispersions_norm"].fillna(0)
+        table["highly_variable"] = cutoffs.hold(table["means"].to_numpy(), table["dispersions_norm"].to_numpy())
+        return table.loc[names]
+    table = table.sort_values(["highly_variable_nbatches", "dispersions_norm"], ascending=False, na_position="last")
+    table["highly_variable"] = np.arange(len(table)) < n_top
+    return table.loc[names]
+
+
+def _expm1(at: Mapping[str, SiteMatrix]) -> Transform:
+    """From logarithms back to what they are of."""
+    bases = {site: matrix.adata.uns.get("log1p", {}).get("base") for site, matrix in at.items()}
+    first = next(iter(bases))
+    for site, base in bases.items():
+        if base != bases[first]:
+            raise DataError(
+                f"uns['log1p']['base'] is {bases[first]} at {first} and {base} at {site}: take logarithms to one base"
+            )
+    factor = None if bases[first] is None else float(np.log(bases[first]))
+    for site, matrix in at.items():
+        largest = max((block.max() for _, block in matrix.blocks() if 0 not in block.shape), default=0)
+        if largest * (factor or 1) > _LARGEST_LOG:
+            raise DataError(
+                f"{matrix.layer or 'X'} of {site} has {largest:g}, too large for a logarithm: flavor 'seurat' is for what "
+                "infl.pp.log1p gives, 'seurat_v3' for counts"
+            )
+
+    def transform(block: Any) -> Any:
+        block = block if factor is None else block * factor
+        return block.expm1() if sparse.issparse(block) else np.expm1(block)
+
+    return transform
+
+
+# -- flavours with a regression of variances ----------------------------------------------------------------------------
+
+
+def _by_regression(
+    at: Mapping[str, SiteMatrix],
+    batches: _Batches,
+    names: pd.Index,
+    flavor: Any,
+    span: float,
+    n_top: int,
+    key: Keyring | None,
+) -> pd.DataFrame:
+    """The table of ``"seurat_v3"`` and ``"seurat_v3_paper"``."""
+    ranks, variances = {}, {}
+    for batch, members in batches.members.items():
+        n, mean, var = _moments(at, batches, batch, None)
+        std = expected_std(mean, var, span, batch)
+        clip = std * np.sqrt(n) + mean
+        parts = {site: _clipped_sums(at[site], chosen, clip) for site, chosen in members.items()}
+        total = sum_over_sites(
+            parts, "clipped sums", batches.inner, exponents={"sum": FINE, "square": FINE, "above": 0}
+        )
+        clipped = total["sum"] + total["above"] * clip
+        squares = total["square"] + total["above"] * clip**2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            norm = (1 / ((n - 1) * np.square(std))) * ((n * np.square(mean)) + squares - 2 * clipped * mean)
+        norm = np.where(n > 1, norm, np.nan)
+        rank = np.argsort(np.argsort(-norm[None], axis=1), axis=1)[0].astype(np.float32)
+        rank[(rank >= n_top) | np.isnan(norm)] = np.nan
+        ranks[batch], variances[batch] = rank[None], norm
+
+    marked = {
+        batch: {
+            "n": (~np.isnan(ranks[batch][0])).astype(float),
+            "sum": np.nan_to_num(variances[batch]),
+            "of": (~np.isnan(variances[batch])).astype(float),
+        }
+        for batch in ranks
+    }
+    total = sum_over_sites(marked, "marks of batches", batches.outer, exponents={"n": 0, "sum": FINE, "of": 0})
+    whole = federated_moments(at, key, purpose="variable features", textbook=True) if batches.named else None
+    table = pd.DataFrame(index=names)
+    table["means"] = mean if whole is None else whole.mean
+    table["variances"] = var if whole is None else whole.var
+    if batches.named:
+        table["highly_variable_nbatches"] = np.rint(total["n"]).astype(np.int64)
+        table["highly_variable_rank"] = federated_median(ranks, batches.outer, purpose="ranks")
+        table["variances_norm"] = total["sum"] / np.maximum(total["of"], 1)
+    else:
+        table["highly_variable_rank"], table["variances_norm"] = rank, norm
+    order = {"highly_variable_rank": True} | ({"highly_variable_nbatches": False} if batches.named else {})
+    keys = list(order) if flavor == "seurat_v3" else list(order)[::-1]
+    first = table.sort_values(keys, ascending=[order[k] for k in keys], na_position="last").index[:n_top]
+    table["highly_variable"] = table.index.isin(first)
+    return table
+
+
+def _clipped_sums(matrix: SiteMatrix, chosen: np.ndarray | None, clip: np.ndarray) -> dict[str, np.ndarray]:
+    """Of values up to a bound, Σx and Σx²; of those above it, how many; (n_vars,) each.
+
+    Sums of counts stay whole numbers by that, where sums of clipped values would not.
+    """
+    n_vars = len(clip)
+    sums = {name: np.zeros(n_vars) for name in ("sum", "square", "above")}
+    for rows, whole in matrix.blocks():
+        block = taken(whole, rows, chosen, None)
+        column = block.indices if sparse.issparse(block) else np.tile(np.arange(n_vars), block.shape[0])
+        values = (block.data if sparse.issparse(block) else block.ravel()).astype(np.float64)
+        above = values > clip[column]
+        below = np.where(above, 0, values)
+        for name, weights in (("sum", below), ("square", below**2), ("above", above.astype(float))):
+            sums[name] += np.bincount(column, weights=weights, minlength=n_vars)
+    return {name: np.where(matrix.present, value, 0) for name, value in sums.items()}
+
+
+# -- checks -------------------------------------------------------------------------------------------------------------
+
+
+def _check_kind(at: Mapping[str, SiteMatrix], flavor: str) -> list[str]:
+    """Refuse a mixture of kinds; say what is amiss with the one kind that there is."""
+    units = {site: units_of(matrix.adata, matrix.layer) for site, matrix in at.items()}
+    check_units(units, escape="check_values=False")
+    for_counts = flavor.startswith("seurat_v3")
+    for site, kind in units.items():
+        if kind is not None and for_counts != (kind == "raw counts"):
+            wants = "raw counts" if for_counts else "logarithms"
+            return [f"flavor {flavor!r} is for {wants}, and {at[site].layer or 'X'} of {site} has {kind}"]
+    return []
