@@ -222,7 +222,9 @@ def join_panels(panels: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
     Examples
     --------
-    >>> join_panels({"a": {"features": ["g2", "g1"], "classes": ["x"]}, "b": {"features": ["g2", "g3"], "classes": ["w"]}})
+    >>> join_panels(
+    ...     {"a": {"features": ["g2", "g1"], "classes": ["x"]}, "b": {"features": ["g2", "g3"], "classes": ["w"]}}
+    ... )
     {'features': ['g2'], 'classes': ['w', 'x']}
     """
     first, joined = next(iter(panels.values())), dict[str, Any]()
