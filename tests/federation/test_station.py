@@ -12,8 +12,8 @@ from infl.federation.agreement import Agreement
 from infl.federation.coordinator import programme
 from infl.federation.messages import Answer, Plan
 from infl.federation.packings import count_packing
-from infl.federation.station import SiteSettings, Station, specification_digest
-from infl.keys import Keyring
+from infl.federation.station import SiteSettings, Station, specification_digest, stamp
+from infl.keys import Identity, Keyring
 from infl.models import Classifier
 
 TASK = Classifier(target="label", width=8, n_blocks=1)
@@ -30,13 +30,15 @@ def agreement(small_sites: dict[str, AnnData], key: Keyring) -> Agreement:
 
 
 @pytest.fixture
-def station(small_sites: dict[str, AnnData], key: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Station:
+def station(small_sites: dict[str, AnnData], key: Keyring, tmp_path: Path) -> Station:
     small_sites["site_1"].write_h5ad(tmp_path / "cohort.h5ad")
-    key.save(tmp_path / "ring.key", passphrase="test")
-    monkeypatch.setenv("INFL_KEY_PASSPHRASE", "test")
+    identity = Identity.create()
+    identity.save(tmp_path / "me.key")
+    key.save(tmp_path / "ring.key", recipients=identity)
     station = Station(tmp_path / "site_1")
     station.home.mkdir()
-    station.keep(SiteSettings("site_1", str(tmp_path / "cohort.h5ad"), str(tmp_path / "ring.key")))
+    files = (tmp_path / name for name in ("cohort.h5ad", "ring.key", "me.key"))
+    station.keep(SiteSettings("site_1", *map(str, files)))
     return station
 
 
@@ -88,6 +90,14 @@ def test_refusals(station: Station, agreement: Agreement, small_sites: dict[str,
         station.prepare(replace(agreement, panel=fewer))
     with pytest.raises(FileError, match=r"site_1: cannot read .*gone\.h5ad"):
         changed(station, data=str(tmp_path / "gone.h5ad")).prepare(agreement)
+
+
+def test_data_that_changed_since_the_check(station: Station, agreement: Agreement, tmp_path: Path) -> None:
+    changed(station, stamp=stamp(tmp_path / "cohort.h5ad")).prepare(agreement).ledger.close()  # type: ignore[union-attr]
+    with (tmp_path / "cohort.h5ad").open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(DataError, match=r"site_1: .*cohort\.h5ad has changed since it was checked"):
+        station.prepare(agreement)
 
 
 def test_its_own_run_file_decides(station: Station, agreement: Agreement) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from infl.cli import key, model
+from infl.cli import coordinator, key, model, run, site
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,6 +18,9 @@ app = typer.Typer(
 )
 app.add_typer(key.app, name="key", help="Make, show and share keys.")
 app.add_typer(model.app, name="model", help="Look at model files, and lock them again.")
+app.add_typer(coordinator.app, name="coordinator", help="Between hospitals: the machine that adds what it cannot read.")
+app.add_typer(site.app, name="site", help="Between hospitals: a site's own machine.")
+app.add_typer(run.app, name="run", help="Between hospitals: describe a run, follow it, fetch its model.")
 
 
 def _version(value: bool) -> None:

@@ -24,7 +24,7 @@ from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
 from infl.federation.coordinator import Coordinator, Exchange, Progress, programme
 from infl.federation.messages import Consent, Offer, Total
-from infl.federation.remote import RemoteTransport
+from infl.federation.remote import Patience, RemoteTransport
 from infl.federation.replica import build_bench
 from infl.federation.resident import panel_digest
 from infl.models.registry import task_from_json
@@ -34,6 +34,8 @@ STOP, AGAIN = "stop", "again"
 """Requests to a running attempt: end for good; end so that sites which came back take part in the next."""
 WAIT = 20.0
 """Seconds that a process of an earlier attempt, whose parent is gone, may take to notice."""
+OVER = ("finished", "stopped")
+"""States that no further attempt follows."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,19 @@ class RunFolder:
         """Write the status."""
         write_atomic(self.folder / "status.json", json.dumps(asdict(status), indent=1).encode(), overwrite=True)
 
+    @property
+    def patience(self) -> Patience:
+        """How long the coordinator waits for sites."""
+        path = self.folder / "waiting.json"
+        if not path.exists():
+            return Patience()
+        with explained(path, "read"):
+            return Patience(**json.loads(path.read_text()))
+
+    def keep_patience(self, patience: Patience) -> None:
+        """Write down how long the coordinator waits for sites."""
+        write_atomic(self.folder / "waiting.json", json.dumps(asdict(patience)).encode(), overwrite=True)
+
     def record(self, total: Total) -> None:
         """Append who was in a sum to ``exchanges.jsonl``, before the sum counts as done."""
         row = {"time": round(time.time(), 3), "seq": total.seq, "kind": total.kind, "round": total.round}
@@ -135,8 +150,8 @@ class RunFolder:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold a run's folder; a process of an earlier attempt that still has it is a leftover, and two must never write.
+def alone(folder: Path, *, wait: float | None = None) -> Iterator[None]:
+    """Hold a folder that two processes must never write to; one that still has it is given some seconds to end.
 
     Raises
     ------
@@ -144,13 +159,13 @@ def alone(folder: Path) -> Iterator[None]:
         Another process has it.
     """
     with explained(folder / "lock", "open"), (folder / "lock").open("a+") as handle:
-        if not _locked(handle):
+        if not _locked(handle, WAIT if wait is None else wait):
             raise FileError(f"{folder} is in use by another process: wait until it has ended")
         yield
 
 
-def _locked(handle: IO[str]) -> bool:
-    until = time.monotonic() + WAIT
+def _locked(handle: IO[str], wait: float) -> bool:
+    until = time.monotonic() + wait
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

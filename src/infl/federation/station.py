@@ -47,6 +47,8 @@ class SiteSettings:
         Identity file that opens it (empty: the user's own).
     expects
         Digest of the specification in the site's own copy of ``run.toml`` (empty: the policy alone decides).
+    stamp
+        Size and time of the data file when it was named (empty: any).
     """
 
     name: str
@@ -54,6 +56,7 @@ class SiteSettings:
     key: str = ""
     identity: str = ""
     expects: str = ""
+    stamp: str = ""
 
 
 class Station:
@@ -179,6 +182,10 @@ class Station:
             )
         key = self.open_key(agreement)
         replica = Replica(agreement, key)
+        if settings.stamp and settings.stamp != stamp(Path(settings.data)):
+            raise DataError(
+                f"{name}: {settings.data} has changed since it was checked: end `infl site start`, start anew"
+            )
         data = read_site(Path(settings.data), name)
         own = replica.task.agree({name: data})
         absent = sorted(set(own.get("classes", [])) - set(agreement.panel.get("classes", [])))
@@ -219,6 +226,13 @@ class Station:
         run.save(folder / "model.infl.safetensors", overwrite=True)
         write_atomic(folder / "history.csv", run.history.to_csv().encode(), overwrite=True)
         self.note(f"run {site.replica.agreement.run} finished: {folder / 'model.infl.safetensors'}")
+
+
+def stamp(path: Path) -> str:
+    """Return size and time of a file, which say whether it changed."""
+    with explained(path, "read"):
+        facts = path.stat()
+    return f"{facts.st_size}:{facts.st_mtime_ns}"
 
 
 def read_site(path: Path, name: str) -> Data:

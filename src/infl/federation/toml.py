@@ -18,7 +18,9 @@ def explain(path: Path, text: str, error: tomllib.TOMLDecodeError | ValidationEr
     first = error.errors()[0]
     place = [str(part) for part in first["loc"]]
     line = line_of(text, place)
-    what = {"extra_forbidden": "is not known", "missing": "is missing"}.get(first["type"], first["msg"])
+    known = dict.fromkeys(("extra_forbidden", "unexpected_keyword_argument"), "is not known")
+    known |= dict.fromkeys(("missing", "missing_argument"), "is missing")
+    what = known.get(first["type"], first["msg"])
     more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return SettingsError(f"{path}, line {line}: {'.'.join(place)}: {what}{more}")
 

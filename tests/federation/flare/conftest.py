@@ -29,9 +29,8 @@ def make_sites() -> dict[str, AnnData]:
 @pytest.fixture(scope="session")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("INFL_KEY_PASSPHRASE", "test")
         patch.setenv("OMP_NUM_THREADS", "1")
-        network = Rehearsal(tmp_path_factory.mktemp("network"), make_sites(), Keyring.create(), passphrase="test")
+        network = Rehearsal(tmp_path_factory.mktemp("network"), make_sites(), Keyring.create())
         for site in SITES:
             (network.root / site / "policy.toml").write_text("min_sites = 2\n")
         yield network

@@ -29,7 +29,7 @@ def check_coordinator(home: Path, run: Path | None = None) -> list[Finding]:
     parts: dict[str, Callable[[], str]] = {
         "kit": lambda: _kit(home / "kit"),
         "certificate": lambda: _certificate(home / "kit"),
-        "port": lambda: _port(consortium_of(home)),
+        "port": lambda: check_port(consortium_of(home)),
         "disk": lambda: _disk(home),
         "versions": _versions,
     }
@@ -74,7 +74,14 @@ def _certificate(kit: Path) -> str:
     return f"valid for {days:.0f} days" + (": renew it soon, by enrolling again" if days < SOON else "")
 
 
-def _port(consortium: Consortium) -> str:
+def check_port(consortium: Consortium) -> str:
+    """Say that the coordinator's port is free.
+
+    Raises
+    ------
+    FederationError
+        It is not.
+    """
     with closing(socket.socket()) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

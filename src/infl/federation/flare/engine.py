@@ -12,19 +12,20 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from infl.errors import FederationError, FileError
-from infl.federation.attempt import AGAIN, STOP, RunFolder, Status
+from infl.federation.attempt import AGAIN, OVER, STOP, RunFolder, Status, alone
 from infl.federation.flare import require_flare
+from infl.federation.flare.checks import check_port
 from infl.federation.flare.job import write_job
-from infl.federation.flare.kits import ADMIN
+from infl.federation.flare.kits import ADMIN, consortium_of
 from infl.federation.remote import Patience
 
 log = logging.getLogger(__name__)
 SERVER, CLIENT = "server", "client"
-OVER = {"finished", "stopped"}
 HEARTBEATS = 25.0
 """Seconds in which FLARE's client says twice that it is connected."""
 
@@ -57,6 +58,7 @@ class Daemon:
             return False
         if time.monotonic() - self._begun < min(30.0, 2.0 ** max(0, self.starts - 3)):
             return False  # one that dies at once is not started again at once
+        self.clear()
         settings = ["secure_train=true", "org=infl", "config_folder="]
         if self.role == CLIENT:
             settings.append(f"uid={self._name()}")
@@ -71,6 +73,17 @@ class Daemon:
         self.starts, self._begun = self.starts + 1, time.monotonic()
         return True
 
+    def clear(self) -> None:
+        """End what an infl that was killed left behind: FLARE's processes of this kit go on without it."""
+        import psutil
+
+        for process in psutil.process_iter(["cmdline"]):
+            command = process.info["cmdline"] or []
+            if str(self.kit) in command and any(word.startswith("nvflare.") for word in command):
+                with suppress(psutil.Error):
+                    process.kill()
+                    process.wait(5.0)
+
     def keep(
         self,
         until: threading.Event,
@@ -79,15 +92,22 @@ class Daemon:
         say: Callable[[str], None] = log.info,
         each: Callable[[], None] = lambda: None,
     ) -> None:
-        """Keep the process up until told otherwise, then end it: all that a site does on its own."""
-        try:
-            while not until.is_set():
-                if self.ensure() and self.starts > 1:
-                    say("the engine's process died and was started again")
-                until.wait(poll)
-                each()
-        finally:
-            self.stop()
+        """Keep the process up until told otherwise, then end it: all that a site does on its own.
+
+        Raises
+        ------
+        FileError
+            Another process does so for this site.
+        """
+        with alone(self.kit.parent, wait=0):
+            try:
+                while not until.is_set():
+                    if self.ensure() and self.starts > 1:
+                        say("the engine's process died and was started again")
+                    until.wait(poll)
+                    each()
+            finally:
+                self.stop()
 
     def _name(self) -> str:
         return json.loads((self.kit / "startup" / "fed_client.json").read_text())["client"]["fqsn"]
@@ -200,7 +220,7 @@ class Supervisor:
     name
         Name of the run.
     patience
-        How long the coordinator waits for sites.
+        How long the coordinator waits for sites (default: what the run's folder says).
     say
         Tells a person.
     """
@@ -208,8 +228,9 @@ class Supervisor:
     def __init__(
         self, home: Path, name: str, *, patience: Patience | None = None, say: Callable[[str], None] = log.info
     ) -> None:
-        self.home, self.name, self.patience, self.say = home, name, patience or Patience(), say
+        self.home, self.name, self.say = home, name, say
         self.run = RunFolder(home / "runs" / name)
+        self.patience = patience or self.run.patience
         self.agreement = self.run.agreement
         self.daemon = Daemon(home / "kit", SERVER, home / "server.log")
         self.console = Console(home / "admin")
@@ -224,31 +245,41 @@ class Supervisor:
         Raises
         ------
         FederationError
-            It gave up; says who is missing.
+            It gave up, and says who is missing; or the port is taken.
+        FileError
+            Another process works for this coordinator.
         """
-        self.run.clear_request()
+        with alone(self.home, wait=0):
+            self.run.clear_request()
+            if self.run.status.state == "stopped":
+                self._note(state="ended", message="")
+            self.daemon.clear()
+            check_port(consortium_of(self.home))
+            try:
+                return self._go(poll, give_up)
+            finally:
+                self._leave()
+                self.console.close()
+                self.daemon.stop()
+
+    def _go(self, poll: float, give_up: float) -> Status:
         moved, before = time.monotonic(), self.run.status
-        try:
-            while True:
-                if self.daemon.ensure() and self.daemon.starts > 1:
-                    self.say("the server died and was started again")
-                    self._leave()
-                self._step()
-                status = self.run.status
-                if (status.position, status.state) != (before.position, before.state):
-                    self._tell(before, status)
-                if status.position != before.position:
-                    moved = time.monotonic()
-                if status.state in OVER:
-                    return status
-                before = status
-                if time.monotonic() - moved > give_up:
-                    raise FederationError(self._why(status))
-                time.sleep(poll)
-        finally:
-            self._leave()
-            self.console.close()
-            self.daemon.stop()
+        while True:
+            if self.daemon.ensure() and self.daemon.starts > 1:
+                self.say("the server died and was started again")
+                self._leave()
+            self._step()
+            status = self.run.status
+            if (status.position, status.state) != (before.position, before.state):
+                self._tell(before, status)
+            if status.position != before.position:
+                moved = time.monotonic()
+            if status.state in OVER:
+                return status
+            before = status
+            if time.monotonic() - moved > give_up:
+                raise FederationError(self._why(status))
+            time.sleep(poll)
 
     def _step(self) -> None:
         """Submit a job when none runs, or ask the running one to end for the sake of sites that came back."""
@@ -258,23 +289,24 @@ class Supervisor:
             if over(state):
                 self._job = None
                 if status.state in ("offered", "running"):
-                    self.run.keep_status(
-                        Status(**{**vars(status), "state": "ended", "message": f"the engine: {state}"})
-                    )
+                    self._note(state="ended", message=f"the engine: {state}")
                 return
             if status.state == "running" and not self.run.requested and (back := self._returned(status)):
                 self.say(f"{', '.join(back)} came back: they take part after this round")
                 self.run.request(AGAIN)
             return
-        if self.stopping:
-            self.run.keep_status(Status(**{**vars(status), "state": "stopped", "message": "stopped"}))
+        if self.stopping or self.run.requested == STOP:
+            self._note(state="stopped", message="")
             return
         up = [site for site in self.console.sites() if site in self.agreement.sites]
         needed = len(self.agreement.sites) if self.run.store.progress().position == 0 else self.agreement.min_sites
-        self._missing = sorted(set(self.agreement.sites) - set(up))
+        missing = sorted(set(self.agreement.sites) - set(up))
         if len(up) < needed:
-            self._enough = None
+            if missing != self._missing:
+                self.say(f"waits for sites: {', '.join(missing[:8])}")
+            self._enough, self._missing = None, missing
             return
+        self._missing = missing
         self._enough = self._enough or time.monotonic()
         if self._missing and time.monotonic() - self._enough < self.patience.silence:
             return  # the others may be on their way
@@ -295,6 +327,9 @@ class Supervisor:
         """End the run after the exchange under way; it can be resumed."""
         self.stopping = True
         self.run.request(STOP)
+
+    def _note(self, **changes: Any) -> None:
+        self.run.keep_status(Status(**{**vars(self.run.status), **changes}))
 
     def _leave(self) -> None:
         if self._job is not None and self.run.status.state not in OVER:

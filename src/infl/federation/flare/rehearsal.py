@@ -15,6 +15,7 @@ from infl.federation.attempt import RunFolder, Status
 from infl.federation.flare.engine import CLIENT, Daemon, Supervisor
 from infl.federation.flare.kits import Consortium, approve, enrol, init_coordinator, install
 from infl.federation.station import SiteSettings, Station
+from infl.keys import Identity
 
 if TYPE_CHECKING:
     from infl._types import Data
@@ -33,9 +34,7 @@ class Rehearsal:
     data
         The sites' data by name.
     key
-        Their key ring; it is written under `passphrase`, which their processes must have as ``INFL_KEY_PASSPHRASE``.
-    passphrase
-        For the ring's file.
+        Their key ring; all of them open it with one identity, which is written beside it.
 
     Attributes
     ----------
@@ -45,22 +44,24 @@ class Rehearsal:
         Lines of the coordinator.
     """
 
-    def __init__(self, root: Path, data: Mapping[str, Data], key: Keyring, *, passphrase: str) -> None:
+    def __init__(self, root: Path, data: Mapping[str, Data], key: Keyring) -> None:
         self.root, self.data, self.key = root, dict(data), key
         self.coordinator = root / "coordinator"
         self.daemons: dict[str, Daemon] = {}
         self.said: list[str] = []
         self.consortium = Consortium("rehearsal", "localhost", free_port())
         self.fingerprint = init_coordinator(self.coordinator, self.consortium)
-        key.save(root / "ring.key", passphrase=passphrase)
+        identity = Identity.create()
+        identity.save(root / "identity.key")
+        key.save(root / "ring.key", recipients=identity)
         for site, table in data.items():
             request, mine = enrol(root / site, site, self.consortium)
             approved, told = approve(self.coordinator, request)
             assert mine == told
             install(root / site, approved, self.fingerprint)
             table.write_h5ad(root / site / "cohort.h5ad")
-            settings = SiteSettings(site, str(root / site / "cohort.h5ad"), str(root / "ring.key"))
-            self.station(site).keep(settings)
+            files = (root / site / "cohort.h5ad", root / "ring.key", root / "identity.key")
+            self.station(site).keep(SiteSettings(site, *map(str, files)))
 
     def station(self, site: str) -> Station:
         """Return a site's folder."""

@@ -1,0 +1,141 @@
+"""``infl run``: the file that describes a run, and what becomes of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from infl.cli.coordinator import HOME, Home, show, supervise
+from infl.errors import FileError
+
+if TYPE_CHECKING:
+    from infl.federation.attempt import RunFolder
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+Name = Annotated[str, typer.Argument(help="Name of the run, as in run.toml.")]
+
+
+@app.command()
+def template(
+    model: Annotated[str, typer.Argument(help="Task, e.g. classifier.")],
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("run.toml"),
+) -> None:
+    """Write a run.toml with comments.
+
+    Example: `infl run template classifier`
+    """
+    from infl._files import write_atomic
+    from infl.federation.runfile import RunFile
+
+    write_atomic(out, RunFile.template(model).encode())
+    typer.echo(f"{out}: edit it, and give it to coordinator and sites")
+
+
+@app.command()
+def panel(
+    data: Annotated[list[Path], typer.Argument(help="h5ad or h5mu files, or panels of other sites.")],
+    target: Annotated[str, typer.Option(help="Column of obs with the classes.")],
+    model: Annotated[str, typer.Option(help="Task.")] = "classifier",
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("panel.json"),
+) -> None:
+    """Write features and classes, in the order that all sites will use. Names only; no value of a record.
+
+    Example: `infl run panel cohort.h5ad --target tumour_class`
+    """
+    from infl._files import write_atomic
+    from infl.cli.tables import read_data
+    from infl.federation.runfile import join_panels, read_panel
+    from infl.models.registry import make_task
+
+    task, panels = make_task(model, {"target": target}), {}
+    for path in data:
+        panels[path.name] = read_panel(path) if path.suffix == ".json" else task.agree({path.stem: read_data(path)})
+    joined = join_panels(panels)
+    write_atomic(out, json.dumps(joined, indent=1).encode())
+    typer.echo(f"{out}: " + ", ".join(f"{len(names)} {kind}" for kind, names in joined.items()))
+
+
+@app.command()
+def status(name: Name, home: Home = HOME) -> None:
+    """Print where a run is; at the coordinator.
+
+    Example: `infl run status tumours`
+    """
+    show(_folder(home, name).status)
+
+
+@app.command()
+def watch(name: Name, home: Home = HOME) -> None:
+    """Print what changes until the run ends; at the coordinator.
+
+    Example: `infl run watch tumours`
+    """
+    folder, before = _folder(home, name), None
+    while True:
+        now = folder.status
+        key = (now.state, now.round, tuple((s, r["up"], r["trouble"]) for s, r in now.sites.items()))
+        if key != before:
+            show(now)
+            before = key
+        if now.state in ("finished", "stopped"):
+            return
+        time.sleep(1.0)
+
+
+@app.command()
+def stop(name: Name, home: Home = HOME) -> None:
+    """End a run after the round under way; `infl run resume` goes on with it.
+
+    Example: `infl run stop tumours`
+    """
+    from infl.federation.attempt import STOP
+
+    _folder(home, name).request(STOP)
+    typer.echo(f"{name}: ends after this round")
+
+
+@app.command()
+def resume(name: Name, home: Home = HOME) -> None:
+    """Go on with a run that was begun; at the coordinator.
+
+    Example: `infl run resume tumours`
+    """
+    _folder(home, name)
+    supervise(home, name)
+
+
+@app.command()
+def fetch(
+    out: Annotated[Path, typer.Argument(help="Folder for model and history.")],
+    run: Annotated[str, typer.Option(help="The run's random name, or its beginning.")] = "",
+    home: Annotated[Path | None, typer.Option("--home", envvar="INFL_SITE", help="The site's folder.")] = None,
+) -> None:
+    """Copy the locked model and the history of a finished run; at a site.
+
+    Example: `infl run fetch results`
+    """
+    from infl.cli.site import find_home
+    from infl.federation.station import Station
+
+    done = [f for f in Station(find_home(home)).runs(run) if (f / "model.infl.safetensors").exists()]
+    if len(done) != 1:
+        raise FileError(f"{len(done)} finished runs here{': name one with --run' if done else ''}")
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("model.infl.safetensors", "history.csv"):
+        if (out / name).exists():
+            raise FileError(f"{out / name} exists: choose another folder")
+        shutil.copy(done[0] / name, out / name)
+    typer.echo(f"{out}: model.infl.safetensors, history.csv; open with `infl.load_model` and the site's key ring")
+
+
+def _folder(home: Path, name: str) -> RunFolder:
+    from infl.federation.attempt import RunFolder
+
+    if not (home / "runs" / name / "agreement.json").exists():
+        raise FileError(f"no run {name!r} at {home}: start it with `infl coordinator start run.toml`")
+    return RunFolder(home / "runs" / name)

@@ -1,0 +1,190 @@
+"""``infl site``: a hospital's or lab's own machine."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from infl.cli.coordinator import report
+from infl.errors import FileError
+
+if TYPE_CHECKING:
+    from infl.federation.station import Station
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+Home = Annotated[
+    Path | None, typer.Option("--home", envvar="INFL_SITE", help="The site's folder.  [default: the one here]")
+]
+RunOption = Annotated[Path | None, typer.Argument(help="run.toml: take part in no other run than this.")]
+DataOption = Annotated[Path, typer.Option("--data", help="h5ad or h5mu file.")]
+KeyOption = Annotated[Path | None, typer.Option("--key", envvar="INFL_KEY", help="The site's key ring.")]
+IdentityOption = Annotated[Path | None, typer.Option("--identity", help="Identity file that opens the ring.")]
+
+
+@app.command()
+def enrol(
+    name: Annotated[str, typer.Argument(help="The site's name.")],
+    consortium: Annotated[Path, typer.Option(help="consortium.toml, from the coordinator.")] = Path("consortium.toml"),
+    home: Annotated[Path | None, typer.Option("--home", help="Folder to make.  [default: NAME]")] = None,
+) -> None:
+    """Make the site's private key, which never leaves this machine, and a request for the coordinator.
+
+    Example: `infl site enrol hospital_b`
+    """
+    from infl.federation.flare.kits import enrol as make
+    from infl.federation.flare.kits import read_consortium
+    from infl.federation.policy import TEMPLATE
+
+    home = home or Path(name)
+    request, fingerprint = make(home, name, read_consortium(consortium))
+    policy = home / "policy.toml"
+    if not policy.exists():
+        policy.write_text(TEMPLATE)
+    typer.echo(f"{request}: send it to the coordinator, and tell this fingerprint by telephone:\n{fingerprint}")
+    typer.echo(f"{policy}: what this site accepts; read it.")
+
+
+@app.command()
+def install(
+    approved: Annotated[Path, typer.Argument(help="NAME.signed.zip, from the coordinator.")],
+    fingerprint: Annotated[str, typer.Option(help="The coordinator's, as told by telephone.")],
+    home: Home = None,
+) -> None:
+    """Install the certificate that the coordinator signed.
+
+    Example: `infl site install hospital_b.signed.zip --fingerprint "1a2b3c4d …"`
+    """
+    from infl.federation.flare.kits import install as make
+
+    kit = make(find_home(home), approved, fingerprint)
+    typer.echo(f"{kit}: installed; now `infl site check --data cohort.h5ad --key consortium.key`")
+
+
+@app.command()
+def start(
+    run: RunOption = None,
+    *,
+    data: DataOption,
+    key: KeyOption = None,
+    identity: IdentityOption = None,
+    home: Home = None,
+) -> None:
+    """Be up for runs until Ctrl-C.
+
+    Example: `infl site start run.toml --data cohort.h5ad --key consortium.key`
+    """
+    from infl.federation.flare.checks import check_site
+    from infl.federation.flare.engine import CLIENT, Daemon
+
+    station = _settle(home, run, data, key, identity)
+    name = station.settings.name
+    for what, wrong, _ in check_site(station, run):
+        if wrong is not None and what == "connection":
+            typer.echo(f"{name}: {wrong}; trying again until it can")
+        elif wrong is not None:
+            raise wrong
+    daemon = Daemon(station.home / "kit", CLIENT, station.home / "client.log")
+    over = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda number, frame: over.set())
+    signal.signal(signal.SIGTERM, lambda number, frame: over.set())
+    typer.echo(f"{name}: up, Ctrl-C ends")
+    seen = len(station.events())
+
+    def tell() -> None:
+        nonlocal seen
+        events = station.events()
+        for line in events[seen:]:
+            typer.echo(f"{name}: {line}")
+        seen = len(events)
+
+    try:
+        daemon.keep(over, say=lambda line: typer.echo(f"{name}: {line}"), each=tell)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@app.command()
+def check(
+    run: RunOption = None,
+    *,
+    data: DataOption,
+    key: KeyOption = None,
+    identity: IdentityOption = None,
+    home: Home = None,
+) -> None:
+    """Say what would keep this site from a run: kit, certificate, connection, clock, disk, policy, data, key.
+
+    Example: `infl site check run.toml --data cohort.h5ad --key consortium.key`
+    """
+    from infl.federation.flare.checks import check_site
+
+    report(check_site(_settle(home, run, data, key, identity), run))
+
+
+@app.command()
+def approve(digest: Annotated[str, typer.Argument(help="What the refusal says.")], home: Home = None) -> None:
+    """Say yes to a run, where the policy asks for a person.
+
+    Example: `infl site approve 1a2b3c4d5e6f`
+    """
+    from infl.federation.station import Station
+
+    station = Station(find_home(home))
+    typer.echo(f"{station.approve(digest)}: this site takes part from the coordinator's next attempt on")
+
+
+@app.command()
+def ledger(
+    run: Annotated[str | None, typer.Argument(help="The run's random name, or its beginning.")] = None,
+    home: Home = None,
+) -> None:
+    """Print what left this site: time, kind, round, bytes, digest.
+
+    Example: `infl site ledger`
+    """
+    from infl.federation.station import Station
+
+    station = Station(find_home(home))
+    for folder in station.runs(run or ""):
+        typer.echo(folder.name)
+        for entry in station.ledger(folder):
+            kind = entry["kind"].partition(":")[2] or entry["kind"]
+            sealed = "sealed" if entry["sealed"] else "OPEN"
+            typer.echo(
+                f"{entry['time']}  {kind:<12} {entry['round']:>4} {entry['bytes']:>12,}  {sealed}  {entry['digest'][:16]}"
+            )
+
+
+def find_home(home: Path | None) -> Path:
+    """Return the site's folder: the one that was given, or the only one here."""
+    if home is not None:
+        if not (home / "consortium.json").exists():
+            raise FileError(f"{home} is no site's folder: make one with `infl site enrol NAME`")
+        return home
+    found = [p.parent for p in (Path(), *Path().iterdir()) for p in [p / "consortium.json"] if p.exists()]
+    found = [p for p in found if not (p / "ca").exists()]
+    if len(found) != 1:
+        raise FileError(f"{len(found)} sites' folders here: name one with --home")
+    return found[0]
+
+
+def _settle(home: Path | None, run: Path | None, data: Path, key: Path | None, identity: Path | None) -> Station:
+    """Write down which data and key the site uses, and which run it expects."""
+    from infl.federation.runfile import RunFile
+    from infl.federation.station import SiteSettings, Station, specification_digest, stamp
+
+    station = Station(find_home(home))
+    settings = SiteSettings(
+        station.enrolled_name(),
+        str(data.resolve()),
+        "" if key is None else str(key.resolve()),
+        "" if identity is None else str(identity.resolve()),
+        "" if run is None else specification_digest(RunFile.read(run).agreement()),
+        stamp(data),
+    )
+    station.keep(settings)
+    return station

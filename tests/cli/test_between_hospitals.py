@@ -1,0 +1,309 @@
+"""Between hospitals: `docs/deploy.md` followed word by word, and the one line where something cannot work."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anndata
+import pandas as pd
+import pytest
+import torch
+from anndata import AnnData
+from typer.testing import CliRunner
+
+import infl
+from infl.cli.app import app
+from infl.errors import MAX_LENGTH, FederationError, FileError, InflError, SettingsError
+from infl.federation.flare.rehearsal import free_port
+from infl.keys import Keyring
+
+SITES = ("hospital_a", "hospital_b", "hospital_c")
+HOLDER = "hospital_a"
+DOCS = Path(__file__).parents[2] / "docs" / "deploy.md"
+POST = {  # who sends what to whom
+    "hospital_?/hospital_?/*.request.zip": ("coordinator",),
+    "coordinator/coordinator/*.signed.zip": SITES,
+    "hospital_?/*.pub": (HOLDER,),
+    "hospital_?/*.panel.json": (HOLDER,),
+    f"{HOLDER}/consortium.hospital_?.key": SITES,
+}
+
+
+class Participants:
+    """Everybody's folder, and a shell in each."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.background: dict[str, subprocess.Popen[str]] = {}
+        self.said: list[str] = []
+        for name in ("coordinator", *SITES):
+            (root / name).mkdir()
+
+    def type(self, who: str, command: str) -> str:
+        """Run a command of the documentation and return what it prints; those that stay do so in the background."""
+        arguments = re.findall(r'"[^"]*"|\S+', command.partition("  #")[0])[1:]
+        arguments = [a.strip('"') for a in arguments]
+        environment = {"INFL_IDENTITY": str(self.root / who / "config" / "identity.key"), "INFL_PROGRESS": "0"}
+        if arguments[1] in ("start", "resume"):
+            code = "from infl.cli import main; main()"
+            with (self.root / f"{who}.out").open("a") as output:
+                self.background[who] = subprocess.Popen(
+                    [sys.executable, "-c", code, *arguments], cwd=self.root / who, env=os.environ | environment,
+                    stdout=output, stderr=output, text=True,
+                )  # fmt: skip
+            return ""
+        before = Path.cwd()
+        os.chdir(self.root / who)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(infl.settings, "identity", self.root / who / "config" / "identity.key")
+            try:
+                done = CliRunner().invoke(app, arguments, env=environment, input="y\n")
+            finally:
+                os.chdir(before)
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    def post(self) -> None:
+        """Send what people send each other."""
+        for pattern, recipients in POST.items():
+            for file in self.root.glob(pattern):
+                for recipient in recipients:
+                    if recipient not in SITES or len(recipients) == 1 or recipient in file.name:
+                        target = self.root / recipient / file.name
+                        if not target.exists():
+                            shutil.copy(file, target)
+
+    def output(self, who: str) -> str:
+        return (self.root / f"{who}.out").read_text()
+
+    def wait(self, who: str, *, code: int, seconds: float = 180) -> str:
+        assert self.background.pop(who).wait(seconds) == code, self.output(who)
+        return self.output(who)
+
+    def wait_until(self, true: Callable[[], bool], *, seconds: float = 180) -> None:
+        until = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < until, {who: self.output(who) for who in self.background}
+            for who, process in self.background.items():
+                assert process.poll() is None, self.output(who)
+            time.sleep(0.1)
+
+    def end(self) -> None:
+        for process in self.background.values():
+            process.send_signal(signal.SIGINT)
+        for process in self.background.values():
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Return who types what, in the order of the page; and what the page has of consortium.toml."""
+    for language, text in re.findall(r"^```(\w*)\n(.*?)^```", DOCS.read_text(), re.MULTILINE | re.DOTALL):
+        first, _, rest = text.partition("\n")
+        if language == "toml":
+            yield "toml", text
+        elif first in ("# coordinator", "# each site", "# key holder"):
+            for command in rest.splitlines():
+                yield first[2:], command
+        else:
+            assert "infl " not in text or text.startswith("pip install"), f"nobody types {text!r}"
+
+
+@pytest.fixture
+def people(tmp_path: Path, khan: AnnData, monkeypatch: pytest.MonkeyPatch) -> Iterator[Participants]:
+    monkeypatch.delenv("INFL_KEY_PASSPHRASE", raising=False)
+    people = Participants(tmp_path)
+    for i, site in enumerate(SITES):
+        khan[i::3, :200].copy().write_h5ad(tmp_path / site / "cohort.h5ad")
+    yield people
+    people.end()
+
+
+@pytest.mark.slow
+def test_the_page_word_by_word(people: Participants) -> None:
+    told = ""
+    for who, command in commands():
+        if who == "toml":
+            text = command.replace("coordinator.example.org", "localhost").replace("8002", str(free_port()))
+            for name in ("coordinator", *SITES):
+                (people.root / name / "consortium.toml").write_text(text)
+            continue
+        everybody = {"coordinator": ["coordinator"], "key holder": [HOLDER], "each site": list(SITES)}[who]
+        each = "hospital_b" in command and "hospital_a" not in command
+        for participant in everybody:
+            for site in SITES if each and who != "each site" else [participant]:
+                line = command.replace("1a2b3c4d …", told).replace("hospital_b", site) if each else command
+                if line.startswith(("infl run status", "infl run stop")):
+                    people.wait_until(lambda: re.search(r"round \d+ of", people.output("coordinator")) is not None)
+                printed = people.type(participant, line)
+                assert "WRONG" not in printed
+                people.said.append(printed)
+            people.post()
+        after(people, command, printed)
+        if command.startswith("infl coordinator init"):
+            told = printed.strip().splitlines()[-1]
+    for site in SITES:
+        people.background[site].send_signal(signal.SIGINT)
+        assert "up, Ctrl-C ends" in people.wait(site, code=0)
+    outcome(people)
+
+
+def after(people: Participants, command: str, printed: str) -> None:
+    """Do what the page says in words."""
+    if command.startswith("infl run template"):
+        file = people.root / HOLDER / "run.toml"
+        ring = Keyring.load(people.root / HOLDER / "site.key", people.root / HOLDER / "config" / "identity.key")
+        text = file.read_text().replace('target = ""', 'target = "tumour_class"').replace("rounds = 20", "rounds = 150")
+        file.write_text(text.replace('fingerprint = ""', f'fingerprint = "{ring.fingerprint()}"') + WAITING)
+        for name in ("coordinator", *SITES):
+            for sent in ("run.toml", "panel.json"):
+                if name != HOLDER:
+                    shutil.copy(people.root / HOLDER / sent, people.root / name / sent)
+    elif command.startswith("infl coordinator start"):
+        people.wait_until(lambda: "waits for sites" in people.output("coordinator"))
+    elif command.startswith("infl run stop"):
+        assert re.search(r"infl: run my_run was stopped after round \d+", people.wait("coordinator", code=2))
+    elif command.startswith("infl run resume"):
+        assert "my_run: finished" in people.wait("coordinator", code=0)
+    elif command.startswith("infl run status"):
+        assert re.match(r"(running|finished), round \d+ of 150", printed)
+        assert all(site in printed for site in SITES)
+
+
+WAITING = "\n[waiting]\nsilence = 8\nrepeat = 2\n"
+
+
+def outcome(people: Participants) -> None:
+    """Each site has the same model, which opens with its ring and is of use."""
+    right, weights = [], []
+    for site in SITES:
+        folder = people.root / site
+        model = infl.load_model(folder / "results" / "model.infl.safetensors")
+        adata = anndata.read_h5ad(folder / "cohort.h5ad")
+        ring = Keyring.load(folder / "site.key", folder / "config" / "identity.key")
+        infl.tl.predict(adata, model, key=ring)
+        right.append((adata.obs["infl_prediction"].astype(str) == adata.obs["tumour_class"].astype(str)).mean())
+        weights.append(torch.cat([t.ravel() for _, t in sorted(model.effective(ring).items())]))
+        assert torch.equal(weights[0], weights[-1])
+        assert len(pd.read_csv(folder / "results" / "history.csv")) == 150
+    assert min(right) > 0.9
+
+
+# -- what cannot work is one line -----------------------------------------------------------------------------------
+CONSORTIUM = 'name = "tumours"\nhost = "localhost"\nport = {port}\n'
+
+
+def typed(*arguments: object, answer: str = "") -> Any:
+    return CliRunner().invoke(app, [str(a) for a in arguments], input=answer)
+
+
+def refused(*arguments: object, kind: type[InflError] = FileError, answer: str = "") -> str:
+    """Return the one line, which the entry point prints before it leaves with 2."""
+    done = typed(*arguments, answer=answer)
+    assert type(done.exception) is kind, done.exception or done.output
+    assert len(str(done.exception)) <= MAX_LENGTH
+    return str(done.exception)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(f"coordinator {c}" for c in ("init", "approve", "start", "check")),
+        *(f"site {c}" for c in ("enrol", "install", "start", "check", "approve", "ledger")),
+        *(f"run {c}" for c in ("template", "panel", "status", "watch", "stop", "resume", "fetch")),
+    ],
+)
+def test_help_has_an_example(command: str) -> None:
+    assert f"Example: infl {command}" in typed(*command.split(), "--help").stdout.replace("`", "")
+
+
+def test_files_that_are_missing_or_wrong(here: Path) -> None:
+    assert "consortium.toml" in refused("coordinator", "init", "consortium.toml")
+    (here / "consortium.toml").write_text('name = "tumours"\nhost = "localhost"\nporte = 1\n')
+    line = refused("coordinator", "init", "consortium.toml", kind=SettingsError)
+    assert line == "consortium.toml, line 3: porte: is not known"
+    assert "consortium.toml" in refused("site", "enrol", "a", kind=SettingsError)
+    assert "no run 'x' at coordinator" in refused("run", "status", "x")
+    assert "no run 'x' at coordinator" in refused("run", "stop", "x")
+    assert "no run 'x' at coordinator" in refused("run", "resume", "x")
+    assert "0 sites' folders here" in refused("run", "fetch", "results")
+    assert "no site's folder" in refused("run", "fetch", "results", "--home", "nowhere")
+    assert "cannot read run.toml" in refused("coordinator", "start", "run.toml")
+    assert "'classifer' is not known" in refused("run", "template", "classifer", kind=SettingsError)
+    assert typed("run", "template", "classifier").exit_code == 0
+    assert "run.toml exists" in refused("run", "template", "classifier")
+    assert "data.h5ad" in refused("run", "panel", "data.h5ad", "--target", "y")
+    (here / "a.json").write_text("[1]")
+    assert "a.json is no panel" in refused("run", "panel", "a.json", "--target", "y")
+    assert {p.name for p in here.iterdir()} == {"consortium.toml", "run.toml", "a.json"}
+
+
+@pytest.mark.slow
+def test_kits_ports_and_fingerprints(here: Path, khan: AnnData) -> None:
+    (here / "consortium.toml").write_text(CONSORTIUM.format(port=free_port()))
+    fingerprint = typed("coordinator", "init", "consortium.toml").stdout.splitlines()[-1]
+    assert "a coordinator already" in refused("coordinator", "init", "consortium.toml")
+    mine = typed("site", "enrol", "hospital_a").stdout
+    assert "has a request already" in refused("site", "enrol", "hospital_a")
+    request = here / "hospital_a" / "hospital_a.request.zip"
+    assert "is not a request" in refused("coordinator", "approve", "consortium.toml", kind=FederationError)
+    assert "not confirmed" in refused("coordinator", "approve", request, answer="n\n", kind=FederationError)
+    assert not list(here.glob("coordinator/*.signed.zip"))
+    shown = typed("coordinator", "approve", request, answer="y\n").stdout
+    assert shown.splitlines()[1] in mine
+    signed = here / "coordinator" / "hospital_a.signed.zip"
+    other = "0" * 8 + fingerprint[8:]
+    assert "fingerprint" in refused("site", "install", signed, "--fingerprint", other, kind=FederationError).lower()
+    khan[::4].copy().write_h5ad(here / "cohort.h5ad")
+    start = ("site", "start", "--data", "cohort.h5ad")
+    assert "kit is missing" in refused(*start)
+    assert typed("site", "install", signed, "--fingerprint", fingerprint).exit_code == 0
+    assert "installed already" in refused("site", "install", signed, "--fingerprint", fingerprint)
+    assert "nowhere.h5ad" in refused("site", "start", "--data", "nowhere.h5ad")
+    (here / "hospital_a" / "policy.toml").write_text("max_rounds = 0\n")
+    assert "policy.toml, line 1: max_rounds" in refused(*start, kind=SettingsError)
+    (here / "hospital_a" / "policy.toml").unlink()
+    checked = typed("site", "check", "--data", "cohort.h5ad")
+    assert re.search(r"WRONG connection .* cannot be reached .* is the coordinator up", checked.stdout)
+    assert checked.stdout.count("WRONG") == 1
+    assert "1 of 8 checks failed: connection" in str(checked.exception)
+    begun(here)
+    with socket.socket() as taken:
+        taken.bind(("", infl_port(here)))
+        taken.listen()
+        checked = typed("coordinator", "check", "run.toml")
+        assert re.search(r"WRONG port +port \d+ is taken", checked.stdout)
+        assert "is taken" in refused("coordinator", "start", "run.toml", kind=FederationError)
+    (here / "run.toml").write_text((here / "run.toml").read_text().replace("rounds = 20", "rounds = 21"))
+    assert "begun with other settings" in refused("coordinator", "start", "run.toml")
+    assert "is no server kit" in refused("coordinator", "start", "run.toml", "--home", "hospital_a")
+
+
+def begun(folder: Path) -> None:
+    """Write a run's files."""
+    assert typed("run", "panel", "cohort.h5ad", "--target", "tumour_class").exit_code == 0
+    assert typed("run", "template", "classifier").exit_code == 0
+    text = (folder / "run.toml").read_text().replace('target = ""', 'target = "tumour_class"')
+    (folder / "run.toml").write_text(text.replace('fingerprint = ""', 'fingerprint = "abcd"'))
+
+
+def infl_port(folder: Path) -> int:
+    return int(re.findall(r"port = (\d+)", (folder / "consortium.toml").read_text())[0])
