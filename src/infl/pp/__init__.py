@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_normalize": ["log1p", "normalize_total"],
         "_panel": ["Panel"],
         "_pca": ["pca"],
+        "_qc": ["QCSummary", "qc_summary"],
         "_scale": ["scale"],
         "_split": ["split_sites"],
     },
