@@ -123,17 +123,18 @@ class Checkpoint:
             arrays["best"] = replica.best_theta.numpy()
         arrays |= {f"rule.{name}": value.numpy() for name, value in replica.rule_state.items()}
         arrays |= {f"private.{name}": np.asarray(value, order="C") for name, value in replica.private.items()}
-        trained = {}
+        trained, best = {}, {}
         for name, site in sites.items():
             state = site.state()
             arrays[f"noise_key.{name}"] = np.frombuffer(state["noise_key"], dtype=np.uint8)
             if state["local"].numel():
-                arrays[f"local.{name}"] = state["local"].numpy()
+                arrays |= {f"local.{name}": state["local"].numpy(), f"best.{name}": state["best"][1].numpy()}
+            best[name] = state["best"][0]
             if state["trained"] is not None:
                 trained[name], after = state["trained"]
                 arrays[f"trained.{name}"] = after.numpy()
         names = ("seq", "n_total", "best_round", "stopped", "rows")
-        facts = {name: getattr(replica, name) for name in names} | {"trained": trained}
+        facts = {name: getattr(replica, name) for name in names} | {"trained": trained, "best": best}
         content = _encrypt(save(arrays, metadata={"facts": json.dumps(facts)}), replica.key, replica.agreement)
         write_atomic(self.folder / "sites.checkpoint", content, overwrite=True, mode=0o600)
 
@@ -145,7 +146,7 @@ class Checkpoint:
         arrays, metadata = _open(path, _decrypt(path, replica.key, replica.agreement))
         tensors = {name: torch.from_numpy(value) for name, value in arrays.items() if not name.startswith("private.")}
         facts: dict[str, Any] = json.loads(metadata["facts"])
-        trained = facts.pop("trained")
+        trained, best = facts.pop("trained"), facts.pop("best")
         for name, value in facts.items():
             setattr(replica, name, value)
         replica.theta, replica.best_theta = tensors["theta"], tensors.get("best")
@@ -153,10 +154,11 @@ class Checkpoint:
         replica.private = {k.removeprefix("private."): v for k, v in arrays.items() if k.startswith("private.")}
         replica.task.configure(replica.bench.module, replica.private)
         for name, site in sites.items():
-            local = tensors.get(f"local.{name}", site.local)
+            local = tensors.get(f"local.{name}", site.kept)
             after = (trained[name], tensors[f"trained.{name}"]) if name in trained else None
             noise_key = arrays[f"noise_key.{name}"].tobytes()
-            site.restore({"local": local, "trained": after, "noise_key": noise_key})
+            judged = (best[name], tensors.get(f"best.{name}", site.kept))
+            site.restore({"local": local, "best": judged, "trained": after, "noise_key": noise_key})
 
 
 def _open(path: Path, content: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:

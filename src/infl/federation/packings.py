@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from math import ceil, floor, log2
 from typing import TYPE_CHECKING
 
+from infl.federation.rules import rule
 from infl.privacy.dp import GRID
 from infl.privacy.seal import Field, Packing
 
@@ -24,6 +25,8 @@ SUM_EXPONENT = -20
 """Sums are multiples of 2⁻²⁰: a range of ± 2⁴³ shared by the sites."""
 WIDEN = 4
 """Powers of two by which a scale is widened after a refusal."""
+CONTROL_EXPONENT = -24
+"""Mean gradients are multiples of 2⁻²⁴ before they are weighted: a range of ± 2⁷ shared by the sites."""
 STEPS_GUESS = 64
 """Optimiser steps per local epoch that the first scale has room for."""
 
@@ -75,6 +78,11 @@ def train_packing(task: Task, agreement: Agreement, shared: Layout) -> Packing:
     sums: tuple[Field, ...] = (Field("n", (), 0, bits=64),)
     if dp is None:
         sums += (Field("train_loss", (), SUM_EXPONENT, bits=64),)
+        chosen = rule(agreement.aggregation, agreement.aggregation_options)
+        if chosen.importance is not None:
+            sums += (Field("importance", (), SUM_EXPONENT, bits=64),)
+        if chosen.control:
+            update += tuple(Field(f"control.{entry.name}", entry.shape, CONTROL_EXPONENT) for entry in shared.entries)
     return Packing(update + sums + judge_fields(task, agreement.panel))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from infl.errors import FederationError, SealError
+from infl.errors import FederationError, SealError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.messages import Total
 from infl.federation.rules import fedadam, rule
@@ -41,7 +41,16 @@ def build_bench(task: Task, agreement: Agreement) -> FlatModule:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(agreement.seed, "initial weights"))
         scheme = lock_scheme(agreement.lock, agreement.strength)
-        return FlatModule(scheme.wrap(task.build(agreement.panel)), task.is_local)
+        chosen = rule(agreement.aggregation, agreement.aggregation_options)
+        module = scheme.wrap(task.build(agreement.panel))
+        bench = FlatModule(module, lambda name: task.is_local(name) or chosen.is_local(name))
+    if not bench.shared.total:
+        raise SettingsError("every parameter stays at its site, so there is nothing to average: name fewer modules")
+    unknown = [part for part in chosen.local if not any(part in e.name.split(".") for e in bench.local.entries)]
+    if unknown:
+        known = dict.fromkeys(e.name.split(".")[0] for e in bench.shared.entries)
+        raise SettingsError(f"the model has no module {unknown[0]!r} to keep at the sites: it has {', '.join(known)}")
+    return bench
 
 
 class Replica:
@@ -165,10 +174,15 @@ class Replica:
             n = float(arrays["n"])
             # Σ wᵢΔᵢ / Σ wᵢ with wᵢ = nᵢ / n_total; or minus the mean of a Poisson sample's clipped, noisy gradients
             dp = a.dp
-            update = torch.from_numpy(vector).mul_(self.n_total / n if dp is None else -1 / (dp.sample_rate * n))
+            counted = float(arrays.get("importance", n))  # Σ nᵢ fᵢ where the rule counts sites by a factor fᵢ too
+            # one row: the update, and with control variates a second: their weighted change
+            rows = torch.from_numpy(vector).view(-1, self.bench.shared.total)
             if self.gain is not None:
-                update.mul_(self.gain)
+                rows.mul_(self.gain)
+            update = rows[0].mul_(self.n_total / counted if dp is None else -1 / (dp.sample_rate * n))
             self.rule.at_sum(self.theta, update, self.rule_state)
+            if self.rule.control:
+                self.rule_state["control"] = self.control + rows[1]
             loss = float(arrays["train_loss"]) / n if dp is None else float("nan")
             self.rows.append({"loss": loss, "n_sites": len(total.responders)})
         elif total.kind == "judge":
@@ -195,6 +209,11 @@ class Replica:
         self.stopped = 0 < self.agreement.patience <= last - self.best_round
 
     @property
+    def control(self) -> Tensor:
+        """Weighted mean of the sites' control variates (SCAFFOLD)."""
+        return self.rule_state.get("control", torch.zeros(()))
+
+    @property
     def steps(self) -> list[tuple[float, float, int]]:
         """What was done under differential privacy, for accounting: noise, sampling rate, number of rounds."""
         dp = self.agreement.dp
@@ -207,10 +226,14 @@ class Replica:
         module = self.bench.module
         return module if module.training == training else module.train(training)
 
-    def model(self) -> LockedModel:
-        """Return the global model, locked under the run's key with a salt of its own that follows from the run's."""
+    def model(self, site: str = "", local: Tensor | None = None) -> LockedModel:
+        """Return the global model, locked under the run's key with a salt of its own that follows from the run's.
+
+        With a site's local weights it is that site's model, under another salt.
+        """
         a = self.agreement
-        salt = a.salt if a.lock == "published" else hashlib.sha256(f"model {a.salt}".encode()).hexdigest()[:32]
+        name = f"model {a.salt} {site}".rstrip()
+        salt = a.salt if a.lock == "published" else hashlib.sha256(name.encode()).hexdigest()[:32]
         header = Header(
             task=a.task,
             options=a.options,
@@ -223,7 +246,8 @@ class Replica:
             seed=a.seed,
             sites=a.sites,
         )
-        effective = {name: view.clone() for name, view in self.bench.shared.views(self.theta).items()}
+        views = self.bench.shared.views(self.theta) | ({} if local is None else self.bench.local.views(local))
+        effective = {name: view.clone() for name, view in views.items()}
         return lock_model(header, effective, self.private, self.key if a.lock != "none" else None, salt=salt)
 
 

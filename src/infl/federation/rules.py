@@ -1,11 +1,12 @@
 """Aggregation rules: how sites train towards a common model, and what happens to the average of their updates.
 
-A rule sees only the average update, never a site's, so all of these work under the seal.
+A rule sees only sums over sites, never a site's update, so all of these work under the seal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +39,24 @@ class Rule:
         gradient in place.
     at_sum
         Called with global weights, average update and the rule's own state; changes weights and state in place.
+    importance
+        Factor of a site's update in the average, beside its number of samples, from its training loss of the round.
+    control
+        Whether sites correct their gradients by control variates: mean gradients, which travel beside the update.
+    local
+        Modules, by any part of their dotted name, whose parameters stay at the sites.
     """
 
     name: str
     at_site: Callable[[Tensor, Tensor, Tensor], None] = _no_change
     at_sum: Callable[[Tensor, Tensor, State], None] = _add
+    importance: Callable[[float], float] | None = None
+    control: bool = False
+    local: tuple[str, ...] = ()
+
+    def is_local(self, parameter: str) -> bool:
+        """Whether a parameter stays at its site."""
+        return any(part in self.local for part in parameter.split("."))
 
 
 def fedavg() -> Rule:
@@ -63,8 +77,31 @@ def fedprox(mu: float = 0.01) -> Rule:
 
 def fedadam(lr: float = 1e-2, beta1: float = 0.9, beta2: float = 0.99, eps: float = 1e-4) -> Rule:
     """Adam on the average update as a pseudo-gradient (Reddi et al., ICLR 2021), with bias correction."""
+
+    def square(v: Tensor, u: Tensor) -> None:
+        v.mul_(beta2).addcmul_(u, u, value=1 - beta2)
+
+    return _adaptive("fedadam", square, lr, beta1, beta2, eps)
+
+
+def fedyogi(lr: float = 1e-2, beta1: float = 0.9, beta2: float = 0.99, eps: float = 1e-4) -> Rule:
+    """Like FedAdam, with a second moment that falls slowly where updates are rare: ``v − (1 − β₂) u² sign(v − u²)``.
+
+    Reddi et al., ICLR 2021; with bias correction.
+    """
+
+    def square(v: Tensor, u: Tensor) -> None:
+        squared = u.square()
+        v.sub_(squared * (v - squared).sign(), alpha=1 - beta2)
+
+    return _adaptive("fedyogi", square, lr, beta1, beta2, eps)
+
+
+def _adaptive(
+    name: str, square: Callable[[Tensor, Tensor], None], lr: float, beta1: float, beta2: float, eps: float
+) -> Rule:
     if not lr > 0:
-        raise SettingsError(f"fedadam lr={lr}: give a number above 0")
+        raise SettingsError(f"{name} lr={lr}: give a number above 0")
 
     def step(theta: Tensor, update: Tensor, state: State) -> None:
         if not state:
@@ -73,14 +110,53 @@ def fedadam(lr: float = 1e-2, beta1: float = 0.9, beta2: float = 0.99, eps: floa
         state["count"] += 1
         count = float(state["count"])
         state["mean"].mul_(beta1).add_(update, alpha=1 - beta1)
-        state["square"].mul_(beta2).addcmul_(update, update, value=1 - beta2)
+        square(state["square"], update)
         spread = (state["square"] / (1 - beta2**count)).sqrt_().add_(eps)
         theta.addcdiv_(state["mean"], spread, value=lr / (1 - beta1**count))
 
-    return Rule("fedadam", at_sum=step)
+    return Rule(name, at_sum=step)
 
 
-RULES: dict[str, Callable[..., Rule]] = {"fedavg": fedavg, "fedprox": fedprox, "fedadam": fedadam}
+def scaffold() -> Rule:
+    """FedAvg whose sites correct each gradient by the difference of the mean gradient of all sites and their own.
+
+    Karimireddy et al., SCAFFOLD, ICML 2020. A site's control variate is the mean of its gradients in its last round
+    (as option I of the paper, at the points that it passed; option II presumes plain SGD, and sites use AdamW). Only the
+    weighted sum of the changes leaves the sites, sealed beside the update; a message is twice as long.
+    """
+    return Rule("scaffold", control=True)
+
+
+def qfedavg(q: float = 1.0) -> Rule:
+    """FedAvg in which a site counts by its samples times its training loss to the power `q`: worse sites count more.
+
+    The direction of Li et al., Fair resource allocation in federated learning (q-FFL), ICLR 2020, whose step size for
+    plain SGD is left out. ``q=0`` is FedAvg.
+    """
+    if not 0 <= q <= 10:
+        raise SettingsError(f"qfedavg q={q}: give a number from 0 to 10")
+    return Rule("qfedavg", importance=lambda loss: max(loss, 1e-6) ** q)
+
+
+def fedbn() -> Rule:
+    """FedAvg without the normalisation layers, which stay at the sites (Li et al., FedBN, ICLR 2021)."""
+    return Rule("fedbn", local=("norm",))
+
+
+def partial(local: Sequence[str] = ("head",)) -> Rule:
+    """FedAvg without the modules named in `local`, which stay at the sites.
+
+    With ``("head",)`` FedPer (Arivazhagan et al. 2019), with ``("embed",)`` a first layer for each site.
+    """
+    names = (local,) if isinstance(local, str) else tuple(local)
+    if not names:
+        raise SettingsError("partial local=(): name the modules that stay at the sites, e.g. ('head',)")
+    return Rule("partial", local=names)
+
+
+RULES: dict[str, Callable[..., Rule]] = {
+    rule.__name__: rule for rule in (fedavg, fedprox, fedadam, fedyogi, scaffold, qfedavg, fedbn, partial)
+}
 
 
 def rule(name: str, options: Mapping[str, Any]) -> Rule:
@@ -92,7 +168,9 @@ def rule(name: str, options: Mapping[str, Any]) -> Rule:
         Unknown rule or option.
     """
     if name not in RULES:
-        raise SettingsError(f"aggregation={name!r} is not known: one of {', '.join(map(repr, RULES))}")
+        near = difflib.get_close_matches(name.lower(), RULES, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(map(repr, RULES))}"
+        raise SettingsError(f"aggregation={name!r} is not known: {hint}")
     try:
         return RULES[name](**options)
     except TypeError:

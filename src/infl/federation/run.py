@@ -37,6 +37,9 @@ class FederatedRun:
         What left each site: ``site``, ``time``, ``kind``, ``round``, ``bytes``, ``sealed``, digests.
     privacy
         With differential privacy: ε spent, δ, clipping norm, noise multiplier, sampling rate, rounds, accountant.
+    site_models
+        Where some weights stay at the sites: each site's whole model, locked. A site alone has its own; here, with all
+        of them in one process, they are together.
     lock_curve
         Accuracy with the right key, wrong keys and none over strengths of the lock (:func:`infl.tl.lock_curve`) on the
         sites' validation data; measured when it is first asked for, None without a field lock.
@@ -48,6 +51,7 @@ class FederatedRun:
     settings: dict[str, Any]
     ledger: pd.DataFrame = field(repr=False)
     privacy: dict[str, Any] | None = None
+    site_models: dict[str, LockedModel] = field(default_factory=dict, repr=False)
     measure_lock: Callable[[], pd.DataFrame] | None = field(default=None, repr=False, compare=False)
 
     @classmethod

@@ -60,7 +60,11 @@ class Site:
         rng = generator(a.seed, "validation part", name)
         self.data = replica.task.read(adata, a.panel, site=name, rng=rng)
         self.pairwise = PairwiseSite(name, replica.seal_secret, a.run)
-        self.local = replica.bench.copy_local()
+        n_control = replica.bench.shared.total if replica.rule.control else 0
+        self.kept = torch.cat([replica.bench.copy_local(), torch.zeros(n_control)])
+        """What never leaves: the weights that stay here, then the control variate of a rule that has one."""
+        self.best = (0, self.kept)
+        """The best round so far, and what was kept then."""
         self._trained: tuple[int, torch.Tensor] | None = None  # exchange, local weights after it
         self.noise_key = os.urandom(32)
         """The site's own secret; the other sites could take its noise off again if they knew it."""
@@ -79,8 +83,12 @@ class Site:
         replica = self.replica
         self._check(plan)
         replica.catch_up(plan.previous)
+        if replica.best_round != self.best[0]:
+            self.best = (replica.best_round, self.kept)  # what that round was judged with
+        if plan.kind not in ("train", "judge") and self.best[0]:
+            self.kept, self._trained = self.best[1], None
         if self._trained is not None and self._trained[0] < plan.seq:
-            self.local, self._trained = self._trained[1], None
+            self.kept, self._trained = self._trained[1], None
         if self._kept != replica.seq:
             self.keep(self)
             self._kept = replica.seq
@@ -138,11 +146,15 @@ class Site:
             n, arrays["n"] = len(self.data.train), np.asarray(float(len(self.data.train)))
             if replica.agreement.dp is not None:
                 return self._noisy_gradient(replica.agreement.dp, plan), join_sums(arrays, plan.packing), 1.0
-            update, loss = self._train(plan)
+            rows, loss = self._train(plan)
             if replica.gain is not None:
-                update.div_(replica.gain)
+                rows.div_(replica.gain)
             arrays["train_loss"] = np.asarray(loss * n)
-            return update.numpy(), join_sums(arrays, plan.packing), n / replica.n_total
+            if replica.rule.importance is not None:
+                factor = replica.rule.importance(loss)
+                arrays["importance"] = np.asarray(n * factor)
+                rows[0].mul_(factor)
+            return rows.flatten().numpy(), join_sums(arrays, plan.packing), n / replica.n_total
         module = replica.module(self.local)
         sums = replica.task.measure(plan.kind, self.data, replica.agreement.panel, replica.private, module)
         return empty, join_sums(sums, plan.packing), 1.0
@@ -154,7 +166,10 @@ class Site:
         return {f"metric.{name}": value for name, value in sums.items()}
 
     def _train(self, plan: Plan) -> tuple[torch.Tensor, float]:
-        """Train from the global weights; return the change of the shared weights and the mean loss."""
+        """Train from the global weights; return the change of the shared weights and the mean loss.
+
+        The change is a row (1, n_shared); with control variates their change is a second one.
+        """
         replica, a, bench = self.replica, self.replica.agreement, self.replica.bench
         task, rule = replica.task, replica.rule
         module, n_shared = replica.module(self.local, training=True), bench.shared.total
@@ -163,6 +178,7 @@ class Site:
         optimiser = replica.optimiser
         optimiser.state.clear()  # each round begins anew; building the optimiser again would take longer than a step
         rng, total_loss = generator(a.seed, "batches", self.name, plan.round), torch.zeros(())
+        control, gradients = self.kept[bench.local.total :], torch.zeros(n_shared if rule.control else 0)
         batches = [b for _ in range(a.local_epochs) for b in self._batches(rng)]
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive(a.seed, "dropout", self.name, plan.round))
@@ -170,15 +186,19 @@ class Site:
                 gradient.zero_()
                 loss = task.loss(module, self.data.batch(index), Step(plan.round, a.rounds, number, len(batches)))
                 loss.backward()
+                if rule.control:
+                    gradients += gradient[:n_shared]
+                    gradient[:n_shared] += replica.control - control
                 rule.at_site(gradient[:n_shared], flat[:n_shared], replica.theta)
                 if task.grad_clip is not None:
                     torch.nn.utils.clip_grad_norm_([bench.flat], task.grad_clip)
                 optimiser.step()
                 total_loss += loss.detach() * len(index)
-        if bench.local.total:
-            self._trained = (plan.seq, bench.copy_local())
-        seen = sum(map(len, batches))
-        return bench.flat.data[:n_shared] - replica.theta, float(total_loss) / max(seen, 1)
+        seen, gradients = sum(map(len, batches)), gradients / max(len(batches), 1)
+        if len(self.kept):
+            self._trained = (plan.seq, torch.cat([bench.copy_local(), gradients]))
+        rows = [bench.flat.data[:n_shared] - replica.theta, *([gradients - control] if rule.control else [])]
+        return torch.stack(rows), float(total_loss) / max(seen, 1)
 
     def _noisy_gradient(self, dp: DP, plan: Plan) -> np.ndarray:
         """Return this site's clipped gradients of a Poisson sample of its records, summed, with its share of the noise.
@@ -208,13 +228,19 @@ class Site:
         order = rng.permutation(self.data.train)
         return np.array_split(order, max(1, round(len(order) / self.replica.task.batch_size)))
 
+    @property
+    def local(self) -> torch.Tensor:
+        """The weights that stay at this site."""
+        return self.kept[: self.replica.bench.local.total]
+
     def state(self) -> dict[str, Any]:
-        """Return what the site must remember between rounds beside the replica: its local weights.
+        """Return what the site must remember between rounds beside the replica: what it keeps to itself.
 
         Those of a round count from the next exchange on, so that a round that is asked for again starts where it did.
         """
-        return {"local": self.local, "trained": self._trained, "noise_key": self.noise_key}
+        return {"local": self.kept, "best": self.best, "trained": self._trained, "noise_key": self.noise_key}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state`."""
-        self.local, self._trained, self.noise_key = state["local"], state["trained"], state["noise_key"]
+        self.kept, self.best = state["local"], state["best"]
+        self._trained, self.noise_key = state["trained"], state["noise_key"]

@@ -207,7 +207,7 @@ class _Bench:
 
         if method == "baseline":
             pooled = pool(self.train)
-            return self._judge(lambda adata: self.task.baseline(pooled, adata, self.panel, seed=self.seed))
+            return self._judge(lambda site: self.task.baseline(pooled, self.test[site], self.panel, seed=self.seed))
         if method == "alone":
             scores = {site: self._score(self._fit({site: adata}, "none", "none")) for site, adata in self.train.items()}
             own = {site: scores[site][1][site] for site in self.test if site in scores}
@@ -221,7 +221,7 @@ class _Bench:
             self.runs[kind] = self._fit(self.train, lock, "group" if kind == "infl" else "none")
         run = self.runs[kind]
         if method.endswith("no_key"):
-            return self._judge(lambda adata: infer(adata, run.model, None))
+            return self._judge(lambda site: infer(self.test[site], run.model, None))
         if method.endswith("wrong_key"):
             guesses = [self._score(run, Keyring.create()) for _ in range(N_WRONG_KEYS)]
             by_site = {site: _mean([sites[site] for _, sites in guesses]) for site in self.test}
@@ -230,10 +230,11 @@ class _Bench:
 
     def _score(self, run: FederatedRun, wrong: Keyring | None = None) -> Scores:
         key = wrong or (run.key if run.model.header.fingerprint else None)
-        return self._judge(lambda adata: infer(adata, run.model, key, verify=wrong is None))
+        models = {site: run.site_models.get(site, run.model) for site in self.test}
+        return self._judge(lambda site: infer(self.test[site], models[site], key, verify=wrong is None))
 
-    def _judge(self, outputs_for: Callable[[Data], dict[str, np.ndarray]]) -> Scores:
-        outputs = {site: outputs_for(adata) for site, adata in self.test.items()}
+    def _judge(self, outputs_for: Callable[[str], dict[str, np.ndarray]]) -> Scores:
+        outputs = {site: outputs_for(site) for site in self.test}
         by_site = {site: self.task.score(adata, outputs[site], self.panel) for site, adata in self.test.items()}
         if len(outputs) == 1:
             return next(iter(by_site.values())), by_site

@@ -1,0 +1,214 @@
+"""Aggregation rules: each against its formula, each unchanged by lock and seal, each resumable."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from anndata import AnnData
+
+import infl
+from infl.errors import SettingsError
+from infl.federation.agreement import Agreement
+from infl.federation.coordinator import Reply, Transport
+from infl.federation.local import Outcome, run_in_process
+from infl.federation.messages import Plan
+from infl.federation.rules import RULES, fedadam, fedyogi, rule
+from infl.federation.run import FederatedRun
+from infl.keys import Keyring
+from infl.models import Classifier
+
+OPTIONS = {"target": "label", "width": 8, "n_blocks": 1, "progress": False, "rounds": 4}
+
+pytestmark = pytest.mark.filterwarnings("ignore:seal='none'")
+
+
+def fit(sites: dict[str, AnnData], **options: object) -> FederatedRun:
+    return infl.tl.fit_federated({s: a.copy() for s, a in sites.items()}, **{**OPTIONS, **options})
+
+
+def weights(run: FederatedRun) -> torch.Tensor:
+    return torch.cat(
+        [t.ravel() for t in run.model.effective(run.key if run.model.header.fingerprint else None).values()]
+    )
+
+
+def latents(sites: dict[str, AnnData]) -> np.ndarray:
+    return np.concatenate([a.obsm["X_infl"] for a in sites.values()])
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+class Only:
+    """A line on which one site's updates arrive, and those of the others are lost."""
+
+    def __init__(self, inner: Transport, site: str) -> None:
+        self.inner, self.site, self.holder = inner, site, inner.holder
+
+    def ask(self, cohort: tuple[str, ...], plan_for: Callable[[str], Plan]) -> Iterator[Reply]:
+        kinds = []
+        replies = self.inner.ask(cohort, lambda site: kinds.append(plan_for(site).kind) or plan_for(site))
+        return (reply for reply in replies if kinds[0] != "train" or reply.site == self.site)
+
+
+def outcome_of(sites: dict[str, AnnData], key: Keyring | None = None, **settings: object) -> Outcome:
+    task = Classifier(target="label", width=8, n_blocks=1)
+    agreement = Agreement.new(task, task.agree(sites), sites, key, **{"rounds": 3, "lock": None, **settings})
+    return run_in_process(agreement, task, sites, key)
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_lock_and_seal_change_no_rule(small_sites: dict[str, AnnData], name: str) -> None:
+    plain = fit(small_sites, aggregation=name, lock=None, seal="none")
+    locked, sealed = (fit(small_sites, aggregation=name, **protection) for protection in ({"seal": "none"}, {}))
+    for run in (locked, sealed):
+        assert relative(weights(run), weights(plain)) < 1e-4
+        np.testing.assert_allclose(run.history["val_loss"], plain.history["val_loss"], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("make", "square"),
+    [
+        (fedadam, lambda v, u: 0.99 * v + 0.01 * u**2),
+        (fedyogi, lambda v, u: v - 0.01 * u**2 * np.sign(v - u**2)),
+    ],
+)
+def test_adaptive_rules_follow_their_formula(make: object, square: object) -> None:
+    updates = np.array([[0.5, -0.1], [0.1, -0.3], [0.01, 0.2]])
+    theta, state = torch.zeros(2), {}
+    mean, second, expected = np.zeros(2), np.zeros(2), np.zeros(2)
+    for t, u in enumerate(updates, 1):
+        make(lr=0.1).at_sum(theta, torch.tensor(u, dtype=torch.float32), state)
+        mean, second = 0.9 * mean + 0.1 * u, square(second, u)
+        expected += 0.1 * mean / (1 - 0.9**t) / (np.sqrt(second / (1 - 0.99**t)) + 1e-4)
+    np.testing.assert_allclose(theta.numpy(), expected, rtol=1e-4)
+
+
+def test_scaffold_keeps_the_weighted_mean_of_the_sites_gradients(small_sites: dict[str, AnnData]) -> None:
+    outcome = outcome_of(small_sites, Keyring.create(), aggregation="scaffold")
+    parts = [s.kept * len(s.data.train) / outcome.replica.n_total for s in outcome.sites.values()]
+    control = outcome.replica.control
+    assert control.norm() > 0.01
+    torch.testing.assert_close(sum(parts), control, atol=1e-6, rtol=1e-4)
+    assert all(relative(s.kept, control) > 0.05 for s in outcome.sites.values())  # and is not any site's own
+
+
+def test_scaffold_begins_as_fedavg_and_corrects_from_the_second_round_on(small_sites: dict[str, AnnData]) -> None:
+    first, second = (
+        [weights(fit(small_sites, aggregation=name, rounds=n, validation=0.0)) for name in ("scaffold", "fedavg")]
+        for n in (1, 2)
+    )
+    assert relative(*first) < 1e-5
+    assert relative(*second) > 1e-3
+
+
+def test_qfedavg_counts_sites_by_samples_times_loss(small_sites: dict[str, AnnData]) -> None:
+    """One round against the average written out."""
+    task = Classifier(target="label", width=8, n_blocks=1, validation=0.0)
+    panel = task.agree(small_sites)
+
+    def one_round(name: str, wrap=lambda t: t, **options: object) -> FederatedRun:
+        settings = {"rounds": 1, "lock": None, "seal": "none", "aggregation": name, "aggregation_options": options}
+        agreement = Agreement.new(task, panel, [*small_sites], None, **settings)
+        return run_in_process(agreement, task, small_sites, None, wrap=wrap).run
+
+    parts = []
+    for site, adata in small_sites.items():
+        run = one_round("fedavg", lambda line, s=site: Only(line, s))
+        parts.append((adata.n_obs * run.history["loss"].iloc[0] ** 2, weights(run)))
+    expected = sum(w * x for w, x in parts) / sum(w for w, _ in parts)
+    torch.testing.assert_close(weights(one_round("qfedavg", q=2)), expected, rtol=1e-4, atol=1e-6)
+    assert relative(weights(one_round("qfedavg", q=0)), weights(one_round("fedavg"))) < 1e-6
+    assert relative(expected, weights(one_round("fedavg"))) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "stays"),
+    [("fedbn", {}, "norm"), ("partial", {"local": ["head"]}, "head"), ("partial", {"local": "embed"}, "embed")],
+)
+def test_what_is_local_never_travels_and_is_the_sites_own(
+    small_sites: dict[str, AnnData], name: str, options: dict[str, object], stays: str
+) -> None:
+    key = Keyring.create()
+    outcome = outcome_of(small_sites, key, aggregation=name, aggregation_options=options)
+    shared = {entry.name for entry in outcome.replica.bench.shared.entries}
+    assert not any(stays in parameter.split(".") for parameter in shared)
+    assert {*outcome.run.model.stored} == shared
+    models = [model.effective(None) for model in outcome.run.site_models.values()]
+    assert list(outcome.run.site_models) == list(small_sites)
+    for parameter in models[0]:
+        same = torch.equal(models[0][parameter], models[1][parameter])
+        assert same == (parameter in shared), parameter
+
+
+def test_a_sites_own_model_predicts_what_the_fit_wrote(small_sites: dict[str, AnnData]) -> None:
+    run = infl.tl.fit_federated(small_sites, aggregation="partial", **OPTIONS)
+    before = small_sites["site_2"].obsm["infl_probabilities"].copy()
+    infl.tl.predict(small_sites["site_2"], run.site_models["site_2"], key=run.key)
+    np.testing.assert_allclose(small_sites["site_2"].obsm["infl_probabilities"], before, atol=1e-5)
+
+
+def test_local_weights_are_those_of_the_best_round(small_sites: dict[str, AnnData]) -> None:
+    """Training that goes wrong after some rounds: what was judged best comes back, local weights too."""
+    settings = {"aggregation": "partial", "lr": 0.5, **{k: v for k, v in OPTIONS.items() if k != "rounds"}}
+    sites = {s: a.copy() for s, a in small_sites.items()}
+    run = infl.tl.fit_federated(sites, rounds=12, **settings)
+    best = int(run.history.index[run.history["best"]][0])
+    assert best < 12
+    again = {s: a.copy() for s, a in small_sites.items()}
+    shorter = infl.tl.fit_federated(again, rounds=best, calibrate=False, **settings)
+    for site, model in run.site_models.items():
+        head = model.effective(run.key)["head.weight"]
+        torch.testing.assert_close(
+            head, shorter.site_models[site].effective(shorter.key)["head.weight"], rtol=1e-3, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("name", ["scaffold", "partial", "fedyogi"])
+def test_resume_gives_the_same_bits(
+    small_sites: dict[str, AnnData], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from infl.federation.checkpoint import Checkpoint
+
+    settings = {**OPTIONS, "key": Keyring.create(), "aggregation": name, "participation": 0.75}
+    infl.tl.fit_federated(small_sites, **settings)
+    expected = latents(small_sites)
+    write, calls = Checkpoint.keep_progress, iter(range(100))
+
+    def dying(self: Checkpoint, progress: object) -> None:
+        write(self, progress)
+        if next(calls) == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoint, "keep_progress", dying)
+        infl.tl.fit_federated(small_sites, checkpoint=tmp_path / "run", resume=True, **settings)
+    infl.tl.fit_federated(small_sites, checkpoint=tmp_path / "run", resume=True, **settings)
+    np.testing.assert_array_equal(latents(small_sites), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("fedvag", {}, "did you mean 'fedavg'"),
+        ("scaffold", {"mu": 1}, "does not take the options"),
+        ("fedyogi", {"lr": 0}, "fedyogi lr=0: give a number above 0"),
+        ("qfedavg", {"q": -1}, "qfedavg q=-1: give a number from 0 to 10"),
+        ("partial", {"local": []}, "name the modules that stay"),
+    ],
+)
+def test_a_rule_that_cannot_be(name: str, options: dict[str, object], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        rule(name, options)
+
+
+@pytest.mark.parametrize(
+    ("local", "said"),
+    [(["hed"], "no module 'hed' to keep"), (["embed", "blocks", "norm", "head"], "nothing to average")],
+)
+def test_modules_that_cannot_stay(small_sites: dict[str, AnnData], local: list[str], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        fit(small_sites, aggregation="partial", aggregation_options={"local": local})
