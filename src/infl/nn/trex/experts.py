@@ -1,0 +1,313 @@
+r"""The update of one layer by a mixture of rank-one experts.
+
+.. math:: y = W x + g \cdot B \, C(x, s)^\top A x
+
+Every row of :math:`A` with every column of :math:`B` is an expert of rank one: r1 · r2 experts from r1 + r2 vectors. None of
+them is ever made: with :math:`u = A x` the sum over experts is :math:`B \, (C^\top u)`.
+
+References
+----------
+T-REX: mixture-of-rank-one-experts with semantic-aware intuition for multi-task large language model finetuning,
+arXiv 2404.08985.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from infl.errors import SettingsError
+
+Router = Literal["token", "sequence", "none"]
+PRIOR_SCALE = 4.0
+"""Weight of the similarities beside the r1 · r2 of the softmax."""
+SHARPNESS = 100.0
+"""ω and g are ``sigmoid(SHARPNESS · scalar)``: the scalars reach either end within the usual learning rates."""
+PARTS = ("A", "B", "router", "omega", "gate")
+
+
+class RankOneExperts(nn.Module):
+    r"""The update :math:`g\,B\,C(x,s)^\top A x` of one linear layer (or of an embedding).
+
+    The routing weights, one for each pair of a row of A and a column of B, are
+
+    .. math:: C = r_1 r_2\,\omega\,\mathrm{softmax}(R x) + 4\,(1 - \omega)\,s
+
+    with the similarities *s* of the whole input to r1 · r2 centroids (:mod:`infl.nn.trex.intuition`).
+
+    Parameters
+    ----------
+    in_features, out_features
+        Sizes of the layer.
+    r1, r2
+        Rows of A and columns of B.
+    prior
+        Whether there is an *s*. Without it ω is 1 and is left out.
+    router
+        ``"token"`` as published; ``"sequence"``, one routing for all of an input, from its mean; ``"none"``, uniform:
+        what is left of C is then fixed by the prior, and the update can be merged into the layer.
+    top_k
+        Keep the k largest weights of the softmax, rescaled to a sum of 1 (None: all, as published).
+    router_init
+        ``"random"``, or ``"zeros"`` as published. With zeros and no prior all columns of B get the same gradient at every step:
+        the r1 · r2 experts stay one.
+    alpha
+        None: the published scale. Else the update is scaled to weigh, at the first step, as one of LoRA with rank r1 · r2
+        and this ``lora_alpha`` (see Notes).
+    dropout
+        On the input of A.
+    balance
+        Weight of the balance loss r1 r2 Σ fₑ p̄ₑ (1 when all experts are used alike), with the experts' mean softmax p̄
+        and their share f of the choices. It is added to the gradient where the layer is computed, so that no training loop
+        has to know of it.
+    frozen
+        Which of ``"A", "B", "router", "omega", "gate"`` are not trained.
+    lookup
+        The layer is an embedding: inputs are row numbers.
+
+    Notes
+    -----
+    LoRA's update (α / r) B A is r experts of weight α / r, a routing matrix of Frobenius norm α / √r. Here the norm
+    is g ω √(r1 r2) at the start, with uniform routing and g = ω = 1/2 (ω = 1 without a prior). The factor between the two
+    is what `alpha` brings in. The size of a first gradient step is in proportion to that norm in both methods.
+
+    Examples
+    --------
+    >>> import torch
+    >>> experts = RankOneExperts(16, 10, r1=2, r2=3)
+    >>> x, s = torch.randn(5, 7, 16), torch.rand(5, 6)
+    >>> experts(x, s).shape, int(experts(x, s).count_nonzero())
+    (torch.Size([5, 7, 10]), 0)
+    """
+
+    omega: nn.Parameter | None
+    router: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        r1: int = 4,
+        r2: int = 8,
+        prior: bool = True,
+        router: Router = "token",
+        top_k: int | None = None,
+        router_init: Literal["random", "zeros"] = "random",
+        alpha: float | None = None,
+        dropout: float = 0.0,
+        balance: float = 0.0,
+        frozen: Collection[str] = (),
+        lookup: bool = False,
+    ) -> None:
+        super().__init__()
+        check(r1=r1, r2=r2, router=router, top_k=top_k, router_init=router_init, frozen=frozen)
+        self.in_features, self.out_features, self.r1, self.r2 = in_features, out_features, r1, r2
+        self.routing, self.top_k, self.router_init = router, top_k, router_init
+        self.balance, self.lookup, self.frozen = balance, lookup, frozenset(frozen)
+        first_norm = 0.5 * (0.5 if prior else 1.0) * math.sqrt(r1 * r2)
+        self.scaling = 1.0 if alpha is None else alpha / math.sqrt(r1 * r2) / first_norm
+        self.A = nn.Parameter(torch.empty(r1, in_features))
+        self.B = nn.Parameter(torch.empty(out_features, r2))
+        self.router = None if router == "none" else nn.Parameter(torch.empty(r1 * r2, in_features))
+        self.omega = nn.Parameter(torch.empty(())) if prior else None
+        self.gate = nn.Parameter(torch.empty(()))
+        self.dropout = nn.Dropout(dropout)
+        self.reset_parameters()
+        self.freeze()
+
+    @property
+    def n_experts(self) -> int:
+        """r1 · r2."""
+        return self.r1 * self.r2
+
+    def reset_parameters(self) -> None:
+        """A as in a linear layer; B zero, so that the update is zero; ω and g one half."""
+        for weight in (self.A, self.router):
+            if weight is None:
+                continue
+            if weight is self.router and self.router_init == "zeros":
+                nn.init.zeros_(weight)
+            elif self.lookup:
+                nn.init.normal_(weight, std=3**-0.5)
+            else:
+                nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+        nn.init.zeros_(self.B)
+        nn.init.zeros_(self.gate)
+        if self.omega is not None:
+            nn.init.zeros_(self.omega)
+
+    def freeze(self) -> Self:
+        """Take the frozen parts out of training (again, after something set all of them to be trained)."""
+        for name, parameter in self.named_parameters():
+            if name in self.frozen:
+                parameter.requires_grad_(False)
+        return self
+
+    def forward(self, x: Tensor, prior: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Return the update for `x`.
+
+        Parameters
+        ----------
+        x
+            (n, …, in_features), or row numbers (n, …) for an embedding. Two dimensions are fine; sequences that
+            were laid out one after the other, (n · length, in_features), too.
+        prior
+            Similarities (n, r1 · r2), one row for each input.
+        mask
+            Which positions (n, length) are not padding; for routing by sequence and for the balance loss.
+        """
+        if not self.lookup:
+            x = self.dropout(x.to(self.A.dtype))
+        u = self._project(self.A, x)  # (n, …, r1)
+        g, omega = self._sigmoid(self.gate), self._omega()
+        if self.router is None:
+            mixed, loss = (u.sum(-1, keepdim=True) * omega).expand(*u.shape[:-1], self.r2), None
+        else:
+            p, loss = self._choose(x, mask)  # (n, …, r1 · r2)
+            c = p.unflatten(-1, (self.r1, self.r2)) * (self.n_experts * omega)
+            mixed = (u.unsqueeze(-1) * c).sum(-2)  # Cᵀ u: (n, …, r2)
+        if self.omega is not None:
+            mixed = mixed + self._by_prior(u, prior) * (PRIOR_SCALE * (1 - omega))
+        update = F.linear(mixed * (g * self.scaling), self.B)
+        return update if loss is None else _WithLoss.apply(update, loss)
+
+    def probabilities(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the softmax of the router (n, …, r1 · r2), with all but the `top_k` largest at zero."""
+        return self._choose(x if self.lookup else x.to(self.A.dtype), mask)[0]
+
+    @torch.no_grad()
+    def delta_weight(self, prior: Tensor | None = None) -> Tensor:
+        """Return the update as a matrix (out_features, in_features), where routing does not depend on the input.
+
+        Parameters
+        ----------
+        prior
+            The similarities (r1 · r2,) to merge for.
+
+        Raises
+        ------
+        SettingsError
+            There is a router, or the prior is missing or not one row.
+        """
+        if self.router is not None:
+            raise SettingsError(
+                f"routing by {self.routing} depends on the input and cannot be merged: only router='none' can"
+            )
+        omega = self._omega()
+        c = torch.ones(self.r1, self.r2, dtype=self.A.dtype, device=self.A.device) * omega
+        if self.omega is not None:
+            s = self._checked(prior)
+            if s.shape[0] != 1:
+                raise SettingsError(f"merging takes one prior, got {s.shape[0]} rows: give the centroid of one task")
+            c = c + PRIOR_SCALE * (1 - omega) * s.view(self.r1, self.r2)
+        return self.scaling * self._sigmoid(self.gate) * self.B @ c.T @ self.A
+
+    # -- parts -----------------------------------------------------------------------------------------------------
+    def _project(self, weight: Tensor, x: Tensor) -> Tensor:
+        return F.embedding(x, weight.T) if self.lookup else F.linear(x, weight)
+
+    def _sigmoid(self, scalar: Tensor) -> Tensor:
+        return torch.sigmoid(SHARPNESS * scalar.float()).to(self.A.dtype)
+
+    def _omega(self) -> Tensor:
+        return torch.ones_like(self.gate) if self.omega is None else self._sigmoid(self.omega)
+
+    def _choose(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return routing weights (n, …, r1 · r2) that add up to 1, and the balance loss while training."""
+        assert self.router is not None
+        logits = self._project(self.router, x)
+        if mask is not None and mask.shape != logits.shape[:-1]:
+            mask = None  # of other positions than these, such as the ones before them in a cache
+        if self.routing == "sequence" and logits.ndim > 2:
+            logits, mask = (
+                _mean(logits, mask),
+                None,
+            )  # the router is linear: the mean of its outputs is that of its inputs
+        p = chosen = torch.softmax(logits, -1, dtype=torch.float32)
+        if self.top_k is not None:
+            best = p.topk(self.top_k, -1)
+            chosen = torch.zeros_like(p).scatter(-1, best.indices, best.values / best.values.sum(-1, keepdim=True))
+        loss = None
+        if self.balance and self.training and torch.is_grad_enabled():
+            rows = p.flatten(0, -2) if mask is None else p[mask.bool()]  # (tokens, r1 · r2)
+            used = chosen.flatten(0, -2) if mask is None else chosen[mask.bool()]
+            share = rows.mean(0) if self.top_k is None else (used > 0).float().mean(0) / self.top_k
+            loss = self.balance * self.n_experts * (share * rows.mean(0)).sum()
+        return chosen.to(self.A.dtype), loss
+
+    def _by_prior(self, u: Tensor, prior: Tensor | None) -> Tensor:
+        """Return Sᵀ u for each position of each input."""
+        s = self._checked(prior).unflatten(-1, (self.r1, self.r2))  # (n, r1, r2)
+        if u.shape[0] % s.shape[0]:
+            raise SettingsError(f"{s.shape[0]} priors for {u.shape[0]} inputs: give one for each")
+        rows = u.reshape(s.shape[0], -1, self.r1)  # also where each input has several rows, one after the other
+        return (rows @ s).view(*u.shape[:-1], self.r2)
+
+    def _checked(self, prior: Tensor | None) -> Tensor:
+        if prior is None:
+            raise SettingsError(
+                "no prior came with the input: pass trex_prior= with the batch (remove_unused_columns=False in the Trainer), "
+                "use infl.nn.trex.use_prior or attach_intuition, or make the adapter with prior=False"
+            )
+        prior = prior.unsqueeze(0) if prior.ndim == 1 else prior
+        if prior.ndim != 2 or prior.shape[1] != self.n_experts:
+            raise SettingsError(
+                f"the prior has shape {tuple(prior.shape)}, and there are {self.r1} × {self.r2} experts: "
+                f"give (inputs, {self.n_experts}), from as many centroids"
+            )
+        return prior.to(self.A)
+
+    def extra_repr(self) -> str:
+        """Sizes and routing, for ``repr``."""
+        kept = "" if self.top_k is None else f", top_k={self.top_k}"
+        prior = self.omega is not None
+        return f"{self.in_features}, {self.out_features}, r1={self.r1}, r2={self.r2}, router={self.routing!r}{kept}, prior={prior}"
+
+
+def check(*, r1: int, r2: int, router: str, top_k: int | None, router_init: str, frozen: Collection[str]) -> None:
+    """Refuse options that cannot work.
+
+    Raises
+    ------
+    SettingsError
+        Which one, and what it may be.
+    """
+    if r1 < 1 or r2 < 1:
+        raise SettingsError(f"r1={r1}, r2={r2}: an adapter needs at least one vector on either side")
+    if router not in ("token", "sequence", "none"):
+        raise SettingsError(f"router={router!r}: one of 'token', 'sequence', 'none'")
+    if router_init not in ("random", "zeros"):
+        raise SettingsError(f"router_init={router_init!r}: 'random' or 'zeros'")
+    if top_k is not None and not (1 <= top_k <= r1 * r2 and router != "none"):
+        raise SettingsError(f"top_k={top_k}: from 1 to r1 · r2 = {r1 * r2}, with a router")
+    if unknown := set(frozen) - set(PARTS):
+        raise SettingsError(f"frozen={sorted(unknown)}: some of {', '.join(map(repr, PARTS))}")
+
+
+def _mean(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over all but the first and last dimension, which are kept with size 1: (n, …, k) → (n, 1, …, k)."""
+    middle = tuple(range(1, x.ndim - 1))
+    if mask is None:
+        return x.mean(middle, keepdim=True)
+    weight = mask.to(x.dtype).unsqueeze(-1)
+    return (x * weight).sum(middle, keepdim=True) / weight.sum(middle, keepdim=True).clamp_min(1)
+
+
+class _WithLoss(torch.autograd.Function):
+    """Let `output` through, and give `loss` the gradient that it would have as a term of the total loss."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, loss: Tensor) -> Tensor:
+        ctx.save_for_backward(loss)
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        (loss,) = ctx.saved_tensors
+        return gradients[0], torch.ones_like(loss)

@@ -1,0 +1,309 @@
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from infl.errors import InflWarning, SettingsError
+
+peft = pytest.importorskip("peft", reason="needs the extra infl[trex]")
+transformers = pytest.importorskip("transformers", reason="needs the extra infl[trex]")
+
+from infl.nn.trex import TrexConfig, attach_intuition, use_prior  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft", "ignore::FutureWarning")
+IDS = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
+PRIOR = torch.tensor([[1.0, 0, 0, 0, 0.5, 0], [0, 0.3, 0, 0.9, 0, 0]])
+
+
+def gpt2(seed=0):
+    torch.manual_seed(seed)
+    config = transformers.GPT2Config(
+        vocab_size=11, n_positions=16, n_embd=8, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0, pad_token_id=0
+    )
+    return transformers.GPT2LMHeadModel(config).eval()
+
+
+def bert():
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, num_labels=2
+    )
+    return transformers.BertForSequenceClassification(config).eval()
+
+
+def adapted(base=None, seed=1, name="default", model=None, **options):
+    """A model with an adapter that does something."""
+    config = TrexConfig(**{"r1": 2, "r2": 3, "task_type": "CAUSAL_LM"} | options)
+    if model is None:
+        model = peft.get_peft_model(gpt2() if base is None else base, config, adapter_name=name)
+    else:
+        model.add_adapter(name, config)
+    torch.manual_seed(seed)
+    for key, parameter in model.named_parameters():
+        if f".{name}.B" in key:
+            nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def logits(model, prior=PRIOR, ids=IDS):
+    with torch.no_grad():
+        return model(input_ids=ids, **({} if prior is None else {"trex_prior": prior})).logits
+
+
+@pytest.mark.parametrize("task_type", ["CAUSAL_LM", None])
+def test_layers_add_their_experts_to_what_they_gave(task_type):
+    model = adapted(task_type=task_type)
+    layer = model.base_model.model.transformer.h[0].attn.c_attn
+    seen = {}
+    handle = layer.register_forward_hook(lambda module, args, out: seen.update(x=args[0], y=out))
+    logits(model)
+    handle.remove()
+    wanted = layer.base_layer(seen["x"]) + layer.trex_experts["default"](seen["x"], PRIOR)
+    torch.testing.assert_close(seen["y"], wanted)
+
+
+def test_every_linear_layer_but_the_output_head_is_adapted():
+    names = {key.split(".trex_experts")[0].rpartition(".")[2] for key, _ in adapted().named_modules() if "trex" in key}
+    assert names == {"c_attn", "c_proj", "c_fc"}
+    trained = [name for name, p in adapted().named_parameters() if p.requires_grad]
+    assert trained and all("trex_experts" in name for name in trained)
+
+
+def test_the_adapter_starts_as_nothing_and_can_be_switched_off():
+    base = logits(gpt2(), None)
+    fresh = peft.get_peft_model(gpt2(), TrexConfig(task_type="CAUSAL_LM")).eval()
+    torch.testing.assert_close(logits(fresh, torch.rand(2, 32)), base)
+    model = adapted()
+    assert (logits(model) - base).abs().max() > 1e-3
+    with model.disable_adapter():
+        torch.testing.assert_close(logits(model), base)
+
+
+def test_the_prior_makes_a_difference_and_is_asked_for():
+    model = adapted()
+    assert (logits(model) - logits(model, PRIOR.flip(0))).abs().max() > 1e-4
+    with pytest.raises(SettingsError, match="no prior came with the input"):
+        logits(model, None)
+
+
+def test_a_context_or_an_intuition_brings_the_prior():
+    model = adapted()
+    with use_prior(model, PRIOR):
+        torch.testing.assert_close(logits(model, None), logits(model))
+    attach_intuition(model, lambda inputs: PRIOR[: len(inputs["input_ids"])])
+    torch.testing.assert_close(logits(model, None), logits(model))
+    attach_intuition(model, None)
+    with pytest.raises(SettingsError, match="no prior came with the input"):
+        logits(model, None)
+
+
+def test_several_adapters(tmp_path):
+    model = adapted(name="one")
+    one = logits(model)
+    adapted(model=model, name="two", seed=2, r1=1, r2=2, router="none")
+    torch.testing.assert_close(logits(model), one)
+    model.set_adapter("two")
+    two = logits(model, torch.rand(2, 2))
+    assert (one - two).abs().max() > 1e-3
+    model.base_model.set_adapter(["one", "two"])
+    both = logits(model, {"one": PRIOR, "two": torch.rand(2, 2)})
+    assert min((both - one).abs().max(), (both - two).abs().max()) > 1e-3
+    model.delete_adapter("two")
+    model.set_adapter("one")
+    torch.testing.assert_close(logits(model), one)
+
+
+def test_a_saved_adapter_gives_the_same_logits_in_a_fresh_process(tmp_path):
+    gpt2().save_pretrained(tmp_path / "base")
+    base = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "base").eval()
+    model = adapted(base, top_k=4, alpha=8.0)
+    model.save_pretrained(tmp_path / "adapter")
+    torch.save({"ids": IDS, "prior": PRIOR, "logits": logits(model)}, tmp_path / "wanted.pt")
+    script = """
+import sys, torch, peft, transformers, infl.nn.trex.tuner
+folder = sys.argv[1]
+base = transformers.GPT2LMHeadModel.from_pretrained(folder + "/base")
+model = peft.PeftModel.from_pretrained(base, folder + "/adapter").eval()
+wanted = torch.load(folder + "/wanted.pt")
+with torch.no_grad():
+    found = model(input_ids=wanted["ids"], trex_prior=wanted["prior"]).logits
+assert model.peft_config["default"].alpha == 8.0
+print(float((found - wanted["logits"]).abs().max()))
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert float(done.stdout.split()[-1]) == 0
+
+
+@pytest.mark.parametrize("with_prior", [True, False])
+def test_fixed_routing_merges_and_parts_again(with_prior):
+    model = adapted(router="none", prior=with_prior)
+    s = PRIOR[0] if with_prior else None
+    given = s.expand(2, -1) if with_prior else None
+    wanted, base = logits(model, given), logits(gpt2(), None)
+    with use_prior(model, s if with_prior else {}):
+        model.merge_adapter()
+    torch.testing.assert_close(logits(model, None), wanted, atol=1e-5, rtol=1e-5)
+    model.unmerge_adapter()
+    torch.testing.assert_close(logits(model, given), wanted, atol=1e-5, rtol=1e-5)
+    with use_prior(model, s if with_prior else {}):
+        merged = model.merge_and_unload(safe_merge=True)
+    assert type(merged) is transformers.GPT2LMHeadModel
+    torch.testing.assert_close(logits(merged, None), wanted, atol=1e-5, rtol=1e-5)
+    assert (wanted - base).abs().max() > 1e-3
+
+
+def test_token_routing_refuses_to_merge():
+    model = adapted()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(SettingsError, match="only router='none' can"), use_prior(model, PRIOR[0]):
+        model.merge_adapter()
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def gradients(model, *, checkpointing, priors):
+    model = copy.deepcopy(model).train()
+    if checkpointing:
+        model.base_model.model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
+    losses = [model(input_ids=IDS, labels=IDS, trex_prior=prior).loss for prior in priors]
+    sum(losses).backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+
+
+@pytest.mark.parametrize("priors", [[PRIOR], [PRIOR, 3 * PRIOR.flip(0)]])
+def test_gradient_checkpointing_computes_again_with_the_same_prior(priors):
+    base = gpt2()
+    for module in base.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    model = adapted(base)
+    plain = gradients(model, checkpointing=False, priors=priors)
+    again = gradients(model, checkpointing=True, priors=priors)
+    assert set(plain) == set(again)
+    for name, gradient in plain.items():
+        torch.testing.assert_close(again[name], gradient, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_trainer_runs_unchanged(tmp_path):
+    model = adapted(bert(), task_type="SEQ_CLS")
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for label in (0, 1) * 8:
+        ids = torch.randint(11, (5,), generator=generator)
+        rows.append({"input_ids": ids, "labels": label, "trex_prior": torch.rand(6, generator=generator)})
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=2,
+        per_device_train_batch_size=4,
+        learning_rate=0.01,
+        report_to=[],
+        remove_unused_columns=False,
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    transformers.Trainer(model=model, args=arguments, train_dataset=rows).train()
+    changed = {name.rpartition(".")[2] for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert {"A", "B", "router", "omega", "gate"} <= changed
+    kept = {name for name, p in model.named_parameters() if torch.equal(p, before[name])}
+    assert any("base_layer" in name for name in kept) and not any("trex_experts" in name for name in kept)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_generation_uses_the_prompts_prior_at_every_step(beams):
+    model = adapted()
+    options = {"max_new_tokens": 4, "do_sample": False, "num_beams": beams}
+    cached = model.generate(input_ids=IDS, trex_prior=PRIOR, **options)
+    calls = []
+
+    def intuition(inputs):
+        calls.append(inputs["input_ids"].shape)
+        return PRIOR
+
+    attach_intuition(model, intuition)
+    assert torch.equal(model.generate(input_ids=IDS, **options), cached)
+    assert calls == [(2, 5)]
+    if beams == 1:
+        ids = IDS
+        for _ in range(4):  # as if there were no cache
+            ids = torch.cat([ids, logits(model, PRIOR, ids)[:, -1].argmax(-1, keepdim=True)], 1)
+        assert torch.equal(ids[:, : cached.shape[1]], cached)
+
+
+def test_frozen_parts_stay_frozen_when_adapters_change():
+    model = adapted(frozen=("A", "router", "omega", "gate"), name="one")
+    adapted(model=model, name="two", frozen=("A",))
+    for name, parts in (("two", {"B", "router", "omega", "gate"}), ("one", {"B"})):
+        model.set_adapter(name)
+        trained = {key for key, p in model.named_parameters() if p.requires_grad}
+        assert {key.rpartition(".")[2] for key in trained} == parts
+        assert all(f".{name}." in key for key in trained)
+
+
+def test_an_embedding_can_be_adapted_and_merged():
+    model = adapted(target_modules=["wpe"], router="none", prior=False)
+    wanted = logits(model, None)
+    assert (wanted - logits(gpt2(), None)).abs().max() > 1e-4
+    torch.testing.assert_close(logits(model.merge_and_unload(), None), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_adapters_of_a_bfloat16_model_are_trained_in_float32():
+    model = adapted(gpt2().bfloat16())
+    assert {p.dtype for name, p in model.named_parameters() if "trex_experts" in name} == {torch.float32}
+    found = logits(model)
+    assert found.dtype == torch.bfloat16 and torch.isfinite(found).all()
+
+
+def test_names_that_match_nothing_are_answered_with_those_there_are():
+    with pytest.raises(SettingsError, match=r"match no layer of this GPT2LMHeadModel: it has c_attn, c_fc, c_proj"):
+        adapted(target_modules=["q_proj"])
+
+
+def test_experts_that_stay_one_are_warned_of():
+    with pytest.warns(InflWarning, match="stay one expert"):
+        TrexConfig(prior=False, router_init="zeros")
+
+
+def test_a_causal_model_does_not_route_by_what_is_to_come():
+    with pytest.raises(SettingsError, match="see the tokens to come"):
+        TrexConfig(router="sequence", task_type="CAUSAL_LM")
+
+
+class Encoder(nn.Module):
+    """torch's own transformer, whose fast path skips adapters."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1)
+
+    def forward(self, x, padding=None):
+        return self.encoder(x, src_key_padding_mask=padding)
+
+
+def test_the_fast_path_of_encoder_layers_is_found_and_switched_off():
+    torch.manual_seed(0)
+    base, x = Encoder().eval(), torch.randn(2, 4, 8)
+    padding = torch.tensor([[False, False, False, True], [False] * 4])
+    with pytest.warns(InflWarning, match=r"encoder.layers.0 is a TransformerEncoderLayer, whose fast path"):
+        model = adapted(base, target_modules=["linear1", "linear2"], task_type=None)
+    for kind in (None, padding):
+        slow = model(x, kind, trex_prior=PRIOR)
+        with torch.no_grad():
+            quick = model(x, kind, trex_prior=PRIOR)
+        torch.testing.assert_close(quick[:, :3], slow[:, :3])
+        with model.disable_adapter(), torch.no_grad():
+            assert (model(x, kind, trex_prior=PRIOR)[:, :3] - quick[:, :3]).abs().max() > 1e-3
+
+
+def test_the_projection_that_attention_never_calls_is_left_out():
+    torch.manual_seed(0)
+    with pytest.warns(InflWarning) as said:
+        model = adapted(Encoder(), target_modules=["linear1", "out_proj"], task_type=None)
+    assert any("out_proj and never calls the layer" in str(w.message) for w in said)
+    assert not any("out_proj.trex" in name for name, _ in model.named_modules())
