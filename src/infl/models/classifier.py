@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+    from infl.pp._check import Features
+
 Scale = Literal["none", "site", "sample"]
+FUSED = "infl_fused"
 N_BINS = 10
 """Bins of the calibration error."""
 TEMPERATURES = np.geomspace(0.2, 5.0, 33)
@@ -39,7 +42,10 @@ class Classifier(Task):
     layer
         Layer to read (None: ``X``).
     modality
-        Which modality of a ``MuData`` to read.
+        Which modality of a ``MuData`` to read; None: all of them together, masked where an observation lacks one.
+    features
+        ``"intersection"``: the features that all sites measured; ``"union"``: those that any site measured. What a site did
+        not measure is masked: it has no part in its activations, its gradients or the federated moments.
     validation
         Share of each site's samples, by class, that judges rounds and is not trained on. A class with fewer than
         three samples at a site is trained on only.
@@ -65,6 +71,7 @@ class Classifier(Task):
     target: str = ""
     layer: str | None = None
     modality: str | None = None
+    features: Features = "intersection"
     validation: float = 0.2
     standardise: Literal["federated", "site", "sample", "none"] = "federated"
     balance: bool = True
@@ -76,6 +83,8 @@ class Classifier(Task):
     def __post_init__(self) -> None:
         if not 0 <= self.validation < 1:
             raise SettingsError(f"validation={self.validation}: give the share of each site's samples, 0 to below 1")
+        if self.features not in ("intersection", "union"):
+            raise SettingsError(f"features={self.features!r}: 'intersection' or 'union'")
         if self.standardise not in ("federated", "site", "sample", "none"):
             raise SettingsError(f"standardise={self.standardise!r}: one of 'federated', 'site', 'sample', 'none'")
 
@@ -86,17 +95,23 @@ class Classifier(Task):
 
         if not self.target:
             raise SettingsError("model='classifier' needs target=, the obs column with the classes")
-        tables = {site: self._table(adata, site) for site, adata in sites.items()}
-        panel = panel_of(tables, target=self.target, layer=self.layer)
+        if self.modality is None and any(hasattr(adata, "mod") for adata in sites.values()):
+            panel = panel_of(sites, target=self.target, layer=self.layer, features=self.features)
+        else:
+            tables = {site: self._table(adata, site) for site, adata in sites.items()}
+            panel = panel_of(tables, target=self.target, layer=self.layer, features=self.features)
         return {"features": list(panel.features), "classes": list(panel.classes)}
 
     def _table(self, adata: AnnData | MuData, site: str) -> AnnData:
         modalities = getattr(adata, "mod", None)
         if modalities is None:
             return adata
+        if self.modality is None:
+            return fused(adata, self.layer)
         if self.modality not in modalities:
             raise DataError(
-                f"{site} is a MuData: choose modality= one of {', '.join(map(repr, modalities))}, not {self.modality!r}"
+                f"{site} has no modality {self.modality!r}: choose one of {', '.join(map(repr, modalities))}, "
+                "or modality=None for all of them together"
             )
         table = modalities[self.modality]
         if self.target in adata.obs and self.target not in table.obs:
@@ -115,7 +130,7 @@ class Classifier(Task):
     ) -> LabelledRows:
         """Read features and, when training, labels; without the key, features are scaled by their own moments."""
         table = self._table(adata, site)
-        x = FeatureMatrix(table, panel["features"], layer=self.layer, site=site)
+        x = self._matrix(table, panel, site)
         own_scale: Scale = "none"
         if self.standardise == "site" or (keyless and self.standardise == "federated"):
             own_scale = "site"
@@ -127,6 +142,11 @@ class Classifier(Task):
         labels = pd.Categorical(table.obs[self.target].astype(str), categories=panel["classes"]).codes.astype(np.int64)
         train, validation = stratified_split(labels, self.validation, rng)
         return LabelledRows(x, torch.from_numpy(labels), train, validation, standardise=own_scale)
+
+    def _matrix(self, table: AnnData, panel: Mapping[str, Any], site: str) -> FeatureMatrix:
+        layer = None if FUSED in table.uns else self.layer
+        masked = self.features == "union" or FUSED in table.uns
+        return FeatureMatrix(table, panel["features"], layer=layer, site=site, masked=masked)
 
     # -- set-up ----------------------------------------------------------------------------------------------------
     def stages(self) -> Sequence[str]:
@@ -151,7 +171,7 @@ class Classifier(Task):
         if stage == "deviations":
             return {"squares": (p,)}
         shapes: dict[str, tuple[int, ...]] = {"n": (), "class_counts": (k,)}
-        return shapes | {"sums": (p,)} if self.standardise == "federated" else shapes
+        return shapes | {"measured": (p,), "sums": (p,)} if self.standardise == "federated" else shapes
 
     def measure(
         self, stage: str, data: LabelledRows, panel: Mapping[str, Any], private: Sums, module: nn.Module
@@ -160,12 +180,13 @@ class Classifier(Task):
         if stage == "temperature":
             return {"nll": negative_log_likelihood(module, data, TEMPERATURES)}
         if stage == "deviations":
-            return {"squares": data.reduce(lambda x: ((x - private["center"]) ** 2).sum(0))}
+            return {"squares": data.reduce(lambda x: np.nansum((x - private["center"]) ** 2, 0))}
         assert data.labels is not None
         counts = np.bincount(data.labels[data.train], minlength=len(panel["classes"])).astype(float)
         sums: Sums = {"n": np.asarray(float(len(data.train))), "class_counts": counts}
         if self.standardise == "federated":
-            sums["sums"] = data.reduce(lambda x: x.sum(0))
+            sums["measured"] = data.reduce(lambda x: (~np.isnan(x)).sum(0))
+            sums["sums"] = data.reduce(lambda x: np.nansum(x, 0))
         return sums
 
     def absorb(self, stage: str, sums: Sums, private: Sums) -> Sums:
@@ -174,14 +195,14 @@ class Classifier(Task):
             best = TEMPERATURES[int(np.argmin(sums["nll"]))] if sums["nll"].any() else 1.0
             return {**private, "temperature": np.asarray(best)}
         if stage == "deviations":
-            variance = sums["squares"] / max(float(private["n"]) - 1, 1)
+            variance = sums["squares"] / np.maximum(private["measured"] - 1, 1)
             scale = np.sqrt(np.where(variance > 1e-12, variance, 1.0))  # a constant feature is left as it is
             return {**private, "scale": scale}
         n, counts = float(sums["n"]), sums["class_counts"]
         weight = n / (np.maximum(counts, 1) * np.count_nonzero(counts)) if self.balance else np.ones_like(counts)
         update: Sums = {"n": sums["n"], "class_counts": counts, "class_weight": weight}
         if "sums" in sums:
-            update["center"] = sums["sums"] / max(n, 1)
+            update |= {"measured": sums["measured"], "center": sums["sums"] / np.maximum(sums["measured"], 1)}
         return {**private, **update}
 
     # -- model -----------------------------------------------------------------------------------------------------
@@ -318,17 +339,20 @@ class Classifier(Task):
         self, train: AnnData | MuData, test: AnnData | MuData, panel: Mapping[str, Any], *, seed: int
     ) -> dict[str, np.ndarray]:
         """Multinomial logistic regression on pooled, standardised data; its penalty by cross-validation."""
+        from sklearn.impute import SimpleImputer
         from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import GridSearchCV, StratifiedKFold
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
         tables = [self._table(adata, "the data") for adata in (train, test)]
-        x, x_test = (
-            FeatureMatrix(t, panel["features"], layer=self.layer, site="the data").rows(slice(None)) for t in tables
-        )
+        x, x_test = (self._matrix(t, panel, "the data").rows(slice(None)) for t in tables)
         y = tables[0].obs[self.target].astype(str).to_numpy()
-        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced"))
+        model = make_pipeline(
+            StandardScaler(),
+            SimpleImputer(keep_empty_features=True),
+            LogisticRegression(max_iter=2000, class_weight="balanced"),
+        )
         folds = StratifiedKFold(3, shuffle=True, random_state=seed)
         search = GridSearchCV(
             model, {"logisticregression__C": [1e-3, 1e-2, 0.1, 1.0]}, cv=folds, scoring="neg_log_loss"
@@ -373,8 +397,8 @@ class LabelledRows(SiteData):
         if self.standardise == "none":
             return rows
         if self.standardise == "sample":
-            deviation = rows.std(1, keepdims=True)
-            return (rows - rows.mean(1, keepdims=True)) / np.where(deviation > 0, deviation, 1)
+            deviation = np.nanstd(rows, 1, keepdims=True)
+            return (rows - np.nanmean(rows, 1, keepdims=True)) / np.where(deviation > 0, deviation, 1)
         center, scale = self.own_moments
         return (rows - center) / scale
 
@@ -391,9 +415,9 @@ class LabelledRows(SiteData):
     @cached_property
     def own_moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each feature over the training rows."""
-        n = max(len(self.train), 1)
-        mean = self.reduce(lambda x: x.sum(0)) / n
-        deviation = np.sqrt(self.reduce(lambda x: ((x - mean) ** 2).sum(0)) / max(n - 1, 1))
+        n = self.reduce(lambda x: (~np.isnan(x)).sum(0))
+        mean = self.reduce(lambda x: np.nansum(x, 0)) / np.maximum(n, 1)
+        deviation = np.sqrt(self.reduce(lambda x: np.nansum((x - mean) ** 2, 0)) / np.maximum(n - 1, 1))
         return mean.astype(np.float32), np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32)
 
 
@@ -417,6 +441,38 @@ def stratified_split(labels: np.ndarray, share: float, rng: np.random.Generator)
     taken = np.floor(np.arange(1, len(free) + 1) * rate + rng.random()).astype(int)
     validation = np.sort(free[np.diff(taken, prepend=0) > 0])
     return np.setdiff1d(np.arange(len(labels)), validation), validation
+
+
+def fused(mdata: MuData, layer: str | None = None) -> AnnData:
+    """Return all modalities side by side, features named ``"rna:TP53"``; NaN where an observation lacks one.
+
+    Examples
+    --------
+    >>> import anndata, mudata
+    >>> parts = {
+    ...     "rna": anndata.AnnData(np.ones((2, 1), np.float32), obs=pd.DataFrame(index=["a", "b"])),
+    ...     "protein": anndata.AnnData(np.ones((1, 1), np.float32), obs=pd.DataFrame(index=["b"])),
+    ... }
+    >>> fused(mudata.MuData(parts)).X
+    array([[ 1., nan],
+           [ 1.,  1.]], dtype=float32)
+    """
+    from anndata import AnnData
+
+    from infl.pp._check import measured
+
+    blocks, names = [], []
+    for modality, table in mdata.mod.items():
+        features = measured(table)
+        if not len(features) or not table.n_obs:
+            continue
+        x = FeatureMatrix(table, list(features), layer=layer, site=modality)
+        block = np.full((mdata.n_obs, len(features)), np.nan, dtype=np.float32)
+        block[mdata.obs_names.get_indexer(table.obs_names)] = x.rows(slice(None))
+        blocks.append(block)
+        names += [f"{modality}:{feature}" for feature in features]
+    matrix = np.concatenate(blocks, axis=1) if blocks else np.empty((mdata.n_obs, 0), dtype=np.float32)
+    return AnnData(matrix, obs=mdata.obs, var=pd.DataFrame(index=names), uns={FUSED: True})
 
 
 def _count(y: np.ndarray, probability: np.ndarray, confusion: np.ndarray, bins: np.ndarray) -> None:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class FeatureMatrix:
     """Rows of ``adata.X`` (or a layer) with the panel's features as columns, as float32, read on demand.
 
-    Data in memory are put in the panel's order once; sparse data stay sparse; backed data stay on disk.
+    What was not measured is NaN: features that ``var["infl_present"]`` marks as absent and, with `masked`, those that the
+    object does not have. Data in memory are put in the panel's order once; sparse data stay sparse; backed data stay on disk.
 
     Parameters
     ----------
@@ -29,6 +30,8 @@ class FeatureMatrix:
         Which layer (None: ``X``).
     site
         For messages.
+    masked
+        Take data without some of the features.
 
     Examples
     --------
@@ -38,9 +41,16 @@ class FeatureMatrix:
     (2, 3)
     """
 
-    def __init__(self, adata: AnnData, features: Sequence[str], *, layer: str | None = None, site: str) -> None:
+    def __init__(
+        self, adata: AnnData, features: Sequence[str], *, layer: str | None = None, site: str, masked: bool = False
+    ) -> None:
+        from infl.pp._check import measured
+
         position = adata.var_names.get_indexer(list(features))
-        if (position < 0).any():
+        self.absent = ~np.isin(np.asarray(features, dtype=object), measured(adata).to_numpy(dtype=object))
+        if self.absent.all():
+            raise DataError(f"{site} has none of the model's {len(features)} features, first {features[0]!r}")
+        if (position < 0).any() and not masked:
             missing = [f for f, p in zip(features, position, strict=True) if p < 0]
             raise DataError(
                 f"{site} lacks {len(missing)} of {len(features)} features, first {missing[0]!r}: "
@@ -56,10 +66,18 @@ class FeatureMatrix:
                 matrix = matrix[:, position]
             matrix = matrix.astype(np.float32, copy=False)
         self.matrix = matrix
+        self.some_absent = bool(self.absent.any())
         self.shape = (adata.n_obs, len(position))
 
     def rows(self, index: np.ndarray | slice) -> np.ndarray:
         """Return the rows `index` as a dense float32 array (n_rows, n_features)."""
+        rows = self._rows(index)
+        if self.some_absent:
+            rows = rows.copy()
+            rows[:, self.absent] = np.nan
+        return rows
+
+    def _rows(self, index: np.ndarray | slice) -> np.ndarray:
         if not self.on_disk:
             rows = self.matrix[index]
             return rows.toarray() if sparse.issparse(rows) else rows

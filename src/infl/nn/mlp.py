@@ -68,8 +68,8 @@ class ResidualMLP(nn.Module):
         self.register_buffer("temperature", torch.ones(()), persistent=False)
 
     def latent(self, x: Tensor) -> Tensor:
-        """Map (n, n_features) to the latent (n, width)."""
-        z = ((x - self.center) / self.scale).clamp(-10, 10)
+        """Map (n, n_features), NaN where a feature was not measured, to the latent (n, width)."""
+        z = ((x - self.center) / self.scale).clamp(-10, 10).nan_to_num(0.0)  # no part in the sum, and no gradient
         h = self.dropout(self.embed(z))
         for block in self.blocks:
             h = block(h)

@@ -198,7 +198,8 @@ class _Bench:
         self.task, self.panel, self.seed, self.options = task, panel, seed, dict(run_options)
         self.train = train
         self.test = {site: adata for site, adata in test.items() if adata.n_obs}
-        self.together = pool(self.test)
+        self.join: Literal["inner", "outer"] = "outer" if getattr(task, "features", "") == "union" else "inner"
+        self.together = pool(self.test, self.join)
         self.runs: dict[str, FederatedRun] = {}
 
     def measure(self, method: str) -> Scores:
@@ -206,7 +207,7 @@ class _Bench:
         from infl.keys import Keyring
 
         if method == "baseline":
-            pooled = pool(self.train)
+            pooled = pool(self.train, self.join)
             return self._judge(lambda site: self.task.baseline(pooled, self.test[site], self.panel, seed=self.seed))
         if method == "alone":
             scores = {site: self._score(self._fit({site: adata}, "none", "none")) for site, adata in self.train.items()}
@@ -214,7 +215,7 @@ class _Bench:
             by_site = own or {site: _mean([s[1][site] for s in scores.values()]) for site in self.test}
             return _mean([together for together, _ in scores.values()]), by_site
         if method == "pooled":
-            return self._score(self._fit({"pooled": pool(self.train)}, "none", "none"))
+            return self._score(self._fit({"pooled": pool(self.train, self.join)}, "none", "none"))
         kind = method.split("_")[0]
         if kind not in self.runs:
             lock = {"fedavg": "none", "infl": "field", "published": "published"}[kind]
@@ -260,8 +261,8 @@ class _Bench:
         return run_in_process(agreement, self.task, tables, key).run
 
 
-def pool(tables: Mapping[str, Data]) -> Data:
-    """Return all sites' observations in one object."""
+def pool(tables: Mapping[str, Data], join: Literal["inner", "outer"] = "inner") -> Data:
+    """Return all sites' observations in one object; with all features (``"outer"``) NaN where one was not measured."""
     import anndata
     import mudata
 
@@ -271,7 +272,7 @@ def pool(tables: Mapping[str, Data]) -> Data:
     if isinstance(first, mudata.MuData):
         parts = {
             name: anndata.concat([t.mod[name] for t in tables.values() if name in t.mod], join="outer")
-            for name in first.mod
+            for name in dict.fromkeys(name for t in tables.values() for name in t.mod)
         }
         pooled = mudata.MuData(parts)
         import pandas as pd
@@ -279,8 +280,11 @@ def pool(tables: Mapping[str, Data]) -> Data:
         obs = pd.concat([t.obs for t in tables.values()])
         for column in obs:
             pooled.obs[column] = obs[column].reindex(pooled.obs_names)
-        return pooled
-    return anndata.concat(list(tables.values()), join="inner", index_unique=None)
+        return pooled if pooled.obs_names.equals(obs.index) else pooled[obs.index].copy()
+    from infl.pp._check import measured
+
+    whole = [t[:, measured(t)] if join == "outer" else t for t in tables.values()]
+    return anndata.concat(whole, join=join, index_unique=None, fill_value=np.nan)
 
 
 def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
