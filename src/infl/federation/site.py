@@ -226,6 +226,8 @@ class Site:
     def _batches(self, rng: np.random.Generator) -> list[np.ndarray]:
         """Return one epoch's batches of nearly equal size."""
         order = rng.permutation(self.data.train)
+        if not len(order):
+            return []
         return np.array_split(order, max(1, round(len(order) / self.replica.task.batch_size)))
 
     @property

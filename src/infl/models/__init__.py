@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     submod_attrs={
         "classifier": ["Classifier"],
         "locked": ["Header", "LockedModel", "load_model"],
+        "perturbation": ["Perturbation"],
         "registry": ["known_tasks"],
         "task": ["SiteData", "Step", "Task"],
     },

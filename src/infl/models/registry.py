@@ -11,7 +11,10 @@ from typing import Any
 from infl.errors import SettingsError
 from infl.models.task import Task
 
-TASKS = {"classifier": "infl.models.classifier:Classifier"}
+TASKS = {
+    "classifier": "infl.models.classifier:Classifier",
+    "perturbation": "infl.models.perturbation:Perturbation",
+}
 
 
 def known_tasks() -> dict[str, str]:

@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_calibrate": ["calibrate_lock", "lock_curve"],
         "_compare": ["compare"],
         "_fit": ["fit_federated"],
+        "_perturb": ["predict_perturbations"],
         "_predict": ["embed", "predict"],
     },
 )

@@ -30,7 +30,8 @@ def infer(
     return task.infer(model.module(key, verify=verify), data, private)
 
 
-def _opened(model: LockedModel, key: Keyring | None) -> bool:
+def warn_unopened(model: LockedModel, key: Keyring | None) -> bool:
+    """Say whether a model is used with its key, and warn where it is not."""
     locked = model.header.lock != "none"
     if locked and key is None:
         warnings.warn(
@@ -96,7 +97,7 @@ def predict(
     64
     """
     model = checked_model(model)
-    opened = _opened(model, key)
+    opened = warn_unopened(model, key)
     outputs = infer(adata, model, key)
     adata = adata.copy() if copy else adata
     model.header.build_task().write(adata, outputs, model.header.panel, key_added=key_added)
@@ -141,7 +142,7 @@ def embed(
     task = model.header.build_task()
     if not hasattr(task, "embed"):
         raise SettingsError(f"model {model.header.task!r} has no latent to embed with")
-    opened = _opened(model, key)
+    opened = warn_unopened(model, key)
     outputs = infer(adata, model, key)
     adata = adata.copy() if copy else adata
     task.embed(adata, outputs, key_added=key_added)

@@ -1,0 +1,254 @@
+"""Perturbation regression on Papalexi (25 targets, 299 genes, three replicates = three sites): python benchmarks/perturbation.py [QUESTION …].
+
+Every target in turn is left out at all sites and predicted by what never saw it. Metrics stand between a negative control
+(the mean of the other perturbations) and a positive one (the same perturbation in the other replicates).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from functools import cache
+from itertools import combinations
+
+import numpy as np
+import torch
+from scipy import stats
+
+import infl
+from _table import Table
+from infl.errors import InflWarning
+from infl.keys import Keyring
+from infl.models.effects import MEMBERS
+from infl.models.perturbation import effect_metrics
+from panels import use_data_folder
+
+SEEDS = int(os.environ.get("INFL_BENCH_SEEDS", "5"))
+METRICS = ("pearson_delta", "mse", "mse_top20", "direction_top20", "wmse", "r2_delta")
+
+# Edges of the JAK-STAT pathway as textbooks draw it (receptor, kinase, what it phosphorylates, dimers, target).
+JAK_STAT = (
+    ("IFNGR1", "IFNGR2"), ("IFNGR1", "JAK2"), ("IFNGR2", "JAK2"), ("IFNGR1", "STAT1"), ("IFNGR2", "STAT1"),
+    ("JAK2", "STAT1"), ("JAK2", "STAT3"), ("JAK2", "STAT5A"), ("STAT1", "STAT2"), ("STAT1", "STAT3"), ("STAT1", "IRF1"),
+)  # fmt: skip
+
+# Which of the targets share a gene set: KEGG JAK-STAT signalling, GO interferon-gamma-mediated signalling, Reactome
+# interferon alpha/beta signalling, KEGG PD-L1 expression and PD-1 checkpoint, TGF-beta, TNF, cell adhesion molecules,
+# transcriptional misregulation in cancer.
+GENE_SETS = (
+    ("IFNGR1", "IFNGR2", "JAK2", "STAT1", "STAT2", "STAT3", "STAT5A", "MYC"),
+    ("IFNGR1", "IFNGR2", "JAK2", "STAT1", "IRF1"),
+    ("STAT1", "STAT2", "IRF1", "IRF7"),
+    ("IFNGR1", "IFNGR2", "JAK2", "STAT1", "STAT3", "NFKBIA"),
+    ("SMAD4", "MYC"),
+    ("NFKBIA", "IRF1"),
+    ("CD86", "PDCD1LG2", "TNFRSF14"),
+    ("SPI1", "MYC", "CD86"),
+)  # fmt: skip
+
+
+def shared_sets() -> list[tuple[str, str, float]]:
+    """Edges between targets that share gene sets; a set of n genes counts 1 / (n - 1)."""
+    weight: dict[tuple[str, str], float] = {}
+    for genes in GENE_SETS:
+        for pair in combinations(sorted(genes), 2):
+            weight[pair] = weight.get(pair, 0.0) + 1 / (len(genes) - 1)
+    return [(a, b, w) for (a, b), w in weight.items()]
+
+
+GRAPHS = {"no graph": (), "gene sets": shared_sets(), "JAK-STAT edges": JAK_STAT}
+
+
+@cache
+def cells():
+    use_data_folder()
+    adata = infl.datasets.papalexi()
+    sites = infl.pp.split_sites(adata, by="replicate")
+    infl.pp.normalize_total(sites)
+    infl.pp.log1p(sites)
+    return sites
+
+
+def targets() -> list[str]:
+    return sorted(set(next(iter(cells().values())).obs["perturbation"].astype(str)) - {"control"})
+
+
+def truth(sites) -> dict[str, np.ndarray]:
+    """Effects as measured, within sites, weighted by cells."""
+    out = {}
+    for target in targets():
+        parts, n = [], []
+        for adata in sites.values():
+            of = adata.obs["perturbation"].astype(str).to_numpy()
+            x = [np.asarray(adata[of == label].X.mean(0)).ravel() for label in (target, "control")]
+            parts.append(x[0] - x[1])
+            n.append((of == target).sum())
+        out[target] = np.average(parts, axis=0, weights=n)
+    return out
+
+
+def fit(sites, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InflWarning)
+        return infl.tl.fit_federated(
+            {s: a.copy() for s, a in sites.items()},
+            model="perturbation",
+            target="perturbation",
+            progress=False,
+            **{"rounds": 30} | options,
+        )
+
+
+def without(sites, target):
+    return {s: a[a.obs["perturbation"].astype(str) != target].copy() for s, a in sites.items()}
+
+
+def predict(run, genes, key=None, *, verify=True) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InflWarning)
+        return infl.tl.predict_perturbations(run.model, genes, key=key, verify=verify).X
+
+
+def pooled(sites):
+    """All cells at one site; each keeps its replicate's control cells by being centred on them."""
+    import anndata as ad
+
+    parts = {}
+    for site, adata in sites.items():
+        x = adata.X.toarray() if hasattr(adata.X, "toarray") else np.asarray(adata.X)
+        control = (adata.obs["perturbation"].astype(str) == "control").to_numpy()
+        parts[site] = (adata, x, control)
+    overall = np.concatenate([x[c] for _, x, c in parts.values()]).mean(0)
+    joined = [
+        ad.AnnData((x - x[c].mean(0) + overall).astype(np.float32), obs=a.obs, var=a.var) for a, x, c in parts.values()
+    ]
+    return {"all": ad.concat(joined)}
+
+
+def interval(differences: np.ndarray) -> list[float]:
+    """95 % confidence interval of a mean over targets (paired)."""
+    half = stats.t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / len(differences) ** 0.5
+    return [float(differences.mean() - half), float(differences.mean() + half)]
+
+
+def leave_one_out(table: Table) -> None:
+    """All 25 targets: ours with each graph, its members, the controls."""
+    sites, real = cells(), truth(cells())
+    names = targets()
+    positive = {s: truth({k: a for k, a in sites.items() if k != s}) for s in sites}
+    single = {s: truth({s: a}) for s, a in sites.items()}
+    top = np.mean(
+        [[effect_metrics(positive[s][t], single[s][t])[m] for m in METRICS] for s in sites for t in names], axis=0
+    )
+    for metric, value in zip(METRICS, top, strict=True):
+        table.add(f"positive control, same perturbation in the other replicates: {metric}", "reported", float(value))
+    for graph, edges in GRAPHS.items():
+        rows: dict[str, dict[str, list[float]]] = {}
+        for target in names:
+            left = without(sites, target)
+            for seed in range(SEEDS):
+                run = fit(left, graph=edges, seed=seed)
+                found = {"ours": predict(run, [target], run.key)[0]}
+                if seed == 0:
+                    task, panel = run.model.header.build_task(), run.model.header.panel
+                    stack = task.effects(panel, run.model.private_arrays(run.key))
+                    found |= {name: stack.member(name, target) for name in ("zero", *MEMBERS)}
+                    found["stack"] = stack.predict((target,))
+                for name, guess in found.items():
+                    for metric, value in effect_metrics(guess, real[target]).items():
+                        rows.setdefault(name, {}).setdefault(metric, []).append(value)
+                    own = [i for i, g in enumerate(panel["features"]) if g == target]
+                    rest = effect_metrics(np.delete(guess, own), np.delete(real[target], own))
+                    rows[name].setdefault("pearson_delta without the gene itself", []).append(rest["pearson_delta"])
+        ours = {m: np.reshape(v, (len(names), SEEDS)).mean(1) for m, v in rows["ours"].items()}
+        for name in rows:
+            for metric in (*METRICS, "pearson_delta without the gene itself"):
+                value = ours[metric] if name == "ours" else np.array(rows[name][metric])
+                asked, ok = "reported", None
+                if name == "ours" and metric == "pearson_delta":
+                    asked, ok = ">= 0.36", value.mean() >= 0.36
+                gain = {} if name == "ours" else {"ours_minus_this": interval(ours[metric] - value)}
+                table.add(
+                    f"{graph}, {name}: {metric}", asked, value, seeds=SEEDS if name == "ours" else 1, ok=ok, **gain
+                )
+        for metric, sign in (("pearson_delta", 1), ("mse_top20", -1)):
+            for name in ("zero", "mean", "loadings"):
+                gain = sign * (ours[metric] - np.array(rows[name][metric]))
+                table.add(
+                    f"{graph}: gain over the baseline {name} in {metric}, mean over targets",
+                    "> 0, interval too",
+                    float(gain.mean()),
+                    seeds=SEEDS,
+                    ok=bool(interval(gain)[0] > 0),
+                    interval=interval(gain),
+                )
+
+
+def seen(table: Table) -> None:
+    """Perturbations that were seen, in a replicate that was not."""
+    sites, edges = cells(), GRAPHS["gene sets"]
+    ours, mean = [], []
+    for held in sites:
+        rest = {s: a for s, a in sites.items() if s != held}
+        real, before = truth({held: sites[held]}), truth(rest)
+        run = fit(rest, graph=edges, min_sites=2)
+        for target, guess in zip(targets(), predict(run, targets(), run.key), strict=True):
+            ours.append(effect_metrics(guess, real[target]))
+            mean.append(effect_metrics(before[target], real[target]))
+    for metric, sign in (("pearson_delta", 1), ("mse", -1), ("mse_top20", -1)):
+        gain = sign * (np.array([r[metric] for r in ours]) - np.array([r[metric] for r in mean]))
+        value = float(np.mean([r[metric] for r in ours]))
+        table.add(f"held-out replicate, seen perturbations: {metric}", "reported", value, seeds=1)
+        table.add(
+            f"held-out replicate: gain over the mean of the training replicates in {metric}", ">= 0", float(gain.mean()),
+            seeds=1, ok=bool(gain.mean() >= 0), interval=interval(gain),
+        )  # fmt: skip
+
+
+def federation(table: Table) -> None:
+    """Federated against pooled; locked and sealed against neither; wrong keys; ten sites, half of them in a round."""
+    sites, real, edges = cells(), truth(cells()), GRAPHS["gene sets"]
+    some = targets()[::3]
+    differences: dict[str, list[float]] = {m: [] for m in METRICS}
+    parted, wrong, none, many = [], [], [], []
+    for seed, target in enumerate(some):
+        left = without(sites, target)
+        run = fit(left, graph=edges, seed=seed)
+        a = predict(run, [target], run.key)[0]
+        one = fit(pooled(left), graph=edges, seed=seed, seal="none", min_sites=1)
+        b = predict(one, [target], one.key)[0]
+        for metric in METRICS:
+            differences[metric].append(
+                effect_metrics(a, real[target])[metric] - effect_metrics(b, real[target])[metric]
+            )
+        plain = fit(left, graph=edges, seed=seed, lock=None, seal="none")
+        c = predict(plain, [target])[0]
+        parted.append(float(np.linalg.norm(a - c) / np.linalg.norm(c)))
+        for _ in range(5):
+            guess = predict(run, [target], Keyring.create(), verify=False)[0]
+            wrong.append(effect_metrics(guess, real[target])["pearson_delta"])
+        none.append(effect_metrics(predict(run, [target])[0], real[target])["pearson_delta"])
+    for metric, values in differences.items():
+        table.add(f"federated minus pooled: {metric}", "within 0.02", values, ok=bool(abs(np.mean(values)) <= 0.02))
+    table.add("locked and sealed against neither, relative", "<= 1e-3", parted, ok=bool(max(parted) <= 1e-3))
+    table.add("ten wrong keys: pearson_delta", "< 0.05", wrong, ok=bool(abs(np.mean(wrong)) < 0.05))
+    table.add("no key: pearson_delta", "< 0.05", none, ok=bool(abs(np.mean(none)) < 0.05))
+    import anndata as ad
+
+    whole = ad.concat(pooled(sites))
+    for seed, target in enumerate(some):
+        ten = infl.pp.split_sites(whole[whole.obs["perturbation"].astype(str) != target].copy(), 10, seed=seed)
+        run = fit(ten, graph=edges, seed=seed, participation=0.5)
+        many.append(effect_metrics(predict(run, [target], run.key)[0], real[target])["pearson_delta"])
+    table.add("ten sites, half of them in a round: pearson_delta", "reported", many)
+
+
+QUESTIONS = {"leave_one_out": leave_one_out, "seen": seen, "federation": federation}
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    result = Table("perturbation")
+    for question in sys.argv[1:] or QUESTIONS:
+        QUESTIONS[question](result)
+    result.save()

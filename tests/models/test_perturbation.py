@@ -1,0 +1,285 @@
+"""Perturbation regression: sums, the stack, the network, and what users get wrong."""
+
+import warnings
+from dataclasses import replace
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import infl
+from infl.errors import DataError, InflWarning, SettingsError
+from infl.models.effects import MEMBERS, Effects, neighbours
+from infl.models.perturbation import Perturbation, effect_metrics
+from infl.nn.perturbation import EffectNet
+
+GENES = [f"G{i}" for i in range(12)]
+MODULES = {"G0": "x", "G1": "x", "G2": "x", "G3": "y", "G4": "y", "G5": "y", "G6": "z", "G7": "z"}
+"""Genes of one module have one effect, beside the loss of their own transcript."""
+GRAPH = [(a, b) for a in MODULES for b in MODULES if a < b and MODULES[a] == MODULES[b]]
+
+
+def effect_of(genes):
+    change = np.zeros(len(GENES))
+    for gene in genes:
+        pattern = np.random.default_rng(list(MODULES.values()).index(MODULES[gene])).normal(0, 0.5, len(GENES))
+        change += pattern
+        change[GENES.index(gene)] = -1.5
+    return change
+
+
+def cells(site, conditions, per_condition=60, control="control"):
+    rng = np.random.default_rng(100 + site)
+    labels = [control] * per_condition * 2 + [c for c in conditions for _ in range(per_condition)]
+    base = 2.0 + 0.3 * site  # a batch effect on all genes
+    x = base + rng.normal(0, 0.4, (len(labels), len(GENES)))
+    for i, label in enumerate(labels):
+        if label != control:
+            x[i] += effect_of(label.split("+"))
+    names = [f"s{site}_{i}" for i in range(len(labels))]
+    adata = ad.AnnData(np.maximum(x, 0).astype(np.float32), obs=pd.DataFrame({"perturbation": labels}, index=names))
+    adata.var_names = GENES
+    return adata
+
+
+CONDITIONS = ["G0", "G1", "G3", "G4", "G6"]
+
+
+@pytest.fixture
+def sites():
+    return {f"site_{i}": cells(i, CONDITIONS) for i in range(3)}
+
+
+def fit(sites, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InflWarning)
+        return infl.tl.fit_federated(
+            sites, model="perturbation", progress=False, **{"rounds": 6, "graph": GRAPH} | options
+        )
+
+
+def test_effects_are_those_within_sites_weighted_by_cells(sites):
+    run = fit(sites, rounds=1)
+    private = run.model.private_arrays(run.key)
+    row = run.model.header.panel["conditions"].index("G3")
+    parts, n = [], []
+    for adata in sites.values():
+        of = {name: adata.X[(adata.obs["perturbation"] == name).to_numpy()].astype(float) for name in ("G3", "control")}
+        parts.append(of["G3"].mean(0) - of["control"].mean(0))
+        n.append(len(of["G3"]))
+    np.testing.assert_allclose(private["delta"][row], np.average(parts, axis=0, weights=n), atol=1e-5)
+    assert private["n"][row] == sum(n)
+
+
+def test_an_unseen_gene_is_predicted_from_its_neighbours_and_its_own_loss(sites):
+    run = fit(sites)
+    predicted = infl.tl.predict_perturbations(run.model, ["G2", "G5"], key=run.key)
+    assert not predicted.obs["seen"].any()
+    for gene, row in zip(("G2", "G5"), predicted.X, strict=True):
+        metrics = effect_metrics(row, effect_of([gene]))
+        assert metrics["pearson_delta"] > 0.8, gene
+    blind = fit(sites, graph=())
+    without = infl.tl.predict_perturbations(blind.model, ["G2"], key=blind.key).X[0]
+    truth = effect_of(["G2"])
+    assert effect_metrics(predicted.X[0], truth)["mse"] < effect_metrics(without, truth)["mse"] < (truth**2).mean()
+
+
+def test_combinations_add_up_and_measured_conditions_count_as_measured(sites):
+    run = fit(sites)
+    answer = infl.tl.predict_perturbations(run.model, ["G0+G3", "G0", "control"], key=run.key)
+    assert list(answer.obs_names) == ["G0+G3", "G0", "control"] and answer.obs["seen"].tolist() == [False, True, False]
+    assert np.corrcoef(answer.X[0], effect_of(["G0", "G3"]))[0, 1] > 0.9
+    assert answer.obs["n_cells"].tolist() == [0, 180, 0] and not answer.X[2].any()
+    assert (answer.layers["uncertainty"][1] < answer.layers["uncertainty"][0]).all()
+    assert (
+        answer.layers["changed"][1, 0]
+        and np.isclose(answer.layers["expression"][1], answer.var["control"] + answer.X[1]).all()
+    )
+
+
+def test_a_measured_combination_is_learned(sites):
+    for i, adata in enumerate(sites.values()):
+        more = cells(i + 10, ["G0+G3"])
+        sites[f"site_{i}"] = ad.concat([adata, more[more.obs["perturbation"] == "G0+G3"]])
+    run = fit(sites)
+    answer = infl.tl.predict_perturbations(run.model, ["G3+G0"], key=run.key)
+    assert answer.obs["seen"].tolist() == [True] and answer.obs_names[0] == "G0+G3"
+
+
+def test_locked_and_sealed_equals_neither(sites):
+    locked = fit(sites)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InflWarning)
+        open_ = fit(sites, lock=None, seal="none")
+    a = infl.tl.predict_perturbations(locked.model, ["G2", "G7", "G1"], key=locked.key).X
+    b = infl.tl.predict_perturbations(open_.model, ["G2", "G7", "G1"]).X
+    np.testing.assert_allclose(a, b, atol=1e-3 * np.abs(b).max())
+
+
+def test_no_key_and_a_wrong_key_tell_nothing(sites):
+    run = fit(sites)
+    genes = ["G0", "G1", "G2", "G3", "G4", "G5"]
+    truth = np.array([effect_of([gene]) for gene in genes])
+
+    def value(key):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InflWarning)
+            guess = infl.tl.predict_perturbations(run.model, genes, key=key, verify=key is run.key).X
+        return np.mean([effect_metrics(g, t)["pearson_delta"] for g, t in zip(guess, truth, strict=True)])
+
+    assert value(run.key) > 0.9
+    assert abs(np.mean([value(infl.keys.Keyring.create()) for _ in range(10)])) < 0.3
+    assert value(None) < 0.4
+    with pytest.raises(infl.errors.KeyringError):
+        infl.tl.predict_perturbations(run.model, genes, key=infl.keys.Keyring.create())
+
+
+def test_results_are_written_and_survive_a_file(sites, tmp_path):
+    fit(sites)
+    adata = sites["site_1"]
+    assert list(adata.varm["infl_effect"].columns) == CONDITIONS
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    back = ad.read_h5ad(tmp_path / "a.h5ad")
+    np.testing.assert_allclose(np.asarray(back.varm["infl_effect"]), np.asarray(adata.varm["infl_effect"]))
+
+
+def test_counts_are_normalised_on_request():
+    rng = np.random.default_rng(0)
+    sites = {}
+    for i in range(3):
+        adata = cells(i, CONDITIONS)
+        adata.X = rng.poisson(np.expm1(adata.X)).astype(np.float32)
+        sites[f"site_{i}"] = adata
+    with pytest.raises(DataError, match="raw counts in X: run infl.pp.normalize_total"):
+        fit(sites)
+    run = fit(sites, target_sum=100.0)
+    assert run.model.private_arrays(run.key)["control"].max() < np.log1p(100)
+    sites["site_2"].X[7] = 0
+    with pytest.raises(DataError, match="site_2 has 1 cells without a count"):
+        fit(sites, target_sum=100.0)
+
+
+def test_compare_knows_the_task(sites):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InflWarning)
+        table = infl.tl.compare(
+            sites,
+            "perturbation",
+            seeds=1,
+            rounds=2,
+            methods=["infl", "pooled", "baseline"],
+            progress=False,
+            graph=GRAPH,
+        )
+    value = table[table["metric"] == "pearson_delta"].set_index("method")["mean"]
+    assert value["infl"] > value["baseline"] and abs(value["infl"] - value["pooled"]) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (
+            lambda s: s["site_1"].obs.drop(columns="perturbation", inplace=True),
+            {},
+            "site_1 has no obs column 'perturbation'",
+        ),
+        (
+            lambda s: s["site_2"].obs.replace("control", "NT", inplace=True),
+            {},
+            "site_2 has no control cells.*control='NT'",
+        ),
+        (lambda s: s.update(site_0=cells(0, [])), {}, None),
+        (lambda s: s.update({n: cells(i, []) for i, n in enumerate(s)}), {}, "there is no perturbation to learn from"),
+        (lambda s: None, {"graph": [("ENSG1", "ENSG2")]}, "graph= has no gene of the data"),
+        (lambda s: None, {"graph": ["G0"] * 3 + [("A",)]}, "edges of two genes"),
+        (lambda s: None, {"validation": 1.5}, "validation=1.5"),
+        (lambda s: setattr(s["site_0"], "X", s["site_0"].X - 3), {}, "site_0 has scaled values"),
+        (lambda s: None, {"target_sum": 1e4}, "logarithms in X where counts are due"),
+    ],
+)
+def test_bad_input_is_one_line(sites, change, options, message):
+    change(sites)
+    if message is None:
+        fit(sites, **options)
+        return
+    before = {name: list(adata.varm) for name, adata in sites.items()}
+    with pytest.raises((DataError, SettingsError), match=message) as error:
+        fit(sites, **options)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+    assert {name: list(adata.varm) for name, adata in sites.items()} == before
+
+
+def test_a_condition_at_one_site_and_a_strange_gene_are_warned_of(sites):
+    sites["site_0"] = ad.concat([sites["site_0"], (c := cells(9, ["G7"]))[c.obs["perturbation"] == "G7"]])
+    with pytest.warns(InflWarning, match=r"1 perturbations are at one site only \(G7 at site_0\)"):
+        run = infl.tl.fit_federated(sites, model="perturbation", rounds=1, progress=False)
+    with pytest.warns(InflWarning, match="nothing is known of 'TP53'"):
+        infl.tl.predict_perturbations(run.model, ["TP53"], key=run.key)
+    with pytest.raises(SettingsError, match="takes a list"):
+        infl.tl.predict_perturbations(run.model, "G0", key=run.key)
+
+
+@pytest.mark.parametrize(
+    ("label", "genes"),
+    [("A+B", ("A", "B")), ("B + A", ("A", "B")), ("A,B", ("A", "B")), ("A+ctrl", ("A",)), ("NT", ()), ("A_B", ("A", "B")),
+     ("A_9", ("A_9",))],
+)  # fmt: skip
+def test_labels_of_several_conventions(label, genes):
+    assert Perturbation().genes_of(label, {"A", "B", "A_9"}) == genes
+
+
+# -- the stack -----------------------------------------------------------------------------------------------------
+def stack(edges=GRAPH, noise=0.01):
+    conditions = tuple((gene,) for gene in CONDITIONS)
+    delta = np.array([effect_of(c) for c in conditions])
+    return Effects(
+        tuple(GENES), conditions, delta, np.full(delta.shape, noise), np.full(12, 1.5), np.eye(12), neighbours(edges)
+    )
+
+
+def test_a_left_out_condition_is_not_looked_at():
+    effects = stack()
+    altered = effects.delta.copy()
+    altered[0] += 100
+    other = replace(effects, delta=altered)
+    for name in MEMBERS:
+        np.testing.assert_array_equal(effects.member(name, "G0", 0), other.member(name, "G0", 0), err_msg=name)
+
+
+def test_noise_draws_a_measured_effect_to_the_prediction():
+    sure, unsure = stack(noise=1e-6), stack(noise=10.0)
+    np.testing.assert_allclose(sure.predict(("G0",)), sure.delta[0], atol=1e-3)
+    np.testing.assert_allclose(unsure.predict(("G0",)), unsure.predict(("G0",), without=0))
+
+
+def test_more_genes_than_a_covariance_allows_leaves_its_members_out(sites, monkeypatch):
+    monkeypatch.setattr("infl.models.perturbation.MAX_COVARIANCE", 5)
+    run = fit(sites)
+    assert "covariance" not in run.model.private_arrays(run.key)
+    assert np.isfinite(infl.tl.predict_perturbations(run.model, ["G2"], key=run.key).X).all()
+
+
+# -- the network ---------------------------------------------------------------------------------------------------
+def test_an_unseen_node_uses_no_embedding_of_its_own():
+    torch.manual_seed(0)
+    net = EffectNet(3, 4).eval()
+    net.adjacency.copy_(torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
+    net.seen.copy_(torch.tensor([0.0, 1.0, 0.0]))
+    one = torch.eye(3)
+    before = net(one, torch.zeros(3, 4))
+    with torch.no_grad():
+        net.node.weight[0] += 1
+    after = net(one, torch.zeros(3, 4))
+    assert torch.equal(before[0], after[0]) and not torch.equal(before[1], after[1])
+
+
+def test_held_out_conditions_do_not_train_the_network(sites):
+    run = fit(sites, validation=0.4)
+    panel = run.model.header.panel
+    assert len(panel["held"]) == 2
+    net = run.model.module(run.key)
+    trained = {panel["nodes"][i] for i in torch.nonzero(net.seen).ravel().tolist()}
+    assert trained == set(CONDITIONS) - set(panel["held"])
+    assert 0 <= float(run.model.private_arrays(run.key)["share"]) <= 1
