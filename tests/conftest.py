@@ -10,12 +10,15 @@ import matplotlib
 import pytest
 from anndata import AnnData
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from hypothesis import settings
 from mudata import MuData
 
 import infl
 from infl.keys.derive import hkdf
 
 matplotlib.use("Agg")
+settings.register_profile("infl", deadline=None)  # how long an example takes is the machine's business
+settings.load_profile("infl")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Everything that can be wrong with the data of sites, said before anything is computed or altered."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Literal
 
@@ -8,15 +9,19 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from infl.errors import DataError, SettingsError
+from infl.errors import DataError, InflWarning, SettingsError
 from infl.pp._columns import shortlist
 from infl.pp._labels import agree_on_classes
 from infl.pp._panel import Panel
+from infl.pp._spelling import different_kinds, one_spelling
+from infl.pp._units import check_units, units_of
 from infl.pp._values import count_non_finite
 
 PRESENT = "infl_present"  # column of var: False where the site did not measure a feature of the united panel
 
 Features = Literal["intersection", "union"]
+Called = Mapping[str, Mapping[str, pd.Index]]
+"""Names of the features of each site and modality, spelt alike."""
 
 
 def panel_of(
@@ -54,7 +59,7 @@ def panel_of(
     Warns
     -----
     infl.errors.InflWarning
-        A class is at one site only, or labels of two sites look like one class.
+        A class is at one site only, labels of two sites look like one class, or values differ in kind.
 
     Examples
     --------
@@ -62,23 +67,39 @@ def panel_of(
     >>> infl.pp.panel_of(infl.datasets.khan_sites(3), target="tumour_class").classes
     ('class_1', 'class_2', 'class_3', 'class_4')
     """
-    return examine(sites, target=target, layer=layer, features=features)[0]
+    panel = examine(sites, target=target, layer=layer, features=features)[0]
+    try:
+        compare_units(sites, layer)
+    except DataError as error:
+        warnings.warn(str(error), InflWarning, stacklevel=2)
+    return panel
 
 
 def examine(
-    sites: Mapping[str, AnnData | MuData], *, target: str | None, layer: str | None, features: Features
-) -> tuple[Panel, dict[str, pd.Index]]:
-    """The panel, and its features by modality; as :func:`panel_of`."""
+    sites: Mapping[str, AnnData | MuData],
+    *,
+    target: str | None,
+    layer: str | None,
+    features: Features,
+    aliases: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> tuple[Panel, dict[str, pd.Index], Called]:
+    """The panel, its features by modality, and what each site's features are called by it; as :func:`panel_of`.
+
+    With `aliases`, an empty dict too, features that are spelt in several ways are one (see :mod:`infl.pp._spelling`).
+    """
     if features not in ("intersection", "union"):
         raise SettingsError(f"features must be 'intersection' or 'union', not {features!r}")
     check_site_names(sites)
     for site, adata in sites.items():
         check_object(adata, site, layer)
-    names = _agree_on_features(sites, features)
-    classes = () if target is None else agree_on_classes(sites, target)
+    called = _called(sites, aliases)
+    names = _agree_on_features(sites, features, called)
+    classes = () if target is None else agree_on_classes(sites, target, labels or {})
     for site, adata in sites.items():
         for modality, table in tables(adata).items():
-            check_values(table, layer, _where(site, modality), names.get(modality, pd.Index([])))
+            wanted = called[site][modality].isin(names.get(modality, pd.Index([])))
+            check_values(table, layer, _where(site, modality), table.var_names[wanted])
 
     modalities = tuple(modality for modality in names if modality)
     panel = Panel(
@@ -86,10 +107,21 @@ def examine(
         classes=classes,
         target=target,
         n_obs={site: adata.n_obs for site, adata in sites.items()},
-        present={site: _present(adata, names) for site, adata in sites.items()},
+        present={site: _present(adata, names, called[site]) for site, adata in sites.items()},
         modalities=modalities,
     )
-    return panel, names
+    return panel, names, called
+
+
+def compare_units(sites: Mapping[str, AnnData | MuData], layer: str | None, escape: str | None = None) -> None:
+    """Refuse counts among logarithms and their like, within each modality."""
+    for modality in {name for adata in sites.values() for name in tables(adata)}:
+        units = {
+            _where(site, modality): units_of(t[modality], layer)
+            for site, adata in sites.items()
+            if modality in (t := tables(adata))
+        }
+        check_units(units, escape=escape)
 
 
 def tables(adata: AnnData | MuData) -> dict[str, AnnData]:
@@ -97,21 +129,43 @@ def tables(adata: AnnData | MuData) -> dict[str, AnnData]:
     return {"": adata} if isinstance(adata, AnnData) else dict(adata.mod)
 
 
-def measured(adata: AnnData) -> pd.Index:
+def measured(adata: AnnData, called: pd.Index) -> pd.Index:
     """Names of the features that were measured, in the object's order."""
     if PRESENT not in adata.var.columns:
-        return adata.var_names
-    return adata.var_names[adata.var[PRESENT].fillna(False).to_numpy(dtype=bool)]
+        return called
+    return called[adata.var[PRESENT].fillna(False).to_numpy(dtype=bool)]
 
 
-def _agree_on_features(sites: Mapping[str, AnnData | MuData], features: Features) -> dict[str, pd.Index]:
+def _called(sites: Mapping[str, AnnData | MuData], aliases: Mapping[str, str] | None) -> dict[str, dict[str, pd.Index]]:
+    own = {site: {name: table.var_names for name, table in tables(adata).items()} for site, adata in sites.items()}
+    if aliases is None:
+        return own
+    for modality in {name for names in own.values() for name in names}:
+        spelt = one_spelling({site: names[modality] for site, names in own.items() if modality in names}, aliases)
+        for site, index in spelt.items():
+            own[site][modality] = index
+    return own
+
+
+def _agree_on_features(
+    sites: Mapping[str, AnnData | MuData], features: Features, called: Called
+) -> dict[str, pd.Index]:
     """Agreed names of each modality, in the agreed order."""
     orders = [list(tables(adata)) for adata in sites.values()]
     alike = all(order == orders[0] for order in orders)
     modalities = orders[0] if alike else sorted({name for order in orders for name in order})
     agreed = {}
     for modality in modalities:
-        at = {site: measured(t[modality]) for site, adata in sites.items() if modality in (t := tables(adata))}
+        at = {
+            site: measured(t[modality], called[site][modality])
+            for site, adata in sites.items()
+            if modality in (t := tables(adata))
+        }
+        if modality and not any(map(len, at.values())):
+            raise DataError(
+                f"modality {modality!r} has no measured feature at any site: leave it out, e.g. "
+                f"del mdata.mod[{modality!r}]"
+            )
         first, *others = at.values()
         if all(first.equals(other) for other in others):
             agreed[modality] = first
@@ -132,7 +186,7 @@ def _nothing_in_common(at: Mapping[str, pd.Index], modality: str) -> str:
     what = f"feature of {modality!r}" if modality else "feature"
     return (
         f"no {what} is shared by all {len(at)} sites: {names[last]} has none in common with those before it "
-        f"(there are {examples}); use the same kind of names everywhere"
+        f"(there are {examples}); {different_kinds(at[names[0]], at[names[last]])}"
     )
 
 
@@ -206,10 +260,10 @@ def check_values(table: AnnData, layer: str | None, where: str, names: pd.Index)
         )
 
 
-def _present(adata: AnnData | MuData, names: Mapping[str, pd.Index]) -> np.ndarray:
+def _present(adata: AnnData | MuData, names: Mapping[str, pd.Index], called: Mapping[str, pd.Index]) -> np.ndarray:
     has = tables(adata)
     parts = [
-        index.isin(measured(has[modality])) if modality in has else np.zeros(len(index), dtype=bool)
+        index.isin(measured(has[modality], called[modality])) if modality in has else np.zeros(len(index), dtype=bool)
         for modality, index in names.items()
     ]
     return np.concatenate(parts)

@@ -11,8 +11,11 @@ from mudata import MuData
 from scipy import sparse
 
 from infl.errors import DataError
-from infl.pp._check import PRESENT, Features, examine, measured, tables
+from infl.pp._check import PRESENT, Features, check_site_names, compare_units, examine, measured, tables
+from infl.pp._labels import check_renamed, relabelled
 from infl.pp._panel import Panel
+
+_BEFORE = "infl_name_before"  # column of var: what a feature was called at this site before it was spelt alike
 
 
 def harmonise(
@@ -20,22 +23,39 @@ def harmonise(
     *,
     target: str | None = None,
     features: Features = "intersection",
+    aliases: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
+    check_units: bool = True,
 ) -> Panel:
     """Give all sites the same features in the same order, in place.
 
     First everything is checked (:func:`panel_of`) and prepared; only then are the objects altered, all of them. Data
-    that agree already are left as they are. Labels are compared, never altered.
+    that agree already are left as they are.
+
+    Features are one that differ only by an alias, by case or by the version of an Ensembl identifier
+    (``ENSG00000141510.16``). They get the plain identifier, or the spelling that most sites use; the name that a site
+    had is kept in ``var["infl_name_before"]``. Names by which sites seem to have different species are refused.
+
+    With ``features="union"``, a feature that a site lacks is 0 in its ``X`` and layers, NaN in its ``varm``, missing in
+    its ``var``, and ``var["infl_present"]`` is False (True for what it measured). This column is the contract: zeros so
+    made are no measurements, and what reads a united panel takes ``var["infl_present"]``, or the same mask in
+    ``Panel.present[site]``, to leave them out. All of :mod:`infl.pp` does so.
 
     Parameters
     ----------
     sites
         Objects by site name. Views become objects of their own; a backed object can only stay as it is.
     target
-        Column of ``obs`` with class labels, checked and listed in the panel.
+        Column of ``obs`` with class labels, checked and listed in the panel. Of labels that look like one class spelt in
+        two ways, a warning suggests what to give as `labels`.
     features
-        ``"intersection"`` keeps the features that every site measured. ``"union"`` keeps all: where a site lacks one,
-        its ``X`` and layers are filled with 0, and ``var["infl_present"]`` is False. Zeros so made are not
-        measurements: what reads a panel leaves them out or masks them.
+        ``"intersection"`` keeps the features that every site measured, ``"union"`` all.
+    aliases
+        Other names of features, and what to call them: ``{"P53": "TP53", "ENSG00000136997": "MYC"}``, whatever the case.
+    labels
+        Labels of `target` and what to call them: ``{"ewing sarcoma": "EWS"}``. Without it, labels are left as they are.
+    check_units
+        Refuse raw counts, logarithms and scaled values side by side, as far as values tell.
 
     Returns
     -------
@@ -46,19 +66,34 @@ def harmonise(
     infl.errors.DataError
         With one line on the first thing that is wrong; no object was altered.
 
+    Warns
+    -----
+    infl.errors.InflWarning
+        A class is at one site only, or labels of two sites look like one class.
+
     Examples
     --------
     >>> import infl
     >>> sites = infl.datasets.khan_sites(2)
     >>> sites["site_1"] = sites["site_1"][:, ["clone_7", "clone_3", "clone_5"]].copy()
+    >>> sites["site_2"].var_names = sites["site_2"].var_names.str.upper()
     >>> panel = infl.pp.harmonise(sites)
     >>> list(sites["site_2"].var_names)
-    ['clone_3', 'clone_5', 'clone_7']
+    ['CLONE_3', 'CLONE_5', 'CLONE_7']
     """
-    panel, wanted = examine(sites, target=target, layer=None, features=features)
+    check_site_names(sites)
+    if labels:
+        check_renamed(sites, target, labels)
+    panel, wanted, called = examine(
+        sites, target=target, layer=None, features=features, aliases=aliases or {}, labels=labels
+    )
+    if check_units:
+        compare_units(sites, None, escape="check_units=False")
     prepared = {
         site: {
-            modality: _prepare(table, wanted[modality], features, f"{site} ({modality})" if modality else site)
+            modality: _prepare(
+                table, called[site][modality], wanted[modality], features, f"{site} ({modality})" if modality else site
+            )
             for modality, table in tables(adata).items()
         }
         for site, adata in sites.items()
@@ -67,12 +102,16 @@ def harmonise(
         _replace(adata, prepared[site])
         for modality, table in tables(adata).items():
             _mark(table, wanted[modality].isin(prepared[site][modality][1]), features)
+        if labels and target is not None:
+            adata.obs[target] = relabelled(adata.obs[target], labels).astype("category")
     return panel
 
 
-def _prepare(table: AnnData, names: pd.Index, features: Features, where: str) -> tuple[AnnData | None, pd.Index]:
+def _prepare(
+    table: AnnData, called: pd.Index, names: pd.Index, features: Features, where: str
+) -> tuple[AnnData | None, pd.Index]:
     """What replaces `table` (None: it stays), and which features it measured."""
-    has = measured(table)
+    has = measured(table, called)
     if table.var_names.equals(names):
         return (table.copy() if table.is_view and not table.isbacked else None), has
     if table.isbacked:
@@ -80,17 +119,18 @@ def _prepare(table: AnnData, names: pd.Index, features: Features, where: str) ->
             f"{where} is backed and needs its features chosen and ordered, which is done in memory: "
             "replace it in sites by its .to_memory()"
         )
-    if features == "intersection" or names.isin(table.var_names).all():
-        return table[:, names].copy(), has
-    return _widened(table, names), has
+    kept = called.get_indexer(names) if names.isin(called).all() else np.flatnonzero(called.isin(names))
+    new = table[:, kept].copy()
+    if not called.equals(table.var_names):
+        if _BEFORE not in new.var:
+            new.var[_BEFORE] = new.var_names.to_numpy()
+        new.var_names = called[kept]
+    return (new if new.n_vars == len(names) else _widened(new, names)), has
 
 
 def _widened(table: AnnData, names: pd.Index) -> AnnData:
     """The object with all of `names`: 0 in matrices where it has no such feature, missing in annotations."""
     position = names.get_indexer(table.var_names)
-    kept = np.flatnonzero(position >= 0)  # a feature marked absent everywhere is not in the panel
-    if len(kept) < table.n_vars:
-        table, position = table[:, kept].copy(), position[kept]
     wide = AnnData(
         X=None if table.X is None else _spread(table.X, position, len(names)),
         obs=table.obs,

@@ -10,27 +10,29 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from infl.errors import DataError, InflWarning
+from infl.errors import DataError, InflWarning, SettingsError
 from infl.pp._columns import obs_column, shortlist
 
 _ALIKE = 0.9  # share of characters in common above which two labels look like one misspelt
 
 
-def agree_on_classes(sites: Mapping[str, AnnData | MuData], target: str) -> tuple[str, ...]:
+def agree_on_classes(sites: Mapping[str, AnnData | MuData], target: str, renamed: Mapping[str, str]) -> tuple[str, ...]:
     """Return the classes of all sites as text, sorted, after checking each site's labels.
 
-    Warns of classes that one site alone has, and of labels of different sites that look like one class.
+    Labels in `renamed` are called otherwise. Warns of classes that one site alone has, and of labels of different sites
+    that look like one class.
     """
-    counts = {site: _class_counts(adata, target, site) for site, adata in sites.items()}
+    counts = {site: _class_counts(adata, target, site, renamed) for site, adata in sites.items()}
     at: dict[str, list[str]] = {}
     for site, count in counts.items():
         for label in count.index:
             at.setdefault(label, []).append(site)
 
     for first, second in near_misses(at):
+        common, rare = sorted((first, second), key=lambda label: -len(at[label]))
         warnings.warn(
             f"labels {first!r} ({at[first][0]}) and {second!r} ({at[second][0]}) in {target!r} look like one class; if "
-            "they are, spell them alike at all sites",
+            f"they are, spell them alike at all sites: infl.pp.harmonise(…, labels={{{rare!r}: {common!r}}})",
             InflWarning,
             stacklevel=4,
         )
@@ -61,7 +63,24 @@ def _alike(a: str, b: str) -> bool:
     return said_in_fewer_words or SequenceMatcher(None, a, b).ratio() >= _ALIKE
 
 
-def _class_counts(adata: AnnData | MuData, target: str, site: str) -> pd.Series:
+def relabelled(labels: pd.Series, renamed: Mapping[str, str]) -> pd.Series:
+    """Labels as text, with their new names."""
+    return labels.astype(str).replace(dict(renamed)) if renamed else labels.astype(str)
+
+
+def check_renamed(sites: Mapping[str, AnnData | MuData], target: str | None, renamed: Mapping[str, str]) -> None:
+    """Refuse new names for labels that no site has."""
+    if target is None:
+        raise SettingsError("labels renames classes, so it needs target=, the column of obs that has them")
+    known = {label for adata in sites.values() if target in adata.obs for label in adata.obs[target].astype(str)}
+    for label in renamed:
+        if label not in known:
+            raise DataError(
+                f"labels renames {label!r}, which no site has in {target!r}; there are {shortlist(sorted(known), shown=6)}"
+            )
+
+
+def _class_counts(adata: AnnData | MuData, target: str, site: str, renamed: Mapping[str, str]) -> pd.Series:
     labels = obs_column(adata, target, where=site, role="target")
     n_values = labels.nunique()
     is_number = pd.api.types.is_numeric_dtype(labels.dtype) and not pd.api.types.is_bool_dtype(labels.dtype)
@@ -70,7 +89,7 @@ def _class_counts(adata: AnnData | MuData, target: str, site: str) -> pd.Series:
             f"target {target!r} is numeric at {site} ({n_values} values) where classes are due; name a column of labels, "
             "or make classes of it with pandas.cut or .astype(str)"
         )
-    counts = labels.astype(str).value_counts()
+    counts = relabelled(labels, renamed).value_counts()
     counts = counts[counts > 0]
     if len(counts) < 2:
         raise DataError(

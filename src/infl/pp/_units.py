@@ -39,7 +39,7 @@ def units_of(adata: AnnData, layer: str | None = None) -> str | None:
     return "logarithms" if values.max() <= _LARGEST_LOG else "normalised counts"
 
 
-def check_units(units: Mapping[str, str | None], *, escape: str) -> None:
+def check_units(units: Mapping[str, str | None], *, escape: str | None = None) -> None:
     """Refuse a mixture.
 
     Parameters
@@ -47,7 +47,7 @@ def check_units(units: Mapping[str, str | None], *, escape: str) -> None:
     units
         By site (and modality).
     escape
-        The argument that switches this check off.
+        The argument that switches this check off, if there is one.
 
     Raises
     ------
@@ -64,7 +64,8 @@ def check_units(units: Mapping[str, str | None], *, escape: str) -> None:
     more = f" (and {len(at) - 1} more)" if len(at) > 1 else ""
     raise DataError(
         f"values differ in kind: {at[0]}{more} has {rare}, {others[0]} has {common}; bring all sites to one (infl.pp.log1p, "
-        f"infl.pp.scale, or a layer with the raw counts), or set {escape} if they agree after all"
+        "infl.pp.scale, or a layer with the raw counts)"
+        + (f", or set {escape} if they agree after all" if escape else "")
     )
 
 
