@@ -148,6 +148,8 @@ def test_run_under_differential_privacy_is_audited(sites: dict[str, AnnData]) ->
     run = infl.tl.fit_federated(
         small, target="tumour_class", privacy=privacy, rounds=20, lr=0.01, width=16, n_blocks=0, **QUIET
     )
-    table = infl.tl.audit(run, small, attacks=["membership", "no_key", "known_model"], **QUIET).set_index("attack")
-    assert set(table.loc["membership", "status"]) == {"holds"}
-    assert "leak" not in set(table["status"])
+    names = ["membership", "importance_thief", "sealed_traffic", "audited_epsilon"]
+    table = infl.tl.audit(run, small, attacks=names, **QUIET).set_index("attack")
+    assert set(table["status"]) == {"holds"}, table[["metric", "value", "chance", "control", "status"]].to_string()
+    audited = table.loc["audited_epsilon"]
+    assert audited["value"] <= audited["high"] == run.privacy["epsilon"]

@@ -20,6 +20,7 @@ from torch import nn
 
 from infl.federation.replica import build_bench
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
+from infl.privacy.attacks.evidence import OPEN
 from infl.privacy.attacks.one_run_bound import CONFIDENCE, audited, guesses_for, likelihood_ratio, lower_bound
 from infl.privacy.dp import DP
 
@@ -131,9 +132,7 @@ class AuditedEpsilon(Attack):
             task=replace(evidence.task, **everything),
             privacy=mechanism,
             rounds=len(evidence.run.history),
-            lock="none",
-            strength=0.0,
-            seal="none",
+            **OPEN,
         )
         scores = self._scores(evidence, recorded, mechanism, loud, labels, list(evidence.sites), home)
         # Guesses on some for noise that is as it should be, and on half for noise that is not there.

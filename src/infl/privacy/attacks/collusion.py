@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
+from infl.privacy.attacks.evidence import UNPROTECTED
 from infl.privacy.attacks.statistics import correlation, interval
 from infl.privacy.seal.lanes import open_
 from infl.privacy.seal.masks import Streams
@@ -41,10 +42,7 @@ class Collusion(Attack):
     def run(self, evidence: Evidence) -> list[Finding]:
         """Correlate what was opened with the update that an unsealed run of the same seed sends."""
         changes = {"rounds": min(N_ROUNDS, evidence.run.settings["rounds"]), "patience": 0}
-        plain = {
-            (u.site, u.round): u.values
-            for u in evidence.repeat(**changes, lock="none", seal="none", strength=0.0).updates()
-        }
+        plain = {(u.site, u.round): u.values for u in evidence.repeat(**changes, **UNPROTECTED).updates()}
         return [
             Finding(
                 metric="correlation with a hospital's update",

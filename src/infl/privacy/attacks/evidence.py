@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from infl.models.locked import LockedModel
     from infl.models.task import SiteData, Task
 
+OPEN: dict[str, Any] = {"lock": "none", "seal": "none", "strength": 0.0}
+"""Changes to a run's settings that take lock and seal away."""
+UNPROTECTED: dict[str, Any] = OPEN | {"privacy": None}
+"""The same, and no noise: the control of most attacks."""
+
 
 @dataclass
 class Eavesdropper:
@@ -177,8 +182,16 @@ class Evidence:
 
     @cached_property
     def unprotected(self) -> Recorded:
-        """The control: the same seed with neither lock nor seal."""
-        return self.repeat(lock="none", seal="none", strength=0.0)
+        """The control: the same seed with neither lock, seal nor noise."""
+        return self.repeat(**UNPROTECTED | self.without_noise)
+
+    @property
+    def without_noise(self) -> dict[str, Any]:
+        """Changes that leave noise for differential privacy out, and the many rounds that it needs.
+
+        Both would only make a file worth less to a thief, so what its lock is worth is seen without them.
+        """
+        return {} if self.run.privacy is None else {"privacy": None, "rounds": min(self.run.settings["rounds"], 20)}
 
     def patients(self, n: int) -> list[Recorded]:
         """Repeat the first round with one patient at each site, n times with others: what a listener wants most.
@@ -199,7 +212,7 @@ class Evidence:
                 "patience": 0,
                 "participation": 1.0,
             }
-            recorded += [self.repeat(**common), self.repeat(**common, lock="none", seal="none", strength=0.0)]
+            recorded += [self.repeat(**common), self.repeat(**common, **UNPROTECTED)]
         return recorded
 
     @property

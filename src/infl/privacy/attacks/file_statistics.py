@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
+from infl.privacy.attacks.evidence import UNPROTECTED
 from infl.privacy.attacks.importance_thief import first_layer
 from infl.privacy.attacks.model_file import ModelFile
 from infl.privacy.attacks.statistics import correlation, interval, rank_correlation
@@ -22,8 +23,6 @@ N_COHORTS = 24
 FEW = 8
 """Arrays of up to so many numbers are read number by number."""
 FEW_BEST = 5
-
-UNPROTECTED = {"lock": "none", "seal": "none", "strength": 0.0, "privacy": None}
 
 
 def per_feature(model: LockedModel, name: str, stored: Tensor | None = None) -> dict[str, np.ndarray]:

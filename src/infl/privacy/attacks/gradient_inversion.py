@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from infl.privacy.attacks.analytic_leak import gradient_of_step
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
+from infl.privacy.attacks.evidence import UNPROTECTED
 from infl.privacy.attacks.statistics import correlation, interval
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class GradientInversion(Attack):
         rng = evidence.rng(self.name, batch, trial)
         task = replace(evidence.task, validation=0.0, batch_size=10**6, dropout=0.0, balance=False)  # type: ignore[call-arg]
         sites = {s: a[np.sort(rng.choice(a.n_obs, batch, replace=False))] for s, a in evidence.sites.items()}
-        changes = {} if protected else {"lock": "none", "seal": "none", "strength": 0.0}
+        changes = {} if protected else UNPROTECTED
         common = {"rounds": 1, "local_epochs": 1, "patience": 0, "participation": 1.0}
         recorded = evidence.repeat(sites=sites, task=task, **common, **changes)
         return [self._invert_one(recorded, update.site, update.values, rng) for update in recorded.updates()[:1]]

@@ -97,11 +97,11 @@ class ImportanceThief(Attack):
             )
         ]
         return findings + (
-            self._keep_the_best(evidence, file, copies, initial, true) if evidence.panel.get("classes") else []
+            self._keep_the_best(evidence, file, copies, initial, name) if evidence.panel.get("classes") else []
         )
 
     def _keep_the_best(
-        self, evidence: Evidence, file: ModelFile, copies: list[np.ndarray], initial: np.ndarray, true: np.ndarray
+        self, evidence: Evidence, file: ModelFile, copies: list[np.ndarray], initial: np.ndarray, name: str
     ) -> list[Finding]:
         data = [d.batch(np.union1d(d.train, d.validation)) for d in evidence.judging(keyless=False)]
         x, y = (np.concatenate([part[i].numpy() for part in data]) for i in (0, 1))
@@ -114,8 +114,12 @@ class ImportanceThief(Attack):
             return [np.argsort(-guess(stored, initial))[:TOP] for guess in list(GUESSES.values())[:2]]
 
         stolen = [float(np.mean(mean_of(top(stored)))) for stored in copies]
-        blind = mean_of([rng.choice(len(true), min(TOP, len(true)), replace=False) for _ in range(4 * N_COPIES)])
-        known = mean_of([np.argsort(-true)[:TOP]] * 3)
+        # Under differential privacy training moves all features alike, so the control is what it would find without noise.
+        plain = file.noiseless[name].numpy().astype(float)
+        blind = mean_of(
+            [rng.choice(initial.shape[1], min(TOP, initial.shape[1]), replace=False) for _ in range(4 * N_COPIES)]
+        )
+        known = mean_of([np.argsort(-column_norms(plain - initial))[:TOP]] * 3)
         return [
             Finding(
                 metric=f"balanced accuracy with the {TOP} features that come first",

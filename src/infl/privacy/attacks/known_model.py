@@ -15,7 +15,7 @@ from torch import Tensor
 
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
 from infl.privacy.attacks.keys import Weights, clipped, rescaled
-from infl.privacy.attacks.model_file import ModelFile, without_noise
+from infl.privacy.attacks.model_file import ModelFile
 from infl.privacy.attacks.statistics import cross_chosen, interval, rank_correlation
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class KnownModel(Attack):
     def _earlier_models(self, evidence: Evidence, file: ModelFile, copies: list[dict[str, Tensor]]) -> Finding:
         """Judge by what this model has over the earlier ones, for those the former member has anyway."""
         seed, rng = evidence.run.settings["seed"], evidence.rng(self.name, "earlier")
-        others = [{"seed": seed + 1 + i, "salt": None} | without_noise(evidence) for i in range(N_EARLIER)]
+        others = [{"seed": seed + 1 + i, "salt": None} | evidence.without_noise for i in range(N_EARLIER)]
         runs = [evidence.repeat(**other).outcome.run for other in others]
         effective = [run.model.effective(evidence.run.key) for run in runs]
         salts = {run.model.header.salt for run in runs} | {file.model.header.salt}
@@ -168,11 +168,11 @@ class KnownModel(Attack):
     def _public_start(self, evidence: Evidence, file: ModelFile, copies: list[dict[str, Tensor]]) -> Finding:
         rng = evidence.rng(self.name, "start")
 
-        def read(stored: Weights) -> list[float]:
+        def read(stored: Weights, unlocked: Weights = file.unlocked) -> list[float]:
+            learned = _over(unlocked, [file.initial])
             guesses = guesses_from_start(stored, file.initial).values()
             return [rank_correlation(_over(guess, [file.initial]), learned) for guess in guesses]
 
-        learned = _over(file.unlocked, [file.initial])
         return self._paired(
             file,
             "rank correlation with what training changed, start known",
@@ -180,7 +180,7 @@ class KnownModel(Attack):
             np.array([read(shuffled(stored, rng)) for stored in copies]).T,
             "Weights guessed from the stored ones and the initial ones, which the run's public seed gives. Chance: the "
             "stored numbers in random places. Control: the same guess where the file is not locked.",
-            control=max(read(file.unlocked)),
+            control=max(read(file.noiseless, file.noiseless)),
         )
 
     @staticmethod

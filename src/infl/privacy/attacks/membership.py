@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
+from infl.privacy.attacks.evidence import OPEN
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 N_SHADOWS = 18
 FPR = 0.01
-UNPROTECTED = {"lock": "none", "seal": "none", "strength": 0.0}
 
 
 def confidence(logits: Tensor, y: Tensor) -> np.ndarray:
@@ -205,6 +205,8 @@ class Membership(Attack):
     def _overfitted(self, evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
         """Return the same of models that were trained far too long, in one place, with nothing against it."""
         options: dict[str, Any] = {"dropout": 0.0, "weight_decay": 0.0, "validation": 0.0, "lr": 1e-3}
+        if evidence.run.privacy is not None:  # which has each record scaled by itself, and less to remember it by
+            options["standardise"] = "federated"
         settings: dict[str, Any] = {"rounds": 10, "local_epochs": 10, "patience": 0, "privacy": None}
         plain: dict[str, Any] = {"aggregation": "fedavg", "aggregation_options": {}}
         return self._models(evidence, replace(evidence.task, **options), together=True, **settings, **plain)
@@ -224,7 +226,7 @@ class Membership(Attack):
             if together:
                 tables, places = {"all": pool(tables)}, {"all": np.concatenate(list(places.values()))}
                 settings |= {"min_sites": 1, "participation": 1.0}
-            recorded = evidence.repeat(tables, task=task, **UNPROTECTED, **settings)
+            recorded = evidence.repeat(tables, task=task, **OPEN, **settings)
             inside = np.zeros(sum(a.n_obs for a in evidence.sites.values()), dtype=bool)
             for s, place in places.items():
                 inside[place[recorded.outcome.sites[s].data.train]] = True

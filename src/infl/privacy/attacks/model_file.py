@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -62,6 +62,11 @@ class ModelFile:
         return self.model.effective(self.key)
 
     @property
+    def noiseless(self) -> dict[str, Tensor]:
+        """The same, where noise for differential privacy does not hide what was learned."""
+        return self.unlocked if self.evidence.run.privacy is None else dict(self.evidence.unprotected.model.stored)
+
+    @property
     def promised(self) -> bool:
         """Whether the lock promises that the file is worth nothing without the key."""
         return self.model.header.lock == "field" and self.model.header.strength == 1
@@ -114,13 +119,3 @@ class ModelFile:
 def parameters(module: nn.Module) -> dict[str, Tensor]:
     """Return copies of a module's weights by name."""
     return {name: p.detach().clone() for name, p in module.named_parameters()}
-
-
-def without_noise(evidence: Evidence) -> dict[str, Any]:
-    """Return the settings by which to repeat a run to see what its lock is worth.
-
-    Noise for differential privacy is left out, and so are the many rounds that it needs: both would only make the file
-    worth less to a thief.
-    """
-    rounds = evidence.run.settings["rounds"]
-    return {} if evidence.run.privacy is None else {"privacy": None, "rounds": min(rounds, 20)}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
+from infl.privacy.attacks.evidence import UNPROTECTED
 
 if TYPE_CHECKING:
     from infl.privacy.attacks.evidence import Evidence, Recorded
@@ -46,7 +47,7 @@ class SealedTraffic(Attack):
         """Probe the run's messages, an unprotected run's, and the run's with masks reused."""
         rounds: dict[str, Any] = {"rounds": N_ROUNDS, "patience": 0}
         protected = self._guessed(evidence, evidence.repeat(**rounds))
-        control = self._guessed(evidence, evidence.repeat(**rounds, lock="none", seal="none", strength=0.0))
+        control = self._guessed(evidence, evidence.repeat(**rounds, **UNPROTECTED))
         n = len(protected)
         half = 1.96 * (protected.mean() * (1 - protected.mean()) / n) ** 0.5
         return [

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
+from infl.privacy.attacks.evidence import UNPROTECTED
 from infl.privacy.attacks.statistics import correlation, interval
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class SiteBalance(Attack):
         for trial in range(N_REPEATS):
             seed = int(evidence.rng(self.name, trial).integers(2**31))
             sites = infl.pp.split_sites(together, len(evidence.sites), stratify=target, alpha=ALPHA, seed=seed)
-            for number, changes in enumerate(({}, {"lock": "none", "seal": "none", "strength": 0.0})):
+            for number, changes in enumerate(({}, UNPROTECTED)):
                 recorded = evidence.repeat(sites=sites, rounds=1, patience=0, participation=1.0, **changes)
                 found[number].append(self._correlation(recorded, target, sites))
         return [

@@ -19,7 +19,7 @@ from infl.nn.flat import FlatModule
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
 from infl.privacy.attacks.evidence import Evidence
 from infl.privacy.attacks.keys import Weights, clipped, rescaled
-from infl.privacy.attacks.model_file import ModelFile, without_noise
+from infl.privacy.attacks.model_file import ModelFile
 from infl.privacy.attacks.statistics import cross_chosen, interval, most_chosen
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ def break_ins(
         held = {s: task.hold_out(a, 0.5, rng) for s, a in evidence.sites.items()}
         halves = {s: a[~held[s]] for s, a in evidence.sites.items()}
         seed = derive(evidence.run.settings["seed"], "thief", number)
-        run = evidence.repeat(halves, seed=seed, salt=None, **without_noise(evidence)).outcome.run
+        run = evidence.repeat(halves, seed=seed, salt=None, **evidence.without_noise).outcome.run
         file = ModelFile(Evidence(run, halves, evidence.seed))
         mine = anndata.concat([a[held[s]] for s, a in evidence.sites.items()], index_unique="-", keys=list(held))
         data = task.read(mine, panel, site="the thief's data", rng=rng, keyless=True)
