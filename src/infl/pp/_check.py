@@ -129,8 +129,9 @@ def tables(adata: AnnData | MuData) -> dict[str, AnnData]:
     return {"": adata} if isinstance(adata, AnnData) else dict(adata.mod)
 
 
-def measured(adata: AnnData, called: pd.Index) -> pd.Index:
-    """Names of the features that were measured, in the object's order."""
+def measured(adata: AnnData, called: pd.Index | None = None) -> pd.Index:
+    """Names of the features that were measured, in the object's order; `called` where they go by other names."""
+    called = adata.var_names if called is None else called
     if PRESENT not in adata.var.columns:
         return called
     return called[adata.var[PRESENT].fillna(False).to_numpy(dtype=bool)]
