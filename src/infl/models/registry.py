@@ -12,6 +12,7 @@ from infl.errors import SettingsError
 from infl.models.task import Task
 
 TASKS = {
+    "adapter": "infl.models.adapter:Adapter",
     "classifier": "infl.models.classifier:Classifier",
     "perturbation": "infl.models.perturbation:Perturbation",
 }

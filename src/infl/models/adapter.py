@@ -1,0 +1,364 @@
+"""Several tasks at once by an adapter on a pretrained transformer: cell sentences, rank-one experts, one head a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from infl.errors import DataError, SettingsError
+from infl.models.bases import load_base
+from infl.models.classifier import stratified_split
+from infl.models.matrix import FeatureMatrix
+from infl.models.sentences import Sentences, sentences
+from infl.models.task import Step, Sums, Task
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
+FROZEN = ("A", "router", "omega", "gate")
+"""What all sites share and nobody trains, so that the average of the sites' B is the average of their updates."""
+
+
+@dataclass(frozen=True)
+class Adapter(Task):
+    """Predict one or several categorical ``obs`` columns with a shared adapter on a pretrained transformer.
+
+    A cell or sample becomes a sentence of the names of its highest features. The base model reads it unchanged; rank-one
+    experts beside its linear layers and one linear head for each task are what is trained, averaged, locked and sealed.
+
+    Parameters
+    ----------
+    target
+        Column or columns of ``obs``. A site need not have all of them, nor a label for each observation.
+    base
+        Folder of a transformers model with its tokenizer, alike at all sites, or an installed base
+        (:func:`infl.models.bases.load_base`).
+    layer
+        Layer to rank (None: ``X``).
+    length
+        Tokens of a sentence.
+    average
+        ``"exact"``: A, router, ω and g are random, alike everywhere and not trained; the sites train B, and the
+        average of their B is the average of their updates. ``"naive"``: all parts are trained, and averaged one by one,
+        which is not the average of the updates.
+    r1, r2, router, top_k, alpha, dropout, balance
+        As for :class:`infl.nn.trex.RankOneExperts`.
+    prior
+        Whether experts are weighed by how near a sentence lies to centroids.
+    intuition_rounds
+        Rounds of k-means over all sites, by sealed sums, that make the centroids of the sentences' mean token embeddings; 0: the
+        centroids of the base's tokens, which need no data.
+    validation
+        Share of each site's observations that judges rounds and is not trained on.
+    public_seed
+        Fixes A and the router.
+
+    References
+    ----------
+    T-REX, arXiv 2404.08985; exact averaging of low-rank updates by a shared A: FFA-LoRA, arXiv 2403.12313; cell sentences:
+    Levine et al., Cell2Sentence, ICML 2024.
+    """
+
+    name: ClassVar[str] = "adapter"
+    headline: ClassVar[str] = "mean_accuracy"
+
+    lr: float = 3e-3
+    target: str | Sequence[str] = ""
+    base: str = ""
+    layer: str | None = None
+    length: int = 64
+    average: Literal["exact", "naive"] = "exact"
+    r1: int = 4
+    r2: int = 8
+    router: Literal["token", "sequence", "none"] = "token"
+    top_k: int | None = None
+    alpha: float | None = None
+    dropout: float = 0.0
+    balance: float = 0.0
+    prior: bool = True
+    intuition_rounds: int = 5
+    validation: float = 0.2
+    public_seed: int = 0
+    tasks: tuple[str, ...] = field(init=False, repr=False, compare=False, default=())
+
+    def __post_init__(self) -> None:
+        names = (self.target,) if isinstance(self.target, str) else tuple(self.target)
+        object.__setattr__(self, "tasks", tuple(name for name in names if name))
+        object.__setattr__(self, "target", list(self.tasks))
+        if not 0 <= self.validation < 1:
+            raise SettingsError(f"validation={self.validation}: give the share of each site's samples, 0 to below 1")
+        if self.average not in ("exact", "naive"):
+            raise SettingsError(f"average={self.average!r}: 'exact' or 'naive'")
+
+    def options(self) -> dict[str, Any]:
+        """Return the options as JSON."""
+        return {name: value for name, value in super().options().items() if name != "tasks"}
+
+    # -- agreement -------------------------------------------------------------------------------------------------
+    def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:
+        """Return shared features, all classes of each task, and which base model it is."""
+        from infl.pp import panel_of
+
+        if not self.tasks:
+            raise SettingsError("model='adapter' needs target=, one or several obs columns with classes")
+        base = load_base(self.base)
+        features = list(panel_of(sites, layer=self.layer).features)
+        base.vocabulary(features)
+        classes = {}
+        for task in self.tasks:
+            seen = [_labels(adata, task).dropna().unique() for adata in sites.values() if task in adata.obs]
+            classes[task] = sorted(set().union(*map(set, seen)))
+            if not seen:
+                raise DataError(f"no site has the column {task!r} in obs: name columns of labels with target=")
+            if len(classes[task]) < 2 and len(sites) > 1:
+                raise DataError(f"{task!r} has fewer than two classes over all sites: leave it out of target=")
+        for site, adata in sites.items():
+            if not any(task in adata.obs and _labels(adata, task).notna().any() for task in self.tasks):
+                raise DataError(f"{site} has labels of none of the tasks {', '.join(self.tasks)}: leave the site out")
+        return {"features": features, "tasks": classes, "base": base.digest, "width": base.width}
+
+    def read(
+        self,
+        adata: AnnData | MuData,
+        panel: Mapping[str, Any],
+        *,
+        site: str,
+        rng: np.random.Generator | None = None,
+        keyless: bool = False,
+    ) -> Sentences:
+        """Read the observations as sentences and, when training, their labels."""
+        base = self._base(panel)
+        x = FeatureMatrix(adata, panel["features"], layer=self.layer, site=site)
+        tokens = base.vocabulary(panel["features"])
+        ids, mask = sentences(x, tokens, length=self.length, first=base.first, site=site)
+        labels = np.full((adata.n_obs, len(panel["tasks"])), -1)
+        if rng is None:
+            everything = np.arange(adata.n_obs)
+            return Sentences(ids, mask, torch.from_numpy(labels), everything, everything[:0])
+        for number, (task, classes) in enumerate(panel["tasks"].items()):
+            if task in adata.obs:
+                labels[:, number] = pd.Categorical(_labels(adata, task), categories=classes).codes
+        train, validation = stratified_split(_first_label(labels), self.validation, rng)
+        return Sentences(ids, mask, torch.from_numpy(labels), train, validation)
+
+    def _base(self, panel: Mapping[str, Any]) -> Any:
+        base = load_base(self.base)
+        if base.digest != panel["base"]:
+            raise SettingsError(f"this adapter belongs to another base model than the one at base={self.base!r}")
+        return base
+
+    # -- centroids -------------------------------------------------------------------------------------------------
+    def stages(self) -> Sequence[str]:
+        """One round of k-means after the other."""
+        return [f"centroids {number + 1}" for number in range(self.intuition_rounds)] if self.prior else ()
+
+    def privately(self) -> Adapter:
+        """Take the centroids from the base's tokens."""
+        return replace(self, intuition_rounds=0)
+
+    def stage_shapes(self, stage: str, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Sum and number of the sentences that are nearest to each centroid."""
+        return {"members": (self.r1 * self.r2,), "sums": (self.r1 * self.r2, panel["width"])}
+
+    @torch.no_grad()
+    def measure(self, stage: str, data: Sentences, panel: Mapping[str, Any], private: Sums, module: nn.Module) -> Sums:
+        """Assign the training sentences to their nearest centroids."""
+        intuition = cast(Any, module).intuition
+        sums = torch.zeros(self.r1 * self.r2, panel["width"], dtype=torch.float64)
+        members = torch.zeros(self.r1 * self.r2, dtype=torch.float64)
+        for start in range(0, len(data.train), 2048):
+            ids, mask, _ = data.batch(data.train[start : start + 2048])
+            embedded = intuition.embed(ids, mask)
+            nearest = (embedded @ intuition.centroids.T).argmax(1)
+            sums.index_add_(0, nearest, embedded.double())
+            members += torch.bincount(nearest, minlength=len(members))
+        return {"members": members.numpy(), "sums": sums.numpy()}
+
+    def absorb(self, stage: str, sums: Sums, private: Sums) -> Sums:
+        """Move each centroid to the mean of its members, scaled to length 1; one without members stays."""
+        before = private.get("centroids", np.zeros_like(sums["sums"]))
+        length = np.linalg.norm(sums["sums"], axis=1, keepdims=True)
+        moved = sums["sums"] / np.maximum(length, 1e-12)
+        return {**private, "centroids": np.where((sums["members"] > 0.5)[:, None], moved, before)}
+
+    def configure(self, module: nn.Module, private: Sums) -> None:
+        """Set the centroids that have been found."""
+        if "centroids" not in private:
+            return
+        found = torch.from_numpy(np.asarray(private["centroids"], dtype=np.float32))
+        known = found.norm(dim=1) > 0
+        cast(Any, module).intuition.centroids[known] = found[known]
+
+    # -- model -----------------------------------------------------------------------------------------------------
+    def build(self, panel: Mapping[str, Any]) -> nn.Module:
+        """Return the base with a fresh adapter and fresh heads; A and router follow from `public_seed`."""
+        from infl.models.adapted import AdaptedNet
+        from infl.nn.trex import TrexConfig
+
+        config = TrexConfig(
+            r1=self.r1,
+            r2=self.r2,
+            prior=self.prior,
+            router=self.router,
+            top_k=self.top_k,
+            alpha=self.alpha,
+            dropout=self.dropout,
+            balance=self.balance,
+            frozen=FROZEN if self.average == "exact" else (),
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.public_seed)
+            return AdaptedNet(self._base(panel), config, [len(classes) for classes in panel["tasks"].values()])
+
+    def units(self, panel: Mapping[str, Any]) -> dict[str, dict[int, Sequence[str]]]:
+        """Rows of the heads are classes."""
+        named = enumerate(panel["tasks"].values())
+        return {f"heads.{i}.{part}": {0: classes} for i, classes in named for part in ("weight", "bias")}
+
+    def loss(self, module: nn.Module, batch: tuple[Tensor, Tensor, Tensor], step: Step) -> Tensor:
+        """Return the mean cross-entropy of all labels in a batch."""
+        ids, mask, labels = batch
+        losses = [
+            F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
+            for logits, y in zip(module(ids, mask), labels.T, strict=True)
+        ]
+        return torch.stack(losses).sum() / (labels >= 0).sum().clamp_min(1)
+
+    # -- judging ---------------------------------------------------------------------------------------------------
+    def metric_shapes(self, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Summed loss, and confusion counts (true × predicted) of each task."""
+        sizes = {f"confusion.{task}": (len(classes),) * 2 for task, classes in panel["tasks"].items()}
+        return {"loss": (), **sizes}
+
+    @torch.no_grad()
+    def evaluate(self, module: nn.Module, data: Sentences, index: np.ndarray) -> Sums:
+        """Return sums over the observations `index`."""
+        net = cast(Any, module)
+        sums = {"loss": np.zeros(())}
+        for task, head in zip(self.tasks, net.heads, strict=True):
+            sums[f"confusion.{task}"] = np.zeros((head.out_features,) * 2)
+        for start in range(0, len(index), 256):
+            ids, mask, labels = data.batch(index[start : start + 256])
+            for task, logits, y in zip(self.tasks, net(ids, mask), labels.T, strict=True):
+                sums["loss"] += float(F.cross_entropy(logits.double(), y, ignore_index=-1, reduction="sum"))
+                known = (y >= 0).numpy()
+                np.add.at(sums[f"confusion.{task}"], (y.numpy()[known], logits.argmax(1).numpy()[known]), 1)
+        return sums
+
+    def summarise(self, sums: Sums) -> dict[str, float]:
+        """Return loss, mean accuracy and mean balanced accuracy over tasks, and each task's accuracy."""
+        confusions = {task: sums[f"confusion.{task}"] for task in self.tasks}
+        judged = sum(confusion.sum() for confusion in confusions.values())
+        scores = {task: _scores(confusion) for task, confusion in confusions.items()}
+        seen = [s for s in scores.values() if not np.isnan(s[0])]
+        mean = np.mean(seen, axis=0) if seen else (np.nan, np.nan)
+        return {
+            "loss": float(sums["loss"] / judged) if judged else np.nan,
+            "mean_accuracy": float(mean[0]),
+            "mean_balanced_accuracy": float(mean[1]),
+            **{f"accuracy_{task}": score[0] for task, score in scores.items()},
+        }
+
+    # -- results ---------------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def infer(self, module: nn.Module, data: Sentences, private: Sums) -> dict[str, np.ndarray]:
+        """Return each task's probabilities (n, classes) and the latent (n, width)."""
+        net, parts = cast(Any, module), []
+        for start in range(0, len(data.ids), 256):
+            ids, mask, _ = data.batch(np.arange(start, min(start + 256, len(data.ids))))
+            z = net.latent(ids, mask)
+            probability = [head(z).softmax(1).numpy() for head in net.heads]
+            parts.append({"latent": z.numpy(), **dict(zip(self.tasks, probability, strict=True))})
+        outputs = {f"probability.{task}": np.concatenate([p[task] for p in parts]) for task in self.tasks}
+        return {**outputs, "latent": np.concatenate([p["latent"] for p in parts])}
+
+    def write(
+        self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any], *, key_added: str
+    ) -> None:
+        """Write ``obs[key_added + "_prediction"]`` and ``…_probability``, with the task's name added if there are several.
+
+        Also ``obsm["X_" + key_added]``.
+        """
+        for task, classes in panel["tasks"].items():
+            probability = outputs[f"probability.{task}"]
+            name = key_added if len(panel["tasks"]) == 1 else f"{key_added}_{task}"
+            adata.obs[f"{name}_prediction"] = pd.Categorical.from_codes(probability.argmax(1), categories=classes)
+            adata.obs[f"{name}_probability"] = probability.max(1)
+        adata.obsm[f"X_{key_added}"] = outputs["latent"]
+
+    def embed(self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], *, key_added: str) -> None:
+        """Write ``obsm["X_" + key_added]`` alone."""
+        adata.obsm[f"X_{key_added}"] = outputs["latent"]
+
+    # -- comparing -------------------------------------------------------------------------------------------------
+    def hold_out(self, adata: AnnData | MuData, share: float, rng: np.random.Generator) -> np.ndarray:
+        """Hold out `share` of the observations, by the class of the first task that each has a label of."""
+        codes = [
+            _labels(adata, t).astype("category").cat.codes if t in adata.obs else np.full(adata.n_obs, -1)
+            for t in self.tasks
+        ]
+        _, test = stratified_split(_first_label(np.stack(codes, 1)), share, rng)
+        return np.isin(np.arange(adata.n_obs), test)
+
+    def score(
+        self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any]
+    ) -> dict[str, float]:
+        """Return mean accuracy and mean balanced accuracy over tasks, and each task's accuracy."""
+        sums: Sums = {"loss": np.zeros(())}
+        for task, classes in panel["tasks"].items():
+            confusion = sums[f"confusion.{task}"] = np.zeros((len(classes),) * 2)
+            if task in adata.obs and f"probability.{task}" in outputs:
+                y = pd.Categorical(_labels(adata, task), categories=classes).codes
+                np.add.at(confusion, (y[y >= 0], outputs[f"probability.{task}"].argmax(1)[y >= 0]), 1)
+        return {name: value for name, value in self.summarise(sums).items() if name != "loss"}
+
+    def baseline(
+        self, train: AnnData | MuData, test: AnnData | MuData, panel: Mapping[str, Any], *, seed: int
+    ) -> dict[str, np.ndarray]:
+        """Multinomial logistic regression on pooled, standardised data, one for each task."""
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        x, x_test = (
+            FeatureMatrix(t, panel["features"], layer=self.layer, site="the data").rows(slice(None))
+            for t in (train, test)
+        )
+        outputs = {}
+        for task, classes in panel["tasks"].items():
+            y = pd.Categorical(_labels(train, task), categories=classes).codes
+            fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(x[y >= 0], y[y >= 0])
+            outputs[f"probability.{task}"] = np.zeros((len(x_test), len(classes)))
+            outputs[f"probability.{task}"][:, fitted.classes_] = fitted.predict_proba(x_test)
+        return outputs
+
+
+def _labels(adata: AnnData | MuData, task: str) -> pd.Series:
+    """Return labels as text, missing ones as missing."""
+    column = adata.obs[task]
+    return column.astype(object).where(column.isna(), column.astype(str))
+
+
+def _first_label(labels: np.ndarray) -> np.ndarray:
+    """Return one number for each task and class: of the first task that an observation has a label of."""
+    has = labels >= 0
+    task = np.where(has.any(1), has.argmax(1), labels.shape[1])
+    padded = np.column_stack([labels, np.zeros(len(labels), dtype=int)])
+    return np.unique(task * (labels.max(initial=0) + 1) + padded[np.arange(len(labels)), task], return_inverse=True)[1]
+
+
+def _scores(confusion: np.ndarray) -> tuple[float, float]:
+    """Return accuracy and balanced accuracy of confusion counts."""
+    actual, hits = confusion.sum(1), np.diag(confusion)
+    if not actual.any():
+        return float("nan"), float("nan")
+    seen = actual > 0
+    return float(hits.sum() / actual.sum()), float((hits[seen] / actual[seen]).mean())

@@ -1,0 +1,122 @@
+"""Pretrained transformers that adapters are put on: found by folder or by entry point, never by code in a model file."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from infl.errors import DataError, MissingExtraError, SettingsError
+
+GROUP = "infl.bases"
+"""Entry points of functions without arguments that return a transformers model and its tokenizer."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A pretrained model without a head, its tokenizer, and what tells it from others.
+
+    Attributes
+    ----------
+    digest
+        SHA-256 of its weights: an adapter is of use on this model only.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    digest: str
+
+    @property
+    def width(self) -> int:
+        """Size of the hidden state."""
+        return int(cast(Any, self.model).config.hidden_size)
+
+    def copy(self) -> nn.Module:
+        """Return a model of one's own to adapt."""
+        return copy.deepcopy(self.model)
+
+    def vocabulary(self, features: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of each feature's name; none of a name that the tokenizer does not know.
+
+        Raises
+        ------
+        DataError
+            It knows fewer than half of the names.
+        """
+        unknown = self.tokenizer.unk_token_id
+        encoded = self.tokenizer([f" {name}" for name in features], add_special_tokens=False)["input_ids"]
+        tokens = [[] if unknown in ids else list(ids) for ids in encoded]
+        lost = [name for name, ids in zip(features, tokens, strict=True) if not ids]
+        if len(lost) > len(features) / 2:
+            raise DataError(
+                f"the base model's tokenizer knows {len(features) - len(lost)} of {len(features)} features, not {lost[0]!r}: "
+                "rename var_names to the names that it was trained with"
+            )
+        return tokens
+
+    @property
+    def first(self) -> list[int]:
+        """The token that begins a sentence, if there is one."""
+        for token in (self.tokenizer.cls_token_id, self.tokenizer.bos_token_id):
+            if token is not None:
+                return [token]
+        return []
+
+
+@lru_cache(maxsize=4)
+def load_base(base: str) -> Base:
+    """Load a base model.
+
+    Parameters
+    ----------
+    base
+        Folder with a model and a tokenizer, as ``save_pretrained`` writes them; or the name of an entry point of the group
+        ``infl.bases``. Code that comes with a folder is not run.
+
+    Raises
+    ------
+    SettingsError
+        There is no such folder or entry point, or it has no model.
+    MissingExtraError
+        transformers is not installed.
+    """
+    if not base:
+        raise SettingsError("model='adapter' needs base=, the folder of a transformers model with its tokenizer")
+    if find_spec("transformers") is None or find_spec("peft") is None:
+        raise MissingExtraError("adapters need PEFT and transformers: pip install 'infl[trex]'")
+    points = {point.name: point for point in entry_points(group=GROUP)}
+    if base in points:
+        model, tokenizer = points[base].load()()
+    else:
+        model, tokenizer = _from_folder(Path(base).expanduser())
+    return Base(model.float().eval(), tokenizer, digest_of(model))
+
+
+def _from_folder(folder: Path) -> tuple[nn.Module, Any]:
+    from transformers import AutoModel, AutoTokenizer
+
+    if not (folder / "config.json").is_file():
+        raise SettingsError(f"base={str(folder)!r} is neither a folder with a transformers model nor an installed base")
+    try:
+        model = AutoModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"base={str(folder)!r} cannot be loaded: {error}") from None
+    return model, tokenizer
+
+
+def digest_of(model: nn.Module) -> str:
+    """Return SHA-256 over names and values of a model's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()

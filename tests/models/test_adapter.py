@@ -1,0 +1,208 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+import infl
+from infl.errors import DataError, InflError, SettingsError
+from infl.federation.seeds import generator
+from infl.models.registry import make_task
+
+pytest.importorskip("peft", reason="needs the extra infl[trex]")
+transformers = pytest.importorskip("transformers", reason="needs the extra infl[trex]")
+tokenizers = pytest.importorskip("tokenizers", reason="needs the extra infl[trex]")
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+TASKS = ["tumour_class", "published_split"]
+OPTIONS = {"length": 24, "r1": 2, "r2": 2, "intuition_rounds": 2, "lr": 0.01}
+
+
+def write_base(folder, *, seed=0):
+    """A small model whose gene embeddings are those of a principal component analysis; it knows no labels."""
+    adata = infl.datasets.khan()
+    genes = adata.var_names
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[BOS]", *genes])}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]", bos_token="[BOS]"
+    ).save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = transformers.GPT2Config(
+        vocab_size=len(vocabulary), n_positions=24, n_embd=16, n_layer=1, n_head=2, bos_token_id=2, eos_token_id=2
+    )
+    model = transformers.GPT2Model(config)
+    loadings = PCA(16, random_state=0).fit(adata.X).components_.T
+    model.wte.weight.data[3:] = torch.from_numpy(loadings / loadings.std()).float()
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return write_base(tmp_path_factory.mktemp("base"))
+
+
+def fit(sites, base, **options):
+    key = infl.keys.Keyring.create()
+    run = infl.tl.fit_federated(
+        sites, "adapter", target=TASKS, key=key, base=base, progress=False, **{"rounds": 2} | OPTIONS | options
+    )
+    return run, key
+
+
+def accuracy(sites, run, key, task="tumour_class"):
+    hits = []
+    for adata in sites.values():
+        adata = infl.tl.predict(adata, run.model, key=key, copy=True)
+        hits += list(adata.obs[f"infl_{task}_prediction"].astype(str) == adata.obs[task].astype(str))
+    return np.mean(hits)
+
+
+def test_a_fit_learns_and_its_file_is_worthless_without_the_key(khan_sites, base, tmp_path):
+    run, key = fit(khan_sites, base, rounds=8, local_epochs=4, batch_size=8, lr=0.03)
+    assert accuracy(khan_sites, run, key) > 0.7  # the largest class has 0.35
+    run.save(tmp_path / "model.infl.safetensors")
+    run.model = infl.load_model(tmp_path / "model.infl.safetensors")
+    assert accuracy(khan_sites, run, key) > 0.7
+    stolen = [run.model.module(infl.keys.Keyring.create(), verify=False) for _ in range(5)]
+    task, panel = run.model.header.build_task(), run.model.header.panel
+    y = np.concatenate([adata.obs["tumour_class"].astype(str) for adata in khan_sites.values()])
+    for module in stolen:
+        outputs = [
+            task.infer(module, task.read(a, panel, site="thief", keyless=True), {})["probability.tumour_class"]
+            for a in khan_sites.values()
+        ]
+        called = np.asarray(panel["tasks"]["tumour_class"])[np.concatenate(outputs).argmax(1)]
+        assert (called == y).mean() < 0.6
+
+
+def test_only_b_and_the_heads_are_stored_and_averaged(khan_sites, base):
+    run, _ = fit(khan_sites, base)
+    assert {name.rpartition(".")[2] for name in run.model.stored if "trex" in name} == {"B"}
+    assert {name for name in run.model.stored if "trex" not in name} == {
+        f"heads.{i}.{part}" for i in (0, 1) for part in ("weight", "bias")
+    }
+    naive, _ = fit(khan_sites, base, average="naive")
+    assert {name.rpartition(".")[2] for name in naive.model.stored if "trex" in name} == {
+        "A", "B", "router", "omega", "gate"
+    }  # fmt: skip
+
+
+def update_of(task, panel, stored, x, s):
+    """What the experts of one layer add to its output."""
+    module = task.build(panel)
+    module.load_state_dict(stored, strict=False)
+    layer = module.adapted.base_model.model.h[0].mlp.c_fc.trex_experts["default"]
+    return layer.eval()(x, s).detach()
+
+
+@pytest.mark.parametrize("average", ["exact", "naive"])
+def test_the_average_of_exact_adapters_is_the_average_of_their_updates(khan_sites, base, average):
+    task = make_task("adapter", {"target": TASKS, "base": base, "average": average} | OPTIONS)
+    panel = task.agree(khan_sites)
+    torch.manual_seed(0)
+    start = task.build(panel).state_dict()
+    changed = [{n: t + 0.1 * torch.randn_like(t) for n, t in start.items()} for _ in range(3)]
+    mean = {n: sum(c[n] for c in changed) / 3 for n in start}
+    x, s = torch.randn(4, 6, 16), torch.rand(4, 4)
+    wanted = sum(update_of(task, panel, c, x, s) for c in changed) / 3
+    error = (update_of(task, panel, mean, x, s) - wanted).norm() / wanted.norm()
+    assert error < 1e-5 if average == "exact" else error > 0.1
+
+
+def test_the_base_model_is_left_as_it_was(khan_sites, base):
+    run, key = fit(khan_sites, base)
+    weights = transformers.GPT2Model.from_pretrained(base).state_dict()
+    trained = run.model.module(key).adapted.base_model.model
+    buffers = dict(trained.named_buffers())
+    assert torch.equal(buffers["wte.weight"], weights["wte.weight"])
+    assert torch.equal(buffers["h.0.attn.c_attn.base_layer.weight"], weights["h.0.attn.c_attn.weight"])
+
+
+def test_sealed_centroids_are_those_of_k_means_on_pooled_data(khan_sites, base):
+    task = make_task("adapter", {"target": TASKS, "base": base, "validation": 0.0} | OPTIONS)
+    panel = task.agree(khan_sites)
+    module, private = task.build(panel), {}
+    reads = {s: task.read(a, panel, site=s, rng=generator(0, s)) for s, a in khan_sites.items()}
+    embedded = torch.cat([module.intuition.embed(d.ids, d.mask) for d in reads.values()])
+    centroids = module.intuition.centroids.clone()
+    for stage in task.stages():
+        parts = [task.measure(stage, d, panel, private, module) for d in reads.values()]
+        private = task.absorb(stage, {n: sum(p[n] for p in parts) for n in parts[0]}, private)
+        task.configure(module, private)
+        nearest = (embedded @ centroids.T).argmax(1)
+        for k in range(4):
+            if (nearest == k).any():
+                centroids[k] = torch.nn.functional.normalize(embedded[nearest == k].mean(0), dim=0)
+    torch.testing.assert_close(module.intuition.centroids, centroids, atol=1e-5, rtol=1e-5)
+
+
+def test_a_site_may_lack_tasks_and_labels(khan_sites, base):
+    del khan_sites["site_1"].obs["published_split"]
+    khan_sites["site_2"].obs["tumour_class"] = khan_sites["site_2"].obs["tumour_class"].astype(object)
+    khan_sites["site_2"].obs.iloc[0, khan_sites["site_2"].obs.columns.get_loc("tumour_class")] = np.nan
+    run, _ = fit(khan_sites, base)
+    assert list(run.model.header.panel["tasks"]["tumour_class"]) == [f"class_{i}" for i in (1, 2, 3, 4)]
+    assert khan_sites["site_1"].obs["infl_published_split_prediction"].isin(["train", "test"]).all()
+    assert np.isfinite(run.history.filter(like="loss").to_numpy()).all()
+
+
+def test_results_go_where_scanpy_finds_them(khan_sites, base, tmp_path):
+    fit(khan_sites, base)
+    adata = khan_sites["site_1"]
+    assert adata.obsm["X_infl"].shape == (adata.n_obs, 16)
+    assert adata.obs["infl_tumour_class_probability"].between(0.25, 1).all()
+    adata.write_h5ad(tmp_path / "site.h5ad")
+
+
+def test_methods_can_be_compared(khan_sites, base):
+    table = infl.tl.compare(
+        khan_sites, "adapter", target=TASKS, base=base, seeds=1, rounds=1, methods=["fedavg", "baseline"], **OPTIONS
+    )
+    values = table.set_index(["method", "metric"])["mean"]
+    assert values["baseline", "accuracy_tumour_class"] > 0.8
+    assert 0 <= values["fedavg", "mean_accuracy"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"base": ""}, SettingsError, "needs base="),
+        ({"base": "nowhere"}, SettingsError, "neither a folder with a transformers model nor an installed base"),
+        ({"target": []}, SettingsError, "needs target="),
+        ({"target": ["colour"]}, DataError, "no site has the column 'colour'"),
+        ({"average": "mean"}, SettingsError, "'exact' or 'naive'"),
+        ({"r1": 0}, SettingsError, "at least one vector"),
+    ],
+)
+def test_what_a_user_can_get_wrong_is_said(khan_sites, base, options, error, words):
+    with pytest.raises(error, match=words):
+        infl.tl.fit_federated(
+            khan_sites, "adapter", progress=False, rounds=1, **{"target": TASKS, "base": base} | OPTIONS | options
+        )
+
+
+def test_names_outside_the_tokenizer_are_refused(khan_sites, base):
+    for adata in khan_sites.values():
+        adata.var_names = [f"gene {i}" for i in range(adata.n_vars)]
+    with pytest.raises(DataError, match="tokenizer knows 0 of 2308 features, not 'gene 0'"):
+        fit(khan_sites, base)
+
+
+def test_an_adapter_of_another_base_model_is_refused(khan_sites, base, tmp_path):
+    other = write_base(tmp_path, seed=1)
+    task = make_task("adapter", {"target": TASKS, "base": base} | OPTIONS)
+    panel = task.agree(khan_sites)
+    with pytest.raises(InflError, match="belongs to another base model"):
+        make_task("adapter", {"target": TASKS, "base": other} | OPTIONS).build(panel)
+
+
+def test_a_sentence_names_the_highest_features_first(khan_sites, base):
+    task = make_task("adapter", {"target": TASKS, "base": base} | OPTIONS)
+    adata = khan_sites["site_1"]
+    panel = task.agree(khan_sites)
+    data = task.read(adata, panel, site="site_1")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    wanted = adata.var_names[np.argsort(-adata.X[0], kind="stable")[:23]]
+    assert tokenizer.decode(data.ids[0]).split() == ["[BOS]", *wanted]
