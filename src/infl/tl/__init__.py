@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     submod_attrs={
         "_audit": ["audit"],
         "_calibrate": ["calibrate_lock", "lock_curve"],
+        "_cluster": ["cluster"],
         "_compare": ["compare"],
         "_fit": ["fit_federated"],
         "_perturb": ["predict_perturbations"],

@@ -1,0 +1,252 @@
+"""Clusters from sums over sites: k-means, and mixtures of normal distributions.
+
+Both begin with halving: the cluster that has most of the squared distances is likeliest to be cut next, at its mean and
+across a direction in which it is wide; so the first centres are spread as those of k-means++ are (Arthur and
+Vassilvitskii 2007; Su and Dy 2007), and no observation is ever anybody's centre. Sums over fewer than a few observations
+are not made: what is counted comes first, and small clusters keep the centre that they had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.linalg import solve_triangular
+from sklearn.metrics import pairwise_distances_argmin
+from sklearn.mixture import GaussianMixture
+
+from infl.federation.sums import sum_over_sites
+
+if TYPE_CHECKING:
+    from infl.keys import Keyring
+
+Latents = Mapping[str, np.ndarray]
+"""By site, (n_obs, d) in float64."""
+
+FEWEST = 5
+"""Observations that a sum is over at least."""
+_STEP = -40
+_RIDGE = 1e-6  # what scikit-learn adds to variances
+
+
+@dataclass(frozen=True)
+class Centres:
+    """Clusters that all sites know.
+
+    Attributes
+    ----------
+    means
+        (k, d).
+    score
+        Sum of squared distances, or log-likelihood with its sign turned: less is better.
+    labels
+        At each site, the cluster of each of its observations.
+    covariances, weights
+        Of a mixture: (k, d, d), (k,).
+    """
+
+    means: np.ndarray
+    score: float
+    labels: dict[str, np.ndarray]
+    covariances: np.ndarray | None = None
+    weights: np.ndarray | None = None
+
+
+def kmeans(
+    latents: Latents, k: int, *, n_init: int, max_iter: int, tol: float, seed: int, key: Keyring | None
+) -> Centres:
+    """Lloyd's algorithm over all sites, the best of several beginnings."""
+    total = _total(latents, key)
+    runs = (
+        _lloyd(latents, means, max_iter, tol, total, key) for means in _beginnings(latents, k, n_init, total, seed, key)
+    )
+    return min(runs, key=lambda run: run.score)
+
+
+def mixture(
+    latents: Latents, k: int, *, n_init: int, max_iter: int, tol: float, seed: int, key: Keyring | None
+) -> Centres:
+    """Expectation maximisation for a mixture of normal distributions, from the k-means of several beginnings."""
+    total = _total(latents, key)
+    runs = []
+    for means in _beginnings(latents, k, n_init, total, seed, key):
+        start = _lloyd(latents, means, max_iter, tol, total, key)
+        runs.append(_expectation_maximisation(latents, start, max_iter, tol, total, key))
+    return min(runs, key=lambda run: run.score)
+
+
+@dataclass(frozen=True)
+class _Total:
+    n: int
+    mean: np.ndarray
+    var: np.ndarray
+    covariance: np.ndarray
+
+
+def _total(latents: Latents, key: Keyring | None) -> _Total:
+    n, mean, covariance = _moments(latents, {site: np.ones(len(x)) for site, x in latents.items()}, key)
+    return _Total(int(n), mean, np.diag(covariance).copy(), covariance)
+
+
+def _moments(
+    latents: Latents, weights: Mapping[str, np.ndarray], key: Keyring | None
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Number, mean and covariance of weighted observations."""
+    parts = {
+        site: {"n": np.array(w.sum()), "sum": w @ x, "products": (x * w[:, None]).T @ x}
+        for (site, x), w in zip(latents.items(), weights.values(), strict=True)
+    }
+    total = sum_over_sites(parts, "cluster: moments", key, exponents={"sum": _STEP, "products": _STEP})
+    n = float(total["n"])
+    mean = total["sum"] / max(n, 1e-12)
+    return n, mean, total["products"] / max(n, 1e-12) - np.outer(mean, mean)
+
+
+def _beginnings(
+    latents: Latents, k: int, n_init: int, total: _Total, seed: int, key: Keyring | None
+) -> Iterator[np.ndarray]:
+    """First centres, (k, d), of each beginning; those of the first are not random."""
+    rng = np.random.default_rng(seed)
+    for i in range(n_init):
+        yield _halved(latents, k, total, rng if i else None, key)
+
+
+# -- beginnings ---------------------------------------------------------------------------------------------------------
+
+
+def _halved(
+    latents: Latents, k: int, total: _Total, rng: np.random.Generator | None, key: Keyring | None
+) -> np.ndarray:
+    """First centres, (k, d). Without a generator: always the cluster with most squares, along its widest direction."""
+    labels = {site: np.zeros(len(x), dtype=int) for site, x in latents.items()}
+    clusters = [(float(total.n), total.mean, total.covariance)]
+    closed: set[int] = set()  # clusters of which no half is large enough
+    while len(clusters) < k and len(closed) < len(clusters):
+        squares = np.array([0 if i in closed else n * np.trace(c) for i, (n, _, c) in enumerate(clusters)])
+        if not squares.sum() > 0:
+            break
+        cut = int(squares.argmax() if rng is None else rng.choice(len(squares), p=squares / squares.sum()))
+        _, mean, covariance = clusters[cut]
+        values, axes = np.linalg.eigh(covariance)
+        # a direction as observations of the cluster spread, by the square root of its covariance
+        random = None if rng is None else axes @ (np.sqrt(np.maximum(values, 0)) * rng.standard_normal(len(values)))
+        axis = axes[:, -1] if random is None else random
+        above = {site: (labels[site] == cut) & ((x - mean) @ axis > 0) for site, x in latents.items()}
+        counts = {site: {"n": np.array([m.sum(), (labels[site] == cut).sum()], float)} for site, m in above.items()}
+        n_above, n_all = sum_over_sites(counts, "cluster: halves", key, exponents={"n": 0})["n"]
+        if min(n_above, n_all - n_above) < FEWEST:
+            closed.add(cut)
+            continue
+        for site, mask in above.items():
+            labels[site][mask] = len(clusters)
+        for which in (cut, len(clusters)):
+            found = _moments(latents, {site: (labels[site] == which).astype(float) for site in latents}, key)
+            clusters[which : which + 1] = [found]
+    means = np.array([mean for _, mean, _ in clusters])
+    if len(means) < k:  # too few observations to halve on: copies are moved apart a little, and stay empty or not
+        more = np.random.default_rng(len(means)).integers(0, len(means), k - len(means))
+        means = np.vstack([means, means[more] + 1e-3 * np.sqrt(total.var)])
+    return means
+
+
+# -- k-means ------------------------------------------------------------------------------------------------------------
+
+
+def _lloyd(
+    latents: Latents, means: np.ndarray, max_iter: int, tol: float, total: _Total, key: Keyring | None
+) -> Centres:
+    k = len(means)
+    labels: dict[str, np.ndarray] = {}
+    for _ in range(max_iter):
+        before, labels = labels, {site: _nearest(x, means) for site, x in latents.items()}
+        if before and all(np.array_equal(before[site], labels[site]) for site in labels):
+            break
+        one_hot = {site: np.eye(k)[own] for site, own in labels.items()}
+        moved, _ = _means(latents, one_hot, means, key)
+        shift, means = ((moved - means) ** 2).sum(), moved
+        if shift <= tol * total.var.mean():
+            break
+    labels = {site: _nearest(x, means) for site, x in latents.items()}
+    parts = {site: {"score": np.array(((x - means[labels[site]]) ** 2).sum())} for site, x in latents.items()}
+    score = float(sum_over_sites(parts, "cluster: squares", key)["score"])
+    return Centres(means, score, labels)
+
+
+def _nearest(x: np.ndarray, means: np.ndarray) -> np.ndarray:
+    return pairwise_distances_argmin(x, means) if len(x) else np.empty(0, dtype=int)
+
+
+def _means(
+    latents: Latents, shares: Mapping[str, np.ndarray], means: np.ndarray, key: Keyring | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means (k, d) and numbers (k,) of clusters; small ones keep their means, and their sums are never made."""
+    counts = {site: {"n": share.sum(axis=0)} for site, share in shares.items()}
+    n = sum_over_sites(counts, "cluster: numbers", key)["n"]
+    enough = n >= FEWEST - 0.5
+    sums = {site: {"sum": (share * enough).T @ latents[site]} for site, share in shares.items()}
+    total = sum_over_sites(sums, "cluster: sums", key, exponents={"sum": _STEP})["sum"]
+    return np.where(enough[:, None], total / np.maximum(n, 1e-12)[:, None], means), n
+
+
+# -- mixtures -----------------------------------------------------------------------------------------------------------
+
+
+def _expectation_maximisation(
+    latents: Latents, start: Centres, max_iter: int, tol: float, total: _Total, key: Keyring | None
+) -> Centres:
+    k = len(start.means)
+    shares = {site: np.eye(k)[labels] for site, labels in start.labels.items()}
+    spread = np.tile(np.diag(total.var + _RIDGE), (k, 1, 1))
+    means, covariances, weights = _maximise(latents, shares, start.means, spread, key)
+    before, score = np.inf, np.inf
+    for _ in range(max_iter):
+        model = _as_sklearn(means, covariances, weights)
+        parts = {site: {"score": np.array(-model.score_samples(x).sum())} for site, x in latents.items()}
+        score = float(sum_over_sites(parts, "mixture: likelihood", key)["score"])
+        if before - score < tol * total.n:
+            break
+        before = score
+        shares = {site: model.predict_proba(x) for site, x in latents.items()}
+        means, covariances, weights = _maximise(latents, shares, means, covariances, key)
+    labels = {site: model.predict(x) for site, x in latents.items()}
+    return Centres(means, score, labels, covariances, weights)
+
+
+def _maximise(
+    latents: Latents,
+    shares: Mapping[str, np.ndarray],
+    means: np.ndarray,
+    covariances: np.ndarray,
+    key: Keyring | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means, covariances and weights, given what share each component has in each observation."""
+    means, n = _means(latents, shares, means, key)
+    enough = n >= FEWEST - 0.5
+    parts = {}
+    for site, x in latents.items():
+        squares = np.zeros(covariances.shape)
+        for j in np.flatnonzero(enough):
+            centred = x - means[j]
+            squares[j] = (centred * shares[site][:, j : j + 1]).T @ centred
+        parts[site] = {"squares": squares}
+    total = sum_over_sites(parts, "mixture: squares", key, exponents={"squares": _STEP})["squares"]
+    new = total / np.maximum(n, 1e-12)[:, None, None] + _RIDGE * np.eye(means.shape[1])
+    covariances = np.where(enough[:, None, None], new, covariances)
+    return means, covariances, np.maximum(n, 1e-12) / np.maximum(n, 1e-12).sum()
+
+
+def _as_sklearn(means: np.ndarray, covariances: np.ndarray, weights: np.ndarray) -> GaussianMixture:
+    """A fitted model of scikit-learn with these parameters, for its densities."""
+    model = GaussianMixture(len(means))
+    identity = np.eye(means.shape[1])
+    model.means_, model.covariances_, model.weights_ = means, covariances, weights
+    model.precisions_cholesky_ = np.array(
+        [solve_triangular(np.linalg.cholesky(c), identity, lower=True).T for c in covariances]
+    )
+    return model
+
+
+Method = Callable[..., Centres]
+METHODS: dict[str, Method] = {"kmeans": kmeans, "gmm": mixture}

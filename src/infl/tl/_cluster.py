@@ -1,0 +1,185 @@
+"""Clusters of the observations of all sites."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from sklearn.metrics import pairwise_distances_argmin
+
+from infl.errors import DataError, SettingsError
+from infl.federation.sums import sum_over_sites
+from infl.pp._check import check_site_names
+from infl.pp._columns import shortlist
+from infl.pp._matrix import check_key
+from infl.tl._centres import FEWEST, METHODS, Latents
+from infl.tl._communities import communities, matched, numbered, told
+
+if TYPE_CHECKING:
+    from mudata import MuData
+
+    from infl.keys import Keyring
+
+
+def cluster(
+    sites: Mapping[str, AnnData | MuData],
+    n_clusters: int | None = None,
+    *,
+    method: Literal["kmeans", "gmm", "leiden"] = "kmeans",
+    use_rep: str = "X_infl",
+    n_init: int = 5,
+    max_iter: int = 300,
+    tol: float = 1e-4,
+    resolution: float = 1.0,
+    n_neighbors: int = 15,
+    seed: int = 0,
+    key_added: str = "infl_cluster",
+    key: Keyring | None = None,
+) -> None:
+    """Cluster observations by their coordinates in a common space; labels mean the same at all sites.
+
+    - ``"kmeans"``: sites send numbers and sums of the observations of each cluster, as often as it takes to converge, from
+      several beginnings. The result is a k-means of the pooled data.
+    - ``"gmm"``: a mixture of normal distributions with full covariances, from sums too; begins with k-means.
+    - ``"leiden"``: each site clusters its own graph of nearest neighbours and tells centroid, radius and number of its
+      communities (those of five observations or more), which are joined where centroids are near. Centroids are means
+      over a site's own observations and are not sealed, so sites see what each other's communities are like.
+
+    Parameters
+    ----------
+    sites
+        Objects by site name.
+    n_clusters
+        Number of clusters, not for ``"leiden"``.
+    method
+        See above.
+    use_rep
+        Key of ``obsm`` with coordinates that are in common: ``"X_infl"`` of :func:`infl.tl.embed`, ``"X_pca"`` of
+        :func:`infl.pp.pca`.
+    n_init
+        Beginnings of k-means; the best is kept.
+    max_iter
+        Most rounds of each.
+    tol
+        Centres that move by less than this share of the variance stand still; likelihood that grows by less than this an
+        observation does not grow.
+    resolution, n_neighbors
+        Of ``"leiden"``; see :func:`scanpy.tl.leiden` and :func:`scanpy.pp.neighbors`.
+    seed
+        Of all that is random. One seed, one result, with and without the seal.
+    key_added
+        Name of the fields.
+    key
+        Key ring: with it, and three sites or more, sums are sealed.
+
+    Returns
+    -------
+    None. At every site are written ``obs["infl_cluster"]``, categories ``"0"``, ``"1"`` and so on by size, alike
+    everywhere; and ``uns["infl_cluster"]`` with ``params``, ``means`` (clusters × coordinates), ``n_obs`` of each cluster
+    over all sites and, by method, ``inertia``, or ``bic``, ``covariances`` and ``weights``.
+
+    Raises
+    ------
+    infl.errors.DataError
+        Coordinates are missing, or sites have different ones.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> infl.pp.pca(sites, n_comps=10)
+    >>> infl.tl.cluster(sites, 4, use_rep="X_pca")
+    >>> sites["site_1"].obs["infl_cluster"].cat.categories.tolist()
+    ['0', '1', '2', '3']
+
+    References
+    ----------
+    Su and Dy (2007), In search of deterministic methods for initializing K-means and Gaussian mixture clustering.
+    Intelligent Data Analysis 11:319. Traag, Waltman and van Eck (2019), Scientific Reports 9:5233.
+    """
+    latents = _latents(sites, use_rep, key)
+    n_obs = sum(map(len, latents.values()))
+    if method not in (*METHODS, "leiden"):
+        raise SettingsError(f"method must be 'kmeans', 'gmm' or 'leiden', not {method!r}")
+    facts: dict[str, Any] = {}
+    if method == "leiden":
+        if n_clusters is not None:
+            raise SettingsError("method 'leiden' finds the number of clusters: give resolution= instead of n_clusters")
+        labels, means = _leiden(latents, resolution, n_neighbors, seed)
+    else:
+        if n_clusters is None or not 1 <= n_clusters <= n_obs // FEWEST:
+            raise SettingsError(
+                f"n_clusters must be from 1 to {n_obs // FEWEST} for {n_obs} observations ({FEWEST} a cluster), not {n_clusters}"
+            )
+        if n_init < 1 or max_iter < 1:
+            raise SettingsError(f"n_init and max_iter must be 1 or more, not {n_init} and {max_iter}")
+        found = METHODS[method](latents, n_clusters, n_init=n_init, max_iter=max_iter, tol=tol, seed=seed, key=key)
+        labels, means = found.labels, found.means
+        if found.covariances is None or found.weights is None:
+            facts["inertia"] = found.score
+        else:
+            k, d = means.shape
+            n_parameters = k * d + k * d * (d + 1) // 2 + k - 1
+            facts["bic"] = 2 * found.score + n_parameters * np.log(n_obs)
+
+    n_of = {site: {"n": np.bincount(own, minlength=len(means)).astype(float)} for site, own in labels.items()}
+    sizes = np.rint(sum_over_sites(n_of, "cluster: sizes", key, exponents={"n": 0})["n"]).astype(int)
+    order = np.argsort(-sizes, kind="stable")
+    rank = np.argsort(order, kind="stable")
+    if method == "gmm":
+        facts |= {"covariances": found.covariances[order], "weights": found.weights[order]}  # type: ignore[index]
+    categories = [str(i) for i in range(len(means))]
+    params = {"method": method, "use_rep": use_rep, "seed": seed}
+    params |= {"resolution": resolution, "n_neighbors": n_neighbors} if method == "leiden" else {"n_init": n_init}
+    for site, adata in sites.items():
+        codes = pd.Categorical.from_codes(rank[labels[site]], categories=categories)
+        adata.obs[key_added] = pd.Series(codes, index=adata.obs_names)
+        adata.uns[key_added] = {"params": params, "means": means[order], "n_obs": sizes[order]} | facts
+
+
+def _latents(sites: Mapping[str, AnnData | MuData], use_rep: str, key: Keyring | None) -> dict[str, np.ndarray]:
+    check_key(key)
+    check_site_names(sites)
+    latents: dict[str, np.ndarray] = {}
+    for site, adata in sites.items():
+        if use_rep not in getattr(adata, "obsm", {}):
+            has = list(getattr(adata, "obsm", {}))
+            hint = f"it has {shortlist(has)}" if has else "infl.tl.embed writes 'X_infl', infl.pp.pca 'X_pca'"
+            raise DataError(f"use_rep {use_rep!r} is missing in obsm of {site}; {hint}")
+        x = np.asarray(adata.obsm[use_rep], dtype=np.float64)
+        if not np.isfinite(x).all():
+            raise DataError(f"obsm[{use_rep!r}] of {site} has NaN or infinite values: compute it again")
+        first = next(iter(latents), site)
+        if latents and x.shape[1] != latents[first].shape[1]:
+            raise DataError(
+                f"obsm[{use_rep!r}] has {latents[first].shape[1]} coordinates at {first} and {x.shape[1]} at {site}: make it by "
+                "one model, or one PCA, for all sites"
+            )
+        latents[site] = x
+    return latents
+
+
+def _leiden(
+    latents: Latents, resolution: float, n_neighbors: int, seed: int
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Labels by site, and centroids (k, d)."""
+    local = {
+        site: communities(x, resolution=resolution, n_neighbors=n_neighbors, seed=seed) for site, x in latents.items()
+    }
+    found = matched([c for site, x in latents.items() for c in told(site, x, local[site])])
+    if not found:
+        raise DataError(
+            f"no site has a community of {FEWEST} observations or more: lower the resolution, or join sites"
+        )
+    means = np.array([community.mean for community in found])
+    number = numbered(found)
+    labels = {}
+    for site, x in latents.items():
+        nearest = pairwise_distances_argmin(x, means)  # for members of communities that nothing is told of
+        labels[site] = np.array(
+            [number.get((site, int(label)), near) for label, near in zip(local[site], nearest, strict=True)]
+        )
+    return labels, means

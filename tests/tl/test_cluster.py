@@ -1,0 +1,158 @@
+"""Clusters over sites: those of scikit-learn in the pooled data, called alike everywhere, and no sum over a few."""
+
+import numpy as np
+import pytest
+import scanpy as sc
+from anndata import AnnData
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.cluster import KMeans
+from sklearn.datasets import make_blobs
+from sklearn.metrics import adjusted_rand_score
+from sklearn.mixture import GaussianMixture
+
+import infl
+import infl.tl._centres as centres
+from infl.errors import DataError, SettingsError
+from infl.keys import Keyring
+from infl.tl import cluster
+
+
+def dealt(x, n_sites=3, seed=0) -> dict[str, AnnData]:
+    """Sites of unequal size."""
+    where = np.random.default_rng(seed).choice(n_sites, len(x), p=np.arange(1, n_sites + 1) / sum(range(n_sites + 1)))
+    sites = {f"s{i}": AnnData(obsm={"X_infl": x[where == i]}, shape=((where == i).sum(), 0)) for i in range(n_sites)}
+    for name, adata in sites.items():
+        adata.obs_names = [f"{name}-{i}" for i in range(adata.n_obs)]
+        adata.obs["row"] = np.flatnonzero(where == int(name[1:]))
+    return sites
+
+
+def labels_of(sites) -> np.ndarray:
+    """In the order that the observations had before they were dealt out."""
+    rows = np.concatenate([adata.obs["row"] for adata in sites.values()])
+    labels = np.concatenate([adata.obs["infl_cluster"].astype(str) for adata in sites.values()])
+    return labels[np.argsort(rows)]
+
+
+@pytest.fixture(scope="module")
+def blood() -> AnnData:
+    """700 blood cells in ten principal components; scanpy brings them along."""
+    adata = sc.datasets.pbmc68k_reduced()
+    return AnnData(obs=adata.obs[["bulk_labels"]], obsm={"X_infl": adata.obsm["X_pca"][:, :10]})
+
+
+@pytest.mark.parametrize("k", [3, 8])
+def test_kmeans_is_the_pooled_one(blood, k):
+    x = blood.obsm["X_infl"].astype(float)
+    sites = dealt(x)
+    cluster(sites, k, key=Keyring.create())
+    pooled = KMeans(k, n_init=20, random_state=0).fit(x)
+    facts = sites["s1"].uns["infl_cluster"]
+    assert facts["inertia"] <= pooled.inertia_ * 1.001
+    assert adjusted_rand_score(labels_of(sites), pooled.labels_) > 0.95
+    # it stands still: the means are those of the clusters
+    np.testing.assert_allclose(
+        facts["means"], [x[labels_of(sites) == str(i)].mean(axis=0) for i in range(k)], atol=1e-2
+    )
+
+
+def test_mixture_is_the_pooled_one():
+    x, _ = make_blobs(900, 4, centers=5, cluster_std=[0.4, 0.8, 1.2, 0.6, 1.0], random_state=3)
+    sites = dealt(x)
+    cluster(sites, 5, method="gmm")
+    pooled = GaussianMixture(5, n_init=10, random_state=0, tol=1e-4, max_iter=300).fit(x)
+    assert adjusted_rand_score(labels_of(sites), pooled.predict(x)) > 0.99
+    facts = sites["s0"].uns["infl_cluster"]
+    np.testing.assert_allclose(facts["bic"], pooled.bic(x), rtol=1e-3)
+    order = [np.argmin(((pooled.means_ - mean) ** 2).sum(axis=1)) for mean in facts["means"]]
+    np.testing.assert_allclose(facts["weights"], pooled.weights_[order], atol=0.01)
+    np.testing.assert_allclose(facts["covariances"], pooled.covariances_[order], atol=0.1)
+
+
+def test_leiden_finds_the_same_groups_at_sites_that_have_not_all_of_them():
+    x, truth = make_blobs(600, 6, centers=4, cluster_std=0.6, random_state=1)
+    sites = {}
+    for name, lacks in (("a", 0), ("b", 3), ("c", None)):
+        mine = np.flatnonzero((np.arange(600) % 3 == "abc".index(name)) & (truth != lacks))
+        sites[name] = AnnData(obsm={"X_infl": x[mine]}, shape=(len(mine), 0))
+        sites[name].obs["truth"] = truth[mine]
+    cluster(sites, method="leiden", resolution=0.2)
+    both = np.vstack([adata.obs[["truth", "infl_cluster"]].to_numpy(dtype=int) for adata in sites.values()])
+    assert adjusted_rand_score(*both.T) == 1
+    assert len(sites["a"].obs["infl_cluster"].cat.categories) == 4 and sites["a"].obs["infl_cluster"].nunique() == 3
+    assert sites["a"].uns["infl_cluster"]["n_obs"].sum() == len(both)
+
+
+@pytest.mark.parametrize("method", ["kmeans", "gmm", "leiden"])
+def test_one_seed_one_result_with_and_without_the_seal(blood, method):
+    k = None if method == "leiden" else 6
+    results = []
+    for key in (None, None, Keyring.create()):
+        sites = dealt(blood.obsm["X_infl"])
+        cluster(sites, k, method=method, seed=4, n_init=2, key=key)
+        results.append(labels_of(sites))
+        sizes = sites["s0"].uns["infl_cluster"]["n_obs"]
+        assert (np.diff(sizes) <= 0).all() and sizes.sum() == 700
+        assert sites["s0"].obs["infl_cluster"].cat.categories.equals(sites["s2"].obs["infl_cluster"].cat.categories)
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+@given(st.integers(0, 1000), st.integers(2, 6), st.integers(30, 80))
+def test_no_sum_is_over_a_few_observations(seed, k, n):
+    """What is summed of a cluster is 0 where fewer than five belong to it."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, 2)) * 10.0 ** rng.integers(-1, 2, (n, 1))
+    seen = []
+
+    def watched(parts, purpose, *args, **kwargs):
+        if purpose == "cluster: numbers":
+            seen.append(sum(part["n"] for part in parts.values()))
+        if purpose == "cluster: sums":
+            total = sum(part["sum"] for part in parts.values())
+            assert (total[seen[-1] < 5] == 0).all()
+        if purpose == "cluster: moments":
+            assert sum(part["n"] for part in parts.values()) >= 5
+        return original(parts, purpose, *args, **kwargs)
+
+    original, centres.sum_over_sites = centres.sum_over_sites, watched
+    try:
+        cluster(dealt(x, 2), k, n_init=2)
+    finally:
+        centres.sum_over_sites = original
+    assert seen
+
+
+def test_ready_for_scanpy_after_a_federated_pca(khan_sites):
+    infl.pp.pca(khan_sites, 10)
+    cluster(khan_sites, 4, use_rep="X_pca", key_added="group")
+    sc.pl.pca(khan_sites["site_1"], color="group", show=False)
+    sites = {name: adata[:3].copy() if name == "site_2" else adata for name, adata in khan_sites.items()}
+    cluster(sites, method="leiden", use_rep="X_pca")  # a site too small for communities of its own
+    assert sites["site_2"].obs["infl_cluster"].notna().all()
+
+
+def test_what_cannot_work_is_one_line_and_alters_nothing(blood):
+    sites = dealt(blood.obsm["X_infl"])
+    with pytest.raises(SettingsError, match="method must be 'kmeans', 'gmm' or 'leiden', not 'louvain'"):
+        cluster(sites, 3, method="louvain")
+    for k in (None, 0, 141):
+        with pytest.raises(SettingsError, match=f"n_clusters must be from 1 to 140 for 700 observations .*, not {k}"):
+            cluster(sites, k)
+    with pytest.raises(SettingsError, match="give resolution= instead of n_clusters"):
+        cluster(sites, 3, method="leiden")
+    with pytest.raises(SettingsError, match="n_init and max_iter must be 1 or more, not 0 and 300"):
+        cluster(sites, 3, n_init=0)
+    with pytest.raises(DataError, match="use_rep 'X_pca' is missing in obsm of s0; it has 'X_infl'"):
+        cluster(sites, 3, use_rep="X_pca")
+    few = {"a": sites["s0"][:4].copy(), "b": sites["s1"][:4].copy()}
+    with pytest.raises(DataError, match="no site has a community of 5 observations or more"):
+        cluster(few, method="leiden")
+    sites["s2"].obsm["X_infl"] = sites["s2"].obsm["X_infl"][:, :4]
+    with pytest.raises(DataError, match=r"obsm\['X_infl'\] has 10 coordinates at s0 and 4 at s2: make it by one model"):
+        cluster(sites, 3)
+    sites["s1"].obsm["X_infl"][0, 0] = np.nan
+    with pytest.raises(DataError, match=r"obsm\['X_infl'\] of s1 has NaN"):
+        cluster(sites, 3)
+    assert all("infl_cluster" not in adata.obs for adata in sites.values())
