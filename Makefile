@@ -12,7 +12,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dp,flare,trex]" --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dp,flare,scvi,trex]" --group dev
 	touch $@
 
 demo: $(STAMP)  ## five hospitals, one tumour classifier, one minute

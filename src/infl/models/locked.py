@@ -19,6 +19,8 @@ from infl.models.lock_schemes import NoLock, lock_scheme
 from infl.models.registry import task_from_json
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
     from torch import Tensor, nn
 
     from infl.keys import Keyring
@@ -177,7 +179,7 @@ class LockedModel:
         h = self.header
         task = h.build_task()
         module = h.scheme().wrap(task.build(h.panel))
-        module.load_state_dict(self.effective(key, verify=verify), strict=False)
+        module.load_state_dict({**module.state_dict(), **self.effective(key, verify=verify)}, strict=False)
         h.scheme().arm(module, self.secret(key, verify=verify))
         task.configure(module, self.private_arrays(key if verify else None))
         return module.eval()
@@ -205,6 +207,34 @@ class LockedModel:
             fingerprint=key.fingerprint(version),
         )
         return lock_model(header, self.effective(key), self.private_arrays(key), key)
+
+    def to_scvi(
+        self,
+        adata: AnnData | MuData,
+        *,
+        key: Keyring | None = None,
+        site_key: str | None = None,
+        site: str | None = None,
+    ) -> Any:
+        """Return a ``scvi.model.SCVI`` with the unlocked weights, of a model that ``model="scvi"`` made.
+
+        Parameters
+        ----------
+        adata
+            Cells with raw counts. scvi-tools works on a copy with the model's features, ``.adata`` of what is returned.
+        key
+            Key ring that opens the model.
+        site_key, site
+            Column of ``obs`` with the site of each cell, or the one site that all are from.
+
+        Examples
+        --------
+        >>> theirs = run.model.to_scvi(adata, key=run.key, site_key="hospital")  # doctest: +SKIP
+        >>> theirs.differential_expression(groupby="cell_type", group1="B", group2="T")  # doctest: +SKIP
+        """
+        from infl.models.scvi_exchange import to_scvi
+
+        return to_scvi(self, adata, key=key, site_key=site_key, site=site)
 
     # -- files -----------------------------------------------------------------------------------------------------
     def save(self, path: str | Path, *, recipients: list[str] | None = None, overwrite: bool = False) -> Path:

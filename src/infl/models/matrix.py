@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
@@ -71,20 +71,21 @@ class FeatureMatrix:
 
     def rows(self, index: np.ndarray | slice) -> np.ndarray:
         """Return the rows `index` as a dense float32 array (n_rows, n_features)."""
-        rows = self._rows(index)
+        rows = self.stored(index)
+        rows = rows.toarray() if sparse.issparse(rows) else rows
         if self.some_absent:
             rows = rows.copy()
             rows[:, self.absent] = np.nan
         return rows
 
-    def _rows(self, index: np.ndarray | slice) -> np.ndarray:
+    def stored(self, index: np.ndarray | slice) -> Any:
+        """Return the rows `index` in float32 as they are stored, sparse or dense; what is absent is not masked."""
         if not self.on_disk:
-            rows = self.matrix[index]
-            return rows.toarray() if sparse.issparse(rows) else rows
+            return self.matrix[index]
         index = np.arange(self.shape[0])[index]
         increasing, back = np.unique(index, return_inverse=True)  # all that HDF5 reads
         rows = self.matrix[increasing]
-        rows = rows.toarray() if sparse.issparse(rows) else np.asarray(rows)
+        rows = rows if sparse.issparse(rows) else np.asarray(rows)
         return rows[back][:, self.columns].astype(np.float32)
 
     def chunks(self, size: int = 2048) -> list[slice]:

@@ -15,6 +15,7 @@ TASKS = {
     "adapter": "infl.models.adapter:Adapter",
     "classifier": "infl.models.classifier:Classifier",
     "perturbation": "infl.models.perturbation:Perturbation",
+    "scvi": "infl.models.scvi:Scvi",
 }
 
 

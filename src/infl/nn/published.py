@@ -130,7 +130,7 @@ class _Key:
         return f"<coordinates {'set' if self.points is not None else 'not set'}>"
 
 
-class KeyedLinear(nn.Module):
+class KeyedLinear(nn.Linear):
     """A linear layer whose rows are scaled and shifted by the key's code, with FiLM after it.
 
     ``W_eff = W (1 + k tanh scale)`` for each output row and ``b_eff = b + k tanh shift``; ``scale`` and ``shift`` are
@@ -148,7 +148,7 @@ class KeyedLinear(nn.Module):
     """
 
     def __init__(self, linear: nn.Linear, key: _Key, strength: float) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # a Linear by type only: modules of others ask for the type before they add covariates
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.strength = float(strength)
         self.weight, self.bias = linear.weight, linear.bias

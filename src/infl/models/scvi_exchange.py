@@ -1,0 +1,199 @@
+"""To and from scvi-tools: a real ``scvi.model.SCVI`` of a locked model, and the lock on one that was trained elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from infl.errors import DataError, SettingsError
+from infl.models.counts import BATCH, CATEGORICAL, X, table_of
+from infl.models.locked import Header, LockedModel, lock_model
+from infl.models.scvi import Scvi, vae_class
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
+    from infl.keys import Keyring
+
+SITE = "infl_site"
+"""Column of ``obs`` that scvi-tools reads the site from."""
+UNUSED = ("l_encoder.", "decoder.px_r_decoder.")
+FIXED = {
+    "use_observed_lib_size": True,
+    "latent_distribution": "normal",
+    "encode_covariates": False,
+    "deeply_inject_covariates": True,
+    "batch_representation": "one-hot",
+    "log_variational": True,
+}
+"""Arguments of ``scvi.model.SCVI`` that a locked model cannot have otherwise."""
+NORMS = {("both", "none"): "batch", ("none", "both"): "layer"}
+
+
+def to_scvi(
+    model: LockedModel,
+    adata: AnnData | MuData,
+    *,
+    key: Keyring | None = None,
+    site_key: str | None = None,
+    site: str | None = None,
+) -> Any:
+    """Return scvi-tools' own model with the unlocked weights; see :meth:`infl.models.LockedModel.to_scvi`."""
+    task = model.header.build_task()
+    if type(task) is not Scvi:
+        raise SettingsError(f"only model='scvi' can become a scvi.model.SCVI; this model is {model.header.task!r}")
+    if model.header.lock == "published":
+        raise SettingsError("scvi-tools has no place for the layers of lock='published': fit with lock='field'")
+    vae_class()
+    from scvi.model import SCVI
+
+    panel = model.header.panel
+    table = table_of(adata, task.modality, "the data")
+    task.read(table, panel, site="the data")  # says in one line what scvi-tools would say in many
+    cells = table[:, panel["features"]].copy()
+    cells.obs[SITE] = site_column(cells, panel["sites"], site_key=site_key, site=site)
+    for name, categories in panel["covariates"].items():
+        cells.obs[name] = pd.Categorical(cells.obs[name].astype(str), categories=categories)
+    SCVI.setup_anndata(
+        cells,
+        layer=task.layer,
+        batch_key=SITE,
+        size_factor_key=task.size_factor,
+        categorical_covariate_keys=list(task.categorical_covariates) or None,
+        continuous_covariate_keys=list(task.continuous_covariates) or None,
+    )
+    theirs = SCVI(cells, **task.module_options())
+    theirs.module.load_state_dict(model.module(key).state_dict(), strict=False)
+    theirs.module.eval()
+    theirs.is_trained_ = True
+    return theirs
+
+
+def site_column(table: AnnData, sites: list[str], *, site_key: str | None, site: str | None) -> pd.Categorical:
+    """Return the site of each cell among a model's sites.
+
+    Raises
+    ------
+    SettingsError
+        Neither `site_key` nor `site` says it.
+    DataError
+        A site that the model was not fitted on.
+    """
+    from infl.pp import obs_column
+
+    if (site_key is None) == (site is None):
+        raise SettingsError(
+            f"say where the cells are from: site=, one of {', '.join(sites[:8])}, or site_key=, a column of obs"
+        )
+    if site_key is not None:
+        names = obs_column(table, site_key, where="the data", role="site_key").astype(str).to_numpy()
+    else:
+        names = np.repeat(str(site), table.n_obs)
+    strangers = sorted(set(names.tolist()) - set(sites))
+    if strangers:
+        raise DataError(f"{strangers[0]!r} is not a site of the model, which has {', '.join(sites[:8])}")
+    return pd.Categorical(names, categories=sites)
+
+
+def from_scvi(model: Any, *, key: Keyring | None, lock: str | None = "field", strength: float = 1.0) -> LockedModel:
+    """Lock a ``scvi.model.SCVI`` that was trained with scvi-tools.
+
+    Its batches become the locked model's sites. Weights are locked, batch statistics are encrypted.
+
+    Parameters
+    ----------
+    model
+        A trained ``scvi.model.SCVI``.
+    key
+        Key ring.
+    lock, strength
+        As for :func:`infl.tl.fit_federated`.
+
+    Returns
+    -------
+    LockedModel
+        For :func:`infl.tl.predict`, ``.save`` and :meth:`~infl.models.LockedModel.to_scvi`.
+
+    Raises
+    ------
+    SettingsError
+        It has settings that a locked model cannot have.
+
+    Examples
+    --------
+    >>> import infl, scvi  # doctest: +SKIP
+    >>> scvi.model.SCVI.setup_anndata(adata, batch_key="hospital")  # doctest: +SKIP
+    >>> trained = scvi.model.SCVI(adata)  # doctest: +SKIP
+    >>> trained.train()  # doctest: +SKIP
+    >>> locked = infl.tl.from_scvi(trained, key=key)  # doctest: +SKIP
+    >>> locked.save("model.infl.safetensors")  # doctest: +SKIP
+    """
+    vae_class()
+    from scvi.model import SCVI
+
+    from infl.models.lock_schemes import lock_scheme
+
+    if type(model) is not SCVI:
+        raise SettingsError(f"from_scvi takes a scvi.model.SCVI, not {type(model).__name__}")
+    if (key is None) != (lock in (None, "none")) or lock == "published":
+        raise SettingsError(
+            "from_scvi locks with lock='field' and key=, or leaves the model open with lock=None and no key"
+        )
+    task, panel = _task_of(model), _panel_of(model)
+    header = Header(
+        task=task.name,
+        options=task.options(),
+        panel=panel,
+        lock=lock_scheme(lock, strength).name,
+        strength=lock_scheme(lock, strength).strength,
+        salt="",
+        key_version=key.current if key else 0,
+        fingerprint=key.fingerprint() if key else "",
+        seed=0,
+        sites=tuple(panel["sites"]),
+    )
+    kept = {n: t.detach().cpu() for n, t in model.module.state_dict().items() if not n.startswith(_dropped(task))}
+    statistics = {name: kept.pop(name).numpy() for name, _ in model.module.named_buffers() if name in kept}
+    return lock_model(header, kept, statistics, key)
+
+
+def _dropped(task: Scvi) -> tuple[str, ...]:
+    return UNUSED[:1] if task.dispersion == "gene-cell" else UNUSED
+
+
+def _task_of(model: Any) -> Scvi:
+    """Return the task with a model's options."""
+    given: Mapping[str, Any] = {**model._module_kwargs, **(model.init_params_ or {}).get("non_kwargs", {})}
+    norm = (given.get("use_batch_norm", "both"), given.get("use_layer_norm", "none"))
+    known = ("n_hidden", "n_latent", "n_layers", "dropout_rate", "dispersion", "gene_likelihood")
+    for name, value in given.items():
+        if name in FIXED and value != FIXED[name]:
+            raise SettingsError(f"a scvi.model.SCVI with {name}={value!r} cannot be locked, only with {FIXED[name]!r}")
+    if norm not in NORMS:
+        raise SettingsError(
+            f"a scvi.model.SCVI with use_batch_norm, use_layer_norm = {norm} cannot be locked: have 'both' of one"
+        )
+    arguments = model.registry_["setup_args"]
+    return Scvi(
+        layer=arguments["layer"],
+        size_factor=arguments["size_factor_key"],
+        categorical_covariates=tuple(arguments["categorical_covariate_keys"] or ()),
+        continuous_covariates=tuple(arguments["continuous_covariate_keys"] or ()),
+        norm=NORMS[norm],  # type: ignore[arg-type]
+        **{name: given[name] for name in known},
+    )
+
+
+def _panel_of(model: Any) -> dict[str, Any]:
+    """Return a model's features, batches and categories of covariates."""
+    state = model.adata_manager.get_state_registry
+    mappings = state(CATEGORICAL).get("mappings", {}) if CATEGORICAL in model.adata_manager.data_registry else {}
+    return {
+        "features": [str(name) for name in state(X)["column_names"]],
+        "sites": [str(name) for name in state(BATCH)["categorical_mapping"]],
+        "covariates": {name: [str(c) for c in categories] for name, categories in mappings.items()},
+    }

@@ -1,0 +1,77 @@
+"""Expression without its noise, from a model of counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from infl.errors import SettingsError
+from infl.models.counts import table_of
+from infl.models.scvi import Scvi
+from infl.tl._predict import warn_unopened
+from infl.tl._results import checked_model
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
+    from infl.keys import Keyring
+    from infl.models.locked import LockedModel
+
+
+def denoise(
+    adata: AnnData | MuData,
+    model: LockedModel,
+    *,
+    key: Keyring | None = None,
+    site: str | None = None,
+    target_sum: float = 1e4,
+    key_added: str = "infl",
+    copy: bool = False,
+) -> AnnData | MuData | None:
+    """Write the expression that a model of counts expects of each cell.
+
+    Parameters
+    ----------
+    adata
+        Cells with raw counts.
+    model
+        ``run.model`` of ``model="scvi"``, or what :func:`infl.load_model` returns.
+    key
+        Key ring that opens the model.
+    site
+        As if every cell were measured at this site (None: the mean over the model's sites).
+    target_sum
+        Total of each cell over the model's features.
+    key_added, copy
+        As for :func:`infl.tl.predict`.
+
+    Returns
+    -------
+    The copy, or None. ``obsm[key_added + "_denoised"]`` is written: a DataFrame with the model's features as columns.
+
+    Raises
+    ------
+    SettingsError
+        The model is not one of counts, or does not know the site.
+
+    Examples
+    --------
+    >>> infl.tl.denoise(adata, run.model, key=run.key)  # doctest: +SKIP
+    >>> adata.obsm["infl_denoised"]["CD4"]  # doctest: +SKIP
+    """
+    model = checked_model(model)
+    task, panel = model.header.build_task(), model.header.panel
+    if not isinstance(task, Scvi):
+        raise SettingsError(f"model {model.header.task!r} has no counts to denoise: fit model='scvi'")
+    if site is not None and site not in panel["sites"]:
+        raise SettingsError(f"site={site!r} is not one of the model's: {', '.join(panel['sites'][:8])}, or None")
+    warn_unopened(model, key)
+    data = task.read(adata, panel, site="the data")
+    shares = task.denoise(model.module(key), data, None if site is None else panel["sites"].index(site))
+    adata = adata.copy() if copy else adata
+    names = table_of(adata, task.modality, "the data").obs_names
+    values = pd.DataFrame(target_sum * shares, index=names, columns=panel["features"])
+    adata.obsm[f"{key_added}_denoised"] = values.reindex(adata.obs_names)
+    return adata if copy else None
