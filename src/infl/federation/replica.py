@@ -28,7 +28,7 @@ from infl.privacy.seal import GroupSeal, NoSeal, Packing, dequantise
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
-    from infl.models.task import Task
+    from infl.models.task import Sums, Task
 
 
 ADAM_EPS = 1e-5
@@ -226,10 +226,10 @@ class Replica:
         module = self.bench.module
         return module if module.training == training else module.train(training)
 
-    def model(self, site: str = "", local: Tensor | None = None) -> LockedModel:
+    def model(self, site: str = "", local: Tensor | None = None, kept: Sums | None = None) -> LockedModel:
         """Return the global model, locked under the run's key with a salt of its own that follows from the run's.
 
-        With a site's local weights it is that site's model, under another salt.
+        With a site's local weights, and arrays that it keeps, it is that site's model, under another salt.
         """
         a = self.agreement
         name = f"model {a.salt} {site}".rstrip()
@@ -248,7 +248,9 @@ class Replica:
         )
         views = self.bench.shared.views(self.theta) | ({} if local is None else self.bench.local.views(local))
         effective = {name: view.clone() for name, view in views.items()}
-        return lock_model(header, effective, self.private, self.key if a.lock != "none" else None, salt=salt)
+        return lock_model(
+            header, effective, self.private | (kept or {}), self.key if a.lock != "none" else None, salt=salt
+        )
 
 
 def _context(run: str, total: Total) -> Any:

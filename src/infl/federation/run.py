@@ -38,7 +38,7 @@ class FederatedRun:
     privacy
         With differential privacy: ε spent, δ, clipping norm, noise multiplier, sampling rate, rounds, accountant.
     site_models
-        Where some weights stay at the sites: each site's whole model, locked. A site alone has its own; here, with all
+        Where weights or moments stay at the sites: each site's whole model, locked. A site alone has its own; here, with all
         of them in one process, they are together.
     lock_curve
         Accuracy with the right key, wrong keys and none over strengths of the lock (:func:`infl.tl.lock_curve`) on the

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from infl.errors import DataError, SettingsError
 from infl.models.matrix import FeatureMatrix
 from infl.models.task import SiteData, Step, Sums, Task
-from infl.nn.mlp import ResidualMLP
+from infl.nn.mlp import LinearClassifier, OnPanel, ResidualMLP
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
     from infl.pp._check import Features
 
-Scale = Literal["none", "site", "sample"]
+Scale = Literal["none", "site", "rank", "sample"]
 FUSED = "infl_fused"
+BALANCE_STEPS = 10
+ADAPT_STEPS, ADAPT_LR, ADAPT_RIDGE = 100, 0.01, 0.1
+"""Of the estimate of a new site's coordinate: Adam steps, their size, and the pull towards 0."""
 N_BINS = 10
 """Bins of the calibration error."""
 TEMPERATURES = np.geomspace(0.2, 5.0, 33)
@@ -50,14 +53,18 @@ class Classifier(Task):
         Share of each site's samples, by class, that judges rounds and is not trained on. A class with fewer than
         three samples at a site is trained on only.
     standardise
-        ``"federated"``: features are scaled by moments summed over sites; ``"site"``: by each site's own;
-        ``"sample"``: each sample by its own mean and deviation over the features; ``"none"``: not at all.
+        ``"federated"``: features are scaled by moments summed over sites; ``"site"``: by each site's own, also at a site
+        that joins later; ``"rank"``: the same after ranking the features of each sample; ``"sample"``: each sample by its
+        own mean and deviation over the features; ``"none"``: not at all.
     balance
         Weight classes inversely to their share in all sites' training samples.
     calibrate
         Scale the logits by a temperature chosen on validation samples.
     width, n_blocks, dropout
-        Of :class:`infl.nn.mlp.ResidualMLP`.
+        Of :class:`infl.nn.mlp.ResidualMLP`; ``width=0`` is multinomial logistic regression.
+    coordinate
+        Size of a site's own coordinate, learned there and never sent, which conditions a shared FiLM layer; at a site that
+        joins later it is estimated from unlabelled data, so that the latent's moments are those of the other sites. 0: none.
 
     References
     ----------
@@ -73,20 +80,25 @@ class Classifier(Task):
     modality: str | None = None
     features: Features = "intersection"
     validation: float = 0.2
-    standardise: Literal["federated", "site", "sample", "none"] = "federated"
+    standardise: Literal["federated", "site", "rank", "sample", "none"] = "federated"
     balance: bool = True
     calibrate: bool = True
     width: int = 64
     n_blocks: int = 2
     dropout: float = 0.2
+    coordinate: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation < 1:
             raise SettingsError(f"validation={self.validation}: give the share of each site's samples, 0 to below 1")
         if self.features not in ("intersection", "union"):
             raise SettingsError(f"features={self.features!r}: 'intersection' or 'union'")
-        if self.standardise not in ("federated", "site", "sample", "none"):
-            raise SettingsError(f"standardise={self.standardise!r}: one of 'federated', 'site', 'sample', 'none'")
+        if self.standardise not in ("federated", "site", "rank", "sample", "none"):
+            raise SettingsError(
+                f"standardise={self.standardise!r}: one of 'federated', 'site', 'rank', 'sample', 'none'"
+            )
+        if self.coordinate < 0 or (self.coordinate and not self.width):
+            raise SettingsError(f"coordinate={self.coordinate}: give the size of a code, and a width= above 0 with it")
 
     # -- agreement -------------------------------------------------------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:
@@ -134,8 +146,8 @@ class Classifier(Task):
         own_scale: Scale = "none"
         if self.standardise == "site" or (keyless and self.standardise == "federated"):
             own_scale = "site"
-        elif self.standardise == "sample":
-            own_scale = "sample"
+        elif self.standardise in ("sample", "rank"):
+            own_scale = self.standardise
         if rng is None:
             everything = np.arange(table.n_obs)
             return LabelledRows(x, None, everything, everything[:0], standardise=own_scale)
@@ -153,14 +165,16 @@ class Classifier(Task):
         """Means and class counts, then squared deviations from the means; whichever are needed."""
         if self.standardise == "federated":
             return ("means", "deviations")
-        return ("means",) if self.balance else ()
+        return ("means",) if self.balance or self.coordinate else ()
 
     def final_stages(self) -> Sequence[str]:
-        """Temperature scaling."""
-        return ("temperature",) if self.calibrate else ()
+        """Moments of the latent that a new site is fitted to, and temperature scaling."""
+        return (*(["latent"] if self.coordinate else []), *(["temperature"] if self.calibrate else []))
 
     def privately(self) -> Classifier:
         """Scale each sample by itself, and leave class weights and calibration out."""
+        if self.coordinate:
+            raise SettingsError("coordinate= needs sums that have no noise; with privacy= leave it out")
         return replace(self, standardise="sample", balance=False, calibrate=False)
 
     def stage_shapes(self, stage: str, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -168,6 +182,8 @@ class Classifier(Task):
         p, k = len(panel["features"]), len(panel["classes"])
         if stage == "temperature":
             return {"nll": TEMPERATURES.shape}
+        if stage == "latent":
+            return {"latent_sum": (self.width,), "latent_square": (self.width,)}
         if stage == "deviations":
             return {"squares": (p,)}
         shapes: dict[str, tuple[int, ...]] = {"n": (), "class_counts": (k,)}
@@ -179,6 +195,9 @@ class Classifier(Task):
         """Return sums over this site's training samples, or of the validation loss at each candidate temperature."""
         if stage == "temperature":
             return {"nll": negative_log_likelihood(module, data, TEMPERATURES)}
+        if stage == "latent":
+            z = latents(module, data, data.train).double()
+            return {"latent_sum": z.sum(0).numpy(), "latent_square": (z**2).sum(0).numpy()}
         if stage == "deviations":
             return {"squares": data.reduce(lambda x: np.nansum((x - private["center"]) ** 2, 0))}
         assert data.labels is not None
@@ -194,6 +213,9 @@ class Classifier(Task):
         if stage == "temperature":
             best = TEMPERATURES[int(np.argmin(sums["nll"]))] if sums["nll"].any() else 1.0
             return {**private, "temperature": np.asarray(best)}
+        if stage == "latent":
+            n = float(private["n"])
+            return {**private, **{name: value / n for name, value in sums.items()}}
         if stage == "deviations":
             variance = sums["squares"] / np.maximum(private["measured"] - 1, 1)
             scale = np.sqrt(np.where(variance > 1e-12, variance, 1.0))  # a constant feature is left as it is
@@ -206,15 +228,49 @@ class Classifier(Task):
         return {**private, **update}
 
     # -- model -----------------------------------------------------------------------------------------------------
-    def build(self, panel: Mapping[str, Any]) -> ResidualMLP:
-        """Return a fresh :class:`infl.nn.mlp.ResidualMLP`."""
+    def build(self, panel: Mapping[str, Any]) -> OnPanel:
+        """Return a fresh :class:`infl.nn.mlp.ResidualMLP`, or a linear model."""
+        sizes = len(panel["features"]), len(panel["classes"])
+        if not self.width:
+            return LinearClassifier(*sizes)
         return ResidualMLP(
-            len(panel["features"]),
-            len(panel["classes"]),
+            *sizes,
             width=self.width,
             n_blocks=self.n_blocks,
             dropout=self.dropout,
+            coordinate=self.coordinate,
         )
+
+    def is_local(self, parameter: str) -> bool:
+        """The site's coordinate stays at the site."""
+        return parameter == "site"
+
+    def keep(self, data: LabelledRows) -> Sums:
+        """Return the site's own moments, where features are scaled by them."""
+        if data.standardise not in ("site", "rank"):
+            return {}
+        center, scale = data.own_moments
+        return {"own_center": center, "own_scale": scale}
+
+    def adapt(self, module: nn.Module, data: LabelledRows, private: Sums) -> None:
+        """Move the coordinate until mean and deviation of the latent are those of the sites of the fit."""
+        net = cast(ResidualMLP, module)
+        if net.site is None or "latent_sum" not in private:
+            return
+        mean, square = (torch.from_numpy(private[k]).float() for k in ("latent_sum", "latent_square"))
+        deviation = (square - mean**2).clamp_min(0).sqrt()
+        index = np.arange(data.x.shape[0])
+        x = torch.from_numpy(
+            data.rows(index if len(index) <= 4096 else np.linspace(0, len(index) - 1, 4096).astype(int))
+        )
+        optimiser = torch.optim.Adam([net.site], lr=ADAPT_LR)
+        with torch.enable_grad():
+            for _ in range(ADAPT_STEPS):
+                z = net.latent(x)
+                distance = ((z.mean(0) - mean) ** 2).mean() + ((z.std(0, correction=0) - deviation) ** 2).mean()
+                optimiser.zero_grad()
+                (distance + ADAPT_RIDGE * (net.site**2).sum()).backward()
+                optimiser.step()
 
     def configure(self, module: nn.Module, private: Sums) -> None:
         """Set moments, class weights and temperature."""
@@ -224,6 +280,8 @@ class Classifier(Task):
 
     def units(self, panel: Mapping[str, Any]) -> dict[str, dict[int, Sequence[str]]]:
         """Columns of the first layer are features, rows of the last are classes."""
+        if not self.width:
+            return {"head.weight": {0: panel["classes"], 1: panel["features"]}, "head.bias": {0: panel["classes"]}}
         return {
             "embed.weight": {1: panel["features"]},
             "head.weight": {0: panel["classes"]},
@@ -233,7 +291,7 @@ class Classifier(Task):
     def loss(self, module: nn.Module, batch: tuple[Tensor, Tensor], step: Step) -> Tensor:
         """Return the class-weighted cross-entropy of a batch."""
         x, y = batch
-        weight = cast(ResidualMLP, module).class_weight
+        weight = cast(OnPanel, module).class_weight
         return (nn.functional.cross_entropy(module(x), y, reduction="none") * weight[y]).mean()
 
     # -- judging ---------------------------------------------------------------------------------------------------
@@ -245,7 +303,7 @@ class Classifier(Task):
     @torch.no_grad()
     def evaluate(self, module: nn.Module, data: LabelledRows, index: np.ndarray) -> Sums:
         """Return sums over the observations `index`."""
-        class_weight = cast(ResidualMLP, module).class_weight.double()
+        class_weight = cast(OnPanel, module).class_weight.double()
         k = class_weight.numel()
         sums = {"weighted_loss": np.zeros(()), "weight": np.zeros(()), "confusion": np.zeros((k, k))}
         sums["bins"] = np.zeros((N_BINS, 3))
@@ -279,13 +337,18 @@ class Classifier(Task):
     # -- results ---------------------------------------------------------------------------------------------------
     @torch.no_grad()
     def infer(self, module: nn.Module, data: LabelledRows, private: Sums) -> dict[str, np.ndarray]:
-        """Return calibrated probabilities (n, classes) and the latent (n, width)."""
-        net, probability, latent = cast(ResidualMLP, module), [], []
+        """Return calibrated probabilities (n, classes) and the latent (n, width); a linear model's are its logits."""
+        net, probability, latent = cast(OnPanel, module), [], []
+        if self.standardise in ("site", "rank"):
+            if "own_center" in private:
+                data.own_moments = (private["own_center"], private["own_scale"])
+            elif self.balance:
+                balance_moments(net, data)
         for chunk in data.x.chunks():
             z = net.latent(torch.from_numpy(data.rows(chunk)))
             logits = net.head(z) / net.temperature
             probability.append(logits.softmax(1).numpy())
-            latent.append(z.numpy())
+            latent.append((z if self.width else logits).numpy())
         return {"probability": np.concatenate(probability), "latent": np.concatenate(latent)}
 
     def write(
@@ -376,8 +439,8 @@ class LabelledRows(SiteData):
     train, validation
         Indices.
     standardise
-        ``"site"``: scale features by this site's own moments over the training rows; ``"sample"``: each row by its own
-        mean and deviation.
+        ``"site"``: scale features by this site's own moments over the training rows; ``"rank"``: after ranking within rows;
+        ``"sample"``: each row by its own mean and deviation.
     """
 
     def __init__(
@@ -393,7 +456,7 @@ class LabelledRows(SiteData):
 
     def rows(self, index: np.ndarray | slice) -> np.ndarray:
         """Return the features of the rows `index` (n_rows, n_features), float32."""
-        rows = self.x.rows(index)
+        rows = self._unscaled(index)
         if self.standardise == "none":
             return rows
         if self.standardise == "sample":
@@ -401,6 +464,15 @@ class LabelledRows(SiteData):
             return (rows - np.nanmean(rows, 1, keepdims=True)) / np.where(deviation > 0, deviation, 1)
         center, scale = self.own_moments
         return (rows - center) / scale
+
+    def _unscaled(self, index: np.ndarray | slice) -> np.ndarray:
+        rows = self.x.rows(index)
+        if self.standardise != "rank":
+            return rows
+        from scipy.stats import rankdata
+
+        ranks = rankdata(rows, axis=1, nan_policy="omit")  # from 1; what was not measured stays NaN
+        return (ranks / (~np.isnan(rows)).sum(1, keepdims=True).clip(1)).astype(np.float32)
 
     def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return features (n, n_features) and class numbers (n,)."""
@@ -410,14 +482,32 @@ class LabelledRows(SiteData):
     def reduce(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Add `function` (of rows as float64) over the training rows."""
         blocks = np.array_split(self.train, max(1, -(-len(self.train) // 2048)))
-        return np.sum([function(self.x.rows(block).astype(np.float64)) for block in blocks], axis=0)
+        return np.sum([function(self._unscaled(block).astype(np.float64)) for block in blocks], axis=0)
 
     @cached_property
     def own_moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each feature over the training rows."""
-        n = self.reduce(lambda x: (~np.isnan(x)).sum(0))
-        mean = self.reduce(lambda x: np.nansum(x, 0)) / np.maximum(n, 1)
-        deviation = np.sqrt(self.reduce(lambda x: np.nansum((x - mean) ** 2, 0)) / np.maximum(n - 1, 1))
+        """Mean and standard deviation of each feature over the training rows; with labels, every class counts alike."""
+        if self.labels is None:
+            return self.moments(np.ones(len(self.train)))
+        labels = self.labels[self.train].numpy()
+        return self.moments(1 / np.bincount(labels)[labels])
+
+    def moments(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each feature over the training rows, weighted (n_train,)."""
+        of_row = np.zeros(self.x.shape[0])
+        of_row[self.train] = weight / weight.sum()
+        blocks = np.array_split(self.train, max(1, -(-len(self.train) // 2048)))
+
+        def mean_of(function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+            sums, total = np.zeros(self.x.shape[1]), np.zeros(self.x.shape[1])
+            for block in blocks:
+                x, w = self._unscaled(block).astype(np.float64), of_row[block]
+                sums += w @ np.nan_to_num(function(x))
+                total += w @ ~np.isnan(x)
+            return sums / np.maximum(total, 1e-12)
+
+        mean = mean_of(lambda x: x)
+        deviation = np.sqrt(mean_of(lambda x: (x - mean) ** 2))
         return mean.astype(np.float32), np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32)
 
 
@@ -441,6 +531,28 @@ def stratified_split(labels: np.ndarray, share: float, rng: np.random.Generator)
     taken = np.floor(np.arange(1, len(free) + 1) * rate + rng.random()).astype(int)
     validation = np.sort(free[np.diff(taken, prepend=0) > 0])
     return np.setdiff1d(np.arange(len(labels)), validation), validation
+
+
+@torch.no_grad()
+def balance_moments(module: nn.Module, data: LabelledRows) -> None:
+    """Weight the moments of unlabelled data so that the classes that the model sees in them count alike.
+
+    At the sites of the fit the labels do that. Here the weights and the model's posteriors are found in turn, as in
+    expectation maximisation; a class with less than half an observation has no part.
+    """
+    for _ in range(BALANCE_STEPS):
+        posterior = torch.cat([module(torch.from_numpy(data.rows(chunk))) for chunk in data.x.chunks()]).softmax(1)
+        of_class = posterior.sum(0)  # (classes,)
+        shares = posterior / of_class.clamp_min(1e-9)
+        data.own_moments = data.moments(shares[:, of_class > 0.5].sum(1).double().numpy())
+
+
+@torch.no_grad()
+def latents(module: nn.Module, data: LabelledRows, index: np.ndarray) -> Tensor:
+    """Return the latent of the rows `index` (n_rows, width)."""
+    net = cast(OnPanel, module)
+    blocks = np.array_split(index, max(1, -(-len(index) // 2048)))
+    return torch.cat([net.latent(torch.from_numpy(data.rows(block))) for block in blocks])
 
 
 def fused(mdata: MuData, layer: str | None = None) -> AnnData:

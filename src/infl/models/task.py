@@ -166,6 +166,13 @@ class Task(ABC):
         """Names of the units along axes of parameters, where they have names: ``{parameter: {axis: names}}``."""
         return {}
 
+    def keep(self, data: Any) -> Sums:
+        """Return what a site's own model knows of the site beside the global model (moments); it is never sent."""
+        return {}
+
+    def adapt(self, module: nn.Module, data: Any, private: Sums) -> None:  # noqa: B027 - most tasks need none
+        """Estimate, from unlabelled data, the parameters that a site learns for itself; for a site not in the fit."""
+
     def is_local(self, parameter: str) -> bool:
         """Whether a parameter stays at its site and is not averaged."""
         return False

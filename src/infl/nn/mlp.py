@@ -1,9 +1,14 @@
-"""Residual multilayer perceptron with LayerNorm: the backbone for tabular omics panels."""
+"""Backbones for tabular omics panels: a residual multilayer perceptron with LayerNorm, and a linear model."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+from infl.nn.film import FiLM
+
+COORDINATE_GAIN = 10.0
+"""The stored coordinate is a tenth of the one that is used, so that it learns ten times faster than the weights."""
 
 
 class ResidualBlock(nn.Module):
@@ -21,7 +26,68 @@ class ResidualBlock(nn.Module):
         return h + self.contract(self.dropout(nn.functional.silu(self.expand(self.norm(h)))))
 
 
-class ResidualMLP(nn.Module):
+class OnPanel(nn.Module):
+    """What classifiers on a panel of features have in common: moments, class weights and a temperature.
+
+    Notes
+    -----
+    They are set from sums over sites, and not part of ``state_dict``: they describe the cohort, so a model file holds
+    them encrypted.
+    """
+
+    center: Tensor
+    scale: Tensor
+    class_weight: Tensor
+    temperature: Tensor
+    head: nn.Linear
+
+    def __init__(self, n_features: int, n_classes: int) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(n_features), persistent=False)
+        self.register_buffer("scale", torch.ones(n_features), persistent=False)
+        self.register_buffer("class_weight", torch.ones(n_classes), persistent=False)
+        self.register_buffer("temperature", torch.ones(()), persistent=False)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Standardise (n, n_features); NaN, where a feature was not measured, becomes no part in sum and gradient."""
+        return ((x - self.center) / self.scale).clamp(-10, 10).nan_to_num(0.0)
+
+    def latent(self, x: Tensor) -> Tensor:
+        """Map (n, n_features) to what the head takes."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, n_features) to logits (n, n_classes)."""
+        return self.head(self.latent(x))
+
+
+class LinearClassifier(OnPanel):
+    """Multinomial logistic regression that begins near zero.
+
+    Parameters
+    ----------
+    n_features, n_classes
+        Sizes of input and output.
+
+    Examples
+    --------
+    >>> import torch
+    >>> LinearClassifier(30, 4)(torch.zeros(2, 30)).shape
+    torch.Size([2, 4])
+    """
+
+    def __init__(self, n_features: int, n_classes: int) -> None:
+        super().__init__(n_features, n_classes)
+        self.head = nn.Linear(n_features, n_classes)
+        nn.init.normal_(self.head.weight, std=1e-4)  # no exact zero, which the lock's product would show
+        nn.init.normal_(self.head.bias, std=1e-4)
+
+    def latent(self, x: Tensor) -> Tensor:
+        """Return the standardised features."""
+        return self.scaled(x)
+
+
+class ResidualMLP(OnPanel):
     """Classifier on a panel of features.
 
     Parameters
@@ -34,11 +100,9 @@ class ResidualMLP(nn.Module):
         Number of residual blocks.
     dropout
         Dropout rate on the input projection and inside the blocks.
-
-    Notes
-    -----
-    ``center``, ``scale``, ``class_weight`` and ``temperature`` are set from sums over sites. They are not part of
-    ``state_dict``: they describe the cohort, so a model file holds them encrypted.
+    coordinate
+        Size of a site's own coordinate, the parameter ``site``, by which a :class:`infl.nn.film.FiLM` after the input
+        projection absorbs what is particular to the site; 0: none.
 
     Examples
     --------
@@ -48,33 +112,30 @@ class ResidualMLP(nn.Module):
     (torch.Size([2, 4]), torch.Size([2, 64]))
     """
 
-    center: Tensor
-    scale: Tensor
-    class_weight: Tensor
-    temperature: Tensor
-
     def __init__(
-        self, n_features: int, n_classes: int, *, width: int = 64, n_blocks: int = 2, dropout: float = 0.2
+        self,
+        n_features: int,
+        n_classes: int,
+        *,
+        width: int = 64,
+        n_blocks: int = 2,
+        dropout: float = 0.2,
+        coordinate: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(n_features, n_classes)
         self.embed = nn.Linear(n_features, width)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(ResidualBlock(width, dropout) for _ in range(n_blocks))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, n_classes)
-        self.register_buffer("center", torch.zeros(n_features), persistent=False)
-        self.register_buffer("scale", torch.ones(n_features), persistent=False)
-        self.register_buffer("class_weight", torch.ones(n_classes), persistent=False)
-        self.register_buffer("temperature", torch.ones(()), persistent=False)
+        self.film = FiLM(width, 1.0, code_size=coordinate) if coordinate else None
+        self.site = nn.Parameter(torch.zeros(coordinate)) if coordinate else None
 
     def latent(self, x: Tensor) -> Tensor:
         """Map (n, n_features), NaN where a feature was not measured, to the latent (n, width)."""
-        z = ((x - self.center) / self.scale).clamp(-10, 10).nan_to_num(0.0)  # no part in the sum, and no gradient
-        h = self.dropout(self.embed(z))
+        h = self.dropout(self.embed(self.scaled(x)))
+        if self.film is not None and self.site is not None:
+            h = self.film(h, COORDINATE_GAIN * self.site)
         for block in self.blocks:
             h = block(h)
         return self.norm(h)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (n, n_features) to logits (n, n_classes)."""
-        return self.head(self.latent(x))

@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_fit": ["fit_federated"],
         "_from_scvi": ["from_scvi"],
         "_perturb": ["predict_perturbations"],
+        "_personalise": ["Personalised", "personalise"],
         "_predict": ["embed", "predict"],
     },
 )

@@ -16,6 +16,7 @@ from infl.federation.report import round_bar
 from infl.federation.seeds import generator
 from infl.models.registry import make_task
 from infl.tl._fit import as_sites
+from infl.tl._personalise import personalise
 from infl.tl._predict import infer
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ METHODS = (
     "published_wrong_key",
     "baseline",
 )
+OPTIONAL = ("infl_personal",)
 N_WRONG_KEYS = 10
 LOWER_IS_BETTER = ("error", "loss", "mse", "nll")
 Scores = tuple[dict[str, float], dict[str, dict[str, float]]]
@@ -84,6 +86,8 @@ def compare(
             The default lock and seal with the right key, ten random keys (mean), and none.
         ``"published"``, ``"published_wrong_key"``
             The published keyed method.
+        ``"infl_personal"``
+            ``"infl"`` with each site's model fine-tuned there (:func:`infl.tl.personalise`); only when it is named.
         ``"baseline"``
             What practitioners would try first, on pooled data (multinomial logistic regression for a classifier).
     test_share
@@ -121,9 +125,11 @@ def compare(
 
     tables = as_sites(sites, site_key)
     chosen = list(METHODS if methods is None else methods)
-    unknown = [m for m in chosen if m not in METHODS]
+    unknown = [m for m in chosen if m not in METHODS + OPTIONAL]
     if unknown:
-        raise SettingsError(f"method {unknown[0]!r} is not known: some of {', '.join(METHODS)}")
+        raise SettingsError(f"method {unknown[0]!r} is not known: some of {', '.join(METHODS + OPTIONAL)}")
+    if holdout == "site" and "infl_personal" in chosen:
+        raise SettingsError("method 'infl_personal' trains at the sites that are judged: not with holdout='site'")
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds or not chosen:
         raise SettingsError("seeds= and methods= need at least one entry each")
@@ -221,6 +227,9 @@ class _Bench:
             lock = {"fedavg": "none", "infl": "field", "published": "published"}[kind]
             self.runs[kind] = self._fit(self.train, lock, "group" if kind == "infl" else "none")
         run = self.runs[kind]
+        if method == "infl_personal":
+            personal = personalise(self.train, run, key=run.key, seed=self.seed).models
+            return self._judge(lambda site: infer(self.test[site], personal[site], run.key))
         if method.endswith("no_key"):
             return self._judge(lambda site: infer(self.test[site], run.model, None))
         if method.endswith("wrong_key"):

@@ -195,7 +195,8 @@ def write_results(sites: Mapping[str, Data] | Data, outcome: Outcome, key_added:
     for name, adata in objects.items():
         member = outcome.sites.get(name)
         module = replica.module(member.local if member else None)
-        outputs[name] = replica.task.infer(module, replica.task.read(adata, panel, site=name), replica.private)
+        private = replica.private | (replica.task.keep(member.data) if member else {})
+        outputs[name] = replica.task.infer(module, replica.task.read(adata, panel, site=name), private)
     for name, adata in objects.items():
         replica.task.write(adata, outputs[name], panel, key_added=key_added)
         adata.uns[key_added] = model_facts(outcome.run.model, opened=True) | run_facts(outcome.run)

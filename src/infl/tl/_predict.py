@@ -27,7 +27,17 @@ def infer(
     task, panel = model.header.build_task(), model.header.panel
     private = model.private_arrays(key if verify else None)
     data = task.read(adata, panel, site=name, keyless=not private)
-    return task.infer(model.module(key, verify=verify), data, private)
+    module = model.module(key, verify=verify)
+    own = [p for p, _ in module.named_parameters() if p not in model.stored]
+    if own:
+        unknown = [p for p in own if not task.is_local(p) and "norm" not in p.split(".")]
+        if unknown:
+            raise SettingsError(
+                f"this model leaves {unknown[0]} to each site: predict with the site's own, run.site_models[…]; "
+                "there is none for a new site"
+            )
+        task.adapt(module, data, private)
+    return task.infer(module, data, private)
 
 
 def warn_unopened(model: LockedModel, key: Keyring | None) -> bool:

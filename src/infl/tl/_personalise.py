@@ -1,0 +1,156 @@
+"""Fine-tuning a federated model at a site, after the fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from infl.errors import SettingsError
+from infl.federation.replica import ADAM_EPS
+from infl.federation.seeds import derive, generator
+from infl.models.locked import LockedModel, lock_model
+from infl.models.task import Step
+from infl.tl._results import checked_model
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from infl._types import Data
+    from infl.federation.run import FederatedRun
+    from infl.keys import Keyring
+
+
+@dataclass(frozen=True)
+class Personalised:
+    """Result of :func:`personalise`.
+
+    Attributes
+    ----------
+    models
+        Each site's own model, locked under the key of the global one.
+    table
+        One row a site: ``site``, ``n_train``, ``n_validation``, ``epochs`` (0: the global model was best and is kept), the
+        monitored and the headline metric on the site's validation data ``before`` and ``after``. The epoch was chosen on
+        the same data, so ``after`` is hopeful; :func:`infl.tl.compare` with ``"infl_personal"`` measures on others.
+    """
+
+    models: dict[str, LockedModel] = field(repr=False)
+    table: pd.DataFrame
+
+
+def personalise(
+    sites: Mapping[str, Data],
+    model: LockedModel | FederatedRun,
+    *,
+    key: Keyring | None = None,
+    epochs: int = 30,
+    patience: int = 5,
+    seed: int = 0,
+) -> Personalised:
+    """Go on training the global model at each site, on its own data, as long as its validation data gain from it.
+
+    Nothing is sent. A site whose validation data gain nothing, or that has none, keeps the global model.
+
+    Parameters
+    ----------
+    sites
+        The sites' data by name; a site that was in the fit splits off the same validation part. Not altered.
+    model
+        ``run.model``, or the run itself: then sites with weights of their own go on from those.
+    key
+        Key ring that opens the model.
+    epochs, patience
+        Most passes over a site's data, and how many without a better validation metric end it.
+    seed
+        Fixes batches and dropout.
+
+    Returns
+    -------
+    Personalised
+        ``.models`` by site, for :func:`infl.tl.predict`, and ``.table``.
+
+    Raises
+    ------
+    InflError
+        The key does not open the model, or the data do not fit it.
+
+    References
+    ----------
+    Wang et al., Federated evaluation of on-device personalization, arXiv 1910.10252.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> run = infl.tl.fit_federated(sites, target="tumour_class", rounds=2, progress=False)
+    >>> own = infl.tl.personalise(sites, run, key=run.key, epochs=3)
+    >>> infl.tl.predict(sites["site_1"], own.models["site_1"], key=run.key)
+    >>> own.table["site"].tolist() == list(sites)
+    True
+    """
+    import pandas as pd
+
+    for name, value in {"epochs": epochs, "patience": patience}.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise SettingsError(f"{name}={value!r}: give a whole number of at least 1")
+    shared = checked_model(model)
+    own = getattr(model, "site_models", {})
+    models, rows = {}, []
+    for site, adata in sites.items():
+        models[site], row = _fine_tuned(own.get(site, shared), adata, site, key, epochs, patience, seed)
+        rows.append(row)
+    return Personalised(models, pd.DataFrame(rows))
+
+
+def _fine_tuned(
+    model: LockedModel, adata: Data, site: str, key: Keyring | None, epochs: int, patience: int, seed: int
+) -> tuple[LockedModel, dict[str, Any]]:
+    """Return a site's model, and its row of the table."""
+    import torch
+
+    h = model.header
+    task, private = h.build_task(), model.private_arrays(key)
+    data = task.read(adata, h.panel, site=site, rng=generator(h.seed, "validation part", site))
+    module = model.module(key)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=task.lr, eps=ADAM_EPS, weight_decay=task.weight_decay)
+
+    def judged() -> dict[str, float]:
+        return task.summarise(task.evaluate(module.eval(), data, data.validation))
+
+    before = best = judged()
+    weights, best_epoch = _copy(module), 0
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(seed, "personal dropout", site))
+        rng = generator(seed, "personal batches", site)
+        for epoch in range(1, epochs + 1) if len(data.validation) else ():
+            order = rng.permutation(data.train)
+            batches = np.array_split(order, max(1, round(len(order) / task.batch_size)))
+            module.train()
+            for number, index in enumerate(batches):
+                optimiser.zero_grad()
+                task.loss(module, data.batch(index), Step(epoch, epochs, number, len(batches))).backward()
+                optimiser.step()
+            now = judged()
+            better = now[task.monitor] > best[task.monitor] if task.maximise else now[task.monitor] < best[task.monitor]
+            if better:
+                best, weights, best_epoch = now, _copy(module), epoch
+            elif epoch - best_epoch >= patience:
+                break
+    row: dict[str, Any] = {"site": site, "n_train": len(data.train), "n_validation": len(data.validation)}
+    row["epochs"] = best_epoch
+    for metric in dict.fromkeys((task.monitor, task.headline)):
+        row |= {f"{metric}_before": before[metric], f"{metric}_after": best[metric]}
+    locked = lock_model(h, weights, private | task.keep(data), key if h.fingerprint else None, salt=_salt(model))
+    return locked, row
+
+
+def _copy(module: Any) -> dict[str, Any]:
+    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+
+def _salt(model: LockedModel) -> str | None:
+    """The published method's secret is bound to its salt; every other model gets a fresh one."""
+    return model.header.salt if model.header.lock == "published" else None
