@@ -19,6 +19,7 @@ from infl.privacy.dp import (
     clipped_gradients,
     discrete_gaussian,
     epsilon_of,
+    noise_for,
     steps_of,
 )
 
@@ -94,6 +95,18 @@ def test_budget_is_spent_and_not_overspent(khan_sites: dict[str, AnnData]) -> No
     stored = khan_sites["site_1"].uns["infl"]["privacy"]
     assert stored["epsilon"] == run.privacy["epsilon"]
     assert {"delta", "clip_norm", "noise_multiplier", "sample_rate", "rounds", "accountant", "noise"} <= set(stored)
+
+
+@pytest.mark.parametrize(("epsilon", "accountant"), [(0.5, "rdp"), (1.0, "prv"), (1e5, "prv")])
+def test_noise_is_the_least_that_keeps_the_budget(epsilon: float, accountant: str) -> None:
+    noise = noise_for(epsilon, 1e-5, 0.2, 60, accountant)
+    assert 0.98 * epsilon < epsilon_of([(noise, 0.2, 60)], 1e-5, accountant) <= epsilon
+    assert epsilon_of([(0.98 * noise, 0.2, 60)], 1e-5, accountant) > epsilon
+
+
+def test_budget_that_no_noise_keeps_is_refused() -> None:
+    with pytest.raises(SettingsError, match="no noise spends as little as epsilon=1e-09"):
+        DP(epsilon=1e-9, delta=1e-5).resolve(1000)
 
 
 def test_more_responders_than_promised_spend_less(khan_sites: dict[str, AnnData]) -> None:
