@@ -1,5 +1,6 @@
 """Between hospitals: `docs/deploy.md` followed word by word, and the one line where something cannot work."""
 
+import json
 import os
 import re
 import shutil
@@ -226,7 +227,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     "command",
     [
-        *(f"coordinator {c}" for c in ("init", "approve", "start", "check")),
+        *(f"coordinator {c}" for c in ("init", "approve", "start", "check", "revoke", "renew")),
         *(f"site {c}" for c in ("enrol", "install", "start", "check", "approve", "ledger")),
         *(f"run {c}" for c in ("template", "panel", "status", "watch", "stop", "resume", "fetch")),
     ],
@@ -295,6 +296,30 @@ def test_kits_ports_and_fingerprints(here: Path, khan: AnnData) -> None:
     (here / "run.toml").write_text((here / "run.toml").read_text().replace("rounds = 20", "rounds = 21"))
     assert "begun with other settings" in refused("coordinator", "start", "run.toml")
     assert "is no server kit" in refused("coordinator", "start", "run.toml", "--home", "hospital_a")
+    renewed(here, fingerprint)
+
+
+def renewed(here: Path, fingerprint: str) -> None:
+    """New certificates serve in place of old ones; a site that was shut out is on the server's list."""
+    kits = {name: here / name / "kit" / "startup" for name in ("coordinator", "hospital_a")}
+    before = {name: sorted(f.read_bytes() for f in kit.glob("*.key")) for name, kit in kits.items()}
+    assert typed("site", "enrol", "hospital_a", "--renew").exit_code == 0
+    request, signed = (here / f for f in ("hospital_a/hospital_a.request.zip", "coordinator/hospital_a.signed.zip"))
+    assert typed("coordinator", "approve", request, "--yes").exit_code == 0
+    assert typed("site", "install", signed, "--fingerprint", fingerprint).exit_code == 0
+    assert "valid for 365 days" in typed("coordinator", "renew").stdout
+    for name, kit in kits.items():
+        assert sorted(f.read_bytes() for f in kit.glob("*.key")) != before[name]
+        assert (kit.parent / "local" / "resources.json").exists()
+        assert not [*(here / name).glob("*.new")]
+    checked = typed("site", "check", "--data", "cohort.h5ad").stdout
+    assert re.search(r"ok +certificate +valid for 365 days", checked)
+    assert "no certificate to renew" in refused("site", "enrol", "b", "--renew")
+    assert "'hospital_z' was not enrolled here" in refused("coordinator", "revoke", "hospital_z", kind=FederationError)
+    assert "infl key revoke hospital_a" in typed("coordinator", "revoke", "hospital_a").stdout
+    assert json.loads((kits["coordinator"].parent / "disabled_clients.json").read_text()) == {
+        "disabled_clients": ["hospital_a"]
+    }
 
 
 def begun(folder: Path) -> None:

@@ -9,17 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from anndata import AnnData
 
 from infl import __version__
-from infl.errors import DataError, FederationError
+from infl.errors import DataError, FederationError, SealError
 from infl.federation.agreement import Agreement
-from infl.federation.checkpoint import Checkpoint
-from infl.federation.coordinator import Coordinator, programme
+from infl.federation.checkpoint import Checkpoint, restore_snapshot, take_snapshot
+from infl.federation.coordinator import MAX_TOTALS, Coordinator, programme
 from infl.federation.local import run_in_process
-from infl.federation.messages import Alive, Answer, Done, Offer, Plan, Trouble
+from infl.federation.messages import Alive, Answer, Done, Offer, Plan, Refusal, Trouble
 from infl.federation.remote import Patience, RemoteTransport
 from infl.federation.replica import Replica, build_bench
 from infl.federation.resident import Resident
@@ -27,7 +28,7 @@ from infl.federation.site import Site
 from infl.federation.wire import decode, encode
 from infl.keys import Keyring
 from infl.models import Classifier
-from infl.privacy.seal import Ledger, Packing
+from infl.privacy.seal import Ledger, Packing, Words
 
 QUICK = Patience(silence=0.5, repeat=0.1, first=20, least=20, consent=20)
 TASK = Classifier(target="label", width=8, n_blocks=1)
@@ -48,6 +49,7 @@ class House:
         self.residents: dict[str, Resident] = {}
         self.results: dict[str, Replica] = {}
         self.transport = RemoteTransport(self.agreement.sites, self.to_site, QUICK)
+        self.now = 0
 
     def to_site(self, site: str, content: bytes) -> None:
         if site in self.residents and not self.lose(site, "to", decode(content)):
@@ -183,6 +185,49 @@ def test_a_dead_site_costs_itself_and_catches_up_when_it_is_back(
     assert all(torch.equal(t, thetas[0]) for t in thetas)
 
 
+@pytest.mark.parametrize("settings", [{}, {"aggregation": "fedadam"}, {"seal": "pairwise"}])
+def test_a_site_that_was_away_for_long_needs_few_sums(
+    small_sites: dict[str, AnnData], tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """The coordinator keeps some sums and one encrypted model, however long a site is away, also over a restart."""
+    house = House(small_sites, tmp_path, rounds=14, **settings)
+    with house.open():
+        steps, held = house.coordinator().run(), []
+        for exchange in steps:
+            held.append(len(Checkpoint(tmp_path / "coordinator").progress().totals))
+            if exchange.round == 1:
+                house.kill("site_2")
+            if exchange.round == 12:
+                break
+    assert max(held) <= MAX_TOTALS
+    progress = Checkpoint(tmp_path / "coordinator").progress()
+    assert progress.snapshot is not None
+    assert progress.snapshot.seq + len(progress.totals) >= progress.seq - 1
+    house.transport = RemoteTransport(house.agreement.sites, house.to_site, QUICK)
+    with house.open():
+        list(house.coordinator().run())
+    thetas = [r.theta for r in house.results.values()]
+    assert len(thetas) == 4
+    assert all(torch.equal(t, thetas[0]) for t in thetas)
+    assert [r.rows for r in house.results.values()] == [house.results["site_1"].rows] * 4
+    weights = [t.numpy().tobytes()[:24] for t in thetas]
+    stored = (tmp_path / "coordinator" / "coordinator.safetensors").read_bytes()
+    assert not any(w in stored or w in progress.snapshot.state for w in weights)
+
+
+def test_an_altered_snapshot_is_refused(small_sites: dict[str, AnnData], tmp_path: Path) -> None:
+    house = House(small_sites, tmp_path)
+    replica, other = Replica(house.agreement, house.key), Replica(replace(house.agreement, seed=1), house.key)
+    content = take_snapshot(replica)
+    replica.seq = 5
+    further = take_snapshot(replica)
+    restore_snapshot(replica, content)
+    assert replica.seq == 5, "an older one changes nothing"
+    for wrong in (further[:-1], bytes(len(further)), b"", take_snapshot(other)):
+        with pytest.raises(SealError, match="altered; refused"):
+            restore_snapshot(replica, wrong)
+
+
 def test_a_late_answer_to_an_earlier_exchange_is_not_counted(small_sites: dict[str, AnnData], tmp_path: Path) -> None:
     held: list[bytes] = []
     house = House(small_sites, tmp_path)
@@ -199,6 +244,47 @@ def test_a_late_answer_to_an_earlier_exchange_is_not_counted(small_sites: dict[s
     with house.open():
         list(house.coordinator().run())
     assert all(torch.equal(r.theta, house.expected()) for r in house.results.values())
+
+
+MALFORMED: dict[str, Callable[[Answer], Any]] = {
+    "too many words": lambda a: replace(a, words=Words(np.append(a.words.low, a.words.low), a.words.high)),
+    "too few sums": lambda a: replace(a, words=Words(a.words.low, a.words.high[:-1])),
+    "another run": lambda a: replace(a, run="0" * 32),
+    "another key": lambda a: replace(a, key_version=7, fingerprint="abcd"),
+    "a refusal of nothing": lambda a: Refusal(a.site, a.seq, a.attempt, ("no such array",)),
+}
+
+
+@pytest.mark.parametrize("how", MALFORMED)
+def test_a_malformed_answer_costs_its_site_one_exchange(
+    small_sites: dict[str, AnnData], tmp_path: Path, how: str
+) -> None:
+    house = House(small_sites, tmp_path, rounds=3)
+    altered: list[int] = []
+
+    def alter(site: str, way: str, message: Any) -> bool:
+        if site == "site_2" and way == "from" and isinstance(message, Answer) and house.now == 2 and not altered:
+            altered.append(message.seq)
+            house.transport.receive(site, encode(MALFORMED[how](message)))
+            return True
+        return False
+
+    house.lose = alter
+    seen = {}
+    with house.open():
+        coordinator = house.coordinator()
+        house.now = 1
+        for exchange in coordinator.run():
+            house.now = exchange.round + 1
+            if exchange.round:
+                seen[exchange.round] = coordinator.progress.totals[-1].responders
+    everyone = house.agreement.sites
+    assert altered
+    assert seen == {1: everyone, 2: tuple(s for s in everyone if s != "site_2"), 3: everyone}
+    assert house.transport.refused == 1
+    thetas = [r.theta for r in house.results.values()]
+    assert len(thetas) == 4
+    assert all(torch.equal(t, thetas[0]) for t in thetas)
 
 
 def test_too_few_sites_end_the_attempt_and_are_named(small_sites: dict[str, AnnData], tmp_path: Path) -> None:

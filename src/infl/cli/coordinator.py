@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import signal
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +15,7 @@ from infl.errors import FederationError, FileError, InflError
 
 if TYPE_CHECKING:
     from infl.federation.attempt import Status
+    from infl.federation.flare.engine import Daemon
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 Home = Annotated[Path, typer.Option("--home", envvar="INFL_COORDINATOR", help="The coordinator's folder.")]
@@ -56,14 +60,20 @@ def approve(
 
 @app.command()
 def start(
-    run: Annotated[Path, typer.Argument(help="run.toml")],
+    run: Annotated[Path | None, typer.Argument(help="run.toml.  [default: be up for runs from notebooks]")] = None,
     home: Home = HOME,
     give_up: Annotated[float, typer.Option(help="End after so many seconds without progress; 0: wait for ever.")] = 0,
+    metrics: Annotated[int, typer.Option(help="Port at this machine for Prometheus, e.g. 9464.  [default: none]")] = 0,
 ) -> None:
     """Start a run, or go on with it, and stay until it is finished. Ctrl-C ends it after the round under way.
 
+    Without a run, be up for those that holders of the admin kit ask for from notebooks, until Ctrl-C.
+
     Example: `infl coordinator start run.toml`
     """
+    if run is None:
+        serve(home)
+        return
     from infl.federation.attempt import RunFolder
     from infl.federation.runfile import RunFile
     from infl.federation.station import specification_digest
@@ -75,7 +85,43 @@ def start(
     elif specification_digest(folder.agreement) != specification_digest(wanted):
         raise FileError(f"run {file.name!r} was begun with other settings: choose another name in {run}")
     folder.keep_patience(file.patience())
-    supervise(home, file.name, give_up=give_up)
+    supervise(home, file.name, give_up=give_up, port=metrics)
+
+
+@app.command()
+def revoke(name: Annotated[str, typer.Argument(help="The site's name.")], home: Home = HOME) -> None:
+    """Shut a site out, at once and for good: its name, whatever certificates were signed for it.
+
+    Example: `infl coordinator revoke hospital_b`
+    """
+    from infl.federation.attempt import AGAIN, RunFolder
+    from infl.federation.flare.engine import Console
+    from infl.federation.flare.kits import revoke as shut_out
+
+    shut_out(home, name)
+    console = Console(home / "admin")
+    if console.ask(lambda session: session.disable_client(name)) is not None:
+        for folder in (home / "runs").glob("*"):
+            if RunFolder(folder).status.state == "running":
+                RunFolder(folder).request(AGAIN)  # the next attempt is without it
+    console.close()
+    typer.echo(f"{name}: shut out. Take its key away too, at the key holder: `infl key revoke {name}`")
+
+
+@app.command()
+def renew(home: Home = HOME) -> None:
+    """Make the coordinator's own keys and certificates anew, while it is not up; sites need nothing.
+
+    Example: `infl coordinator renew`
+    """
+    from infl.federation.attempt import alone
+    from infl.federation.flare.checks import days
+    from infl.federation.flare.kits import consortium_of, renew_coordinator
+
+    consortium_of(home)
+    with alone(home, wait=0):
+        renew_coordinator(home)
+    typer.echo(f"{home}: certificate {days(home / 'kit')}")
 
 
 @app.command()
@@ -92,9 +138,10 @@ def check(
 
 
 # -- for this file and the other commands --------------------------------------------------------------------------
-def supervise(home: Path, name: str, *, give_up: float = 0) -> None:
+def supervise(home: Path, name: str, *, give_up: float = 0, port: int = 0) -> None:
     """Bring a run to its end, from a terminal."""
     from infl.federation.flare.engine import Supervisor
+    from infl.federation.flare.metrics import metrics
 
     supervisor = Supervisor(home, name, say=lambda line: typer.echo(f"{name}: {line}"))
 
@@ -105,12 +152,38 @@ def supervise(home: Path, name: str, *, give_up: float = 0) -> None:
 
     before = signal.signal(signal.SIGINT, stop)
     try:
-        status = supervisor.go(give_up=give_up or float("inf"))
+        with metrics(port, name, lambda: supervisor.run.status) if port else nullcontext():
+            status = supervisor.go(give_up=give_up or float("inf"))
     finally:
         signal.signal(signal.SIGINT, before)
     if status.state != "finished":
         raise FederationError(f"run {name} was stopped after round {status.round}; start it again to go on")
-    typer.echo(f"{name}: finished; each site has the model, see `infl run fetch`")
+    typer.echo(f"{name}: finished; {status.message or 'each site has the model, see `infl run fetch`'}")
+
+
+def serve(home: Path) -> None:
+    """Keep the server up until Ctrl-C."""
+    from infl.federation.flare.checks import check_port
+    from infl.federation.flare.engine import SERVER, Daemon
+    from infl.federation.flare.kits import consortium_of
+
+    daemon = Daemon(home / "kit", SERVER, home / "server.log")
+    daemon.clear()
+    check_port(consortium_of(home))
+    until_told(daemon, "coordinator")
+
+
+def until_told(daemon: Daemon, name: str, each: Callable[[], None] = lambda: None) -> None:
+    """Keep an engine's process up until Ctrl-C or SIGTERM."""
+    over = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, frame: over.set()) for number in numbers]
+    typer.echo(f"{name}: up, Ctrl-C ends")
+    try:
+        daemon.keep(over, say=lambda line: typer.echo(f"{name}: {line}"), each=each)
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def show(status: Status) -> None:

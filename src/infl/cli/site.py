@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infl.cli.coordinator import report
+from infl.cli.coordinator import report, until_told
 from infl.errors import FileError
 
 if TYPE_CHECKING:
@@ -30,6 +28,7 @@ def enrol(
     name: Annotated[str, typer.Argument(help="The site's name.")],
     consortium: Annotated[Path, typer.Option(help="consortium.toml, from the coordinator.")] = Path("consortium.toml"),
     home: Annotated[Path | None, typer.Option("--home", help="Folder to make.  [default: NAME]")] = None,
+    renew: Annotated[bool, typer.Option("--renew", help="A new key and certificate for a site that has one.")] = False,
 ) -> None:
     """Make the site's private key, which never leaves this machine, and a request for the coordinator.
 
@@ -40,7 +39,7 @@ def enrol(
     from infl.federation.policy import TEMPLATE
 
     home = home or Path(name)
-    request, fingerprint = make(home, name, read_consortium(consortium))
+    request, fingerprint = make(home, name, read_consortium(consortium), renew=renew)
     policy = home / "policy.toml"
     if not policy.exists():
         policy.write_text(TEMPLATE)
@@ -58,9 +57,12 @@ def install(
 
     Example: `infl site install hospital_b.signed.zip --fingerprint "1a2b3c4d …"`
     """
+    from infl.federation.attempt import alone
     from infl.federation.flare.kits import install as make
 
-    kit = make(find_home(home), approved, fingerprint)
+    home = find_home(home)
+    with alone(home, wait=0):
+        kit = make(home, approved, fingerprint)
     typer.echo(f"{kit}: installed; now `infl site check --data cohort.h5ad --key consortium.key`")
 
 
@@ -88,10 +90,6 @@ def start(
         elif wrong is not None:
             raise wrong
     daemon = Daemon(station.home / "kit", CLIENT, station.home / "client.log")
-    over = threading.Event()
-    before = signal.signal(signal.SIGINT, lambda number, frame: over.set())
-    signal.signal(signal.SIGTERM, lambda number, frame: over.set())
-    typer.echo(f"{name}: up, Ctrl-C ends")
     seen = len(station.events())
 
     def tell() -> None:
@@ -101,10 +99,7 @@ def start(
             typer.echo(f"{name}: {line}")
         seen = len(events)
 
-    try:
-        daemon.keep(over, say=lambda line: typer.echo(f"{name}: {line}"), each=tell)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    until_told(daemon, name, tell)
 
 
 @app.command()

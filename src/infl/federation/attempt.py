@@ -34,6 +34,8 @@ STOP, AGAIN = "stop", "again"
 """Requests to a running attempt: end for good; end so that sites which came back take part in the next."""
 WAIT = 20.0
 """Seconds that a process of an earlier attempt, whose parent is gone, may take to notice."""
+DELIVERIES = 3
+"""How often the last sum is sent round before a run counts as finished without a site that is away."""
 OVER = ("finished", "stopped")
 """States that no further attempt follows."""
 
@@ -60,6 +62,8 @@ class Status:
         Process of the attempt, and when this was written (seconds since 1970).
     seconds
         Duration of the last rounds.
+    lacking, deliveries
+        Sites that have not got the last sum yet, and how often it was sent round.
     """
 
     state: str = "new"
@@ -73,6 +77,13 @@ class Status:
     pid: int = 0
     updated: float = 0.0
     seconds: tuple[float, ...] = ()
+    lacking: tuple[str, ...] = ()
+    deliveries: int = 0
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Status:
+        """Return a status from plain values."""
+        return cls(**{**raw, "seconds": tuple(raw["seconds"]), "lacking": tuple(raw["lacking"])})
 
 
 class RunFolder:
@@ -101,7 +112,15 @@ class RunFolder:
             raw = json.loads((self.folder / "status.json").read_text())
         except FileNotFoundError:
             return Status()
-        return Status(**{**raw, "seconds": tuple(raw["seconds"])})
+        return Status.from_json(raw)
+
+    @property
+    def position(self) -> int:
+        """Number of finished exchanges."""
+        return self.store.progress().position
+
+    def follow(self, job: str | None) -> None:
+        """A run whose state is on this disk can be followed without knowing the engine's job."""
 
     def keep_status(self, status: Status) -> None:
         """Write the status."""
@@ -120,12 +139,12 @@ class RunFolder:
         """Write down how long the coordinator waits for sites."""
         write_atomic(self.folder / "waiting.json", json.dumps(asdict(patience)).encode(), overwrite=True)
 
-    def record(self, total: Total) -> None:
+    def record(self, total: Total, **more: Any) -> None:
         """Append who was in a sum to ``exchanges.jsonl``, before the sum counts as done."""
         row = {"time": round(time.time(), 3), "seq": total.seq, "kind": total.kind, "round": total.round}
         row |= {"attempt": total.attempt, "cohort": total.cohort, "responders": total.responders}
         with explained(self.folder, "write to"), (self.folder / "exchanges.jsonl").open("a") as lines:
-            lines.write(json.dumps(row) + "\n")
+            lines.write(json.dumps(row | more) + "\n")
 
     def exchanges(self) -> list[dict[str, Any]]:
         """Return what was recorded, one row an exchange: of one that had to be done again, the last."""
@@ -190,14 +209,14 @@ class Attempt:
     def __init__(self, run: RunFolder, transport: RemoteTransport) -> None:
         self.run, self.transport = run, transport
         self._status = run.status
-        self._clock = 0.0
+        self._clock = self._begun = 0.0
 
     def go(self) -> Status:
         """Go on with the run as far as it goes; never raises an InflError, the status says what happened."""
         with alone(self.run.folder):
             self._note(state="offered", attempts=self._status.attempts + 1, message="", pid=os.getpid())
             try:
-                state, message = self._work(), ""
+                state, message = self._work()
             except InflError as error:
                 state, message = "ended", self._explained(str(error))
             if self.run.requested == STOP and state != "finished":
@@ -205,7 +224,7 @@ class Attempt:
             self._note(state=state, message=message, pid=0)
             return self._status
 
-    def _work(self) -> str:
+    def _work(self) -> tuple[str, str]:
         agreement = self.run.agreement
         task = task_from_json(agreement.task, agreement.options)
         exchanges = programme(task, agreement, build_bench(task, agreement).shared)
@@ -217,14 +236,28 @@ class Attempt:
         self._check(consents, agreement, needed)
         coordinator = Coordinator(agreement, exchanges, self.transport, progress=progress, keep=self._keep)
         self._note(state="running")
-        self._clock = time.monotonic()
+        self._clock = self._begun = time.monotonic()
         for exchange in coordinator.run():
             self._after(exchange, coordinator)
             coordinator.interrupted = bool(self.run.requested)
-        return "ended" if coordinator.interrupted else "finished"
+        if coordinator.interrupted:
+            return "ended", ""
+        return self._delivered(agreement)
+
+    def _delivered(self, agreement: Agreement) -> tuple[str, str]:
+        """The last sum was sent round: a site that was away is given some more chances to get it."""
+        lacking = tuple(s for s in agreement.sites if s not in self.transport.done)
+        self._note(lacking=lacking, deliveries=self._status.deliveries + 1)
+        if not lacking:
+            return "finished", ""
+        message = f"{', '.join(lacking[:8])} lacks the model: `infl run resume` when it is up"
+        return ("finished" if self._status.deliveries >= DELIVERIES else "ended"), message
 
     def _keep(self, progress: Progress) -> None:
-        self.run.record(progress.totals[-1])
+        total, peers = progress.totals[-1], self.transport.peers
+        now, took = time.monotonic(), {site: peers[site].took for site in total.responders}
+        self.run.record(total, seconds=round(now - self._begun, 4), took=took)
+        self._begun = now
         self.run.store.keep_progress(progress)
 
     def _check(self, consents: dict[str, Consent], agreement: Agreement, needed: int) -> None:

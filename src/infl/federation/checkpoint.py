@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from cryptography.exceptions import InvalidTag
 
 from infl._files import explained, write_atomic
-from infl.errors import FileError, SettingsError
+from infl.errors import FileError, SealError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.coordinator import Progress
-from infl.federation.messages import Total
+from infl.federation.messages import Snapshot, Total
 from infl.privacy.seal import Packing, Words
 
 if TYPE_CHECKING:
@@ -88,7 +89,10 @@ class Checkpoint:
             arrays |= {f"low.{total.seq}": total.words.low, f"high.{total.seq}": total.words.high}
             row = {k: v for k, v in vars(total).items() if k not in ("words", "packing")}
             totals.append(row | {"packing": total.packing.to_json()})
+        if progress.snapshot is not None:
+            arrays["snapshot"] = np.frombuffer(progress.snapshot.state, dtype=np.uint8)
         state = {"position": progress.position, "seq": progress.seq, "widened": progress.widened, "totals": totals}
+        state["snapshot"] = None if progress.snapshot is None else [progress.snapshot.site, progress.snapshot.seq]
         content = save(arrays, metadata={"progress": json.dumps(state)})
         write_atomic(self.folder / "coordinator.safetensors", content, overwrite=True)
 
@@ -111,18 +115,18 @@ class Checkpoint:
             )
             for row in state["totals"]
         )
-        return Progress(state["position"], state["seq"], tuple(state["widened"]), totals)
+        snapshot = None
+        if state["snapshot"] is not None:
+            site, seq = state["snapshot"]
+            snapshot = Snapshot(site, seq, arrays["snapshot"].tobytes())
+        return Progress(state["position"], state["seq"], tuple(state["widened"]), totals, snapshot)
 
     # -- sites -----------------------------------------------------------------------------------------------------
     def keep_sites(self, replica: Replica, sites: Mapping[str, Site]) -> None:
         """Write the replica and the sites' local weights, encrypted when there is a key."""
         from safetensors.numpy import save
 
-        arrays: dict[str, np.ndarray] = {"theta": replica.theta.numpy()}
-        if replica.best_theta is not None:
-            arrays["best"] = replica.best_theta.numpy()
-        arrays |= {f"rule.{name}": value.numpy() for name, value in replica.rule_state.items()}
-        arrays |= {f"private.{name}": np.asarray(value, order="C") for name, value in replica.private.items()}
+        arrays, facts = _replica_state(replica)
         trained, best = {}, {}
         for name, site in sites.items():
             state = site.state()
@@ -133,8 +137,7 @@ class Checkpoint:
             if state["trained"] is not None:
                 trained[name], after = state["trained"]
                 arrays[f"trained.{name}"] = after.numpy()
-        names = ("seq", "n_total", "best_round", "stopped", "rows")
-        facts = {name: getattr(replica, name) for name in names} | {"trained": trained, "best": best}
+        facts |= {"trained": trained, "best": best}
         content = _encrypt(save(arrays, metadata={"facts": json.dumps(facts)}), replica.key, replica.agreement)
         write_atomic(self.folder / "sites.checkpoint", content, overwrite=True, mode=0o600)
 
@@ -147,18 +150,59 @@ class Checkpoint:
         tensors = {name: torch.from_numpy(value) for name, value in arrays.items() if not name.startswith("private.")}
         facts: dict[str, Any] = json.loads(metadata["facts"])
         trained, best = facts.pop("trained"), facts.pop("best")
-        for name, value in facts.items():
-            setattr(replica, name, value)
-        replica.theta, replica.best_theta = tensors["theta"], tensors.get("best")
-        replica.rule_state = {k.removeprefix("rule."): v for k, v in tensors.items() if k.startswith("rule.")}
-        replica.private = {k.removeprefix("private."): v for k, v in arrays.items() if k.startswith("private.")}
-        replica.task.configure(replica.bench.module, replica.private)
+        _restore_replica(replica, arrays, facts)
         for name, site in sites.items():
             local = tensors.get(f"local.{name}", site.kept)
             after = (trained[name], tensors[f"trained.{name}"]) if name in trained else None
             noise_key = arrays[f"noise_key.{name}"].tobytes()
             judged = (best[name], tensors.get(f"best.{name}", site.kept))
             site.restore({"local": local, "best": judged, "trained": after, "noise_key": noise_key})
+
+
+def take_snapshot(replica: Replica) -> bytes:
+    """Return the model after the last sum, encrypted when there is a key: the same at every site."""
+    from safetensors.numpy import save
+
+    arrays, facts = _replica_state(replica)
+    return _encrypt(save(arrays, metadata={"facts": json.dumps(facts)}), replica.key, replica.agreement)
+
+
+def restore_snapshot(replica: Replica, content: bytes) -> None:
+    """Take a model that another site is further with; nothing happens when this one is as far.
+
+    Raises
+    ------
+    SealError
+        It was altered, or is of another run or key.
+    """
+    try:
+        arrays, metadata = _open(Path("snapshot"), _decipher(content, replica.key, replica.agreement))
+    except (InvalidTag, FileError):
+        raise SealError("the model that came for a site that was away was altered; refused") from None
+    facts = json.loads(metadata["facts"])
+    if facts["seq"] > replica.seq:
+        _restore_replica(replica, arrays, facts)
+
+
+def _replica_state(replica: Replica) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    arrays: dict[str, np.ndarray] = {"theta": replica.theta.numpy()}
+    if replica.best_theta is not None:
+        arrays["best"] = replica.best_theta.numpy()
+    arrays |= {f"rule.{name}": value.numpy() for name, value in replica.rule_state.items()}
+    arrays |= {f"private.{name}": np.asarray(value, order="C") for name, value in replica.private.items()}
+    names = ("seq", "n_total", "best_round", "stopped", "rows")
+    return arrays, {name: getattr(replica, name) for name in names}
+
+
+def _restore_replica(replica: Replica, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+    for name, value in facts.items():
+        setattr(replica, name, value)
+    replica.theta = torch.from_numpy(arrays["theta"])
+    replica.best_theta = torch.from_numpy(arrays["best"]) if "best" in arrays else None
+    rule = {k: torch.from_numpy(v) for k, v in arrays.items() if k.startswith("rule.")}
+    replica.rule_state = {k.removeprefix("rule."): v for k, v in rule.items()}
+    replica.private = {k.removeprefix("private."): v for k, v in arrays.items() if k.startswith("private.")}
+    replica.task.configure(replica.bench.module, replica.private)
 
 
 def _open(path: Path, content: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -183,15 +227,16 @@ def _encrypt(content: bytes, key: Keyring | None, agreement: Agreement) -> bytes
 
 
 def _decrypt(path: Path, key: Keyring | None, agreement: Agreement) -> bytes:
-    content = path.read_bytes()
-    if key is None:
-        return content
-    from cryptography.exceptions import InvalidTag
-
     try:
-        return _vault(key, agreement).decrypt(content[:12], content[12:], agreement.digest.encode())
+        return _decipher(path.read_bytes(), key, agreement)
     except InvalidTag:
         raise FileError(f"{path} is damaged or belongs to another key or run") from None
+
+
+def _decipher(content: bytes, key: Keyring | None, agreement: Agreement) -> bytes:
+    if key is None:
+        return content
+    return _vault(key, agreement).decrypt(content[:12].ljust(12, b"\0"), content[12:], agreement.digest.encode())
 
 
 def _vault(key: Keyring, agreement: Agreement) -> Any:

@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Protocol
 
 from infl.errors import FederationError, KeyringError
 from infl.federation.agreement import Agreement
-from infl.federation.messages import END, KEYS, REVEAL, Answer, Key, Plan, Refusal, Reply, Reveal, Stopped, Total
+from infl.federation.messages import (
+    END,
+    KEYS,
+    REVEAL,
+    SNAPSHOT,
+    Answer,
+    Key,
+    Plan,
+    Refusal,
+    Reply,
+    Reveal,
+    Snapshot,
+    Stopped,
+    Total,
+)
 from infl.federation.packings import WIDEN, count_packing, judge_fields, stage_packing, train_packing
 from infl.federation.seeds import generator
 from infl.privacy.seal import Packing, Revealed, Words, add, uncover
@@ -18,6 +32,8 @@ if TYPE_CHECKING:
     from infl.nn.flat import Layout
 
 MAX_ATTEMPTS = 12
+MAX_TOTALS = 4
+"""Sums that are kept for sites that were away; then a snapshot takes their place."""
 
 
 class Transport(Protocol):
@@ -69,13 +85,16 @@ class Progress:
     widened
         How often the scale of each array of training rounds was widened.
     totals
-        Sums that some site has not seen.
+        Sums that some site has not seen, after the snapshot if there is one.
+    snapshot
+        The model after an earlier sum, for sites that were away for long; encrypted under the sites' key.
     """
 
     position: int = 0
     seq: int = 0
     widened: tuple[str, ...] = ()
     totals: tuple[Total, ...] = ()
+    snapshot: Snapshot | None = None
 
 
 class Coordinator:
@@ -132,7 +151,10 @@ class Coordinator:
                 self.progress.seq + 1,
                 widened,
                 (*(t for t in self.progress.totals if t.seq > oldest), total),
+                self.progress.snapshot,
             )
+            if len(self.progress.totals) > MAX_TOTALS:
+                self._take_snapshot(total)
             self.keep(self.progress)
             yield exchange
         if not self.interrupted:
@@ -199,6 +221,16 @@ class Coordinator:
             words = self._uncover(exchange, cohort, attempt, packing, words, responders, shares)
         return words, responders, refused
 
+    def _take_snapshot(self, total: Total) -> None:
+        """Have a site of the last sum send the model after it, and let go of the sums before: some site is away."""
+        wanted, progress = Exchange(SNAPSHOT, 0, Packing(())), self.progress
+        for site in total.responders:
+            for reply in self.transport.ask((site,), lambda site: self._plan(site, wanted, (), 0, wanted.packing)):
+                if isinstance(reply, Snapshot):
+                    snapshot = replace(reply, seq=total.seq)
+                    self.progress = replace(progress, totals=(total,), snapshot=snapshot)
+                    return
+
     def _collect_keys(self) -> None:
         """Ask every site for its public key of the pairwise seal."""
         sites, empty = self.agreement.sites, Exchange(KEYS, 0, Packing(()))
@@ -261,7 +293,7 @@ class Coordinator:
         return tuple(sites[i] for i in sorted(chosen))
 
     def _plan(self, site: str, exchange: Exchange, cohort: tuple[str, ...], attempt: int, packing: Packing) -> Plan:
-        a, seen = self.agreement, self._seen.get(self.transport.holder(site), -1)
+        a, seen, snapshot = self.agreement, self._seen.get(self.transport.holder(site), -1), self.progress.snapshot
         return Plan(
             run=a.run,
             seq=self.progress.seq,
@@ -274,5 +306,6 @@ class Coordinator:
             key_version=a.key_version,
             fingerprint=a.fingerprint,
             previous=tuple(total for total in self.progress.totals if total.seq > seen),
+            snapshot=snapshot.state if snapshot is not None and snapshot.seq > seen else b"",
             peers=self._peers,
         )

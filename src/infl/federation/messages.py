@@ -17,6 +17,8 @@ KEYS, REVEAL = "keys", "reveal "
 """Kinds of plans that belong to the pairwise seal: advertise a key; open the sum of the exchange of the kind that follows."""
 END = "end"
 """Kind of the last plan: it brings the last sum, and asks for nothing."""
+SNAPSHOT = "snapshot"
+"""Kind of a plan that asks for the model as it is after a sum, so that sites that were away need not get every sum."""
 
 
 class Visibility(StrEnum):
@@ -25,6 +27,7 @@ class Visibility(StrEnum):
     PUBLIC = "coordinator and sites"
     SEALED = "nobody before the sum; the sum: sites"
     ENCRYPTED = "the one site that it is for"
+    LOCKED_AWAY = "sites, under a key of the run's key ring"
 
 
 def shown(what: str, to: Visibility = Visibility.PUBLIC, **options: Any) -> Any:
@@ -61,6 +64,9 @@ class Plan:
     key_version: int = shown("version of the key in use")
     fingerprint: str = shown("fingerprint of the key in use")
     previous: tuple[Total, ...] = shown("sums since the last exchange that this site took part in")
+    snapshot: bytes = shown(
+        "for a site that was away: the model after a sum that it missed", Visibility.LOCKED_AWAY, default=b""
+    )
     peers: Mapping[str, bytes] = shown("pairwise seal: public keys of the sites", default_factory=dict)
     answered: tuple[str, ...] = shown("pairwise seal: sites whose messages are in the sum to be opened", default=())
     shares: Mapping[str, bytes] = shown(
@@ -89,6 +95,7 @@ class Answer:
     shares: Mapping[str, bytes] = shown(
         "pairwise seal: shares of this site's mask, one for each peer", Visibility.ENCRYPTED, default_factory=dict
     )
+    took: int = shown("milliseconds that it took the site, between machines", default=0)
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,15 @@ class Key:
     site: str = shown("the site's name")
     seq: int = shown("number of the exchange")
     public: bytes = shown("X25519 public key and its MAC")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Site to coordinator, for sites that were away: the model after the last sum, encrypted."""
+
+    site: str = shown("the site's name")
+    seq: int = shown("number of the exchange")
+    state: bytes = shown("weights, history and private arrays of the run", Visibility.LOCKED_AWAY)
 
 
 @dataclass(frozen=True)
@@ -174,5 +190,5 @@ class Done:
     seq: int = shown("number of the exchange")
 
 
-Reply = Answer | Refusal | Stopped | Key | Reveal
-MESSAGES = (Plan, Answer, Refusal, Stopped, Key, Reveal, Total, Offer, Consent, Trouble, Alive, Done)
+Reply = Answer | Refusal | Stopped | Key | Reveal | Snapshot
+MESSAGES = (Plan, Answer, Refusal, Stopped, Key, Reveal, Snapshot, Total, Offer, Consent, Trouble, Alive, Done)

@@ -22,6 +22,7 @@ from infl.federation.messages import (
     END,
     KEYS,
     REVEAL,
+    SNAPSHOT,
     Alive,
     Answer,
     Consent,
@@ -32,14 +33,17 @@ from infl.federation.messages import (
     Refusal,
     Reply,
     Reveal,
+    Snapshot,
     Stopped,
     Trouble,
 )
-from infl.federation.wire import decode, encode
+from infl.federation.wire import MAX_BLOB, decode, encode
 
 log = logging.getLogger(__name__)
 SMALL = 1 << 20
 """Bytes that any message may have beside its words."""
+TAG_WORDS = 2
+"""64-bit words of a sealed message beside its sums: the tag, or zeros."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,8 @@ class Peer:
         Why it declined, or could not answer last time.
     bytes_in, bytes_out
         Bytes from and to it.
+    took
+        Seconds that its last answer took it.
     """
 
     heard: float = float("-inf")
@@ -92,6 +98,7 @@ class Peer:
     trouble: str = ""
     bytes_in: int = 0
     bytes_out: int = 0
+    took: float = 0.0
 
 
 @dataclass
@@ -132,7 +139,7 @@ class RemoteTransport:
         self._send, self._clock, self._inbox = send, clock, queue.SimpleQueue[tuple[str, Any]]()
         self._seconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=32))
         self.limit, self._stopped = SMALL, threading.Event()
-        self.refused = 0
+        self.refused, self.done = 0, set[str]()
 
     # -- the line --------------------------------------------------------------------------------------------------
     def receive(self, site: str, content: bytes) -> None:
@@ -141,7 +148,9 @@ class RemoteTransport:
             if site not in self.peers:
                 raise FederationError(f"{site!r} is not a site of this run")
             message = decode(content, limit=self.limit)
-            if not isinstance(message, Alive | Answer | Consent | Done | Key | Refusal | Reveal | Stopped | Trouble):
+            if not isinstance(
+                message, Alive | Answer | Consent | Done | Key | Refusal | Reveal | Snapshot | Stopped | Trouble
+            ):
                 raise FederationError(f"{type(message).__name__} does not come from a site")
             if message.site != site:
                 raise FederationError(f"it used the name of {message.site!r}")
@@ -200,6 +209,8 @@ class RemoteTransport:
             due[site] = _Due(plan, begun)
             self.limit = SMALL + 4 * plan.packing.n32 + 8 * plan.packing.n64 + (len(cohort) << 10)
             self.peers[site].trouble = ""
+            if plan.kind == SNAPSHOT:
+                self.limit += MAX_BLOB
         kind = plan.kind if cohort else ""
         deadline = begun + self._deadline(kind)
         while due and self._clock() < deadline:
@@ -213,9 +224,17 @@ class RemoteTransport:
             if isinstance(message, Trouble) and message.seq == due[site].plan.seq:
                 del due[site]
             elif _answers(message, due[site].plan):
-                del due[site]
+                wrong = _misfit(message, due.pop(site).plan)
+                if wrong:  # an answer that fits nothing costs its site this exchange, and the others nothing
+                    self.refused += 1
+                    self.peers[site].trouble = f"{site} sent {wrong}; left out of this exchange"
+                    log.warning(self.peers[site].trouble)
+                    continue
+                self.peers[site].took = getattr(message, "took", 0) / 1000
                 self._seconds[kind].append(self._clock() - begun)
-                if not isinstance(message, Done):
+                if isinstance(message, Done):
+                    self.done.add(site)
+                else:
                     yield message
         for site in due:
             why = "lost" if site in self.lost() else "too late"
@@ -274,4 +293,22 @@ def _answers(message: Any, plan: Plan) -> bool:
         return isinstance(message, Reveal)
     if plan.kind == END:
         return isinstance(message, Done)
+    if plan.kind == SNAPSHOT:
+        return isinstance(message, Snapshot)
     return isinstance(message, Stopped) or (isinstance(message, Answer | Refusal) and message.attempt == plan.attempt)
+
+
+def _misfit(message: Any, plan: Plan) -> str:
+    """Return what is wrong with an answer to a plan, empty if nothing is."""
+    if isinstance(message, Refusal) and not set(message.fields) <= {f.name for f in plan.packing.fields}:
+        return "a refusal of arrays that were not asked for"
+    if isinstance(message, Reveal) and message.revealed.site != message.site:
+        return "shares in another's name"
+    if not isinstance(message, Answer):
+        return ""
+    if message.run != plan.run:
+        return "an answer to another run"
+    if (message.key_version, message.fingerprint) != (plan.key_version, plan.fingerprint):
+        return f"an answer under key version {message.key_version} ({message.fingerprint[:40]})"
+    found, due = (len(message.words.low), len(message.words.high)), (plan.packing.n32, plan.packing.n64 + TAG_WORDS)
+    return "" if found == due else f"{found[0]} and {found[1]} words where {due[0]} and {due[1]} are due"

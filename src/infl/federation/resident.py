@@ -7,6 +7,7 @@ import json
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from infl import __version__
 from infl.errors import FederationError, InflError
 from infl.federation.agreement import Agreement
-from infl.federation.messages import Alive, Consent, Done, Offer, Plan, Trouble
+from infl.federation.messages import Alive, Answer, Consent, Done, Offer, Plan, Trouble
 from infl.federation.site import Site
 from infl.federation.wire import decode, encode
 
@@ -114,11 +115,14 @@ class Resident:
         if self._site is None:
             return  # nothing was accepted yet; the coordinator offers the run before it asks
         self._alive = Alive(self.name, plan.seq, plan.attempt, plan.kind, 1)
+        begun = time.monotonic()
         try:
             reply: Any = self._site.handle(plan)
             if reply is None:
                 self._finish(self._site)
                 reply = Done(self.name, plan.seq)
+            elif isinstance(reply, Answer):
+                reply = replace(reply, took=round(1000 * (time.monotonic() - begun)))
         except InflError as error:
             reply = Trouble(self.name, plan.seq, str(error))
         except Exception:

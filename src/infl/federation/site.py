@@ -11,7 +11,21 @@ import numpy as np
 import torch
 
 from infl.errors import FederationError, KeyringError
-from infl.federation.messages import END, KEYS, REVEAL, Answer, Key, Plan, Refusal, Reply, Reveal, Stopped
+from infl.federation.checkpoint import restore_snapshot, take_snapshot
+from infl.federation.messages import (
+    END,
+    KEYS,
+    REVEAL,
+    SNAPSHOT,
+    Answer,
+    Key,
+    Plan,
+    Refusal,
+    Reply,
+    Reveal,
+    Snapshot,
+    Stopped,
+)
 from infl.federation.packings import grid_exponent
 from infl.federation.replica import Replica, join_sums
 from infl.federation.seeds import derive, generator
@@ -82,6 +96,8 @@ class Site:
         """
         replica = self.replica
         self._check(plan)
+        if plan.snapshot:
+            restore_snapshot(replica, plan.snapshot)
         replica.catch_up(plan.previous)
         if replica.best_round != self.best[0]:
             self.best = (replica.best_round, self.kept)  # what that round was judged with
@@ -94,6 +110,8 @@ class Site:
             self._kept = replica.seq
         if plan.kind == END:
             return None
+        if plan.kind == SNAPSHOT:
+            return Snapshot(self.name, plan.seq, take_snapshot(replica))
         if plan.kind == KEYS:
             return Key(self.name, plan.seq, self.pairwise.advertise())
         if plan.kind.startswith(REVEAL):

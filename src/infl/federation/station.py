@@ -219,13 +219,36 @@ class Station:
         return ring
 
     def finish(self, site: Site) -> None:
-        """Write the locked model and the history into the run's folder, after the last sum."""
-        folder = self.run_folder(site.replica.agreement)
+        """Write the locked model, history and ledger into the run's folder, after the last sum."""
+        agreement = site.replica.agreement
+        folder = self.run_folder(agreement)
         assert site.ledger is not None
         run = FederatedRun.of(site.replica, site.ledger.frame().assign(site=site.name))
         run.save(folder / "model.infl.safetensors", overwrite=True)
-        write_atomic(folder / "history.csv", run.history.to_csv().encode(), overwrite=True)
-        self.note(f"run {site.replica.agreement.run} finished: {folder / 'model.infl.safetensors'}")
+        for name, table in (("history", run.history), ("ledger", run.ledger)):
+            write_atomic(folder / f"{name}.csv", table.to_csv(index=name == "history").encode(), overwrite=True)
+        write_atomic(
+            folder / "privacy.json", json.dumps(run.privacy).encode(), overwrite=True
+        )  # last: says it is all there
+        self.note(f"run {agreement.run} finished: {folder / 'model.infl.safetensors'}")
+
+    def has_result(self, agreement: Agreement) -> bool:
+        """Whether the run was finished here."""
+        return (self.run_folder(agreement) / "privacy.json").exists()
+
+    def result(self, agreement: Agreement, key: Keyring | None) -> FederatedRun:
+        """Return what :meth:`finish` wrote."""
+        import pandas as pd
+
+        from infl.models import load_model
+
+        folder = self.run_folder(agreement)
+        with explained(folder, "read"):
+            model = load_model(folder / "model.infl.safetensors")
+            history = pd.read_csv(folder / "history.csv", index_col="round")
+            ledger = pd.read_csv(folder / "ledger.csv")
+            privacy = json.loads((folder / "privacy.json").read_text())
+        return FederatedRun(model, key, history, agreement.settings(), ledger, privacy)
 
 
 def stamp(path: Path) -> str:

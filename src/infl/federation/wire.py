@@ -27,7 +27,7 @@ MAX_BYTES = 1 << 33
 MAX_HEADER = 1 << 25
 MAX_TEXT = 1 << 10
 MAX_ITEMS = 1 << 16
-MAX_BLOB = 1 << 27
+MAX_BLOB = 1 << 32
 LANES = (("<u4", 4), ("<u8", 8))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from infl.tl._results import model_facts, run_facts
 
 if TYPE_CHECKING:
     from infl._types import Data
+    from infl.federation.flare.notebook import FlareEngine
     from infl.federation.run import FederatedRun
     from infl.keys import Keyring
     from infl.models.task import Task
@@ -48,6 +49,7 @@ def fit_federated(
     checkpoint: str | Path | None = None,
     resume: bool = False,
     progress: bool | None = None,
+    engine: FlareEngine | None = None,
     **model_options: Any,
 ) -> FederatedRun:
     """Fit one model over several sites whose data stay where they are.
@@ -95,6 +97,9 @@ def fit_federated(
         Go on with the run in `checkpoint`; begin it when there is none.
     progress
         Show a progress bar (default: ``infl.settings.progress``, else on a terminal).
+    engine
+        Run between machines instead of in this process (:func:`infl.engines.flare`). `sites` is then the list of the
+        enrolled sites' names, or a mapping that has this site's data, and None for those that are elsewhere.
     **model_options
         Options of the task, e.g. those of :class:`infl.models.Classifier`.
 
@@ -123,13 +128,13 @@ def fit_federated(
     >>> sites["site_3"].obs["infl_prediction"].dtype.name
     'category'
     """
-    tables = as_sites(sites, site_key)
+    names, tables = _elsewhere(sites, engine, key, checkpoint, resume) if engine else ((), as_sites(sites, site_key))
     task = make_task(model, model_options | ({} if target is None else {"target": target}))
     if key is not None and lock in (None, "none"):
         raise KeyringError("key= is given, but lock=None: it would lock nothing; leave key= out, or use lock='field'")
     if privacy is not None:
         task = task.privately()
-    panel = task.agree(tables)
+    panel = (engine.panel() if engine else None) or task.agree(tables)
     if seal in (None, "none"):
         warnings.warn(
             "seal='none': the coordinator reads every site's update; for simulation and debugging only",
@@ -141,7 +146,7 @@ def fit_federated(
     agreement = Agreement.new(
         task,
         panel,
-        tables,
+        names or tables,
         key,
         rounds=rounds,
         local_epochs=local_epochs,
@@ -156,6 +161,8 @@ def fit_federated(
         seed=seed,
         privacy=privacy,
     )
+    if engine:
+        return _fit_elsewhere(engine, agreement, tables, key, key_added)
     outcome = run_in_process(agreement, task, tables, key, checkpoint=checkpoint, resume=resume, progress=progress)
     if fresh and lock not in (None, "none"):
         say(
@@ -165,6 +172,40 @@ def fit_federated(
     if outcome.run.model.header.lock == "field" and key is not None:
         outcome.run.measure_lock = partial(lock_curve, outcome.run.model, tables, key=key)
     return outcome.run
+
+
+def _elsewhere(
+    sites: object, engine: FlareEngine, key: Keyring | None, checkpoint: object, resume: bool
+) -> tuple[tuple[str, ...], dict[str, Data]]:
+    """Return the sites' names, and the data that are here."""
+    if checkpoint is not None or resume:
+        raise SettingsError("checkpoint= and resume= go without engine=: coordinator and sites keep every round there")
+    if key is None:
+        raise KeyringError("engine= needs key=, the ring that the sites hold")
+    if isinstance(sites, str) or not isinstance(sites, Iterable) or hasattr(sites, "obs_names"):
+        raise DataError("with engine=, sites= takes the enrolled sites' names, or a dict with None for those elsewhere")
+    names = tuple(sites)
+    tables = {name: sites[name] for name in names if sites[name] is not None} if isinstance(sites, Mapping) else {}
+    if not tables and engine.panel() is None:
+        raise DataError("with engine=, give this site's data in sites=, or panel= to the engine")
+    return names, tables
+
+
+def _fit_elsewhere(
+    engine: FlareEngine, agreement: Agreement, tables: Mapping[str, Data], key: Keyring | None, key_added: str
+) -> FederatedRun:
+    """Run on an engine, and write what :func:`infl.tl.predict` writes into the data that are here."""
+    from infl.tl._predict import predict
+
+    run = engine.fit(agreement, key)
+    for adata in tables.values():
+        predict(adata, run.model, key=key, key_added=key_added)
+        adata.uns[key_added] |= run_facts(run)
+        if run.privacy is not None:
+            adata.uns[key_added]["privacy"] = run.privacy
+    if run.model.header.lock == "field" and tables and key is not None:
+        run.measure_lock = partial(lock_curve, run.model, tables, key=key)
+    return run
 
 
 def as_sites(sites: Mapping[str, Data] | Data, site_key: str | None) -> dict[str, Data]:

@@ -1,6 +1,10 @@
 """A coordinator and three sites with kits of their own, as separate processes over mutual TLS on this machine."""
 
+import random
+import socket
+import ssl
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,6 +28,55 @@ def make_sites() -> dict[str, AnnData]:
         obs = pd.DataFrame({"label": pd.Categorical.from_codes(y, ["a", "b", "c"])}, index=names)
         sites[name] = AnnData(x, obs=obs, var=pd.DataFrame(index=[f"g{j}" for j in range(8)]))
     return sites
+
+
+def client_context(network: Rehearsal, kit: Path) -> ssl.SSLContext:
+    """Return what opens a connection with a kit's certificate."""
+    context = ssl.create_default_context(cafile=str(network.coordinator / "ca" / "rootCA.pem"))
+    context.load_cert_chain(kit / "startup" / "client.crt", kit / "startup" / "client.key")
+    return context
+
+
+def fuzz(network: Rehearsal, n: int, *, seed: int = 0) -> int:
+    """Send `n` pieces of noise to the coordinator's port, half of them under an enrolled site's certificate.
+
+    Some are damaged beginnings of TLS, some claim to be a gigabyte. Returns how many connections were made.
+    """
+    rng, made = random.Random(seed), 0
+    where = (network.consortium.host, network.consortium.port)
+    context = client_context(network, network.root / "site_1" / "kit")
+    while n > 0:
+        inside, pieces = rng.random() < 0.5, rng.randint(1, 40)
+        try:
+            with socket.create_connection(where, timeout=10) as plain:
+                made += 1
+                line = context.wrap_socket(plain, server_hostname=where[0]) if inside else plain
+                with line:
+                    for _ in range(min(pieces, n)):
+                        n -= 1
+                        line.sendall(_noise(rng))
+        except OSError:
+            continue  # the server hung up
+    return made
+
+
+def _noise(rng: random.Random) -> bytes:
+    kind, body = rng.randrange(4), rng.randbytes(rng.randint(1, 400))
+    if kind == 0:
+        return b"\x16\x03\x01" + len(body).to_bytes(2, "big") + b"\x01" + body  # TLS, a client's first word
+    if kind == 1:
+        return (1 << 30).to_bytes(4, "big") + body  # FLARE's prefix begins with the frame's length
+    return b"INFL" + body if kind == 2 else body
+
+
+@pytest.fixture(name="fuzz", scope="session")
+def _fuzz() -> object:
+    return fuzz
+
+
+@pytest.fixture(name="client_context", scope="session")
+def _client_context() -> object:
+    return client_context
 
 
 @pytest.fixture(scope="session")

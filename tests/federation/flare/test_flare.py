@@ -1,16 +1,25 @@
 """The same fit between processes over mutual TLS, with and without faults."""
 
 import base64
+import shutil
 import socket
 import ssl
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 import infl
 from infl.errors import FederationError
@@ -18,10 +27,9 @@ from infl.federation.agreement import Agreement
 from infl.federation.flare import EXECUTOR
 from infl.federation.flare.engine import SERVER, Console, Daemon, Supervisor
 from infl.federation.flare.job import write_job
-from infl.federation.flare.kits import approve, enrol, init_coordinator, install
+from infl.federation.flare.kits import REVOKED, approve, enrol, init_coordinator, install, revoke, revoked
 from infl.federation.flare.rehearsal import Rehearsal, kill
 from infl.federation.local import run_in_process
-from infl.federation.messages import Answer
 from infl.federation.remote import Patience
 from infl.models import Classifier
 
@@ -29,19 +37,6 @@ pytestmark = pytest.mark.slow
 
 TASK = Classifier(target="label", width=8, n_blocks=1)
 QUICK = Patience(silence=6, repeat=2, consent=90)
-
-
-class Losing:
-    """In process, with a site missing in some rounds: what a run with faults must come out as."""
-
-    def __init__(self, inner: Any, without: dict[int, set[str]]) -> None:
-        self.inner, self.without, self.holder = inner, without, inner.holder
-
-    def ask(self, cohort: tuple[str, ...], plan_for: Any) -> Iterator[Any]:
-        plans = {site: plan_for(site) for site in cohort}
-        for reply in self.inner.ask(cohort, plans.__getitem__):
-            if not (isinstance(reply, Answer) and reply.site in self.without.get(plans[reply.site].round, ())):
-                yield reply
 
 
 def agree(network: Rehearsal, **settings: Any) -> Agreement:
@@ -59,30 +54,81 @@ def assert_sites_have(network: Rehearsal, agreement: Agreement, expected: torch.
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
-def assert_coordinator_holds_nothing(network: Rehearsal, run: Any) -> None:
-    """No key, no weight, no value of a record, in any file that the coordinator wrote, the engine's and its logs included."""
+class Watching:
+    """In process, keeping the model of every round: what a coordinator must not have."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.holder, self.models = inner, inner.holder, list[bytes]()
+
+    def ask(self, cohort: tuple[str, ...], plan_for: Any) -> Iterator[Any]:
+        yield from self.inner.ask(cohort, plan_for)
+        self.models.append(self.inner.sites[cohort[0]].replica.theta.numpy()[-12:].tobytes())
+
+
+def traces_of(network: Rehearsal, models: list[bytes], run: Any) -> dict[str, list[bytes]]:
+    """Return what would betray a key, a model or a record in a file or in memory."""
     ring = network.key
     secrets = [ring._roots[1], *(ring.subkey(label, version=1) for label in ("seal", "lock", "checkpoint"))]
-    traces = [form for s in secrets for form in (s, s.hex().encode(), base64.b64encode(s))]
-    traces += [t.numpy().tobytes()[:12] for t in run.model.effective(ring).values()]
-    traces += [t.numpy().tobytes()[:12] for t in run.model.stored.values()]
-    traces += [row.tobytes()[:12] for a in network.data.values() for row in np.asarray(a.X)]
+    weights = [*run.model.effective(ring).values(), *run.model.stored.values()]
+    return {
+        "key": [form for s in secrets for form in (s, s.hex().encode(), base64.b64encode(s))],
+        "model": [*models, *(t.numpy().tobytes()[:24] for t in weights if t.numel() > 5)],
+        "record": [row.tobytes()[:24] for a in network.data.values() for row in np.asarray(a.X)],
+    }
+
+
+def found(traces: dict[str, list[bytes]], content: bytes) -> set[str]:
+    return {kind for kind, forms in traces.items() if any(form in content for form in forms)}
+
+
+def memory_of(kit: Path) -> bytes:
+    """Return what the processes of a kit have in memory that they wrote themselves."""
+    parts = []
+    for process in psutil.process_iter(["cmdline"]):
+        if str(kit) not in (process.info["cmdline"] or []):
+            continue
+        with suppress(OSError), open(f"/proc/{process.pid}/mem", "rb", buffering=0) as memory:
+            for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines():
+                extent, rights, *_ = line.split()
+                begin, end = (int(part, 16) for part in extent.split("-"))
+                if rights.startswith("rw"):
+                    with suppress(OSError):
+                        memory.seek(begin)
+                        parts.append(memory.read(end - begin))
+    return b"".join(parts)
+
+
+def test_same_weights_as_in_process_and_a_coordinator_that_has_none(network: Rehearsal) -> None:
+    agreement = agree(network, rounds=60)
+    folder = network.begin("same", agreement)
+    memories: dict[str, bytes] = {}
+
+    def look(supervisor: Supervisor, line: str) -> None:
+        if not memories and folder.status.round >= 5 and sys.platform == "linux":
+            for name in ("site_1", "coordinator"):
+                memories[name] = memory_of(network.root / name / "kit")
+
+    with network.sites_up():
+        status = network.supervise("same", QUICK, on_line=look)
+    assert (status.state, status.round, status.attempts) == ("finished", 60, 1), network.said
+    assert all(row["responders"] == [*network.data] for row in folder.exchanges())
+    watching: list[Watching] = []
+
+    def wrap(inner: Any) -> Any:
+        watching.append(Watching(inner))
+        return watching[0]
+
+    run = run_in_process(agreement, TASK, network.data, network.key, wrap=wrap).run
+    assert_sites_have(network, agreement, weights(run.model, network.key))
+    traces = traces_of(network, watching[0].models, run)
+    if memories:  # the site's memory shows that the search finds what is there
+        assert found(traces, memories["site_1"]) == {"key", "model", "record"}
+        assert found(traces, memories["coordinator"]) == set()
     files = [p for p in network.coordinator.rglob("*") if p.is_file()]
     assert any(p.name == "coordinator.safetensors" for p in files)
-    for path in files:
-        content = path.read_bytes()
-        assert not [t for t in traces if t in content], path
-
-
-def test_same_weights_as_in_process(network: Rehearsal) -> None:
-    agreement = agree(network, rounds=4)
-    network.begin("same", agreement)
-    with network.sites_up():
-        status = network.supervise("same", QUICK)
-    assert (status.state, status.round, status.attempts) == ("finished", 4, 1), network.said
-    run = run_in_process(agreement, TASK, network.data, network.key).run
-    assert_sites_have(network, agreement, weights(run.model, network.key))
-    assert_coordinator_holds_nothing(network, run)
+    assert not {p: found(traces, p.read_bytes()) for p in files if found(traces, p.read_bytes())}
+    for kind, forms in traces.items():
+        assert found(traces, b"x" + forms[-1] + b"y") == {kind}
 
 
 def test_site_and_coordinator_are_killed_and_the_run_goes_on(network: Rehearsal) -> None:
@@ -109,16 +155,13 @@ def test_site_and_coordinator_are_killed_and_the_run_goes_on(network: Rehearsal)
     assert [row["round"] for row in rounds] == [*range(1, 401)]
     for site in agreement.sites:
         assert [*history(network, site, agreement)["n_sites"]] == [len(row["responders"]) for row in rounds]
-    without = {row["round"]: set(row["cohort"]) - set(row["responders"]) for row in rounds}
-    missed = [number for number, away in without.items() if "site_2" in away]
+    missed = [row["round"] for row in rounds if "site_2" not in row["responders"]]
     assert missed, "site_2 was never missed"
     assert max(missed) < 400, "site_2 never came back"
-    wrap = lambda inner: Losing(inner, without)  # noqa: E731
-    expected = run_in_process(agreement, TASK, network.data, network.key, wrap=wrap).run
-    assert_sites_have(network, agreement, weights(expected.model, network.key))
+    assert_sites_have(network, agreement, weights(network.expected(run, TASK).model, network.key))
 
 
-def test_strangers_and_jobs_with_code_get_nowhere(network: Rehearsal) -> None:
+def test_strangers_and_jobs_with_code_get_nowhere(network: Rehearsal, fuzz: Any, client_context: Any) -> None:
     """A server that allows everything: its sites refuse code and foreign classes; it refuses whom it did not enrol."""
     run = network.begin("hostile", agree(network, rounds=1))
     daemon = Daemon(network.coordinator / "kit", SERVER, network.coordinator / "server.log")
@@ -142,12 +185,44 @@ def test_strangers_and_jobs_with_code_get_nowhere(network: Rehearsal) -> None:
                 assert console.wait_for_end(name, seconds=90) not in (None, "FINISHED:COMPLETED"), kind
                 assert run.status.position == 0
             assert not mark.exists()
-            assert not is_shut_out(network, network.root / "site_1" / "kit")
-            assert is_shut_out(network, stranger(network))
+            enrolled, old = (
+                client_context(network, kit) for kit in (network.root / "site_1" / "kit", expired(network))
+            )
+            assert not is_shut_out(network, enrolled)
+            assert is_shut_out(network, client_context(network, stranger(network)))
+            assert is_shut_out(network, old)
+            assert fuzz(network, 1000) > 20
+            assert set(console.sites()) == set(network.data)
+            assert not is_shut_out(network, enrolled)
+            revoke_one(network, console)
     finally:
         console.close()
         daemon.stop()
         rights.write_text(kept)
+        (network.coordinator / "kit" / REVOKED).unlink(missing_ok=True)
+
+
+def revoke_one(network: Rehearsal, console: Console) -> None:
+    """A site that is shut out stays out, with a certificate that is still valid."""
+    revoke(network.coordinator, "site_3")
+    assert console.ask(lambda session: session.disable_client("site_3")) is not None
+    starts = network.daemons["site_3"].starts
+    kill(network.daemons["site_3"])
+    until(lambda: network.daemons["site_3"].starts > starts)
+    until(lambda: "Reject disabled client registration: site_3" in refusals(network))
+    assert set(console.sites()) == {"site_1", "site_2"}
+    assert revoked(network.coordinator) == ("site_3",)
+
+
+def refusals(network: Rehearsal) -> str:
+    return (network.coordinator / "server.log").read_text()
+
+
+def until(true: Callable[[], bool], *, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def stranger(network: Rehearsal) -> Path:
@@ -160,10 +235,8 @@ def stranger(network: Rehearsal) -> Path:
     return install(network.root / "stranger", signed, other)
 
 
-def is_shut_out(network: Rehearsal, kit: Path) -> bool:
-    """Whether the server ends the connection that a kit's certificate opens."""
-    context = ssl.create_default_context(cafile=str(network.coordinator / "ca" / "rootCA.pem"))
-    context.load_cert_chain(kit / "startup" / "client.crt", kit / "startup" / "client.key")
+def is_shut_out(network: Rehearsal, context: ssl.SSLContext) -> bool:
+    """Whether the server ends the connection that a certificate opens."""
     where = (network.consortium.host, network.consortium.port)
     with socket.create_connection(where, timeout=10) as plain:
         try:
@@ -174,6 +247,23 @@ def is_shut_out(network: Rehearsal, kit: Path) -> bool:
             return False
         except (ssl.SSLError, ConnectionError):
             return True
+
+
+def expired(network: Rehearsal) -> Path:
+    """Return a kit whose certificate the consortium's own authority signed, for yesterday."""
+    kit, ca = network.root / "expired", network.coordinator / "ca"
+    shutil.copytree(network.root / "site_1" / "kit" / "startup", kit / "startup")
+    mine = x509.load_pem_x509_certificate((kit / "startup" / "client.crt").read_bytes())
+    root = x509.load_pem_x509_certificate((ca / "rootCA.pem").read_bytes())
+    key = load_pem_private_key((ca / "rootCA.key").read_bytes(), None)
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(root.subject, mine.subject, mine.public_key(), mine.serial_number)
+    builder = builder.not_valid_before(now - timedelta(days=9)).not_valid_after(now - timedelta(days=1))
+    for extension in mine.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    signed = builder.sign(key, SHA256())  # type: ignore[arg-type]
+    (kit / "startup" / "client.crt").write_bytes(signed.public_bytes(Encoding.PEM))
+    return kit
 
 
 def history(network: Rehearsal, site: str, agreement: Agreement) -> pd.DataFrame:

@@ -28,7 +28,7 @@ def check_coordinator(home: Path, run: Path | None = None) -> list[Finding]:
     """Check kit, certificate, port, disk and versions, and a run's file if there is one."""
     parts: dict[str, Callable[[], str]] = {
         "kit": lambda: _kit(home / "kit"),
-        "certificate": lambda: _certificate(home / "kit"),
+        "certificate": lambda: days(home / "kit"),
         "port": lambda: check_port(consortium_of(home)),
         "disk": lambda: _disk(home),
         "versions": _versions,
@@ -43,7 +43,7 @@ def check_site(station: Station, run: Path | None = None) -> list[Finding]:
     kit = station.home / "kit"
     parts: dict[str, Callable[[], str]] = {
         "kit": lambda: _kit(kit),
-        "certificate": lambda: _certificate(kit),
+        "certificate": lambda: days(kit),
         "connection": lambda: _connection(kit, consortium_of(station.home)),
         "disk": lambda: _disk(station.home),
         "versions": _versions,
@@ -67,11 +67,18 @@ def _kit(kit: Path) -> str:
     return str(kit)
 
 
-def _certificate(kit: Path) -> str:
-    days = days_left(kit)
-    if days <= 0:
-        raise FederationError(f"expired {-days:.0f} days ago, or this machine's clock is wrong: enrol again")
-    return f"valid for {days:.0f} days" + (": renew it soon, by enrolling again" if days < SOON else "")
+def days(kit: Path) -> str:
+    """Say how long a kit's certificate is valid.
+
+    Raises
+    ------
+    FederationError
+        It is not.
+    """
+    left, how = days_left(kit), "`infl site enrol NAME --renew`, or at the coordinator `infl coordinator renew`"
+    if left <= 0:
+        raise FederationError(f"expired {-left:.0f} days ago, or this machine's clock is wrong: {how}")
+    return f"valid for {left:.0f} days" + (f": renew it soon, {how}" if left < SOON else "")
 
 
 def check_port(consortium: Consortium) -> str:

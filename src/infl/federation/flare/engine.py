@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from infl.errors import FederationError, FileError
 from infl.federation.attempt import AGAIN, OVER, STOP, RunFolder, Status, alone
@@ -23,6 +23,9 @@ from infl.federation.flare.checks import check_port
 from infl.federation.flare.job import write_job
 from infl.federation.flare.kits import ADMIN, consortium_of
 from infl.federation.remote import Patience
+
+if TYPE_CHECKING:
+    from infl.federation.agreement import Agreement
 
 log = logging.getLogger(__name__)
 SERVER, CLIENT = "server", "client"
@@ -141,14 +144,17 @@ class Console:
 
     def ask(self, what: Callable[[Any], Any]) -> Any:
         """Return what a call on FLARE's session gives; None while the server cannot be reached."""
+        from nvflare.fuel.flare_api.api_spec import JobNotFound, JobNotRunning
         from nvflare.fuel.flare_api.flare_api import new_secure_session
 
         try:
             if self._session is None:
                 self._session = new_secure_session(ADMIN, str(self.kit), timeout=5.0, auto_login_max_tries=1)
             return what(self._session)
+        except (JobNotFound, JobNotRunning):
+            return None
         except Exception as error:  # noqa: BLE001 - whatever FLARE raises: the server is away, and will be back
-            log.debug("the server did not answer: %s", type(error).__name__)
+            log.debug("the server did not answer: %s: %s", type(error).__name__, error)
             self.close()
             return None
 
@@ -210,64 +216,71 @@ def _until(true: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-class Supervisor:
-    """Brings a run to its end, attempt after attempt.
+class Run(Protocol):
+    """A run as whoever makes attempts at it sees it: on this disk, or at another machine."""
+
+    @property
+    def agreement(self) -> Agreement:
+        """What was agreed on."""
+
+    @property
+    def status(self) -> Status:
+        """Last known status."""
+
+    @property
+    def position(self) -> int:
+        """Number of finished exchanges."""
+
+    @property
+    def requested(self) -> str:
+        """What the running attempt was asked for."""
+
+    def keep_status(self, status: Status) -> None:
+        """Note a status."""
+
+    def request(self, what: str) -> None:
+        """Ask the running attempt to end."""
+
+    def clear_request(self) -> None:
+        """Forget what was asked for."""
+
+    def follow(self, job: str | None) -> None:
+        """Be told which of the engine's jobs is the running attempt."""
+
+
+class Attempts:
+    """Submits attempts at a run until it is finished or stopped.
 
     Parameters
     ----------
-    home
-        The coordinator's folder.
+    run
+        The run.
+    console
+        Through which jobs are submitted.
     name
-        Name of the run.
+        Of the run.
     patience
-        How long the coordinator waits for sites (default: what the run's folder says).
+        How long the coordinator waits for sites.
     say
         Tells a person.
     """
 
-    def __init__(
-        self, home: Path, name: str, *, patience: Patience | None = None, say: Callable[[str], None] = log.info
-    ) -> None:
-        self.home, self.name, self.say = home, name, say
-        self.run = RunFolder(home / "runs" / name)
-        self.patience = patience or self.run.patience
-        self.agreement = self.run.agreement
-        self.daemon = Daemon(home / "kit", SERVER, home / "server.log")
-        self.console = Console(home / "admin")
+    brings_agreement = False
+    """Whether a job has to bring the specification along."""
+
+    def __init__(self, run: Run, console: Console, name: str, patience: Patience, say: Callable[[str], None]) -> None:
+        self.run, self.console, self.name, self.patience, self.say = run, console, name, patience, say
+        self.agreement = run.agreement
         self.stopping = False
         self._job: str | None = None
         self._missing: list[str] = []
         self._enough: float | None = None  # since when enough sites are up
 
-    def go(self, *, poll: float = 1.0, give_up: float = float("inf")) -> Status:
-        """Work until the run is finished or stopped, or nothing moved for `give_up` seconds.
-
-        Raises
-        ------
-        FederationError
-            It gave up, and says who is missing; or the port is taken.
-        FileError
-            Another process works for this coordinator.
-        """
-        with alone(self.home, wait=0):
-            self.run.clear_request()
-            if self.run.status.state == "stopped":
-                self._note(state="ended", message="")
-            self.daemon.clear()
-            check_port(consortium_of(self.home))
-            try:
-                return self._go(poll, give_up)
-            finally:
-                self._leave()
-                self.console.close()
-                self.daemon.stop()
-
-    def _go(self, poll: float, give_up: float) -> Status:
+    def work(self, poll: float, give_up: float) -> Status:
+        """Work until the run is finished or stopped; a FederationError when nothing moved for `give_up` seconds."""
         moved, before = time.monotonic(), self.run.status
         while True:
-            if self.daemon.ensure() and self.daemon.starts > 1:
-                self.say("the server died and was started again")
-                self._leave()
+            self.tend()
             self._step()
             status = self.run.status
             if (status.position, status.state) != (before.position, before.state):
@@ -281,13 +294,17 @@ class Supervisor:
                 raise FederationError(self._why(status))
             time.sleep(poll)
 
+    def tend(self) -> None:
+        """Look after what the attempts need."""
+
     def _step(self) -> None:
         """Submit a job when none runs, or ask the running one to end for the sake of sites that came back."""
         status = self.run.status
         if self._job is not None:
             state = self.console.state(self._job)
             if over(state):
-                self._job = None
+                status = self.run.status
+                self._follow(None)
                 if status.state in ("offered", "running"):
                     self._note(state="ended", message=f"the engine: {state}")
                 return
@@ -299,7 +316,7 @@ class Supervisor:
             self._note(state="stopped", message="")
             return
         up = [site for site in self.console.sites() if site in self.agreement.sites]
-        needed = len(self.agreement.sites) if self.run.store.progress().position == 0 else self.agreement.min_sites
+        needed = len(self.agreement.sites) if self.run.position == 0 else self.agreement.min_sites
         missing = sorted(set(self.agreement.sites) - set(up))
         if len(up) < needed:
             if missing != self._missing:
@@ -313,8 +330,11 @@ class Supervisor:
         self._enough = None
         self.run.clear_request()
         with tempfile.TemporaryDirectory() as folder:
-            job = write_job(Path(folder) / self.name, self.name, up, min_sites=needed, patience=self.patience)
-            self._job = self.console.submit(job)
+            job = write_job(
+                Path(folder) / self.name, self.name, up, min_sites=needed, patience=self.patience,
+                agreement=self.agreement if self.brings_agreement else None,
+            )  # fmt: skip
+            self._follow(self.console.submit(job))
 
     def _returned(self, status: Status) -> list[str]:
         """Return lost sites whose FLARE process is connected again, or always was."""
@@ -334,7 +354,11 @@ class Supervisor:
     def _leave(self) -> None:
         if self._job is not None and self.run.status.state not in OVER:
             self.console.abort(self._job)
-        self._job = None
+        self._follow(None)
+
+    def _follow(self, job: str | None) -> None:
+        self._job = job
+        self.run.follow(job)
 
     def _tell(self, before: Status, status: Status) -> None:
         if status.round != before.round:
@@ -346,3 +370,55 @@ class Supervisor:
     def _why(self, status: Status) -> str:
         why = status.message or (f"not up: {', '.join(self._missing[:8])}" if self._missing else "nothing moves")
         return f"run {self.name}: {why}; start it again to go on where it is"
+
+
+class Supervisor(Attempts):
+    """Brings a run to its end at the coordinator, and keeps FLARE's server up meanwhile.
+
+    Parameters
+    ----------
+    home
+        The coordinator's folder.
+    name
+        Name of the run.
+    patience
+        How long the coordinator waits for sites (default: what the run's folder says).
+    say
+        Tells a person.
+    """
+
+    def __init__(
+        self, home: Path, name: str, *, patience: Patience | None = None, say: Callable[[str], None] = log.info
+    ) -> None:
+        run = RunFolder(home / "runs" / name)
+        super().__init__(run, Console(home / "admin"), name, patience or run.patience, say)
+        self.home, self.daemon = home, Daemon(home / "kit", SERVER, home / "server.log")
+
+    def go(self, *, poll: float = 1.0, give_up: float = float("inf")) -> Status:
+        """Work until the run is finished or stopped, or nothing moved for `give_up` seconds.
+
+        Raises
+        ------
+        FederationError
+            It gave up, and says who is missing; or the port is taken.
+        FileError
+            Another process works for this coordinator.
+        """
+        with alone(self.home, wait=0):
+            self.run.clear_request()
+            if self.run.status.state == "stopped" or self.run.status.lacking:
+                self._note(state="ended", message="", deliveries=0)
+            self.daemon.clear()
+            check_port(consortium_of(self.home))
+            try:
+                return self.work(poll, give_up)
+            finally:
+                self._leave()
+                self.console.close()
+                self.daemon.stop()
+
+    def tend(self) -> None:
+        """Keep the server up."""
+        if self.daemon.ensure() and self.daemon.starts > 1:
+            self.say("the server died and was started again")
+            self._leave()

@@ -6,14 +6,26 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from infl.federation.flare import CONTROLLER, EXECUTOR
 from infl.federation.remote import Patience
 
+if TYPE_CHECKING:
+    from infl.federation.agreement import Agreement
+
 APP = "infl"
 
 
-def write_job(folder: Path, run: str, sites: Sequence[str], *, min_sites: int, patience: Patience) -> Path:
+def write_job(
+    folder: Path,
+    run: str,
+    sites: Sequence[str],
+    *,
+    min_sites: int,
+    patience: Patience,
+    agreement: Agreement | None = None,
+) -> Path:
     """Write a job that makes one attempt at a run.
 
     Parameters
@@ -28,6 +40,8 @@ def write_job(folder: Path, run: str, sites: Sequence[str], *, min_sites: int, p
         Fewest sites that must be able to start.
     patience
         For the coordinator.
+    agreement
+        The specification, where the coordinator does not have it yet.
     """
     config = folder / APP / "config"
     config.mkdir(parents=True, exist_ok=True)
@@ -37,10 +51,10 @@ def write_job(folder: Path, run: str, sites: Sequence[str], *, min_sites: int, p
         "resource_spec": {},
         "deploy_map": {APP: ["server", *sites]},
     }
-    server = {
-        "format_version": 2,
-        "workflows": [{"id": "infl", "path": CONTROLLER, "args": {"run": run, "patience": asdict(patience)}}],
-    }
+    arguments: dict[str, Any] = {"run": run, "patience": asdict(patience)}
+    if agreement is not None:
+        arguments["agreement"] = agreement.to_json()
+    server = {"format_version": 2, "workflows": [{"id": "infl", "path": CONTROLLER, "args": arguments}]}
     executor = {"tasks": ["infl"], "executor": {"path": EXECUTOR, "args": {}}}
     client = {"format_version": 2, "executors": [executor]}
     for path, content in (

@@ -29,6 +29,8 @@ from infl.federation.flare import CONTROLLER, EXECUTOR, require_flare
 from infl.federation.toml import explain
 
 ADMIN = "coordinator@infl.local"
+REVOKED = "disabled_clients.json"
+"""File in a server's kit with the names that FLARE refuses."""
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
 
@@ -123,11 +125,18 @@ def consortium_of(home: Path) -> Consortium:
         return Consortium(**json.loads((home / "consortium.json").read_text()))
 
 
-def enrol(home: Path, name: str, consortium: Consortium) -> tuple[Path, str]:
-    """Make a site's key and request; return the request file and the key's fingerprint."""
+def enrol(home: Path, name: str, consortium: Consortium, *, renew: bool = False) -> tuple[Path, str]:
+    """Make a site's key and request; return the request file and the key's fingerprint.
+
+    With `renew`, a site that is enrolled makes a new key; the old certificate serves until the new one is installed.
+    """
     require_flare()
     if not SITE_NAME.fullmatch(name):
         raise SettingsError(f"site {name!r}: use letters, digits, '_' and '-'")
+    if renew and not (home / "kit").exists():
+        raise FileError(f"{home} has no certificate to renew: leave --renew out")
+    if renew:
+        shutil.rmtree(home / "request", ignore_errors=True)
     if (home / "request").exists():
         raise FileError(f"{home} has a request already: send it, or choose another folder with --home")
     with explained(home, "make"):
@@ -167,9 +176,56 @@ def install(home: Path, approved: Path, fingerprint: str) -> Path:
         Another authority signed it, or it is not for this site's request.
     """
     require_flare()
-    kit = _package(home, approved, "kit", fingerprint)
-    _restrict(kit, "client")
-    return kit
+    if not (home / "kit").exists():
+        kit = _package(home, approved, "kit", fingerprint)
+        _restrict(kit, "client")
+        return kit
+    if _key_of(home / "kit") in {path.read_bytes() for path in (home / "request").glob("*/*.key")}:
+        raise FileError(
+            f"{home / 'kit'} is installed already; `infl site enrol NAME --renew` asks for a new certificate"
+        )
+    return _replace_startup(home, approved, "kit", fingerprint)
+
+
+def renew_coordinator(home: Path) -> None:
+    """Make new keys and certificates for the coordinator's server and administrator; the authority stays.
+
+    Raises
+    ------
+    FederationError
+        FLARE could not make them.
+    """
+    require_flare()
+    consortium, fingerprint = consortium_of(home), _fingerprint(home / "ca" / "rootCA.pem")
+    for name, kind, kit in ((consortium.host, "server", "kit"), (ADMIN, "admin", "admin")):
+        shutil.rmtree(home / "request" / name, ignore_errors=True)
+        signed = approve(home, _request(home, consortium, name, kind))[0]
+        _replace_startup(home, signed, kit, fingerprint)
+        signed.unlink()
+
+
+def revoke(home: Path, name: str) -> None:
+    """Shut a site out, whatever certificates it has: the server refuses its name from the next start on.
+
+    Raises
+    ------
+    FederationError
+        No site of this name was enrolled here.
+    """
+    if not (home / f"{name}.signed.zip").exists():
+        raise FederationError(f"{name!r} was not enrolled here: the files {home}/*.signed.zip say who was")
+    write_atomic(
+        home / "kit" / REVOKED, json.dumps({"disabled_clients": [*revoked(home), name]}).encode(), overwrite=True
+    )
+
+
+def revoked(home: Path) -> tuple[str, ...]:
+    """Return which sites are shut out."""
+    path = home / "kit" / REVOKED
+    if not path.exists():
+        return ()
+    with explained(path, "read"):
+        return tuple(json.loads(path.read_text())["disabled_clients"])
 
 
 def request_fingerprint(request: Path) -> str:
@@ -202,7 +258,8 @@ def days_left(kit: Path) -> float:
 def _request(home: Path, consortium: Consortium, name: str, kind: str) -> Path:
     folder = home / "request" / name
     folder.parent.mkdir(mode=0o700, exist_ok=True)
-    definition = write_atomic(home / "request" / f"{name}.yml", consortium.participant(name, kind).encode())
+    definition = home / "request" / f"{name}.yml"
+    write_atomic(definition, consortium.participant(name, kind).encode(), overwrite=True)
     _nvflare(home, "cert", "request", "-p", definition, "--out", folder)
     return folder / f"{name}.request.zip"
 
@@ -222,6 +279,21 @@ def _package(home: Path, signed: Path, kit: str, fingerprint: str) -> Path:
     return home / kit
 
 
+def _replace_startup(home: Path, signed: Path, kit: str, fingerprint: str) -> Path:
+    """Put new keys and certificates into a kit; its local settings stay."""
+    made = _package(home, signed, f"{kit}.new", fingerprint)
+    old = home / kit / "startup"
+    old.rename(made / "old")
+    (made / "startup").rename(old)
+    shutil.rmtree(made)
+    return home / kit
+
+
+def _key_of(kit: Path) -> bytes:
+    with explained(kit, "read"):
+        return next((kit / "startup").glob("*.key")).read_bytes()
+
+
 def _restrict(kit: Path, role: str) -> None:
     """Write a participant's local settings: infl's class only, no code in jobs, no logs sent, all files in the kit."""
     local = kit / "local"
@@ -238,7 +310,7 @@ def _restrict(kit: Path, role: str) -> None:
     rights = json.loads((local / "authorization.json.default").read_text())
     for permissions in rights["permissions"].values():
         if isinstance(permissions, dict):
-            permissions |= {"byoc": "none", "shell_commands": "none"}
+            permissions |= {"byoc": "none", "shell_commands": "none", "app_command": "n:submitter"}
     rights["permissions"]["project_admin"] = rights["permissions"]["lead"]
     for name, content in (("resources", resources), ("authorization", rights)):
         write_atomic(local / f"{name}.json", json.dumps(content, indent=1).encode(), overwrite=True)

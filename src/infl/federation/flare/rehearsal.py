@@ -14,14 +14,20 @@ from typing import TYPE_CHECKING
 from infl.federation.attempt import RunFolder, Status
 from infl.federation.flare.engine import CLIENT, Daemon, Supervisor
 from infl.federation.flare.kits import Consortium, approve, enrol, init_coordinator, install
+from infl.federation.local import run_in_process
+from infl.federation.messages import Answer
 from infl.federation.station import SiteSettings, Station
 from infl.keys import Identity
 
 if TYPE_CHECKING:
     from infl._types import Data
     from infl.federation.agreement import Agreement
+    from infl.federation.coordinator import Transport
+    from infl.federation.messages import Plan, Reply
     from infl.federation.remote import Patience
+    from infl.federation.run import FederatedRun
     from infl.keys import Keyring
+    from infl.models.task import Task
 
 
 class Rehearsal:
@@ -73,6 +79,12 @@ class Rehearsal:
         run.store.begin(agreement)
         return run
 
+    def expected(self, run: RunFolder, task: Task) -> FederatedRun:
+        """Return what a run must come out as: the same in process, with those sites in each sum that were in it."""
+        missing = {row["seq"]: set(row["cohort"]) - set(row["responders"]) for row in run.exchanges()}
+        wrap = lambda inner: _Without(inner, missing)  # noqa: E731
+        return run_in_process(run.agreement, task, self.data, self.key, wrap=wrap).run
+
     @contextmanager
     def sites_up(self) -> Iterator[None]:
         """Keep all sites' processes up."""
@@ -104,6 +116,18 @@ class Rehearsal:
 
         supervisor = Supervisor(self.coordinator, name, patience=patience, say=say)
         return supervisor.go(poll=0.5, give_up=give_up)
+
+
+class _Without:
+    """Sites in process, some of which are missing in some exchanges."""
+
+    def __init__(self, inner: Transport, missing: Mapping[int, set[str]]) -> None:
+        self._inner, self._missing, self.holder = inner, missing, inner.holder
+
+    def ask(self, cohort: tuple[str, ...], plan_for: Callable[[str], Plan]) -> Iterator[Reply]:
+        for reply in self._inner.ask(cohort, plan_for):
+            if not (isinstance(reply, Answer) and reply.site in self._missing.get(reply.seq, ())):
+                yield reply
 
 
 def kill(daemon: Daemon) -> None:
