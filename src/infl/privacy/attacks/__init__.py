@@ -21,6 +21,7 @@ ATTACKS: dict[str, str] = {
     "one_bit_key": "infl.privacy.attacks.keys:OneBitKey",
     "thief_fine_tuning": "infl.privacy.attacks.thief_fine_tuning:ThiefFineTuning",
     "importance_thief": "infl.privacy.attacks.importance_thief:ImportanceThief",
+    "relabelling": "infl.privacy.attacks.relabelling:Relabelling",
     "known_model": "infl.privacy.attacks.known_model:KnownModel",
     "file_statistics": "infl.privacy.attacks.file_statistics:FileStatistics",
     "membership": "infl.privacy.attacks.membership:Membership",
