@@ -139,6 +139,9 @@ def thieves(table: Table) -> None:
                 scratch=float(np.mean(row["scratch"])),
                 stolen=float(np.mean(row["stolen"])),
                 unlocked=float(np.mean(row["unlocked"])),
+                interval=[row["low"], row["high"]],
+                how=row["how"],
+                means=row["means"],
             )
 
 

@@ -60,8 +60,18 @@ STOLEN: dict[str, Way] = {
     "signs of the largest weights searched": Way("signs"),
     "distilled from the stolen features": Way("distilled"),
 }
-FREE: dict[str, Way] = {"scratch": Way("scratch"), "public start": Way("initial")}
-"""What needs no theft: fresh random weights, and the run's initial weights, which its public seed gives."""
+FREE: dict[str, Way] = {
+    "scratch": Way("scratch"),
+    "scratch, steps in proportion to sizes": Way("scratch", multiplicative=True),
+    "scratch, last layer alone": Way("scratch", frozen=1.0),
+    "scratch, last layer first, then all": Way("scratch", frozen=0.5),
+    "scratch, signs searched": Way("scratch signs"),
+    "public start": Way("initial"),
+    "public start, last layer alone": Way("initial", frozen=1.0),
+    "public start, last layer first, then all": Way("initial", frozen=0.5),
+}
+"""What needs no theft: the same ways with fresh random weights, and with the run's initial weights, which its public seed
+gives. Some of the ways are better than plain training whatever they begin with, so theft is compared with all of them."""
 UNLOCKED: dict[str, Way] = {"unlocked": Way("unlocked"), "unlocked, last layer alone": Way("unlocked", frozen=1.0)}
 """The control."""
 
@@ -194,6 +204,7 @@ def starts(
         "signs": searched_signs(module, usual, x[train], y[train]),
         "distilled": distilled(module, scratch, features, x),
         "scratch": scratch,
+        "scratch signs": searched_signs(module, scratch, x[train], y[train]),
         "initial": initial,
     }
 
@@ -250,13 +261,13 @@ def compare_starts(accuracies: Mapping[str, np.ndarray]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``stolen`` (the best way, chosen on the other half of the trials), ``scratch`` (mean of fresh and public initial
-        weights) and ``unlocked``, each over trials; ``difference`` (stolen − scratch), ``low`` and ``high`` (its 95 %
-        confidence interval), ``how`` (the way), ``means`` of all ways.
+        ``stolen`` and ``scratch`` (the best way of each, chosen on the other half of the trials) and ``unlocked``, each
+        over trials; ``difference`` (stolen − scratch), ``low`` and ``high`` (its 95 % confidence interval), ``how`` (the
+        stolen way), ``means`` of all ways.
     """
     names = [name for name in STOLEN if name in accuracies]
     stolen, chosen = cross_chosen(np.array([accuracies[name] for name in names]))
-    scratch = np.mean([accuracies[name] for name in FREE if name in accuracies], axis=0)
+    scratch, _ = cross_chosen(np.array([accuracies[name] for name in FREE if name in accuracies]))
     unlocked, _ = cross_chosen(np.array([accuracies[name] for name in UNLOCKED if name in accuracies]))
     ends = interval(stolen - scratch)
     return {
