@@ -1,6 +1,7 @@
 """Differential privacy: the noise is what the accountant was told, and nothing goes round it."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from anndata import AnnData
 from torch import nn
 
 import infl
-from infl.errors import SettingsError
+from infl.errors import MissingExtraError, SettingsError
 from infl.nn.flat import FlatModule
 from infl.nn.mlp import ResidualMLP
 from infl.privacy import DP, spent
@@ -165,7 +166,32 @@ def test_bad_settings_are_one_line(khan_sites: dict[str, AnnData], settings: dic
     assert all("infl" not in a.uns for a in khan_sites.values())
 
 
-def test_module_that_mixes_records_is_refused_with_the_remedy() -> None:
-    with pytest.raises(SettingsError, match="BatchNorm1d mixes records.*LayerNorm"):
+def test_all_that_is_wrong_with_a_module_is_said_with_the_remedy() -> None:
+    with pytest.raises(SettingsError, match=r"1 \(BatchNorm1d\) mixes the records of a batch: use LayerNorm"):
         check_module(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
+    with pytest.raises(SettingsError) as error:
+        check_module(nn.Sequential(nn.BatchNorm1d(3), nn.LSTM(3, 3), nn.MultiheadAttention(4, 2)))
+    for part in ("0 (BatchNorm1d)", "1 (LSTM)", "DPLSTM", "2 (MultiheadAttention)"):
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
     check_module(ResidualMLP(3, 2))
+
+
+def test_fit_with_a_module_that_cannot_be_private_is_refused(khan_sites: dict[str, AnnData]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("infl.models.classifier.ResidualMLP", _WithBatchNorm)
+        with pytest.raises(SettingsError, match="BatchNorm1d.*LayerNorm"):
+            infl.tl.fit_federated(khan_sites, privacy=DP(epsilon=2.0, delta=1e-4, accountant="rdp"), **SETTINGS)
+    assert all("infl" not in a.uns for a in khan_sites.values())
+
+
+def test_missing_opacus_gives_the_line_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opacus", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'infl\[dp\]'"):
+        DP(epsilon=2.5, delta=1e-4).resolve(7)
+
+
+class _WithBatchNorm(ResidualMLP):
+    def __init__(self, *args: int, **options: float) -> None:
+        super().__init__(*args, **options)  # type: ignore[arg-type]
+        self.norm = nn.BatchNorm1d(self.head.in_features)

@@ -49,6 +49,14 @@ LOOSE = 50.0
 """From this ε on the quick accountant is asked: nobody is protected by it."""
 GRAD_SAMPLE = "grad_sample"
 """Attribute in which Opacus leaves per-record gradients."""
+REMEDIES = {
+    "BatchNorm": "mixes the records of a batch: use LayerNorm or GroupNorm",
+    "LSTM": "hides its steps: use opacus.layers.DPLSTM",
+    "GRU": "hides its steps: use opacus.layers.DPGRU",
+    "RNN": "hides its steps: use opacus.layers.DPRNN",
+    "MultiheadAttention": "hides its steps: use opacus.layers.DPMultiheadAttention",
+}
+"""What is wrong with a layer, and what to do, by a part of its name."""
 LOG = "infl_privacy"
 """Where a run leaves its account in ``uns``."""
 
@@ -315,15 +323,16 @@ def check_module(module: nn.Module) -> None:
     _opacus()
     from opacus.validators import ModuleValidator
 
-    problems = ModuleValidator.validate(module, strict=False)
-    names = sorted({type(m).__name__ for m in module.modules() if "BatchNorm" in type(m).__name__})
-    if names:
-        raise SettingsError(
-            f"privacy: {', '.join(names)} mixes records within a batch: use LayerNorm or GroupNorm instead"
-        )
-    if problems:
-        first = str(problems[0]).split(". ")[0]
-        raise SettingsError(f"privacy: the model cannot be trained with per-record gradients: {first}")
+    wrong = []
+    for name, part in module.named_modules():
+        kind = type(part).__name__
+        remedy = next((r for k, r in REMEDIES.items() if k in kind and not kind.startswith("DP")), None)
+        if remedy is not None:
+            wrong.append(f"{name or 'the module'} ({kind}) {remedy}")
+    if not wrong:
+        wrong = [str(problem).split(". ")[0] for problem in ModuleValidator.validate(module, strict=False)]
+    if wrong:
+        raise SettingsError(f"privacy: the model cannot be trained with per-record gradients: {'; '.join(wrong)}")
 
 
 def clipped_gradients(module: nn.Module, losses: Callable[[], torch.Tensor], clip_norm: float) -> torch.Tensor:
