@@ -1,0 +1,287 @@
+"""Sites that differ: studies left out, label skew, missing features, a missing modality (docs/concepts/sites.md).
+
+``python benchmarks/heterogeneity.py [SECTION …]`` with sections ``studies``, ``skew``, ``panel`` and ``modality``; all
+without. Everything is chosen on validation data or by leaving one of the *training* studies out; test data only judge.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import mudata
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+
+import infl
+from _table import Table
+from infl.models import Classifier
+from infl.tl._compare import folds, pool
+from infl.tl._predict import infer
+from panels import panel_sites, use_data_folder
+
+SEEDS = range(10)
+METRIC = "balanced_accuracy"
+PLAIN: dict[str, Any] = {"lock": None, "seal": "none", "progress": False}
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "federated moments": {},
+    "site coordinate (FiLM)": {"coordinate": 16},
+    "own moments": {"standardise": "site"},
+    "own moments, no blocks": {"standardise": "site", "n_blocks": 0},
+    "own moments of ranks, no blocks": {"standardise": "rank", "n_blocks": 0},
+}
+"""For a study that joins later: no adaptation, then the ways to adapt without its labels."""
+
+RULES: dict[str, dict[str, Any]] = {
+    "fedavg": {},
+    "fedavg, 5 local epochs": {"local_epochs": 5},
+    "fedprox": {"aggregation": "fedprox", "local_epochs": 5},
+    "fedadam": {"aggregation": "fedadam"},
+    "fedyogi": {"aggregation": "fedyogi"},
+    "scaffold": {"aggregation": "scaffold"},
+    "qfedavg": {"aggregation": "qfedavg"},
+    "fedbn": {"aggregation": "fedbn"},
+}
+
+
+def interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % t-interval of the mean of paired differences."""
+    d = np.asarray(differences)
+    half = stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d))
+    return float(d.mean() - half), float(d.mean() + half)
+
+
+def values_of(table: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Return a method's balanced accuracy, a row a seed and a column a site (``""``: overall)."""
+    values = pd.DataFrame(table.attrs["values"]).query("method == @method and metric == @METRIC")
+    return values.pivot_table(index="seed", columns="site", values="value")
+
+
+# -- studies left out --------------------------------------------------------------------------------------------------
+def studies(table: Table) -> None:
+    """Leave each of four studies out; the setting of a fold is chosen by leaving one of its three studies out."""
+    use_data_folder()
+    sites = infl.pp.split_sites(infl.datasets.stemcells(), by="study")
+    common: dict[str, Any] = {"target": "cell_type", "holdout": "site", "progress": False}
+    first = infl.tl.compare(sites, methods=["pooled", "alone", "fedavg", "baseline"], seeds=SEEDS, **common)
+    by_method = {m: values_of(first, m) for m in ("baseline", "pooled", "alone", "fedavg")}
+    tuned = {
+        out: {
+            name: float(
+                values_of(
+                    infl.tl.compare(
+                        {s: a for s, a in sites.items() if s != out}, methods=["fedavg"], seeds=2, **common, **options
+                    ),
+                    "fedavg",
+                )[""].mean()
+            )
+            for name, options in SETTINGS.items()
+        }
+        for out in sites
+    }
+    chosen = {out: max(scores, key=lambda name: scores[name]) for out, scores in tuned.items()}
+    for name, options in SETTINGS.items():
+        if options:
+            run = infl.tl.compare(sites, methods=["fedavg"], seeds=SEEDS, **common, **options)
+            by_method[f"fedavg, {name}"] = values_of(run, "fedavg")
+    ours = pd.DataFrame(index=list(SEEDS), columns=list(sites), dtype=float)
+    for name in set(chosen.values()):
+        run = infl.tl.compare(sites, methods=["infl"], seeds=SEEDS, **common, **SETTINGS[name])
+        for out in (site for site, choice in chosen.items() if choice == name):
+            ours[out] = values_of(run, "infl")[out]
+    unlocked = pd.DataFrame(
+        {out: by_method["fedavg" + (f", {c}" if SETTINGS[c] else "")][out] for out, c in chosen.items()}
+    )
+    by_method["infl, setting chosen in the fold"] = ours
+    for method, values in by_method.items():
+        at = values[list(sites)]
+        table.add(
+            f"studies: {method}",
+            "as measured",
+            at.mean(axis=1),
+            worst_site=float(at.min(axis=1).mean()),
+            by_site={site: round(float(at[site].mean()), 3) for site in sites},
+        )
+    for other in ("baseline", "fedavg"):
+        difference = ours.mean(axis=1) - by_method[other][list(sites)].mean(axis=1)
+        low, high = interval(difference)
+        table.add(
+            f"studies: infl minus {other}",
+            "above 0 with 95 % interval",
+            difference,
+            ok=low > 0,
+            low=low,
+            high=high,
+            chosen=chosen,
+            inner=tuned,
+        )
+    difference = ours.mean(axis=1) - unlocked.mean(axis=1)
+    table.add(
+        "studies: lock and seal, difference",
+        "0.005",
+        difference.abs().mean(),
+        seeds=len(SEEDS),
+        ok=abs(difference.mean()) <= 0.005,
+    )
+
+
+# -- label skew ----------------------------------------------------------------------------------------------------------
+def judged(
+    sites: Mapping[str, Any], target: str, seed: int, join: str = "inner", **options: Any
+) -> tuple[dict[str, float], float]:
+    """Fit on the training parts; return balanced accuracy by site and together (``""``), and the validation loss."""
+    task = Classifier(target=target)
+    [(train, test)] = folds(task, sites, "observations", 0.3, seed)
+    run = infl.tl.fit_federated({s: a.copy() for s, a in train.items()}, target=target, seed=seed, **(PLAIN | options))
+    key = run.key if run.model.header.fingerprint else None
+    task, panel = run.model.header.build_task(), run.model.header.panel
+    outputs = {s: infer(a, run.site_models.get(s, run.model), key) for s, a in test.items()}
+    scores = {s: task.score(a, outputs[s], panel)[METRIC] for s, a in test.items()}
+    joined = {"probability": np.concatenate([o["probability"] for o in outputs.values()])}
+    scores[""] = task.score(pool(test, join), joined, panel)[METRIC]  # type: ignore[arg-type]
+    return scores, float(run.history.loc[run.history["best"], "val_loss"].iloc[0])
+
+
+def skew(table: Table) -> None:
+    """Deal panels out with label skew; the rule is chosen by its mean validation loss."""
+    for name in ("khan", "breast rna"):
+        for alpha in (0.1, 0.5, None):
+            label = f"{name}, α = {alpha or '∞'}"
+            reference: dict[str, list[float]] = defaultdict(list)
+            worst: dict[str, list[float]] = defaultdict(list)
+            losses: dict[str, list[float]] = defaultdict(list)
+            for seed in SEEDS:
+                sites, target = panel_sites(name, seed=seed, alpha=alpha)
+                methods = ["baseline", "pooled", "alone", "infl"]
+                result = infl.tl.compare(sites, target=target, seeds=[seed], methods=methods, progress=False)
+                for row in result.query("metric == @METRIC").itertuples():
+                    reference[row.method].append(row.mean)
+                    worst[row.method].append(row.worst_site)
+                for rule, options in RULES.items() if alpha == 0.1 else [("fedavg", {})]:
+                    scores, loss = judged(sites, target, seed, **options)
+                    reference[rule].append(scores.pop(""))
+                    worst[rule].append(min(scores.values()))
+                    losses[rule].append(loss)
+            best = min(losses, key=lambda rule: float(np.mean(losses[rule])))
+            for method, values in reference.items():
+                more = {"validation_loss": float(np.mean(losses[method]))} if method in losses else {}
+                table.add(
+                    f"{label}: {method}", "as measured", values, worst_site=float(np.nanmean(worst[method])), **more
+                )
+            gap = np.subtract(reference[best], reference["pooled"])
+            low, high = interval(gap)
+            table.add(
+                f"{label}: best rule by validation ({best}) minus pooled",
+                "at least -0.04",
+                gap,
+                ok=float(gap.mean()) >= -0.04,
+                low=low,
+                high=high,
+            )
+            shift = abs(float(np.mean(np.subtract(reference["infl"], reference["fedavg"]))))
+            table.add(f"{label}: lock and seal, difference", "0.005", shift, seeds=len(SEEDS), ok=shift <= 0.005)
+
+
+# -- a site that lacks features --------------------------------------------------------------------------------------------
+def panel(table: Table) -> None:
+    """Take 40 % of the features from one site: what it gains over alone, and what the others lose."""
+    for name in ("khan", "breast rna"):
+        rows: dict[str, list[float]] = defaultdict(list)
+        for seed in SEEDS:
+            whole, target = panel_sites(name, seed=seed)
+            n = whole["site_1"].n_vars
+            keep = np.sort(np.random.default_rng(seed).permutation(n)[: round(0.6 * n)])
+            lacking = {**whole, "site_1": whole["site_1"][:, keep].copy()}
+            nobody, _ = judged(whole, target, seed)
+            masked, _ = judged(lacking, target, seed, "outer", features="union")
+            sealed, _ = judged(lacking, target, seed, "outer", features="union", lock="field", seal="group")
+            shared, _ = judged(lacking, target, seed)
+            alone, _ = judged({"site_1": lacking["site_1"]}, target, seed)
+            others = [site for site in whole if site != "site_1"]
+            for method, scores in {"masks": masked, "intersection": shared, "nothing missing": nobody}.items():
+                rows[f"that site, {method}"].append(scores["site_1"])
+                rows[f"other sites, {method}"].append(float(np.mean([scores[site] for site in others])))
+            rows["that site, alone"].append(alone["site_1"])
+            rows["lock and seal"].append(sealed[""] - masked[""])
+        for what, values in rows.items():
+            if what != "lock and seal":
+                table.add(f"{name}, a site lacks 40 %: {what}", "as measured", values)
+        gain = np.subtract(rows["that site, masks"], rows["that site, alone"])
+        low, high = interval(gain)
+        table.add(
+            f"{name}, a site lacks 40 %: its gain over alone", "above 0", gain, ok=gain.mean() > 0, low=low, high=high
+        )
+        loss = np.subtract(rows["other sites, nothing missing"], rows["other sites, masks"])
+        low, high = interval(loss)
+        table.add(
+            f"{name}, a site lacks 40 %: loss of the others",
+            "at most 0.02",
+            loss,
+            ok=loss.mean() <= 0.02,
+            low=low,
+            high=high,
+        )
+        shift = abs(float(np.mean(rows["lock and seal"])))
+        table.add(
+            f"{name}, a site lacks 40 %: lock and seal, difference", "0.005", shift, seeds=len(SEEDS), ok=shift <= 0.005
+        )
+
+
+# -- a site that lacks a modality --------------------------------------------------------------------------------------------
+def modality(table: Table) -> None:
+    """Take the proteins from one site: all modalities together against each, on the same held-out samples."""
+    use_data_folder()
+    breast = infl.datasets.breast_tcga()
+    breast = breast[breast.obs["published_split"] == "train"].copy()
+    rows: dict[str, list[float]] = defaultdict(list)
+    for seed in SEEDS:
+        sites = infl.pp.split_sites(breast, 5, stratify="subtype", seed=seed)
+        whole = sites["site_1"]
+        sites["site_1"] = mudata.MuData({m: whole.mod[m].copy() for m in ("rna", "mirna")})
+        sites["site_1"].obs["subtype"] = whole.obs["subtype"].reindex(sites["site_1"].obs_names)
+        for method, options in {
+            "rna": {"modality": "rna"},
+            "mirna": {"modality": "mirna"},
+            "fused": {},
+            "fused, lock and seal": {"lock": "field", "seal": "group"},
+        }.items():
+            scores, _ = judged(sites, "subtype", seed, **options)
+            rows[method].append(scores[""])
+        having = {site: adata for site, adata in sites.items() if site != "site_1"}
+        rows["protein (four sites)"].append(judged(having, "subtype", seed, modality="protein")[0][""])
+    for method, values in rows.items():
+        table.add(f"breast, a site lacks protein: {method}", "as measured", values)
+    single = {m: rows[m] for m in ("rna", "mirna", "protein (four sites)")}
+    best = max(single, key=lambda m: float(np.mean(single[m])))
+    gap = np.subtract(rows["fused"], single[best])
+    low, high = interval(gap)
+    table.add(
+        f"breast, a site lacks protein: fused minus {best}", "at least 0", gap, ok=gap.mean() >= 0, low=low, high=high
+    )
+    shift = abs(float(np.mean(np.subtract(rows["fused, lock and seal"], rows["fused"]))))
+    table.add(
+        "breast, a site lacks protein: lock and seal, difference", "0.005", shift, seeds=len(SEEDS), ok=shift <= 0.005
+    )
+
+
+SECTIONS = {"studies": studies, "skew": skew, "panel": panel, "modality": modality}
+
+
+def main() -> None:
+    """Run the sections that are named, or all."""
+    table = Table("heterogeneity")
+    for name in sys.argv[1:] or SECTIONS:
+        SECTIONS[name](table)
+        table.save()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    main()
