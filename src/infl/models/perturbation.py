@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 
 from infl.errors import DataError, InflWarning, SettingsError
@@ -257,8 +258,8 @@ class Perturbation(Task):
             sums["squares"][number] = data.squares[i]
         sums["n_control"] = np.asarray(float(data.n_control))
         sums["control"] = data.n_control * data.control
-        sums["control_squares"] = np.diag(data.products).copy()
-        return sums | ({"products": data.products} if p <= MAX_COVARIANCE else {})
+        sums["control_squares"] = data.control_squares
+        return sums | ({} if data.products is None else {"products": data.products})
 
     def absorb(self, stage: str, sums: Sums, private: Sums) -> Sums:
         """Turn sums into effects, their noise, and the moments of control cells."""
@@ -418,8 +419,8 @@ class Conditions(SiteData):
     genes, number, n, delta, squares
         Of each condition of the panel that the site has: perturbed genes, its number in the panel, cells, mean change,
         sum of squared changes.
-    control, n_control, products
-        Mean of control cells, how many, and their summed cross-products about the mean.
+    control, n_control, control_squares, products
+        Mean of control cells, how many, their summed squares and cross-products about the mean (None: too many genes).
     labels
         Canonical label of every cell.
     """
@@ -434,24 +435,29 @@ class Conditions(SiteData):
         p = len(panel["features"])
         control_rows = np.flatnonzero(labels == "")
         self.n_control = len(control_rows)
-        self.control, self.products = np.zeros(p), np.zeros((p, p))
+        self.control, self.control_squares = np.zeros(p), np.zeros(p)
+        self.products = np.zeros((p, p)) if p <= MAX_COVARIANCE else None
 
-        def blocks(rows: np.ndarray) -> list[np.ndarray]:
-            return [
-                _log(x.rows(part), target_sum, site) for part in np.array_split(rows, max(1, -(-len(rows) // 2048)))
-            ]
+        def blocks(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for part in np.array_split(rows, max(1, -(-len(rows) // 2048))):
+                yield part, _log(x.rows(part), target_sum, site)
 
         if self.n_control:
-            self.control = sum(block.sum(0) for block in blocks(control_rows)) / self.n_control
-            for block in blocks(control_rows):
-                self.products += (block - self.control).T @ (block - self.control)
-        self.n = np.array([np.count_nonzero(labels == name) for name in names], dtype=float)
+            self.control = np.sum([block.sum(0) for _, block in blocks(control_rows)], axis=0) / self.n_control
+            for _, block in blocks(control_rows):
+                away = block - self.control
+                self.control_squares += (away**2).sum(0)
+                if self.products is not None:
+                    self.products += away.T @ away
+        of = pd.Index(names).get_indexer(labels)
+        self.n = np.bincount(of[of >= 0], minlength=len(names)).astype(float)
         self.delta, self.squares = np.zeros((len(names), p)), np.zeros((len(names), p))
-        for i, name in enumerate(names):
-            for block in blocks(np.flatnonzero(labels == name)):
-                change = block - self.control
-                self.delta[i] += change.sum(0) / self.n[i]
-                self.squares[i] += (change**2).sum(0)
+        for part, block in blocks(np.flatnonzero(of >= 0)) if names else ():
+            members = sparse.csr_matrix((np.ones(len(part)), (of[part], np.arange(len(part)))), (len(names), len(part)))
+            change = block - self.control
+            self.delta += members @ change
+            self.squares += members @ change**2
+        self.delta /= np.maximum(self.n, 1)[:, None]
         held = np.isin(names, panel["held"])
         self.train, self.validation = np.flatnonzero(~held), np.flatnonzero(held)
 
