@@ -129,6 +129,27 @@ def test_marked_features_are_nan_in_memory_sparse_and_on_disk(sites: dict[str, A
     assert np.isfinite(adata.X).all()  # the object itself is as it was
 
 
+def test_a_site_without_a_shared_feature_is_refused(sites: dict[str, AnnData]) -> None:
+    sites["site_2"].var_names = ["other_1", "other_2", "other_3"]
+    with pytest.raises(DataError, match="site_2 has no feature in common with any other site"):
+        infl.tl.fit_federated(sites, **OPTIONS)
+
+
+@pytest.mark.parametrize("standardise", ["federated", "site", "rank", "sample"])
+def test_constant_features_at_one_site_do_no_harm(sites: dict[str, AnnData], standardise: str) -> None:
+    sites["site_1"].X[:, :2] = 3.0
+    infl.tl.fit_federated(sites, standardise=standardise, **{**OPTIONS, "rounds": 20, "lr": 1e-2})
+    assert np.isfinite(sites["site_1"].obsm["X_infl"]).all()
+    assert sites["site_3"].obs["infl_prediction"].astype(str).eq(sites["site_3"].obs["label"]).mean() > 0.5
+
+
+def test_a_modality_that_nobody_has_is_named() -> None:
+    mdata = MuData({"rna": AnnData(np.ones((4, 2), np.float32))})
+    mdata.obs["label"] = list("abab")
+    with pytest.raises(DataError, match="site_1 has no modality 'atac': choose one of 'rna'"):
+        infl.tl.fit_federated({"site_1": mdata}, **{**OPTIONS, "modality": "atac"})
+
+
 def test_unknown_features_setting() -> None:
     with pytest.raises(SettingsError, match="features='all': 'intersection' or 'union'"):
         Classifier(target="label", features="all")

@@ -112,6 +112,7 @@ class Classifier(Task):
         else:
             tables = {site: self._table(adata, site) for site, adata in sites.items()}
             panel = panel_of(tables, target=self.target, layer=self.layer, features=self.features)
+        _check_overlap({site: np.asarray(has) for site, has in panel.present.items()})
         return {"features": list(panel.features), "classes": list(panel.classes)}
 
     def _table(self, adata: AnnData | MuData, site: str) -> AnnData:
@@ -585,6 +586,17 @@ def fused(mdata: MuData, layer: str | None = None) -> AnnData:
         names += [f"{modality}:{feature}" for feature in features]
     matrix = np.concatenate(blocks, axis=1) if blocks else np.empty((mdata.n_obs, 0), dtype=np.float32)
     return AnnData(matrix, obs=mdata.obs, var=pd.DataFrame(index=names), uns={FUSED: True})
+
+
+def _check_overlap(present: Mapping[str, np.ndarray]) -> None:
+    """Refuse a site that shares no feature with any other: nothing that it learned would help them, or they it."""
+    for site, has in present.items():
+        others = [other for name, other in present.items() if name != site]
+        if others and not (has & np.any(others, axis=0)).any():
+            raise DataError(
+                f"{site} has no feature in common with any other site, so it would train a model of its own: "
+                "harmonise the names (infl.pp.harmonise), or leave it out"
+            )
 
 
 def _count(y: np.ndarray, probability: np.ndarray, confusion: np.ndarray, bins: np.ndarray) -> None:
