@@ -15,7 +15,7 @@ from _table import Table, ratios
 from infl.federation.seeds import generator
 from infl.keys import Keyring
 from infl.models import Classifier
-from infl.models.classifier import stratified_split
+from infl.models.labelled import stratified_split
 from infl.privacy.attacks.keys import one_bit_off
 from infl.tl._calibrate import _Probe
 from infl.tl._predict import infer

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from infl.models.classifier import N_BINS, TEMPERATURES, Classifier, stratified_split
+from infl.models.classifier import N_BINS, TEMPERATURES, Classifier
+from infl.models.labelled import stratified_split
 from infl.models.matrix import FeatureMatrix
 
 CLASSES = st.lists(st.integers(0, 4), min_size=1, max_size=80)

@@ -10,7 +10,8 @@ from mudata import MuData
 import infl
 from infl.errors import DataError, SettingsError
 from infl.federation.run import FederatedRun
-from infl.models.classifier import Classifier, fused
+from infl.models.classifier import Classifier
+from infl.models.labelled import fused
 from infl.models.matrix import FeatureMatrix
 
 OPTIONS = {

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from infl.errors import DataError, SettingsError
 from infl.models.bases import load_base
-from infl.models.classifier import stratified_split
+from infl.models.labelled import stratified_split
 from infl.models.matrix import FeatureMatrix
 from infl.models.sentences import Sentences, sentences
 from infl.models.task import Step, Sums, Task

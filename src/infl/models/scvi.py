@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from infl.errors import DataError, MissingExtraError, SettingsError
-from infl.models.classifier import stratified_split
 from infl.models.counts import BATCH, CATEGORICAL, CONTINUOUS, SIZE_FACTOR, CountRows, categories_of, codes, table_of
+from infl.models.labelled import stratified_split
 from infl.models.matrix import FeatureMatrix
 from infl.models.task import Step, Sums, Task
 

@@ -1,0 +1,165 @@
+"""Labelled rows of a feature matrix: their split, their scaling, and several modalities side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from infl.models.matrix import FeatureMatrix
+from infl.models.task import SiteData
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
+Scale = Literal["none", "site", "rank", "sample"]
+FUSED = "infl_fused"
+"""In ``uns`` of what :func:`fused` made."""
+
+
+class LabelledRows(SiteData):
+    """Rows of a feature matrix with class numbers.
+
+    Parameters
+    ----------
+    x
+        Features.
+    labels
+        Class numbers (n,), or None for data to predict.
+    train, validation
+        Indices.
+    standardise
+        ``"site"``: scale features by this site's own moments over the training rows; ``"rank"``: after ranking within rows;
+        ``"sample"``: each row by its own mean and deviation.
+    balanced
+        Let every class count alike in the site's own moments.
+    """
+
+    def __init__(
+        self,
+        x: FeatureMatrix,
+        labels: Tensor | None,
+        train: np.ndarray,
+        validation: np.ndarray,
+        *,
+        standardise: Scale = "none",
+        balanced: bool = False,
+    ) -> None:
+        self.x, self.labels, self.train, self.validation = x, labels, train, validation
+        self.standardise, self.balanced = standardise, balanced
+
+    def rows(self, index: np.ndarray | slice) -> np.ndarray:
+        """Return the features of the rows `index` (n_rows, n_features), float32."""
+        rows = self._unscaled(index)
+        if self.standardise == "none":
+            return rows
+        if self.standardise == "sample":
+            deviation = np.nanstd(rows, 1, keepdims=True)
+            return (rows - np.nanmean(rows, 1, keepdims=True)) / np.where(deviation > 0, deviation, 1)
+        center, scale = self.own_moments
+        return (rows - center) / scale
+
+    def _unscaled(self, index: np.ndarray | slice) -> np.ndarray:
+        rows = self.x.rows(index)
+        if self.standardise != "rank":
+            return rows
+        from scipy.stats import rankdata
+
+        ranks = rankdata(rows, axis=1, nan_policy="omit")  # from 1; what was not measured stays NaN
+        return (ranks / (~np.isnan(rows)).sum(1, keepdims=True).clip(1)).astype(np.float32)
+
+    def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return features (n, n_features) and class numbers (n,)."""
+        assert self.labels is not None
+        return torch.from_numpy(self.rows(index)), self.labels[index]
+
+    def reduce(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Add `function` (of rows as float64) over the training rows."""
+        blocks = np.array_split(self.train, max(1, -(-len(self.train) // 2048)))
+        return np.sum([function(self._unscaled(block).astype(np.float64)) for block in blocks], axis=0)
+
+    @cached_property
+    def own_moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each feature over the training rows."""
+        if self.labels is None or not self.balanced:
+            return self.moments(np.ones(len(self.train)))
+        labels = self.labels[self.train].numpy()
+        return self.moments(1 / np.bincount(labels)[labels])
+
+    def moments(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each feature over the training rows, weighted (n_train,)."""
+        of_row = np.zeros(self.x.shape[0])
+        of_row[self.train] = weight / weight.sum()
+        blocks = np.array_split(self.train, max(1, -(-len(self.train) // 2048)))
+
+        def mean_of(function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+            sums, total = np.zeros(self.x.shape[1]), np.zeros(self.x.shape[1])
+            for block in blocks:
+                x, w = self._unscaled(block).astype(np.float64), of_row[block]
+                sums += w @ np.nan_to_num(function(x))
+                total += w @ ~np.isnan(x)
+            return sums / np.maximum(total, 1e-12)
+
+        mean = mean_of(lambda x: x)
+        deviation = np.sqrt(mean_of(lambda x: (x - mean) ** 2))
+        return mean.astype(np.float32), np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32)
+
+
+def stratified_split(labels: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Split off `share` of the samples by systematic sampling within classes; one of each class stays in training.
+
+    Samples are put in a random order, sorted by class, and every ``1 / share``-th is taken: each class gives its
+    share up to one sample.
+
+    Examples
+    --------
+    >>> train, validation = stratified_split(np.repeat([0, 1], 10), 0.2, np.random.default_rng(0))
+    >>> len(train), len(validation)
+    (16, 4)
+    """
+    order = rng.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    _, first = np.unique(labels[order], return_index=True)
+    free = np.delete(order, first)
+    rate = min(1.0, share * (len(order) - (np.bincount(labels) == 1).sum()) / max(len(free), 1))
+    taken = np.floor(np.arange(1, len(free) + 1) * rate + rng.random()).astype(int)
+    validation = np.sort(free[np.diff(taken, prepend=0) > 0])
+    return np.setdiff1d(np.arange(len(labels)), validation), validation
+
+
+def fused(mdata: MuData, layer: str | None = None) -> AnnData:
+    """Return all modalities side by side, features named ``"rna:TP53"``; NaN where an observation lacks one.
+
+    Examples
+    --------
+    >>> import anndata, mudata
+    >>> parts = {
+    ...     "rna": anndata.AnnData(np.ones((2, 1), np.float32), obs=pd.DataFrame(index=["a", "b"])),
+    ...     "protein": anndata.AnnData(np.ones((1, 1), np.float32), obs=pd.DataFrame(index=["b"])),
+    ... }
+    >>> fused(mudata.MuData(parts)).X
+    array([[ 1., nan],
+           [ 1.,  1.]], dtype=float32)
+    """
+    from anndata import AnnData
+
+    from infl.pp._check import measured
+
+    blocks, names = [], []
+    for modality, table in mdata.mod.items():
+        features = measured(table)
+        if not len(features) or not table.n_obs:
+            continue
+        x = FeatureMatrix(table, list(features), layer=layer, site=modality)
+        block = np.full((mdata.n_obs, len(features)), np.nan, dtype=np.float32)
+        block[mdata.obs_names.get_indexer(table.obs_names)] = x.rows(slice(None))
+        blocks.append(block)
+        names += [f"{modality}:{feature}" for feature in features]
+    matrix = np.concatenate(blocks, axis=1) if blocks else np.empty((mdata.n_obs, 0), dtype=np.float32)
+    return AnnData(matrix, obs=mdata.obs, var=pd.DataFrame(index=names), uns={FUSED: True})
