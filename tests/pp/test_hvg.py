@@ -66,6 +66,7 @@ def test_batches_as_in_scanpy(count_sites, pool, key, dense, flavor, n_top_genes
         x = dense(adata.X)
         x[:, 20 * i : 20 * i + 10] = 0  # never seen at this site
         x[:, 100] = 0  # nor anywhere
+        x[:, 110] = 3 if i == 1 else x[:, 110]  # constant there
         adata.X = sparse.csr_matrix(x)
     as_expected(count_sites, flavor)
     pooled = pool(count_sites)

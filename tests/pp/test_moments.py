@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import sparse
 
-from infl.errors import DataError, SettingsError
+from infl.errors import DataError, InflWarning, SettingsError
 from infl.keys import Keyring
-from infl.pp import harmonise, moments
+from infl.pp import harmonise, log1p, moments, pca, scale
 
 KINDS = {"dense": np.asarray, "csr": sparse.csr_matrix, "csc": sparse.csc_matrix}
 
@@ -25,6 +25,7 @@ def site(x, i, kind="dense") -> AnnData:
     )
 
 
+@pytest.mark.filterwarnings("ignore:values differ in kind")  # by chance, of 12 values
 @given(
     arrays(np.float64, (9, 4), elements=st.floats(-1e3, 1e3)),
     st.lists(st.integers(-40, 40), min_size=4, max_size=4),
@@ -78,6 +79,15 @@ def test_a_feature_that_a_site_did_not_measure_is_not_0_there():
     assert table["mean"].tolist() == [3.0, 6.0]
     assert table["var"].tolist() == pytest.approx([14 / 3, 2.0])
     assert "mean" not in sites["a"].var
+
+
+@pytest.mark.parametrize("function", [moments, scale, pca])
+def test_counts_among_logarithms_are_noticed(count_sites, dense, function):
+    for adata in count_sites.values():
+        adata.X = dense(adata.X)
+    log1p({"s2": count_sites["s2"]})
+    with pytest.warns(InflWarning, match="values differ in kind: s2 has logarithms, s0 has raw counts"):
+        function(count_sites)
 
 
 def test_errors_are_one_line_and_alter_nothing(khan_sites):

@@ -117,6 +117,15 @@ def test_a_feature_that_a_site_did_not_measure_is_at_its_mean(pbmc_sites, dense)
     assert largest_angle(pbmc_sites["site_2"].varm["PCs"], filled["site_2"].varm["PCs"]) <= 1e-3
 
 
+def test_a_site_with_constant_features(khan_sites, pool):
+    khan_sites["site_2"].X[:, :900] = 0.5
+    khan_sites["site_3"].X[:] = khan_sites["site_3"].X[0]
+    pooled = pool(khan_sites)
+    sc.pp.pca(pooled, 10, svd_solver="full")
+    pca(khan_sites, 10)
+    assert largest_angle(khan_sites["site_3"].varm["PCs"], pooled.varm["PCs"]) <= 1e-3
+
+
 def test_products_are_the_same_in_one_piece_and_in_many(khan_sites, monkeypatch):
     pca(khan_sites, 5)
     monkeypatch.setattr("infl.pp._pca._IN_MEMORY", 40_000)  # 17 features or observations at a time

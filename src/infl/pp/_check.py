@@ -1,6 +1,5 @@
 """Everything that can be wrong with the data of sites, said before anything is computed or altered."""
 
-import warnings
 from collections.abc import Mapping
 from typing import Literal
 
@@ -9,12 +8,12 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from infl.errors import DataError, InflWarning, SettingsError
+from infl.errors import DataError, SettingsError
 from infl.pp._columns import shortlist
 from infl.pp._labels import agree_on_classes
 from infl.pp._panel import Panel
 from infl.pp._spelling import different_kinds, one_spelling
-from infl.pp._units import check_units, units_of
+from infl.pp._units import units_of, warn_of_units
 from infl.pp._values import count_non_finite
 
 PRESENT = "infl_present"  # column of var: False where the site did not measure a feature of the united panel
@@ -68,10 +67,8 @@ def panel_of(
     ('class_1', 'class_2', 'class_3', 'class_4')
     """
     panel = examine(sites, target=target, layer=layer, features=features)[0]
-    try:
-        compare_units(sites, layer)
-    except DataError as error:
-        warnings.warn(str(error), InflWarning, stacklevel=2)
+    for units in units_by_modality(sites, layer):
+        warn_of_units(units, stacklevel=2)
     return panel
 
 
@@ -113,15 +110,16 @@ def examine(
     return panel, names, called
 
 
-def compare_units(sites: Mapping[str, AnnData | MuData], layer: str | None, escape: str | None = None) -> None:
-    """Refuse counts among logarithms and their like, within each modality."""
-    for modality in {name for adata in sites.values() for name in tables(adata)}:
-        units = {
+def units_by_modality(sites: Mapping[str, AnnData | MuData], layer: str | None) -> list[dict[str, str | None]]:
+    """Kinds of values of the sites, one dict for each modality."""
+    return [
+        {
             _where(site, modality): units_of(t[modality], layer)
             for site, adata in sites.items()
             if modality in (t := tables(adata))
         }
-        check_units(units, escape=escape)
+        for modality in sorted({name for adata in sites.values() for name in tables(adata)})
+    ]
 
 
 def tables(adata: AnnData | MuData) -> dict[str, AnnData]:

@@ -11,9 +11,10 @@ from mudata import MuData
 from scipy import sparse
 
 from infl.errors import DataError
-from infl.pp._check import PRESENT, Features, check_site_names, compare_units, examine, measured, tables
+from infl.pp._check import PRESENT, Features, check_site_names, examine, measured, tables, units_by_modality
 from infl.pp._labels import check_renamed, relabelled
 from infl.pp._panel import Panel
+from infl.pp._units import check_units as refuse_mixture
 
 _BEFORE = "infl_name_before"  # column of var: what a feature was called at this site before it was spelt alike
 
@@ -87,8 +88,8 @@ def harmonise(
     panel, wanted, called = examine(
         sites, target=target, layer=None, features=features, aliases=aliases or {}, labels=labels
     )
-    if check_units:
-        compare_units(sites, None, escape="check_units=False")
+    for units in units_by_modality(sites, None) if check_units else ():
+        refuse_mixture(units, escape="check_units=False")
     prepared = {
         site: {
             modality: _prepare(

@@ -14,10 +14,10 @@ from scipy import sparse
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.federation.sums import sum_over_sites
 from infl.pp._columns import obs_column
-from infl.pp._matrix import SiteMatrix, matrices, own
+from infl.pp._matrix import SiteMatrix, kinds, matrices, own
 from infl.pp._median import federated_median
 from infl.pp._moments import FINE, Transform, federated_moments, taken
-from infl.pp._units import check_units, units_of
+from infl.pp._units import check_units
 from infl.pp._variable import Cutoffs, at_least_nth, dispersions, expected_std
 
 if TYPE_CHECKING:
@@ -372,7 +372,7 @@ def _clipped_sums(matrix: SiteMatrix, chosen: np.ndarray | None, clip: np.ndarra
 
 def _check_kind(at: Mapping[str, SiteMatrix], flavor: str) -> list[str]:
     """Refuse a mixture of kinds; say what is amiss with the one kind that there is."""
-    units = {site: units_of(matrix.adata, matrix.layer) for site, matrix in at.items()}
+    units = kinds(at)
     check_units(units, escape="check_values=False")
     for_counts = flavor.startswith("seurat_v3")
     for site, kind in units.items():

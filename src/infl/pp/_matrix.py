@@ -12,6 +12,7 @@ from scipy import sparse
 
 from infl.errors import DataError, SettingsError
 from infl.pp._check import PRESENT, check_object, check_site_names, check_values
+from infl.pp._units import units_of
 from infl.pp._values import blocks
 
 if TYPE_CHECKING:
@@ -97,6 +98,11 @@ def matrices(
             )
         check_values(adata, layer, site, names)
     return {site: SiteMatrix(site, adata, layer, presence(adata.var)) for site, adata in sites.items()}
+
+
+def kinds(at: Mapping[str, SiteMatrix]) -> dict[str, str | None]:
+    """What kind of values each site has: counts, logarithms, scaled values; None where that cannot be told."""
+    return {site: units_of(matrix.adata, matrix.layer) for site, matrix in at.items()}
 
 
 def check_key(key: Any) -> None:

@@ -11,7 +11,8 @@ import pandas as pd
 from scipy import sparse
 
 from infl.federation.sums import sum_over_sites
-from infl.pp._matrix import SiteMatrix, matrices, own
+from infl.pp._matrix import SiteMatrix, kinds, matrices, own
+from infl.pp._units import warn_of_units
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -49,6 +50,11 @@ def moments(
     -------
     One row a feature: ``n_obs``, ``mean``, ``var`` (unbiased, as scanpy's) and ``std``.
 
+    Warns
+    -----
+    infl.errors.InflWarning
+        Sites have different kinds of values, such as counts and logarithms.
+
     Examples
     --------
     >>> import infl
@@ -56,7 +62,9 @@ def moments(
     >>> infl.pp.moments(sites).n_obs.iloc[0]
     np.int64(83)
     """
-    found = federated_moments(matrices(sites, layer, key), key)
+    at = matrices(sites, layer, key)
+    warn_of_units(kinds(at), stacklevel=2)
+    found = federated_moments(at, key)
     index = next(iter(sites.values())).var_names
     table = pd.DataFrame(
         {"n_obs": found.n.astype(np.int64), "mean": found.mean, "var": found.var, "std": np.sqrt(found.var)},

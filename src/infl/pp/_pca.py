@@ -14,8 +14,9 @@ from scipy import sparse
 from infl.errors import DataError, SettingsError
 from infl.federation.sums import sum_over_sites
 from infl.pp._components import exact_components, randomised_components
-from infl.pp._matrix import SiteMatrix, copies, matrices, own
+from infl.pp._matrix import SiteMatrix, copies, kinds, matrices, own
 from infl.pp._moments import Moments, federated_moments
+from infl.pp._units import warn_of_units
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
@@ -109,6 +110,11 @@ def pca(
     infl.errors.SettingsError
         More components than observations or features.
 
+    Warns
+    -----
+    infl.errors.InflWarning
+        Sites have different kinds of values, such as counts and logarithms.
+
     Examples
     --------
     >>> import infl
@@ -130,6 +136,7 @@ def pca(
     mask_name, columns = _columns(at, mask_var)
     n_obs = sum(matrix.n_obs for matrix in at.values())
     n_comps = _n_comps(n_comps, len(columns), n_obs)
+    warn_of_units(kinds(at), stacklevel=2)
     found = federated_moments(at, key, purpose="pca")
     frame = _frame(found, columns, n_obs, zero_center)
     exact = len(columns) <= LARGEST_EXACT if svd_solver in (None, "auto", "arpack") else svd_solver != "randomized"

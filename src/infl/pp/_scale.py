@@ -11,8 +11,9 @@ from scipy import sparse
 
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.pp._columns import obs_column
-from infl.pp._matrix import SiteMatrix, copies, matrices, put
+from infl.pp._matrix import SiteMatrix, copies, kinds, matrices, put
 from infl.pp._moments import federated_moments
+from infl.pp._units import warn_of_units
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -60,7 +61,7 @@ def scale(
     Warns
     -----
     infl.errors.InflWarning
-        A sparse matrix became dense.
+        A sparse matrix became dense, or sites have different kinds of values.
 
     Examples
     --------
@@ -75,6 +76,7 @@ def scale(
     sites = copies(sites, copy)
     at = matrices(sites, layer, key, rewrite=True)
     masks, names = _masks(at, mask_obs)
+    warn_of_units(kinds(at), stacklevel=2)
     found = federated_moments(at, key, rows=masks, purpose="scale")
     std = np.sqrt(found.var)
     std[std == 0] = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from infl.errors import DataError
+from infl.errors import DataError, InflWarning
 
 _LOOKED_AT = 1 << 20  # values
 _LARGEST_LOG = 50.0  # log2 of 10¹⁵; intensities of mass spectrometers end at 10¹³
@@ -54,18 +55,28 @@ def check_units(units: Mapping[str, str | None], *, escape: str | None = None) -
     infl.errors.DataError
         Names one site of each kind.
     """
+    if mixture := _mixture(units):
+        raise DataError(mixture + (f", or set {escape} if they agree after all" if escape else ""))
+
+
+def warn_of_units(units: Mapping[str, str | None], *, stacklevel: int) -> None:
+    """Warn of a mixture, where there is no argument to say that it is meant."""
+    if mixture := _mixture(units):
+        warnings.warn(mixture, InflWarning, stacklevel=stacklevel + 1)
+
+
+def _mixture(units: Mapping[str, str | None]) -> str | None:
     by_kind: dict[str, list[str]] = {}
     for where, kind in units.items():
         if kind is not None:
             by_kind.setdefault(kind, []).append(where)
     if len(by_kind) < 2:
-        return
+        return None
     (rare, at), *_, (common, others) = sorted(by_kind.items(), key=lambda item: len(item[1]))
     more = f" (and {len(at) - 1} more)" if len(at) > 1 else ""
-    raise DataError(
+    return (
         f"values differ in kind: {at[0]}{more} has {rare}, {others[0]} has {common}; bring all sites to one (infl.pp.log1p, "
         "infl.pp.scale, or a layer with the raw counts)"
-        + (f", or set {escape} if they agree after all" if escape else "")
     )
 
 
