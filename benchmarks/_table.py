@@ -42,7 +42,12 @@ class Table:
         values = np.atleast_1d(np.asarray(values, dtype=float))
         spread = float(values.std(ddof=1)) if len(values) > 1 else None
         row = {"what": what, "asked": asked, "measured": float(values.mean()), "spread": spread}
-        row |= {"seeds": seeds if seeds is not None else len(values), "ok": ok, "command": self.command, **more}
+        row |= {
+            "seeds": seeds if seeds is not None else len(values),
+            "ok": None if ok is None else bool(ok),
+            "command": self.command,
+            **more,
+        }
         self.rows.append(row)
         shown = f"{row['measured']:.4g}" + (f" ± {spread:.2g}" if spread is not None else "")
         print(f"{what:<78} {shown:<20} asked {asked:<24} {'' if ok is None else 'ok' if ok else 'NOT MET'}", flush=True)
