@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 import warnings
 from typing import Any
 
@@ -18,6 +20,7 @@ import infl
 from _table import RESULTS, Table
 from infl.models import Classifier
 from infl.privacy import DP
+from infl.privacy.dp import epsilon_of, noise_for
 from panels import panel_sites, use_data_folder
 
 FIGURES = RESULTS.parent.parent / "docs" / "_static"
@@ -37,6 +40,7 @@ FULL = ("default", "DP, epsilon 8")
 
 EPSILONS = (1.0, 2.0, 4.0, 8.0)
 DELTA = 1e-5
+CHANCE = 1 / 3
 NOISE = ("distributed", "trusted aggregator", "local")
 SEEDS = {"breast rna": 5, "papalexi": 3}
 CURVES: dict[str, tuple[float, dict[str, Any]]] = {
@@ -51,7 +55,11 @@ def audits(table: Table) -> None:
     sites, target = panel_sites("khan")
     for name, options in PROTECTIONS.items():
         run = infl.tl.fit_federated(sites, target=target, progress=False, **options)
+        begun = time.process_time()
         result = infl.tl.audit(run, sites, attacks=None if name in FULL else "quick", progress=False)
+        seconds, asked = time.process_time() - begun, 300 if name in FULL else 45
+        what = f"{name}: seconds of processor time, {'all' if name in FULL else 'quick'} attacks"
+        table.add(what, f"at most {asked}", seconds, seeds=1, ok=seconds <= asked)
         for row in result.itertuples():
             table.add(
                 f"{name}: {row.attack}, {row.metric}",
@@ -99,24 +107,22 @@ def accuracy(name: str, seed: int, noise: str, **privacy: float) -> float:
         train = {"all": anndata.concat(list(train.values()))}
         settings |= {"seal": "none", "min_sites": 1}
     where = "local" if noise == "local" else "distributed"
-    dp = DP(delta=DELTA, noise=where, sample_rate=sample_rate, **privacy)  # type: ignore[arg-type]
+    dp = DP(delta=DELTA, noise=where, sample_rate=sample_rate, **privacy)
     run = infl.tl.fit_federated(train, privacy=dp, **settings)
     infl.tl.predict(test, run.model, key=run.key)
     return float(balanced_accuracy_score(test.obs[target].astype(str), test.obs["infl_prediction"].astype(str)))
 
 
-def curve(table: Table, name: str) -> dict[str, list[list[float]]]:
+def curve(table: Table, name: str) -> None:
     """Measure accuracy over ε, noise shared between sites, added once by a trusted aggregator, or whole by each site."""
     seeds = range(SEEDS[name])
     free = [accuracy(name, seed, "distributed", noise_multiplier=1e-3) for seed in seeds]
     table.add(f"{name}, epsilon infinite: balanced accuracy", "reported", free)
-    measured: dict[str, list[list[float]]] = {noise: [] for noise in NOISE}
     for epsilon in EPSILONS:
-        for noise in NOISE:
-            values = [accuracy(name, seed, noise, epsilon=epsilon) for seed in seeds]
+        found = {noise: np.array([accuracy(name, seed, noise, epsilon=epsilon) for seed in seeds]) for noise in NOISE}
+        for noise, values in found.items():
             table.add(f"{name}, epsilon {epsilon:g}, {noise} noise: balanced accuracy", "reported", values)
-            measured[noise].append(values)
-        shared, trusted, local = (np.array(measured[noise][-1]) for noise in NOISE)
+        shared, trusted, local = found.values()
         what = f"{name}, epsilon {epsilon:g}: distributed noise less"
         table.add(
             f"{what} a trusted aggregator's",
@@ -126,43 +132,60 @@ def curve(table: Table, name: str) -> dict[str, list[list[float]]]:
         )
         table.add(f"{what} local noise", "above 0", shared - local, ok=bool((shared - local).mean() > 0))
         table.save()
-    return {"infinite": [free], **measured}
 
 
-def draw(name: str, measured: dict[str, list[list[float]]], ax: plt.Axes) -> None:
-    """Draw accuracy over ε with the spread over seeds."""
+def shares(table: Table) -> None:
+    """Account for one site's message alone, which conspirators open under the group seal: it carries a share of the noise."""
+    for epsilon in (1.0, 8.0):
+        noise = noise_for(epsilon, DELTA, 0.2, 60)
+        for min_sites in (3, 5):
+            value = epsilon_of([(noise / min_sites**0.5, 0.2, 60)], DELTA)
+            table.add(
+                f"epsilon {epsilon:g}, min_sites {min_sites}: epsilon against conspirators", "reported", value, seeds=1
+            )
+    table.save()
+
+
+def draw() -> None:
+    """Draw accuracy over ε with the spread over seeds, as it was saved."""
     from infl.pl._style import GREY, KEYED, ORANGE, UNKEYED
 
-    free = measured["infinite"][0]
-    ax.axhline(np.mean(free), color=GREY, linestyle="--", linewidth=1.2, label="no noise")
-    for number, (noise, colour) in enumerate(zip(NOISE, (KEYED, ORANGE, UNKEYED), strict=True)):
-        values = np.array(measured[noise])  # (epsilons, seeds)
-        at = np.arange(len(EPSILONS)) + 0.06 * (number - 1)
-        ax.errorbar(
-            at, values.mean(1), values.std(1, ddof=1), color=colour, marker="o", capsize=3, label=f"{noise} noise"
-        )
-    ax.set_xticks(np.arange(len(EPSILONS)), [f"{e:g}" for e in EPSILONS])
-    ax.set_xlabel("epsilon (delta = 1e-5)")
-    ax.set_title(f"{name}, {len(free)} seeds", fontsize="medium")
-    ax.spines[["top", "right"]].set_visible(False)
+    rows = {row["what"]: row for row in json.loads((RESULTS / "audit.json").read_text())["rows"]}
+    figure, axes = plt.subplots(1, len(CURVES), figsize=(9, 3.6), sharey=True, layout="constrained")
+    for name, ax in zip(CURVES, axes, strict=True):
+        free = rows[f"{name}, epsilon infinite: balanced accuracy"]
+        ax.axhline(free["measured"], color=GREY, linestyle="--", linewidth=1.2, label="no noise")
+        ax.axhline(CHANCE, color=GREY, linestyle=":", linewidth=1.2, label="chance")
+        for number, (noise, colour) in enumerate(zip(NOISE, (KEYED, ORANGE, UNKEYED), strict=True)):
+            found = [rows[f"{name}, epsilon {e:g}, {noise} noise: balanced accuracy"] for e in EPSILONS]
+            at = np.arange(len(EPSILONS)) + 0.06 * (number - 1)
+            mean, spread = ([row[part] for row in found] for part in ("measured", "spread"))
+            ax.errorbar(at, mean, spread, color=colour, marker="o", capsize=3, label=f"{noise} noise")
+        ax.set_xticks(np.arange(len(EPSILONS)), [f"{e:g}" for e in EPSILONS])
+        ax.set_xlabel(f"epsilon (delta = {DELTA:g})")
+        ax.set_title(f"{name}, {free['seeds']} seeds", fontsize="medium")
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylim(0.3, 1.0)
+    axes[0].set_ylabel("balanced accuracy on test data")
+    axes[1].legend(frameon=False, fontsize="small", loc="upper right")
+    figure.savefig(FIGURES / "privacy_curve.png", dpi=150)
 
 
 def main(parts: list[str]) -> None:
-    """Run the parts that were named, or both."""
+    """Run the parts that were named, or all: ``curve``, ``shares``, ``table``."""
     mpl.use("Agg")
     warnings.simplefilter("ignore", infl.errors.InflWarning)
     table = Table("audit")
     if "curve" in parts:
-        figure, axes = plt.subplots(1, len(CURVES), figsize=(9, 3.6), layout="constrained")
-        for name, ax in zip(CURVES, axes, strict=True):
-            draw(name, curve(table, name), ax)
-        axes[0].set_ylabel("balanced accuracy on test data")
-        axes[0].legend(frameon=False, fontsize="small")
-        figure.savefig(FIGURES / "privacy_curve.png", dpi=150)
+        for name in CURVES:
+            curve(table, name)
+        draw()
+    if "shares" in parts:
+        shares(table)
     if "table" in parts:
         audits(table)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(sys.argv[1:] or ["curve", "table"])
+    main(sys.argv[1:] or ["curve", "shares", "table"])
