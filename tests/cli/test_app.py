@@ -87,8 +87,12 @@ def test_compare_prints_and_writes_the_table(khan: AnnData, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert "fedavg" in done.stdout
     table = pd.read_csv(tmp_path / "t.csv")
-    assert list(table) == ["method", "metric", "mean", "sd", "n_seeds", "seconds"]
+    assert list(table) == ["method", "metric", "mean", "sd", "worst_site", "n_seeds", "seconds"]
     assert set(table["method"]) == {"fedavg", "baseline"}
+    left_out = ("--method", "baseline", "--holdout", "site")
+    done = run("compare", tmp_path / "khan.h5ad", *options, *left_out)
+    assert "worst site" in done.stdout
+    assert pd.read_csv(tmp_path / "t.csv")["worst_site"].iloc[0] <= pd.read_csv(tmp_path / "t.csv")["mean"].iloc[0]
     done = run("compare", tmp_path / "khan.h5ad", "--target", "tumor_class", "--site-key", "hospital")
     assert done.returncode == 2
     assert "did you mean 'tumour_class'" in done.stderr

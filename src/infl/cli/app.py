@@ -63,6 +63,7 @@ def compare(
     seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 5,
     rounds: Annotated[int, typer.Option(help="Rounds of each fit.")] = 20,
     method: Annotated[list[str] | None, typer.Option(help="Only this method; may be repeated.")] = None,
+    holdout: Annotated[str, typer.Option(help="Held out: 'observations', or each 'site' in turn.")] = "observations",
     out: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
 ) -> None:
     """What would federation cost me? One table, from one file with a site column.
@@ -72,7 +73,7 @@ def compare(
     import infl
     from infl.cli.tables import print_table, read_data
 
-    options = {} if modality is None else {"modality": modality}
+    options = {"holdout": holdout} | ({} if modality is None else {"modality": modality})
     table = infl.tl.compare(
         read_data(file), target=target, site_key=site_key, seeds=seeds, rounds=rounds, methods=method or None, **options
     )

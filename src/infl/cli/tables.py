@@ -31,14 +31,15 @@ def read_data(path: Path) -> AnnData | MuData:
 
 
 def print_table(table: pd.DataFrame, metrics: list[str] | None = None) -> None:
-    """Print a comparison: one row a method, one column a metric, mean ± standard deviation."""
+    """Print a comparison: one row a method, one column a metric, mean ± standard deviation; then the worst site."""
     from rich.console import Console
     from rich.table import Table
 
     metrics = metrics or list(dict.fromkeys(table["metric"]))
-    shown = Table("method", *(m.replace("_", " ") for m in metrics), "seconds")
+    shown = Table("method", *(m.replace("_", " ") for m in metrics), "worst site", "seconds")
     for method, rows in table.groupby("method", sort=False):
         cells = rows.set_index("metric")
         values = [f"{cells.loc[m, 'mean']:.3f} ± {cells.loc[m, 'sd']:.3f}" if m in cells.index else "" for m in metrics]
-        shown.add_row(str(method), *values, f"{rows['seconds'].iloc[0]:.2f}")
+        worst = f"{cells.loc[metrics[0], 'worst_site']:.3f}" if metrics[0] in cells.index else ""
+        shown.add_row(str(method), *values, worst, f"{rows['seconds'].iloc[0]:.2f}")
     Console().print(shown)
