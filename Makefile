@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test lint docs bench clean
+.PHONY: help demo test lint docs bench faults clean
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -34,6 +34,9 @@ docs: $(STAMP)  ## build the documentation into docs/_build/html
 
 bench: $(STAMP)  ## run every benchmark and write benchmarks/results/*.json
 	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
+
+faults: $(STAMP)  ## kill, cut and fill what a run between machines needs, and see that it goes on (an hour; as root for all)
+	$(BIN)/python tests/federation/flare/faults.py
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) demo_output docs/_build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,180 @@
+"""Between machines: a round's overhead, 100 MB beside bare FLARE, memory over a long run (docs/deploy.md).
+
+``python benchmarks/flare.py [overhead] [large] [soak]``. All participants are processes on this machine, over mutual TLS.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
+
+import numpy as np
+import pandas as pd
+import psutil
+from anndata import AnnData
+
+import _bare_flare
+from _table import Table
+from infl.federation.agreement import Agreement
+from infl.federation.attempt import RunFolder
+from infl.federation.flare.engine import SERVER, Console, Daemon
+from infl.federation.flare.job import write_job
+from infl.federation.flare.rehearsal import Rehearsal
+from infl.federation.remote import Patience
+from infl.federation.replica import build_bench
+from infl.keys import Keyring
+from infl.models import Classifier
+
+PATIENCE = Patience(silence=60, repeat=10, first=600, least=600, consent=300)
+
+
+def make_sites(n_sites: int, n_vars: int) -> dict[str, AnnData]:
+    rng, sites = np.random.default_rng(0), {}
+    var = pd.DataFrame(index=[f"g{j}" for j in range(n_vars)])
+    for i in range(n_sites):
+        y = np.arange(24) % 3
+        obs = pd.DataFrame({"label": pd.Categorical.from_codes(y, ["a", "b", "c"])}, index=[f"{i}_{j}" for j in y])
+        obs.index = [f"{i}_{j}" for j in range(len(y))]
+        x = (rng.normal(size=(len(y), n_vars)) + y[:, None]).astype(np.float32)
+        sites[f"site_{i + 1}"] = AnnData(x, obs=obs, var=var)
+    return sites
+
+
+def agree(network: Rehearsal, width: int, rounds: int) -> tuple[Agreement, float]:
+    """Return a run and its megabytes of weights."""
+    task = Classifier(target="label", width=width, n_blocks=1, batch_size=64)
+    agreement = Agreement.new(task, task.agree(network.data), network.data, network.key, rounds=rounds)
+    return agreement, 4e-6 * build_bench(task, agreement).shared.total
+
+
+def rounds_of(run: RunFolder) -> pd.DataFrame:
+    """Seconds of each round but the first, and of the slowest site's own work in it."""
+    rows = [row for row in run.exchanges() if row["round"] > 1]
+    return pd.DataFrame({"seconds": [r["seconds"] for r in rows], "work": [max(r["took"].values()) for r in rows]})
+
+
+def fit(network: Rehearsal, name: str, width: int, rounds: int) -> tuple[pd.DataFrame, float]:
+    agreement, size = agree(network, width, rounds)
+    run = network.begin(name, agreement)
+    with network.sites_up():
+        status = network.supervise(name, PATIENCE, give_up=900)
+    assert (status.state, status.attempts) == ("finished", 1), network.said
+    return rounds_of(run), size
+
+
+def bare(network: Rehearsal, n: int, rounds: int) -> list[float]:
+    """Seconds of rounds of bare FLARE with `n` floats, at the same participants."""
+    for kit, name in (("coordinator", _bare_flare.CONTROLLER), *((s, _bare_flare.EXECUTOR) for s in network.data)):
+        path = network.root / kit / "kit" / "local" / "resources.json"
+        allowed = json.loads(path.read_text())
+        allowed["class_allow_list"].append(name)
+        path.write_text(json.dumps(allowed))
+    out = network.root / "bare.json"
+    job = write_job(network.root / "bare", "bare", [*network.data], min_sites=len(network.data), patience=PATIENCE)
+    for side, key in (("server", "workflows"), ("client", "executors")):
+        path = job / "infl" / "config" / f"config_fed_{side}.json"
+        config = json.loads(path.read_text())
+        if side == "server":
+            config[key] = [
+                {"id": "x", "path": _bare_flare.CONTROLLER, "args": {"n": n, "rounds": rounds, "out": str(out)}}
+            ]
+        else:
+            config[key][0]["executor"] = {"path": _bare_flare.EXECUTOR, "args": {}}
+        path.write_text(json.dumps(config))
+    daemon = Daemon(network.coordinator / "kit", SERVER, network.coordinator / "server.log")
+    console = Console(network.coordinator / "admin")
+    try:
+        with network.sites_up():
+            daemon.ensure()
+            console.wait_for_sites(network.data, seconds=180)
+            state = console.wait_for_end(console.submit(job) or "", seconds=900)
+            assert state == "FINISHED:COMPLETED", state
+    finally:
+        console.close()
+        daemon.stop()
+    return json.loads(out.read_text())[1:]
+
+
+def overhead(table: Table, root: Path) -> None:
+    network = Rehearsal(root, make_sites(3, 2000), Keyring.create())
+    rounds, size = fit(network, "overhead", 448, 40)
+    beyond = float((rounds["seconds"] - rounds["work"]).median())
+    table.add(
+        f"overhead of a round, {size:.1f} MB, 3 sites, beyond the slowest site's work (s, median)", "<= 0.5", beyond,
+        ok=beyond <= 0.5, round_seconds=float(rounds["seconds"].median()), work_seconds=float(rounds["work"].median()),
+        rounds=len(rounds),
+    )  # fmt: skip
+
+
+def large(table: Table, root: Path) -> None:
+    network = Rehearsal(root, make_sites(3, 10_000), Keyring.create())
+    rounds, size = fit(network, "large", 2000, 5)
+    beyond = float((rounds["seconds"] - rounds["work"]).median())
+    plain = bare(network, int(size * 1e6 / 4), 5)
+    ratio = beyond / float(np.median(plain))
+    table.add(
+        f"{size:.0f} MB, 3 sites: a round beyond the slowest site's work / bare FLARE's round with a plain array", "<= 1.2",
+        ratio, ok=ratio <= 1.2, seconds_beyond_work=beyond, bare_seconds=float(np.median(plain)),
+        round_seconds=float(rounds["seconds"].median()), work_seconds=float(rounds["work"].median()), rounds=len(rounds),
+    )  # fmt: skip
+
+
+def role(command: list[str], root: Path) -> str:
+    """Return whose process it is, and whether it is the job's."""
+    who = next(Path(word).relative_to(root).parts[0] for word in command if word.startswith(str(root)))
+    return f"{who}, job" if any("worker_process" in word or "runner_process" in word for word in command) else who
+
+
+def soak(table: Table, root: Path, rounds: int = 1000) -> None:
+    """Memory of every process, from round 100 to the end."""
+    network = Rehearsal(root, make_sites(5, 50), Keyring.create())
+    agreement, _ = agree(network, 8, rounds)
+    run = network.begin("soak", agreement)
+    samples: dict[int, dict[str, float]] = {}
+    over = threading.Event()
+
+    def sample() -> None:
+        while not over.wait(0.5):
+            samples[run.status.round] = {
+                role(p.info["cmdline"], root): p.memory_info().rss / 1e6
+                for p in psutil.process_iter(["cmdline"])
+                if any(str(root) in word for word in p.info["cmdline"] or ())
+                and "nvflare" in " ".join(p.info["cmdline"])
+            }
+
+    watcher = threading.Thread(target=sample)
+    watcher.start()
+    with network.sites_up():
+        status = network.supervise("soak", PATIENCE, give_up=900)
+    over.set()
+    watcher.join()
+    assert status.state == "finished", network.said
+    rows = [samples[min(r for r in samples if r >= wanted)] for wanted in (100, 300, 500, 700, 900)]
+    megabytes = {name: [round(row[name], 1) for row in rows] for name in rows[0] if all(name in row for row in rows)}
+    growth = {name: values[-1] / values[0] - 1 for name, values in megabytes.items()}
+    worst = max(growth.values(), key=abs)
+    table.add(
+        f"{rounds} rounds, 5 sites: largest change of a process's memory after round 100", "<= 0.05", worst,
+        ok=abs(worst) <= 0.05, megabytes_at_100_300_500_700_900=megabytes, attempts=status.attempts,
+        seconds_of_a_round=float(np.median([r["seconds"] for r in run.exchanges() if r["round"]])),
+    )  # fmt: skip
+
+
+def main() -> None:
+    parts = {"overhead": overhead, "large": large, "soak": soak}
+    table = Table("flare")
+    for name in sys.argv[1:] or parts:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            parts[name](table, Path(folder))
+        table.save()
+
+
+if __name__ == "__main__":
+    main()
