@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "locked": ["Header", "LockedModel", "load_model"],
         "perturbation": ["Perturbation"],
         "registry": ["known_tasks"],
+        "scanvi": ["Scanvi"],
         "scvi": ["Scvi"],
         "task": ["SiteData", "Step", "Task"],
     },

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from infl.errors import DataError, SettingsError
-from infl.models.labelled import FUSED, LabelledRows, Scale, fused, stratified_split
+from infl.models.labelled import FUSED, LabelledRows, Scale, fused, stratified_split, write_classes
 from infl.models.matrix import FeatureMatrix
 from infl.models.task import Step, Sums, Task
 from infl.nn.mlp import LinearClassifier, OnPanel, ResidualMLP
@@ -358,14 +358,7 @@ class Classifier(Task):
 
         In a ``MuData``, observations without the modality get missing values.
         """
-        names = self._table(adata, "data").obs_names
-        probability = outputs["probability"]
-        classes = np.asarray(panel["classes"], dtype=object)
-        prediction = pd.Series(classes[probability.argmax(1)], index=names).reindex(adata.obs_names)
-        adata.obs[f"{key_added}_prediction"] = pd.Categorical(prediction, categories=classes)
-        adata.obs[f"{key_added}_probability"] = pd.Series(probability.max(1), index=names).reindex(adata.obs_names)
-        for key, values in {f"X_{key_added}": outputs["latent"], f"{key_added}_probabilities": probability}.items():
-            adata.obsm[key] = pd.DataFrame(values, index=names).reindex(adata.obs_names).to_numpy()
+        write_classes(adata, self._table(adata, "data").obs_names, outputs, panel["classes"], key_added)
 
     def embed(self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], *, key_added: str) -> None:
         """Write ``obsm["X_" + key_added]`` alone."""

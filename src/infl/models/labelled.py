@@ -1,8 +1,8 @@
-"""Labelled rows of a feature matrix: their split, their scaling, and several modalities side by side."""
+"""Labelled rows of a feature matrix: their split, scaling and results, and several modalities side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -109,6 +109,18 @@ class LabelledRows(SiteData):
         mean = mean_of(lambda x: x)
         deviation = np.sqrt(mean_of(lambda x: (x - mean) ** 2))
         return mean.astype(np.float32), np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32)
+
+
+def write_classes(
+    adata: AnnData | MuData, names: pd.Index, outputs: Mapping[str, np.ndarray], classes: Sequence[str], key_added: str
+) -> None:
+    """Write class, probability, probabilities and latent of the observations `names`; the others get missing values."""
+    probability, labels = outputs["probability"], np.asarray(classes, dtype=object)
+    prediction = pd.Series(labels[probability.argmax(1)], index=names).reindex(adata.obs_names)
+    adata.obs[f"{key_added}_prediction"] = pd.Categorical(prediction, categories=labels)
+    adata.obs[f"{key_added}_probability"] = pd.Series(probability.max(1), index=names).reindex(adata.obs_names)
+    for key, values in {f"X_{key_added}": outputs["latent"], f"{key_added}_probabilities": probability}.items():
+        adata.obsm[key] = pd.DataFrame(values, index=names).reindex(adata.obs_names).to_numpy()
 
 
 def stratified_split(labels: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

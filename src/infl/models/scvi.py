@@ -129,18 +129,25 @@ class Scvi(Task):
         table = table_of(adata, self.modality, site)
         x = FeatureMatrix(table, panel["features"], layer=self.layer, site=site)
         train, validation = np.arange(table.n_obs), np.arange(0)
+        labels = self.labels(table, panel)
         if rng is not None:
-            train, validation = stratified_split(np.zeros(table.n_obs, dtype=int), self.validation, rng)
+            strata = np.zeros(table.n_obs, dtype=np.int64) if labels is None else labels + 1
+            train, validation = stratified_split(strata, self.validation, rng)
         return CountRows(
             x,
             site=site,
             layer=self.layer,
             batch=panel["sites"].index(site) if site in panel["sites"] else 0,
             covariates=self._covariates(table, panel, site),
+            labels=labels,
             names=table.obs_names,
             train=train,
             validation=validation,
         )
+
+    def labels(self, table: AnnData, panel: Mapping[str, Any]) -> np.ndarray | None:
+        """Return class numbers (n_obs,), −1 where unknown; None for a model without classes."""
+        return None
 
     def _covariates(self, table: AnnData, panel: Mapping[str, Any], site: str) -> dict[str, np.ndarray]:
         from infl.pp import obs_column
@@ -324,7 +331,7 @@ def vae_class() -> Any:
     return VAE
 
 
-def latent(module: Any, data: CountRows, chunk: slice) -> Tensor:
+def latent(module: Any, data: CountRows, chunk: np.ndarray | slice) -> Tensor:
     """Return the means of the latent distributions of a chunk (n, n_latent)."""
     return module.inference(**module._get_inference_input(data.batch(chunk)))["qz"].loc
 

@@ -1,0 +1,158 @@
+"""Label transfer over sites: scvi-tools' SCANVI module, where some cells or whole sites have no labels.
+
+Xu et al., Probabilistic harmonization and annotation of single-cell transcriptomics data with deep generative models,
+Molecular Systems Biology 17 (2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from infl.errors import DataError, SettingsError
+from infl.models.counts import LABELS, CountRows, table_of
+from infl.models.labelled import write_classes
+from infl.models.scvi import CHUNK, Scvi, latent, vae_class
+from infl.models.task import Step, Sums
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
+
+@dataclass(frozen=True)
+class Scanvi(Scvi):
+    """Fit scANVI over sites: scVI with a classifier on its latent, learned from the cells that have labels.
+
+    Parameters
+    ----------
+    target
+        Column of ``obs`` with the labels; a site may lack it, or lack values.
+    unlabelled
+        Value of cells without a label, beside missing ones.
+    classification_ratio
+        Weight of the classifier's cross-entropy.
+
+    The other options are those of :class:`infl.models.Scvi`.
+
+    Examples
+    --------
+    >>> Scanvi(target="cell_type").headline
+    'balanced_accuracy'
+    """
+
+    name: ClassVar[str] = "scanvi"
+    headline: ClassVar[str] = "balanced_accuracy"
+
+    target: str = ""
+    unlabelled: str = "unknown"
+    classification_ratio: float = 50.0
+
+    # -- agreement -------------------------------------------------------------------------------------------------
+    def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:
+        """Return the panel of scVI and the classes of all sites."""
+        if not self.target:
+            raise SettingsError(
+                "model='scanvi' needs target=, the obs column with the labels of those cells that have one"
+            )
+        known: set[str] = set()
+        for site, adata in sites.items():
+            values = self._values(table_of(adata, self.modality, site))
+            known |= set() if values is None else set(values.dropna())
+        if len(known) < 2:
+            raise DataError(
+                f"obs[{self.target!r}] has {len(known)} classes over all sites, beside {self.unlabelled!r} and missing "
+                "values: two or more are due"
+            )
+        # the classes before the check of the data, which reads them
+        return super().agree(sites) | {"classes": sorted(known)}
+
+    def _values(self, table: AnnData) -> pd.Series | None:
+        """Return the labels as text, missing where a cell has none; None without the column."""
+        if self.target not in table.obs:
+            return None
+        values = table.obs[self.target].astype(object)
+        return values.where(values.notna() & (values != self.unlabelled)).map(str, na_action="ignore")
+
+    def labels(self, table: AnnData, panel: Mapping[str, Any]) -> np.ndarray:
+        """Return class numbers (n_obs,), −1 where unknown."""
+        values = self._values(table)
+        if values is None:
+            return np.full(table.n_obs, -1, dtype=np.int64)
+        return pd.Categorical(values, categories=panel.get("classes", [])).codes.astype(np.int64)
+
+    # -- model -----------------------------------------------------------------------------------------------------
+    def build(self, panel: Mapping[str, Any]) -> nn.Module:
+        """Return a fresh module of scvi-tools, without the parts that it would not use."""
+        vae_class()
+        from scvi.module import SCANVAE
+
+        options = self.data_options(panel) | self.module_options()
+        module = SCANVAE(**options, n_labels=len(panel["classes"]))
+        prior = module.y_prior.detach()
+        del module.y_prior  # a parameter that is not learned: as a buffer it is neither averaged nor decayed
+        module.register_buffer("y_prior", prior)
+        return self.trimmed(module)
+
+    def units(self, panel: Mapping[str, Any]) -> dict[str, dict[int, Sequence[str]]]:
+        """Features as in scVI; rows of the classifier's last layer are classes."""
+        last = {f"classifier.classifier.1.{kind}": {0: panel["classes"]} for kind in ("weight", "bias")}
+        return super().units(panel) | last
+
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], step: Step) -> Tensor:
+        """Return the mean negative evidence lower bound of a batch, with the cross-entropy of its labelled cells."""
+        known = batch[LABELS][:, 0] >= 0
+        labelled = {name: values[known] for name, values in batch.items()} if known.any() else None
+        options = {"kl_weight": self.kl_weight(step), "labelled_tensors": labelled}
+        return module(batch, loss_kwargs=options | {"classification_ratio": self.classification_ratio})[2].loss
+
+    # -- judging ---------------------------------------------------------------------------------------------------
+    def metric_shapes(self, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Those of scVI; cross-entropy and confusion counts (true × predicted) of labelled cells."""
+        k = len(panel["classes"])
+        return super().metric_shapes(panel) | {"cross_entropy": (), "confusion": (k, k)}
+
+    @torch.no_grad()
+    def evaluate(self, module: Any, data: CountRows, index: np.ndarray) -> Sums:
+        """Return sums over the cells `index`."""
+        assert data.labels is not None
+        sums = super().evaluate(module, data, index)
+        k = module.n_labels
+        cross_entropy, confusion = 0.0, np.zeros((k, k))
+        known = index[data.labels[index, 0].numpy() >= 0]
+        for start in range(0, len(known), CHUNK):
+            chunk = known[start : start + CHUNK]
+            logits, y = module.classifier(latent(module, data, chunk)), data.labels[chunk, 0]
+            cross_entropy += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
+            np.add.at(confusion, (y.numpy(), logits.argmax(1).numpy()), 1)
+        return sums | {"cross_entropy": np.asarray(cross_entropy), "confusion": confusion}
+
+    def summarise(self, sums: Sums) -> dict[str, float]:
+        """Return what training minimises (``loss``), its parts, and the balanced accuracy of labelled cells."""
+        confusion = sums["confusion"]
+        n, actual = confusion.sum(), confusion.sum(1)
+        recall = np.diag(confusion)[actual > 0] / actual[actual > 0]
+        metrics = super().summarise(sums)
+        metrics["cross_entropy"] = float(sums["cross_entropy"] / n) if n else 0.0
+        metrics["loss"] += self.classification_ratio * metrics["cross_entropy"]
+        return metrics | {"balanced_accuracy": float(recall.mean()) if n else float("nan")}
+
+    # -- results ---------------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def infer(self, module: nn.Module, data: CountRows, private: Sums) -> dict[str, np.ndarray]:
+        """Return the latent (n, n_latent) and the probability of each class (n, classes)."""
+        outputs = super().infer(module, data, private)
+        logits = module.classifier(torch.from_numpy(outputs["latent"]))  # type: ignore[operator]
+        return outputs | {"probability": logits.softmax(1).numpy()}
+
+    def write(
+        self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any], *, key_added: str
+    ) -> None:
+        """Write class, probability, probabilities and latent, as the classifier does."""
+        write_classes(adata, table_of(adata, self.modality, "the data").obs_names, outputs, panel["classes"], key_added)
