@@ -17,6 +17,7 @@ from anndata import AnnData
 from infl import __version__
 from infl.errors import DataError, FederationError, SealError
 from infl.federation.agreement import Agreement
+from infl.federation.attempt import Attempt, RunFolder, Status
 from infl.federation.checkpoint import Checkpoint, restore_snapshot, take_snapshot
 from infl.federation.coordinator import MAX_TOTALS, Coordinator, programme
 from infl.federation.local import run_in_process
@@ -49,7 +50,7 @@ class House:
         self.residents: dict[str, Resident] = {}
         self.results: dict[str, Replica] = {}
         self.transport = RemoteTransport(self.agreement.sites, self.to_site, QUICK)
-        self.now = 0
+        self.now, self.quick = 0, QUICK
 
     def to_site(self, site: str, content: bytes) -> None:
         if site in self.residents and not self.lose(site, "to", decode(content)):
@@ -109,6 +110,14 @@ class House:
             progress=store.progress(),
             keep=store.keep_progress,
         )
+
+    def attempt(self) -> Status:
+        """Make one attempt at the run, with a coordinator that is new."""
+        run = RunFolder(self.folder / "coordinator")
+        if not run.store.exists:
+            run.store.begin(self.agreement)
+        self.transport = RemoteTransport(self.agreement.sites, self.to_site, self.quick)
+        return Attempt(run, self.transport).go()
 
     @contextmanager
     def open(self) -> Iterator["House"]:
@@ -376,3 +385,40 @@ def test_deadline_follows_the_past() -> None:
     assert transport._deadline("train") == 6
     transport._seconds["train"].extend([0.1] * 9)
     assert transport._deadline("train") == 2
+
+
+# -- attempts --------------------------------------------------------------------------------------------------------
+def test_an_attempt_makes_room_for_the_next(
+    small_sites: dict[str, AnnData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infl.federation.attempt.LONGEST", 3)
+    house, states = House(small_sites, tmp_path), []
+    with house.open():
+        while not states or states[-1] != "finished":
+            states.append(house.attempt().state)
+    assert len(states) > 2
+    assert set(states[:-1]) == {"ended"}
+    assert all(torch.equal(r.theta, house.expected()) for r in house.results.values())
+    rows = RunFolder(tmp_path / "coordinator").exchanges()
+    assert [row["seq"] for row in rows] == [*range(len(rows))]
+    assert {len(row["responders"]) for row in rows} == {4}
+
+
+def test_a_site_that_is_away_at_the_end_gets_the_model_when_it_is_back(
+    small_sites: dict[str, AnnData], tmp_path: Path
+) -> None:
+    def end(site: str, way: str, message: Any) -> bool:
+        return site == "site_2" and isinstance(message, Plan) and message.kind == "end"
+
+    house = House(small_sites, tmp_path, end, min_sites=3)
+    house.quick = replace(QUICK, first=1, least=1)
+    with house.open():
+        states = [house.attempt() for _ in range(3)]
+        assert [s.state for s in states] == ["ended", "ended", "finished"]
+        assert states[-1].message == "site_2 lacks the model: `infl run resume` when it is up"
+        assert set(house.results) == {"site_1", "site_3", "site_4"}
+        house.lose = lambda *_: False
+        last = house.attempt()
+    assert (last.state, last.lacking, last.message) == ("finished", (), "")
+    assert all(torch.equal(r.theta, house.expected()) for r in house.results.values())
+    assert "site_2" in house.results

@@ -34,6 +34,8 @@ STOP, AGAIN = "stop", "again"
 """Requests to a running attempt: end for good; end so that sites which came back take part in the next."""
 WAIT = 20.0
 """Seconds that a process of an earlier attempt, whose parent is gone, may take to notice."""
+LONGEST = 5000
+"""Exchanges after which an attempt makes room for the next, whose processes are new: the engine's grow with each message."""
 DELIVERIES = 3
 """How often the last sum is sent round before a run counts as finished without a site that is away."""
 OVER = ("finished", "stopped")
@@ -239,10 +241,14 @@ class Attempt:
         self._clock = self._begun = time.monotonic()
         for exchange in coordinator.run():
             self._after(exchange, coordinator)
-            coordinator.interrupted = bool(self.run.requested)
+            coordinator.interrupted = bool(self.run.requested) or self._long(coordinator.progress, progress)
         if coordinator.interrupted:
             return "ended", ""
         return self._delivered(agreement)
+
+    @staticmethod
+    def _long(now: Progress, begun: Progress) -> bool:
+        return now.seq - begun.seq >= LONGEST
 
     def _delivered(self, agreement: Agreement) -> tuple[str, str]:
         """The last sum was sent round: a site that was away is given some more chances to get it."""
