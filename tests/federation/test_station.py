@@ -10,6 +10,7 @@ from anndata import AnnData
 from infl.errors import DataError, FederationError, FileError, KeyringError
 from infl.federation.agreement import Agreement
 from infl.federation.coordinator import programme
+from infl.federation.local import run_in_process
 from infl.federation.messages import Answer, Plan
 from infl.federation.packings import count_packing
 from infl.federation.station import SiteSettings, Station, specification_digest, stamp
@@ -134,3 +135,19 @@ def test_events_are_lines(station: Station) -> None:
     station.note("first")
     station.note("second")
     assert [line.partition(" ")[2] for line in station.events()] == ["first", "second"]
+
+
+def test_what_stays_at_a_site_is_written_there_as_its_own_model(
+    small_sites: dict[str, AnnData], station: Station, key: Keyring
+) -> None:
+    plain, partial = (
+        Agreement.new(TASK, TASK.agree(small_sites), small_sites, key, rounds=2, aggregation=rule)
+        for rule in ("fedavg", "partial")
+    )
+    for agreement in (plain, partial):
+        station.prepare(agreement)  # makes the run's folder
+        station.finish(run_in_process(agreement, TASK, small_sites, key).sites["site_1"])
+    assert station.result(plain, key).site_models == {}
+    run = station.result(partial, key)
+    assert "head.weight" not in run.model.effective(key)
+    assert "head.weight" in run.site_models["site_1"].effective(key)

@@ -111,9 +111,7 @@ def run_in_process(
                 show(exchange.round, replica.rows)
     ledger = pd.concat([ledgers[name].frame().assign(site=name) for name in agreement.sites], ignore_index=True)
     run = FederatedRun.of(replica, ledger, seconds)
-    kept = {name: task.keep(member.data) for name, member in members.items()}
-    if replica.bench.local.total or any(kept.values()):
-        run.site_models = {name: replica.model(name, member.local, kept[name]) for name, member in members.items()}
+    run.site_models = {name: own for name, member in members.items() if (own := member.own_model()) is not None}
     return Outcome(run, replica, members)
 
 

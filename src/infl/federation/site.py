@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+    from infl.models.locked import LockedModel
     from infl.privacy.dp import DP
     from infl.privacy.seal import Ledger
 
@@ -247,6 +248,11 @@ class Site:
         if not len(order):
             return []
         return np.array_split(order, max(1, round(len(order) / self.replica.task.batch_size)))
+
+    def own_model(self) -> LockedModel | None:
+        """Return this site's whole model, where weights or moments stay here; else None."""
+        replica, kept = self.replica, self.replica.task.keep(self.data)
+        return replica.model(self.name, self.local, kept) if replica.bench.local.total or kept else None
 
     @property
     def local(self) -> torch.Tensor:

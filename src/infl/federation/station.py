@@ -219,12 +219,17 @@ class Station:
         return ring
 
     def finish(self, site: Site) -> None:
-        """Write the locked model, history and ledger into the run's folder, after the last sum."""
+        """Write the locked model, history and ledger into the run's folder, after the last sum.
+
+        Where weights or moments stay at the sites, this site's whole model goes beside the shared one.
+        """
         agreement = site.replica.agreement
         folder = self.run_folder(agreement)
         assert site.ledger is not None
         run = FederatedRun.of(site.replica, site.ledger.frame().assign(site=site.name))
         run.save(folder / "model.infl.safetensors", overwrite=True)
+        if (own := site.own_model()) is not None:
+            own.save(folder / "own_model.infl.safetensors", overwrite=True)
         for name, table in (("history", run.history), ("ledger", run.ledger)):
             write_atomic(folder / f"{name}.csv", table.to_csv(index=name == "history").encode(), overwrite=True)
         write_atomic(
@@ -248,7 +253,9 @@ class Station:
             history = pd.read_csv(folder / "history.csv", index_col="round")
             ledger = pd.read_csv(folder / "ledger.csv")
             privacy = json.loads((folder / "privacy.json").read_text())
-        return FederatedRun(model, key, history, agreement.settings(), ledger, privacy)
+            own = folder / "own_model.infl.safetensors"
+            site_models = {self.settings.name: load_model(own)} if own.exists() else {}
+        return FederatedRun(model, key, history, agreement.settings(), ledger, privacy, site_models)
 
 
 def stamp(path: Path) -> str:
