@@ -164,22 +164,26 @@ class RankOneExperts(nn.Module):
         """
         if not self.lookup:
             x = self.dropout(x.to(self.A.dtype))
-        u = self._project(self.A, x)  # (n, …, r1)
         g, omega = self._sigmoid(self.gate), self._omega()
         if self.router is None:
-            mixed, loss = (u.sum(-1, keepdim=True) * omega).expand(*u.shape[:-1], self.r2), None
+            u, loss = self._project(self.A, x), None  # (n, …, r1)
+            mixed = u.sum(-1, keepdim=True) * omega  # the same for all r2
         else:
-            p, loss = self._choose(x, mask)  # (n, …, r1 · r2)
-            c = p.unflatten(-1, (self.r1, self.r2)) * (self.n_experts * omega)
-            mixed = (u.unsqueeze(-1) * c).sum(-2)  # Cᵀ u: (n, …, r2)
+            # One product for both, since narrow ones are slow.
+            u, logits = self._project(torch.cat([self.A, self.router]), x).split([self.r1, self.n_experts], -1)
+            p, loss = self._choose(logits, mask)  # (n, …, r1 · r2)
+            mixed = (u.unsqueeze(-1) * p.unflatten(-1, (self.r1, self.r2))).sum(-2)  # Pᵀ u: (n, …, r2)
+            mixed = mixed * (self.n_experts * omega)
         if self.omega is not None:
             mixed = mixed + self._by_prior(u, prior) * (PRIOR_SCALE * (1 - omega))
-        update = F.linear(mixed * (g * self.scaling), self.B)
+        update = F.linear((mixed * (g * self.scaling)).expand(*u.shape[:-1], self.r2), self.B)
         return update if loss is None else _WithLoss.apply(update, loss)
 
     def probabilities(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the softmax of the router (n, …, r1 · r2), with all but the `top_k` largest at zero."""
-        return self._choose(x if self.lookup else x.to(self.A.dtype), mask)[0]
+        if self.router is None:
+            raise SettingsError("router='none' has no softmax to look at")
+        return self._choose(self._project(self.router, x if self.lookup else x.to(self.A.dtype)), mask)[0]
 
     @torch.no_grad()
     def delta_weight(self, prior: Tensor | None = None) -> Tensor:
@@ -218,10 +222,8 @@ class RankOneExperts(nn.Module):
     def _omega(self) -> Tensor:
         return torch.ones_like(self.gate) if self.omega is None else self._sigmoid(self.omega)
 
-    def _choose(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _choose(self, logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return routing weights (n, …, r1 · r2) that add up to 1, and the balance loss while training."""
-        assert self.router is not None
-        logits = self._project(self.router, x)
         if mask is not None and mask.shape != logits.shape[:-1]:
             mask = None  # of other positions than these, such as the ones before them in a cache
         if self.routing == "sequence" and logits.ndim > 2:

@@ -1,0 +1,212 @@
+"""Rank-one experts against LoRA on eight omics tasks at once, at matched scale (docs/concepts/trex.md).
+
+``python benchmarks/trex.py [SEEDS [STEPS]]``
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from _cell_sentences import WIDTH, Task, pretrain, suite
+from _table import Table, ratios
+from infl.nn.trex import TrexConfig
+from infl.nn.trex.intuition import Intuition
+
+R1, R2 = 4, 8
+NORM = 32**0.5
+"""Frobenius norm of the weights of the experts at the first step, alike for all methods: LoRA's α / √r with r = α = 32."""
+RATES = (1e-3, 3e-3, 1e-2)
+CHOOSING = (100,)
+"""Seeds on whose validation parts the learning rate is chosen, for each method; the ablation takes T-REX's."""
+BATCH = 32
+
+
+def trex(**options: Any) -> Callable[[], peft.PeftConfig]:
+    r1, r2 = options.pop("r1", R1), options.pop("r2", R2)
+    return lambda: TrexConfig(r1=r1, r2=r2, alpha=NORM * (r1 * r2) ** 0.5, **options)
+
+
+def lora(r: int) -> Callable[[], peft.PeftConfig]:
+    return lambda: peft.LoraConfig(r=r, lora_alpha=NORM * r**0.5, target_modules="all-linear", fan_in_fan_out=True)
+
+
+METHODS: dict[str, Callable[[], peft.PeftConfig]] = {
+    "T-REX 4 × 8": trex(),
+    "LoRA rank 20 (equal parameters)": lora(20),
+    "LoRA rank 32 (more parameters)": lora(32),
+}
+ABLATION: dict[str, Callable[[], peft.PeftConfig]] = {
+    "T-REX, no prior": trex(prior=False),
+    "T-REX, no router": trex(router="none"),
+    "T-REX, top 8 of 32": trex(top_k=8),
+    "T-REX 2 × 4": trex(r1=2, r2=4),
+}
+
+
+class Net(nn.Module):
+    """A base model with an adapter, and a head for each task."""
+
+    def __init__(self, base: nn.Module, config: peft.PeftConfig, tasks: list[Task]) -> None:
+        super().__init__()
+        self.model = peft.get_peft_model(copy.deepcopy(base), config)
+        self.with_prior = getattr(config, "prior", False)
+        self.n_experts = config.r1 * config.r2 if isinstance(config, TrexConfig) else 0
+        self.heads = nn.ModuleList(nn.Linear(WIDTH, task.n_classes) for task in tasks)
+
+    def forward(self, ids: Tensor, mask: Tensor, prior: Tensor) -> Tensor:
+        given = {"trex_prior": prior} if self.with_prior else {}
+        return pooled(self.model(input_ids=ids, attention_mask=mask, **given).last_hidden_state, mask)
+
+
+def pooled(hidden: Tensor, mask: Tensor) -> Tensor:
+    weight = mask.to(hidden.dtype).unsqueeze(-1)
+    return (hidden * weight).sum(1) / weight.sum(1).clamp_min(1)
+
+
+@dataclass
+class Bench:
+    """Tasks and base, with what all methods share."""
+
+    tasks: list[Task]
+    base: nn.Module
+
+    def __post_init__(self) -> None:
+        self.embedded = [self.embed(task) for task in self.tasks]
+        self.priors = cache(self._priors)
+
+    @torch.no_grad()
+    def embed(self, task: Task) -> Tensor:
+        parts = zip(task.ids.split(256), task.mask.split(256), strict=True)
+        return torch.cat([pooled(self.base(input_ids=i, attention_mask=m).last_hidden_state, m) for i, m in parts])
+
+    def _priors(self, seed: int, n_experts: int) -> list[Tensor]:
+        """Similarities of all sentences to centroids of a seed's training sentences."""
+        if not n_experts:
+            return [torch.zeros(len(e), 1) for e in self.embedded]
+        train = torch.cat([e[t.parts(seed)[0]] for e, t in zip(self.embedded, self.tasks, strict=True)])
+        intuition = Intuition.fit(train, torch.as_tensor, n_experts=n_experts, seed=seed)
+        return [intuition(e) for e in self.embedded]
+
+    def fit(self, config: peft.PeftConfig, lr: float, seed: int, steps: int) -> tuple[Net, list[Tensor]]:
+        """Train on batches drawn from all tasks alike."""
+        torch.manual_seed(seed)
+        net = Net(self.base, config, self.tasks).train()
+        priors = self.priors(seed, net.n_experts if net.with_prior else 0)
+        train = [task.parts(seed)[0] for task in self.tasks]
+        optimiser = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=lr, weight_decay=1e-4)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.1)
+        rng, each = np.random.default_rng(seed), BATCH // len(self.tasks)
+        for _ in range(steps):
+            rows = [rng.choice(t, each) for t in train]
+            batch = [
+                torch.cat([part[r] for part, r in zip(parts, rows, strict=True)])
+                for parts in ([t.ids for t in self.tasks], [t.mask for t in self.tasks], priors)
+            ]
+            latent = net(*batch).split(each)
+            losses = [
+                F.cross_entropy(head(z), task.y[r])
+                for head, z, task, r in zip(net.heads, latent, self.tasks, rows, strict=True)
+            ]
+            optimiser.zero_grad()
+            torch.stack(losses).mean().backward()
+            optimiser.step()
+            schedule.step()
+        return net.eval(), priors
+
+    @torch.no_grad()
+    def accuracy(self, net: Net, priors: list[Tensor], rows: list[np.ndarray]) -> np.ndarray:
+        """Accuracy of each task on its rows."""
+        found = []
+        for task, head, prior, r in zip(self.tasks, net.heads, priors, rows, strict=True):
+            hits = [
+                (head(net(task.ids[c], task.mask[c], prior[c])).argmax(1) == task.y[c]).float()
+                for c in np.array_split(r, -(-len(r) // 256))
+            ]
+            found.append(float(torch.cat(hits).mean()))
+        return np.asarray(found)
+
+    def choose(self, make: Callable[[], peft.PeftConfig], steps: int) -> float:
+        """Return the learning rate with the best mean accuracy on validation parts."""
+
+        def value(lr: float) -> float:
+            scores = []
+            for seed in CHOOSING:
+                net, priors = self.fit(make(), lr, seed, steps)
+                scores.append(self.accuracy(net, priors, [t.parts(seed)[1] for t in self.tasks]).mean())
+            return float(np.mean(scores))
+
+        return max(RATES, key=value)
+
+
+def adapter_size(bench: Bench, make: Callable[[], peft.PeftConfig]) -> int:
+    return sum(p.numel() for p in Net(bench.base, make(), bench.tasks).model.parameters() if p.requires_grad)
+
+
+def main(seeds: int = 5, steps: int = 200) -> None:
+    """Accuracy, parameters and time of all methods; then what is left without each part."""
+    begun = time.perf_counter()
+    tasks, corpus, words = suite()
+    bench = Bench(tasks, pretrain(corpus, len(words)))
+    table, tests = Table("trex"), [np.flatnonzero(task.test) for task in tasks]
+    scores, sizes, rates = {}, {}, {}
+    ours, *others = METHODS
+    for name, make in (METHODS | ABLATION).items():
+        lr = rates[name] = bench.choose(make, steps) if name in METHODS else rates[ours]
+        of_these = range(seeds if name in METHODS else min(seeds, 3))
+        fits = [bench.fit(make(), lr, seed, steps) for seed in of_these]
+        scores[name] = np.stack([bench.accuracy(net, priors, tests) for net, priors in fits])  # (seeds, tasks)
+        sizes[name] = adapter_size(bench, make)
+        by_task = dict(zip([t.name for t in tasks], scores[name].mean(0).round(3).tolist(), strict=True))
+        table.add(
+            f"mean accuracy of {len(tasks)} omics tasks: {name}",
+            "as measured",
+            scores[name].mean(1),
+            adapter_parameters=sizes[name],
+            learning_rate=lr,
+            by_task=by_task,
+        )
+    best = max(others, key=lambda name: scores[name].mean())
+    gain = 100 * (scores[ours] - scores[best]).mean(1)
+    table.add(f"points above the best LoRA ({best})", "≥ 1.0", gain, ok=bool(gain.mean() >= 1.0))
+    share = sizes[ours] / sizes[others[-1]]
+    table.add("trainable parameters, T-REX / LoRA rank 32", "≤ 0.70", share, seeds=1, ok=share <= 0.7)
+    for r in (R1 + R2, 20):
+        step = ratios(stepper(bench, METHODS[ours]), stepper(bench, lora(r)), repeats=15)
+        asked = {"asked": "≤ 1.15", "ok": bool(np.median(step) <= 1.15)} if r == R1 + R2 else {"asked": "as measured"}
+        table.add(f"time of a step, T-REX / LoRA rank {r} (median)", values=float(np.median(step)), seeds=1, **asked)
+    table.save()
+    print(f"{time.perf_counter() - begun:.0f} s")
+
+
+def stepper(bench: Bench, make: Callable[[], peft.PeftConfig]) -> Callable[[], None]:
+    """Return a function that does ten training steps on one batch."""
+    net, task = Net(bench.base, make(), bench.tasks).train(), bench.tasks[-1]
+    prior = torch.rand(BATCH, max(net.n_experts, 1))
+    optimiser = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=1e-3)
+
+    def steps() -> None:
+        for _ in range(10):
+            optimiser.zero_grad()
+            net(task.ids[:BATCH], task.mask[:BATCH], prior).square().mean().backward()
+            optimiser.step()
+
+    return steps
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", category=UserWarning)
+    main(*map(int, sys.argv[1:]))
