@@ -61,7 +61,7 @@ def audit(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         span = np.where(np.isclose(control, chance), 1.0, control - chance)
         value, chance, control = (value - chance) / span, chance * 0, (control - chance) / span
 
-    ax = axes(ax, 6.8, 1.3 + 0.46 * len(table))
+    ax = axes(ax, 9.5, 1.3 + 0.46 * len(table))
     rows(ax, _row_labels(table))
     ax.tick_params(axis="y", labelsize="small")
     y = np.arange(len(table))
