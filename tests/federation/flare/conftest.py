@@ -14,6 +14,7 @@ from anndata import AnnData
 from infl.federation.flare.rehearsal import Rehearsal
 from infl.keys import Keyring
 
+collect_ignore = ["faults.py"]  # `make faults` runs it
 SITES = ("site_1", "site_2", "site_3")
 
 
