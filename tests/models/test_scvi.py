@@ -305,6 +305,14 @@ def test_features_that_were_not_measured_are_no_zeros(hospitals: dict[str, AnnDa
     assert set(Scvi().agree(hospitals)["features"]) == set(genes()[4:])
 
 
+def test_published_lock_reaches_layers_with_covariates(hospitals: dict[str, AnnData]) -> None:
+    run = infl.tl.fit_federated(hospitals, "scvi", rounds=1, lock="published", **SMALL)
+    latent = infer(hospitals["h0"], run.model, run.key)["latent"]
+    assert np.abs(latent - infer(hospitals["h0"], run.model, None)["latent"]).max() > 0.1
+    with pytest.raises(SettingsError, match="no place for the layers of lock='published'"):
+        run.model.to_scvi(hospitals["h0"], key=run.key, site="h0")
+
+
 def test_what_scvi_tools_cannot_take_or_give(fitted: tuple) -> None:
     cells, run = fitted
     with pytest.raises(SettingsError, match="say where the cells are from: site=, one of h0, h1, h2"):
