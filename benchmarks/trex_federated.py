@@ -1,0 +1,151 @@
+"""Averaging adapters over five sites with different tasks: exactly, part by part, and with all data in one place.
+
+``python benchmarks/trex_federated.py [errors] [accuracy]`` (without a name: both)
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import torch
+from anndata import AnnData
+
+import infl
+from _cell_sentences import LENGTH, _centred, pretrain, save_base, suite, tables
+from _table import Table
+from infl.federation.seeds import generator
+from infl.models.registry import make_task
+from infl.models.task import Step
+
+TASKS = ["region", "section"]
+OPTIONS: dict[str, Any] = {"length": LENGTH, "lr": 3e-3, "batch_size": 32}
+MISSING = {"site_2": "region", "site_4": "section"}
+
+
+def parts(seed: int) -> tuple[dict[str, AnnData], dict[str, AnnData]]:
+    """Five sites' spots to fit on and to judge on; two sites lack one of the two tasks when they fit."""
+    adata = next(table for name, table, _ in tables() if name == "her2st")
+    adata = adata[np.asarray(adata.X.sum(1)).ravel() > 0]
+    sites = infl.pp.split_sites(adata, 5, stratify="section", seed=seed)
+    train, test = {}, {}
+    for site, table in sites.items():
+        held = generator(seed, "test", site).random(table.n_obs) < 0.3
+        train[site], test[site] = table[~held].copy(), table[held].copy()
+    pooled = anndata.concat([*train.values(), *test.values()])
+    values = _centred(pooled, np.arange(pooled.n_obs) < sum(t.n_obs for t in train.values())).astype(np.float32)
+    start = 0
+    for table in (*train.values(), *test.values()):
+        table.X, start = values[start : start + table.n_obs], start + table.n_obs
+    for site, task in MISSING.items():
+        del train[site].obs[task]
+    return train, test
+
+
+def accuracy(
+    train: dict[str, AnnData], test: dict[str, AnnData], base: str, average: str, seed: int, rounds: int
+) -> float:
+    """Mean accuracy of both tasks on all sites' held-out spots."""
+    one = len(train) == 1
+    run = infl.tl.fit_federated(
+        {site: table.copy() for site, table in train.items()},
+        "adapter",
+        target=TASKS,
+        base=base,
+        average=average,
+        rounds=rounds,
+        lock=None if one else "field",
+        seal="none" if one else "group",
+        seed=seed,
+        progress=False,
+        **OPTIONS,
+    )
+    scores = []
+    for table in test.values():
+        found = infl.tl.predict(table, run.model, key=run.key, copy=True)
+        scores.append(
+            [(found.obs[f"infl_{t}_prediction"].astype(str) == found.obs[t].astype(str)).to_numpy() for t in TASKS]
+        )
+    return float(np.concatenate(scores, axis=1).mean())
+
+
+def averaging_error(train: dict[str, AnnData], base: str, average: str, seed: int) -> float:
+    """Relative distance between the averaged adapter's updates and the average of the sites' updates, after an epoch."""
+    task = make_task("adapter", {"target": TASKS, "base": base, "average": average, **OPTIONS})
+    panel = task.agree(train)
+    start = task.build(panel).state_dict()
+    adapters = []
+    for site, table in train.items():
+        module, data = (
+            task.build(panel),
+            task.read(table, panel, site=site, rng=generator(seed, "validation part", site)),
+        )
+        module.load_state_dict(start, strict=False)
+        optimiser = torch.optim.AdamW(module.parameters(), lr=task.lr)
+        batches = np.array_split(
+            generator(seed, "batches", site).permutation(data.train), max(1, len(data.train) // 32)
+        )
+        for number, index in enumerate(batches):
+            optimiser.zero_grad()
+            task.loss(module, data.batch(index), Step(1, 1, number, len(batches))).backward()
+            optimiser.step()
+        adapters.append(module)
+    mean = task.build(panel)
+    states = [module.state_dict() for module in adapters]
+    mean.load_state_dict({name: sum(s[name] for s in states) / len(states) for name in start}, strict=False)
+    off = size = 0.0
+    for name, experts in mean.named_modules():
+        if type(experts).__name__ != "RankOneExperts":
+            continue
+        x, s = torch.randn(64, experts.in_features), torch.rand(64, experts.n_experts)
+        with torch.no_grad():
+            wanted = sum(module.get_submodule(name)(x, s) for module in adapters) / len(adapters)
+            off += float((experts(x, s) - wanted).square().sum())
+        size += float(wanted.square().sum())
+    return (off / size) ** 0.5
+
+
+def main(*parts_of_it: str, seeds: int = 5, rounds: int = 20) -> None:
+    """The error of averaging; then exact and naive averaging beside the same adapter on pooled data."""
+    table, chosen = Table("trex_federated"), parts_of_it or ("errors", "accuracy")
+    with tempfile.TemporaryDirectory() as folder:
+        _, corpus, words = suite()
+        base = save_base(pretrain(corpus, len(words), steps=60), words, Path(folder))
+        data = [parts(seed) for seed in range(seeds)]
+        for average in ("exact", "naive"):
+            what = f"her2st, five sites, two tasks, {average} averaging"
+            if "errors" in chosen:
+                errors = [averaging_error(data[seed][0], base, average, seed) for seed in range(seeds)]
+                add(table, f"{what}: relative error of the averaged update", "≤ 1e-5", errors, 1e-5, average)
+            if "accuracy" not in chosen:
+                continue
+            federated = [accuracy(*data[seed], base, average, seed, rounds) for seed in range(seeds)]
+            pooled = [
+                accuracy({"all": anndata.concat(train, join="outer")}, test, base, average, seed, rounds)
+                for seed, (train, test) in enumerate(data)
+            ]
+            table.add(f"{what}: mean accuracy, federated", "as measured", federated)
+            table.add(f"{what}: mean accuracy, the same adapter on pooled data", "as measured", pooled)
+            lost = 100 * (np.asarray(pooled) - np.asarray(federated))
+            add(table, f"{what}: points lost to pooled", "≤ 0.5", lost, 0.5, average)
+            table.save()
+    table.save()
+
+
+def add(table: Table, what: str, asked: str, values: Any, limit: float, average: str) -> None:
+    """Add a row of which exact averaging is asked something."""
+    if average == "exact":
+        table.add(what, asked, values, ok=bool(np.mean(values) <= limit))
+    else:
+        table.add(what, "as measured", values)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    main(*sys.argv[1:])
