@@ -175,7 +175,7 @@ class Membership(Attack):
         truth = np.concatenate(
             [np.isin(np.arange(a.n_obs), d.train) for a, d in zip(evidence.sites.values(), data, strict=True)]
         )
-        ratios = likelihood_ratio(self._confidences(evidence, module), scores, member)
+        ratios = likelihood_ratio(self._confidences(evidence, module, evidence.task), scores, member)
         rng, n = evidence.rng(self.name, "this model"), len(ratios)
         again = [area_under_curve(ratios[i], truth[i]) for i in (rng.integers(n, size=n) for _ in range(400))]
         dp = run.privacy
@@ -205,8 +205,8 @@ class Membership(Attack):
     def _overfitted(self, evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
         """Return the same of models that were trained far too long, in one place, with nothing against it."""
         options: dict[str, Any] = {"dropout": 0.0, "weight_decay": 0.0, "validation": 0.0, "lr": 1e-3}
-        if evidence.run.privacy is not None:  # which has each record scaled by itself, and less to remember it by
-            options["standardise"] = "federated"
+        if evidence.run.privacy is not None:  # whose models are small, and told less, so that they remember less
+            options |= {"standardise": "federated", "balance": True, "width": 64, "n_blocks": 2}
         settings: dict[str, Any] = {"rounds": 10, "local_epochs": 10, "patience": 0, "privacy": None}
         plain: dict[str, Any] = {"aggregation": "fedavg", "aggregation_options": {}}
         return self._models(evidence, replace(evidence.task, **options), together=True, **settings, **plain)
@@ -230,7 +230,7 @@ class Membership(Attack):
             inside = np.zeros(sum(a.n_obs for a in evidence.sites.values()), dtype=bool)
             for s, place in places.items():
                 inside[place[recorded.outcome.sites[s].data.train]] = True
-            scores.append(self._confidences(evidence, recorded.model.module(None)))
+            scores.append(self._confidences(evidence, recorded.model.module(None), task))
             member.append(inside)
         return np.stack(scores), np.stack(member)
 
@@ -240,9 +240,11 @@ class Membership(Attack):
 
     @staticmethod
     @torch.no_grad()
-    def _confidences(evidence: Evidence, module: nn.Module) -> np.ndarray:
+    def _confidences(evidence: Evidence, module: nn.Module, task: Task) -> np.ndarray:
+        """Return the confidence in every record, read as the model's own task reads it."""
         values = []
-        for data in evidence.judging(keyless=False):
+        for site, adata in evidence.sites.items():
+            data: Any = task.read(adata, evidence.panel, site=site, rng=evidence.rng("labels", site))
             x, y = data.batch(np.arange(len(data.train) + len(data.validation)))
             values.append(confidence(module(x), y))
         return np.concatenate(values)

@@ -84,10 +84,10 @@ class Relabelling(Attack):
                 metric="share of features that are recognised",
                 **ends,
                 chance=1 / len(some),
-                control=max(found(file.unlocked[name].numpy())),
+                control=max(v for v, (_, of) in zip(found(file.noiseless[name].numpy()), ways, strict=True) if of == 0),
                 promised=file.promised,
                 margin=0.05,
-                note=f"Columns of the stored first layer beside those of the public start and of a model of the same data; "
-                f"the best of {len(ways)} ways ({way}). Control: the unlocked layer.",
+                note="Columns of the stored first layer beside those of the public start and of a model of the same data; "
+                f"the best of {len(ways)} ways ({way}). Control: the unlocked layer beside the start's.",
             )
         ]
