@@ -230,7 +230,7 @@ class Perturbation(Task):
     def stage_shapes(self, stage: str, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Shapes of the sums of a stage."""
         if stage == "share":
-            return {"gain": (), "room": ()}
+            return {"moments": (5,)}
         p, k = len(panel["features"]), len(panel["conditions"])
         shapes: dict[str, tuple[int, ...]] = {"n": (k,), "change": (k, p), "squares": (k, p), "n_control": ()}
         shapes |= {"control": (p,), "control_squares": (p,)}
@@ -241,15 +241,14 @@ class Perturbation(Task):
         if stage == "share":
             stack, net = self.effects(panel, private), cast(EffectNet, module)
             numbers = {genes: i for i, genes in enumerate(stack.conditions)}
-            gain = room = 0.0
+            moments = np.zeros(5)
             for i in data.validation:
-                genes = data.genes[i]
-                base = stack.predict(genes, without=numbers[genes])
-                step = data.network(net, i) - base
-                weight = data.n[i]
-                gain += weight * float(step @ (data.delta[i] - base))
-                room += weight * float(step @ step)
-            return {"gain": np.asarray(gain), "room": np.asarray(room)}
+                base = stack.predict(data.genes[i], without=numbers[data.genes[i]])
+                step, rest = data.network(net, i) - base, data.delta[i] - base
+                scale = max(float(np.linalg.norm(data.delta[i])), 1e-12)
+                gain, room = float(step @ rest) / scale, float(step @ step) / scale
+                moments += (gain, room, gain * gain, gain * room, room * room)
+            return {"moments": moments}
         k, p = len(panel["conditions"]), len(panel["features"])
         sums = {"n": np.zeros(k), "change": np.zeros((k, p)), "squares": np.zeros((k, p))}
         for i, number in enumerate(data.number):
@@ -264,8 +263,13 @@ class Perturbation(Task):
     def absorb(self, stage: str, sums: Sums, private: Sums) -> Sums:
         """Turn sums into effects, their noise, and the moments of control cells."""
         if stage == "share":
-            share = float(sums["gain"]) / float(sums["room"]) if sums["room"] > 0 else 0.0
-            return {**private, "share": np.asarray(np.clip(share, 0, 1))}
+            gain, room, gain2, both, room2 = sums["moments"]
+            share = gain / room if room > 0 else 0.0
+            error = max(gain2 - 2 * share * both + share**2 * room2, 0.0) ** 0.5 / room if room > 0 else 0.0
+            return {
+                **private,
+                "share": np.asarray(np.clip(share - error, 0, 1)),
+            }  # unless it helps surely, it is not used
         n, n_control = np.maximum(sums["n"], 1)[:, None], max(float(sums["n_control"]), 1.0)
         delta = sums["change"] / n
         spread = np.maximum(sums["squares"] / n - delta**2, 0)
