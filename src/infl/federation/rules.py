@@ -33,7 +33,7 @@ class Rule:
     Attributes
     ----------
     name
-        Its name in :data:`RULES`.
+        Its name in ``RULES``.
     at_site
         Called after each backward pass with gradient, weights and the round's global weights, all flat; changes the
         gradient in place.

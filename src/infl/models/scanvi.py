@@ -39,6 +39,8 @@ class Scanvi(Scvi):
     classification_ratio
         Weight of the classifier's cross-entropy.
 
+    Notes
+    -----
     The other options are those of :class:`infl.models.Scvi`.
 
     Examples
