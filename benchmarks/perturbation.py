@@ -111,19 +111,10 @@ def predict(run, genes, key=None, *, verify=True) -> np.ndarray:
 
 
 def pooled(sites):
-    """All cells at one site; each keeps its replicate's control cells by being centred on them."""
+    """All cells in one place."""
     import anndata as ad
 
-    parts = {}
-    for site, adata in sites.items():
-        x = adata.X.toarray() if hasattr(adata.X, "toarray") else np.asarray(adata.X)
-        control = (adata.obs["perturbation"].astype(str) == "control").to_numpy()
-        parts[site] = (adata, x, control)
-    overall = np.concatenate([x[c] for _, x, c in parts.values()]).mean(0)
-    joined = [
-        ad.AnnData((x - x[c].mean(0) + overall).astype(np.float32), obs=a.obs, var=a.var) for a, x, c in parts.values()
-    ]
-    return {"all": ad.concat(joined)}
+    return {"all": ad.concat(list(sites.values()))}
 
 
 def interval(differences: np.ndarray) -> list[float]:
@@ -235,9 +226,7 @@ def federation(table: Table) -> None:
     table.add("locked and sealed against neither, relative", "<= 1e-3", parted, ok=bool(max(parted) <= 1e-3))
     table.add("ten wrong keys: pearson_delta", "< 0.05", wrong, ok=bool(abs(np.mean(wrong)) < 0.05))
     table.add("no key: pearson_delta", "< 0.05", none, ok=bool(abs(np.mean(none)) < 0.05))
-    import anndata as ad
-
-    whole = ad.concat(pooled(sites))
+    whole = pooled(sites)["all"]
     for seed, target in enumerate(some):
         ten = infl.pp.split_sites(whole[whole.obs["perturbation"].astype(str) != target].copy(), 10, seed=seed)
         run = fit(ten, graph=edges, seed=seed, participation=0.5)
@@ -252,4 +241,4 @@ if __name__ == "__main__":
     result = Table("perturbation")
     for question in sys.argv[1:] or QUESTIONS:
         QUESTIONS[question](result)
-    result.save()
+        result.save()
