@@ -22,6 +22,7 @@ from infl.federation.messages import (
     Plan,
     Refusal,
     Reveal,
+    Snapshot,
     Stopped,
     Total,
     Trouble,
@@ -53,7 +54,7 @@ packings = st.lists(
 totals = st.builds(Total, numbers, names, numbers, numbers, sites, sites, packings, lanes)
 plans = st.builds(
     Plan, names, numbers, names, numbers, numbers, sites, packings, names, numbers, names,
-    st.lists(totals, max_size=2).map(tuple), tables, sites, tables,
+    st.lists(totals, max_size=2).map(tuple), blobs, tables, sites, tables,
 )  # fmt: skip
 messages = st.one_of(
     plans,
@@ -62,6 +63,7 @@ messages = st.one_of(
     st.builds(Refusal, names, numbers, numbers, sites),
     st.builds(Stopped, names, numbers),
     st.builds(Key, names, numbers, blobs),
+    st.builds(Snapshot, names, numbers, blobs),
     st.builds(Reveal, names, numbers, st.builds(Revealed, names, tables, tables)),
     st.builds(Offer, names, blobs),
     st.builds(Consent, names, names, names, names, names),

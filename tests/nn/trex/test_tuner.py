@@ -134,7 +134,7 @@ assert model.peft_config["default"].alpha == 8.0
 print(float((found - wanted["logits"]).abs().max()))
 """
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert float(done.stdout.split()[-1]) == 0
+    assert float(done.stdout.split()[-1]) < 1e-6  # threads may round otherwise in another process
 
 
 @pytest.mark.parametrize("with_prior", [True, False])
