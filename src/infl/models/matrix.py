@@ -47,7 +47,7 @@ class FeatureMatrix:
         from infl.pp._check import measured
 
         position = adata.var_names.get_indexer(list(features))
-        self.absent = ~np.isin(np.asarray(features, dtype=object), measured(adata).to_numpy(dtype=object))
+        self.absent = measured(adata).get_indexer(list(features)) < 0
         if self.absent.all():
             raise DataError(f"{site} has none of the model's {len(features)} features, first {features[0]!r}")
         if (position < 0).any() and not masked:
