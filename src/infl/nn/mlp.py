@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +28,7 @@ class ResidualBlock(nn.Module):
         return h + self.contract(self.dropout(nn.functional.silu(self.expand(self.norm(h)))))
 
 
-class OnPanel(nn.Module):
+class OnPanel(nn.Module, ABC):
     """What classifiers on a panel of features have in common: moments, class weights and a temperature.
 
     Notes
@@ -52,9 +54,9 @@ class OnPanel(nn.Module):
         """Standardise (n, n_features); NaN, where a feature was not measured, becomes no part in sum and gradient."""
         return ((x - self.center) / self.scale).clamp(-10, 10).nan_to_num(0.0)
 
+    @abstractmethod
     def latent(self, x: Tensor) -> Tensor:
         """Map (n, n_features) to what the head takes."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, n_features) to logits (n, n_classes)."""
