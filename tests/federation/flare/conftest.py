@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from anndata import AnnData
 
 from infl.federation.flare.rehearsal import Rehearsal
@@ -82,9 +83,12 @@ def _client_context() -> object:
 
 @pytest.fixture(scope="session")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
+    threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)  # what is fitted here to compare with rounds as the sites' processes do
         network = Rehearsal(tmp_path_factory.mktemp("network"), make_sites(), Keyring.create())
         for site in SITES:
             (network.root / site / "policy.toml").write_text("min_sites = 2\n")
         yield network
+        torch.set_num_threads(threads)
