@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.linalg import solve_triangular
 from scipy.optimize import nnls
 
 MEMBERS = ("mean", "typical", "neighbours", "own", "coexpression", "loadings")
@@ -168,6 +169,12 @@ class Effects:
             i: np.array([self.member(name, self.conditions[i][0], i) for name in MEMBERS]) for i in self._training(None)
         }
 
+    @cached_property
+    def _products(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """Of each left-out condition: products of the members' predictions, and of these with the effect, weighted."""
+        weight = 1 / (self._norm**2 + self.variance.sum(1)) ** BALANCE
+        return {i: (p @ p.T * weight[i], p @ self.delta[i] * weight[i]) for i, p in self._left_out.items()}
+
     def weights(self, without: int | None = None) -> np.ndarray:
         """Return the members' weights, ≥ 0, that predict left-out training conditions best.
 
@@ -176,11 +183,9 @@ class Effects:
         rows = self._training(without)
         if not len(rows):
             return np.zeros(len(MEMBERS))
-        noise = self.variance[rows].sum(1)
-        scale = 1 / np.sqrt(self._norm[rows] ** 2 + noise) ** BALANCE
-        predictors = np.concatenate([self._left_out[i].T * s for i, s in zip(rows, scale, strict=True)])
-        outcome = np.concatenate([self.delta[i] * s for i, s in zip(rows, scale, strict=True)])
-        return nnls(predictors, outcome)[0]
+        gram, outcome = (np.sum([self._products[i][part] for i in rows], axis=0) for part in (0, 1))
+        root = np.linalg.cholesky(gram + (1e-10 * np.trace(gram) + 1e-300) * np.eye(len(gram)))
+        return nnls(root.T, solve_triangular(root, outcome, lower=True))[0]
 
     def predict(self, genes: Genes, without: int | None = None) -> np.ndarray:
         """Return the stack's prediction: of one gene, or the sum over several. ``(p,)``
