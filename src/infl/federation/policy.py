@@ -5,15 +5,13 @@ A missing file means the defaults: sealed runs of any task with at least three s
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from infl._files import explained
 from infl.errors import FederationError
-from infl.federation.toml import explain
+from infl.federation.toml import read_checked
 
 if TYPE_CHECKING:
     from infl.federation.agreement import Agreement
@@ -58,12 +56,7 @@ class Policy(BaseModel):
         """
         if not path.exists():
             return cls()
-        with explained(path, "read"):
-            text = path.read_text()
-        try:
-            return cls(**tomllib.loads(text))
-        except (tomllib.TOMLDecodeError, ValidationError) as error:
-            raise explain(path, text, error) from None
+        return read_checked(path, lambda raw: cls(**raw))
 
     def check(self, agreement: Agreement, site: str) -> None:
         """Raise a FederationError unless the site accepts the run.

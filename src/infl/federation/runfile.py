@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from infl._files import explained
 from infl.errors import DataError, FileError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.remote import Patience
-from infl.federation.toml import explain
+from infl.federation.toml import read_checked
 from infl.models.registry import make_task
 
 if TYPE_CHECKING:
@@ -149,13 +148,7 @@ class RunFile(_Table):
         SettingsError
             Something in it cannot work; the message has the line.
         """
-        with explained(path, "read"):
-            text = path.read_text()
-        try:
-            raw = tomllib.loads(text)
-            run = cls(**raw)
-        except (tomllib.TOMLDecodeError, ValidationError) as error:
-            raise explain(path, text, error) from None
+        run = read_checked(path, lambda raw: cls(**raw))
         return run.model_copy(update={"panel": _Panel(file=path.parent / run.panel.file)})
 
     @classmethod

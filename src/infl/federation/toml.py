@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from infl._files import explained
 from infl.errors import SettingsError
 
+Checked = TypeVar("Checked")
 
-def explain(path: Path, text: str, error: tomllib.TOMLDecodeError | ValidationError) -> SettingsError:
+
+def read_checked(path: Path, check: Callable[[dict[str, Any]], Checked]) -> Checked:
+    """Return what pydantic makes of a file.
+
+    Raises
+    ------
+    SettingsError
+        Something in it cannot work; the message has the line.
+    """
+    with explained(path, "read"):
+        text = path.read_text()
+    try:
+        return check(tomllib.loads(text))
+    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        raise _explain(path, text, error) from None
+
+
+def _explain(path: Path, text: str, error: tomllib.TOMLDecodeError | ValidationError) -> SettingsError:
     """Return the error that names the file, the line, the field and what is wrong with it."""
     if isinstance(error, tomllib.TOMLDecodeError):
         return SettingsError(f"{path}: {error}")

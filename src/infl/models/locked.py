@@ -229,8 +229,13 @@ class LockedModel:
 
         Examples
         --------
-        >>> theirs = run.model.to_scvi(adata, key=run.key, site_key="hospital")  # doctest: +SKIP
-        >>> theirs.differential_expression(groupby="cell_type", group1="B", group2="T")  # doctest: +SKIP
+        >>> import anndata, infl, numpy as np
+        >>> cells = anndata.AnnData(np.random.default_rng(0).poisson(2.0, (90, 20)).astype("float32"))
+        >>> cells.obs["hospital"] = np.repeat(["a", "b", "c"], 30)
+        >>> run = infl.tl.fit_federated(cells, "scvi", site_key="hospital", rounds=1, progress=False)
+        >>> theirs = run.model.to_scvi(cells, key=run.key, site_key="hospital")
+        >>> theirs.get_latent_representation().shape
+        (90, 10)
         """
         from infl.models.scvi_exchange import to_scvi
 

@@ -125,12 +125,18 @@ def from_scvi(model: Any, *, key: Keyring | None, lock: str | None = "field", st
 
     Examples
     --------
-    >>> import infl, scvi  # doctest: +SKIP
-    >>> scvi.model.SCVI.setup_anndata(adata, batch_key="hospital")  # doctest: +SKIP
-    >>> trained = scvi.model.SCVI(adata)  # doctest: +SKIP
-    >>> trained.train()  # doctest: +SKIP
-    >>> locked = infl.tl.from_scvi(trained, key=key)  # doctest: +SKIP
-    >>> locked.save("model.infl.safetensors")  # doctest: +SKIP
+    >>> import anndata, infl, numpy as np
+    >>> cells = anndata.AnnData(np.random.default_rng(0).poisson(2.0, (90, 20)).astype("float32"))
+    >>> cells.obs["hospital"] = np.repeat(["a", "b", "c"], 30)
+    >>> import scvi
+    >>> scvi.model.SCVI.setup_anndata(cells, batch_key="hospital")
+    >>> trained = scvi.model.SCVI(cells)
+    >>> trained.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False, logger=False)
+    >>> key = infl.keys.Keyring.create()
+    >>> locked = infl.tl.from_scvi(trained, key=key)
+    >>> infl.tl.predict(cells, locked, key=key)
+    >>> cells.obsm["X_infl"].shape
+    (90, 10)
     """
     vae_class()
     from scvi.model import SCVI

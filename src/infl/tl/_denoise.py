@@ -58,8 +58,13 @@ def denoise(
 
     Examples
     --------
-    >>> infl.tl.denoise(adata, run.model, key=run.key)  # doctest: +SKIP
-    >>> adata.obsm["infl_denoised"]["CD4"]  # doctest: +SKIP
+    >>> import anndata, infl, numpy as np
+    >>> cells = anndata.AnnData(np.random.default_rng(0).poisson(2.0, (90, 20)).astype("float32"))
+    >>> cells.obs["hospital"] = np.repeat(["a", "b", "c"], 30)
+    >>> run = infl.tl.fit_federated(cells, "scvi", site_key="hospital", rounds=1, progress=False)
+    >>> infl.tl.denoise(cells, run.model, key=run.key)
+    >>> cells.obsm["infl_denoised"].shape
+    (90, 20)
     """
     model = checked_model(model)
     task, panel = model.header.build_task(), model.header.panel

@@ -14,19 +14,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 import zipfile
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
 from infl._files import explained, write_atomic
 from infl.errors import FederationError, FileError, SettingsError
 from infl.federation.flare import CONTROLLER, EXECUTOR, require_flare
-from infl.federation.toml import explain
+from infl.federation.toml import read_checked
 
 ADMIN = "coordinator@infl.local"
 REVOKED = "disabled_clients.json"
@@ -111,12 +110,7 @@ def read_consortium(path: Path) -> Consortium:
     SettingsError
         Something in it cannot work; the message has the line.
     """
-    with explained(path, "read"):
-        text = path.read_text()
-    try:
-        return TypeAdapter(Consortium).validate_python(tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
-        raise explain(path, text, error) from None
+    return read_checked(path, TypeAdapter(Consortium).validate_python)
 
 
 def consortium_of(home: Path) -> Consortium:
