@@ -261,6 +261,18 @@ def test_more_genes_than_a_covariance_allows_leaves_its_members_out(sites, monke
     assert np.isfinite(infl.tl.predict_perturbations(run.model, ["G2"], key=run.key).X).all()
 
 
+def test_the_network_counts_for_what_it_surely_adds():
+    def share(gains, rooms):
+        g, r = np.array(gains, float), np.array(rooms, float)
+        moments = np.array([g.sum(), r.sum(), (g * g).sum(), (g * r).sum(), (r * r).sum()])
+        return float(Perturbation().absorb("share", {"moments": moments}, {})["share"])
+
+    assert share([0.5, 0.5, 0.5], [1, 1, 1]) == pytest.approx(0.5)  # as much everywhere: no doubt
+    assert share([1.5, 0.0, 0.0], [1, 1, 1]) < 0.1  # the same in the mean, from one condition
+    assert share([-1, -1, -1], [1, 1, 1]) == 0 == share([0, 0], [0, 0])
+    assert share([2, 2, 2], [1, 1, 1]) == 1
+
+
 # -- the network ---------------------------------------------------------------------------------------------------
 def test_an_unseen_node_uses_no_embedding_of_its_own():
     torch.manual_seed(0)

@@ -62,6 +62,17 @@ def test_any_responders_give_the_exact_sum_with_two_streams_a_run(data: st.DataO
     np.testing.assert_array_equal(high, sum(np.rint(sums[i] / steps64).astype(int) for i in places))
 
 
+def test_a_seal_keeps_nothing_of_the_exchange_before() -> None:
+    used, n = GroupSeal(KEY), 3
+    updates, sums = plain(n)
+    for attempt in (0, 1, 0):  # back to one that it has sealed for already, too
+        c = context(n, attempt=attempt)
+        words = [used.seal(c, s, updates[i], sums[i], PACKING, weight=1 / n) for i, s in enumerate(c.cohort)]
+        fresh = GroupSeal(KEY)
+        low, _ = fresh.unseal(c, c.cohort, total_of(words), PACKING)
+        np.testing.assert_array_equal(low, used.unseal(c, c.cohort, total_of(words), PACKING)[0])
+
+
 def test_average_is_the_unquantised_one_to_1e_6_of_its_scale() -> None:
     n = 7
     packing = Packing((Field("w", (1000,), -28),))
