@@ -26,12 +26,11 @@ from sklearn.neighbors import NearestNeighbors
 
 import infl
 from _table import Table
-from infl.federation.replica import ADAM_EPS
 from infl.federation.seeds import generator
 from infl.keys import Keyring
 from infl.models.locked import LockedModel
 from infl.models.scvi import Scvi
-from infl.models.task import Step
+from infl.models.task import ADAM_EPS, Step
 from infl.tl._predict import infer
 
 SEEDS = int(os.environ.get("INFL_BENCH_SEEDS", "3"))

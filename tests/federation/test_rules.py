@@ -105,7 +105,7 @@ def test_scaffold_begins_as_fedavg_and_corrects_from_the_second_round_on(small_s
     assert relative(*second) > 1e-3
 
 
-def test_qfedavg_counts_sites_by_samples_times_loss(small_sites: dict[str, AnnData]) -> None:
+def test_a_site_counts_by_its_samples_by_its_loss_too_or_as_every_other(small_sites: dict[str, AnnData]) -> None:
     """One round against the average written out."""
     task = Classifier(target="label", width=8, n_blocks=1, validation=0.0)
     panel = task.agree(small_sites)
@@ -121,8 +121,28 @@ def test_qfedavg_counts_sites_by_samples_times_loss(small_sites: dict[str, AnnDa
         parts.append((adata.n_obs * run.history["loss"].iloc[0] ** 2, weights(run)))
     expected = sum(w * x for w, x in parts) / sum(w for w, _ in parts)
     torch.testing.assert_close(weights(one_round("qfedavg", q=2)), expected, rtol=1e-4, atol=1e-6)
+    alike = sum(x for _, x in parts) / len(parts)
+    assert relative(weights(one_round("fedavg", weight="sites")), alike) < 1e-6
+    assert relative(alike, weights(one_round("fedavg"))) > 5e-5  # sites have 12 to 15 samples
     assert relative(weights(one_round("qfedavg", q=0)), weights(one_round("fedavg"))) < 1e-6
     assert relative(expected, weights(one_round("fedavg"))) > 1e-4
+
+
+def test_afl_weights_grow_with_what_a_site_lost_above_the_mean(small_sites: dict[str, AnnData]) -> None:
+    sites = {site: adata.copy() for site, adata in small_sites.items()}
+    odd = sites["site_2"].obs["label"]
+    names = list(odd.cat.categories)
+    sites["site_2"].obs["label"] = odd.cat.rename_categories(dict(zip(names, names[::-1], strict=True)))
+    settings = {"rounds": 4, "aggregation": "afl", "aggregation_options": {"gamma": 1.0}}
+    outcome = outcome_of(sites, Keyring.create(), **settings)
+    excess = {name: float(site.kept[-1]) for name, site in outcome.sites.items()}
+    assert max(excess, key=lambda site: excess[site]) == "site_2"
+    assert excess["site_2"] > 0.05 + max(value for site, value in excess.items() if site != "site_2")
+    assert rule("afl", {"gamma": 2.0}).importance(0.0, 5, 0.5) == pytest.approx(np.exp(1.0))
+    settings["aggregation_options"] = {"gamma": 0}
+    plain = outcome_of(sites, Keyring.create(), **settings | {"aggregation": "fedavg", "aggregation_options": {}}).run
+    assert relative(weights(outcome_of(sites, Keyring.create(), **settings).run), weights(plain)) < 1e-5
+    assert relative(weights(outcome.run), weights(plain)) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -167,7 +187,7 @@ def test_local_weights_are_those_of_the_best_round(small_sites: dict[str, AnnDat
         )
 
 
-@pytest.mark.parametrize("name", ["scaffold", "partial", "fedyogi"])
+@pytest.mark.parametrize("name", ["scaffold", "partial", "fedyogi", "afl"])
 def test_resume_gives_the_same_bits(
     small_sites: dict[str, AnnData], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +217,8 @@ def test_resume_gives_the_same_bits(
         ("scaffold", {"mu": 1}, "does not take the options"),
         ("fedyogi", {"lr": 0}, "fedyogi lr=0: give a number above 0"),
         ("qfedavg", {"q": -1}, "qfedavg q=-1: give a number from 0 to 10"),
+        ("afl", {"gamma": -1}, "afl gamma=-1: give a number from 0 to 10"),
+        ("fedavg", {"weight": "site"}, "fedavg weight='site': 'samples' or 'sites'"),
         ("partial", {"local": []}, "name the modules that stay"),
     ],
 )

@@ -16,11 +16,11 @@ from sklearn.neighbors import NearestNeighbors
 import infl
 from infl.errors import DataError, InflError, InflWarning, MissingExtraError, SettingsError
 from infl.federation.agreement import Agreement
-from infl.federation.replica import ADAM_EPS, build_bench
+from infl.federation.replica import build_bench
 from infl.federation.run import FederatedRun
 from infl.federation.seeds import derive, generator
 from infl.models.scvi import Scvi
-from infl.models.task import Step
+from infl.models.task import ADAM_EPS, Step
 from infl.tl._predict import infer
 
 scvi = pytest.importorskip("scvi", reason="needs scvi-tools: pip install 'infl[scvi]'")

@@ -74,6 +74,17 @@ def test_moments_weight_classes_alike_and_are_found_without_labels(sites: dict[s
     assert np.abs(data.own_moments[0] - balanced).mean() < 0.3 * np.abs(plain - balanced).mean()
 
 
+def test_plain_moments_count_samples_alike_at_old_and_new_sites(sites: dict[str, AnnData]) -> None:
+    new = sites.pop("site_4")
+    run = infl.tl.fit_federated(sites, standardise="site", balance_moments=False, **OPTIONS)
+    task, panel = run.model.header.build_task(), run.model.header.panel
+    x = new[:, list(panel["features"])].X
+    labelled, data = (task.read(new, panel, site="new", rng=r) for r in (np.random.default_rng(0), None))
+    task.infer(run.model.module(run.key), data, run.model.private_arrays(run.key))
+    np.testing.assert_allclose(data.own_moments[0], x.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(labelled.own_moments[0], x[labelled.train].mean(0), rtol=1e-4)
+
+
 def test_a_site_of_the_fit_keeps_the_moments_of_its_training_data(sites: dict[str, AnnData]) -> None:
     """A few new samples at a known site are scaled as the site was, not by themselves."""
     fresh = cohort()
@@ -152,6 +163,30 @@ def test_width_0_is_logistic_regression(sites: dict[str, AnnData]) -> None:
     logits = z @ weights["head.weight"].numpy()[:, order].T + weights["head.bias"].numpy()
     logits /= private["temperature"]
     np.testing.assert_allclose(adata.obsm["X_infl"], logits, rtol=1e-3, atol=1e-3)
+
+
+def test_plain_steps_of_a_linear_model_are_gradient_descent_on_the_pooled_loss(sites: dict[str, AnnData]) -> None:
+    settings = {"width": 0, "optimiser": "sgd", "lr": 1.0, "weight_decay": 0.0, "validation": 0.0, "batch_size": 999}
+    run = infl.tl.fit_federated(sites, balance=False, **{**OPTIONS, "rounds": 5, **settings})
+    weights, private = run.model.effective(run.key), run.model.private_arrays(run.key)
+    features, classes = run.model.header.panel["features"], run.model.header.panel["classes"]
+    x = np.concatenate([a[:, list(features)].X for a in sites.values()])
+    z = ((x - private["center"]) / private["scale"]).clip(-10, 10) / np.sqrt(len(features))
+    y = np.concatenate([a.obs["label"] for a in sites.values()])[:, None] == np.array(classes)
+    w, b = np.zeros((len(classes), len(features))), np.zeros(len(classes))
+    for _ in range(5):
+        logits = np.exp(z @ w.T + b)
+        error = (y - logits / logits.sum(1, keepdims=True)) / len(z)
+        w, b = w + error.T @ z, b + error.sum(0)
+    np.testing.assert_allclose(weights["head.weight"], w, atol=2e-3)  # it begins within 1e-4 · 3 of zero
+    np.testing.assert_allclose(weights["head.bias"], b, atol=2e-3)
+    own = infl.tl.personalise(sites, run, key=run.key, epochs=1)
+    assert (own.table["epochs"] == 0).all()  # without validation data
+
+
+def test_an_optimiser_that_is_not_known(sites: dict[str, AnnData]) -> None:
+    with pytest.raises(SettingsError, match="optimiser='adam': 'adamw' or 'sgd'"):
+        infl.tl.fit_federated(sites, **OPTIONS, optimiser="adam")
 
 
 # -- training that goes on at the site -----------------------------------------------------------------------------------

@@ -31,11 +31,6 @@ if TYPE_CHECKING:
     from infl.models.task import Sums, Task
 
 
-ADAM_EPS = 1e-5
-"""With torch's 1e-8 a gradient of the size of a rounding error moves a weight by a whole ``lr``, and the last bit of an
-average decides where training goes; 1e-5 keeps locked, sealed and plain runs of one seed together to 1e-6."""
-
-
 def build_bench(task: Task, agreement: Agreement) -> FlatModule:
     """Return the module of an agreement with its initial weights, which the public seed fixes."""
     with torch.random.fork_rng(devices=[]):
@@ -97,9 +92,7 @@ class Replica:
             check_module(self.bench.module)
             self.rule = fedadam(lr=self.task.lr, eps=1e-8)
         self.rule_state: dict[str, Tensor] = {}
-        self.optimiser = torch.optim.AdamW(
-            [self.bench.flat], lr=self.task.lr, eps=ADAM_EPS, weight_decay=self.task.weight_decay, fused=True
-        )
+        self.optimiser = self.task.optimise([self.bench.flat])
         self.theta = self.bench.copy_shared()
         self.best_theta: Tensor | None = None
         self.best_round = 0

@@ -6,9 +6,10 @@ A rule sees only sums over sites, never a site's update, so all of these work un
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from infl.errors import SettingsError
 
@@ -40,7 +41,8 @@ class Rule:
     at_sum
         Called with global weights, average update and the rule's own state; changes weights and state in place.
     importance
-        Factor of a site's update in the average, beside its number of samples, from its training loss of the round.
+        Factor of a site's update in the average, beside its number of samples, from its training loss of the round, that
+        number, and its excess: by how much its losses of the rounds before were above those of all, added up.
     control
         Whether sites correct their gradients by control variates: mean gradients, which travel beside the update.
     local
@@ -50,7 +52,7 @@ class Rule:
     name: str
     at_site: Callable[[Tensor, Tensor, Tensor], None] = _no_change
     at_sum: Callable[[Tensor, Tensor, State], None] = _add
-    importance: Callable[[float], float] | None = None
+    importance: Callable[[float, int, float], float] | None = None
     control: bool = False
     local: tuple[str, ...] = ()
 
@@ -59,9 +61,15 @@ class Rule:
         return any(part in self.local for part in parameter.split("."))
 
 
-def fedavg() -> Rule:
-    """Average of the sites' updates, weighted by their training samples (McMahan et al., AISTATS 2017)."""
-    return Rule("fedavg")
+def fedavg(weight: Literal["samples", "sites"] = "samples") -> Rule:
+    """Average of the sites' updates, weighted by their training samples (McMahan et al., AISTATS 2017).
+
+    With ``weight="sites"`` all sites count alike, as studies do in a meta-analysis with random effects: where sites differ
+    more than their samples do, a large site says little more about the next one than a small one.
+    """
+    if weight not in ("samples", "sites"):
+        raise SettingsError(f"fedavg weight={weight!r}: 'samples' or 'sites'")
+    return Rule("fedavg", importance=(lambda loss, n, excess: 1 / max(n, 1)) if weight == "sites" else None)
 
 
 def fedprox(mu: float = 0.01) -> Rule:
@@ -135,7 +143,19 @@ def qfedavg(q: float = 1.0) -> Rule:
     """
     if not 0 <= q <= 10:
         raise SettingsError(f"qfedavg q={q}: give a number from 0 to 10")
-    return Rule("qfedavg", importance=lambda loss: max(loss, 1e-6) ** q)
+    return Rule("qfedavg", importance=lambda loss, n, excess: max(loss, 1e-6) ** q)
+
+
+def afl(gamma: float = 0.3) -> Rule:
+    """Agnostic federated learning: FedAvg against the mixture of sites that is worst for the model.
+
+    A site's weight grows by ``exp(gamma · loss)`` a round (exponentiated gradient ascent on the mixture; Mohri et al., Agnostic
+    federated learning, ICML 2019), from its share of the samples on. Losses count from the last round's mean over sites, which
+    all know, so that weights stay near 1; a factor that all share cancels in the average. ``gamma=0`` is FedAvg.
+    """
+    if not 0 <= gamma <= 10:
+        raise SettingsError(f"afl gamma={gamma}: give a number from 0 to 10")
+    return Rule("afl", importance=lambda loss, n, excess: math.exp(min(max(gamma * excess, -8.0), 8.0)))
 
 
 def fedbn() -> Rule:
@@ -155,7 +175,7 @@ def partial(local: Sequence[str] = ("head",)) -> Rule:
 
 
 RULES: dict[str, Callable[..., Rule]] = {
-    rule.__name__: rule for rule in (fedavg, fedprox, fedadam, fedyogi, scaffold, qfedavg, fedbn, partial)
+    rule.__name__: rule for rule in (fedavg, fedprox, fedadam, fedyogi, scaffold, qfedavg, afl, fedbn, partial)
 }
 
 

@@ -76,8 +76,10 @@ class Site:
         self.data = replica.task.read(adata, a.panel, site=name, rng=rng)
         self.pairwise = PairwiseSite(name, replica.seal_secret, a.run)
         n_control = replica.bench.shared.total if replica.rule.control else 0
-        self.kept = torch.cat([replica.bench.copy_local(), torch.zeros(n_control)])
-        """What never leaves: the weights that stay here, then the control variate of a rule that has one."""
+        n_excess = 1 if replica.rule.importance is not None else 0
+        self.kept = torch.cat([replica.bench.copy_local(), torch.zeros(n_control + n_excess)])
+        """What never leaves: the weights that stay here, then the control variate, or the excess of losses, of a rule that
+        has one."""
         self.best = (0, self.kept)
         """The best round so far, and what was kept then."""
         self._trained: tuple[int, torch.Tensor] | None = None  # exchange, local weights after it
@@ -170,7 +172,7 @@ class Site:
                 rows.div_(replica.gain)
             arrays["train_loss"] = np.asarray(loss * n)
             if replica.rule.importance is not None:
-                factor = replica.rule.importance(loss)
+                factor = replica.rule.importance(loss, n, float(self.kept[-1]))
                 arrays["importance"] = np.asarray(n * factor)
                 rows[0].mul_(factor)
             return rows.flatten().numpy(), join_sums(arrays, plan.packing), n / replica.n_total
@@ -197,7 +199,8 @@ class Site:
         optimiser = replica.optimiser
         optimiser.state.clear()  # each round begins anew; building the optimiser again would take longer than a step
         rng, total_loss = generator(a.seed, "batches", self.name, plan.round), torch.zeros(())
-        control, gradients = self.kept[bench.local.total :], torch.zeros(n_shared if rule.control else 0)
+        n_control = n_shared if rule.control else 0
+        control, gradients = self.kept[bench.local.total :][:n_control], torch.zeros(n_control)
         batches = [b for _ in range(a.local_epochs) for b in self._batches(rng)]
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive(a.seed, "dropout", self.name, plan.round))
@@ -213,11 +216,15 @@ class Site:
                     torch.nn.utils.clip_grad_norm_([bench.flat], task.grad_clip)
                 optimiser.step()
                 total_loss += loss.detach() * len(index)
-        seen, gradients = sum(map(len, batches)), gradients / max(len(batches), 1)
+        gradients /= max(len(batches), 1)
+        mean_loss = float(total_loss) / max(sum(map(len, batches)), 1)
+        excess = self.kept[bench.local.total + n_control :]
+        if len(excess) and replica.rows:
+            excess = excess + mean_loss - replica.rows[-1]["loss"]
         if len(self.kept):
-            self._trained = (plan.seq, torch.cat([bench.copy_local(), gradients]))
+            self._trained = (plan.seq, torch.cat([bench.copy_local(), gradients, excess]))
         rows = [bench.flat.data[:n_shared] - replica.theta, *([gradients - control] if rule.control else [])]
-        return torch.stack(rows), float(total_loss) / max(seen, 1)
+        return torch.stack(rows), mean_loss
 
     def _noisy_gradient(self, dp: DP, plan: Plan) -> np.ndarray:
         """Return this site's clipped gradients of a Poisson sample of its records, summed, with its share of the noise.

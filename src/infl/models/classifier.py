@@ -56,10 +56,14 @@ class Classifier(Task):
         own mean and deviation over the features; ``"none"``: not at all.
     balance
         Weight classes inversely to their share in all sites' training samples.
+    balance_moments
+        Let the classes count alike in a site's own moments: by labels at sites of the fit, at a new site by the model's
+        posteriors, found in turn with the moments. Without it every sample counts alike, at both.
     calibrate
         Scale the logits by a temperature chosen on validation samples.
     width, n_blocks, dropout
-        Of :class:`infl.nn.mlp.ResidualMLP`; ``width=0`` is multinomial logistic regression.
+        Of :class:`infl.nn.mlp.ResidualMLP`; ``width=0`` is multinomial logistic regression; with
+        ``optimiser="sgd", lr=1`` a round is a step of gradient descent, and `rounds` are the penalty.
     coordinate
         Size of a site's own coordinate, learned there and never sent, which conditions a shared FiLM layer; at a site that
         joins later it is estimated from unlabelled data, so that the latent's moments are those of the other sites. 0: none.
@@ -80,6 +84,7 @@ class Classifier(Task):
     validation: float = 0.2
     standardise: Literal["federated", "site", "rank", "sample", "none"] = "federated"
     balance: bool = True
+    balance_moments: bool = True
     calibrate: bool = True
     width: int = 64
     n_blocks: int = 2
@@ -152,7 +157,7 @@ class Classifier(Task):
             return LabelledRows(x, None, everything, everything[:0], standardise=own_scale)
         labels = pd.Categorical(table.obs[self.target].astype(str), categories=panel["classes"]).codes.astype(np.int64)
         train, validation = stratified_split(labels, self.validation, rng)
-        balanced = self.balance and not keyless
+        balanced = self.balance_moments and not keyless
         return LabelledRows(x, torch.from_numpy(labels), train, validation, standardise=own_scale, balanced=balanced)
 
     def _matrix(self, table: AnnData, panel: Mapping[str, Any], site: str) -> FeatureMatrix:
@@ -232,7 +237,7 @@ class Classifier(Task):
         """Return a fresh :class:`infl.nn.mlp.ResidualMLP`, or a linear model."""
         sizes = len(panel["features"]), len(panel["classes"])
         if not self.width:
-            return LinearClassifier(*sizes)
+            return LinearClassifier(*sizes, unit_length=self.optimiser == "sgd")
         return ResidualMLP(
             *sizes,
             width=self.width,
@@ -342,7 +347,7 @@ class Classifier(Task):
         if self.standardise in ("site", "rank"):
             if "own_center" in private:
                 data.own_moments = (private["own_center"], private["own_scale"])
-            elif self.balance:
+            elif self.balance_moments:
                 balance_moments(net, data)
         for chunk in data.x.chunks():
             z = net.latent(torch.from_numpy(data.rows(chunk)))
@@ -376,7 +381,7 @@ class Classifier(Task):
     def score(
         self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any]
     ) -> dict[str, float]:
-        """Return balanced accuracy, macro F1, AUROC (one against rest, macro) and expected calibration error."""
+        """Return balanced accuracy, macro F1, calibration error, AUROC (one against rest, macro) and logarithmic loss."""
         from sklearn.metrics import roc_auc_score
 
         k, probability = len(panel["classes"]), outputs["probability"].astype(np.float64)
@@ -389,7 +394,8 @@ class Classifier(Task):
         both = [c for c in range(k) if 0 < (y == c).sum() < len(y)]
         auroc = float(np.mean([roc_auc_score(y == c, p[:, c]) for c in both])) if both else float("nan")
         chosen = {name: metrics[name] for name in ("balanced_accuracy", "macro_f1", "calibration_error")}
-        return chosen | {"auroc": auroc}
+        log_loss = -float(np.log(np.maximum(p[np.arange(len(y)), y], 1e-12)).mean()) if len(y) else float("nan")
+        return chosen | {"auroc": auroc, "log_loss": log_loss}
 
     def baseline(
         self, train: AnnData | MuData, test: AnnData | MuData, panel: Mapping[str, Any], *, seed: int

@@ -70,6 +70,10 @@ class LinearClassifier(OnPanel):
     ----------
     n_features, n_classes
         Sizes of input and output.
+    unit_length
+        Divide the standardised features by √n_features, so that a sample has length 1 on average and the intercept learns
+        as fast as all weights together: for plain gradient descent, whose step may then be 1 whatever the panel. With fewer
+        steps than it takes to converge the weights are held back (as by a ridge penalty), the intercept is not.
 
     Examples
     --------
@@ -78,15 +82,16 @@ class LinearClassifier(OnPanel):
     torch.Size([2, 4])
     """
 
-    def __init__(self, n_features: int, n_classes: int) -> None:
+    def __init__(self, n_features: int, n_classes: int, *, unit_length: bool = False) -> None:
         super().__init__(n_features, n_classes)
+        self.gain = n_features**-0.5 if unit_length else 1.0
         self.head = nn.Linear(n_features, n_classes)
         nn.init.normal_(self.head.weight, std=1e-4)  # no exact zero, which the lock's product would show
         nn.init.normal_(self.head.bias, std=1e-4)
 
     def latent(self, x: Tensor) -> Tensor:
         """Return the standardised features."""
-        return self.scaled(x)
+        return self.gain * self.scaled(x)
 
 
 class ResidualMLP(OnPanel):

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from infl.errors import SettingsError
-from infl.federation.replica import ADAM_EPS
 from infl.federation.seeds import derive, generator
 from infl.models.locked import LockedModel, lock_model
 from infl.models.task import Step
@@ -115,7 +114,7 @@ def _fine_tuned(
     task, private = h.build_task(), model.private_arrays(key)
     data = task.read(adata, h.panel, site=site, rng=generator(h.seed, "validation part", site))
     module = model.module(key)
-    optimiser = torch.optim.AdamW(module.parameters(), lr=task.lr, eps=ADAM_EPS, weight_decay=task.weight_decay)
+    optimiser = task.optimise(module.parameters())
 
     def judged() -> dict[str, float]:
         return task.summarise(task.evaluate(module.eval(), data, data.validation))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from infl.federation.replica import ADAM_EPS
+from infl.models.task import ADAM_EPS
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
 from infl.privacy.attacks.statistics import correlation, interval
 
