@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "adapter": ["Adapter"],
         "classifier": ["Classifier"],
         "locked": ["Header", "LockedModel", "load_model"],
+        "mosaic": ["Mosaic"],
         "perturbation": ["Perturbation"],
         "registry": ["known_tasks"],
         "scanvi": ["Scanvi"],

@@ -14,6 +14,7 @@ from infl.models.task import Task
 TASKS = {
     "adapter": "infl.models.adapter:Adapter",
     "classifier": "infl.models.classifier:Classifier",
+    "mosaic": "infl.models.mosaic:Mosaic",
     "perturbation": "infl.models.perturbation:Perturbation",
     "scanvi": "infl.models.scanvi:Scanvi",
     "scvi": "infl.models.scvi:Scvi",

@@ -1,0 +1,221 @@
+"""What kinds of values modalities have, and one site's spots with some of the modalities each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from infl.errors import DataError, SettingsError
+from infl.models.task import SiteData
+
+PROTEINS = {"adt", "adts", "prot", "protein", "proteins", "antibody", "cite"}
+ACCESSIBILITY = {"atac", "peaks", "accessibility", "scatac", "dnase"}
+
+
+def _counts(x: np.ndarray, depth: bool) -> np.ndarray:
+    if depth:
+        total = x.sum(1, keepdims=True)
+        x = x / np.maximum(total, 1) * np.median(total)
+    return np.sqrt(x + 3 / 8)
+
+
+def _clr(x: np.ndarray, depth: bool) -> np.ndarray:
+    return np.log1p(x / np.exp(np.log1p(x).mean(0)))
+
+
+def _tfidf(x: np.ndarray, depth: bool) -> np.ndarray:
+    open_ = (x > 0).astype(np.float64)
+    share = open_ / np.maximum(open_.sum(1, keepdims=True), 1)
+    return np.log1p(1e4 * share * np.log1p(len(x) / np.maximum(open_.sum(0), 1)))
+
+
+KINDS: dict[str, Callable[[np.ndarray, bool], np.ndarray]] = {
+    "counts": _counts,
+    "clr": _clr,
+    "accessibility": _tfidf,
+    "values": lambda x, depth: x,
+}
+"""How each kind of values (n, p) is made alike to normal ones, before features are standardised.
+
+``"counts"``: the root that makes a Poisson variable's variance constant (Anscombe 1948), of counts a spot scaled to the
+section's median total where depth is to be divided out. ``"clr"``: each protein's log-ratio to its geometric mean over spots
+(Stoeckius et al. 2017). ``"accessibility"``: term frequency by inverse document frequency of what is open (Stuart et al.
+2021); it is predicted as a probability. ``"values"``: as they are."""
+
+
+def kind_of(modality: str, units: str | None, wanted: str | None) -> str:
+    """Return the kind of a modality's values: what was asked for, else by its name and units.
+
+    Raises
+    ------
+    SettingsError
+        There is no such kind.
+    DataError
+        Counts are due and the values are none.
+
+    Examples
+    --------
+    >>> (
+    ...     kind_of("rna", "raw counts", None),
+    ...     kind_of("adt", "raw counts", None),
+    ...     kind_of("protein", "scaled values", None),
+    ... )
+    ('counts', 'clr', 'values')
+    """
+    if wanted is not None and wanted not in KINDS:
+        raise SettingsError(f"kinds={{{modality!r}: {wanted!r}}}: one of {', '.join(map(repr, KINDS))}")
+    if wanted is None:
+        if units not in ("raw counts", None):
+            return "values"
+        name = modality.lower()
+        return "clr" if name in PROTEINS else "accessibility" if name in ACCESSIBILITY else "counts"
+    if wanted in ("counts", "clr", "accessibility") and units not in ("raw counts", None):
+        raise DataError(
+            f"modality {modality!r} has {units} where kind {wanted!r} needs raw counts: choose layer=, or leave kinds out"
+        )
+    return wanted
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One modality of a site.
+
+    Attributes
+    ----------
+    rows
+        Which spots have it ``(n,)``.
+    x
+        Standardised features ``(n, p)``.
+    target
+        What is predicted: `x`, or 0 and 1 of accessibility.
+    center, scale
+        Of the sections, weighted by their spots ``(p,)``: what a value of 0 and of 1 of `x` is.
+    near, around
+        Means over neighbours with and without the spot itself ``(n, n)``; None without coordinates.
+    """
+
+    rows: np.ndarray
+    x: np.ndarray
+    target: np.ndarray
+    center: np.ndarray
+    scale: np.ndarray
+    near: sparse.csr_matrix | None
+    around: sparse.csr_matrix | None
+
+    @classmethod
+    def of(
+        cls,
+        raw: np.ndarray,
+        rows: np.ndarray,
+        sections: Sequence[np.ndarray],
+        *,
+        kind: str,
+        depth: bool,
+        graph: sparse.csr_matrix | None,
+    ) -> Measured:
+        """Transform raw values (n, p) and standardise them within each section, which is what a batch is."""
+        from infl.models.neighbours import averaging
+
+        x = np.empty(raw.shape, dtype=np.float32)
+        center, square = np.zeros(raw.shape[1]), np.zeros(raw.shape[1])
+        for section in sections:
+            own = np.isin(rows, section)
+            if not own.any():
+                continue
+            values = KINDS[kind](raw[own].astype(np.float64), depth)
+            mean, deviation = values.mean(0), values.std(0)
+            x[own] = (values - mean) / np.where(deviation > 1e-6, deviation, 1.0)
+            center += own.mean() * mean
+            square += own.mean() * deviation**2
+        target = (raw > 0).astype(np.float32) if kind == "accessibility" else x
+        near = around = None
+        if graph is not None:
+            own_graph = graph[rows][:, rows]
+            near, around = averaging(own_graph), averaging(own_graph, own=0.0)
+        return cls(rows, x, target, center, np.sqrt(square), near, around)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A modality's share of a batch.
+
+    Attributes
+    ----------
+    at
+        Which of the batch's spots have it ``(n,)``.
+    near, around
+        Features, as means over the neighbours with and without the spot itself ``(n, p)``.
+    target
+        What is predicted ``(n, p)``; `binary`: 0 and 1.
+    alone
+        Whether there are no neighbours, and both are the spot itself.
+    """
+
+    at: np.ndarray
+    near: Tensor
+    around: Tensor
+    target: Tensor
+    binary: bool
+    alone: bool
+
+
+class MosaicSpots(SiteData):
+    """A site's spots, each with some of the modalities.
+
+    Parameters
+    ----------
+    measured
+        By number of the modality, those that the site has.
+    n_obs
+        Number of spots.
+    sections
+        Spots of each section.
+    binary
+        For every modality of the panel, whether 0 and 1 are predicted.
+    train, validation
+        Indices.
+    """
+
+    def __init__(
+        self,
+        measured: Mapping[int, Measured],
+        n_obs: int,
+        sections: Sequence[np.ndarray],
+        binary: Sequence[bool],
+        train: np.ndarray,
+        validation: np.ndarray,
+    ) -> None:
+        self.measured, self.n_obs, self.sections, self.binary = measured, n_obs, sections, tuple(binary)
+        self.train, self.validation = train, validation
+        self._place = {m: _places(table.rows, n_obs) for m, table in measured.items()}
+
+    def batch(self, index: np.ndarray | slice) -> dict[int, Part]:
+        """Return each modality's share of the spots `index`."""
+        spots = np.arange(self.n_obs)[index]
+        parts = {}
+        for m, table in self.measured.items():
+            place = self._place[m][spots]
+            at = np.flatnonzero(place >= 0)
+            rows = place[at]
+            x = torch.from_numpy(table.x[rows])
+            near = x if table.near is None else torch.from_numpy(table.near[rows] @ table.x)
+            around = x if table.around is None else torch.from_numpy(table.around[rows] @ table.x)
+            target = x if table.target is table.x else torch.from_numpy(table.target[rows])
+            parts[m] = Part(at, near, around, target, self.binary[m], table.around is None)
+        return parts
+
+    def chunks(self, size: int = 2048) -> list[slice]:
+        """Return slices that cover all spots."""
+        return [slice(start, min(start + size, self.n_obs)) for start in range(0, self.n_obs, size)]
+
+
+def _places(rows: np.ndarray, n_obs: int) -> np.ndarray:
+    """Where in `rows` each of the spots is; −1 where it is not."""
+    place = np.full(n_obs, -1)
+    place[rows] = np.arange(len(rows))
+    return place

@@ -1,0 +1,268 @@
+"""Mosaic integration, on sections that are simulated here: three domains in stripes, counts, a batch effect a site."""
+
+from contextlib import nullcontext
+
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from mudata import MuData
+from sklearn.metrics import adjusted_rand_score
+
+import infl
+from infl.errors import DataError, InflWarning, SettingsError
+from infl.keys import Keyring
+from infl.models import load_model
+from infl.models.domains import BEGINNINGS, FEWEST, Domains, transport
+from infl.models.modalities import KINDS, kind_of
+from infl.models.mosaic import Mosaic
+from infl.tl._predict import infer
+
+SIDE = 12
+DOMAIN = np.repeat(np.arange(3), SIDE * SIDE // 3)
+XY = np.indices((SIDE, SIDE)).reshape(2, -1).T.astype(float)
+N_FEATURES = {"rna": 18, "adt": 9, "atac": 12}
+
+
+def table(modality: str, site: str, seed: int) -> AnnData:
+    """A third of the features is high in each domain."""
+    rng, p = np.random.default_rng([seed, N_FEATURES[modality]]), N_FEATURES[modality]
+    rate = np.where(DOMAIN[:, None] == np.arange(p) % 3, 6.0, 2.0) * rng.uniform(0.7, 1.4, p)
+    x = rng.poisson(rate) if modality != "atac" else rng.random(rate.shape) < rate / 10
+    names = [f"{modality}_{i}" for i in range(p)]
+    obs = pd.DataFrame({"domain": DOMAIN.astype(str)}, index=[f"{site}-{i}" for i in range(len(x))])
+    return AnnData(x.astype(np.float32), obs=obs, var=pd.DataFrame(index=names), obsm={"spatial": XY})
+
+
+def section(site: str, seed: int, *modalities: str) -> MuData:
+    with mudata.set_options(pull_on_update=False):
+        mdata = MuData({m: table(m, site, seed) for m in modalities})
+    mdata.obsm["spatial"] = XY
+    return mdata
+
+
+@pytest.fixture
+def sites() -> dict[str, MuData]:
+    return {"a": section("a", 0, "rna", "adt"), "b": section("b", 1, "rna"), "c": section("c", 2, "adt")}
+
+
+def fit(sites, **options):
+    options = {"n_domains": 3, "rounds": 6, "batch_size": 16, "lr": 1e-2, "width": 0, "n_latent": 4} | options
+    options = {"key": None, "lock": None, "seal": "none"} | options if "key" not in options else options
+    with pytest.warns(InflWarning, match="coordinator reads") if options.get("seal") == "none" else nullcontext():
+        return infl.tl.fit_federated(sites, model="mosaic", progress=False, **options)
+
+
+def correlation(a, b) -> float:
+    return float(np.mean([np.corrcoef(x, y)[0, 1] for x, y in zip(np.asarray(a).T, np.asarray(b).T, strict=True)]))
+
+
+# -- what comes out -----------------------------------------------------------------------------------------------------
+
+
+def test_domains_are_named_alike_and_what_is_missing_is_imputed(sites):
+    run = fit(sites)
+    found = np.concatenate([adata.obs["infl_domain"] for adata in sites.values()])
+    assert adjusted_rand_score(np.tile(DOMAIN, 3), found) > 0.8
+    assert {tuple(adata.obs["infl_domain"].cat.categories) for adata in sites.values()} == {("0", "1", "2")}
+    assert all(adata.obsm["X_infl"].shape == (len(DOMAIN), 2) for adata in sites.values())
+    assert list(sites["a"].mod) == ["rna", "adt"]
+    assert list(sites["b"].mod) == ["rna", "infl_adt"] and list(sites["c"].mod) == ["adt", "infl_rna"]
+    assert run.history["val_loss"].iloc[-1] < run.history["val_loss"].iloc[0]
+    # nobody measured proteins of b; the simulation has them, and imputed ones have their kind's units
+    measured = KINDS["clr"](table("adt", "b", 1).X, False)
+    assert correlation(sites["b"]["infl_adt"].X, measured) > 0.4
+    assert np.allclose(sites["b"]["infl_adt"].X.mean(), measured.mean(), atol=0.2)
+
+
+def test_results_survive_a_file_and_a_second_fit(sites, tmp_path):
+    run = fit(sites, key=Keyring.create())
+    run.save(tmp_path / "model.safetensors")
+    again = {"b": section("b", 1, "rna")}["b"]
+    infl.tl.predict(again, load_model(tmp_path / "model.safetensors"), key=run.key)
+    assert (again.obs["infl_domain"] == sites["b"].obs["infl_domain"]).all()
+    assert np.allclose(again["infl_adt"].X, sites["b"]["infl_adt"].X, atol=1e-3)
+    again.write_h5mu(tmp_path / "b.h5mu")
+    with mudata.set_options(pull_on_update=False):
+        assert list(mudata.read_h5mu(tmp_path / "b.h5mu").mod) == ["rna", "infl_adt"]
+    assert set(Mosaic().agree(sites)["modalities"]) == {"rna", "adt"}  # what was imputed is no measurement
+
+
+def test_lock_and_seal_change_nothing_and_without_the_key_no_domain_is_named(sites):
+    plain = {site: adata.copy() for site, adata in sites.items()}
+    fit(plain, rounds=3)
+    run = fit(sites, rounds=3, key=Keyring.create())
+    for site, adata in sites.items():
+        assert np.abs(adata.obsm["X_infl"] - plain[site].obsm["X_infl"]).max() < 1e-3
+        assert (adata.obs["infl_domain"] == plain[site].obs["infl_domain"]).all()
+    right = infer(sites["b"], run.model, run.key)
+    wrong = infer(sites["b"], run.model, Keyring.create(), verify=False)
+    measured = KINDS["clr"](table("adt", "b", 1).X, False)
+    assert "domain" not in wrong and correlation(right["imputed_0"], measured) > 0.3
+    assert abs(correlation(wrong["imputed_0"], measured)) < 0.2
+    with pytest.warns(InflWarning, match="no key"):
+        infl.tl.predict(sites["b"], run.model)
+    assert sites["b"].obs["infl_domain"].isna().all()
+
+
+def test_spots_without_a_modality_are_imputed_where_others_of_the_site_have_it(sites):
+    half = sites["a"]["adt"][:72].copy()
+    with mudata.set_options(pull_on_update=False):
+        part = MuData({"rna": sites["a"]["rna"], "adt": half})
+    part.obsm["spatial"] = XY
+    fit({**sites, "a": part})
+    assert list(part["infl_adt"].obs_names) == list(part.obs_names[72:])
+    assert part.obs["infl_domain"].notna().all()
+
+
+def test_all_modalities_can_be_told_from_the_others(sites):
+    fit(sites, rounds=2, impute="all")
+    assert list(sites["a"].mod) == ["rna", "adt", "infl_adt", "infl_rna"]
+    assert sites["a"]["infl_adt"].shape == sites["a"]["adt"].shape
+
+
+def test_one_modality_everywhere_is_horizontal_integration():
+    sites = {site: table("rna", site, seed) for seed, site in enumerate("abc")}
+    fit(sites, impute="all")
+    found = np.concatenate([adata.obs["infl_domain"] for adata in sites.values()])
+    assert adjusted_rand_score(np.tile(DOMAIN, 3), found) > 0.8
+
+
+def test_cells_without_coordinates_and_open_chromatin():
+    sites = {"a": section("a", 0, "rna", "atac"), "b": section("b", 1, "rna"), "c": section("c", 2, "atac")}
+    fit(sites, spatial_key=None)
+    probability = sites["b"]["infl_atac"].X
+    assert probability.min() >= 0 and probability.max() <= 1
+    assert correlation(probability, table("atac", "b", 1).X) > 0.1
+
+
+# -- what is wrong ------------------------------------------------------------------------------------------------------
+
+
+def test_modalities_that_are_nowhere_together(sites):
+    with pytest.raises(DataError, match="'adt' and 'rna' cannot be aligned: no site has 10 spots with both"):
+        Mosaic().agree({"b": sites["b"], "c": sites["c"]})
+
+
+def test_modalities_may_be_linked_by_a_third():
+    linked = {"a": section("a", 0, "rna", "adt"), "b": section("b", 1, "adt", "atac")}
+    assert list(Mosaic().agree(linked)["modalities"]) == ["adt", "atac", "rna"]
+
+
+def test_spots_with_both_are_what_counts(sites):
+    adt = sites["a"]["adt"].copy()
+    adt.obs_names = [f"other-{i}" for i in range(adt.n_obs)]
+    with mudata.set_options(pull_on_update=False):
+        apart = MuData({"rna": sites["a"]["rna"], "adt": adt})
+    with pytest.raises(DataError, match="cannot be aligned"):
+        Mosaic(spatial_key=None).agree({"a": apart, "b": sites["b"]})
+
+
+def test_an_empty_modality(sites):
+    with mudata.set_options(pull_on_update=False):
+        empty = MuData({"rna": sites["b"]["rna"], "adt": sites["a"]["adt"][:0].copy()})
+    with pytest.raises(DataError, match="b has no observations in modality 'adt': take it out"):
+        Mosaic().agree({**sites, "b": empty})
+
+
+def test_values_of_two_kinds(sites):
+    sites["b"]["rna"].X = np.log1p(sites["b"]["rna"].X)
+    with pytest.raises(DataError, match="values differ in kind"):
+        Mosaic().agree(sites)
+
+
+def test_coordinates_at_some_sites_only(sites):
+    del sites["c"].obsm["spatial"], sites["c"]["adt"].obsm["spatial"]
+    with pytest.raises(DataError, match="c has no coordinates in obsm\\['spatial'\\], a has"):
+        Mosaic().agree(sites)
+    assert Mosaic(spatial_key=None).agree(sites)["spatial"] is False
+
+
+def test_coordinates_in_other_units_are_told_of(sites):
+    sites["b"].obsm["spatial"] = XY * 100
+    with pytest.warns(InflWarning, match="different units"):
+        Mosaic().agree(sites)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_domains": 1}, "n_domains=1"),
+        ({"impute": "some"}, "'missing' or 'all'"),
+        ({"validation": 1.0}, "give a share"),
+        ({"n_latent": 0}, "must be 1 or more"),
+    ],
+)
+def test_options_that_cannot_be(options, message):
+    with pytest.raises(SettingsError, match=message):
+        Mosaic(**options)
+
+
+def test_kinds(sites):
+    assert Mosaic().agree(sites)["kinds"] == {"adt": "clr", "rna": "counts"}
+    assert kind_of("peaks", "raw counts", None) == "accessibility" and kind_of("rna", "logarithms", None) == "values"
+    with pytest.raises(SettingsError, match="no site has"):
+        Mosaic(kinds={"protein": "clr"}).agree(sites)
+    with pytest.raises(SettingsError, match="one of 'counts'"):
+        Mosaic(kinds={"rna": "poisson"}).agree(sites)
+    with pytest.raises(DataError, match="needs raw counts"):
+        kind_of("rna", "scaled values", "counts")
+
+
+# -- numbers ------------------------------------------------------------------------------------------------------------
+
+
+def test_kinds_by_hand():
+    x = np.array([[1.0, 0.0], [3.0, 4.0]])
+    assert np.allclose(KINDS["counts"](x, False) ** 2, x + 3 / 8)
+    assert np.allclose(KINDS["counts"](x, True) ** 2, np.array([[4.0, 0.0], [12 / 7, 16 / 7]]) + 3 / 8)
+    assert np.allclose(KINDS["clr"](x, False)[:, 0], np.log1p(np.array([1, 3]) / np.exp(np.log([2, 4]).mean())))
+    assert KINDS["accessibility"](x, False)[0, 1] == 0
+
+
+def test_transport_makes_one_covariance_of_another():
+    rng = np.random.default_rng(0)
+    a, b = (np.cov(rng.standard_normal((3, 9))) for _ in range(2))
+    t = transport(a, b)
+    assert np.allclose(t @ a @ t, b, atol=1e-4) and np.allclose(t, t.T)
+
+
+def run_stages(domains: Domains, sites: list[list[np.ndarray]]) -> dict[str, np.ndarray]:
+    private: dict[str, np.ndarray] = {}
+    for stage in domains.stages():
+        parts = [domains.measure(stage, sections, private) for sections in sites]
+        assert {name: value.shape for name, value in parts[0].items()} == domains.shapes(stage)
+        private = domains.absorb(stage, {name: sum(part[name] for part in parts) for name in parts[0]}, private)
+    return private
+
+
+def test_domains_of_sums_are_those_of_the_pooled_sections_and_batches_are_brought_together(monkeypatch):
+    monkeypatch.setattr("infl.models.domains.FEWEST", 1)  # what a site keeps to itself depends on what a site is
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 100)
+    centres = np.array([[0.0, 0, 0], [4, 0, 0], [0, 4, 0]])
+    z = [centres[labels] + shift + rng.normal(0, spread, (300, 3)) for shift, spread in ((0, 0.4), (0.8, 0.2))]
+    domains = Domains(3, 3)
+    apart, pooled = run_stages(domains, [[z[0]], [z[1]]]), run_stages(domains, [z])
+    assert all(np.allclose(apart[name], pooled[name]) for name in apart)
+    moved = [domains.aligned(section, apart) for section in z]
+    for section in moved:
+        assert adjusted_rand_score(labels, domains.label(section, apart)) == 1
+    assert (domains.label(moved[0], apart) == domains.label(moved[1], apart)).all()
+    before = [(section - apart["latent_mean"]) @ apart["latent_axes"] for section in z]
+
+    def gap(pair):
+        return np.abs(pair[0][labels == 1].mean(0) - pair[1][labels == 1].mean(0)).max()
+
+    assert gap(moved) < 0.2 * gap(before)
+    assert moved[0][labels == 1].std() == pytest.approx(moved[1][labels == 1].std(), rel=0.2)
+
+
+def test_a_site_says_nothing_of_clusters_that_it_has_few_spots_of():
+    z = np.r_[np.zeros((FEWEST, 2)), np.full((FEWEST - 1, 2), 9.0)]
+    domains = Domains(2, 3)
+    private = {"latent_mean": np.zeros(2), "latent_axes": np.eye(2)}
+    private["centres_0"] = np.tile([[0.0, 0], [9, 9], [50, 50]], (BEGINNINGS, 1, 1))
+    sums = domains.measure("centres_0_3", [z], private)
+    assert sums["n"][0].tolist() == [FEWEST, 0, 0] and not sums["sum"].any()
