@@ -14,7 +14,7 @@ import infl
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.keys import Keyring
 from infl.models import load_model
-from infl.models.domains import BEGINNINGS, FEWEST, Domains, transport
+from infl.models.alignment import BEGINNINGS, FEWEST, Alignment, transport
 from infl.models.modalities import KINDS, kind_of
 from infl.models.mosaic import Mosaic
 from infl.tl._predict import infer
@@ -228,7 +228,7 @@ def test_transport_makes_one_covariance_of_another():
     assert np.allclose(t @ a @ t, b, atol=1e-4) and np.allclose(t, t.T)
 
 
-def run_stages(domains: Domains, sites: list[list[np.ndarray]]) -> dict[str, np.ndarray]:
+def run_stages(domains: Alignment, sites: list[list[np.ndarray]]) -> dict[str, np.ndarray]:
     private: dict[str, np.ndarray] = {}
     for stage in domains.stages():
         parts = [domains.measure(stage, sections, private) for sections in sites]
@@ -238,12 +238,12 @@ def run_stages(domains: Domains, sites: list[list[np.ndarray]]) -> dict[str, np.
 
 
 def test_domains_of_sums_are_those_of_the_pooled_sections_and_batches_are_brought_together(monkeypatch):
-    monkeypatch.setattr("infl.models.domains.FEWEST", 1)  # what a site keeps to itself depends on what a site is
+    monkeypatch.setattr("infl.models.alignment.FEWEST", 1)  # what a site keeps to itself depends on what a site is
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(3), 100)
     centres = np.array([[0.0, 0, 0], [4, 0, 0], [0, 4, 0]])
     z = [centres[labels] + shift + rng.normal(0, spread, (300, 3)) for shift, spread in ((0, 0.4), (0.8, 0.2))]
-    domains = Domains(3, 3)
+    domains = Alignment(3, 3)
     apart, pooled = run_stages(domains, [[z[0]], [z[1]]]), run_stages(domains, [z])
     assert all(np.allclose(apart[name], pooled[name]) for name in apart)
     moved = [domains.aligned(section, apart) for section in z]
@@ -261,7 +261,7 @@ def test_domains_of_sums_are_those_of_the_pooled_sections_and_batches_are_brough
 
 def test_a_site_says_nothing_of_clusters_that_it_has_few_spots_of():
     z = np.r_[np.zeros((FEWEST, 2)), np.full((FEWEST - 1, 2), 9.0)]
-    domains = Domains(2, 3)
+    domains = Alignment(2, 3)
     private = {"latent_mean": np.zeros(2), "latent_axes": np.eye(2)}
     private["centres_0"] = np.tile([[0.0, 0], [9, 9], [50, 50]], (BEGINNINGS, 1, 1))
     sums = domains.measure("centres_0_3", [z], private)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from infl.errors import DataError, SettingsError
-from infl.models.domains import Domains
+from infl.models.alignment import Alignment
 from infl.models.matrix import FeatureMatrix
 from infl.models.modalities import Measured, MosaicSpots, Part, kind_of
 from infl.models.task import Step, Sums, Task
@@ -38,7 +38,7 @@ class Mosaic(Task):
     Each modality has an encoder into a latent and a decoder out of it. A spot's features are predicted from the latent of
     its *neighbours*, which tells what is shared between them from noise; and each modality from the latent of the others,
     where a spot has several, which aligns them. No cell leaves its site: encoders and decoders are averaged, and sums align
-    the sections and find the domains (:mod:`infl.models.domains`). One modality everywhere is horizontal integration.
+    the sections and find the domains (:mod:`infl.models.alignment`). One modality everywhere is horizontal integration.
 
     Parameters
     ----------
@@ -108,9 +108,9 @@ class Mosaic(Task):
             raise SettingsError(f"impute={self.impute!r}: 'missing' or 'all'")
 
     @property
-    def domains(self) -> Domains:
+    def alignment(self) -> Alignment:
         """The sums that align latents and find domains."""
-        return Domains(self.n_latent, self.n_domains)
+        return Alignment(self.n_latent, self.n_domains)
 
     # -- agreement -------------------------------------------------------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:
@@ -240,12 +240,12 @@ class Mosaic(Task):
 
     def final_stages(self) -> Sequence[str]:
         """Alignment of the sections, and domains."""
-        return self.domains.stages()
+        return self.alignment.stages()
 
     def stage_shapes(self, stage: str, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Shapes of the sums of a stage."""
         if stage != "moments":
-            return self.domains.shapes(stage)
+            return self.alignment.shapes(stage)
         shapes: dict[str, tuple[int, ...]] = {"n": (len(panel["modalities"]),)}
         for m, features in enumerate(panel["modalities"].values()):
             shapes |= {f"center_{m}": (len(features),), f"square_{m}": (len(features),)}
@@ -257,7 +257,7 @@ class Mosaic(Task):
         """Return a site's sums: of moments within its sections, or of latents."""
         if stage != "moments":
             z = fused(cast(MosaicNet, module), data)
-            return self.domains.measure(stage, [z[section] for section in data.sections], private)
+            return self.alignment.measure(stage, [z[section] for section in data.sections], private)
         sums = {name: np.zeros(shape) for name, shape in self.stage_shapes(stage, panel).items()}
         for m, table in data.measured.items():
             n = len(table.rows)
@@ -268,7 +268,7 @@ class Mosaic(Task):
     def absorb(self, stage: str, sums: Sums, private: Sums) -> Sums:
         """Turn sums into moments, or into what aligns latents."""
         if stage != "moments":
-            return self.domains.absorb(stage, sums, private)
+            return self.alignment.absorb(stage, sums, private)
         private = dict(private)
         for m, n in enumerate(sums["n"]):
             private[f"center_{m}"] = sums[f"center_{m}"] / max(n, 1)
@@ -342,16 +342,16 @@ class Mosaic(Task):
 
         Without private arrays (no key) there are no axes and no domains, and features are in units of their deviation.
         """
-        net, domains = cast(MosaicNet, module), self.domains
+        net, alignment = cast(MosaicNet, module), self.alignment
         latent = fused(net, data)
         outputs: dict[str, np.ndarray] = {}
         if "latent_axes" in private:
-            aligned = np.empty((data.n_obs, domains.n_axes))
+            aligned = np.empty((data.n_obs, alignment.n_axes))
             for section in data.sections:
-                aligned[section] = domains.aligned(latent[section], private)
+                aligned[section] = alignment.aligned(latent[section], private)
             latent = aligned
             if self.n_domains is not None:
-                outputs["domain"] = domains.label(latent, private)
+                outputs["domain"] = alignment.label(latent, private)
         outputs["latent"] = latent.astype(np.float32)
         for to, binary in enumerate(data.binary):
             values = imputed(net, data, to)

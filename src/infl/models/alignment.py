@@ -30,7 +30,7 @@ _CLUSTERED = ("n", "sum", "within")
 
 
 @dataclass(frozen=True)
-class Domains:
+class Alignment:
     """Sums that align latents and find domains.
 
     Parameters
@@ -115,7 +115,8 @@ class Domains:
             return {**private, f"centres_{level}": centres}
         best, total = int(sums["squares"].argmin()), max(float(sums["n"][0].sum()), 1.0)
         done = {name: value for name, value in private.items() if name != f"centres_{level}"}
-        done[f"clusters_{level}"] = centres[best]
+        largest_first = np.argsort(-sums["n"][best], kind="stable")
+        done[f"clusters_{level}"] = centres[best][largest_first]
         done[f"variance_{level}"] = np.asarray(sums["squares"][best] / total / self.n_axes)
         return done
 
