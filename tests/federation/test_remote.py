@@ -17,7 +17,7 @@ from anndata import AnnData
 from infl import __version__
 from infl.errors import DataError, FederationError, SealError
 from infl.federation.agreement import Agreement
-from infl.federation.attempt import Attempt, RunFolder, Status
+from infl.federation.attempt import AGAIN, Attempt, RunFolder, Status
 from infl.federation.checkpoint import Checkpoint, restore_snapshot, take_snapshot
 from infl.federation.coordinator import MAX_TOTALS, Coordinator, programme
 from infl.federation.local import run_in_process
@@ -296,14 +296,20 @@ def test_a_malformed_answer_costs_its_site_one_exchange(
     assert all(torch.equal(t, thetas[0]) for t in thetas)
 
 
-def test_too_few_sites_end_the_attempt_and_are_named(small_sites: dict[str, AnnData], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [((1, 3), "only 2 of 4 .* missing: site_1, site_3"), ((1, 2, 3, 4), "only 0 of 4 .* missing: site_1, site_2")],
+)
+def test_too_few_sites_end_the_attempt_and_are_named(
+    small_sites: dict[str, AnnData], tmp_path: Path, lost: tuple[int, ...], said: str
+) -> None:
     with House(small_sites, tmp_path).open() as house:
         steps = house.coordinator().run()
         for _ in range(4):
             next(steps)
-        house.kill("site_1")
-        house.kill("site_3")
-        with pytest.raises(FederationError, match=r"only 2 of 4 .* missing: site_1, site_3"):
+        for number in lost:
+            house.kill(f"site_{number}")
+        with pytest.raises(FederationError, match=said):
             list(steps)
 
 
@@ -388,18 +394,17 @@ def test_deadline_follows_the_past() -> None:
 
 
 # -- attempts --------------------------------------------------------------------------------------------------------
-def test_an_attempt_makes_room_for_the_next(
-    small_sites: dict[str, AnnData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("infl.federation.attempt.LONGEST", 3)
-    house, states = House(small_sites, tmp_path), []
+def test_an_attempt_makes_room_for_the_next(small_sites: dict[str, AnnData], tmp_path: Path) -> None:
+    house, run = House(small_sites, tmp_path), RunFolder(tmp_path / "coordinator")
     with house.open():
-        while not states or states[-1] != "finished":
-            states.append(house.attempt().state)
-    assert len(states) > 2
-    assert set(states[:-1]) == {"ended"}
+        for position in (1, 2, 3):
+            run.request(AGAIN)
+            assert house.attempt().state == "ended"
+            assert run.position == position
+        run.clear_request()
+        assert house.attempt().state == "finished"
     assert all(torch.equal(r.theta, house.expected()) for r in house.results.values())
-    rows = RunFolder(tmp_path / "coordinator").exchanges()
+    rows = run.exchanges()
     assert [row["seq"] for row in rows] == [*range(len(rows))]
     assert {len(row["responders"]) for row in rows} == {4}
 

@@ -34,8 +34,6 @@ STOP, AGAIN = "stop", "again"
 """Requests to a running attempt: end for good; end so that sites which came back take part in the next."""
 WAIT = 20.0
 """Seconds that a process of an earlier attempt, whose parent is gone, may take to notice."""
-LONGEST = 5000
-"""Exchanges after which an attempt makes room for the next, whose processes are new: the engine's grow with each message."""
 DELIVERIES = 3
 """How often the last sum is sent round before a run counts as finished without a site that is away."""
 OVER = ("finished", "stopped")
@@ -55,7 +53,7 @@ class Status:
     position, exchanges
         Finished exchanges, of how many.
     sites
-        Of each: whether it is up, bytes from and to it, and what is wrong.
+        Of each: whether it is up, seconds since it was heard of (at most a day), what is wrong, bytes from and to it.
     message
         Why the attempt ended.
     attempts
@@ -241,14 +239,10 @@ class Attempt:
         self._clock = self._begun = time.monotonic()
         for exchange in coordinator.run():
             self._after(exchange, coordinator)
-            coordinator.interrupted = bool(self.run.requested) or self._long(coordinator.progress, progress)
+            coordinator.interrupted = bool(self.run.requested)
         if coordinator.interrupted:
             return "ended", ""
         return self._delivered(agreement)
-
-    @staticmethod
-    def _long(now: Progress, begun: Progress) -> bool:
-        return now.seq - begun.seq >= LONGEST
 
     def _delivered(self, agreement: Agreement) -> tuple[str, str]:
         """The last sum was sent round: a site that was away is given some more chances to get it."""
@@ -293,9 +287,12 @@ class Attempt:
     def _note(self, **changes: Any) -> None:
         lost = set(self.transport.lost())
         sites = {
-            name: {"up": name not in lost, "in": p.bytes_in, "out": p.bytes_out, "trouble": p.trouble}
+            name: {
+                "up": name not in lost, "silent": round(self.transport.silent(name), 1), "trouble": p.trouble,
+                "in": p.bytes_in, "out": p.bytes_out,
+            }
             for name, p in self.transport.peers.items()
-        }
+        }  # fmt: skip
         self._status = Status(**{**asdict(self._status), "sites": sites, "updated": time.time(), **changes})
         self.run.keep_status(self._status)
 

@@ -172,18 +172,14 @@ class Coordinator:
             words, responders, refused = self._collect(exchange, cohort, attempt, packing)
             if responders is None:
                 return None, widened
-            if words is None and not refused:
-                continue  # a site was lost while the pairwise masks came off
-            if not refused:
-                self._check_enough(exchange, cohort, responders)
-                assert words is not None
+            if words is not None and not refused:
                 return (
                     Total(
                         self.progress.seq, exchange.kind, exchange.round, attempt, cohort, responders, packing, words
                     ),
                     widened,
                 )
-            widened = (*widened, *sorted(refused))
+            widened = (*widened, *sorted(refused))  # nothing refused: a site was lost while the pairwise masks came off
         if not refused:
             raise FederationError(
                 f"sites were lost in {MAX_ATTEMPTS} attempts at one exchange: check their connections"
@@ -216,8 +212,9 @@ class Coordinator:
             answered.add(reply.site)
             words, shares[reply.site] = add(words, reply.words), reply.shares
         responders = tuple(site for site in cohort if site in answered)
-        if self.agreement.seal == "pairwise" and words is not None and not refused:
+        if not refused:
             self._check_enough(exchange, cohort, responders)
+        if self.agreement.seal == "pairwise" and words is not None and not refused:
             words = self._uncover(exchange, cohort, attempt, packing, words, responders, shares)
         return words, responders, refused
 

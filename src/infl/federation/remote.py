@@ -167,8 +167,11 @@ class RemoteTransport:
 
     def lost(self, sites: tuple[str, ...] | None = None) -> list[str]:
         """Return which sites are not heard of."""
-        now = self._clock()
-        return [s for s in sites or tuple(self.peers) if now - self.peers[s].heard > self.patience.silence]
+        return [s for s in sites or tuple(self.peers) if self.silent(s) > self.patience.silence]
+
+    def silent(self, site: str) -> float:
+        """Return for how many seconds a site was not heard of, at most a day."""
+        return min(self._clock() - self.peers[site].heard, 86_400.0)
 
     # -- before the first exchange ---------------------------------------------------------------------------------
     def offer(self, offer: Offer, *, enough: Callable[[Mapping[str, Consent]], bool]) -> dict[str, Consent]:

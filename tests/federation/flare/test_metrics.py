@@ -11,7 +11,7 @@ from infl.federation.attempt import Status
 from infl.federation.flare.metrics import HELP, exposition, metrics
 
 SITES = {
-    "site_1": {"up": True, "in": 10, "out": 20, "trouble": ""},
+    "site_1": {"up": True, "silent": 0.5, "in": 10, "out": 20, "trouble": ""},
     "site_2": {"up": False, "in": 1, "out": 2, "trouble": "lost"},
 }
 STATUS = Status("running", round=7, rounds=9, position=12, sites=SITES, attempts=2, updated=1e9, seconds=(1.0, 0.5))

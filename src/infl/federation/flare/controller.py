@@ -16,6 +16,7 @@ from infl.errors import SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.attempt import AGAIN, STOP, Attempt, RunFolder
 from infl.federation.flare.line import Line, cells_of
+from infl.federation.flare.process import keep_memory_flat
 from infl.federation.remote import Patience, RemoteTransport
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -58,6 +59,7 @@ class InflController(Controller):
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Make one attempt at finishing the run."""
+        keep_memory_flat()
         folder = RunFolder(Path(fl_ctx.get_workspace().get_root_dir()).parent / "runs" / self.run)
         if self.agreement is not None and not folder.store.exists:
             folder.store.begin(self.agreement)

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 SERVER, CLIENT = "server", "client"
 HEARTBEATS = 25.0
 """Seconds in which FLARE's client says twice that it is connected."""
+STARTING, LEAVING = 120.0, 3.0
+"""Seconds that the engine has to begin an attempt, and to end a job whose attempt has ended, before the job is aborted: after
+a cut, FLARE waits for minutes for sites that do not know that the job is over."""
 
 
 class Daemon:
@@ -65,13 +68,14 @@ class Daemon:
         settings = ["secure_train=true", "org=infl", "config_folder="]
         if self.role == CLIENT:
             settings.append(f"uid={self._name()}")
-        command = [sys.executable, "-m", f"nvflare.private.fed.app.{self.role}.{self.role}_train"]
+        command = [sys.executable, "-m", "infl.federation.flare.process"]
+        command += [f"nvflare.private.fed.app.{self.role}.{self.role}_train"]
         command += ["-m", str(self.kit), "-s", f"fed_{self.role}.json", "--set", *settings]
         path = os.pathsep.join(filter(None, (str(Path(sys.executable).parent), os.environ.get("PATH"))))
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=os.environ | {"PATH": path},
-                start_new_session=True,
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                env={"MALLOC_ARENA_MAX": "2"} | os.environ | {"PATH": path},
             )  # fmt: skip
         self.starts, self._begun = self.starts + 1, time.monotonic()
         return True
@@ -141,6 +145,7 @@ class Console:
     def __init__(self, kit: Path) -> None:
         require_flare()
         self.kit, self._session = kit, None
+        self._heard: dict[str, tuple[float, float]] = {}
 
     def ask(self, what: Callable[[Any], Any]) -> Any:
         """Return what a call on FLARE's session gives; None while the server cannot be reached."""
@@ -159,9 +164,14 @@ class Console:
             return None
 
     def sites(self) -> dict[str, float]:
-        """Return which sites are connected, and when each was last heard of (seconds since 1970)."""
-        clients = self.ask(lambda session: session.get_connected_client_list()) or []
-        return {client.name: float(client.last_connect_time or 0) for client in clients}
+        """Return which sites are connected, and when each was last seen to be heard of, by this process's own clock."""
+        clients = self.ask(lambda session: session.get_connected_client_list())
+        if clients is None:
+            return {}
+        now, before = time.monotonic(), self._heard
+        said = {client.name: float(client.last_connect_time or 0) for client in clients}  # by the server's clock
+        self._heard = {n: before[n] if n in before and before[n][1] == at else (now, at) for n, at in said.items()}
+        return {name: at for name, (at, _) in self._heard.items() if now - at < HEARTBEATS}
 
     def submit(self, job: Path) -> str | None:
         """Start a job and return its name."""
@@ -275,6 +285,9 @@ class Attempts:
         self._job: str | None = None
         self._missing: list[str] = []
         self._enough: float | None = None  # since when enough sites are up
+        self._before = 0  # attempts when the job was submitted
+        self._idle: float | None = None  # since when the job does nothing for the run
+        self._away: dict[str, float] = {}  # when lost sites were last heard of
 
     def work(self, poll: float, give_up: float) -> Status:
         """Work until the run is finished or stopped; a FederationError when nothing moved for `give_up` seconds."""
@@ -308,6 +321,10 @@ class Attempts:
                 if status.state in ("offered", "running"):
                     self._note(state="ended", message=f"the engine: {state}")
                 return
+            if self._is_idle(status):
+                self.console.abort(self._job)
+                self._follow(None)
+                return
             if status.state == "running" and not self.run.requested and (back := self._returned(status)):
                 self.say(f"{', '.join(back)} came back: they take part after this round")
                 self.run.request(AGAIN)
@@ -334,14 +351,25 @@ class Attempts:
                 Path(folder) / self.name, self.name, up, min_sites=needed, patience=self.patience,
                 agreement=self.agreement if self.brings_agreement else None,
             )  # fmt: skip
+            self._before = status.attempts
             self._follow(self.console.submit(job))
 
+    def _is_idle(self, status: Status) -> bool:
+        """Return whether the job under way does nothing for the run, and has not for longer than it takes."""
+        now, begun = time.monotonic(), status.attempts > self._before
+        if begun and status.state in ("offered", "running"):
+            self._idle = None
+            return False
+        self._idle = self._idle or now
+        return now - self._idle > (LEAVING if begun else STARTING)
+
     def _returned(self, status: Status) -> list[str]:
-        """Return lost sites whose FLARE process is connected again, or always was."""
-        connected = self.console.sites()
-        now = time.time()
-        away = [s for s, row in status.sites.items() if not row["up"] or row["trouble"] == "lost"]
-        return [s for s in away if now - connected.get(s, 0.0) < max(self.patience.silence, HEARTBEATS)]
+        """Return lost sites whose FLARE process was heard of after they were."""
+        away = {s: row["silent"] for s, row in status.sites.items() if not row["up"] or row["trouble"] == "lost"}
+        now = time.monotonic()
+        self._away = {s: self._away.get(s, now - silent) for s, silent in away.items()}
+        heard = self.console.sites()  # looked at all the time, or the time of a change is not known
+        return [s for s, lost in self._away.items() if heard.get(s, lost) > lost + 1.0]
 
     def stop(self) -> None:
         """End the run after the exchange under way; it can be resumed."""
@@ -357,7 +385,7 @@ class Attempts:
         self._follow(None)
 
     def _follow(self, job: str | None) -> None:
-        self._job = job
+        self._job, self._idle, self._away = job, None, {}
         self.run.follow(job)
 
     def _tell(self, before: Status, status: Status) -> None:

@@ -18,6 +18,7 @@ from nvflare.apis.signal import Signal
 
 from infl.federation.agreement import Agreement
 from infl.federation.flare.line import Line, server_cell
+from infl.federation.flare.process import keep_memory_flat
 from infl.federation.resident import Resident
 from infl.federation.site import Site
 from infl.federation.station import Station
@@ -45,6 +46,7 @@ class InflExecutor(Executor):
             self._end()
 
     def _start(self, fl_ctx: FLContext) -> None:
+        keep_memory_flat()
         station = Station(Path(fl_ctx.get_workspace().get_root_dir()).parent)
         engine = fl_ctx.get_engine()
         line: Line | None = None

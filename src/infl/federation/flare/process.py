@@ -1,0 +1,39 @@
+"""What FLARE's processes need to live for days: ``python -m infl.federation.flare.process MODULE …`` runs one of them.
+
+FLARE's messages are cycles of objects. Python looks for such among old objects only once these have grown by a quarter, and
+torch alone brings a million; until then each round takes a tenth of a megabyte more.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import runpy
+import sys
+import threading
+import time
+
+EVERY = 5.0
+"""Seconds between two searches for what can be freed."""
+
+
+def keep_memory_flat() -> None:
+    """Search for what can be freed every few seconds from now on; what is there now is for good, and is not searched."""
+    gc.collect()
+    gc.freeze()
+    threading.Thread(target=_search, name="infl memory", daemon=True).start()
+
+
+def _search() -> None:
+    give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    while True:
+        time.sleep(EVERY)
+        gc.collect()
+        if give_back is not None:
+            give_back(0)
+
+
+if __name__ == "__main__":
+    del sys.argv[0]
+    keep_memory_flat()
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
