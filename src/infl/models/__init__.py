@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     submod_attrs={
         "adapter": ["Adapter"],
         "classifier": ["Classifier"],
+        "histology": ["Histology"],
         "locked": ["Header", "LockedModel", "load_model"],
         "mosaic": ["Mosaic"],
         "perturbation": ["Perturbation"],

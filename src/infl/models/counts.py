@@ -95,8 +95,10 @@ def table_of(adata: AnnData | MuData, modality: str | None, site: str) -> AnnDat
     return modalities[modality]
 
 
-def check_counts(x: FeatureMatrix, names: pd.Index, *, site: str, layer: str | None = None) -> None:
-    """Refuse values that are not raw counts, and cells that have none.
+def check_counts(
+    x: FeatureMatrix, names: pd.Index, *, site: str, layer: str | None = None, may_be_empty: bool = False
+) -> np.ndarray:
+    """Refuse values that are not raw counts, and cells that have none; return which cells have none (n_obs,).
 
     Parameters
     ----------
@@ -106,6 +108,8 @@ def check_counts(x: FeatureMatrix, names: pd.Index, *, site: str, layer: str | N
         Of the cells.
     site, layer
         For messages.
+    may_be_empty
+        Take cells without a count.
 
     Examples
     --------
@@ -132,11 +136,12 @@ pass layer=, the layer with the counts
                 "not normalised or logged values; pass layer=, the layer with the counts"
             )
         empty[chunk] = np.asarray(rows.sum(1)).ravel() == 0
-    if empty.any():
+    if empty.any() and not may_be_empty:
         raise DataError(
             f"{site} has {int(empty.sum())} cells without any count in the {x.shape[1]:,} features of the panel, first "
             f"{names[int(np.argmax(empty))]!r}: leave them out, e.g. with sc.pp.filter_cells(adata, min_counts=1)"
         )
+    return empty
 
 
 def categories_of(tables: Mapping[str, AnnData], columns: Sequence[str]) -> dict[str, list[str]]:

@@ -15,6 +15,7 @@ TASKS = {
     "adapter": "infl.models.adapter:Adapter",
     "classifier": "infl.models.classifier:Classifier",
     "mosaic": "infl.models.mosaic:Mosaic",
+    "histology": "infl.models.histology:Histology",
     "perturbation": "infl.models.perturbation:Perturbation",
     "scanvi": "infl.models.scanvi:Scanvi",
     "scvi": "infl.models.scvi:Scvi",

@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_moments": ["moments"],
         "_normalize": ["log1p", "normalize_total"],
         "_panel": ["Panel"],
+        "_patches": ["cut_patches"],
         "_pca": ["pca"],
         "_qc": ["QCSummary", "qc_summary"],
         "_scale": ["scale"],

@@ -293,7 +293,7 @@ def pool(tables: Mapping[str, Data], join: Literal["inner", "outer"] = "inner") 
     from infl.pp._check import measured
 
     whole = [t[:, measured(t)] if join == "outer" else t for t in tables.values()]
-    return anndata.concat(whole, join=join, index_unique=None, fill_value=np.nan)
+    return anndata.concat(whole, join=join, index_unique=None, fill_value=np.nan, uns_merge="same")
 
 
 def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -1,0 +1,137 @@
+"""Spots with stained tissue and counts, as the histology model reads them from a site."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from infl.errors import InflWarning
+from infl.models.matrix import FeatureMatrix
+from infl.models.neighbours import averaging
+from infl.models.patches import BLOCK, N_STATISTICS, Patches, Stain, stain_transform, statistics, warn_of_colours
+from infl.models.task import SiteData
+
+if TYPE_CHECKING:
+    from infl.models.neighbours import Sections
+
+
+class SpotBatch(NamedTuple):
+    """What the network takes of some spots."""
+
+    images: Tensor  # (n, 3, h, w), stains made alike
+    beside: Tensor  # (n, n_statistics)
+    counts: Tensor  # (n, n_features)
+
+
+class Spots(SiteData):
+    """One site's spots with their patches, read in batches.
+
+    Parameters
+    ----------
+    patches
+        Of all spots.
+    counts
+        Raw counts (None: to predict).
+    sections
+        Which spots belong together.
+    smooth
+        Operator (n_obs, n_obs) that averages over a spot's neighbourhood, or None.
+    with_statistics
+        Whether statistics go beside the image.
+    stain
+        How stains are made alike.
+    train, validation
+        Indices.
+    site
+        For messages.
+
+    Attributes
+    ----------
+    rows
+        Spots that have a patch.
+    beside
+        Statistics (n_obs, n_statistics): of the patch, the same relative to its section, and both averaged over neighbours.
+    """
+
+    def __init__(
+        self,
+        patches: Patches,
+        counts: FeatureMatrix | None,
+        *,
+        sections: dict[str, np.ndarray],
+        smooth: sparse.csr_matrix | None,
+        with_statistics: bool,
+        stain: Stain,
+        train: np.ndarray,
+        validation: np.ndarray,
+        site: str,
+    ) -> None:
+        self.patches, self.counts, self.sections = patches, counts, sections
+        self.train, self.validation = train, validation
+        self.rows = np.flatnonzero(patches.present)
+        self.section_of = np.zeros(patches.n, dtype=int)
+        own = np.zeros((patches.n, N_STATISTICS), dtype=np.float32)
+        for at, density in patches.blocks(self.rows):
+            own[self.rows[at]] = statistics(density)
+        self.stains, relative = [], np.zeros_like(own)
+        for number, (name, spots) in enumerate(sections.items()):
+            seen = spots[patches.present[spots]]
+            self.section_of[spots] = number
+            if not len(seen):
+                self.stains.append(lambda density: density)
+                continue
+            warn_of_colours(own[seen, :3].mean(0), f"section {name!r} of {site}" if name else site)
+            self.stains.append(stain_transform(patches, seen, stain))
+            relative[seen] = (own[seen] - own[seen].mean(0)) / np.maximum(own[seen].std(0), 1e-6)
+        both = np.concatenate([own, relative], 1)
+        around = [] if smooth is None else [smooth @ both]
+        self.beside = np.concatenate([both, *around], 1) if with_statistics else both[:, :0]
+
+    def images(self, index: np.ndarray) -> Tensor:
+        """Return the patches `index` as images (n, 3, h, w), stains made alike."""
+        density = self.patches.density(index)
+        for number in np.unique(self.section_of[index]):
+            own = self.section_of[index] == number
+            density[own] = self.stains[number](density[own])
+        return torch.from_numpy(np.ascontiguousarray(density.transpose(0, 3, 1, 2)))
+
+    def batch(self, index: np.ndarray) -> SpotBatch:
+        """Return images, statistics and counts of the spots `index`."""
+        assert self.counts is not None
+        return SpotBatch(
+            self.images(index), torch.from_numpy(self.beside[index]), torch.from_numpy(self.counts.rows(index))
+        )
+
+    def within_sections(self, index: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the positions in `index` of each section's spots."""
+        for number in np.unique(self.section_of[index]):
+            yield np.flatnonzero(self.section_of[index] == number)
+
+
+def blocks(index: np.ndarray) -> list[np.ndarray]:
+    """Cut indices into parts that are looked at together."""
+    return np.array_split(index, max(1, -(-len(index) // BLOCK)))
+
+
+def smoother(sections: Sections, present: np.ndarray, *, context: int, n_neighbors: int) -> sparse.csr_matrix:
+    """Return the operator (n_obs, n_obs) that averages over spots up to `context` steps away that have a patch."""
+    graph = sections.graph(n_neighbors)
+    keep = sparse.diags_array(present.astype(np.float32))
+    step = averaging((keep @ graph @ keep).tocsr())
+    whole = step
+    for _ in range(context - 1):
+        whole = whole @ step
+    return whole
+
+
+def warn_of_lost(site: str, missing: int, empty: int) -> None:
+    """Say how many spots cannot be trained on."""
+    parts = [f"{missing} spots without a patch"] * bool(missing) + [f"{empty} without a count"] * bool(empty)
+    if parts:
+        warnings.warn(f"{site} has {' and '.join(parts)}: they are not trained on", InflWarning, stacklevel=4)

@@ -1,0 +1,180 @@
+"""Networks from stained tissue to counts: a small convolutional one, and the head that any backbone is put on."""
+
+from __future__ import annotations
+
+import math
+from importlib import import_module
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from infl.errors import SettingsError
+
+GROUPS = 8
+BOUND = 10.0
+"""Of the logarithm of expected counts."""
+SHARPEST = 6.0
+"""Bound of log θ: beyond it single precision would lose the difference of log-gammas, and the variance is μ anyway."""
+
+
+class SmallCNN(nn.Sequential):
+    """Three convolutions of stride 2 with GroupNorm, averaged over the patch.
+
+    Examples
+    --------
+    >>> import torch
+    >>> SmallCNN()(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 64])
+    """
+
+    def __init__(self, width: int = 64) -> None:
+        sizes = (3, width // 4, width // 2, width)
+        layers: list[nn.Module] = []
+        for before, after in pairwise(sizes):
+            layers += [nn.Conv2d(before, after, 3, 2, 1), nn.GroupNorm(math.gcd(GROUPS, after), after), nn.SiLU()]
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+class HistologyNet(nn.Module):
+    """Expected counts from a patch and from what was summed up of it and its neighbours.
+
+    Parameters
+    ----------
+    backbone
+        Maps images (n, 3, h, w) to vectors (n, d) or maps (n, d, h', w').
+    n_statistics
+        Numbers beside the image (0: none).
+    n_features
+        Genes.
+    width, rank
+        Of the hidden layer, and of the latent that genes are a linear function of.
+    dropout
+        Rate before and after the hidden layer.
+    augment
+        Turn and mirror images at random in training.
+    image
+        Shape (h, w), to find the backbone's width.
+
+    Notes
+    -----
+    ``center``, ``scale`` (n_statistics) and ``level`` (n_features: log of mean counts) are set from sums over sites and
+    are not part of ``state_dict``.
+    """
+
+    center: Tensor
+    scale: Tensor
+    level: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        n_statistics: int,
+        n_features: int,
+        *,
+        width: int = 64,
+        rank: int = 16,
+        dropout: float = 0.2,
+        augment: bool = True,
+        image: tuple[int, int] = (32, 32),
+    ) -> None:
+        super().__init__()
+        self.augment, self.backbone = augment, backbone
+        with torch.no_grad():
+            n_seen = self._seen(torch.zeros(2, 3, *image)).shape[1]
+        self.image = nn.Linear(n_seen, width)
+        self.beside = nn.Linear(n_statistics, width) if n_statistics else None
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.narrow = nn.Linear(width, rank)
+        self.genes = nn.Linear(rank, n_features)
+        nn.init.normal_(self.genes.weight, std=0.3 * rank**-0.5)
+        nn.init.normal_(self.genes.bias, std=1e-2)
+        self.dispersion = nn.Parameter(1 + 0.01 * torch.randn(n_features))
+        self.register_buffer("center", torch.zeros(n_statistics), persistent=False)
+        self.register_buffer("scale", torch.ones(n_statistics), persistent=False)
+        self.register_buffer("level", torch.zeros(n_features), persistent=False)
+
+    def _seen(self, images: Tensor) -> Tensor:
+        seen = self.backbone(images)
+        return seen.mean((2, 3)) if seen.ndim == 4 else seen
+
+    def latent(self, images: Tensor, beside: Tensor) -> Tensor:
+        """Map images (n, 3, h, w) and statistics (n, n_statistics) to the latent (n, rank)."""
+        if self.training and self.augment:
+            images = dihedral(images, int(torch.randint(8, ())))
+        h = self.image(self._seen(images))
+        if self.beside is not None:
+            h = h + self.beside(self.dropout(((beside - self.center) / self.scale).clamp(-5, 5)))
+        return self.narrow(self.dropout(F.silu(self.norm(h))))
+
+    def forward(self, images: Tensor, beside: Tensor) -> Tensor:
+        """Map images (n, 3, h, w) and statistics (n, n_statistics) to the log of expected counts (n, n_features)."""
+        return (self.level + self.genes(self.latent(images, beside))).clamp(-BOUND, BOUND)
+
+
+def dihedral(images: Tensor, number: int) -> Tensor:
+    """Turn images (..., h, w) by ``number % 4`` quarters, and mirror them from 4 on.
+
+    Examples
+    --------
+    >>> dihedral(torch.tensor([[1, 2], [3, 4]]), 5)
+    tensor([[4, 2],
+            [3, 1]])
+    """
+    turned = torch.rot90(images, number % 4, (-2, -1))
+    return turned.flip(-1) if number >= 4 else turned
+
+
+def count_loss(log_mean: Tensor, counts: Tensor, dispersion: Tensor | None) -> Tensor:
+    """Return the negative log-likelihood of counts (n, n_features): negative binomial, Poisson without `dispersion`.
+
+    `dispersion` (n_features) is the log of the inverse dispersion θ: the variance is μ + μ² / θ. Terms of the counts alone
+    are left out of Poisson's.
+
+    Examples
+    --------
+    >>> count_loss(torch.zeros(1, 1), torch.ones(1, 1), torch.full((1,), 20.0)).round(decimals=2)  # −log P(1 | μ = 1)
+    tensor([[1.]])
+    """
+    if dispersion is None:
+        return log_mean.exp() - counts * log_mean
+    theta = dispersion.clamp(-SHARPEST, SHARPEST)
+    total = torch.logaddexp(theta, log_mean)  # log(θ + μ)
+    ways = torch.lgamma(counts + theta.exp()) - torch.lgamma(theta.exp()) - torch.lgamma(counts + 1)
+    return -(ways + theta.exp() * (theta - total) + counts * (log_mean - total))
+
+
+def load_backbone(path: str, options: dict[str, object]) -> nn.Module:
+    """Return a backbone by its import path, ``"timm:create_model"``, called with `options`; BatchNorm becomes GroupNorm.
+
+    Raises
+    ------
+    SettingsError
+        It cannot be imported, cannot be called so, or is no module.
+    """
+    place, _, name = path.partition(":")
+    try:
+        factory = getattr(import_module(place), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingsError(
+            f"backbone={path!r} cannot be imported ({error}): give 'package.module:function', installed at every site"
+        ) from None
+    try:
+        module = factory(**options)
+    except TypeError as error:
+        raise SettingsError(f"backbone={path!r} with backbone_options={options}: {error}") from None
+    if not isinstance(module, nn.Module):
+        raise SettingsError(f"backbone={path!r} gave {type(module).__name__}: it has to return a torch module")
+    return _without_batch_norm(module)
+
+
+def _without_batch_norm(module: nn.Module) -> nn.Module:
+    """Batch statistics are each site's own and cannot be averaged: groups within a patch take their place."""
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.modules.batchnorm._BatchNorm):
+                n = child.num_features
+                setattr(parent, name, nn.GroupNorm(math.gcd(GROUPS, n), n))
+    return module
