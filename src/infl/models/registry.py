@@ -14,8 +14,8 @@ from infl.models.task import Task
 TASKS = {
     "adapter": "infl.models.adapter:Adapter",
     "classifier": "infl.models.classifier:Classifier",
-    "mosaic": "infl.models.mosaic:Mosaic",
     "histology": "infl.models.histology:Histology",
+    "mosaic": "infl.models.mosaic:Mosaic",
     "perturbation": "infl.models.perturbation:Perturbation",
     "scanvi": "infl.models.scanvi:Scanvi",
     "scvi": "infl.models.scvi:Scvi",
