@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "registry": ["known_tasks"],
         "scanvi": ["Scanvi"],
         "scvi": ["Scvi"],
+        "spatial": ["Spatial"],
         "task": ["SiteData", "Step", "Task"],
     },
 )

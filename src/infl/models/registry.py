@@ -19,6 +19,7 @@ TASKS = {
     "perturbation": "infl.models.perturbation:Perturbation",
     "scanvi": "infl.models.scanvi:Scanvi",
     "scvi": "infl.models.scvi:Scvi",
+    "spatial": "infl.models.spatial:Spatial",
 }
 
 

@@ -1,0 +1,293 @@
+"""Spatial domains: regions of tissue sections that mean the same at all sites."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from infl.errors import DataError, SettingsError
+from infl.models import domains
+from infl.models.counts import check_counts, table_of
+from infl.models.matrix import FeatureMatrix
+from infl.models.neighbourhoods import VIEWS, Spots, squares, view_names
+from infl.models.neighbours import Sections, sections_of, warn_of_spacings
+from infl.models.task import Step, Sums, Task
+from infl.nn.spatial import NeighbourhoodNet
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
+
+@dataclass(frozen=True)
+class Spatial(Task):
+    """Find spatial domains over sites, from counts and coordinates.
+
+    Each spot is seen with its neighbours in its own section (:class:`infl.models.neighbourhoods.Spots`); a masked autoencoder
+    (:class:`infl.nn.spatial.NeighbourhoodNet`) is trained in rounds; and the latents of all sites are clustered by
+    sealed sums (:mod:`infl.models.domains`), so that domain 3 is domain 3 everywhere. The centres are encrypted in the
+    model: with another key there are no domains.
+
+    Parameters
+    ----------
+    n_domains
+        Number of domains.
+    spatial_key
+        Key of ``obsm`` with the coordinates; each section may have its own unit.
+    section_key
+        Column of ``obs`` with the section of each spot (None: a site has one section).
+    layer
+        Layer with the raw counts (None: ``X``).
+    modality
+        Which modality of a ``MuData`` to read.
+    n_neighbors
+        Nearest spots of each that are its neighbours; 8 around one on a square grid, 6 on a hexagonal one.
+    n_hops
+        How many times counts are averaged over neighbours.
+    smooth
+        How many times a spot takes the domain that most of its neighbours have.
+    width, n_latent, mask
+        Of the network.
+    validation
+        Share of each site's spots that judges rounds and is not trained on.
+    steps
+        Exchanges of k-means after the rounds.
+    target
+        Column of ``obs`` with known regions, for :func:`infl.tl.compare` only; it is never learned from.
+    exclude
+        Regions that are not known, such as ``("undetermined",)``.
+
+    References
+    ----------
+    The idea of a spot as its neighbourhood: Singhal et al., BANKSY, Nature Genetics 2024. Graph autoencoders for
+    domains: Dong and Zhang, STAGATE, Nature Communications 2022; Long et al., GraphST, Nature Communications 2023.
+
+    Examples
+    --------
+    >>> Spatial(n_domains=5).name
+    'spatial'
+    """
+
+    name: ClassVar[str] = "spatial"
+    headline: ClassVar[str] = "ari"
+
+    n_domains: int = 4
+    spatial_key: str = "spatial"
+    section_key: str | None = None
+    layer: str | None = None
+    modality: str | None = None
+    n_neighbors: int = 8
+    n_hops: int = 3
+    smooth: int = 1
+    width: int = 64
+    n_latent: int = 10
+    mask: float = 0.2
+    validation: float = 0.1
+    steps: int = 25
+    target: str = ""
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "exclude", (self.exclude,) if isinstance(self.exclude, str) else tuple(self.exclude))
+        least = {"n_domains": 1, "n_neighbors": 1, "n_hops": 0, "smooth": 0, "width": 1, "n_latent": 1, "steps": 1}
+        for option, value in least.items():
+            if getattr(self, option) < value:
+                raise SettingsError(f"{option}={getattr(self, option)}: give {value} or more")
+        for option in ("validation", "mask"):
+            if not 0 <= getattr(self, option) < 1:
+                raise SettingsError(f"{option}={getattr(self, option)}: give a share, from 0 to below 1")
+
+    # -- agreement -------------------------------------------------------------------------------------------------
+    def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:
+        """Return shared features, after checking the sites' counts and coordinates."""
+        from infl.pp import panel_of
+
+        tables = {site: table_of(adata, self.modality, site) for site, adata in sites.items()}
+        features = list(panel_of(tables, layer=self.layer).features)
+        n_obs = 0
+        for site, table in tables.items():
+            n_obs += self.read(table, {"features": features}, site=site).graph.shape[0]
+        if n_obs < domains.FEWEST * self.n_domains:
+            raise DataError(
+                f"{n_obs} spots are too few for n_domains={self.n_domains}: {domains.FEWEST} a domain are needed"
+            )
+        warn_of_spacings({site: self._sections(table, site) for site, table in tables.items()}, stacklevel=3)
+        return {"features": features}
+
+    def read(
+        self,
+        adata: AnnData | MuData,
+        panel: Mapping[str, Any],
+        *,
+        site: str,
+        rng: np.random.Generator | None = None,
+        keyless: bool = False,
+    ) -> Spots:
+        """Read counts and coordinates. A section's depth and mean are its own, so that it may be a new one."""
+        table = table_of(adata, self.modality, site)
+        x = FeatureMatrix(table, panel["features"], layer=self.layer, site=site)
+        check_counts(x, table.obs_names, site=site, layer=self.layer, may_be_empty=True)
+        train, validation = np.arange(table.n_obs), np.arange(0)
+        if rng is not None:
+            train, validation = np.split(rng.permutation(train), [table.n_obs - round(self.validation * table.n_obs)])
+        return Spots(
+            x,
+            self._sections(table, site),
+            n_neighbors=self.n_neighbors,
+            n_hops=self.n_hops,
+            train=np.sort(train),
+            validation=np.sort(validation),
+        )
+
+    def _sections(self, table: AnnData, site: str) -> Sections:
+        return sections_of(table, spatial_key=self.spatial_key, section_key=self.section_key, site=site)
+
+    # -- sums ------------------------------------------------------------------------------------------------------
+    def stages(self) -> Sequence[str]:
+        """How much each view varies."""
+        return ("views",)
+
+    def final_stages(self) -> Sequence[str]:
+        """Moments of the latents, and steps of k-means."""
+        return ("latents", *(f"domains {i}" for i in range(1, self.steps + 1)))
+
+    def stage_shapes(self, stage: str, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Shapes of the sums of a stage."""
+        if stage == "views":
+            return {"n": (), "squares": (VIEWS,)}
+        if stage == "latents":
+            return domains.moment_shapes(self.n_latent)
+        return domains.part_shapes(self.n_domains, self.n_latent)
+
+    def measure(self, stage: str, data: Spots, panel: Mapping[str, Any], private: Sums, module: nn.Module) -> Sums:
+        """Return sums over a site's spots."""
+        if stage == "views":
+            return dict(squares(data))
+        z = self._latents(module, data, private)
+        return domains.moments(z) if stage == "latents" else domains.parts(z, private["centres"])
+
+    def absorb(self, stage: str, sums: Sums, private: Sums) -> Sums:
+        """Turn sums into the views' scale, or the next centres."""
+        if stage == "views":
+            return {**private, "scale": np.sqrt(np.maximum(sums["squares"] / max(float(sums["n"]), 1.0), 1e-12))}
+        if stage == "latents":
+            return {**private, "centres": domains.first_centres(sums, self.n_domains)}
+        if stage == self.final_stages()[-1]:
+            return {**private, "centres": domains.best(private["centres"], sums)}
+        return {**private, "centres": domains.moved(private["centres"], sums)}
+
+    # -- model -----------------------------------------------------------------------------------------------------
+    def build(self, panel: Mapping[str, Any]) -> NeighbourhoodNet:
+        """Return a fresh :class:`infl.nn.spatial.NeighbourhoodNet`."""
+        n_features = VIEWS * len(panel["features"])
+        return NeighbourhoodNet(n_features, width=self.width, n_latent=self.n_latent, mask=self.mask)
+
+    def units(self, panel: Mapping[str, Any]) -> dict[str, dict[int, Sequence[str]]]:
+        """Columns of both first layers are features, in two views."""
+        names = view_names(panel["features"])
+        return {"basis.weight": {1: names}, "hidden.weight": {1: names}, "offset": {0: names}}
+
+    def configure(self, module: nn.Module, private: Sums) -> None:
+        """Set the scale of the views."""
+        if "scale" in private:
+            self._set_scale(module, private["scale"])
+
+    def _set_scale(self, module: nn.Module, scale: np.ndarray) -> None:
+        buffer = cast(NeighbourhoodNet, module).scale
+        buffer.copy_(torch.from_numpy(np.repeat(scale, len(buffer) // VIEWS)))
+
+    def loss(self, module: nn.Module, batch: Tensor, step: Step) -> Tensor:
+        """Return the mean squared error of a batch; each view varies by 1 in total."""
+        return cast(NeighbourhoodNet, module).error(batch).mean()
+
+    # -- judging ---------------------------------------------------------------------------------------------------
+    def metric_shapes(self, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Number of spots and summed squared error."""
+        return {"n": (), "error": ()}
+
+    @torch.no_grad()
+    def evaluate(self, module: nn.Module, data: Spots, index: np.ndarray) -> Sums:
+        """Return sums over the spots `index`."""
+        error = 0.0
+        for start in range(0, len(index), 2048):
+            batch = data.batch(index[start : start + 2048])
+            error += float(cast(NeighbourhoodNet, module).error(batch).double().sum())
+        return {"n": np.asarray(float(len(index))), "error": np.asarray(error)}
+
+    def summarise(self, sums: Sums) -> dict[str, float]:
+        """Return the mean squared error."""
+        return {"loss": float(sums["error"] / sums["n"]) if sums["n"] else float("nan")}
+
+    # -- results ---------------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def _latents(self, module: nn.Module, data: Spots, private: Sums) -> np.ndarray:
+        """Latents (n_obs, n_latent) in float64."""
+        if "scale" not in private:  # without the key: as these data have it
+            own = squares(data)
+            self._set_scale(module, np.sqrt(np.maximum(own["squares"] / max(float(own["n"]), 1.0), 1e-12)))
+        net = cast(NeighbourhoodNet, module)
+        return np.concatenate([net.latent(data.batch(chunk)).double().numpy() for chunk in data.chunks()])
+
+    def infer(self, module: nn.Module, data: Spots, private: Sums) -> dict[str, np.ndarray]:
+        """Return latents (n_obs, n_latent), and domains (n_obs,), which are −1 where the model's centres are closed."""
+        z = self._latents(module, data, private)
+        domain = np.full(len(z), -1)
+        if "centres" in private:
+            domain = domains.assign(z, private["centres"], data.graph, self.smooth)
+        return {"latent": z.astype(np.float32), "domain": domain}
+
+    def write(
+        self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any], *, key_added: str
+    ) -> None:
+        """Write ``obs[key_added + "_domain"]``, categories ``"0"``, ``"1"`` … alike at all sites, and ``obsm["X_" + key_added]``."""
+        names = table_of(adata, self.modality, "the data").obs_names
+        codes = pd.Categorical.from_codes(outputs["domain"], categories=[str(i) for i in range(self.n_domains)])
+        adata.obs[f"{key_added}_domain"] = pd.Series(codes, index=names).reindex(adata.obs_names)
+        self.embed(adata, outputs, key_added=key_added)
+
+    def embed(self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], *, key_added: str) -> None:
+        """Write ``obsm["X_" + key_added]`` alone."""
+        names = table_of(adata, self.modality, "the data").obs_names
+        adata.obsm[f"X_{key_added}"] = pd.DataFrame(outputs["latent"], index=names).reindex(adata.obs_names).to_numpy()
+
+    # -- comparing -------------------------------------------------------------------------------------------------
+    def hold_out(self, adata: AnnData | MuData, share: float, rng: np.random.Generator) -> np.ndarray:
+        """Refuse: a part of a section has another mean, and other neighbours, than the whole."""
+        raise SettingsError("model 'spatial' sees a section as a whole: compare with holdout='site'")
+
+    def score(
+        self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any]
+    ) -> dict[str, float]:
+        """Return the adjusted Rand index and normalised mutual information of domains and known regions."""
+        from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+        table = table_of(adata, self.modality, "the data")
+        if self.target not in table.obs:
+            raise SettingsError("to compare domains with known regions, set target=, their column of obs")
+        regions = table.obs[self.target]
+        known = regions.notna().to_numpy() & ~regions.isin(self.exclude).to_numpy()
+        real, found = regions[known].astype(str).to_numpy(), outputs["domain"][known]
+        return {"ari": adjusted_rand_score(real, found), "nmi": normalized_mutual_info_score(real, found)}
+
+    def baseline(
+        self, train: AnnData | MuData, test: AnnData | MuData, panel: Mapping[str, Any], *, seed: int
+    ) -> dict[str, np.ndarray]:
+        """Principal components of pooled log-normalised counts and k-means, without coordinates."""
+        from sklearn.cluster import KMeans
+        from sklearn.decomposition import PCA
+        from sklearn.pipeline import make_pipeline
+
+        values = []
+        for adata in (train, test):
+            table = table_of(adata, self.modality, "the data")
+            counts = FeatureMatrix(table, panel["features"], layer=self.layer, site="the data").rows(slice(None))
+            values.append(np.log1p(counts / np.maximum(counts.sum(1, keepdims=True), 1) * 1e4))
+        n_comps = min(30, *values[0].shape)
+        model = make_pipeline(PCA(n_comps, random_state=seed), KMeans(self.n_domains, n_init=10, random_state=seed))
+        return {"domain": model.fit(values[0]).predict(values[1])}
