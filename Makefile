@@ -35,7 +35,7 @@ docs: $(STAMP)  ## build the documentation into docs/_build/html
 bench: $(STAMP)  ## run every benchmark and write benchmarks/results/*.json
 	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
 
-faults: $(STAMP)  ## kill, cut and fill what a run between machines needs, and see that it goes on (an hour; as root for all)
+faults: $(STAMP)  ## kill, cut and fill what a run between machines needs, and see that it goes on (half an hour; as root for all)
 	$(BIN)/python tests/federation/flare/faults.py
 
 clean:  ## remove what the other targets made

@@ -153,12 +153,12 @@ def test_a_line_that_loses_a_quarter_of_all_messages(
     assert all(torch.equal(r.theta, house.expected()) for r in house.results.values())
 
 
-@pytest.mark.parametrize("moment", range(8))
+@pytest.mark.parametrize(("moment", "seal"), [*((m, "group") for m in range(8)), (3, "pairwise")])
 def test_coordinator_dies_after_any_exchange_and_goes_on(
-    small_sites: dict[str, AnnData], tmp_path: Path, moment: int
+    small_sites: dict[str, AnnData], tmp_path: Path, moment: int, seal: str
 ) -> None:
-    """The sites are new too: in the engine, a new attempt is new processes everywhere."""
-    house = House(small_sites, tmp_path)
+    """The sites are new too, with new keys of the pairwise seal: a new attempt is new processes everywhere."""
+    house = House(small_sites, tmp_path, seal=seal)
     with house.open():
         steps = house.coordinator().run()
         for _ in range(moment):
@@ -382,6 +382,20 @@ def test_a_stopped_run_ends_at_once() -> None:
     transport.stop()
     with pytest.raises(FederationError, match="stopped"):
         list(transport.ask(("a",), lambda site: Plan("r", 0, "count", 0, 0, ("a",), Packing(()), "d", 1, "f", ())))
+
+
+def test_an_offer_does_not_wait_for_a_site_that_was_there_and_died() -> None:
+    now = [0.0]
+
+    def send(site: str, content: bytes) -> None:
+        now[0] += 10
+
+    patience = Patience(silence=15, repeat=0.01, consent=10_000)
+    transport = RemoteTransport(("a", "b", "c"), send, patience, clock=lambda: now[0])
+    transport.receive("a", encode(Alive("a", 0, 0, "", 0)))
+    transport.receive("b", encode(Trouble("b", 0, "no")))
+    assert transport.offer(Offer("1", b"{}"), enough=lambda said: len(said) == 3) == {}
+    assert 15 < now[0] < 200
 
 
 def test_deadline_follows_the_past() -> None:

@@ -36,6 +36,7 @@ WAIT = 20.0
 """Seconds that a process of an earlier attempt, whose parent is gone, may take to notice."""
 DELIVERIES = 3
 """How often the last sum is sent round before a run counts as finished without a site that is away."""
+DAY = 86_400.0
 OVER = ("finished", "stopped")
 """States that no further attempt follows."""
 
@@ -288,7 +289,7 @@ class Attempt:
         lost = set(self.transport.lost())
         sites = {
             name: {
-                "up": name not in lost, "silent": round(self.transport.silent(name), 1), "trouble": p.trouble,
+                "up": name not in lost, "silent": round(min(self.transport.silent(name), DAY), 1), "trouble": p.trouble,
                 "in": p.bytes_in, "out": p.bytes_out,
             }
             for name, p in self.transport.peers.items()

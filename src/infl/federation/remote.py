@@ -170,14 +170,15 @@ class RemoteTransport:
         return [s for s in sites or tuple(self.peers) if self.silent(s) > self.patience.silence]
 
     def silent(self, site: str) -> float:
-        """Return for how many seconds a site was not heard of, at most a day."""
-        return min(self._clock() - self.peers[site].heard, 86_400.0)
+        """Return for how many seconds a site was not heard of; infinity before the first time."""
+        return self._clock() - self.peers[site].heard
 
     # -- before the first exchange ---------------------------------------------------------------------------------
     def offer(self, offer: Offer, *, enough: Callable[[Mapping[str, Consent]], bool]) -> dict[str, Consent]:
         """Offer the run to all sites and return who accepted.
 
-        Waits until every site said yes or no; once `enough` did, only as long as a lost site may be silent.
+        Waits until every site said yes or no, or one that was there is lost; once `enough` said yes, only as long as a lost
+        site may be silent.
         """
         answers: dict[str, Consent] = {}
         content, asked = encode(offer), dict.fromkeys(self.peers, float("-inf"))
@@ -185,6 +186,9 @@ class RemoteTransport:
         while (now := self._clock()) - begun < self.patience.consent:
             waiting = [s for s in self.peers if s not in answers and not self.peers[s].declined]
             if not waiting or (enough(answers) and now - begun > self.patience.silence):
+                break
+            given_up = 3 * self.patience.silence  # while data are read, signs of life may be late
+            if any(given_up < self.silent(site) < float("inf") for site in self.peers):
                 break
             for site in waiting:
                 if now - asked[site] >= self.patience.repeat:

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,6 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from cryptography import x509
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 import infl
 from infl.errors import FederationError
@@ -28,7 +24,7 @@ from infl.federation.flare import EXECUTOR
 from infl.federation.flare.engine import SERVER, Console, Daemon, Supervisor
 from infl.federation.flare.job import write_job
 from infl.federation.flare.kits import REVOKED, approve, enrol, init_coordinator, install, revoke, revoked
-from infl.federation.flare.rehearsal import Rehearsal, kill
+from infl.federation.flare.rehearsal import Rehearsal, expire, kill
 from infl.federation.local import run_in_process
 from infl.federation.remote import Patience
 from infl.models import Classifier
@@ -99,7 +95,7 @@ def memory_of(kit: Path) -> bytes:
 
 
 def test_same_weights_as_in_process_and_a_coordinator_that_has_none(network: Rehearsal) -> None:
-    agreement = agree(network, rounds=60)
+    agreement = agree(network, rounds=25)
     folder = network.begin("same", agreement)
     memories: dict[str, bytes] = {}
 
@@ -110,7 +106,7 @@ def test_same_weights_as_in_process_and_a_coordinator_that_has_none(network: Reh
 
     with network.sites_up():
         status = network.supervise("same", QUICK, on_line=look)
-    assert (status.state, status.round, status.attempts) == ("finished", 60, 1), network.said
+    assert (status.state, status.round, status.attempts) == ("finished", 25, 1), network.said
     assert all(row["responders"] == [*network.data] for row in folder.exchanges())
     watching: list[Watching] = []
 
@@ -126,7 +122,7 @@ def test_same_weights_as_in_process_and_a_coordinator_that_has_none(network: Reh
         assert found(traces, memories["coordinator"]) == set()
     files = [p for p in network.coordinator.rglob("*") if p.is_file()]
     assert any(p.name == "coordinator.safetensors" for p in files)
-    assert not {p: found(traces, p.read_bytes()) for p in files if found(traces, p.read_bytes())}
+    assert not {p: kinds for p in files if (kinds := found(traces, p.read_bytes()))}
     for kind, forms in traces.items():
         assert found(traces, b"x" + forms[-1] + b"y") == {kind}
 
@@ -253,16 +249,8 @@ def expired(network: Rehearsal) -> Path:
     """Return a kit whose certificate the consortium's own authority signed, for yesterday."""
     kit, ca = network.root / "expired", network.coordinator / "ca"
     shutil.copytree(network.root / "site_1" / "kit" / "startup", kit / "startup")
-    mine = x509.load_pem_x509_certificate((kit / "startup" / "client.crt").read_bytes())
-    root = x509.load_pem_x509_certificate((ca / "rootCA.pem").read_bytes())
-    key = load_pem_private_key((ca / "rootCA.key").read_bytes(), None)
-    now = datetime.now(UTC)
-    builder = x509.CertificateBuilder(root.subject, mine.subject, mine.public_key(), mine.serial_number)
-    builder = builder.not_valid_before(now - timedelta(days=9)).not_valid_after(now - timedelta(days=1))
-    for extension in mine.extensions:
-        builder = builder.add_extension(extension.value, extension.critical)
-    signed = builder.sign(key, SHA256())  # type: ignore[arg-type]
-    (kit / "startup" / "client.crt").write_bytes(signed.public_bytes(Encoding.PEM))
+    certificate = kit / "startup" / "client.crt"
+    certificate.write_bytes(expire(certificate, ca))
     return kit
 
 

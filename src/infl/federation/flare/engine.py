@@ -348,7 +348,7 @@ class Attempts:
         self.run.clear_request()
         with tempfile.TemporaryDirectory() as folder:
             job = write_job(
-                Path(folder) / self.name, self.name, up, min_sites=needed, patience=self.patience,
+                Path(folder) / self.name, self.name, up, min_sites=self.agreement.min_sites, patience=self.patience,
                 agreement=self.agreement if self.brings_agreement else None,
             )  # fmt: skip
             self._before = status.attempts

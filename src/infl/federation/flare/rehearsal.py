@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -134,6 +135,22 @@ def kill(daemon: Daemon) -> None:
     """Kill −9 an engine's process and those that it started."""
     if daemon.process is not None:
         os.killpg(daemon.process.pid, signal.SIGKILL)
+
+
+def expire(certificate: Path, ca: Path) -> bytes:
+    """Return a certificate as the consortium's own authority would have signed it, valid until yesterday."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+
+    mine = x509.load_pem_x509_certificate(certificate.read_bytes())
+    root = x509.load_pem_x509_certificate((ca / "rootCA.pem").read_bytes())
+    key, now = load_pem_private_key((ca / "rootCA.key").read_bytes(), None), datetime.now(UTC)
+    builder = x509.CertificateBuilder(root.subject, mine.subject, mine.public_key(), mine.serial_number)
+    builder = builder.not_valid_before(now - timedelta(days=9)).not_valid_after(now - timedelta(days=1))
+    for extension in mine.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    return builder.sign(key, SHA256()).public_bytes(Encoding.PEM)  # type: ignore[arg-type]
 
 
 def free_port() -> int:
