@@ -56,15 +56,19 @@ class Table:
         """Write ``results/NAME.json`` with a description of the machine; rows of an earlier run that were not measured now stay."""
         machine = {"cpus": os.cpu_count(), "processor": platform.machine(), "python": sys.version.split()[0]}
         RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"{self.name}.json"
+        content = {"name": self.name, "machine": machine, "rows": self.known()}
+        self.path.write_text(json.dumps(content, indent=1, default=str) + "\n")
+
+    @property
+    def path(self) -> Path:
+        """The JSON file."""
+        return RESULTS / f"{self.name}.json"
+
+    def known(self) -> list[dict]:
+        """Return the rows of this run, after those of earlier ones that were not measured again."""
         measured = {row["what"] for row in self.rows}
-        kept = (
-            [row for row in json.loads(path.read_text())["rows"] if row["what"] not in measured]
-            if path.exists()
-            else []
-        )
-        content = {"name": self.name, "machine": machine, "rows": [*kept, *self.rows]}
-        path.write_text(json.dumps(content, indent=1, default=str) + "\n")
+        earlier = json.loads(self.path.read_text())["rows"] if self.path.exists() else []
+        return [*(row for row in earlier if row["what"] not in measured), *self.rows]
 
 
 def ratios(first: Callable[[], object], second: Callable[[], object], *, repeats: int = 7) -> list[float]:

@@ -33,6 +33,8 @@ SUMS = """## What is inside the sealed words
 | `train` | number of samples, summed training loss, summed validation metrics (a classifier: loss, confusion counts, calibration bins) | exact counts; else multiples of 2⁻²⁰ |
 | `train`, rule `scaffold` | change of the site's mean gradient × the site's share of the samples | multiples of 2⁻²⁴ |
 | `train`, rule `qfedavg` | samples × training loss to the power q, summed; the update is multiplied by that power too | multiples of 2⁻²⁰ |
+| `train`, rule `afl` | samples × the site's weight in the mixture; the update is multiplied by that weight too | multiples of 2⁻²⁰ |
+| `train`, rule `fedavg` with `weight="sites"` | 1, which adds up to the number of sites; the update is divided by the samples | multiples of 2⁻²⁰ |
 | `judge` | summed validation metrics of the last model | as above |
 | final sums (a classifier: `temperature`) | validation loss at each candidate temperature | multiples of 2⁻²⁰ |
 | every exchange | integrity tag, linear in all words, keyed | – |

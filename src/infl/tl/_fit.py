@@ -69,8 +69,8 @@ def fit_federated(
     rounds, local_epochs
         Rounds, and passes of each site over its own data in a round.
     aggregation, aggregation_options
-        ``"fedavg"``, ``"fedprox"``, ``"fedadam"``, ``"fedyogi"``, ``"scaffold"``, ``"qfedavg"``, ``"fedbn"`` or
-        ``"partial"``, and its settings, e.g. ``{"mu": 0.01}``; see :mod:`infl.federation.rules`.
+        ``"fedavg"``, ``"fedprox"``, ``"fedadam"``, ``"fedyogi"``, ``"scaffold"``, ``"qfedavg"``, ``"afl"``,
+        ``"fedbn"`` or ``"partial"``, and its settings, e.g. ``{"mu": 0.01}``; see :mod:`infl.federation.rules`.
     participation
         Share of the sites that is asked in each round.
     patience
