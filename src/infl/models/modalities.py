@@ -81,6 +81,11 @@ def kind_of(modality: str, units: str | None, wanted: str | None) -> str:
     return wanted
 
 
+def as_predicted(raw: np.ndarray, kind: str, *, depth: bool = False) -> np.ndarray:
+    """Return measured values (n, p) in the units of predicted ones: transformed, or open or not."""
+    return (raw > 0).astype(float) if kind == "accessibility" else KINDS[kind](raw, depth)
+
+
 @dataclass(frozen=True)
 class Measured:
     """One modality of a site.

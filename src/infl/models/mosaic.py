@@ -217,7 +217,7 @@ class Mosaic(Task):
             sections = [np.flatnonzero(names == name) for name in dict.fromkeys(names)]
         else:
             sections = [np.arange(adata.n_obs)]
-        depth = not panel["spatial"] if self.depth is None else self.depth
+        depth = self._by_depth(panel)
         measured, has = {}, tables(adata)
         for m, (modality, features) in enumerate(panel["modalities"].items()):
             if modality not in has:
@@ -232,6 +232,10 @@ class Mosaic(Task):
         held = 0 if rng is None else int(self.validation * adata.n_obs)
         binary = [kind == "accessibility" for kind in panel["kinds"].values()]
         return MosaicSpots(measured, adata.n_obs, sections, binary, np.sort(order[held:]), np.sort(order[:held]))
+
+    def _by_depth(self, panel: Mapping[str, Any]) -> bool:
+        """Whether counts are divided by a spot's total."""
+        return not panel["spatial"] if self.depth is None else self.depth
 
     # -- sums ------------------------------------------------------------------------------------------------------
     def stages(self) -> Sequence[str]:
@@ -377,7 +381,8 @@ class Mosaic(Task):
             known = np.isfinite(values).all(1)
             names = pd.DataFrame(index=adata.obs_names[known])
             table = AnnData(values[known], obs=names, var=pd.DataFrame(index=pd.Index(features, dtype=str)))
-            table.uns[IMPUTED] = {"modality": modality, "kind": panel["kinds"][modality]}
+            facts = {"modality": modality, "kind": panel["kinds"][modality], "depth": self._by_depth(panel)}
+            table.uns[IMPUTED] = facts
             new[f"{key_added}_{modality}"] = table
         if self.n_domains is not None:
             codes = outputs.get("domain", np.full(adata.n_obs, -1))
