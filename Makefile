@@ -33,6 +33,7 @@ docs: $(STAMP)  ## build the documentation into docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 bench: $(STAMP)  ## run every benchmark and write benchmarks/results/*.json
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench
 	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
 
 faults: $(STAMP)  ## kill, cut and fill what a run between machines needs, and see that it goes on (half an hour; as root for all)

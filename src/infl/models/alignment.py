@@ -15,18 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import pairwise_distances_argmin
 
+from infl.models import domains
+from infl.models.domains import BEGINNINGS, FEWEST
 from infl.models.task import Sums
 
 ITERATIONS = 15
 """Of each k-means."""
-BEGINNINGS = 16
-"""Random first centres that each k-means begins from; the best is kept."""
 FINE = 20
 """Clusters of the second alignment."""
-FEWEST = 5
-"""Spots of a cluster that a site says anything about, at least."""
 LEVELS = 2
-_CLUSTERED = ("n", "sum", "within")
+_CLUSTERED = ("n", "sum", "products", "within")
 
 
 @dataclass(frozen=True)
@@ -67,23 +65,23 @@ class Alignment:
         """Shapes of a stage's sums."""
         d, q = self.n_latent, self.n_axes
         if stage == "latent":
-            return {"n": (), "sum": (d,), "products": (d, d)}
+            return domains.moment_shapes(d)
         what, level = stage.split("_")[:2]
         begun, k = self.clusters(int(level))
         if what == "align":
             return {"n": (k,), "sum": (k, q), "within": (k, q, q)}
-        return {"n": (begun, k), "sum": (begun, k, q), "squares": (begun,)}
+        return domains.part_shapes(k, q, begun)
 
     def measure(self, stage: str, sections: Sequence[np.ndarray], private: Sums) -> Sums:
         """Return a site's part of a stage, from the latents (n, d) of its sections."""
         sums = {name: np.zeros(shape) for name, shape in self.shapes(stage).items()}
         for z in sections:
             if stage == "latent":
-                found = {"n": np.asarray(float(len(z))), "sum": z.sum(0), "products": z.T @ z}
+                found = domains.moments(z)
             elif stage.startswith("align"):
                 found = self._clusters(self.aligned(z, private), private, int(stage.split("_")[1]))
             else:
-                found = self._nearest(self.aligned(z, private), self._centres(stage, private))
+                found = domains.parts(self.aligned(z, private), self._centres(stage, private))
             sums = {name: value + found[name] for name, value in sums.items()}
         few = sums["n"] < FEWEST
         return {
@@ -108,16 +106,13 @@ class Alignment:
             sphere = private[f"variance_{level}"] * np.eye(self.n_axes)
             covariances = np.where(enough[:, None, None], sums["within"] / number[:, None, None], sphere)
             return {**private, f"means_{level}": means, f"covariances_{level}": covariances}
-        centres = self._centres(stage, private)
-        enough = (sums["n"] >= FEWEST)[..., None]
-        centres = np.where(enough, sums["sum"] / np.maximum(sums["n"], 1e-9)[..., None], centres)
+        centres = domains.moved(self._centres(stage, private), sums)
         if not stage.endswith(f"_{ITERATIONS - 1}"):
             return {**private, f"centres_{level}": centres}
-        best, total = int(sums["squares"].argmin()), max(float(sums["n"][0].sum()), 1.0)
         done = {name: value for name, value in private.items() if name != f"centres_{level}"}
-        largest_first = np.argsort(-sums["n"][best], kind="stable")
-        done[f"clusters_{level}"] = centres[best][largest_first]
-        done[f"variance_{level}"] = np.asarray(sums["squares"][best] / total / self.n_axes)
+        done[f"clusters_{level}"] = domains.best(centres, sums)
+        total = max(float(sums["n"][0].sum()), 1.0)
+        done[f"variance_{level}"] = np.asarray(sums["squares"].min() / total / self.n_axes)
         return done
 
     def aligned(self, z: np.ndarray, private: Sums) -> np.ndarray:
@@ -142,16 +137,6 @@ class Alignment:
             return private["clusters_0"][None]
         begun, k = self.clusters(level)
         return np.random.default_rng(level).standard_normal((begun, k, self.n_axes))
-
-    @staticmethod
-    def _nearest(a: np.ndarray, centres: np.ndarray) -> Sums:
-        n, sums, squares = np.zeros(centres.shape[:2]), np.zeros(centres.shape), np.zeros(len(centres))
-        for i, means in enumerate(centres):
-            labels = pairwise_distances_argmin(a, means) if len(a) else np.empty(0, dtype=int)
-            n[i] = np.bincount(labels, minlength=len(means))
-            np.add.at(sums[i], labels, a)
-            squares[i] = ((a - means[labels]) ** 2).sum()
-        return {"n": n, "sum": sums, "squares": squares}
 
     @staticmethod
     def _shares(a: np.ndarray, private: Sums, level: int) -> np.ndarray:

@@ -38,15 +38,15 @@ def first_centres(sums: Mapping[str, np.ndarray], k: int) -> np.ndarray:
     return mean + draws * np.sqrt(np.maximum(values, 0)) @ axes.T
 
 
-def part_shapes(k: int, d: int) -> dict[str, tuple[int, ...]]:
+def part_shapes(k: int, d: int, beginnings: int = BEGINNINGS) -> dict[str, tuple[int, ...]]:
     """Shapes of :func:`parts`."""
-    return {"n": (BEGINNINGS, k), "sum": (BEGINNINGS, k, d), "squares": (BEGINNINGS,)}
+    return {"n": (beginnings, k), "sum": (beginnings, k, d), "squares": (beginnings,)}
 
 
 def parts(z: np.ndarray, centres: np.ndarray) -> Sums:
     """Of each beginning: numbers (k,) and sums (k, d) of the latents nearest to each centre, and squared distances."""
-    k = centres.shape[1]
-    sums: Sums = {name: np.zeros(shape) for name, shape in part_shapes(k, z.shape[1]).items()}
+    begun, k, d = centres.shape
+    sums: Sums = {name: np.zeros(shape) for name, shape in part_shapes(k, d, begun).items()}
     if len(z):
         for i, own in enumerate(centres):
             label, distance = pairwise_distances_argmin_min(z, own)
