@@ -187,6 +187,8 @@ def test_strangers_and_jobs_with_code_get_nowhere(network: Rehearsal, fuzz: Any,
             assert not is_shut_out(network, enrolled)
             assert is_shut_out(network, client_context(network, stranger(network)))
             assert is_shut_out(network, old)
+            assert hangs_up(network, enrolled, 1 << 30)
+            assert not hangs_up(network, enrolled, 1 << 20)
             assert fuzz(network, 1000) > 20
             assert set(console.sites()) == set(network.data)
             assert not is_shut_out(network, enrolled)
@@ -243,6 +245,25 @@ def is_shut_out(network: Rehearsal, context: ssl.SSLContext) -> bool:
             return False
         except (ssl.SSLError, ConnectionError):
             return True
+
+
+def hangs_up(network: Rehearsal, context: ssl.SSLContext, claimed: int) -> bool:
+    """Whether the server ends a site's connection at the claim that a frame of so many bytes follows."""
+    where = (network.consortium.host, network.consortium.port)
+    with (
+        socket.create_connection(where, timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname=where[0]) as line,
+    ):
+        line.settimeout(3)
+        line.sendall(claimed.to_bytes(4, "big") + bytes(12))
+        try:
+            while line.recv(1 << 10):
+                pass
+        except TimeoutError:
+            return False
+        except (ssl.SSLError, ConnectionError):
+            return True
+        return True
 
 
 def expired(network: Rehearsal) -> Path:

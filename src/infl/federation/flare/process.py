@@ -15,6 +15,8 @@ import time
 
 EVERY = 5.0
 """Seconds between two searches for what can be freed."""
+LARGEST_FRAME = 64 << 20
+"""Bytes that FLARE sets aside for a frame because its prefix says so; FLARE's own limit is 2 GB, its frames have about one MB."""
 
 
 def keep_memory_flat() -> None:
@@ -35,5 +37,8 @@ def _search() -> None:
 
 if __name__ == "__main__":
     del sys.argv[0]
+    from nvflare.fuel.f3.drivers import socket_conn
+
+    socket_conn.MAX_FRAME_SIZE = LARGEST_FRAME
     keep_memory_flat()
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
