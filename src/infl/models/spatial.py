@@ -24,14 +24,18 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+AXES_STEPS = 6
+MORE_AXES = 10
+"""Axes beside those of the latent that are iterated with them, for speed (Halko, Martinsson and Tropp 2011)."""
+
 
 @dataclass(frozen=True)
 class Spatial(Task):
     """Find spatial domains over sites, from counts and coordinates.
 
-    Each spot is seen with its neighbours in its own section (:class:`infl.models.neighbourhoods.Spots`); a masked autoencoder
-    (:class:`infl.nn.spatial.NeighbourhoodNet`) is trained in rounds; and the latents of all sites are clustered by
-    sealed sums (:mod:`infl.models.domains`), so that domain 3 is domain 3 everywhere. The centres are encrypted in the
+    Each spot is seen with its neighbours in its own section (:class:`infl.models.neighbourhoods.Spots`); principal axes
+    are found by sums, and a masked autoencoder about them (:class:`infl.nn.spatial.NeighbourhoodNet`) is trained in rounds; and the latents of all sites are clustered by
+    sealed sums (:mod:`infl.models.domains`), so that domain 3 is domain 3 everywhere. Axes and centres are encrypted in the
     model: with another key there are no domains.
 
     Parameters
@@ -117,6 +121,8 @@ class Spatial(Task):
             raise DataError(
                 f"{n_obs} spots are too few for n_domains={self.n_domains}: {domains.FEWEST} a domain are needed"
             )
+        if VIEWS * len(features) < self.n_latent:
+            raise DataError(f"the sites share {len(features)} features, too few for n_latent={self.n_latent}: lower it")
         warn_of_spacings({site: self._sections(table, site) for site, table in tables.items()}, stacklevel=3)
         return {"features": features}
 
@@ -150,8 +156,8 @@ class Spatial(Task):
 
     # -- sums ------------------------------------------------------------------------------------------------------
     def stages(self) -> Sequence[str]:
-        """How much each view varies."""
-        return ("views",)
+        """How much each view varies, and steps of subspace iteration towards the principal axes."""
+        return ("views", *(f"axes {i}" for i in range(1, AXES_STEPS + 1)))
 
     def final_stages(self) -> Sequence[str]:
         """Moments of the latents, and steps of k-means."""
@@ -161,6 +167,9 @@ class Spatial(Task):
         """Shapes of the sums of a stage."""
         if stage == "views":
             return {"n": (), "squares": (VIEWS,)}
+        if stage.startswith("axes"):
+            n_features = VIEWS * len(panel["features"])
+            return {"image": (n_features, min(self.n_latent + MORE_AXES, n_features))}
         if stage == "latents":
             return domains.moment_shapes(self.n_latent)
         return domains.part_shapes(self.n_domains, self.n_latent)
@@ -169,6 +178,12 @@ class Spatial(Task):
         """Return sums over a site's spots."""
         if stage == "views":
             return dict(squares(data))
+        if stage.startswith("axes"):
+            axes, image = self._axes(private, len(panel["features"])), 0.0
+            for chunk in data.chunks():
+                rows = data.rows(chunk) / np.repeat(private["scale"], len(panel["features"]))
+                image = image + rows.T @ (rows @ axes)
+            return {"image": np.asarray(image)}
         z = self._latents(module, data, private)
         return domains.moments(z) if stage == "latents" else domains.parts(z, private["centres"])
 
@@ -176,11 +191,25 @@ class Spatial(Task):
         """Turn sums into the views' scale, or the next centres."""
         if stage == "views":
             return {**private, "scale": np.sqrt(np.maximum(sums["squares"] / max(float(sums["n"]), 1.0), 1e-12))}
+        if stage.startswith("axes"):
+            image, last = sums["image"], stage == self.stages()[-1]
+            if not last:
+                return {**private, "axes": np.linalg.qr(image)[0]}
+            axes = self._axes(private, len(image) // VIEWS)
+            _, vectors = np.linalg.eigh(axes.T @ image)  # Rayleigh and Ritz
+            return {**private, "axes": axes @ vectors[:, ::-1][:, : self.n_latent]}
         if stage == "latents":
             return {**private, "centres": domains.first_centres(sums, self.n_domains)}
         if stage == self.final_stages()[-1]:
             return {**private, "centres": domains.best(private["centres"], sums)}
         return {**private, "centres": domains.moved(private["centres"], sums)}
+
+    def _axes(self, private: Sums, n_features: int) -> np.ndarray:
+        """Axes (2 n_features, some more than n_latent), to begin with random ones that are the same at all sites."""
+        if "axes" in private:
+            return private["axes"]
+        n_axes = min(self.n_latent + MORE_AXES, VIEWS * n_features)
+        return np.linalg.qr(np.random.default_rng(0).standard_normal((VIEWS * n_features, n_axes)))[0]
 
     # -- model -----------------------------------------------------------------------------------------------------
     def build(self, panel: Mapping[str, Any]) -> NeighbourhoodNet:
@@ -189,14 +218,16 @@ class Spatial(Task):
         return NeighbourhoodNet(n_features, width=self.width, n_latent=self.n_latent, mask=self.mask)
 
     def units(self, panel: Mapping[str, Any]) -> dict[str, dict[int, Sequence[str]]]:
-        """Columns of both first layers are features, in two views."""
+        """Columns of the first layer are features, in two views."""
         names = view_names(panel["features"])
-        return {"basis.weight": {1: names}, "hidden.weight": {1: names}, "offset": {0: names}}
+        return {"hidden.weight": {1: names}, "offset": {0: names}}
 
     def configure(self, module: nn.Module, private: Sums) -> None:
-        """Set the scale of the views."""
+        """Set the scale of the views, and the axes once they are known."""
         if "scale" in private:
             self._set_scale(module, private["scale"])
+        if private.get("axes", np.empty((0, 0))).shape[1] == self.n_latent:
+            cast(NeighbourhoodNet, module).axes.copy_(torch.from_numpy(private["axes"].T))
 
     def _set_scale(self, module: nn.Module, scale: np.ndarray) -> None:
         buffer = cast(NeighbourhoodNet, module).scale

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class NeighbourhoodNet(nn.Module):
     """Reconstruct a neighbourhood's expression from a part of it.
 
-    Two ways lead to the bottleneck: a linear one, whose transpose is the decoder, and what a hidden layer with LayerNorm
-    adds to it. In training a share of the input is masked, and all of it is reconstructed. Averages over neighbours, the
+    Two ways lead to the bottleneck: principal axes, along which it is decoded too, and what a hidden layer with LayerNorm
+    adds to them. In training a share of the input is masked, and all of it is reconstructed. Averages over neighbours, the
     light graph convolution, are taken before: they have no weights (Wu et al., Simplifying graph convolutional networks,
     ICML 2019).
 
@@ -27,7 +27,8 @@ class NeighbourhoodNet(nn.Module):
 
     Notes
     -----
-    ``scale`` (n_features), by which the input is divided, is set from sums over sites and not part of ``state_dict``.
+    ``scale`` (n_features), by which the input is divided, and ``axes`` (n_latent, n_features; orthonormal rows) are set
+    from sums over sites and not part of ``state_dict``.
 
     Examples
     --------
@@ -38,34 +39,29 @@ class NeighbourhoodNet(nn.Module):
     """
 
     scale: Tensor
+    axes: Tensor
 
     def __init__(self, n_features: int, *, width: int = 64, n_latent: int = 10, mask: float = 0.2) -> None:
         super().__init__()
         self.mask = nn.Dropout(mask)
-        self.basis = nn.Linear(n_features, n_latent, bias=False)
-        nn.init.orthogonal_(self.basis.weight)
         self.hidden = nn.Linear(n_features, width)
         self.norm = nn.LayerNorm(width)
         self.bottleneck = nn.Linear(width, n_latent)
+        nn.init.normal_(self.bottleneck.weight, std=1e-3)  # begins as the principal components
+        nn.init.normal_(self.bottleneck.bias, std=1e-3)
         self.offset = nn.Parameter(torch.randn(n_features) * 1e-4)
         self.register_buffer("scale", torch.ones(n_features), persistent=False)
+        self.register_buffer("axes", torch.zeros(n_latent, n_features), persistent=False)
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Map (n, n_features) to the bottleneck (n, n_latent)."""
+    def latent(self, x: Tensor) -> Tensor:
+        """Map (n, n_features) to the bottleneck (n, n_latent); distances in it are those between reconstructions."""
         x = self.mask(x / self.scale)
-        return self.basis(x) + self.bottleneck(nn.functional.silu(self.norm(self.hidden(x))))
+        return x @ self.axes.T + self.bottleneck(nn.functional.silu(self.norm(self.hidden(x))))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, n_features) to the reconstruction of ``x / scale`` (n, n_features)."""
-        return self.encode(x) @ self.basis.weight + self.offset
+        return self.latent(x) @ self.axes + self.offset
 
     def error(self, x: Tensor) -> Tensor:
         """Return the squared error of the reconstruction of each row (n,)."""
         return ((self(x) - x / self.scale) ** 2).sum(1)
-
-    def latent(self, x: Tensor) -> Tensor:
-        """Map (n, n_features) to the latent (n, n_latent), in which distances are those between reconstructions.
-
-        With the basis Bᵀ = QR, ‖Bᵀ z − Bᵀ z'‖ = ‖R z − R z'‖.
-        """
-        return self.encode(x) @ torch.linalg.qr(self.basis.weight.T).R.T

@@ -11,5 +11,6 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_lock": ["lock"],
         "_rounds": ["rounds"],
         "_sites": ["sites"],
+        "_spatial": ["confusion", "spatial"],
     },
 )

@@ -1,0 +1,181 @@
+"""Tissue sections of several sites side by side, and domains against known regions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from infl.errors import DataError, MissingExtraError
+from infl.models.neighbours import sections_of
+from infl.pl._style import CYCLE
+from infl.pl._style import axes as axes_of
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def spatial(
+    sites: Mapping[str, AnnData] | AnnData,
+    color: str = "infl_domain",
+    *,
+    section_key: str | None = None,
+    spatial_key: str = "spatial",
+    n_columns: int = 4,
+    size: float = 90,
+    **kwargs: Any,
+) -> np.ndarray:
+    """Draw sections side by side; a category has one colour at all sites.
+
+    A section whose object has an image in ``uns["spatial"]`` is drawn by :func:`squidpy.pl.spatial_scatter`, others by
+    :func:`scanpy.pl.embedding`.
+
+    Parameters
+    ----------
+    sites
+        Objects by site name, or one.
+    color
+        Column of ``obs``, or a feature.
+    section_key
+        Column of ``obs`` with the section of each spot (None: a site has one).
+    spatial_key
+        Key of ``obsm`` with the coordinates.
+    n_columns
+        Sections in a row.
+    size
+        Of a spot, as scanpy has it; not for images.
+    **kwargs
+        For scanpy's or squidpy's function.
+
+    Returns
+    -------
+    Axes, one for each section, in the order of the sites. The objects are not altered.
+
+    Examples
+    --------
+    >>> import anndata, infl, numpy as np
+    >>> spots = anndata.AnnData(np.ones((9, 1)), obsm={"spatial": np.indices((3, 3)).reshape(2, 9).T})
+    >>> spots.obs["infl_domain"] = list("001001001")
+    >>> [ax.get_title() for ax in infl.pl.spatial({"a": spots, "b": spots})]
+    ['a', 'b']
+    """
+    objects = sites if isinstance(sites, Mapping) else {"": sites}
+    for site, adata in objects.items():
+        if color not in adata.obs and color not in adata.var_names:
+            raise DataError(f"{site or 'the data'} has neither an obs column nor a feature {color!r} to colour by")
+    panels = [
+        (f"{site} {section}".strip(), adata[rows])
+        for site, adata in objects.items()
+        for section, rows in sections_of(
+            adata, spatial_key=spatial_key, section_key=section_key, site=site or "the data"
+        ).rows.items()
+    ]
+    palette = _palette(list(objects.values()), color)
+    limits = None if palette else _limits(list(objects.values()), color)
+    n_columns = min(n_columns, len(panels))
+    n_rows = -(-len(panels) // n_columns)
+    _, grid = plt.subplots(
+        n_rows, n_columns, figsize=(3.2 * n_columns, 3.2 * n_rows), layout="constrained", squeeze=False
+    )
+    for i, ((title, part), ax) in enumerate(zip(panels, grid.flat, strict=False)):
+        own = part.copy()  # the functions below write colours into uns
+        options: dict[str, Any] = {"color": color, "ax": ax, "title": title}
+        if palette:
+            own.obs[color] = pd.Categorical(own.obs[color].astype(str), categories=list(palette))
+            own.uns[f"{color}_colors"] = list(palette.values())
+            options["legend_loc"] = "right margin" if i == len(panels) - 1 else None
+        else:
+            options |= {"vmin": limits[0], "vmax": limits[1]}  # type: ignore[index]
+        if own.uns.get("spatial"):
+            _squidpy().pl.spatial_scatter(own, **options | kwargs)
+        else:
+            import scanpy as sc
+
+            if palette:
+                options |= {"na_in_legend": False}
+            sc.pl.embedding(own, spatial_key, **options | {"size": size, "show": False} | kwargs)
+            ax.set_aspect("equal")
+            ax.invert_yaxis()  # as in images
+        ax.set(xlabel="", ylabel="")
+    for ax in grid.flat[len(panels) :]:
+        ax.remove()
+    return grid.ravel()[: len(panels)]
+
+
+def confusion(
+    sites: Mapping[str, AnnData] | AnnData, reference: str, *, found: str = "infl_domain", ax: Axes | None = None
+) -> Axes:
+    """Draw which domains the spots of each known region are in, over all sites.
+
+    Parameters
+    ----------
+    sites
+        Objects by site name, or one.
+    reference, found
+        Columns of ``obs`` with known regions and with domains.
+    ax
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    The axes. Colours are shares of a region's spots; a row adds to 1.
+
+    Examples
+    --------
+    >>> import infl, pandas as pd, anndata
+    >>> obs = pd.DataFrame({"region": list("xxy"), "infl_domain": list("001")}, index=list("abc"))
+    >>> infl.pl.confusion(anndata.AnnData(obs=obs), "region").get_xlabel()
+    'infl domain'
+    """
+    objects = sites if isinstance(sites, Mapping) else {"the data": sites}
+    for site, adata in objects.items():
+        for column in (reference, found):
+            if column not in adata.obs:
+                raise DataError(f"{site} has no obs column {column!r}")
+    pairs = pd.concat([adata.obs[[reference, found]].astype(str) for adata in objects.values()])
+    counts = pd.crosstab(pairs[reference], pairs[found])
+    shares = counts.div(counts.sum(1), axis=0)
+    ax = axes_of(ax, 1.2 + 0.8 * len(counts.columns) + 2, 0.9 + 0.4 * len(counts))
+    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (i, j), share in np.ndenumerate(shares.to_numpy()):
+        ax.text(j, i, f"{share:.2f}", ha="center", va="center", color="white" if share > 0.6 else "black", fontsize=9)
+    ax.set_xticks(range(len(counts.columns)), counts.columns)
+    ax.set_yticks(range(len(counts)), [f"{name} ({n})" for name, n in counts.sum(1).items()])
+    ax.set(xlabel=found.replace("_", " "), ylabel=f"{reference.replace('_', ' ')} (spots)")
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    return ax
+
+
+def _palette(objects: list[AnnData], color: str) -> dict[str, str]:
+    """Colours of the categories of all sites; empty for numbers."""
+    if not all(color in adata.obs for adata in objects):
+        return {}
+    if all(pd.api.types.is_numeric_dtype(adata.obs[color]) for adata in objects):
+        return {}
+    names: dict[str, None] = {}
+    for adata in objects:
+        column = adata.obs[color].dropna()
+        own = column.cat.categories if hasattr(column, "cat") else sorted(column.unique())
+        names |= dict.fromkeys(map(str, own))
+    colours = CYCLE if len(names) <= len(CYCLE) else [plt.get_cmap("turbo")(x) for x in np.linspace(0, 1, len(names))]
+    from matplotlib.colors import to_hex
+
+    return {name: to_hex(colour) for name, colour in zip(names, colours, strict=False)}
+
+
+def _limits(objects: list[AnnData], color: str) -> tuple[float, float]:
+    values = np.concatenate([np.asarray(adata.obs_vector(color), dtype=float) for adata in objects])
+    return float(np.nanmin(values)), float(np.nanquantile(values, 0.99))
+
+
+def _squidpy() -> Any:
+    try:
+        import squidpy
+    except ImportError:
+        raise MissingExtraError("images need squidpy: pip install 'infl[spatial]'") from None
+    return squidpy

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+import infl
+from infl.errors import DataError
+
+
+def spots(domains: str) -> ad.AnnData:
+    adata = ad.AnnData(np.arange(9.0)[:, None], obsm={"spatial": np.indices((3, 3)).reshape(2, 9).T})
+    adata.obs["infl_domain"] = list(domains)
+    adata.obs["region"] = list("xxxxxxyyy")
+    return adata
+
+
+def test_a_domain_has_one_colour_at_all_sites_and_nothing_is_written():
+    sites = {"a": spots("000111222"), "b": spots("222222000")}
+    axes = infl.pl.spatial(sites)
+    drawn = [[to_hex(c) for c in ax.collections[0].get_facecolors()] for ax in axes]
+    of = {
+        site: dict(zip(adata.obs["infl_domain"], [*drawn[i]], strict=True))
+        for i, (site, adata) in enumerate(sites.items())
+    }
+    assert of["a"]["2"] == of["b"]["2"] and of["a"]["0"] == of["b"]["0"] != of["a"]["2"]
+    assert not sites["a"].uns and sites["a"].obs["infl_domain"].dtype == object
+    assert axes[0].yaxis_inverted() and len(infl.pl.spatial(sites, "0")) == 2
+
+
+def test_confusion_counts_all_sites():
+    ax = infl.pl.confusion({"a": spots("000000111"), "b": spots("000111111")}, "region")
+    assert np.allclose(ax.images[0].get_array(), [[9 / 12, 3 / 12], [0, 1]])
+
+
+def test_missing_columns_are_named():
+    with pytest.raises(DataError, match="a has neither an obs column nor a feature 'nothing'"):
+        infl.pl.spatial({"a": spots("000111222")}, "nothing")
+    with pytest.raises(DataError, match="a has no obs column 'nothing'"):
+        infl.pl.confusion({"a": spots("000111222")}, "nothing")
