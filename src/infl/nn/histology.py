@@ -22,6 +22,13 @@ SHARPEST = 6.0
 class SmallCNN(nn.Sequential):
     """Three convolutions of stride 2 with GroupNorm, averaged over the patch.
 
+    Parameters
+    ----------
+    width
+        Channels of the last convolution.
+    grid
+        Averages are taken over each field of a ``grid × grid`` partition of the patch, which keeps its layout.
+
     Examples
     --------
     >>> import torch
@@ -29,12 +36,12 @@ class SmallCNN(nn.Sequential):
     torch.Size([2, 64])
     """
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self, width: int = 64, *, grid: int = 1) -> None:
         sizes = (3, width // 4, width // 2, width)
         layers: list[nn.Module] = []
         for before, after in pairwise(sizes):
             layers += [nn.Conv2d(before, after, 3, 2, 1), nn.GroupNorm(math.gcd(GROUPS, after), after), nn.SiLU()]
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(grid), nn.Flatten())
 
 
 class HistologyNet(nn.Module):

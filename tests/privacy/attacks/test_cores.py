@@ -96,3 +96,20 @@ def test_registry() -> None:
         assert attack.question.endswith("?")
     with pytest.raises(SettingsError, match="'wrong_key'|wrong_key"):
         load_attack("wrongkey")
+
+
+def test_a_patch_is_found_from_its_gradient_and_not_from_noise():
+    from infl.nn.histology import HistologyNet, count_loss
+    from infl.privacy.attacks.patch_inversion import invert_patch, ssim
+
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    net = HistologyNet(nn.Flatten(), 0, 20, dropout=0.0, augment=False, image=(8, 8)).double().eval()
+    patch = torch.nn.functional.interpolate(torch.randn(1, 3, 4, 4, dtype=torch.float64), (8, 8), mode="bilinear")
+    counts = torch.poisson(torch.full((1, 20), 2.0)).double()
+    loss = count_loss(net(patch, torch.zeros(1, 0).double()), counts, net.dispersion).mean()
+    names = [n for n, _ in net.named_parameters()]
+    gradient = dict(zip(names, torch.autograd.grad(loss, list(net.parameters())), strict=True))
+    assert ssim(invert_patch(net, gradient, counts, (3, 8, 8), rng), patch[0].numpy()) > 0.5
+    noise = {n: torch.randn_like(g) for n, g in gradient.items()}
+    assert ssim(invert_patch(net, noise, counts, (3, 8, 8), rng), patch[0].numpy()) < 0.3

@@ -14,6 +14,7 @@ __all__ = ["ATTACKS", "Attack", "Attacker", "Evidence", "Finding", "Status", "kn
 ATTACKS: dict[str, str] = {
     "analytic_leak": "infl.privacy.attacks.analytic_leak:AnalyticLeak",
     "gradient_inversion": "infl.privacy.attacks.gradient_inversion:GradientInversion",
+    "patch_inversion": "infl.privacy.attacks.patch_inversion:PatchInversion",
     "ratio": "infl.privacy.attacks.ratio:Ratio",
     "sealed_traffic": "infl.privacy.attacks.sealed_traffic:SealedTraffic",
     "no_key": "infl.privacy.attacks.keys:NoKey",
