@@ -127,7 +127,7 @@ def test_spots_without_counts_or_patches_are_told_of_and_not_trained_on(sites):
     a = sites["site_1"]
     a.X[3] = 0
     a.obsm["patches"][5] = 0
-    with pytest.warns(InflWarning, match="site_1 has 1 spots without a patch and 1 without a count"):
+    with pytest.warns(InflWarning, match="site_1 has 1 spots without a patch and 1 spots without a count"):
         run = infl.tl.fit_federated(sites, model="histology", rounds=1, progress=False)
     predicted = a.layers["infl_predicted"]
     assert np.isnan(predicted[5]).all() and np.isfinite(np.delete(predicted, 5, 0)).all()

@@ -132,6 +132,6 @@ def smoother(sections: Sections, present: np.ndarray, *, context: int, n_neighbo
 
 def warn_of_lost(site: str, missing: int, empty: int) -> None:
     """Say how many spots cannot be trained on."""
-    parts = [f"{missing} spots without a patch"] * bool(missing) + [f"{empty} without a count"] * bool(empty)
+    parts = [f"{missing} spots without a patch"] * bool(missing) + [f"{empty} spots without a count"] * bool(empty)
     if parts:
         warnings.warn(f"{site} has {' and '.join(parts)}: they are not trained on", InflWarning, stacklevel=4)
