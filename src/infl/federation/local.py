@@ -19,6 +19,7 @@ from infl.federation.replica import Replica
 from infl.federation.report import round_bar, say
 from infl.federation.run import FederatedRun
 from infl.federation.site import Site
+from infl.federation.together import Together, stackable
 from infl.privacy.seal import Ledger
 
 if TYPE_CHECKING:
@@ -89,6 +90,10 @@ def run_in_process(
     replica = Replica(agreement, key, task)
     ledgers = {name: _ledger(store, name, replica) for name in agreement.sites}
     members = {name: Site(name, tables[name], replica, ledgers[name]) for name in agreement.sites}
+    if stackable(replica):
+        together = Together(members)
+        for member in members.values():
+            member.together = together
     state = Progress()
     if store is not None and resuming:
         store.restore_sites(replica, members)

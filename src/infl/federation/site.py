@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+    from infl.federation.together import Together
     from infl.models.locked import LockedModel
     from infl.privacy.dp import DP
     from infl.privacy.seal import Ledger
@@ -83,6 +84,8 @@ class Site:
         self.best = (0, self.kept)
         """The best round so far, and what was kept then."""
         self._trained: tuple[int, torch.Tensor] | None = None  # exchange, local weights after it
+        self.together: Together | None = None
+        """Where sites of one process train together."""
         self.noise_key = os.urandom(32)
         """The site's own secret; the other sites could take its noise off again if they knew it."""
         self._pending: tuple[int, np.ndarray, np.ndarray, float] | None = None  # seq, vector, sums, weight
@@ -102,12 +105,7 @@ class Site:
         if plan.snapshot:
             restore_snapshot(replica, plan.snapshot)
         replica.catch_up(plan.previous)
-        if replica.best_round != self.best[0]:
-            self.best = (replica.best_round, self.kept)  # what that round was judged with
-        if plan.kind not in ("train", "judge") and self.best[0]:
-            self.kept, self._trained = self.best[1], None
-        if self._trained is not None and self._trained[0] < plan.seq:
-            self.kept, self._trained = self._trained[1], None
+        self.settle(plan)
         if self._kept != replica.seq:
             self.keep(self)
             self._kept = replica.seq
@@ -145,6 +143,16 @@ class Site:
             shares = self.pairwise.cover(plan.context(), words)
         return Answer(self.name, plan.run, plan.seq, plan.attempt, plan.key_version, plan.fingerprint, words, shares)
 
+    def settle(self, plan: Plan) -> None:
+        """Let what stays here be that of the global model which `plan` brought."""
+        replica = self.replica
+        if replica.best_round != self.best[0]:
+            self.best = (replica.best_round, self.kept)  # what that round was judged with
+        if plan.kind not in ("train", "judge") and self.best[0]:
+            self.kept, self._trained = self.best[1], None
+        if self._trained is not None and self._trained[0] < plan.seq:
+            self.kept, self._trained = self._trained[1], None
+
     def _check(self, plan: Plan) -> None:
         a = self.replica.agreement
         if plan.run != a.run or plan.agreement != a.digest:
@@ -161,13 +169,13 @@ class Site:
         if plan.kind == "count":
             return empty, np.asarray([float(len(self.data.train))]), 1.0
         if plan.kind in ("train", "judge"):
-            arrays = self._judge()
+            arrays = self._judge(plan)
             if plan.kind == "judge":
                 return empty, join_sums(arrays, plan.packing), 1.0
             n, arrays["n"] = len(self.data.train), np.asarray(float(len(self.data.train)))
             if replica.agreement.dp is not None:
                 return self._noisy_gradient(replica.agreement.dp, plan), join_sums(arrays, plan.packing), 1.0
-            rows, loss = self._train(plan)
+            rows, loss = self._train(plan) if self.together is None else self.together.update(self, plan)
             if replica.gain is not None:
                 rows.div_(replica.gain)
             arrays["train_loss"] = np.asarray(loss * n)
@@ -180,10 +188,12 @@ class Site:
         sums = replica.task.measure(plan.kind, self.data, replica.agreement.panel, replica.private, module)
         return empty, join_sums(sums, plan.packing), 1.0
 
-    def _judge(self) -> dict[str, np.ndarray]:
+    def _judge(self, plan: Plan) -> dict[str, np.ndarray]:
         """Return the validation sums of the global model."""
-        module = self.replica.module(self.local)
-        sums = self.replica.task.evaluate(module, self.data, self.data.validation)
+        if self.together is not None and not len(self.local):
+            sums = self.together.judge(self, plan)
+        else:
+            sums = self.replica.task.evaluate(self.replica.module(self.local), self.data, self.data.validation)
         return {f"metric.{name}": value for name, value in sums.items()}
 
     def _train(self, plan: Plan) -> tuple[torch.Tensor, float]:
@@ -198,10 +208,10 @@ class Site:
         assert gradient is not None
         optimiser = replica.optimiser
         optimiser.state.clear()  # each round begins anew; building the optimiser again would take longer than a step
-        rng, total_loss = generator(a.seed, "batches", self.name, plan.round), torch.zeros(())
+        total_loss = torch.zeros(())
         n_control = n_shared if rule.control else 0
         control, gradients = self.kept[bench.local.total :][:n_control], torch.zeros(n_control)
-        batches = [b for _ in range(a.local_epochs) for b in self._batches(rng)]
+        batches = self.batches(plan)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive(a.seed, "dropout", self.name, plan.round))
             for number, index in enumerate(batches):
@@ -218,13 +228,18 @@ class Site:
                 total_loss += loss.detach() * len(index)
         gradients /= max(len(batches), 1)
         mean_loss = float(total_loss) / max(sum(map(len, batches)), 1)
-        excess = self.kept[bench.local.total + n_control :]
-        if len(excess) and replica.rows:
-            excess = excess + mean_loss - replica.rows[-1]["loss"]
-        if len(self.kept):
-            self._trained = (plan.seq, torch.cat([bench.copy_local(), gradients, excess]))
+        self.trained(plan, bench.copy_local(), gradients, mean_loss)
         rows = [bench.flat.data[:n_shared] - replica.theta, *([gradients - control] if rule.control else [])]
         return torch.stack(rows), mean_loss
+
+    def trained(self, plan: Plan, local: torch.Tensor, gradients: torch.Tensor, loss: float) -> None:
+        """Note what stays here after a round; it counts from the next exchange on."""
+        if not len(self.kept):
+            return
+        excess = self.kept[len(local) + len(gradients) :]
+        if len(excess) and self.replica.rows:
+            excess = excess + loss - self.replica.rows[-1]["loss"]
+        self._trained = (plan.seq, torch.cat([local, gradients, excess]))
 
     def _noisy_gradient(self, dp: DP, plan: Plan) -> np.ndarray:
         """Return this site's clipped gradients of a Poisson sample of its records, summed, with its share of the noise.
@@ -249,12 +264,13 @@ class Site:
         noisy = noisy.astype(np.float32)
         return noisy if replica.gain is None else noisy / replica.gain.numpy()
 
-    def _batches(self, rng: np.random.Generator) -> list[np.ndarray]:
-        """Return one epoch's batches of nearly equal size."""
-        order = rng.permutation(self.data.train)
-        if not len(order):
-            return []
-        return np.array_split(order, max(1, round(len(order) / self.replica.task.batch_size)))
+    def batches(self, plan: Plan) -> list[np.ndarray]:
+        """Return a round's batches of training samples, those of an epoch of nearly equal size."""
+        a, data = self.replica.agreement, self.data
+        rng = generator(a.seed, "batches", self.name, plan.round)
+        orders = [rng.permutation(data.train) for _ in range(a.local_epochs if len(data.train) else 0)]
+        n = max(1, round(len(data.train) / self.replica.task.batch_size))
+        return [batch for order in orders for batch in np.array_split(order, n)]
 
     def own_model(self) -> LockedModel | None:
         """Return this site's whole model, where weights or moments stay here; else None."""

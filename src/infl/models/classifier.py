@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from infl.errors import DataError, SettingsError
 from infl.models.labelled import FUSED, LabelledRows, Scale, fused, stratified_split, write_classes
 from infl.models.matrix import FeatureMatrix
-from infl.models.task import Step, Sums, Task
+from infl.models.task import Sums, Task
 from infl.nn.mlp import LinearClassifier, OnPanel, ResidualMLP
 
 if TYPE_CHECKING:
@@ -293,11 +293,10 @@ class Classifier(Task):
             "head.bias": {0: panel["classes"]},
         }
 
-    def loss(self, module: nn.Module, batch: tuple[Tensor, Tensor], step: Step) -> Tensor:
-        """Return the class-weighted cross-entropy of a batch."""
+    def losses(self, module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the class-weighted cross-entropy of each observation."""
         x, y = batch
-        weight = cast(OnPanel, module).class_weight
-        return (nn.functional.cross_entropy(module(x), y, reduction="none") * weight[y]).mean()
+        return nn.functional.cross_entropy(module(x), y, reduction="none") * cast(OnPanel, module).class_weight[y]
 
     # -- judging ---------------------------------------------------------------------------------------------------
     def metric_shapes(self, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -305,20 +304,30 @@ class Classifier(Task):
         k = len(panel["classes"])
         return {"weighted_loss": (), "weight": (), "confusion": (k, k), "bins": (N_BINS, 3)}
 
-    @torch.no_grad()
     def evaluate(self, module: nn.Module, data: LabelledRows, index: np.ndarray) -> Sums:
         """Return sums over the observations `index`."""
+        return self.evaluate_each(module, [(data, index)])[0]
+
+    @torch.no_grad()
+    def evaluate_each(self, module: nn.Module, parts: Sequence[tuple[LabelledRows, np.ndarray]]) -> list[Sums]:
+        """Return the sums of several sites; small ones share a pass."""
         class_weight = cast(OnPanel, module).class_weight.double()
         k = class_weight.numel()
-        sums = {"weighted_loss": np.zeros(()), "weight": np.zeros(()), "confusion": np.zeros((k, k))}
-        sums["bins"] = np.zeros((N_BINS, 3))
-        for start in range(0, len(index), 2048):
-            x, y = data.batch(index[start : start + 2048])
-            logits = module(x).double()
+        shapes = {"weighted_loss": (), "weight": (), "confusion": (k, k), "bins": (N_BINS, 3)}
+        sums = [{name: np.zeros(shape) for name, shape in shapes.items()} for _ in parts]
+        for piece in _pieces([len(index) for _, index in parts], 2048):
+            batches = [parts[number][0].batch(parts[number][1][start:stop]) for number, start, stop in piece]
+            y = torch.cat([labels for _, labels in batches])
+            logits = module(torch.cat([x for x, _ in batches])).double()
             weight = class_weight[y]
-            sums["weighted_loss"] += float((nn.functional.cross_entropy(logits, y, reduction="none") * weight).sum())
-            sums["weight"] += float(weight.sum())
-            _count(y.numpy(), logits.softmax(1).numpy(), sums["confusion"], sums["bins"])
+            loss = nn.functional.cross_entropy(logits, y, reduction="none") * weight
+            arrays = [t.numpy() for t in (loss, weight, y, logits.softmax(1))]
+            at = 0
+            for number, start, stop in piece:
+                of_site, own = sums[number], slice(at, at := at + stop - start)
+                of_site["weighted_loss"] += arrays[0][own].sum()
+                of_site["weight"] += arrays[1][own].sum()
+                _count(arrays[2][own], arrays[3][own], of_site["confusion"], of_site["bins"])
         return sums
 
     def summarise(self, sums: Sums) -> dict[str, float]:
@@ -457,6 +466,26 @@ def _check_overlap(present: Mapping[str, np.ndarray]) -> None:
                 f"{site} has no feature in common with any other site, so it would train a model of its own: "
                 "harmonise the names (infl.pp.harmonise), or leave it out"
             )
+
+
+def _pieces(sizes: Sequence[int], most: int) -> list[list[tuple[int, int, int]]]:
+    """Cut parts (number, start, stop) and gather them, so that each group has about `most` rows.
+
+    Examples
+    --------
+    >>> _pieces([3, 2, 9], 5)
+    [[(0, 0, 3), (1, 0, 2)], [(2, 0, 5)], [(2, 5, 9)]]
+    """
+    groups: list[list[tuple[int, int, int]]] = []
+    room = 0
+    for number, size in enumerate(sizes):
+        for start in range(0, size, most):
+            stop = min(start + most, size)
+            if room < stop - start:
+                groups, room = [*groups, []], most
+            groups[-1].append((number, start, stop))
+            room -= stop - start
+    return groups
 
 
 def _count(y: np.ndarray, probability: np.ndarray, confusion: np.ndarray, bins: np.ndarray) -> None:

@@ -186,9 +186,22 @@ class Task(ABC):
         """Whether a parameter stays at its site and is not averaged."""
         return False
 
-    @abstractmethod
+    def losses(self, module: nn.Module, batch: Any) -> Tensor:
+        """Return the loss (n,) of each observation of a batch, where it does not depend on the others.
+
+        A task that has this in place of :meth:`loss`, and batches that are tuples of tensors, has sites of one process
+        trained together. Randomness is then :class:`torch.nn.Dropout`'s alone.
+        """
+        raise NotImplementedError
+
+    @property
+    def has_losses(self) -> bool:
+        """Whether the task has :meth:`losses`."""
+        return type(self).losses is not Task.losses
+
     def loss(self, module: nn.Module, batch: Any, step: Step) -> Tensor:
-        """Return the mean loss of a batch, to be differentiated."""
+        """Return the mean loss of a batch, to be differentiated; a task has this or :meth:`losses`."""
+        return self.losses(module, batch).mean()
 
     # -- judging ---------------------------------------------------------------------------------------------------
     @abstractmethod
@@ -198,6 +211,10 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, module: nn.Module, data: Any, index: np.ndarray) -> Sums:
         """Return sums over the observations `index`, never values per observation."""
+
+    def evaluate_each(self, module: nn.Module, parts: Sequence[tuple[Any, np.ndarray]]) -> list[Sums]:
+        """Return the sums of several sites, of data and index each; one pass for all of them may be faster."""
+        return [self.evaluate(module, data, index) for data, index in parts]
 
     @abstractmethod
     def summarise(self, sums: Sums) -> dict[str, float]:

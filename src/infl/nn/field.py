@@ -13,16 +13,16 @@ signs and channels; float64 comes in only with tanh, exp and the final product, 
 """
 
 import hashlib
-import hmac
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from itertools import product
 from math import prod
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from infl.errors import SettingsError
@@ -187,9 +187,14 @@ class TensorField:
             yield rows, m, a.reshape(m.shape) if additive else None
 
     def _coordinates(self, lengths: list[int]) -> "_Words":
-        named = [[_encode(axis, name) for name in self.units[axis]] for axis in sorted(self.units)]
-        keys = (self._expand("coordinates", b"".join(units)) for units in product(*named))
+        named = [self._encoded[axis] for axis in sorted(self.units)]
+        keys = self._expand("coordinates", map(b"".join, product(*named)))
         return _Words(keys, prod(lengths[len(named) :]))
+
+    @cached_property
+    def _encoded(self) -> dict[int, list[bytes]]:
+        """Names of the units, ready to be expanded."""
+        return {axis: [_encode(axis, name) for name in names] for axis, names in self.units.items()}
 
     def _gains(self, shape: tuple[int, ...]) -> list[np.ndarray]:
         """Log-gains of each axis's units, ready to be broadcast over the tensor transposed to `order`."""
@@ -198,17 +203,23 @@ class TensorField:
         gains = []
         for place, axis in enumerate(self.order):
             if axis in self.units:
-                raw = b"".join(self._expand("gain", _encode(axis, name))[:8] for name in self.units[axis])
+                raw = b"".join(block[:8] for block in self._expand("gain", self._encoded[axis]))
             else:
-                raw = _keystream(self._expand("gain", _encode(axis))).update(bytes(8 * shape[axis]))
+                (block,) = self._expand("gain", [_encode(axis)])
+                raw = _keystream(block).update(bytes(8 * shape[axis]))
             fraction = (np.frombuffer(raw, "<u8") >> np.uint64(11)) * 2.0**-53
             gain = GAIN * (2 * fraction - 1)
             gains.append(gain.reshape([-1 if other == place else 1 for other in range(len(shape))]))
         return gains
 
-    def _expand(self, use: str, unit: bytes) -> bytes:
-        """One block of HKDF-Expand (RFC 5869), written as the HMAC that it is: a panel has tens of thousands of names."""
-        return hmac.digest(self.key, _encode(use) + unit + b"\x01", "sha256")
+    def _expand(self, use: str, units: Iterable[bytes]) -> Iterator[bytes]:
+        """One block of HKDF-Expand (RFC 5869) a unit, written as the HMAC that it is: a panel has tens of thousands."""
+        begun = HMAC(self.key, SHA256())
+        begun.update(_encode(use))
+        for unit in units:
+            block = begun.copy()
+            block.update(unit + b"\x01")
+            yield block.finalize()
 
 
 def tensor_key(subkey: bytes, salt: bytes, name: str) -> bytes:
@@ -240,15 +251,16 @@ class _Words:
 
     def read(self, n: int) -> np.ndarray:
         """Give the next n words as coordinates, ``(4, n)`` uint16."""
-        parts = []
-        while n:
+        size, at = 8 * n, 0
+        zeros, buffer = memoryview(bytes(size)), memoryview(bytearray(size))
+        while at < size:
             if not self._left:
-                self._stream, self._left = _keystream(next(self._keys)), self._per_stream
-            take = min(n, self._left)
-            parts.append(self._stream.update(bytes(8 * take)))
-            self._left -= take
-            n -= take
-        words = np.frombuffer(b"".join(parts), "<u2").reshape(-1, 4)
+                self._stream, self._left = _keystream(next(self._keys)), 8 * self._per_stream
+            end = min(size, at + self._left)
+            self._stream.update_into(zeros[at:end], buffer[at:end])
+            self._left -= end - at
+            at = end
+        words = np.frombuffer(buffer, "<u2").reshape(-1, 4)
         return np.ascontiguousarray(words.T, dtype=np.uint16)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import hmac
 import threading
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 CHACHA_BLOCK = 64
 """Bytes of a ChaCha20 block; its number is a stream's counter."""
@@ -71,4 +70,4 @@ class Streams:
     def key(self, lane: str, index: int = 0) -> bytes:
         """Return the key of a stream: HKDF-Expand(subkey, "infl seal " ‖ lane ‖ index as 4 bytes ‖ context digest)."""
         info = b"infl seal " + lane.encode() + index.to_bytes(4, "big") + self._context
-        return HKDFExpand(SHA256(), 32, info).derive(self._subkey)
+        return hmac.digest(self._subkey, info + b"\x01", "sha256")  # one block of HKDF-Expand (RFC 5869) is this HMAC

@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from math import prod
 from typing import Any
 
@@ -15,8 +16,6 @@ import numpy as np
 
 from infl.errors import SealError, SettingsError
 
-BLOCK = 1 << 15
-"""Words that are worked on at a time: they and their masks stay in cache."""
 RANGE = {32: (1 << 31) - 1, 64: 1 << 59}
 """Largest size of a sum in each lane."""
 
@@ -167,8 +166,13 @@ class Quantiser:
         self, values: np.ndarray, packing: Packing, bits: int, *, weight: float, largest: int, clip: bool
     ) -> None:
         self._values, self._largest, self._clip = values, largest, clip
-        self._parts = [(place.start, place.stop, weight / f.step, f.name) for f, place in packing.lane(bits) if f.size]
-        self._stops = [stop for _, stop, _, _ in self._parts]
+        self._lane = [(f, place) for f, place in packing.lane(bits) if f.size]
+        self._parts = [  # neighbours of one scale are read at once
+            (fields[0][1].start, fields[-1][1].stop, weight / step)
+            for step, group in groupby(self._lane, key=lambda item: item[0].step)
+            for fields in [list(group)]
+        ]
+        self._stops = [stop for _, stop, _ in self._parts]
         self.wrong: dict[str, float] = {}
 
     def read(self, start: int, stop: int, out: np.ndarray) -> None:
@@ -179,7 +183,7 @@ class Quantiser:
         SealError
             A value is NaN or infinite.
         """
-        for first, last, factor, name in self._parts[bisect_right(self._stops, start) :]:
+        for first, last, factor in self._parts[bisect_right(self._stops, start) :]:
             if first >= stop:
                 break
             low, high = max(first, start), min(last, stop)
@@ -190,11 +194,20 @@ class Quantiser:
             highest = max(block.max(), -block.min())
             if highest <= self._largest:
                 continue
-            if not np.isfinite(highest):
-                raise SealError(f"{name} has NaN or infinite values; nothing was sealed: lower lr=, check the data")
-            if not self._clip:
-                self.wrong[name] = max(self.wrong.get(name, 0.0), float(highest / self._largest))
+            self._note(block, low)
             np.clip(block, -self._largest, self._largest, out=block)
+
+    def _note(self, block: np.ndarray, start: int) -> None:
+        """Write down which arrays leave the range in a block from place `start` on."""
+        for f, place in self._lane:
+            part = block[max(place.start - start, 0) : max(place.stop - start, 0)]
+            highest = np.abs(part).max(initial=0)
+            if highest <= self._largest:
+                continue
+            if not np.isfinite(highest):
+                raise SealError(f"{f.name} has NaN or infinite values; nothing was sealed: lower lr=, check the data")
+            if not self._clip:
+                self.wrong[f.name] = max(self.wrong.get(f.name, 0.0), float(highest / self._largest))
 
 
 def dequantise(integers: tuple[np.ndarray, np.ndarray], packing: Packing) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,8 @@ float64, so the inner sums are one small matrix product a block, in cache. 64-bi
 
 from __future__ import annotations
 
+from operator import mul
+
 import numpy as np
 
 from infl.privacy.seal.masks import Stream
@@ -51,12 +53,9 @@ class Tag:
         parts = [integers[:full].reshape(-1, PLACES) @ self._sigma] if full else []
         if len(integers) > full:
             parts.append((integers[full:] @ self._sigma[: len(integers) - full])[None])
-        rows = [row for part in parts for row in part.astype(np.int64).tolist()]
-        first = start // PLACES
-        value = 0
-        for rho, row in zip(self._rho[first:], rows, strict=False):
-            value += rho * sum(part << (LIMB_BITS * k) for k, part in enumerate(row))
-        return value % P
+        rho = self._rho[start // PLACES :]
+        columns = np.concatenate(parts).astype(np.int64).T.tolist() if parts else []
+        return sum(sum(map(mul, rho, column)) << (LIMB_BITS * k) for k, column in enumerate(columns)) % P
 
 
 def split_high(integers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,247 @@
+"""Sites that share a process are trained together: their weights are stacked, and one pass a step serves all of them.
+
+For small models most of a step's time is the calling of operations, not their work; a stack of sites calls them once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, cast
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from infl.federation.seeds import derive
+
+if TYPE_CHECKING:
+    from infl.federation.messages import Plan
+    from infl.federation.replica import Replica
+    from infl.federation.site import Site
+    from infl.models.task import Sums, Task
+
+Batch = tuple[Tensor, ...]
+
+STACK = 1 << 22
+"""Most weights in a stack (16 MiB): beyond that the weights of all leave the cache, and one after the other is as fast."""
+
+
+def stackable(replica: Replica) -> bool:
+    """Whether stacking serves: a loss an observation, one gradient a step, and weights of which several fit the cache."""
+    a, bench = replica.agreement, replica.bench
+    size = bench.shared.total + bench.local.total
+    plain = a.dp is None and not replica.rule.control and a.lock != "published"
+    return plain and replica.task.has_losses and len(a.sites) > 1 and 2 * size <= STACK
+
+
+class Together:
+    """Judges the sites of one process at once, and trains as many at a time as a stack holds.
+
+    The results are those of a site alone (:class:`infl.federation.site.Site`) to rounding: the same batches, the same
+    dropout.
+
+    Parameters
+    ----------
+    sites
+        By name; they share one replica.
+    """
+
+    def __init__(self, sites: Mapping[str, Site]) -> None:
+        self._sites = WeakValueDictionary(sites)  # no circle: a site ends, and lets its ledger go, with the run
+        self._replica = next(iter(sites.values())).replica
+        self._judged: dict[str, Sums] = {}
+        self._trained: dict[str, tuple[Tensor, float]] = {}
+        self._seq = -1
+        bench = self._replica.bench
+        self._losses = _Losses(self._replica.task, bench.module)
+        self._stack = _Stack(self._replica, min(len(sites), STACK // (bench.shared.total + bench.local.total)))
+
+    def judge(self, site: Site, plan: Plan) -> Sums:
+        """Return a site's validation sums of the global model; the whole cohort's are computed with them."""
+        self._begin(plan)
+        if site.name not in self._judged:
+            members = [self._sites[name] for name in plan.cohort]
+            parts = [(member.data, member.data.validation) for member in members]
+            sums = self._replica.task.evaluate_each(self._replica.module(), parts)
+            self._judged = dict(zip(plan.cohort, sums, strict=True))
+        return self._judged.pop(site.name)
+
+    def update(self, site: Site, plan: Plan) -> tuple[Tensor, float]:
+        """Return a site's update, row (1, n_shared), and mean loss; trains it with the next ones of the cohort."""
+        self._begin(plan)
+        if site.name not in self._trained:
+            first = plan.cohort.index(site.name)
+            group = [self._sites[name] for name in plan.cohort[first : first + self._stack.capacity]]
+            for member in group:
+                member.settle(plan)
+            self._trained |= self._train(group, plan)
+        return self._trained.pop(site.name)
+
+    def _begin(self, plan: Plan) -> None:
+        if self._seq != plan.seq:
+            self._judged, self._trained, self._seq = {}, {}, plan.seq
+
+    def _train(self, sites: Sequence[Site], plan: Plan) -> dict[str, tuple[Tensor, float]]:
+        replica, stack = self._replica, self._stack
+        a, bench, task, rule = replica.agreement, replica.bench, replica.task, replica.rule
+        queues = {site.name: site.batches(plan) for site in sites}
+        # those with most batches first, so that those that still train are always the first rows of the stack
+        sites = sorted(sites, key=lambda site: -len(queues[site.name]))
+        generators = [torch.Generator().manual_seed(derive(a.seed, "dropout", s.name, plan.round)) for s in sites]
+        anchor = bench.shared.views(replica.theta)
+        replica.module(training=True)
+        stack.begin(anchor, [bench.local.views(site.local) for site in sites])
+        total = torch.zeros(len(sites))
+        for number in range(len(queues[sites[0].name])):
+            active = sum(number < len(queues[site.name]) for site in sites)
+            batches = [site.data.batch(queues[site.name][number]) for site in sites[:active]]
+            batch, share = _pad(batches)
+            mean = self._losses(stack.first(active), batch, share, generators[:active])
+            mean.sum().backward()
+            for name, weight in stack.first_weights.items():
+                if name in anchor:
+                    rule.at_site(cast(Tensor, weight.grad), weight.data, anchor[name])
+            stack.step(task.grad_clip)
+            total[:active] += mean.detach() * torch.tensor([float(len(batch[0])) for batch in batches])
+        change = torch.empty(len(sites), bench.shared.total)
+        for name, place in bench.shared.views(change).items():
+            torch.sub(stack.weights[name][: len(sites)], anchor[name], out=place)
+        result = {}
+        for number, site in enumerate(sites):
+            own = [stack.weights[entry.name][number].flatten() for entry in bench.local.entries]
+            loss = float(total[number]) / max(sum(map(len, queues[site.name])), 1)
+            site.trained(plan, torch.cat(own) if own else torch.empty(0), torch.empty(0), loss)
+            result[site.name] = (change[number : number + 1], loss)
+        return result
+
+
+class _Stack:
+    """Weights with a leading axis over sites, and their optimiser; the last sites may stop before the others.
+
+    The memory is kept from round to round: fresh pages cost as much as a step.
+    """
+
+    def __init__(self, replica: Replica, capacity: int) -> None:
+        bench = replica.bench
+        self.capacity, self._optimise = capacity, replica.task.optimise
+        entries = (*bench.shared.entries, *bench.local.entries)
+        self.weights = {entry.name: torch.zeros(capacity, *entry.shape) for entry in entries}
+        leaves = {name: weight.detach().requires_grad_() for name, weight in self.weights.items()}
+        self._whole = (leaves, self._optimise(list(leaves.values())))
+        self.first_weights, self._optimiser = self._whole
+        """Weights of the sites that still train, leaves of the graph, and what steps them."""
+
+    def begin(self, shared: Mapping[str, Tensor], local: Sequence[Mapping[str, Tensor]]) -> None:
+        """Give the first sites, as many as `local` has, the shared weights and their own, and forget all momentum."""
+        n = len(local)
+        for name, weight in self.weights.items():
+            if name in shared:
+                weight[:n] = shared[name]
+            else:
+                torch.stack([views[name] for views in local], out=weight[:n])
+        self.first_weights, self._optimiser = self._whole
+        for moments in self._optimiser.state.values():
+            for moment in moments.values():
+                moment.zero_()
+
+    def first(self, n: int) -> Mapping[str, Tensor]:
+        """Return the weights of the first n sites, without gradients; from now on only they are stepped."""
+        before, state = self.first_weights, self._optimiser.state
+        if n < len(next(iter(before.values()))):
+            self.first_weights = {name: weight.detach()[:n].requires_grad_() for name, weight in before.items()}
+            self._optimiser = self._optimise(list(self.first_weights.values()))
+            for name, weight in self.first_weights.items():
+                if before[name] in state:  # the number of steps has no axis over sites
+                    moments = state[before[name]].items()
+                    self._optimiser.state[weight] = {k: v[:n] if v.dim() else v.clone() for k, v in moments}
+        for weight in self.first_weights.values():
+            weight.grad = None
+        return self.first_weights
+
+    def step(self, largest: float | None) -> None:
+        """Step the first weights, each site's gradient scaled to at most a norm, as ``clip_grad_norm_`` does."""
+        if largest is not None:
+            gradients = [cast(Tensor, weight.grad) for weight in self.first_weights.values()]
+            norm = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
+            factor = (largest / (norm + 1e-6)).clamp_max(1.0)
+            for g in gradients:
+                g.mul_(factor.view(-1, *[1] * (g.dim() - 1)))
+        self._optimiser.step()
+
+
+class _Losses:
+    """Mean loss of each site's batch, under each site's weights and dropout."""
+
+    def __init__(self, task: Task, module: nn.Module) -> None:
+        self._holder = _Holder(task, module)
+        self._dropouts = [part for part in module.modules() if isinstance(part, nn.Dropout) and part.p > 0]
+        self._drawn: list[tuple[float, tuple[int, ...]]] | None = None
+
+    def __call__(
+        self, weights: Mapping[str, Tensor], batch: Batch, share: Tensor, generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        """Return the losses (n_sites,) of batches that are padded to one length, `share` being 0 on the padding."""
+        if self._drawn is None:
+            self._drawn = self._draws({name: w.detach()[0] for name, w in weights.items()}, tuple(p[0] for p in batch))
+        sizes = (share > 0).sum(1).tolist()
+        masks = []
+        for rate, shape in self._drawn:
+            mask = torch.zeros(len(sizes), share.shape[1], *shape)
+            for row, n, generator in zip(mask, sizes, generators, strict=True):
+                row[:n].bernoulli_(1 - rate, generator=generator).div_(1 - rate)  # as torch's dropout draws
+            masks.append(mask)
+
+        def of_site(weights: Mapping[str, Tensor], batch: Batch, share: Tensor, masks: list[Tensor]) -> Tensor:
+            left = iter(masks)
+            return self._call(weights, batch, lambda part, x: x * next(left)) @ share
+
+        return vmap(of_site)(weights, batch, share, masks)
+
+    def _draws(self, weights: Mapping[str, Tensor], batch: Batch) -> list[tuple[float, tuple[int, ...]]]:
+        """Return rate and shape (without the observations' axis) of each dropout that a pass makes, in order."""
+        seen = []
+
+        def note(part: nn.Dropout, x: Tensor) -> Tensor:
+            seen.append((part.p, tuple(x.shape[1:])))
+            return x
+
+        with torch.no_grad():
+            self._call(weights, batch, note)
+        return seen
+
+    def _call(
+        self, weights: Mapping[str, Tensor], batch: Batch, dropout: Callable[[nn.Dropout, Tensor], Tensor]
+    ) -> Tensor:
+        try:
+            for part in self._dropouts:
+                part.forward = partial(dropout, part)  # type: ignore[method-assign]
+            return functional_call(self._holder, {f"module.{name}": w for name, w in weights.items()}, (batch,))
+        finally:
+            for part in self._dropouts:
+                del part.forward
+
+
+class _Holder(nn.Module):
+    """A module whose forward pass is a task's losses."""
+
+    def __init__(self, task: Task, module: nn.Module) -> None:
+        super().__init__()
+        self._task, self.module = task, module
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self._task.losses(self.module, batch)
+
+
+def _pad(batches: Sequence[Batch]) -> tuple[Batch, Tensor]:
+    """Return batches one above the other, zeros where one is shorter, and each observation's share of its site's mean."""
+    sizes = [len(batch[0]) for batch in batches]
+    longest = max(sizes)
+    share = torch.zeros(len(batches), longest)
+    for row, n in zip(share, sizes, strict=True):
+        row[:n] = 1 / n
+    if min(sizes) == longest:
+        return tuple(map(torch.stack, zip(*batches, strict=True))), share
+    padded = (nn.utils.rnn.pad_sequence(list(parts), batch_first=True) for parts in zip(*batches, strict=True))
+    return tuple(padded), share

@@ -1,0 +1,127 @@
+"""Sites of one process that are trained in a stack: the results are those of one after the other, to rounding."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from anndata import AnnData
+from tests.federation.conftest import make_sites
+
+import infl.federation.local
+import infl.federation.together
+from infl.federation.agreement import Agreement
+from infl.federation.local import Outcome, run_in_process
+from infl.federation.together import Together
+from infl.models import Classifier
+
+
+def outcome(sites: dict[str, AnnData], task: Classifier, **settings: Any) -> Outcome:
+    agreement = Agreement.new(task, task.agree(sites), sites, None, **{"rounds": 3, "lock": None, **settings})
+    return run_in_process(agreement, task, sites, None)
+
+
+@dataclass
+class Passes:
+    """Counts how many sites each stack trains."""
+
+    sizes: list[int]
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> Passes:
+    seen, train = Passes([]), Together._train
+
+    def counted(self: Together, sites: Any, plan: Any) -> Any:
+        seen.sizes.append(len(sites))
+        return train(self, sites, plan)
+
+    monkeypatch.setattr(Together, "_train", counted)
+    return seen
+
+
+def uneven() -> dict[str, AnnData]:
+    """Sites with 1 to 6 batches of unequal size; one of them lacks features."""
+    sites = make_sites(4)
+    sites["site_2"] = sites["site_2"][:5].copy()
+    sites["site_3"] = sites["site_3"][:, 2:].copy()
+    large = make_sites(1, n_obs=30)["site_1"]
+    large.obs_names = [f"large {name}" for name in large.obs_names]
+    sites["site_4"] = large
+    return sites
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"aggregation": "fedprox", "aggregation_options": {"mu": 0.5}, "local_epochs": 2},
+        {"aggregation": "fedbn"},
+        {"aggregation": "afl"},
+        {"participation": 0.75},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("options", [{}, {"grad_clip": 0.1, "weight_decay": 0.1}, {"coordinate": 4}, {"optimiser": "sgd", "width": 0, "lr": 0.1}], ids=str)
+def test_a_stack_trains_as_one_site_after_the_other(
+    options: dict[str, Any], settings: dict[str, Any], passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sites = uneven()
+    task = Classifier(target="label", width=8, n_blocks=1, batch_size=4, features="union", dropout=0.3, **options)
+    together = outcome(sites, task, **settings)
+    assert min(passes.sizes) > 2
+    monkeypatch.setattr(infl.federation.local, "stackable", lambda replica: False)
+    passes.sizes.clear()
+    apart = outcome(sites, task, **settings)
+    assert not passes.sizes
+    torch.testing.assert_close(together.replica.theta, apart.replica.theta, atol=2e-5, rtol=0)
+    for name, site in together.sites.items():
+        torch.testing.assert_close(site.kept, apart.sites[name].kept, atol=2e-5, rtol=0)
+    for ours, theirs in zip(together.run.history["val_loss"], apart.run.history["val_loss"], strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+    assert np.allclose(together.run.history["loss"], apart.run.history["loss"], atol=1e-5)
+
+
+def test_a_stack_has_no_more_sites_than_its_memory_holds(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
+    sites, task = make_sites(5), Classifier(target="label", width=8, n_blocks=1)
+    at_once = outcome(sites, task)
+    size = at_once.replica.bench.shared.total
+    passes.sizes.clear()
+    monkeypatch.setattr(infl.federation.together, "STACK", 2 * size)
+    by_two = outcome(sites, task)
+    assert passes.sizes == [2, 2, 1] * 3
+    torch.testing.assert_close(by_two.replica.theta, at_once.replica.theta, atol=1e-5, rtol=0)
+
+
+def test_large_models_and_tasks_without_losses_are_not_stacked(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
+    sites, task = make_sites(3), Classifier(target="label", width=8, n_blocks=1)
+    monkeypatch.setattr(infl.federation.together, "STACK", 100)
+    outcome(sites, task)
+
+    @dataclass(frozen=True)
+    class Whole(Classifier):
+        has_losses = False
+
+    monkeypatch.setattr(infl.federation.together, "STACK", 1 << 22)
+    outcome(sites, Whole(target="label", width=8, n_blocks=1))
+    assert not passes.sizes
+
+
+@dataclass(frozen=True)
+class NoDropout(Classifier):
+    """A task whose sites all draw the same masks would pass unnoticed without this control."""
+
+    def build(self, panel: Any) -> Any:
+        module = super().build(panel)
+        for part in module.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.0
+        return module
+
+
+def test_dropout_acts_in_a_stack() -> None:
+    sites = make_sites(3)
+    options = {"target": "label", "width": 8, "n_blocks": 1, "dropout": 0.5}
+    with_masks, without = outcome(sites, Classifier(**options)), outcome(sites, NoDropout(**options))
+    assert (with_masks.replica.theta - without.replica.theta).abs().max() > 1e-4
