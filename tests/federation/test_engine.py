@@ -311,12 +311,12 @@ from conftest import make_sites
 import infl, os, signal
 from infl.federation.site import Site
 from infl.keys import Keyring
-train, ring = Site._train, Keyring.load({ring!r}, passphrase="test")
+train, ring = Site._compute, Keyring.load({ring!r}, passphrase="test")
 def dying(self, plan):
     if plan.round == {round} and self.name == "site_3":
         os.kill(os.getpid(), signal.SIGKILL)
     return train(self, plan)
-Site._train = dying
+Site._compute = dying
 infl.tl.fit_federated(make_sites(), key=ring, checkpoint={checkpoint!r}, resume=True, **{options!r})
 """
 
@@ -375,21 +375,21 @@ def test_ctrl_c_ends_the_round_and_says_how_to_go_on(
 ) -> None:
     from infl.federation.site import Site
 
-    train, key = Site._train, Keyring.create()
+    train, key = Site._compute, Keyring.create()
 
     def interrupting(self: Site, plan: Plan):
         if plan.round == 2 and self.name == "site_1":
             os.kill(os.getpid(), signal.SIGINT)
         return train(self, plan)
 
-    monkeypatch.setattr(Site, "_train", interrupting)
+    monkeypatch.setattr(Site, "_compute", interrupting)
     with pytest.raises(FederationError, match=r"checkpoint=.*resume=True"):
         fit(small_sites, key=key, checkpoint=tmp_path)
-    monkeypatch.setattr(Site, "_train", train)
+    monkeypatch.setattr(Site, "_compute", train)
     done = json.loads(json.dumps(fit(small_sites, key=key, checkpoint=tmp_path, resume=True).settings))
     assert done["rounds"] == 4
     with pytest.raises(FederationError, match="nothing was kept"), monkeypatch.context() as patch:
-        patch.setattr(Site, "_train", interrupting)
+        patch.setattr(Site, "_compute", interrupting)
         fit(small_sites, key=key)
 
 

@@ -31,6 +31,8 @@ from infl.keys import Keyring
 from infl.models import Classifier
 from infl.privacy.seal import Ledger, Packing, Words
 
+pytestmark = pytest.mark.usefixtures("one_after_the_other")
+
 QUICK = Patience(silence=0.5, repeat=0.1, first=20, least=20, consent=20)
 TASK = Classifier(target="label", width=8, n_blocks=1)
 

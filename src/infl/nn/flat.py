@@ -60,7 +60,7 @@ class Layout:
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Return one view of `flat` (…, total) a tensor (…, shape); writing to it writes to `flat`."""
         above = flat.shape[:-1]
-        return {e.name: flat[..., e.offset : e.offset + e.size].view(*above, *e.shape) for e in self.entries}
+        return {e.name: flat[..., e.offset : e.offset + e.size].view((*above, *e.shape)) for e in self.entries}
 
     def to_json(self) -> list[list[Any]]:
         """Return names and shapes; offsets follow from them."""
