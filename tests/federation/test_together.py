@@ -63,12 +63,17 @@ def uneven() -> dict[str, AnnData]:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("options", [{}, {"grad_clip": 0.1, "weight_decay": 0.1}, {"coordinate": 4}, {"optimiser": "sgd", "width": 0, "lr": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"grad_clip": 0.1, "weight_decay": 0.1}, {"coordinate": 4}, {"optimiser": "sgd", "lr": 0.1}],
+    ids=str,
+)
 def test_a_stack_trains_as_one_site_after_the_other(
     options: dict[str, Any], settings: dict[str, Any], passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sites = uneven()
-    task = Classifier(target="label", width=8, n_blocks=1, batch_size=4, features="union", dropout=0.3, **options)
+    common = {"target": "label", "width": 8, "n_blocks": 1, "batch_size": 4, "features": "union", "dropout": 0.3}
+    task = Classifier(**{**common, **options})
     together = outcome(sites, task, **settings)
     assert min(passes.sizes) > 2
     monkeypatch.setattr(infl.federation.local, "stackable", lambda replica: False)
