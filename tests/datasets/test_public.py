@@ -5,7 +5,10 @@ import http.server
 import shutil
 import threading
 
+import anndata as ad
 import numpy as np
+import pandas as pd
+import pooch
 import pytest
 from scipy import sparse
 
@@ -14,7 +17,7 @@ from infl import datasets
 from infl.datasets import REGISTRY
 from infl.errors import MAX_LENGTH, DataError, FileError
 
-FETCHED = [name for name in REGISTRY if name != "khan"]
+FETCHED = [name for name in REGISTRY if name != "khan" and REGISTRY[name].url is None]
 
 
 @pytest.mark.parametrize("name", FETCHED)
@@ -87,6 +90,71 @@ def test_a_mirror_that_lacks_the_file_or_has_another(away, mirror):
         datasets.stemcells()
     assert "hash" in str(caught.value)
     assert len(str(caught.value)) < MAX_LENGTH
+
+
+@pytest.fixture
+def archive(monkeypatch, tmp_path):
+    """A stand-in for the public archives: serves what is put into it by name, and notes what was asked for."""
+    shelf, asked = {}, []
+
+    def retrieve(url, known_hash, fname, path):
+        asked.append((url, known_hash))
+        file = tmp_path / fname
+        shelf[fname].write_h5ad(file)
+        return str(file)
+
+    monkeypatch.setattr(infl.settings, "data_dir", None)
+    monkeypatch.setattr(infl.settings, "data_url", None)
+    monkeypatch.setattr("infl.datasets._registry.pooch.retrieve", retrieve)
+    return shelf, asked
+
+
+def screen(labels):
+    """Cells with a name of a gene twice, as these files may have."""
+    obs = pd.DataFrame({"perturbation": pd.Categorical(labels)}, index=[f"c{i}" for i in range(len(labels))])
+    counts = sparse.csr_matrix(np.ones((len(labels), 3), dtype=np.float32))
+    return ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=["CBL", "CNN1", "CNN1"]))
+
+
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")
+def test_norman_comes_from_its_archive_with_combinations_as_the_model_reads_them(archive):
+    shelf, asked = archive
+    shelf["NormanWeissman2019_filtered.h5ad"] = screen(["control", "CBL", "CBL_CNN1", "CNN1"])
+    cells = datasets.norman()
+    assert asked == [
+        (
+            "https://zenodo.org/records/10044268/files/NormanWeissman2019_filtered.h5ad",
+            "md5:c870e6967d91c017d9da827bab183cd6",
+        )
+    ]
+    assert cells.obs["perturbation"].tolist() == ["control", "CBL", "CBL+CNN1", "CNN1"]
+    assert cells.var_names.is_unique
+
+
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")
+def test_adamson_has_genes_for_guides_and_no_cell_without_one(archive):
+    shelf, asked = archive
+    shelf["AdamsonWeissman2016_GSM2406681_10X010.h5ad"] = screen(["63(mod)_pBA580", "*", "SRP72_pDS453", np.nan])
+    cells = datasets.adamson()
+    assert asked[0][1] == "md5:2fa44ea61a8dd35742af618638ec65fc"
+    assert cells.obs["perturbation"].tolist() == ["control", "SRP72"]
+    assert cells.obs["guide"].tolist() == ["63(mod)_pBA580", "SRP72_pDS453"]
+
+
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")
+def test_a_screen_with_another_md5_is_refused_and_a_named_mirror_comes_first(away, mirror, monkeypatch):
+    name = "NormanWeissman2019_filtered.h5ad"
+    screen(["control", "CBL_CNN1"]).write_h5ad(mirror[0] / name)
+    with pytest.raises(FileError, match=rf"cannot fetch http://127.*/{name} for datasets\.norman"):
+        datasets.norman()
+    right = pooch.file_hash(str(mirror[0] / name), alg="md5")
+    monkeypatch.setitem(REGISTRY["norman"].files, name, f"md5:{right}")
+    assert datasets.norman().obs["perturbation"].tolist() == ["control", "CBL+CNN1"]
+    monkeypatch.setattr(infl.settings, "data_dir", mirror[0])
+    assert datasets.norman().n_obs == 2
+    monkeypatch.setitem(REGISTRY["norman"].files, name, "md5:" + "0" * 32)
+    with pytest.raises(FileError, match="is not the registered file"):
+        datasets.norman()
 
 
 @pytest.mark.data_dir

@@ -1,5 +1,6 @@
 """Perturbation regression: sums, the stack, the network, and what users get wrong."""
 
+import itertools
 import warnings
 from dataclasses import replace
 
@@ -246,6 +247,31 @@ def test_a_left_out_condition_is_not_looked_at():
     other = replace(effects, delta=altered)
     for name in MEMBERS:
         np.testing.assert_array_equal(effects.member(name, "G0", 0), other.member(name, "G0", 0), err_msg=name)
+
+
+def test_where_effects_add_up_the_additive_prediction_is_exact():
+    """Noiseless effects, and combinations of two seen genes that are the sum of the single effects."""
+    sure = stack(noise=0.0)
+    singles = dict(zip(sure.conditions, sure.delta, strict=True))
+    for a, b in itertools.combinations(CONDITIONS, 2):
+        np.testing.assert_allclose(sure.predict((a, b)), singles[a,] + singles[b,], atol=1e-12)
+    together = ("G0", "G3")
+    synergy = singles["G0",] + singles["G3",] + 1.0
+    measured = replace(
+        sure,
+        conditions=(*sure.conditions, together),
+        delta=np.vstack([sure.delta, synergy]),
+        variance=np.vstack([sure.variance, np.zeros(12)]),
+    )
+    np.testing.assert_allclose(measured.predict(together), synergy, atol=1e-12)
+    np.testing.assert_allclose(measured.predict(("G0", "G4")), singles["G0",] + singles["G4",], atol=1e-12)
+
+
+def test_combinations_over_sites_are_the_sum_of_what_was_fitted_for_each_gene(sites):
+    run = fit(sites)
+    answer = infl.tl.predict_perturbations(run.model, ["G0", "G4", "G4 + G0"], key=run.key)
+    np.testing.assert_allclose(answer.X[2], answer.X[0] + answer.X[1], atol=1e-6)
+    assert answer.obs_names[2] == "G0+G4"
 
 
 def test_noise_draws_a_measured_effect_to_the_prediction():

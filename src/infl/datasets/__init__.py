@@ -6,7 +6,16 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
         "_bundled": ["khan", "khan_sites"],
-        "_public": ["breast_tcga", "her2st_histology", "her2st_labelled", "papalexi", "spamosaic_sim", "stemcells"],
+        "_public": [
+            "adamson",
+            "breast_tcga",
+            "her2st_histology",
+            "her2st_labelled",
+            "norman",
+            "papalexi",
+            "spamosaic_sim",
+            "stemcells",
+        ],
         "_registry": ["REGISTRY", "Dataset"],
     },
 )

@@ -1,13 +1,15 @@
 """Public data sets that are too large for the package.
 
 Each is looked for in ``infl.settings.data_dir`` (``INFL_DATA_DIR``), then on the mirror ``infl.settings.data_url``
-(``INFL_DATA_URL``); see :mod:`infl.datasets._registry`.
+(``INFL_DATA_URL``), then in the public archive that has it, if one does; see :mod:`infl.datasets._registry`.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
 import mudata as md
+import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
@@ -81,6 +83,79 @@ def papalexi() -> AnnData:
     Papalexi et al. (2021), Nature Genetics 53, 322-331. As shipped in the sceptredata package (MIT).
     """
     return ad.read_h5ad(_only("papalexi"))
+
+
+def norman() -> AnnData:
+    """CRISPR activation screen of K562 cells with pairs of genes, as scPerturb prepared it (0.7 GB).
+
+    Returns
+    -------
+    Cells × genes, raw counts. ``obs["perturbation"]``: ``control``, one gene, or two as ``A+B``, where the file has ``A_B``;
+    its other columns are as they are.
+
+    Notes
+    -----
+    Address (Zenodo, record 10044268) and MD5 checksum are those that others have written down for this file. The download
+    itself, and reading this very file, were not tried by us; a file with another checksum is refused.
+
+    Examples
+    --------
+    >>> import infl
+    >>> cells = infl.datasets.norman()  # doctest: +SKIP
+
+    References
+    ----------
+    Norman et al. (2019), Science 365, 786-793. Peidli et al. (2024), scPerturb, Nature Methods 21, 531-540.
+    """
+    adata = _screen("norman")
+    adata.obs["perturbation"] = _renamed(adata.obs["perturbation"], lambda label: label.replace("_", "+"))
+    return adata
+
+
+ADAMSON_CONTROLS = ("62(mod)_pBA581", "63(mod)_pBA580", "Gal4-4(mod)_pBA582")
+
+
+def adamson() -> AnnData:
+    """CRISPR interference screen of K562 cells: the unfolded protein response, as scPerturb prepared it (0.5 GB).
+
+    Returns
+    -------
+    Cells × genes, raw counts. ``obs["guide"]``: as in the file, e.g. ``SRP72_pDS453``; ``obs["perturbation"]``: its gene, or
+    ``control`` for the three control vectors. Cells without a guide (``*``) are left out.
+
+    Notes
+    -----
+    Of the three experiments this is the large one (GSM2406681). Address (Zenodo, record 10044268) and MD5 checksum are
+    those that others have written down for this file. The download itself, and reading this very file, were not tried by
+    us; a file with another checksum is refused.
+
+    Examples
+    --------
+    >>> import infl
+    >>> cells = infl.datasets.adamson()  # doctest: +SKIP
+
+    References
+    ----------
+    Adamson et al. (2016), Cell 167, 1867-1882. Peidli et al. (2024), scPerturb, Nature Methods 21, 531-540.
+    """
+    adata = _screen("adamson")
+    guide = adata.obs["perturbation"]
+    adata = adata[(guide.notna() & (guide != "*")).to_numpy()].copy()
+    adata.obs["guide"] = adata.obs["perturbation"].astype(str).astype("category")
+    adata.obs["perturbation"] = _renamed(
+        adata.obs["guide"], lambda label: "control" if label in ADAMSON_CONTROLS else label.split("_")[0]
+    )
+    return adata
+
+
+def _screen(name: str) -> AnnData:
+    adata = ad.read_h5ad(_only(name))
+    adata.var_names_make_unique()
+    return adata
+
+
+def _renamed(labels: pd.Series, name: Callable[[str], str]) -> pd.Series:
+    return labels.astype(str).map(name).astype("category")
 
 
 def her2st_labelled() -> AnnData:

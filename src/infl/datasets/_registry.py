@@ -1,8 +1,8 @@
 """The table of data sets: file, checksum, origin and terms, and how a file of it is found.
 
 A file is looked for in ``infl.settings.data_dir``, then fetched by :mod:`pooch` from ``infl.settings.data_url`` (a
-mirror that the user names). The files are excerpts in ``h5ad`` and ``h5mu`` form; their authors publish the same
-numbers in other forms, so no public address serves these very bytes and none is built in.
+mirror that the user names), else from the archive that serves these very bytes. Most files are excerpts in ``h5ad`` and
+``h5mu`` form, whose authors publish the same numbers in other forms: for them there is no such archive.
 """
 
 from collections.abc import Mapping
@@ -25,20 +25,24 @@ class Dataset:
     name
         Name of the function in :mod:`infl.datasets` that reads it.
     files
-        File names relative to the data folder, each with its SHA-256 checksum.
+        File names relative to the data folder, each with its SHA-256 checksum (or another: ``"md5:…"``).
     source
         Who measured it, and which public package or archive the excerpt was taken from.
     licence
         Terms as stated by that source.
+    url
+        Public folder of the files; None where there is none.
     """
 
     name: str
     files: Mapping[str, str]
     source: str
     licence: str
+    url: str | None = None
 
 
 _SEE_SOURCE = "as stated by the source"
+_SCPERTURB = "https://zenodo.org/records/10044268/files"
 
 REGISTRY: Mapping[str, Dataset] = MappingProxyType(
     {
@@ -67,6 +71,20 @@ REGISTRY: Mapping[str, Dataset] = MappingProxyType(
                 {"papalexi_crispr.h5ad": "544f37e7786698c724257d11bb9edcd412793da7f9c1aeb8735cae015c4640c0"},
                 "Papalexi et al. 2021, as shipped in the sceptredata package",
                 "MIT",
+            ),
+            Dataset(
+                "norman",
+                {"NormanWeissman2019_filtered.h5ad": "md5:c870e6967d91c017d9da827bab183cd6"},
+                "Norman et al. 2019, as prepared by scPerturb",
+                _SEE_SOURCE,
+                _SCPERTURB,
+            ),
+            Dataset(
+                "adamson",
+                {"AdamsonWeissman2016_GSM2406681_10X010.h5ad": "md5:2fa44ea61a8dd35742af618638ec65fc"},
+                "Adamson et al. 2016, as prepared by scPerturb",
+                _SEE_SOURCE,
+                _SCPERTURB,
             ),
             Dataset(
                 "her2st_labelled",
@@ -119,23 +137,26 @@ def find(name: str) -> dict[str, Path]:
     return {file: _find_file(entry, file, digest) for file, digest in entry.files.items()}
 
 
-def _find_file(entry: Dataset, file: str, digest: str) -> Path:
+def _find_file(entry: Dataset, file: str, checksum: str) -> Path:
+    kind, _, digest = checksum.rpartition(":")
+    kind = kind or "sha256"
     if settings.data_dir is not None and (path := Path(settings.data_dir) / file).is_file():
-        if pooch.file_hash(str(path)) != digest:
+        if pooch.file_hash(str(path), alg=kind) != digest:
             raise FileError(
                 f"{path} is not the registered file of datasets.{entry.name}: fetch it again or read it yourself"
             )
         return path
-    if settings.data_url is None:
+    folder = settings.data_url or entry.url
+    if folder is None:
         where = "INFL_DATA_DIR is not set" if settings.data_dir is None else f"it is not in {settings.data_dir}"
         raise DataError(
             f"datasets.{entry.name} needs {file} ({entry.source}), which has no public download: {where}; "
             "set INFL_DATA_DIR to a folder that holds it"
         )
     cache = settings.cache_dir or pooch.os_cache("infl")
-    url = f"{settings.data_url.rstrip('/')}/{file}"
+    url = f"{folder.rstrip('/')}/{file}"
     try:
-        fetched = pooch.retrieve(url, known_hash=f"sha256:{digest}", fname=file, path=cache)
+        fetched = pooch.retrieve(url, known_hash=f"{kind}:{digest}", fname=file, path=cache)
     except (OSError, ValueError) as error:  # no network, no such file; ValueError: another checksum
         raise FileError(f"cannot fetch {url} for datasets.{entry.name}: {error}") from error
     return Path(fetched)

@@ -7,6 +7,7 @@ import hashlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
@@ -358,18 +359,17 @@ class Perturbation(Task):
 
         Without private arrays (no key) the network's alone, such as it is.
         """
+        net = partial(network, cast(EffectNet, module), panel)
         stack = self.effects(panel, private) if "delta" in private else None
-        share = float(private.get("share", 0.0)) if stack is not None else 1.0
-        rows: list[np.ndarray] = []
-        zero = np.zeros(len(panel["features"]))
-        for genes in conditions:
-            if not genes:
-                rows.append(zero)
-                continue
-            unknown = stack is None or genes not in stack.conditions
-            net = network(cast(EffectNet, module), panel, genes) if share and unknown else zero
-            base = stack.predict(genes) if stack is not None else zero
-            rows.append(base + share * (net - base) if unknown else base)
+        if stack is None:
+            rows = [net(genes) if genes else np.zeros(len(panel["features"])) for genes in conditions]
+        else:
+            share = float(private.get("share", 0.0))
+            rows = [stack.predict(genes) for genes in conditions]
+            for row, genes in zip(rows, conditions, strict=True):
+                if share and genes not in stack.conditions:  # the network speaks for genes that were not perturbed
+                    for gene in {(gene,) for gene in genes} - set(stack.conditions):
+                        row += share * (net(gene) - stack.predict(gene))
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(panel["features"]))
 
     def infer(self, module: nn.Module, data: Conditions, private: Sums) -> dict[str, np.ndarray]:
