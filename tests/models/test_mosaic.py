@@ -98,10 +98,11 @@ def test_lock_and_seal_change_nothing_and_without_the_key_no_domain_is_named(sit
         assert np.abs(adata.obsm["X_infl"] - plain[site].obsm["X_infl"]).max() < 1e-3
         assert (adata.obs["infl_domain"] == plain[site].obs["infl_domain"]).all()
     right = infer(sites["b"], run.model, run.key)
-    wrong = infer(sites["b"], run.model, Keyring.create(), verify=False)
+    wrong = [infer(sites["b"], run.model, Keyring.create(), verify=False) for _ in range(20)]
     measured = KINDS["clr"](table("adt", "b", 1).X, False)
-    assert "domain" not in wrong and correlation(right["imputed_0"], measured) > 0.3
-    assert abs(correlation(wrong["imputed_0"], measured)) < 0.2
+    assert correlation(right["imputed_0"], measured) > 0.3
+    assert not any("domain" in guess for guess in wrong)
+    assert abs(np.mean([correlation(guess["imputed_0"], measured) for guess in wrong])) < 0.15  # five standard errors
     with pytest.warns(InflWarning, match="no key"):
         infl.tl.predict(sites["b"], run.model)
     assert sites["b"].obs["infl_domain"].isna().all()
