@@ -53,7 +53,8 @@ class Together:
         self._replica = next(iter(sites.values())).replica
         self._judged: dict[str, Sums] = {}
         self._trained: dict[str, tuple[Tensor, float]] = {}
-        self._seq = -1
+        self._changes: list[Tensor] = []  # one a group of sites; a site sends its part before the next exchange
+        self._n_groups, self._seq = 0, -1
         bench = self._replica.bench
         self._losses = _Losses(self._replica.task, bench.module)
         self._stack = _Stack(self._replica, min(len(sites), STACK // (bench.shared.total + bench.local.total)))
@@ -81,7 +82,7 @@ class Together:
 
     def _begin(self, plan: Plan) -> None:
         if self._seq != plan.seq:
-            self._judged, self._trained, self._seq = {}, {}, plan.seq
+            self._judged, self._trained, self._n_groups, self._seq = {}, {}, 0, plan.seq
 
     def _train(self, sites: Sequence[Site], plan: Plan) -> dict[str, tuple[Tensor, float]]:
         replica, stack = self._replica, self._stack
@@ -105,7 +106,10 @@ class Together:
                     rule.at_site(cast(Tensor, weight.grad), weight.data, anchor[name])
             stack.step(task.grad_clip)
             total[:active] += mean.detach() * torch.tensor([float(len(batch[0])) for batch in batches])
-        change = torch.empty(len(sites), bench.shared.total)
+        if self._n_groups == len(self._changes):
+            self._changes.append(torch.empty(stack.capacity, bench.shared.total))
+        change = self._changes[self._n_groups][: len(sites)]
+        self._n_groups += 1
         for name, place in bench.shared.views(change).items():
             torch.sub(stack.weights[name][: len(sites)], anchor[name], out=place)
         result = {}
@@ -217,7 +221,8 @@ class _Losses:
         try:
             for part in self._dropouts:
                 part.forward = partial(dropout, part)  # type: ignore[method-assign]
-            return functional_call(self._holder, {f"module.{name}": w for name, w in weights.items()}, (batch,))
+            named = {f"module.{name}": w for name, w in weights.items()}
+            return functional_call(self._holder, named, (batch,), tie_weights=False)
         finally:
             for part in self._dropouts:
                 del part.forward
