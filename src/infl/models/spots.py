@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from infl.models.neighbours import Sections
 
 
+ENOUGH = 20
+"""Patches of a section that tell its colours; a few may be of anything."""
+
+
 class SpotBatch(NamedTuple):
     """What the network takes of some spots."""
 
@@ -86,7 +90,8 @@ class Spots(SiteData):
             if not len(seen):
                 self.stains.append(lambda density: density)
                 continue
-            warn_of_colours(own[seen, :3].mean(0), f"section {name!r} of {site}" if name else site)
+            if len(seen) >= ENOUGH:
+                warn_of_colours(own[seen, :3].mean(0), f"section {name!r} of {site}" if name else site)
             self.stains.append(stain_transform(patches, seen, stain))
             relative[seen] = (own[seen] - own[seen].mean(0)) / np.maximum(own[seen].std(0), 1e-6)
         both = np.concatenate([own, relative], 1)
