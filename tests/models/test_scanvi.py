@@ -91,3 +91,12 @@ def test_what_a_user_can_mend(hospitals: dict[str, AnnData]) -> None:
         Scanvi().agree(hospitals)
     with pytest.raises(DataError, match=r"obs\['kind'\] has 0 classes over all sites"):
         Scanvi(target="kind").agree(hospitals)
+
+
+def test_compare_has_the_accuracy_of_held_out_labels(hospitals: dict[str, AnnData]) -> None:
+    methods = ["infl", "infl_wrong_key", "baseline"]
+    table = infl.tl.compare(hospitals, "scanvi", target="cell_type", seeds=1, rounds=25, methods=methods, **SMALL)
+    value = table[table["metric"] == "balanced_accuracy"].set_index("method")["mean"]
+    assert value["infl"] > 0.85 and value["baseline"] > 0.85
+    assert value["infl_wrong_key"] < 0.55
+    assert table.attrs["chance"] == 1 / 3

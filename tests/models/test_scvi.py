@@ -11,6 +11,7 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
+from scipy.stats import poisson
 from sklearn.neighbors import NearestNeighbors
 
 import infl
@@ -21,6 +22,7 @@ from infl.federation.run import FederatedRun
 from infl.federation.seeds import derive, generator
 from infl.models.scvi import Scvi
 from infl.models.task import ADAM_EPS, Step
+from infl.tl._compare import pool
 from infl.tl._predict import infer
 
 scvi = pytest.importorskip("scvi", reason="needs scvi-tools: pip install 'infl[scvi]'")
@@ -330,3 +332,39 @@ def test_what_scvi_tools_cannot_take_or_give(fitted: tuple) -> None:
         infl.tl.from_scvi(both, key=run.key)
     with pytest.raises(SettingsError, match="from_scvi takes a scvi.model.SCVI, not str"):
         infl.tl.from_scvi("model.pt", key=run.key)
+
+
+# -- compared ------------------------------------------------------------------------------------------------------
+def test_compare_has_the_bound_of_held_out_cells(hospitals: dict[str, AnnData]) -> None:
+    methods = ["pooled", "infl", "infl_no_key", "baseline"]
+    table = infl.tl.compare(hospitals, "scvi", seeds=1, rounds=60, methods=methods, **SMALL | {"lr": 2e-2})
+    value = table[table["metric"] == "loss"].set_index("method")["mean"]
+    assert abs(value["infl"] / value["pooled"] - 1) < 0.05
+    assert value["infl"] < value["baseline"] < value["infl_no_key"]
+
+
+def test_what_is_judged_is_the_bound_with_each_cells_own_site(fitted: tuple) -> None:
+    cells, run = fitted
+    panel, module = run.model.header.panel, run.model.module(run.key)
+    task = run.model.header.build_task()
+    parts = {site: cells[cells.obs["hospital"] == site] for site in panel["sites"]}
+    own = [infer(part, run.model, run.key, name=site, judged=True)["loss"] for site, part in parts.items()]
+    data = task.read(parts["h1"], panel, site="h1")
+    assert own[1].mean() == pytest.approx(task.summarise(task.evaluate(module, data, np.arange(N_CELLS)))["loss"])
+    together = pool(parts)
+    assert together.obs["infl_site"].tolist() == cells.obs["hospital"].tolist()
+    joined = infer(together, run.model, run.key, judged=True)["loss"]
+    assert joined.mean() == pytest.approx(np.concatenate(own).mean(), rel=0.01)
+    as_first = infer(parts["h1"], run.model, run.key, name="h0", judged=True)["loss"]
+    assert own[1].mean() < as_first.mean()
+
+
+def test_the_baseline_is_the_likelihood_of_counts_that_depth_alone_moves() -> None:
+    rng = np.random.default_rng(0)
+    rate = rng.gamma(1.0, 2.0, N_GENES) + 0.5
+    cells = AnnData(rng.poisson(rate * rng.lognormal(0, 0.3, (400, 1))).astype(np.float32))
+    panel = {"features": list(cells.var_names), "sites": ["a"], "covariates": {}}
+    loss = Scvi().baseline(cells[:300], cells[300:], panel, seed=0)["loss"]
+    mean = cells.X[300:].sum(1, keepdims=True) * rate / rate.sum()
+    assert loss.shape == (100,)
+    assert loss.mean() == pytest.approx(-poisson.logpmf(cells.X[300:], mean).sum(1).mean(), rel=0.01)

@@ -36,7 +36,7 @@ class CountRows(SiteData):
     layer
         Where the counts are, for messages (None: ``X``).
     batch
-        The site's number as batch covariate.
+        The site's number as batch covariate, or that of each cell's (n_obs,).
     covariates
         ``extra_categorical_covs``, ``extra_continuous_covs`` and ``size_factor``, those that there are
         (n_obs × n_columns).
@@ -57,7 +57,7 @@ class CountRows(SiteData):
         *,
         site: str,
         layer: str | None = None,
-        batch: int = 0,
+        batch: int | np.ndarray = 0,
         covariates: Mapping[str, np.ndarray] | None = None,
         labels: np.ndarray | None = None,
         names: pd.Index,
@@ -65,14 +65,15 @@ class CountRows(SiteData):
         validation: np.ndarray,
     ) -> None:
         check_counts(x, names, site=site, layer=layer)
-        self.x, self.number, self.train, self.validation = x, batch, train, validation
+        self.x, self.train, self.validation = x, train, validation
+        self.number = torch.from_numpy(np.broadcast_to(np.int64(batch), x.shape[:1]).copy())[:, None]
         self.labels = None if labels is None else torch.from_numpy(labels)[:, None]
         self.covariates = {name: torch.from_numpy(values) for name, values in (covariates or {}).items()}
 
     def batch(self, index: np.ndarray | slice) -> dict[str, Tensor]:
         """Return what a module of scvi-tools takes: counts (n, n_genes), batch number (n, 1), covariates (n, …)."""
         x = torch.from_numpy(self.x.rows(index))
-        tensors = {X: x, BATCH: torch.full((len(x), 1), self.number)}
+        tensors = {X: x, BATCH: self.number[index]}
         tensors[LABELS] = torch.zeros_like(tensors[BATCH]) if self.labels is None else self.labels[index]
         return tensors | {name: values[index] for name, values in self.covariates.items()}
 
@@ -142,6 +143,17 @@ pass layer=, the layer with the counts
             f"{names[int(np.argmax(empty))]!r}: leave them out, e.g. with sc.pp.filter_cells(adata, min_counts=1)"
         )
     return empty
+
+
+def log_normalised(counts: np.ndarray, target_sum: float) -> np.ndarray:
+    """Return log1p of counts scaled to a sum.
+
+    Examples
+    --------
+    >>> log_normalised(np.array([[1.0, 3.0]]), 4.0).round(3)
+    array([[0.693, 1.386]])
+    """
+    return np.log1p(counts / np.maximum(counts.sum(1, keepdims=True), 1) * target_sum)
 
 
 def categories_of(tables: Mapping[str, AnnData], columns: Sequence[str]) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from infl.errors import DataError, SettingsError
-from infl.models.counts import check_counts, table_of
+from infl.models.counts import check_counts, log_normalised, table_of
 from infl.models.matrix import FeatureMatrix
 from infl.models.neighbours import sections_of, warn_of_spacings
 from infl.models.patches import N_STATISTICS, Patches, Stain
@@ -476,17 +476,6 @@ def colour_and_texture(patches: Patches) -> np.ndarray:
         slopes = [np.abs(np.diff(grey, axis=axis)).mean((1, 2)) for axis in (1, 2)]
         rows.append(np.column_stack([rgb.mean((1, 2)), rgb.std((1, 2)), *slopes, grey.std((1, 2))]))
     return np.concatenate(rows)
-
-
-def log_normalised(counts: np.ndarray, target_sum: float) -> np.ndarray:
-    """Return log1p of counts scaled to a sum.
-
-    Examples
-    --------
-    >>> log_normalised(np.array([[1.0, 3.0]]), 4.0).round(3)
-    array([[0.693, 1.386]])
-    """
-    return np.log1p(counts / np.maximum(counts.sum(1, keepdims=True), 1) * target_sum)
 
 
 def quality_shapes(n_features: int) -> dict[str, tuple[int, ...]]:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from infl.errors import DataError, SettingsError
-from infl.models.counts import LABELS, CountRows, table_of
-from infl.models.labelled import write_classes
+from infl.models.counts import LABELS, CountRows, log_normalised, table_of
+from infl.models.labelled import stratified_split, write_classes
 from infl.models.scvi import CHUNK, Scvi, latent, vae_class
 from infl.models.task import Step, Sums
 
@@ -152,6 +152,54 @@ class Scanvi(Scvi):
         outputs = super().infer(module, data, private)
         logits = module.classifier(torch.from_numpy(outputs["latent"]))  # type: ignore[operator]
         return outputs | {"probability": logits.softmax(1).numpy()}
+
+    # -- comparing -------------------------------------------------------------------------------------------------
+    def hold_out(self, adata: AnnData | MuData, share: float, rng: np.random.Generator) -> np.ndarray:
+        """Hold out `share` of the labelled cells of each class."""
+        table = table_of(adata, self.modality, "the data")
+        values = self._values(table)
+        if values is None:
+            return np.zeros(adata.n_obs, dtype=bool)
+        known = np.flatnonzero(values.notna())
+        _, test = stratified_split(pd.Categorical(values.iloc[known]).codes.astype(np.int64), share, rng)
+        return np.asarray(adata.obs_names.isin(table.obs_names[known[test]]))
+
+    def judged(self, module: nn.Module, data: CountRows, private: Sums) -> dict[str, np.ndarray]:
+        """Return what :meth:`infer` does."""
+        return self.infer(module, data, private)
+
+    def score(
+        self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any]
+    ) -> dict[str, float]:
+        """Return balanced accuracy and macro F1 of the labelled cells."""
+        from sklearn.metrics import balanced_accuracy_score, f1_score
+
+        truth = self.labels(table_of(adata, self.modality, "the data"), panel)
+        known, guess = truth >= 0, outputs["probability"].argmax(1)
+        if not known.any():
+            return {"balanced_accuracy": float("nan"), "macro_f1": float("nan")}
+        return {
+            "balanced_accuracy": float(balanced_accuracy_score(truth[known], guess[known])),
+            "macro_f1": float(f1_score(truth[known], guess[known], average="macro")),
+        }
+
+    def baseline(
+        self, train: AnnData | MuData, test: AnnData | MuData, panel: Mapping[str, Any], *, seed: int
+    ) -> dict[str, np.ndarray]:
+        """Return probabilities of logistic regression on log-normalised counts, fitted on pooled labelled cells."""
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        data, new = (self.read(a, panel, site="the data") for a in (train, test))
+        labels = self.labels(table_of(train, self.modality, "the data"), panel)
+        known = np.flatnonzero(labels >= 0)
+        x, x_new = (log_normalised(d.x.rows(slice(None)), 1e4) for d in (data, new))
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000, class_weight="balanced"))
+        model.fit(x[known], labels[known])
+        probability = np.zeros((len(x_new), len(panel["classes"])))
+        probability[:, model.classes_] = model.predict_proba(x_new)
+        return {"probability": probability}
 
     def write(
         self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any], *, key_added: str

@@ -19,7 +19,7 @@ from infl.errors import DataError, MissingExtraError, SettingsError
 from infl.models.counts import BATCH, CATEGORICAL, CONTINUOUS, SIZE_FACTOR, CountRows, categories_of, codes, table_of
 from infl.models.labelled import stratified_split
 from infl.models.matrix import FeatureMatrix
-from infl.models.task import Step, Sums, Task
+from infl.models.task import SITE, Step, Sums, Task
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -137,7 +137,7 @@ class Scvi(Task):
             x,
             site=site,
             layer=self.layer,
-            batch=panel["sites"].index(site) if site in panel["sites"] else 0,
+            batch=batch_of(table, panel["sites"], site),
             covariates=self._covariates(table, panel, site),
             labels=labels,
             names=table.obs_names,
@@ -281,6 +281,52 @@ class Scvi(Task):
         """Return the mean of each cell's latent distribution (n, n_latent)."""
         return {"latent": np.concatenate([latent(module, data, chunk).numpy() for chunk in data.x.chunks(CHUNK)])}
 
+    # -- comparing -------------------------------------------------------------------------------------------------
+    def hold_out(self, adata: AnnData | MuData, share: float, rng: np.random.Generator) -> np.ndarray:
+        """Hold out cells at random."""
+        held = np.zeros(adata.n_obs, dtype=bool)
+        held[rng.permutation(adata.n_obs)[: round(share * adata.n_obs)]] = True
+        return held
+
+    @torch.no_grad()
+    def judged(self, module: nn.Module, data: CountRows, private: Sums) -> dict[str, np.ndarray]:
+        """Return each cell's negative evidence lower bound ``loss`` (n,) and its reconstruction part, with the site as batch."""
+        parts = []
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            for chunk in data.x.chunks(CHUNK):
+                output = module(data.batch(chunk))[2]
+                parts.append([sum(part.values()) for part in (output.reconstruction_loss, output.kl_local)])
+        reconstruction, kl = (torch.cat(part).numpy().astype(np.float64) for part in zip(*parts, strict=True))
+        return {"loss": reconstruction + kl, "reconstruction": reconstruction}
+
+    def score(
+        self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any]
+    ) -> dict[str, float]:
+        """Return the negative evidence lower bound a cell (``loss``) and its reconstruction part, means over cells."""
+        return {name: float(outputs[name].mean()) for name in ("loss", "reconstruction")}
+
+    def baseline(
+        self, train: AnnData | MuData, test: AnnData | MuData, panel: Mapping[str, Any], *, seed: int
+    ) -> dict[str, np.ndarray]:
+        """Return the negative log-likelihood of counts where all cells are alike but for depth, fitted on pooled data.
+
+        Each feature is negative binomial about its share of all counts times the cell's total, with its own dispersion by
+        moments. A bound on the log-likelihood can be set beside it.
+        """
+        from scipy.stats import nbinom
+
+        counts, new = (
+            self.read(a, panel, site="the data").x.rows(slice(None)).astype(np.float64) for a in (train, test)
+        )
+        share = np.maximum(counts.sum(0), 0.5) / counts.sum()
+        mean = counts.sum(1, keepdims=True) * share
+        extra = ((counts - mean) ** 2 - mean).sum(0) / (mean**2).sum(0)
+        size = 1 / np.maximum(extra, 1e-4)
+        mean = new.sum(1, keepdims=True) * share
+        loss = -nbinom.logpmf(new, size, size / (size + mean)).sum(1)
+        return {"loss": loss, "reconstruction": loss}
+
     @torch.no_grad()
     def denoise(self, module: Any, data: CountRows, site: int | None = None) -> np.ndarray:
         """Return the expected share of each feature in a cell (n, n_features), as if measured at a site (None: the mean over sites)."""
@@ -306,6 +352,15 @@ class Scvi(Task):
         """Write ``obsm["X_" + key_added]``; missing values in a ``MuData`` where a cell lacks the modality."""
         names = table_of(adata, self.modality, "the data").obs_names
         adata.obsm[f"X_{key_added}"] = pd.DataFrame(outputs["latent"], index=names).reindex(adata.obs_names).to_numpy()
+
+
+def batch_of(table: AnnData, sites: Sequence[str], site: str) -> int | np.ndarray:
+    """Return the number of the site, or of each cell's where those of several were put together; 0 for a new site."""
+    if site in sites:
+        return sites.index(site)
+    if SITE not in table.obs:
+        return 0
+    return np.maximum(pd.Categorical(table.obs[SITE], categories=list(sites)).codes.astype(np.int64), 0)
 
 
 CHOICES: dict[str, tuple[str, ...]] = {

@@ -12,6 +12,7 @@ from infl.errors import DataError, SettingsError
 from infl.models.counts import BATCH, CATEGORICAL, X, table_of
 from infl.models.locked import Header, LockedModel, lock_model
 from infl.models.scvi import Scvi, vae_class
+from infl.models.task import SITE
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from infl.keys import Keyring
 
-SITE = "infl_site"
-"""Column of ``obs`` that scvi-tools reads the site from."""
 UNUSED = ("l_encoder.", "decoder.px_r_decoder.")
 FIXED = {
     "use_observed_lib_size": True,

@@ -26,6 +26,9 @@ ADAM_EPS = 1e-5
 """With torch's 1e-8 a gradient of the size of a rounding error moves a weight by a whole ``lr``, and the last bit of an
 average decides where training goes; 1e-5 keeps locked, sealed and plain runs of one seed together to 1e-6."""
 
+SITE = "infl_site"
+"""Column of ``obs`` by which observations that were put together remember their site."""
+
 Sums = dict[str, np.ndarray]
 """Named float64 arrays that are added over sites."""
 
@@ -235,6 +238,10 @@ class Task(ABC):
     def hold_out(self, adata: AnnData | MuData, share: float, rng: np.random.Generator) -> np.ndarray:
         """Return which observations (n_obs,) are held out to compare methods on."""
         raise SettingsError(f"model {self.name!r} cannot be compared yet")
+
+    def judged(self, module: nn.Module, data: Any, private: Sums) -> dict[str, np.ndarray]:
+        """Return what :meth:`score` needs of every observation, where that is not what users get."""
+        return self.infer(module, data, private)
 
     def score(
         self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any]

@@ -15,6 +15,7 @@ from infl.federation.local import run_in_process
 from infl.federation.report import round_bar
 from infl.federation.seeds import generator
 from infl.models.registry import make_task
+from infl.models.task import SITE
 from infl.tl._fit import as_sites
 from infl.tl._personalise import personalise
 from infl.tl._predict import infer
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from infl._types import Data
     from infl.federation.run import FederatedRun
     from infl.keys import Keyring
+    from infl.models.locked import LockedModel
     from infl.models.task import Task
 
 
@@ -229,9 +231,9 @@ class _Bench:
         run = self.runs[kind]
         if method == "infl_personal":
             personal = personalise(self.train, run, key=run.key, seed=self.seed).models
-            return self._judge(lambda site: infer(self.test[site], personal[site], run.key))
+            return self._judge(lambda site: self._infer(site, personal[site], run.key))
         if method.endswith("no_key"):
-            return self._judge(lambda site: infer(self.test[site], run.model, None))
+            return self._judge(lambda site: self._infer(site, run.model, None))
         if method.endswith("wrong_key"):
             guesses = [self._score(run, Keyring.create()) for _ in range(N_WRONG_KEYS)]
             by_site = {site: _mean([sites[site] for _, sites in guesses]) for site in self.test}
@@ -241,7 +243,10 @@ class _Bench:
     def _score(self, run: FederatedRun, wrong: Keyring | None = None) -> Scores:
         key = wrong or (run.key if run.model.header.fingerprint else None)
         models = {site: run.site_models.get(site, run.model) for site in self.test}
-        return self._judge(lambda site: infer(self.test[site], models[site], key, verify=wrong is None))
+        return self._judge(lambda site: self._infer(site, models[site], key, verify=wrong is None))
+
+    def _infer(self, site: str, model: LockedModel, key: Keyring | None, verify: bool = True) -> dict[str, np.ndarray]:
+        return infer(self.test[site], model, key, name=site, verify=verify, judged=True)
 
     def _judge(self, outputs_for: Callable[[str], dict[str, np.ndarray]]) -> Scores:
         outputs = {site: outputs_for(site) for site in self.test}
@@ -271,7 +276,10 @@ class _Bench:
 
 
 def pool(tables: Mapping[str, Data], join: Literal["inner", "outer"] = "inner") -> Data:
-    """Return all sites' observations in one object; with all features (``"outer"``) NaN where one was not measured."""
+    """Return all sites' observations in one object; with all features (``"outer"``) NaN where one was not measured.
+
+    ``obs["infl_site"]`` (of each modality) has the site that an observation is from.
+    """
     import anndata
     import mudata
 
@@ -280,7 +288,7 @@ def pool(tables: Mapping[str, Data], join: Literal["inner", "outer"] = "inner") 
         return first
     if isinstance(first, mudata.MuData):
         parts = {
-            name: anndata.concat([t.mod[name] for t in tables.values() if name in t.mod], join="outer")
+            name: anndata.concat({s: t.mod[name] for s, t in tables.items() if name in t.mod}, join="outer", label=SITE)
             for name in dict.fromkeys(name for t in tables.values() for name in t.mod)
         }
         pooled = mudata.MuData(parts)
@@ -292,8 +300,14 @@ def pool(tables: Mapping[str, Data], join: Literal["inner", "outer"] = "inner") 
         return pooled if pooled.obs_names.equals(obs.index) else pooled[obs.index].copy()
     from infl.pp._check import measured
 
-    whole = [t[:, measured(t)] if join == "outer" else t for t in tables.values()]
-    return anndata.concat(whole, join=join, index_unique=None, fill_value=np.nan, uns_merge="same")
+    whole = {site: t[:, measured(t)] if join == "outer" else t for site, t in tables.items()}
+    pooled = anndata.concat(whole, join=join, label=SITE, index_unique=None, fill_value=np.nan, uns_merge="same")
+    for column in dict.fromkeys(c for t in tables.values() for c in t.obs if c not in pooled.obs):
+        values = [t.obs[column] if column in t.obs else [np.nan] * t.n_obs for t in tables.values()]
+        pooled.obs[column] = np.concatenate(
+            [np.asarray(v, dtype=object) for v in values]
+        )  # what a site lacks is missing
+    return pooled
 
 
 def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -18,9 +18,15 @@ if TYPE_CHECKING:
 
 
 def infer(
-    adata: AnnData | MuData, model: LockedModel, key: Keyring | None, *, name: str = "the data", verify: bool = True
+    adata: AnnData | MuData,
+    model: LockedModel,
+    key: Keyring | None,
+    *,
+    name: str = "the data",
+    verify: bool = True,
+    judged: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Return what a model says of every observation; writes nothing.
+    """Return what a model says of every observation, or what it is judged by; writes nothing.
 
     Without `verify` any key is taken, as an attacker would: the private arrays stay closed then.
     """
@@ -37,7 +43,7 @@ def infer(
                 "there is none for a new site"
             )
         task.adapt(module, data, private)
-    return task.infer(module, data, private)
+    return task.judged(module, data, private) if judged else task.infer(module, data, private)
 
 
 def warn_unopened(model: LockedModel, key: Keyring | None) -> bool:
