@@ -72,10 +72,12 @@ def run_in_process(
     resume: bool = False,
     progress: bool | None = False,
     wrap: Callable[[Transport], Transport] = lambda transport: transport,
+    stacked: bool = True,
 ) -> Outcome:
     """Run an agreement with all sites in this process; writes nothing into the sites' objects.
 
-    `wrap` may put something between coordinator and sites: an eavesdropper, a lossy line.
+    `wrap` may put something between coordinator and sites: an eavesdropper, a lossy line. `stacked=False` trains one site
+    after the other, as machines of their own do, to the same bits.
     """
     import pandas as pd
 
@@ -90,7 +92,7 @@ def run_in_process(
     replica = Replica(agreement, key, task)
     ledgers = {name: _ledger(store, name, replica) for name in agreement.sites}
     members = {name: Site(name, tables[name], replica, ledgers[name]) for name in agreement.sites}
-    if stackable(replica):
+    if stacked and stackable(replica):
         together = Together(members)
         for member in members.values():
             member.together = together

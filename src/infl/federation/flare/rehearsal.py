@@ -84,7 +84,7 @@ class Rehearsal:
         """Return what a run must come out as: the same in process, with those sites in each sum that were in it."""
         missing = {row["seq"]: set(row["cohort"]) - set(row["responders"]) for row in run.exchanges()}
         wrap = lambda inner: _Without(inner, missing)  # noqa: E731
-        return run_in_process(run.agreement, task, self.data, self.key, wrap=wrap).run
+        return run_in_process(run.agreement, task, self.data, self.key, wrap=wrap, stacked=False).run
 
     @contextmanager
     def sites_up(self) -> Iterator[None]:
