@@ -6,6 +6,7 @@ and one line at the end says how many; under continuous integration (``CI=true``
 """
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ import infl
 _BESIDE = Path(__file__).resolve().parent.parent / "shared" / "data"
 _EXAMPLES = "src/infl/datasets/_public.py"  # their examples read the files too
 _left_out = pytest.StashKey[int]()
+
+# Their classes are made of PEFT's, so that even their examples cannot be collected without the extra infl[trex].
+collect_ignore = [] if find_spec("peft") else ["src/infl/nn/trex/tuner.py", "src/infl/models/adapted.py"]
 
 
 def _data_dir() -> Path | None:

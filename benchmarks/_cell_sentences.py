@@ -94,19 +94,20 @@ def _sentences(x: np.ndarray, tokens: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 def pretrain(corpus: Tensor, n_words: int, *, steps: int = 200, seed: int = 0) -> torch.nn.Module:
-    """Train a GPT-2 to say the next gene of a sentence, and return it without its head.
+    """Train a GPT-2 to say the next word (or gene) of a sentence, and return it without its head.
 
-    Its gene embeddings begin as those of a latent semantic analysis of the same sentences, which saves most of the steps.
+    Its word embeddings begin as those of a latent semantic analysis of the same sentences, which saves most of the steps.
     """
     from sklearn.decomposition import TruncatedSVD
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(seed)
+    length = corpus.shape[1]
     config = GPT2Config(
-        vocab_size=n_words, n_positions=LENGTH, n_embd=WIDTH, n_layer=LAYERS, n_head=4, bos_token_id=1, eos_token_id=1
+        vocab_size=n_words, n_positions=length, n_embd=WIDTH, n_layer=LAYERS, n_head=4, bos_token_id=1, eos_token_id=1
     )
     model = GPT2LMHeadModel(config).train()
-    rows = np.repeat(np.arange(len(corpus)), LENGTH)
+    rows = np.repeat(np.arange(len(corpus)), length)
     bags = sparse.csr_matrix((np.ones(len(rows)), (rows, corpus.numpy().ravel())), shape=(len(corpus), n_words))
     bags = bags.multiply(1 / np.sqrt(np.maximum(bags.sum(0), 1))).tocsr()
     genes = TruncatedSVD(WIDTH, random_state=seed).fit(bags).components_.T

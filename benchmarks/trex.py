@@ -1,6 +1,7 @@
-"""Rank-one experts against LoRA on eight omics tasks at once, at matched scale (docs/concepts/trex.md).
+"""Rank-one experts against LoRA on eight omics and eight text tasks at once, at matched scale (docs/concepts/trex.md).
 
-``python benchmarks/trex.py [costs] [accuracy] [ablation]`` (without a name: all of them). What is measured is saved as it comes.
+``python benchmarks/trex.py [costs] [accuracy] [ablation] [text]`` (without a name: all of them). What is measured is saved as it
+comes.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from typing import Any
 import numpy as np
 import peft
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import text_tasks
 from _cell_sentences import WIDTH, Task, pretrain, suite
 from _table import Table, ratios
 from infl.nn.trex import TrexConfig
@@ -32,6 +35,8 @@ CHOOSING = (100,)
 """Seeds on whose validation parts the learning rate is chosen, for each method."""
 SEEDS, STEPS = 5, 200
 BATCH = 32
+TEXT_SEEDS, TEXT_STEPS = 3, 200
+TEXT_RATES = (3e-4, 1e-3)
 
 
 def trex(**options: Any) -> Callable[[], peft.PeftConfig]:
@@ -39,8 +44,21 @@ def trex(**options: Any) -> Callable[[], peft.PeftConfig]:
     return lambda: TrexConfig(r1=r1, r2=r2, alpha=NORM * (r1 * r2) ** 0.5, **options)
 
 
-def lora(r: int) -> Callable[[], peft.PeftConfig]:
-    return lambda: peft.LoraConfig(r=r, lora_alpha=NORM * r**0.5, target_modules="all-linear", fan_in_fan_out=True)
+def lora(r: int, **options: Any) -> Callable[[], peft.PeftConfig]:
+    return lambda: peft.LoraConfig(
+        r=r, lora_alpha=NORM * r**0.5, target_modules="all-linear", fan_in_fan_out=True, **options
+    )
+
+
+def vera() -> peft.PeftConfig:
+    return peft.VeraConfig(r=256, target_modules="all-linear", fan_in_fan_out=True)
+
+
+def adalora() -> peft.PeftConfig:
+    schedule = {"tinit": TEXT_STEPS // 10, "tfinal": TEXT_STEPS // 2, "total_step": TEXT_STEPS}
+    return peft.AdaLoraConfig(
+        init_r=24, target_r=20, lora_alpha=NORM * 24**0.5, target_modules="all-linear", fan_in_fan_out=True, **schedule
+    )
 
 
 METHODS: dict[str, Callable[[], peft.PeftConfig]] = {
@@ -53,6 +71,16 @@ ABLATION: dict[str, Callable[[], peft.PeftConfig]] = {
     "T-REX, no router": trex(router="none"),
     "T-REX, top 8 of 32": trex(top_k=8),
     "T-REX 2 × 4": trex(r1=2, r2=4),
+}
+TEXT: dict[str, Callable[[], peft.PeftConfig]] = {
+    "T-REX 4 × 8": trex(),
+    "T-REX 4 × 8, ω and g fixed": trex(frozen=("omega", "gate")),
+    "LoRA rank 20 (equal parameters)": lora(20),
+    "LoRA rank 32 (more parameters)": lora(32),
+    "DoRA rank 20": lora(20, use_dora=True),
+    "AdaLoRA rank 24 to 20": adalora,
+    "VeRA rank 256": vera,
+    **ABLATION,
 }
 
 
@@ -82,10 +110,16 @@ class Bench:
 
     tasks: list[Task]
     base: nn.Module
+    rates: Sequence[float] = RATES
+    steps: int = STEPS
+    centred: bool = False
+    """Whether the prior compares embeddings less their mean."""
+    probed: bool = False
+    """Whether heads begin as logistic regression on what the unchanged base makes of the training part."""
 
     def __post_init__(self) -> None:
         self.embedded = [self.embed(task) for task in self.tasks]
-        self.priors = cache(self._priors)
+        self.priors, self.probes = cache(self._priors), cache(self._probes)
 
     @torch.no_grad()
     def embed(self, task: Task) -> Tensor:
@@ -97,19 +131,34 @@ class Bench:
         if not n_experts:
             return [torch.zeros(len(e), 1) for e in self.embedded]
         train = torch.cat([e[t.parts(seed)[0]] for e, t in zip(self.embedded, self.tasks, strict=True)])
-        intuition = Intuition.fit(train, torch.as_tensor, n_experts=n_experts, seed=seed)
+        middle = train.mean(0) if self.centred else 0
+        intuition = Intuition.fit(train, lambda e: e - middle, n_experts=n_experts, seed=seed)
         return [intuition(e) for e in self.embedded]
 
-    def fit(self, config: peft.PeftConfig, lr: float, seed: int, steps: int = STEPS) -> tuple[Net, list[Tensor]]:
+    def _probes(self, seed: int) -> list[dict[str, Tensor]]:
+        """Weights of the heads that fit the unchanged base."""
+        found = []
+        for e, task in zip(self.embedded, self.tasks, strict=True):
+            train = task.parts(seed)[0]
+            centre, size = e[train].mean(0), e[train].std(0)
+            probe = LogisticRegression(C=0.1, max_iter=200).fit((e[train] - centre) / size, task.y[train])
+            weight = torch.from_numpy(probe.coef_).float() / size
+            found.append({"weight": weight, "bias": torch.from_numpy(probe.intercept_).float() - weight @ centre})
+        return found
+
+    def fit(self, config: peft.PeftConfig, lr: float, seed: int) -> tuple[Net, list[Tensor]]:
         """Train on batches drawn from all tasks alike."""
         torch.manual_seed(seed)
         net = Net(self.base, config, self.tasks).train()
+        if self.probed:
+            for head, probe in zip(net.heads, self.probes(seed), strict=True):
+                head.load_state_dict(probe)
         priors = self.priors(seed, net.n_experts if net.with_prior else 0)
         train = [task.parts(seed)[0] for task in self.tasks]
         optimiser = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=lr, weight_decay=1e-4)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.1)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=self.steps, pct_start=0.1)
         rng, each = np.random.default_rng(seed), BATCH // len(self.tasks)
-        for _ in range(steps):
+        for step in range(self.steps):
             rows = [rng.choice(t, each) for t in train]
             batch = [
                 torch.cat([part[r] for part, r in zip(parts, rows, strict=True)])
@@ -124,6 +173,8 @@ class Bench:
             torch.stack(losses).mean().backward()
             optimiser.step()
             schedule.step()
+            if isinstance(net.model.base_model, peft.AdaLoraModel):
+                net.model.base_model.update_and_allocate(step)
         return net.eval(), priors
 
     @torch.no_grad()
@@ -138,8 +189,8 @@ class Bench:
             found.append(float(torch.cat(hits).mean()))
         return np.asarray(found)
 
-    def choose(self, make: Callable[[], peft.PeftConfig], rates: Sequence[float]) -> float:
-        """Return the learning rate with the best mean accuracy on validation parts."""
+    def choose(self, make: Callable[[], peft.PeftConfig], rates: Sequence[float]) -> tuple[float, float]:
+        """Return the best mean accuracy on validation parts, and the learning rate that gives it."""
 
         def value(lr: float) -> float:
             scores = []
@@ -148,7 +199,7 @@ class Bench:
                 scores.append(self.accuracy(net, priors, [t.parts(seed)[1] for t in self.tasks]).mean())
             return float(np.mean(scores))
 
-        return max(rates, key=value)
+        return max((value(lr), lr) for lr in rates)
 
 
 def costs(bench: Bench, table: Table) -> None:
@@ -165,53 +216,79 @@ def costs(bench: Bench, table: Table) -> None:
 
 def accuracy(bench: Bench, table: Table) -> None:
     """All methods, each with its own learning rate; then the difference to the best LoRA."""
-    scores = {name: fit_all(bench, table, name, METHODS[name], RATES, SEEDS) for name in METHODS}
+    scores = {name: fit_all(bench, table, "omics", name, METHODS[name], SEEDS)[0] for name in METHODS}
     ours, *others = METHODS
-    best = max(others, key=lambda name: scores[name].mean())
-    gain = 100 * (scores[ours] - scores[best]).mean(1)
-    table.add(f"points above the best LoRA ({best})", "≥ 1.0", gain, ok=bool(gain.mean() >= 1.0))
-    table.save()
+    compare(table, "omics", scores[ours], {name: scores[name] for name in others})
 
 
 def ablation(bench: Bench, table: Table) -> None:
     """What is left without each part."""
     for name, make in ABLATION.items():
-        fit_all(bench, table, name, make, RATES, SEEDS)
+        fit_all(bench, table, "omics", name, make, SEEDS)
+
+
+def text(table: Table) -> None:
+    """All methods and the ablation on text; heads begin as they fit the unchanged base, whose own accuracy comes first."""
+    if missing := text_tasks.fetch():
+        print(f"text tasks left out: {missing}")
+        return
+    tasks, corpus, words = text_tasks.suite()
+    base = pretrain(corpus, len(words), steps=300)
+    bench = Bench(tasks, base, rates=TEXT_RATES, steps=TEXT_STEPS, centred=True, probed=True)
+    tests = [np.flatnonzero(task.test) for task in tasks]
+    alone = []
+    for seed in range(TEXT_SEEDS):
+        probes = zip(bench.embedded, tasks, bench.probes(seed), tests, strict=True)
+        hits = [(F.linear(e[t], **p).argmax(1) == task.y[t]).float().mean() for e, task, p, t in probes]
+        alone.append(float(torch.stack(hits).mean()))
+    table.add(f"mean accuracy of {len(tasks)} text tasks: heads alone, no adapter", "as measured", alone)
+    found = {name: fit_all(bench, table, "text", name, make, TEXT_SEEDS) for name, make in TEXT.items()}
+    ours = max((name for name in TEXT if name.startswith("T-REX 4 × 8")), key=lambda name: found[name][1])
+    others = {name: scores for name, (scores, _) in found.items() if not name.startswith("T-REX")}
+    compare(table, "text", found[ours][0], others)
+
+
+def compare(table: Table, kind: str, ours: np.ndarray, others: dict[str, np.ndarray]) -> None:
+    """Add and save the points above the best of the other methods."""
+    best = max(others, key=lambda name: others[name].mean())
+    gain = 100 * (ours - others[best]).mean(1)
+    table.add(f"{kind}: points above the best other method ({best})", "≥ 1.0", gain, ok=bool(gain.mean() >= 1.0))
+    table.save()
 
 
 def fit_all(
-    bench: Bench,
-    table: Table,
-    name: str,
-    make: Callable[[], peft.PeftConfig],
-    rates: Sequence[float],
-    seeds: int,
-) -> np.ndarray:
-    """Choose the learning rate, fit, note and save the accuracy on what judges (seeds, tasks)."""
-    lr = bench.choose(make, rates)
+    bench: Bench, table: Table, kind: str, name: str, make: Callable[[], peft.PeftConfig], seeds: int
+) -> tuple[np.ndarray, float]:
+    """Choose the learning rate, fit, note and save; return the accuracy on what judges (seeds, tasks) and that of validation."""
+    rates = [10 * rate for rate in bench.rates] if make is vera else bench.rates  # it trains vectors alone
+    validation, lr = bench.choose(make, rates)
     fits = [bench.fit(make(), lr, seed) for seed in range(seeds)]
     tests = [np.flatnonzero(task.test) for task in bench.tasks]
     scores = np.stack([bench.accuracy(net, priors, tests) for net, priors in fits])
     table.add(
-        f"mean accuracy of {len(tests)} omics tasks: {name}",
+        f"mean accuracy of {len(tests)} {kind} tasks: {name}",
         "as measured",
         scores.mean(1),
         adapter_parameters=adapter_size(bench, make),
         learning_rate=lr,
+        validation=round(validation, 4),
         by_task=dict(zip([t.name for t in bench.tasks], scores.mean(0).round(3).tolist(), strict=True)),
     )
     table.save()
-    return scores
+    return scores, validation
 
 
 def main(*parts: str) -> None:
     """Measure the parts that are named."""
-    tasks, corpus, words = suite()
-    chosen = parts or ("costs", "accuracy", "ablation")
-    only_costs = chosen == ("costs",)  # what a base has learned does not matter for them
-    bench, table = Bench(tasks, pretrain(corpus, len(words), steps=2 if only_costs else 200)), Table("trex")
-    for part in chosen:
-        {"costs": costs, "accuracy": accuracy, "ablation": ablation}[part](bench, table)
+    chosen, table = parts or ("costs", "accuracy", "ablation", "text"), Table("trex")
+    if omics := [part for part in chosen if part != "text"]:
+        tasks, corpus, words = suite()
+        only_costs = omics == ["costs"]  # what a base has learned does not matter for them
+        bench = Bench(tasks, pretrain(corpus, len(words), steps=2 if only_costs else 200))
+        for part in omics:
+            {"costs": costs, "accuracy": accuracy, "ablation": ablation}[part](bench, table)
+    if "text" in chosen:
+        text(table)
 
 
 def adapter_size(bench: Bench, make: Callable[[], peft.PeftConfig]) -> int:
@@ -222,7 +299,7 @@ def stepper(bench: Bench, make: Callable[[], peft.PeftConfig]) -> Callable[[], N
     """Return a function that does ten training steps on one batch."""
     net, task = Net(bench.base, make(), bench.tasks).train(), bench.tasks[-1]
     prior = torch.rand(BATCH, max(net.n_experts, 1))
-    optimiser = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=1e-3)
+    optimiser = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=1e-3, fused=True)
 
     def steps() -> None:
         for _ in range(10):

@@ -87,6 +87,8 @@ class RankOneExperts(nn.Module):
 
     omega: nn.Parameter | None
     router: nn.Parameter | None
+    rows: Tensor
+    columns: Tensor
 
     def __init__(
         self,
@@ -117,7 +119,11 @@ class RankOneExperts(nn.Module):
         self.router = None if router == "none" else nn.Parameter(torch.empty(r1 * r2, in_features))
         self.omega = nn.Parameter(torch.empty(())) if prior else None
         self.gate = nn.Parameter(torch.empty(()))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        # Which row and which column an expert has. Products with them are much faster than sums over a few of its numbers.
+        rows, columns = torch.eye(r1).repeat_interleave(r2, 0), torch.eye(r2).repeat(1, r1)
+        self.register_buffer("rows", rows, persistent=False)  # (r1 · r2, r1)
+        self.register_buffer("columns", columns.contiguous(), persistent=False)  # (r2, r1 · r2)
         self.reset_parameters()
         self.freeze()
 
@@ -164,19 +170,19 @@ class RankOneExperts(nn.Module):
         """
         if not self.lookup:
             x = self.dropout(x.to(self.A.dtype))
-        g, omega = self._sigmoid(self.gate), self._omega()
+        n, loss = self.n_experts, None
         if self.router is None:
-            u, loss = self._project(self.A, x), None  # (n, …, r1)
-            mixed = u.sum(-1, keepdim=True) * omega  # the same for all r2
+            u, c = self._project(self.A, x), self.A.new_full((n,), 1 / n)
         else:
             # One product for both, since narrow ones are slow.
-            u, logits = self._project(torch.cat([self.A, self.router]), x).split([self.r1, self.n_experts], -1)
-            p, loss = self._choose(logits, mask)  # (n, …, r1 · r2)
-            mixed = (u.unsqueeze(-1) * p.unflatten(-1, (self.r1, self.r2))).sum(-2)  # Pᵀ u: (n, …, r2)
-            mixed = mixed * (self.n_experts * omega)
+            u, logits = self._project(torch.cat([self.A, self.router]), x).split([self.r1, n], -1)
+            c, loss = self._choose(logits, mask)  # C / (r1 r2), from here on: (n, …, r1 · r2)
         if self.omega is not None:
-            mixed = mixed + self._by_prior(u, prior) * (PRIOR_SCALE * (1 - omega))
-        update = F.linear((mixed * (g * self.scaling)).expand(*u.shape[:-1], self.r2), self.B)
+            s, shape = self._by_input(prior, u) * (PRIOR_SCALE / n), (*u.shape[:-1], n)
+            c = torch.lerp(s, c.expand(shape).reshape(len(s), -1, n), self._sigmoid(self.omega)).view(shape)
+        mixed = F.linear(F.linear(u, self.rows.to(u)) * c, self.columns.to(u))  # Cᵀ u: (n, …, r2)
+        mixed = mixed * (self._sigmoid(self.gate) * (n * self.scaling))
+        update = F.linear(mixed, self.B)
         return update if loss is None else _WithLoss.apply(update, loss)
 
     def probabilities(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -243,13 +249,12 @@ class RankOneExperts(nn.Module):
             loss = self.balance * self.n_experts * (share * rows.mean(0)).sum()
         return chosen.to(self.A.dtype), loss
 
-    def _by_prior(self, u: Tensor, prior: Tensor | None) -> Tensor:
-        """Return Sᵀ u for each position of each input."""
-        s = self._checked(prior).unflatten(-1, (self.r1, self.r2))  # (n, r1, r2)
+    def _by_input(self, prior: Tensor | None, u: Tensor) -> Tensor:
+        """Return the prior as (inputs, 1, r1 · r2); an input may have several rows of `u`, one after the other."""
+        s = self._checked(prior)
         if u.shape[0] % s.shape[0]:
             raise SettingsError(f"{s.shape[0]} priors for {u.shape[0]} inputs: give one for each")
-        rows = u.reshape(s.shape[0], -1, self.r1)  # also where each input has several rows, one after the other
-        return (rows @ s).view(*u.shape[:-1], self.r2)
+        return s.unsqueeze(1)
 
     def _checked(self, prior: Tensor | None) -> Tensor:
         if prior is None:
