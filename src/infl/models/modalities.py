@@ -153,20 +153,39 @@ class Part:
     ----------
     at
         Which of the batch's spots have it ``(n,)``.
-    near, around
-        Features, as means over the neighbours with and without the spot itself ``(n, p)``.
-    target
-        What is predicted ``(n, p)``; `binary`: 0 and 1.
-    alone
-        Whether there are no neighbours, and both are the spot itself.
+    rows
+        Their places in `table`.
+    table
+        The site's modality.
+    binary
+        Whether 0 and 1 are predicted.
     """
 
     at: np.ndarray
-    near: Tensor
-    around: Tensor
-    target: Tensor
+    rows: np.ndarray
+    table: Measured
     binary: bool
-    alone: bool
+
+    @property
+    def alone(self) -> bool:
+        """Whether there are no neighbours, and each spot stands for itself."""
+        return self.table.near is None
+
+    def near(self) -> Tensor:
+        """Return features as means over neighbours and the spot itself ``(n, p)``."""
+        return self._mean(self.table.near)
+
+    def around(self) -> Tensor:
+        """Return features as means over neighbours ``(n, p)``."""
+        return self._mean(self.table.around)
+
+    def target(self) -> Tensor:
+        """Return what is predicted ``(n, p)``."""
+        return torch.from_numpy(self.table.target[self.rows])
+
+    def _mean(self, operator: sparse.csr_matrix | None) -> Tensor:
+        x = self.table.x
+        return torch.from_numpy(x[self.rows] if operator is None else operator[self.rows] @ x)
 
 
 class MosaicSpots(SiteData):
@@ -206,12 +225,7 @@ class MosaicSpots(SiteData):
         for m, table in self.measured.items():
             place = self._place[m][spots]
             at = np.flatnonzero(place >= 0)
-            rows = place[at]
-            x = torch.from_numpy(table.x[rows])
-            near = x if table.near is None else torch.from_numpy(table.near[rows] @ table.x)
-            around = x if table.around is None else torch.from_numpy(table.around[rows] @ table.x)
-            target = x if table.target is table.x else torch.from_numpy(table.target[rows])
-            parts[m] = Part(at, near, around, target, self.binary[m], table.around is None)
+            parts[m] = Part(at, place[at], table, self.binary[m])
         return parts
 
     def chunks(self, size: int = 2048) -> list[slice]:

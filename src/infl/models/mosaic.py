@@ -298,19 +298,20 @@ class Mosaic(Task):
 
     def _errors(self, net: MosaicNet, batch: Mapping[int, Part]) -> Iterator[tuple[int, int, int, Tensor]]:
         """Yield source, target, number of spots and error of each prediction that a batch allows."""
-        latents = {m: net.encode(part.near, m) for m, part in batch.items()}
+        targets = {m: part.target() for m, part in batch.items()}
+        latents = {m: net.encode(part.near(), m) for m, part in batch.items()} if len(batch) > 1 else {}
         for m, part in batch.items():
             if not len(part.at):
                 continue
-            around = part.around
+            around = part.around()
             if part.alone and net.training:
                 around = nn.functional.dropout(around, self.masked)
-            yield m, m, len(part.at), _error(net.decode(net.encode(around, m), m), part.target, part.binary)
+            yield m, m, len(part.at), _error(net.decode(net.encode(around, m), m), targets[m], part.binary)
             for o, other in batch.items():
                 _, here, there = np.intersect1d(part.at, other.at, assume_unique=True, return_indices=True)
                 if o != m and len(here):
                     apart = (latents[m][here] - latents[o][there]).square().mean()
-                    error = _error(net.decode(latents[m][here], o), other.target[there], other.binary)
+                    error = _error(net.decode(latents[m][here], o), targets[o][there], other.binary)
                     yield m, o, len(here), error + self.align / 2 * apart
 
     # -- judging ---------------------------------------------------------------------------------------------------
@@ -427,7 +428,7 @@ def _mean_latent(net: MosaicNet, data: MosaicSpots, modalities: Sequence[int]) -
         for m, part in data.batch(chunk).items():
             if m in modalities:
                 rows = np.arange(chunk.start, chunk.stop)[part.at]
-                total[rows] += net.encode(part.near, m).numpy()
+                total[rows] += net.encode(part.near(), m).numpy()
                 number[rows] += 1
     return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
