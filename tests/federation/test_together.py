@@ -43,7 +43,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> Passes:
 
 def uneven() -> dict[str, AnnData]:
     """Sites with 1 to 6 batches of unequal size; one of them lacks features."""
-    sites = make_sites(4)
+    sites = make_sites(5)
     sites["site_2"] = sites["site_2"][:5].copy()
     sites["site_3"] = sites["site_3"][:, 2:].copy()
     large = make_sites(1, n_obs=30)["site_1"]
@@ -59,7 +59,7 @@ def uneven() -> dict[str, AnnData]:
         {"aggregation": "fedprox", "aggregation_options": {"mu": 0.5}, "local_epochs": 2},
         {"aggregation": "fedbn"},
         {"aggregation": "afl"},
-        {"participation": 0.75},
+        {"participation": 0.8},
     ],
     ids=str,
 )
@@ -100,7 +100,7 @@ def test_a_stack_has_no_more_sites_than_its_memory_holds(passes: Passes, monkeyp
 
 
 def test_large_models_and_tasks_without_losses_are_not_stacked(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
-    sites, task = make_sites(3), Classifier(target="label", width=8, n_blocks=1)
+    sites, task = make_sites(4), Classifier(target="label", width=8, n_blocks=1)
     monkeypatch.setattr(infl.federation.together, "STACK", 100)
     outcome(sites, task)
 
@@ -126,7 +126,7 @@ class NoDropout(Classifier):
 
 
 def test_dropout_acts_in_a_stack() -> None:
-    sites = make_sites(3)
+    sites = make_sites(4)
     options = {"target": "label", "width": 8, "n_blocks": 1, "dropout": 0.5}
     with_masks, without = outcome(sites, Classifier(**options)), outcome(sites, NoDropout(**options))
     assert (with_masks.replica.theta - without.replica.theta).abs().max() > 1e-4

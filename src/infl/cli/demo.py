@@ -37,10 +37,16 @@ def run_demo(out: Path, *, seeds: int = 5) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
+    import sklearn.linear_model  # noqa: F401 - limits hold for what is loaded before them
+    import torch
+    from threadpoolctl import threadpool_limits
+
     import infl
     from infl.cli.tables import print_table
     from infl.keys import Keyring
 
+    torch.set_num_threads(1)  # of matrices this small more threads wait for each other
+    threadpool_limits(1)
     begun = time.perf_counter()
     with explained(out, "make"):
         out.mkdir(parents=True, exist_ok=True)

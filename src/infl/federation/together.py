@@ -28,12 +28,16 @@ STACK = 1 << 22
 """Most weights in a stack (16 MiB): beyond that the weights of all leave the cache, and one after the other is as fast."""
 
 
+FEWEST = 4
+"""Sites in a stack: a step of a stack takes as long as two or three of one site alone."""
+
+
 def stackable(replica: Replica) -> bool:
     """Whether stacking serves: a loss an observation, one gradient a step, and weights of which several fit the cache."""
     a, bench = replica.agreement, replica.bench
     size = bench.shared.total + bench.local.total
     plain = a.dp is None and not replica.rule.control and a.lock != "published"
-    return plain and replica.task.has_losses and len(a.sites) > 1 and 2 * size <= STACK
+    return plain and replica.task.has_losses and a.cohort_size >= FEWEST and 2 * size <= STACK
 
 
 class Together:

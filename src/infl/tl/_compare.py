@@ -18,16 +18,17 @@ from infl.models.registry import make_task
 from infl.models.task import SITE
 from infl.tl._fit import as_sites
 from infl.tl._personalise import personalise
-from infl.tl._predict import infer
+from infl.tl._predict import infer, open_model
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import nn
 
     from infl._types import Data
     from infl.federation.run import FederatedRun
     from infl.keys import Keyring
     from infl.models.locked import LockedModel
-    from infl.models.task import Task
+    from infl.models.task import Sums, Task
 
 
 METHODS = (
@@ -242,11 +243,22 @@ class _Bench:
 
     def _score(self, run: FederatedRun, wrong: Keyring | None = None) -> Scores:
         key = wrong or (run.key if run.model.header.fingerprint else None)
+        verify = wrong is None
+        if not run.site_models:
+            opened = open_model(run.model, key, verify=verify)
+            return self._judge(lambda site: self._infer(site, run.model, key, verify, opened))
         models = {site: run.site_models.get(site, run.model) for site in self.test}
-        return self._judge(lambda site: self._infer(site, models[site], key, verify=wrong is None))
+        return self._judge(lambda site: self._infer(site, models[site], key, verify))
 
-    def _infer(self, site: str, model: LockedModel, key: Keyring | None, verify: bool = True) -> dict[str, np.ndarray]:
-        return infer(self.test[site], model, key, name=site, verify=verify, judged=True)
+    def _infer(
+        self,
+        site: str,
+        model: LockedModel,
+        key: Keyring | None,
+        verify: bool = True,
+        opened: tuple[nn.Module, Sums] | None = None,
+    ) -> dict[str, np.ndarray]:
+        return infer(self.test[site], model, key, name=site, verify=verify, judged=True, opened=opened)
 
     def _judge(self, outputs_for: Callable[[str], dict[str, np.ndarray]]) -> Scores:
         outputs = {site: outputs_for(site) for site in self.test}

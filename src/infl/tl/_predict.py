@@ -12,9 +12,16 @@ if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
     from mudata import MuData
+    from torch import nn
 
     from infl.keys import Keyring
     from infl.models.locked import LockedModel
+    from infl.models.task import Sums
+
+
+def open_model(model: LockedModel, key: Keyring | None, *, verify: bool = True) -> tuple[nn.Module, Sums]:
+    """Return the module and the private arrays that a key opens; without `verify` the arrays stay closed."""
+    return model.module(key, verify=verify), model.private_arrays(key if verify else None)
 
 
 def infer(
@@ -25,15 +32,16 @@ def infer(
     name: str = "the data",
     verify: bool = True,
     judged: bool = False,
+    opened: tuple[nn.Module, Sums] | None = None,
 ) -> dict[str, np.ndarray]:
     """Return what a model says of every observation, or what it is judged by; writes nothing.
 
-    Without `verify` any key is taken, as an attacker would: the private arrays stay closed then.
+    Without `verify` any key is taken, as an attacker would: the private arrays stay closed then. `opened`, from
+    :func:`open_model`, spares opening a model again that leaves nothing to the sites.
     """
     task, panel = model.header.build_task(), model.header.panel
-    private = model.private_arrays(key if verify else None)
+    module, private = opened or open_model(model, key, verify=verify)
     data = task.read(adata, panel, site=name, keyless=not private)
-    module = model.module(key, verify=verify)
     own = [p for p, _ in module.named_parameters() if p not in model.stored]
     if own:
         unknown = [p for p in own if not task.is_local(p) and "norm" not in p.split(".")]
