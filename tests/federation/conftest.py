@@ -24,9 +24,3 @@ def make_sites(n_sites: int = 4, n_obs: int = 12, n_vars: int = 8, seed: int = 0
 @pytest.fixture
 def small_sites() -> dict[str, AnnData]:
     return make_sites()
-
-
-@pytest.fixture
-def one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sites of one process are trained as sites of several are, for comparisons bit by bit; a stack is equal to rounding."""
-    monkeypatch.setattr("infl.federation.local.stackable", lambda replica: False)

@@ -31,8 +31,6 @@ from infl.keys import Keyring
 from infl.models import Classifier
 from infl.privacy.seal import Ledger, Packing, Words
 
-pytestmark = pytest.mark.usefixtures("one_after_the_other")
-
 QUICK = Patience(silence=0.5, repeat=0.1, first=20, least=20, consent=20)
 TASK = Classifier(target="label", width=8, n_blocks=1)
 
@@ -132,7 +130,7 @@ class House:
                 self.kill(site)
 
     def expected(self) -> torch.Tensor:
-        return run_in_process(self.agreement, TASK, self.data, self.key).replica.theta
+        return run_in_process(self.agreement, TASK, self.data, self.key, stacked=False).replica.theta
 
 
 def test_the_same_bits_as_in_process(small_sites: dict[str, AnnData], tmp_path: Path) -> None:

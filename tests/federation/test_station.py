@@ -17,8 +17,6 @@ from infl.federation.station import SiteSettings, Station, specification_digest,
 from infl.keys import Identity, Keyring
 from infl.models import Classifier
 
-pytestmark = pytest.mark.usefixtures("one_after_the_other")
-
 TASK = Classifier(target="label", width=8, n_blocks=1)
 
 

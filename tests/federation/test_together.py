@@ -9,17 +9,18 @@ import torch
 from anndata import AnnData
 from tests.federation.conftest import make_sites
 
-import infl.federation.local
 import infl.federation.together
+from infl.errors import SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.local import Outcome, run_in_process
 from infl.federation.together import Together
 from infl.models import Classifier
+from infl.models.task import Task
 
 
-def outcome(sites: dict[str, AnnData], task: Classifier, **settings: Any) -> Outcome:
+def outcome(sites: dict[str, AnnData], task: Classifier, *, stacked: bool = True, **settings: Any) -> Outcome:
     agreement = Agreement.new(task, task.agree(sites), sites, None, **{"rounds": 3, "lock": None, **settings})
-    return run_in_process(agreement, task, sites, None)
+    return run_in_process(agreement, task, sites, None, stacked=stacked)
 
 
 @dataclass
@@ -69,16 +70,15 @@ def uneven() -> dict[str, AnnData]:
     ids=str,
 )
 def test_a_stack_trains_as_one_site_after_the_other(
-    options: dict[str, Any], settings: dict[str, Any], passes: Passes, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], settings: dict[str, Any], passes: Passes
 ) -> None:
     sites = uneven()
     common = {"target": "label", "width": 8, "n_blocks": 1, "batch_size": 4, "features": "union", "dropout": 0.3}
     task = Classifier(**{**common, **options})
     together = outcome(sites, task, **settings)
     assert min(passes.sizes) > 2
-    monkeypatch.setattr(infl.federation.local, "stackable", lambda replica: False)
     passes.sizes.clear()
-    apart = outcome(sites, task, **settings)
+    apart = outcome(sites, task, stacked=False, **settings)
     assert not passes.sizes
     torch.testing.assert_close(together.replica.theta, apart.replica.theta, atol=2e-5, rtol=0)
     for name, site in together.sites.items():
@@ -99,7 +99,9 @@ def test_a_stack_has_no_more_sites_than_its_memory_holds(passes: Passes, monkeyp
     torch.testing.assert_close(by_two.replica.theta, at_once.replica.theta, atol=1e-5, rtol=0)
 
 
-def test_large_models_and_tasks_without_losses_are_not_stacked(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_models_few_sites_and_tasks_without_losses_are_not_stacked(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sites, task = make_sites(4), Classifier(target="label", width=8, n_blocks=1)
     monkeypatch.setattr(infl.federation.together, "STACK", 100)
     outcome(sites, task)
@@ -110,7 +112,19 @@ def test_large_models_and_tasks_without_losses_are_not_stacked(passes: Passes, m
 
     monkeypatch.setattr(infl.federation.together, "STACK", 1 << 22)
     outcome(sites, Whole(target="label", width=8, n_blocks=1))
+    outcome(make_sites(3), task)
     assert not passes.sizes
+    outcome(sites, task)  # the control: what is asked for is not what fails
+    assert passes.sizes
+
+
+def test_a_task_without_any_loss_is_told_of() -> None:
+    @dataclass(frozen=True)
+    class Lossless(Classifier):
+        losses = Task.losses
+
+    with pytest.raises(SettingsError, match="must define loss, or losses"):
+        outcome(make_sites(4), Lossless(target="label", width=8, n_blocks=1))
 
 
 @dataclass(frozen=True)

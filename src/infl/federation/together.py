@@ -26,8 +26,6 @@ Batch = tuple[Tensor, ...]
 
 STACK = 1 << 22
 """Most weights in a stack (16 MiB): beyond that the weights of all leave the cache, and one after the other is as fast."""
-
-
 FEWEST = 4
 """Sites in a stack: a step of a stack takes as long as two or three of one site alone."""
 

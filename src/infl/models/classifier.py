@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from infl.errors import DataError, SettingsError
-from infl.models.labelled import FUSED, LabelledRows, Scale, fused, stratified_split, write_classes
+from infl.models.labelled import FUSED, LabelledRows, Scale, fused, stratified_split, write_classes, write_rows
 from infl.models.matrix import FeatureMatrix
 from infl.models.task import Sums, Task
 from infl.nn.mlp import LinearClassifier, OnPanel, ResidualMLP
@@ -377,7 +377,7 @@ class Classifier(Task):
     def embed(self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], *, key_added: str) -> None:
         """Write ``obsm["X_" + key_added]`` alone."""
         names = self._table(adata, "data").obs_names
-        adata.obsm[f"X_{key_added}"] = pd.DataFrame(outputs["latent"], index=names).reindex(adata.obs_names).to_numpy()
+        write_rows(adata, f"X_{key_added}", outputs["latent"], names)
 
     # -- comparing -------------------------------------------------------------------------------------------------
     def hold_out(self, adata: AnnData | MuData, share: float, rng: np.random.Generator) -> np.ndarray:

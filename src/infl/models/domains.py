@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 from sklearn.metrics import pairwise_distances_argmin_min
 
@@ -66,6 +67,17 @@ def best(centres: np.ndarray, sums: Mapping[str, np.ndarray]) -> np.ndarray:
     """Centres (k, d) of the beginning with the least squared distances, the largest domain first."""
     chosen = int(sums["squares"].argmin())
     return centres[chosen][np.argsort(-sums["n"][chosen], kind="stable")]
+
+
+def named(domain: np.ndarray, k: int, names: pd.Index) -> pd.Series:
+    """Return domains (n,) as categories ``"0"``, ``"1"`` … of the observations `names`; missing where it is −1.
+
+    Examples
+    --------
+    >>> named(np.array([1, -1]), 2, pd.Index(["x", "y"])).tolist()
+    ['1', nan]
+    """
+    return pd.Series(pd.Categorical.from_codes(domain, categories=[str(i) for i in range(k)]), index=names)
 
 
 def assign(z: np.ndarray, centres: np.ndarray, graph: sparse.csr_matrix, smooth: int) -> np.ndarray:

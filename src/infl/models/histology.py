@@ -266,10 +266,8 @@ class Histology(Task):
             n, gain, room, gain2, both, room2 = sums["moments"]
             share = gain / room if room > 0 else 0.0
             error = max(gain2 - 2 * share * both + share**2 * room2, 0.0) ** 0.5 / room if room > 0 else 0.0
-            return {
-                **private,
-                "share": np.asarray(np.clip(share - error, 0, 1)),
-            }  # unless it helps surely, it is not used
+            # unless it helps surely, it is not used
+            return {**private, "share": np.asarray(np.clip(share - error, 0, 1))}
         return {**private, "pearson": pearson(sums)}
 
     def counts(self, data: Spots, index: np.ndarray) -> np.ndarray:

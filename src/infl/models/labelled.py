@@ -120,7 +120,12 @@ def write_classes(
     adata.obs[f"{key_added}_prediction"] = pd.Categorical(prediction, categories=labels)
     adata.obs[f"{key_added}_probability"] = pd.Series(probability.max(1), index=names).reindex(adata.obs_names)
     for key, values in {f"X_{key_added}": outputs["latent"], f"{key_added}_probabilities": probability}.items():
-        adata.obsm[key] = pd.DataFrame(values, index=names).reindex(adata.obs_names).to_numpy()
+        write_rows(adata, key, values, names)
+
+
+def write_rows(adata: AnnData | MuData, key: str, values: np.ndarray, names: pd.Index) -> None:
+    """Write the rows of the observations `names` into ``obsm[key]``; the others get missing values."""
+    adata.obsm[key] = pd.DataFrame(values, index=names).reindex(adata.obs_names).to_numpy()
 
 
 def stratified_split(labels: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from infl.errors import DataError, SettingsError
+from infl.models import domains
 from infl.models.alignment import Alignment
 from infl.models.matrix import FeatureMatrix
 from infl.models.modalities import Measured, MosaicSpots, Part, kind_of
@@ -117,7 +118,7 @@ class Mosaic(Task):
         """Return modalities, their kinds and shared features, after checking the sites' data."""
         from infl.models.neighbours import warn_of_spacings
         from infl.pp import panel_of
-        from infl.pp._check import check_site_names, tables, units_by_modality
+        from infl.pp._check import check_object, check_site_names, tables, units_by_modality
         from infl.pp._units import check_units
 
         check_site_names(sites)
@@ -129,7 +130,8 @@ class Mosaic(Task):
                     raise DataError(
                         f"{site} has no {what} in modality {modality!r}: take it out, del mdata.mod[{modality!r}]"
                     )
-        units = units_by_modality(measured, self.layer) if self._has_layer(measured) else []
+            check_object(adata, site, self.layer)
+        units = units_by_modality(measured, self.layer)
         for kinds in units:
             check_units(kinds)
         shared = panel_of(measured, layer=self.layer)
@@ -162,14 +164,6 @@ class Mosaic(Task):
         if self.n_domains is not None and self.n_domains * 5 > n_obs:
             raise SettingsError(f"n_domains={self.n_domains} for {n_obs} spots: give fewer, at most {n_obs // 5}")
         return panel
-
-    def _has_layer(self, sites: Mapping[str, AnnData | MuData]) -> bool:
-        """Whether units can be looked at; what is missing is said by the panel's checks."""
-        from infl.pp._check import check_object
-
-        for site, adata in sites.items():
-            check_object(adata, site, self.layer)
-        return True
 
     def _all_spatial(self, sites: Mapping[str, AnnData | MuData]) -> bool:
         if self.spatial_key is None:
@@ -387,17 +381,15 @@ class Mosaic(Task):
             new[f"{key_added}_{modality}"] = table
         if self.n_domains is not None:
             codes = outputs.get("domain", np.full(adata.n_obs, -1))
-            domains = pd.Categorical.from_codes(codes, categories=[str(i) for i in range(self.n_domains)])
-            adata.obs[f"{key_added}_domain"] = pd.Series(domains, index=adata.obs_names)
+            adata.obs[f"{key_added}_domain"] = domains.named(codes, self.n_domains, adata.obs_names)
         self.embed(adata, outputs, key_added=key_added)
         if new:
             import mudata
 
             mdata = cast("MuData", adata)
             with mudata.set_options(pull_on_update=False), warnings.catch_warnings():
-                warnings.filterwarnings(
-                    "ignore", "var_names are not unique"
-                )  # predicted features are called as measured ones
+                # predicted features are called as measured ones
+                warnings.filterwarnings("ignore", "var_names are not unique")
                 for name, table in new.items():
                     mdata.mod[name] = table
                 mdata.update()

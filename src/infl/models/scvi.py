@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from infl.errors import DataError, MissingExtraError, SettingsError
 from infl.models.counts import BATCH, CATEGORICAL, CONTINUOUS, SIZE_FACTOR, CountRows, categories_of, codes, table_of
-from infl.models.labelled import stratified_split
+from infl.models.labelled import stratified_split, write_rows
 from infl.models.matrix import FeatureMatrix
 from infl.models.task import SITE, Step, Sums, Task
 
@@ -351,7 +351,7 @@ class Scvi(Task):
     def embed(self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], *, key_added: str) -> None:
         """Write ``obsm["X_" + key_added]``; missing values in a ``MuData`` where a cell lacks the modality."""
         names = table_of(adata, self.modality, "the data").obs_names
-        adata.obsm[f"X_{key_added}"] = pd.DataFrame(outputs["latent"], index=names).reindex(adata.obs_names).to_numpy()
+        write_rows(adata, f"X_{key_added}", outputs["latent"], names)
 
 
 def batch_of(table: AnnData, sites: Sequence[str], site: str) -> int | np.ndarray:

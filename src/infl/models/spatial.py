@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from infl.errors import DataError, SettingsError
 from infl.models import domains
-from infl.models.counts import check_counts, table_of
+from infl.models.counts import check_counts, log_normalised, table_of
+from infl.models.labelled import write_rows
 from infl.models.matrix import FeatureMatrix
 from infl.models.neighbourhoods import VIEWS, Spots, squares, view_names
 from infl.models.neighbours import Sections, sections_of, warn_of_spacings
@@ -34,9 +34,9 @@ class Spatial(Task):
     """Find spatial domains over sites, from counts and coordinates.
 
     Each spot is seen with its neighbours in its own section (:class:`infl.models.neighbourhoods.Spots`); principal axes
-    are found by sums, and a masked autoencoder about them (:class:`infl.nn.spatial.NeighbourhoodNet`) is trained in rounds; and the latents of all sites are clustered by
-    sealed sums (:mod:`infl.models.domains`), so that domain 3 is domain 3 everywhere. Axes and centres are encrypted in the
-    model: with another key there are no domains.
+    are found by sums, a masked autoencoder about them (:class:`infl.nn.spatial.NeighbourhoodNet`) is trained in rounds, and
+    the latents of all sites are clustered by sealed sums (:mod:`infl.models.domains`), so that domain 3 is domain 3
+    everywhere. Axes and centres are encrypted in the model: with another key there are no domains.
 
     Parameters
     ----------
@@ -278,14 +278,14 @@ class Spatial(Task):
     ) -> None:
         """Write ``obs[key_added + "_domain"]``, categories ``"0"``, ``"1"`` … alike at all sites, and ``obsm["X_" + key_added]``."""
         names = table_of(adata, self.modality, "the data").obs_names
-        codes = pd.Categorical.from_codes(outputs["domain"], categories=[str(i) for i in range(self.n_domains)])
-        adata.obs[f"{key_added}_domain"] = pd.Series(codes, index=names).reindex(adata.obs_names)
+        domain = domains.named(outputs["domain"], self.n_domains, names)
+        adata.obs[f"{key_added}_domain"] = domain.reindex(adata.obs_names)
         self.embed(adata, outputs, key_added=key_added)
 
     def embed(self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], *, key_added: str) -> None:
         """Write ``obsm["X_" + key_added]`` alone."""
         names = table_of(adata, self.modality, "the data").obs_names
-        adata.obsm[f"X_{key_added}"] = pd.DataFrame(outputs["latent"], index=names).reindex(adata.obs_names).to_numpy()
+        write_rows(adata, f"X_{key_added}", outputs["latent"], names)
 
     # -- comparing -------------------------------------------------------------------------------------------------
     def hold_out(self, adata: AnnData | MuData, share: float, rng: np.random.Generator) -> np.ndarray:
@@ -318,7 +318,7 @@ class Spatial(Task):
         for adata in (train, test):
             table = table_of(adata, self.modality, "the data")
             counts = FeatureMatrix(table, panel["features"], layer=self.layer, site="the data").rows(slice(None))
-            values.append(np.log1p(counts / np.maximum(counts.sum(1, keepdims=True), 1) * 1e4))
+            values.append(log_normalised(counts, 1e4))
         n_comps = min(30, *values[0].shape)
         model = make_pipeline(PCA(n_comps, random_state=seed), KMeans(self.n_domains, n_init=10, random_state=seed))
         return {"domain": model.fit(values[0]).predict(values[1])}

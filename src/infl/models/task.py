@@ -194,8 +194,13 @@ class Task(ABC):
 
         A task that has this in place of :meth:`loss`, and batches that are tuples of tensors, has sites of one process
         trained together. Randomness is then :class:`torch.nn.Dropout`'s alone.
+
+        Raises
+        ------
+        SettingsError
+            The task has neither.
         """
-        raise NotImplementedError
+        raise SettingsError(f"model {self.name!r} cannot be trained: its class must define loss, or losses")
 
     @property
     def has_losses(self) -> bool:

@@ -316,9 +316,8 @@ def pool(tables: Mapping[str, Data], join: Literal["inner", "outer"] = "inner") 
     pooled = anndata.concat(whole, join=join, label=SITE, index_unique=None, fill_value=np.nan, uns_merge="same")
     for column in dict.fromkeys(c for t in tables.values() for c in t.obs if c not in pooled.obs):
         values = [t.obs[column] if column in t.obs else [np.nan] * t.n_obs for t in tables.values()]
-        pooled.obs[column] = np.concatenate(
-            [np.asarray(v, dtype=object) for v in values]
-        )  # what a site lacks is missing
+        # what a site lacks is missing
+        pooled.obs[column] = np.concatenate([np.asarray(v, dtype=object) for v in values])
     return pooled
 
 
