@@ -161,8 +161,9 @@ class Mosaic(Task):
                 found[site] = self._sections(adata, site)
         warn_of_spacings(found, stacklevel=4)
         n_obs = sum(adata.n_obs for adata in measured.values())
-        if self.n_domains is not None and self.n_domains * 5 > n_obs:
-            raise SettingsError(f"n_domains={self.n_domains} for {n_obs} spots: give fewer, at most {n_obs // 5}")
+        if self.n_domains is not None and self.n_domains * domains.FEWEST > n_obs:
+            most = n_obs // domains.FEWEST
+            raise SettingsError(f"n_domains={self.n_domains} for {n_obs} spots: give fewer, at most {most}")
         return panel
 
     def _all_spatial(self, sites: Mapping[str, AnnData | MuData]) -> bool:
