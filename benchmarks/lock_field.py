@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from math import prod
 
 import numpy as np
 import torch
 
 from _table import Table
-from infl.nn.field import BLOCK, TensorField, public_network, tensor_key
+from infl.nn import field as module
+from infl.nn.field import BLOCK, TensorField, _Words, public_network, tensor_key
 from infl.nn.lock import Field
 
 REPEATS = 5
@@ -35,28 +37,29 @@ def seconds(work: Callable[[], object]) -> list[float]:
 
 def breakdown(name: str, shape: tuple[int, ...], units: dict) -> dict[str, float]:
     """Median seconds of each part of one tensor's field."""
-    over = TensorField(tensor_key(FIELD.subkey, FIELD.salt, name), shape, units, 1.0)
-    lengths, size, network = [shape[axis] for axis in over.order], prod(shape), public_network()
+    over = partial(TensorField, tensor_key(FIELD.subkey, FIELD.salt, name), shape, units, 1.0)
+    lengths, size, network = [shape[axis] for axis in over().order], prod(shape), public_network()
     blocks = [min(BLOCK, size - start) for start in range(0, size, BLOCK)]
     u = np.random.default_rng(0).integers(0, 2**16, (4, BLOCK)).astype(np.uint16)
 
     def keystream() -> None:
-        words = over._coordinates(lengths)
+        words = _Words(bytes(32), over()._identities, prod(lengths[len(units) :]))
         for n in blocks:
             words.read(n)
 
     parts = {
         "keys and keystream": keystream,
-        "gains": lambda: over._gains(shape),
+        "gains": lambda: over()._gains,
         "network": lambda: [network(u[:, :n]) for n in blocks],
     }
     result = {part: float(np.median(seconds(work))) for part, work in parts.items()}
-    whole = float(np.median(seconds(lambda: [None for _ in over.blocks()])))
+    whole = float(np.median(seconds(lambda: over().fill(lambda *_: None))))
     return result | {"tanh, exp, signs, scale": whole - sum(result.values())}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    module.PER_WORKER = 1 << 40  # one core
     table = Table("lock_field")
     for model, tensors in MODELS.items():
         n = sum(prod(shape) for shape, _ in tensors.values())

@@ -19,9 +19,12 @@ def factors(shape, units=None, *, key=KEY, strength=1.0) -> tuple[np.ndarray, np
     """M and A with the axes in the tensor's order."""
     over = TensorField(key, shape, check_units("weight", shape, units), strength)
     m, a = np.full(shape or (1,), np.nan), np.full(shape or (1,), np.nan)
-    for rows, m_rows, a_rows in over.blocks():
+
+    def write(rows: slice, m_rows: np.ndarray, a_rows: np.ndarray) -> None:
         m.transpose(over.order)[rows] = m_rows
         a.transpose(over.order)[rows] = a_rows
+
+    over.fill(write)
     assert np.isfinite(m).all()
     return m.reshape(shape), a.reshape(shape)
 
@@ -175,6 +178,31 @@ def test_block_size_changes_no_bit(block, shape, named):
         patch.setattr(module, "BLOCK", block)
         got = factors(shape, units)
     np.testing.assert_array_equal(expected, got)
+
+
+@pytest.mark.parametrize("named", [(), (0,), (1,), (0, 1)])
+def test_the_number_of_threads_changes_no_bit(named, monkeypatch):
+    shape = (61, 37, 5)
+    units = {axis: [f"unit {i}" for i in range(shape[axis])] for axis in named}
+    monkeypatch.setattr(module, "PER_WORKER", math.prod(shape))
+    expected = factors(shape, units)
+    monkeypatch.setattr(module, "PER_WORKER", 1)
+    for cores in (2, 7, 61):
+        monkeypatch.setattr(module.os, "cpu_count", lambda cores=cores: cores)
+        np.testing.assert_array_equal(expected, factors(shape, units))
+
+
+def test_a_thread_that_fails_is_not_passed_over(monkeypatch):
+    monkeypatch.setattr(module, "PER_WORKER", 1)
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 2)
+    over = TensorField(bytes(32), (4, 2), {}, 1.0)
+
+    def write(rows, *_):
+        if rows.start >= 2:
+            raise MemoryError("full")
+
+    with pytest.raises(MemoryError, match="full"):
+        over.fill(write)
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0), (0, 3, 2), (1,), (1, 1, 1, 1)])

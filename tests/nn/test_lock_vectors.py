@@ -26,11 +26,12 @@ FILE = Path(__file__).parents[1] / "vectors" / "lock.json"
 # ---- RFC 8439 and RFC 5869, word by word --------------------------------------------------------------------------
 
 
-def chacha20_words(key: bytes, n: int) -> list[int]:
-    """The first n 64-bit words of the keystream with an all-zero nonce, from block 0 on."""
+def chacha20_words(key: bytes, n: int, nonce: bytes = bytes(12)) -> list[int]:
+    """The first n 64-bit words of the keystream, from block 0 on."""
     stream, counter = b"", 0
     while len(stream) < 8 * n:
-        start = [0x61707865, 0x3320646E, 0x79622D32, 0x6B206574, *struct.unpack("<8I", key), counter, 0, 0, 0]
+        start = [0x61707865, 0x3320646E, 0x79622D32, 0x6B206574, *struct.unpack("<8I", key), counter]
+        start += struct.unpack("<3I", nonce)
         x = start.copy()
 
         def rotate(value: int, by: int) -> int:
@@ -112,7 +113,7 @@ def gain(key: bytes, axis: int, place: int, names: list[str] | None) -> float:
     if names is None:
         word = chacha20_words(hkdf_expand(key, info("gain", axis)), place + 1)[place]
     else:
-        (word,) = struct.unpack("<Q", hkdf_expand(key, info("gain", axis, names[place]), 8))
+        (word,) = struct.unpack("<Q", hkdf_expand(key, info("unit", axis, names[place]))[24:])
     return 2 * (word >> 11) / 2**53 - 1
 
 
@@ -130,11 +131,14 @@ def factors(case: dict) -> tuple[list[float], list[float]]:
     unit = 32767 * math.sqrt(8)
     m, a = [], []
     for index in itertools.product(*map(range, shape)):
-        parts = [part for axis in named for part in (axis, units[axis][index[axis]])]
+        nonce = bytes(12)
+        for axis in named:
+            own = hkdf_expand(key, info("unit", axis, units[axis][index[axis]]))
+            nonce = bytes(a ^ b for a, b in zip(nonce, own[:12], strict=True))
         place = 0  # of the weight among those of its unit
         for axis in others:
             place = place * shape[axis] + index[axis]
-        word = chacha20_words(hkdf_expand(key, info("coordinates", *parts)), place + 1)[place]
+        word = chacha20_words(hkdf_expand(key, info("coordinates")), place + 1, nonce)[place]
         phase, magnitude, term = channels(word)
         arc = round(strength * 16384)
         flipped = (phase + arc) % 65536 < 2 * arc

@@ -1,8 +1,8 @@
 """The secret coordinate field: one factor M and one term A for every weight of a tensor.
 
 Every weight has a secret coordinate u of four 16-bit numbers, one 64-bit word of a ChaCha20 stream (RFC 8439) whose key is
-derived by HKDF-SHA256 (RFC 5869) from a subkey, a salt, the tensor's name and, on an axis whose units have names (genes,
-proteins, peaks), the unit's name. A fixed public sinusoidal coordinate network (Sitzmann et al. 2020) maps u to three
+derived by HKDF-SHA256 (RFC 5869) from a subkey, a salt and the tensor's name. Where the units of an axis have names (genes,
+proteins, peaks), each has a stream of its own under that key; its nonce is derived from its name. A fixed public sinusoidal coordinate network (Sitzmann et al. 2020) maps u to three
 channels: a phase, from which the sign S follows, G for the magnitude and g for the additive part:
 
     M = S · exp(κ · (tanh G + Σ_axes r))        A = scale(shape, strength) · g        r: secret log-gain of an axis's unit
@@ -13,10 +13,11 @@ signs and channels; float64 comes in only with tanh, exp and the final product, 
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache, cached_property
-from itertools import product
+from functools import cache, cached_property, partial
 from math import prod
 
 import numpy as np
@@ -39,7 +40,9 @@ PUBLIC_SEED = b"infl coordinate field"
 WIDTH = 16  # sines in each of the two hidden layers
 TURN = 1 << 16  # phases are counted in 1/65536 turns
 AMPLITUDE = 32767  # the sine table's unit
+NONCE, CHACHA_BLOCK = 12, 64  # bytes
 BLOCK = 4096  # coordinates in flight; the hidden layers then stay in the second-level cache
+PER_WORKER = 1 << 16  # coordinates for which a thread pays
 
 Units = Mapping[int, Sequence[str]]
 
@@ -153,22 +156,36 @@ class TensorField:
             full = ALPHA / max(prod(lengths), 1) ** 0.25
         return full * self.strength**POWER
 
-    def blocks(self, *, additive: bool = True) -> Iterator[tuple[slice, np.ndarray, np.ndarray | None]]:
-        """Yield ``(rows, M, A)`` along the first axis of the tensor transposed to :attr:`order`.
+    def fill(self, write: Callable[[slice, np.ndarray, np.ndarray], None], *, additive: bool = True) -> None:
+        """Call ``write(rows, M, A)`` on parts of the first axis of the tensor transposed to :attr:`order`.
 
         Coordinates are made and used in blocks of ``BLOCK``; M and A (float64) cover one row, or as many as fit a block.
+        A is empty unless `additive`. Large tensors are filled by several threads, each in rows of its own.
         """
-        shape = self.shape or (1,)
-        lengths = [shape[axis] for axis in self.order]
-        per_row = prod(lengths[1:])
-        if lengths[0] * per_row == 0:
+        n = prod(self.shape)
+        if not n:
             return
-        network, words, gains = public_network(), self._coordinates(lengths), self._gains(shape)
-        kappa, unit = self.strength * KAPPA, AMPLITUDE * (WIDTH / 2) ** 0.5
+        n_rows = (self.shape or (1,))[self.order[0]]
+        n_workers = min(os.cpu_count() or 1, n_rows, -(-n // PER_WORKER), 8)
+        self._gains, self._identities  # noqa: B018 - once, before the threads
+        part = partial(self._fill, write, additive)
+        if n_workers == 1:
+            return part(range(n_rows))
+        size = -(-n_rows // n_workers)
+        with ThreadPoolExecutor(n_workers) as pool:
+            for _ in pool.map(part, (range(r, min(r + size, n_rows)) for r in range(0, n_rows, size))):
+                pass
+
+    def _fill(self, write: Callable[[slice, np.ndarray, np.ndarray], None], additive: bool, over: range) -> None:
+        lengths = [(self.shape or (1,))[axis] for axis in self.order]
+        per_row = prod(lengths[1:])
+        per_stream = prod(lengths[len(self.units) :])
+        words = _Words(self._expand("coordinates"), self._identities, per_stream, over.start * per_row)
+        network, kappa, unit = public_network(), self.strength * KAPPA, AMPLITUDE * (WIDTH / 2) ** 0.5
         half_width = round(self.strength * TURN / 4)  # of the arc on which the sign flips: strength / 2 of the circle
         step = max(1, BLOCK // per_row)
-        for start in range(0, lengths[0], step):
-            rows = slice(start, min(start + step, lengths[0]))
+        for start in over[::step]:
+            rows = slice(start, min(start + step, over.stop))
             size = (rows.stop - start) * per_row
             log_m, a = np.empty(size), np.empty(size if additive else 0)
             flip = np.empty(size, dtype=bool)
@@ -180,46 +197,46 @@ class TensorField:
                 if additive:
                     np.multiply(term, self.scale / unit, out=a[part])
             log_m = log_m.reshape(-1, *lengths[1:])
-            for gain in gains:
+            for gain in self._gains:
                 log_m += gain[rows] if len(gain) > 1 else gain
             m = np.exp(np.multiply(log_m, kappa, out=log_m), out=log_m)
             np.negative(m, out=m, where=flip.reshape(m.shape))
-            yield rows, m, a.reshape(m.shape) if additive else None
-
-    def _coordinates(self, lengths: list[int]) -> "_Words":
-        named = [self._encoded[axis] for axis in sorted(self.units)]
-        keys = self._expand("coordinates", map(b"".join, product(*named)))
-        return _Words(keys, prod(lengths[len(named) :]))
+            write(rows, m, a.reshape(m.shape) if additive else a)
 
     @cached_property
-    def _encoded(self) -> dict[int, list[bytes]]:
-        """Names of the units, ready to be expanded."""
-        return {axis: [_encode(axis, name) for name in names] for axis, names in self.units.items()}
+    def _identities(self) -> bytes:
+        """Nonces of the named units, or of their pairs where two axes have names; one of zeros without names."""
+        nonces = np.zeros((1, NONCE), dtype=np.uint8)
+        for axis in sorted(self.units):
+            own = np.frombuffer(b"".join(block[:NONCE] for block in self._blocks[axis]), np.uint8).reshape(-1, NONCE)
+            nonces = (nonces[:, None] ^ own).reshape(-1, NONCE)
+        return nonces.tobytes()
 
-    def _gains(self, shape: tuple[int, ...]) -> list[np.ndarray]:
+    @cached_property
+    def _blocks(self) -> dict[int, list[bytes]]:
+        """32 secret bytes of each named unit: a nonce, then its log-gain."""
+        begun = HMAC(self.key, SHA256())
+        begun.update(_encode("unit"))
+        return {axis: [_block(begun, _encode(axis, name)) for name in names] for axis, names in self.units.items()}
+
+    @cached_property
+    def _gains(self) -> list[np.ndarray]:
         """Log-gains of each axis's units, ready to be broadcast over the tensor transposed to `order`."""
-        if len(shape) < 2:
+        if len(self.shape) < 2:
             return []  # a gain per unit would be one more factor per weight
         gains = []
         for place, axis in enumerate(self.order):
             if axis in self.units:
-                raw = b"".join(block[:8] for block in self._expand("gain", self._encoded[axis]))
+                raw = b"".join(block[-8:] for block in self._blocks[axis])
             else:
-                (block,) = self._expand("gain", [_encode(axis)])
-                raw = _keystream(block).update(bytes(8 * shape[axis]))
+                raw = _keystream(self._expand("gain", axis)).update(bytes(8 * self.shape[axis]))
             fraction = (np.frombuffer(raw, "<u8") >> np.uint64(11)) * 2.0**-53
             gain = GAIN * (2 * fraction - 1)
-            gains.append(gain.reshape([-1 if other == place else 1 for other in range(len(shape))]))
+            gains.append(gain.reshape([-1 if other == place else 1 for other in range(len(self.shape))]))
         return gains
 
-    def _expand(self, use: str, units: Iterable[bytes]) -> Iterator[bytes]:
-        """One block of HKDF-Expand (RFC 5869) a unit, written as the HMAC that it is: a panel has tens of thousands."""
-        begun = HMAC(self.key, SHA256())
-        begun.update(_encode(use))
-        for unit in units:
-            block = begun.copy()
-            block.update(unit + b"\x01")
-            yield block.finalize()
+    def _expand(self, *use: str | int) -> bytes:
+        return _block(HMAC(self.key, SHA256()), _encode(*use))
 
 
 def tensor_key(subkey: bytes, salt: bytes, name: str) -> bytes:
@@ -244,10 +261,18 @@ def check_units(name: str, shape: Sequence[int], units: Units | None) -> dict[in
 
 
 class _Words:
-    """64-bit words from one ChaCha20 stream after the other, `per_stream` words of each."""
+    """64-bit words, `per_stream` of each nonce's ChaCha20 stream, from word `start` of them all on."""
 
-    def __init__(self, keys: Iterator[bytes], per_stream: int) -> None:
-        self._keys, self._per_stream, self._left = keys, per_stream, 0
+    def __init__(self, key: bytes, nonces: bytes, per_stream: int, start: int = 0) -> None:
+        self._stream, self._nonces, self._per_stream = _keystream(key), nonces, per_stream
+        self._begin(*divmod(start, per_stream))
+
+    def _begin(self, number: int, word: int = 0) -> None:
+        counter, rest = divmod(8 * word, CHACHA_BLOCK)
+        nonce = self._nonces[NONCE * number : NONCE * (number + 1)]
+        self._stream.reset_nonce(counter.to_bytes(4, "little") + nonce)
+        self._stream.update(bytes(rest))
+        self._number, self._left = number, 8 * (self._per_stream - word)
 
     def read(self, n: int) -> np.ndarray:
         """Give the next n words as coordinates, ``(4, n)`` uint16."""
@@ -255,7 +280,7 @@ class _Words:
         zeros, buffer = memoryview(bytes(size)), memoryview(bytearray(size))
         while at < size:
             if not self._left:
-                self._stream, self._left = _keystream(next(self._keys)), 8 * self._per_stream
+                self._begin(self._number + 1)
             end = min(size, at + self._left)
             self._stream.update_into(zeros[at:end], buffer[at:end])
             self._left -= end - at
@@ -265,8 +290,15 @@ class _Words:
 
 
 def _keystream(key: bytes):
-    """Keystream under a key that is used for nothing else, so the nonce may be zero; encrypting zeros reads it."""
+    """Keystream of a key's block 0 on, with an all-zero nonce; encrypting zeros reads it."""
     return Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
+
+
+def _block(begun: HMAC, info: bytes) -> bytes:
+    """One block of HKDF-Expand (RFC 5869), written as the HMAC that it is: a panel has tens of thousands of names."""
+    mac = begun.copy()
+    mac.update(info + b"\x01")
+    return mac.finalize()
 
 
 def _encode(*parts: str | int) -> bytes:

@@ -69,8 +69,11 @@ class Field:
         m, a = torch.empty(shape, dtype=torch.float64), torch.empty(shape, dtype=torch.float64)
         over = self._over(name, shape, units)
         rows_m, rows_a = _rows(m, over), _rows(a, over)
-        for rows, m_rows, a_rows in over.blocks():
-            rows_m[rows], rows_a[rows] = m_rows, a_rows
+
+        def write(rows: slice, multipliers: np.ndarray, terms: np.ndarray) -> None:
+            rows_m[rows], rows_a[rows] = multipliers, terms
+
+        over.fill(write)
         return m, a
 
     def multipliers(
@@ -80,8 +83,11 @@ class Field:
         out = torch.empty(shape) if out is None else out
         over = self._over(name, shape, units)
         target = _rows(out, over)
-        for rows, m, _ in over.blocks(additive=False):
-            target[rows] = m
+
+        def write(rows: slice, multipliers: np.ndarray, _: np.ndarray) -> None:
+            target[rows] = multipliers
+
+        over.fill(write, additive=False)
         return out
 
     def lock(self, name: str, tensor: Tensor, units: Units | None = None, *, out: Tensor | None = None) -> Tensor:
@@ -133,8 +139,11 @@ class Field:
             result.copy_(source)  # the formula would turn -0.0 into 0.0
         else:
             before, after = _rows(source, over), _rows(result, over)
-            for rows, m, a in over.blocks(additive=additive):
+
+            def write(rows: slice, m: np.ndarray, a: np.ndarray) -> None:
                 after[rows] = formula(before[rows].astype(np.float64), m, a)
+
+            over.fill(write, additive=additive)
         return result.to(tensor.device) if out is None else out.detach().copy_(result)
 
     def _over(self, name: str, shape: tuple[int, ...], units: Units | None) -> TensorField:
