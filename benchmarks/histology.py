@@ -78,7 +78,7 @@ def baseline(left: str) -> dict[str, float]:
     """Ridge regression on colour and texture, pooled."""
     task, train, test = Histology(), pooled(others(left))["all"], sections()[left]
     panel = {"features": list(test.var_names)}
-    return task.score(test, task.baseline(train, test, panel, seed=0), panel)
+    return task.score(test, task.baseline(train, panel, seed=0)(test), panel)
 
 
 def held_out(table: Table) -> None:

@@ -17,7 +17,7 @@ def run(*arguments: object, cwd: Path | None = None, **environment: str) -> subp
     import os
 
     return subprocess.run(
-        [sys.executable, "-c", "from infl.cli import main; main()", *map(str, arguments)],
+        [sys.executable, "-m", "infl", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,

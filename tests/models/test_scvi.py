@@ -364,7 +364,7 @@ def test_the_baseline_is_the_likelihood_of_counts_that_depth_alone_moves() -> No
     rate = rng.gamma(1.0, 2.0, N_GENES) + 0.5
     cells = AnnData(rng.poisson(rate * rng.lognormal(0, 0.3, (400, 1))).astype(np.float32))
     panel = {"features": list(cells.var_names), "sites": ["a"], "covariates": {}}
-    loss = Scvi().baseline(cells[:300], cells[300:], panel, seed=0)["loss"]
+    loss = Scvi().baseline(cells[:300], panel, seed=0)(cells[300:])["loss"]
     mean = cells.X[300:].sum(1, keepdims=True) * rate / rate.sum()
     assert loss.shape == (100,)
     assert loss.mean() == pytest.approx(-poisson.logpmf(cells.X[300:], mean).sum(1).mean(), rel=0.01)

@@ -22,7 +22,7 @@ def test_a_site_left_out_is_judged_by_a_model_of_the_others(khan_sites: dict[str
     panel = task.agree(khan_sites)
     import anndata
 
-    outputs = task.baseline(anndata.concat(others.values()), khan_sites["site_2"], panel, seed=1)
+    outputs = task.baseline(anndata.concat(others.values()), panel, seed=1)(khan_sites["site_2"])
     assert at[1, "site_2"] == task.score(khan_sites["site_2"], outputs, panel)["balanced_accuracy"]
     row = table.set_index("metric").loc["balanced_accuracy"]
     assert np.isclose(row["mean"], at.mean())
@@ -56,3 +56,10 @@ def test_what_cannot_be_held_out(khan_sites: dict[str, AnnData], options: dict[s
     two = {site: khan_sites[site] for site in ("site_1", "site_2")}
     with pytest.raises(SettingsError, match=said):
         infl.tl.compare(two, **FAST, **options)
+
+
+def test_seeds_in_processes_of_their_own_give_the_same_table(khan_sites: dict[str, AnnData]) -> None:
+    one, two = (infl.tl.compare(khan_sites, n_jobs=n, methods=["fedavg", "baseline"], **FAST) for n in (1, 2))
+    pd.testing.assert_frame_equal(one.drop(columns="seconds"), two.drop(columns="seconds"), rtol=1e-4)
+    records = [[{k: v for k, v in r.items() if k != "value"} for r in t.attrs["values"]] for t in (one, two)]
+    assert records[0] == records[1]

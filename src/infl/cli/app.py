@@ -64,6 +64,7 @@ def compare(
     rounds: Annotated[int, typer.Option(help="Rounds of each fit.")] = 20,
     method: Annotated[list[str] | None, typer.Option(help="Only this method; may be repeated.")] = None,
     holdout: Annotated[str, typer.Option(help="Held out: 'observations', or each 'site' in turn.")] = "observations",
+    jobs: Annotated[int, typer.Option(help="Seeds done at once, each in its own process; -1: one a core.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
 ) -> None:
     """What would federation cost me? One table, from one file with a site column.
@@ -75,7 +76,14 @@ def compare(
 
     options = {"holdout": holdout} | ({} if modality is None else {"modality": modality})
     table = infl.tl.compare(
-        read_data(file), target=target, site_key=site_key, seeds=seeds, rounds=rounds, methods=method or None, **options
+        read_data(file),
+        target=target,
+        site_key=site_key,
+        seeds=seeds,
+        rounds=rounds,
+        methods=method or None,
+        n_jobs=jobs,
+        **options,
     )
     if out is not None:
         from infl._files import write_atomic

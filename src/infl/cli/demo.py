@@ -71,7 +71,7 @@ def run_demo(out: Path, *, seeds: int = 5) -> None:
     curve = infl.tl.lock_curve(run.model, test, key=key, validation_only=False)
 
     _say("the same data, other ways (held-out tumours, several seeds)")
-    table = infl.tl.compare(sites, target=TARGET, seeds=seeds, patience=10)
+    table = infl.tl.compare(sites, target=TARGET, seeds=seeds, patience=10, n_jobs=-1)
     write_atomic(out / "comparison.csv", table.to_csv(index=False).encode(), overwrite=True)
     shown = table.assign(method=table["method"].map(METHOD_NAMES))
     shown.attrs = table.attrs

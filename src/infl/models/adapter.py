@@ -17,7 +17,7 @@ from infl.models.bases import load_base
 from infl.models.labelled import stratified_split
 from infl.models.matrix import FeatureMatrix
 from infl.models.sentences import Sentences, sentences
-from infl.models.task import Step, Sums, Task
+from infl.models.task import Predictor, Step, Sums, Task
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -320,25 +320,29 @@ class Adapter(Task):
                 np.add.at(confusion, (y[y >= 0], outputs[f"probability.{task}"].argmax(1)[y >= 0]), 1)
         return {name: value for name, value in self.summarise(sums).items() if name != "loss"}
 
-    def baseline(
-        self, train: AnnData | MuData, test: AnnData | MuData, panel: Mapping[str, Any], *, seed: int
-    ) -> dict[str, np.ndarray]:
+    def baseline(self, train: AnnData | MuData, panel: Mapping[str, Any], *, seed: int) -> Predictor:
         """Multinomial logistic regression on pooled, standardised data, one for each task."""
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        x, x_test = (
-            FeatureMatrix(t, panel["features"], layer=self.layer, site="the data").rows(slice(None))
-            for t in (train, test)
-        )
-        outputs = {}
+        def features(adata: AnnData | MuData) -> np.ndarray:
+            return FeatureMatrix(adata, panel["features"], layer=self.layer, site="the data").rows(slice(None))
+
+        x, fitted = features(train), {}
         for task, classes in panel["tasks"].items():
             y = pd.Categorical(_labels(train, task), categories=classes).codes
-            fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(x[y >= 0], y[y >= 0])
-            outputs[f"probability.{task}"] = np.zeros((len(x_test), len(classes)))
-            outputs[f"probability.{task}"][:, fitted.classes_] = fitted.predict_proba(x_test)
-        return outputs
+            model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+            fitted[task] = model.fit(x[y >= 0], y[y >= 0])
+
+        def predict(adata: AnnData | MuData) -> dict[str, np.ndarray]:
+            x, outputs = features(adata), {}
+            for task, classes in panel["tasks"].items():
+                outputs[f"probability.{task}"] = np.zeros((len(x), len(classes)))
+                outputs[f"probability.{task}"][:, fitted[task].classes_] = fitted[task].predict_proba(x)
+            return outputs
+
+        return predict
 
 
 def _labels(adata: AnnData | MuData, task: str) -> pd.Series:

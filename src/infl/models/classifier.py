@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from infl.errors import DataError, SettingsError
 from infl.models.labelled import FUSED, LabelledRows, Scale, fused, stratified_split, write_classes, write_rows
 from infl.models.matrix import FeatureMatrix
-from infl.models.task import Sums, Task
+from infl.models.task import Predictor, Sums, Task
 from infl.nn.mlp import LinearClassifier, OnPanel, ResidualMLP
 
 if TYPE_CHECKING:
@@ -400,15 +400,14 @@ class Classifier(Task):
         confusion, bins = np.zeros((k, k)), np.zeros((N_BINS, 3))
         _count(y, p, confusion, bins)
         metrics = self.summarise({"confusion": confusion, "bins": bins, "weighted_loss": 0.0, "weight": 1.0})  # type: ignore[dict-item]
-        both = [c for c in range(k) if 0 < (y == c).sum() < len(y)]
-        auroc = float(np.mean([roc_auc_score(y == c, p[:, c]) for c in both])) if both else float("nan")
+        one_hot = np.eye(k, dtype=bool)[y]
+        both = one_hot.any(0) & ~one_hot.all(0)
+        auroc = float(roc_auc_score(one_hot[:, both], p[:, both])) if both.any() else float("nan")
         chosen = {name: metrics[name] for name in ("balanced_accuracy", "macro_f1", "calibration_error")}
         log_loss = -float(np.log(np.maximum(p[np.arange(len(y)), y], 1e-12)).mean()) if len(y) else float("nan")
         return chosen | {"auroc": auroc, "log_loss": log_loss}
 
-    def baseline(
-        self, train: AnnData | MuData, test: AnnData | MuData, panel: Mapping[str, Any], *, seed: int
-    ) -> dict[str, np.ndarray]:
+    def baseline(self, train: AnnData | MuData, panel: Mapping[str, Any], *, seed: int) -> Predictor:
         """Multinomial logistic regression on pooled, standardised data; its penalty by cross-validation."""
         from sklearn.impute import SimpleImputer
         from sklearn.linear_model import LogisticRegression
@@ -416,9 +415,10 @@ class Classifier(Task):
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        tables = [self._table(adata, "the data") for adata in (train, test)]
-        x, x_test = (self._matrix(t, panel, "the data").rows(slice(None)) for t in tables)
-        y = tables[0].obs[self.target].astype(str).to_numpy()
+        def features(adata: AnnData | MuData) -> np.ndarray:
+            return self._matrix(self._table(adata, "the data"), panel, "the data").rows(slice(None))
+
+        y = self._table(train, "the data").obs[self.target].astype(str).to_numpy()
         model = make_pipeline(
             StandardScaler(),
             SimpleImputer(keep_empty_features=True),
@@ -428,11 +428,16 @@ class Classifier(Task):
         search = GridSearchCV(
             model, {"logisticregression__C": [1e-3, 1e-2, 0.1, 1.0]}, cv=folds, scoring="neg_log_loss"
         )
-        search.fit(x, y)
+        search.fit(features(train), y)
         columns = [list(panel["classes"]).index(c) for c in search.classes_]
-        probability = np.zeros((len(x_test), len(panel["classes"])))
-        probability[:, columns] = search.predict_proba(x_test)
-        return {"probability": probability}
+
+        def predict(adata: AnnData | MuData) -> dict[str, np.ndarray]:
+            known = search.predict_proba(features(adata))
+            probability = np.zeros((len(known), len(panel["classes"])))
+            probability[:, columns] = known
+            return {"probability": probability}
+
+        return predict
 
 
 @torch.no_grad()

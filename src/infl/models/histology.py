@@ -17,7 +17,7 @@ from infl.models.matrix import FeatureMatrix
 from infl.models.neighbours import sections_of, warn_of_spacings
 from infl.models.patches import N_STATISTICS, Patches, Stain
 from infl.models.spots import SpotBatch, Spots, blocks, smoother, warn_of_lost
-from infl.models.task import Step, Sums, Task
+from infl.models.task import Predictor, Step, Sums, Task
 from infl.nn.histology import HistologyNet, SmallCNN, count_loss, dihedral, load_backbone
 
 if TYPE_CHECKING:
@@ -431,21 +431,21 @@ class Histology(Task):
         known = (counts.sum(1) > 0) & ~np.isnan(outputs["predicted"]).any(1)
         return expression_metrics(outputs["predicted"][known], log_normalised(counts[known], self.target_sum))
 
-    def baseline(
-        self, train: AnnData | MuData, test: AnnData | MuData, panel: Mapping[str, Any], *, seed: int
-    ) -> dict[str, np.ndarray]:
+    def baseline(self, train: AnnData | MuData, panel: Mapping[str, Any], *, seed: int) -> Predictor:
         """Return the predictions of ridge regression on nine numbers of colour and texture, fitted on pooled data."""
         from sklearn.linear_model import RidgeCV
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        table, other = (table_of(adata, self.modality, "the data") for adata in (train, test))
+        def patches(adata: AnnData | MuData) -> Patches:
+            return Patches(table_of(adata, self.modality, "the data"), key=self.patches, site="the data")
+
+        table, seen = table_of(train, self.modality, "the data"), patches(train)
         counts = FeatureMatrix(table, panel["features"], layer=self.layer, site="all sites").rows(slice(None))
-        seen = [Patches(a, key=self.patches, site="the data") for a in (table, other)]
-        known = (counts.sum(1) > 0) & seen[0].present
+        known = (counts.sum(1) > 0) & seen.present
         model = make_pipeline(StandardScaler(), RidgeCV((1.0, 10.0, 100.0)))
-        model.fit(colour_and_texture(seen[0])[known], log_normalised(counts[known], self.target_sum))
-        return {"predicted": model.predict(colour_and_texture(seen[1]))}
+        model.fit(colour_and_texture(seen)[known], log_normalised(counts[known], self.target_sum))
+        return lambda adata: {"predicted": model.predict(colour_and_texture(patches(adata)))}
 
 
 def expand(beside: np.ndarray, private: Sums) -> np.ndarray:

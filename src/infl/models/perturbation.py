@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.models.effects import Effects, Genes, neighbours
 from infl.models.matrix import FeatureMatrix
-from infl.models.task import SiteData, Step, Sums, Task
+from infl.models.task import Predictor, SiteData, Step, Sums, Task
 from infl.nn.perturbation import EffectNet
 
 if TYPE_CHECKING:
@@ -406,13 +406,15 @@ class Perturbation(Task):
         rows = [effect_metrics(predicted["+".join(g)], d) for g, d in zip(data.genes, data.delta, strict=True)]
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
-    def baseline(
-        self, train: AnnData | MuData, test: AnnData | MuData, panel: Mapping[str, Any], *, seed: int
-    ) -> dict[str, np.ndarray]:
+    def baseline(self, train: AnnData | MuData, panel: Mapping[str, Any], *, seed: int) -> Predictor:
         """Return the mean effect of all training conditions, for each."""
         mean = self.read(train, panel, site="all sites").delta.mean(0)
-        names = ["+".join(genes) for genes in self.read(test, panel, site="held-out cells").genes]
-        return {"effects": np.tile(mean, (len(names), 1)), "conditions": np.array(names, dtype=object)}
+
+        def predict(adata: AnnData | MuData) -> dict[str, np.ndarray]:
+            names = ["+".join(genes) for genes in self.read(adata, panel, site="held-out cells").genes]
+            return {"effects": np.tile(mean, (len(names), 1)), "conditions": np.array(names, dtype=object)}
+
+        return predict
 
 
 class Conditions(SiteData):

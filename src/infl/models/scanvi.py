@@ -19,7 +19,7 @@ from infl.errors import DataError, SettingsError
 from infl.models.counts import LABELS, CountRows, log_normalised, table_of
 from infl.models.labelled import stratified_split, write_classes
 from infl.models.scvi import CHUNK, Scvi, latent, vae_class
-from infl.models.task import Step, Sums
+from infl.models.task import Predictor, Step, Sums
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -183,23 +183,27 @@ class Scanvi(Scvi):
             "macro_f1": float(f1_score(truth[known], guess[known], average="macro")),
         }
 
-    def baseline(
-        self, train: AnnData | MuData, test: AnnData | MuData, panel: Mapping[str, Any], *, seed: int
-    ) -> dict[str, np.ndarray]:
+    def baseline(self, train: AnnData | MuData, panel: Mapping[str, Any], *, seed: int) -> Predictor:
         """Return probabilities of logistic regression on log-normalised counts, fitted on pooled labelled cells."""
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        data, new = (self.read(a, panel, site="the data") for a in (train, test))
+        def features(adata: AnnData | MuData) -> np.ndarray:
+            return log_normalised(self.read(adata, panel, site="the data").x.rows(slice(None)), 1e4)
+
         labels = self.labels(table_of(train, self.modality, "the data"), panel)
         known = np.flatnonzero(labels >= 0)
-        x, x_new = (log_normalised(d.x.rows(slice(None)), 1e4) for d in (data, new))
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000, class_weight="balanced"))
-        model.fit(x[known], labels[known])
-        probability = np.zeros((len(x_new), len(panel["classes"])))
-        probability[:, model.classes_] = model.predict_proba(x_new)
-        return {"probability": probability}
+        model.fit(features(train)[known], labels[known])
+
+        def predict(adata: AnnData | MuData) -> dict[str, np.ndarray]:
+            known = model.predict_proba(features(adata))
+            probability = np.zeros((len(known), len(panel["classes"])))
+            probability[:, model.classes_] = known
+            return {"probability": probability}
+
+        return predict
 
     def write(
         self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any], *, key_added: str

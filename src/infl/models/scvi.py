@@ -19,7 +19,7 @@ from infl.errors import DataError, MissingExtraError, SettingsError
 from infl.models.counts import BATCH, CATEGORICAL, CONTINUOUS, SIZE_FACTOR, CountRows, categories_of, codes, table_of
 from infl.models.labelled import stratified_split, write_rows
 from infl.models.matrix import FeatureMatrix
-from infl.models.task import SITE, Step, Sums, Task
+from infl.models.task import SITE, Predictor, Step, Sums, Task
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -306,9 +306,7 @@ class Scvi(Task):
         """Return the negative evidence lower bound a cell (``loss``) and its reconstruction part, means over cells."""
         return {name: float(outputs[name].mean()) for name in ("loss", "reconstruction")}
 
-    def baseline(
-        self, train: AnnData | MuData, test: AnnData | MuData, panel: Mapping[str, Any], *, seed: int
-    ) -> dict[str, np.ndarray]:
+    def baseline(self, train: AnnData | MuData, panel: Mapping[str, Any], *, seed: int) -> Predictor:
         """Return the negative log-likelihood of counts where all cells are alike but for depth, fitted on pooled data.
 
         Each feature is negative binomial about its share of all counts times the cell's total, with its own dispersion by
@@ -316,16 +314,22 @@ class Scvi(Task):
         """
         from scipy.stats import nbinom
 
-        counts, new = (
-            self.read(a, panel, site="the data").x.rows(slice(None)).astype(np.float64) for a in (train, test)
-        )
+        def read(adata: AnnData | MuData) -> np.ndarray:
+            return self.read(adata, panel, site="the data").x.rows(slice(None)).astype(np.float64)
+
+        counts = read(train)
         share = np.maximum(counts.sum(0), 0.5) / counts.sum()
         mean = counts.sum(1, keepdims=True) * share
         extra = ((counts - mean) ** 2 - mean).sum(0) / (mean**2).sum(0)
         size = 1 / np.maximum(extra, 1e-4)
-        mean = new.sum(1, keepdims=True) * share
-        loss = -nbinom.logpmf(new, size, size / (size + mean)).sum(1)
-        return {"loss": loss, "reconstruction": loss}
+
+        def predict(adata: AnnData | MuData) -> dict[str, np.ndarray]:
+            counts = read(adata)
+            mean = counts.sum(1, keepdims=True) * share
+            loss = -nbinom.logpmf(counts, size, size / (size + mean)).sum(1)
+            return {"loss": loss, "reconstruction": loss}
+
+        return predict
 
     @torch.no_grad()
     def denoise(self, module: Any, data: CountRows, site: int | None = None) -> np.ndarray:

@@ -17,7 +17,7 @@ from infl.models.labelled import write_rows
 from infl.models.matrix import FeatureMatrix
 from infl.models.neighbourhoods import VIEWS, Spots, squares, view_names
 from infl.models.neighbours import Sections, sections_of, warn_of_spacings
-from infl.models.task import Step, Sums, Task
+from infl.models.task import Predictor, Step, Sums, Task
 from infl.nn.spatial import NeighbourhoodNet
 
 if TYPE_CHECKING:
@@ -306,19 +306,19 @@ class Spatial(Task):
         real, found = regions[known].astype(str).to_numpy(), outputs["domain"][known]
         return {"ari": adjusted_rand_score(real, found), "nmi": normalized_mutual_info_score(real, found)}
 
-    def baseline(
-        self, train: AnnData | MuData, test: AnnData | MuData, panel: Mapping[str, Any], *, seed: int
-    ) -> dict[str, np.ndarray]:
+    def baseline(self, train: AnnData | MuData, panel: Mapping[str, Any], *, seed: int) -> Predictor:
         """Principal components of pooled log-normalised counts and k-means, without coordinates."""
         from sklearn.cluster import KMeans
         from sklearn.decomposition import PCA
         from sklearn.pipeline import make_pipeline
 
-        values = []
-        for adata in (train, test):
+        def features(adata: AnnData | MuData) -> np.ndarray:
             table = table_of(adata, self.modality, "the data")
             counts = FeatureMatrix(table, panel["features"], layer=self.layer, site="the data").rows(slice(None))
-            values.append(log_normalised(counts, 1e4))
-        n_comps = min(30, *values[0].shape)
+            return log_normalised(counts, 1e4)
+
+        x = features(train)
+        n_comps = min(30, *x.shape)
         model = make_pipeline(PCA(n_comps, random_state=seed), KMeans(self.n_domains, n_init=10, random_state=seed))
-        return {"domain": model.fit(values[0]).predict(values[1])}
+        model.fit(x)
+        return lambda adata: {"domain": model.predict(features(adata))}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -31,6 +31,9 @@ SITE = "infl_site"
 
 Sums = dict[str, np.ndarray]
 """Named float64 arrays that are added over sites."""
+
+Predictor = Callable[["AnnData | MuData"], dict[str, np.ndarray]]
+"""What gives a task's outputs on data."""
 
 
 @dataclass(frozen=True)
@@ -254,10 +257,8 @@ class Task(ABC):
         """Return the metrics of outputs on held-out observations; :attr:`headline` comes first."""
         raise SettingsError(f"model {self.name!r} cannot be compared yet")
 
-    def baseline(
-        self, train: AnnData | MuData, test: AnnData | MuData, panel: Mapping[str, Any], *, seed: int
-    ) -> dict[str, np.ndarray]:
-        """Return the outputs on `test` of the method that practitioners would try first, fitted on pooled data."""
+    def baseline(self, train: AnnData | MuData, panel: Mapping[str, Any], *, seed: int) -> Predictor:
+        """Fit what practitioners would try first on pooled data; return what gives its outputs on other data."""
         raise SettingsError(f"model {self.name!r} has no baseline yet")
 
     # -- training --------------------------------------------------------------------------------------------------

@@ -1,0 +1,5 @@
+"""``python -m infl`` is the command ``infl``."""
+
+from infl.cli import main
+
+main()
