@@ -199,6 +199,12 @@ def outcome(people: Participants) -> None:
         weights.append(torch.cat([t.ravel() for _, t in sorted(model.effective(ring).items())]))
         assert torch.equal(weights[0], weights[-1])
         assert len(pd.read_csv(folder / "results" / "history.csv")) == 150
+        page = (folder / "report.html").read_text()
+        assert f"the ledger of {site} is; the others keep their own" in page
+        assert ring.fingerprint() in page and "150 of 150" in page
+        card = json.loads((folder / "report.model_card.json").read_text())
+        assert card["model_details"]["version"]["sha256"] == model.header.digest
+        assert [row["site"] for row in card["quantitative_analyses"]["by_site"]] == [site]
     assert min(right) > 0.9
 
 
@@ -229,7 +235,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         *(f"coordinator {c}" for c in ("init", "approve", "start", "check", "revoke", "renew")),
         *(f"site {c}" for c in ("enrol", "install", "start", "check", "approve", "ledger")),
-        *(f"run {c}" for c in ("template", "panel", "status", "watch", "stop", "resume", "fetch")),
+        *(f"run {c}" for c in ("template", "panel", "status", "watch", "stop", "resume", "fetch", "report")),
     ],
 )
 def test_help_has_an_example(command: str) -> None:
@@ -246,6 +252,7 @@ def test_files_that_are_missing_or_wrong(here: Path) -> None:
     assert "no run 'x' at coordinator" in refused("run", "stop", "x")
     assert "no run 'x' at coordinator" in refused("run", "resume", "x")
     assert "0 sites' folders here" in refused("run", "fetch", "results")
+    assert "0 sites' folders here" in refused("run", "report", "report.html")
     assert "no site's folder" in refused("run", "fetch", "results", "--home", "nowhere")
     assert "cannot read run.toml" in refused("coordinator", "start", "run.toml")
     assert "'classifer' is not known" in refused("run", "template", "classifer", kind=SettingsError)

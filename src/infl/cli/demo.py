@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from infl._files import explained, write_atomic
-from infl._report import Report
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+    from matplotlib.figure import Figure
 
     from infl.federation.run import FederatedRun
 
 TARGET = "tumour_class"
-METHOD_NAMES = {
-    "pooled": "pooled in one place",
-    "alone": "each hospital alone",
-    "fedavg": "federated, unprotected",
-    "infl": "infl (lock and seal), right key",
-    "infl_wrong_key": "infl, wrong key",
-    "infl_no_key": "infl, no key",
-    "published": "published method, right key",
-    "published_wrong_key": "published method, wrong key",
-    "baseline": "logistic regression, pooled",
+STATEMENTS = {
+    "purpose": "A demonstration, to see what infl does and to check it.",
+    "users": "Whoever ran `infl demo`.",
+    "not_for": "Anything that concerns a patient.",
+    "people": "83 childhood tumours of a public study (Khan et al. 2001), dealt out to five simulated hospitals.",
+    "legal_basis": "The data are published.",
 }
+"""What the report says in the name of people."""
 
 
 def run_demo(out: Path, *, seeds: int = 5) -> None:
@@ -42,6 +40,7 @@ def run_demo(out: Path, *, seeds: int = 5) -> None:
     from threadpoolctl import threadpool_limits
 
     import infl
+    from infl._tables import method_words
     from infl.cli.tables import print_table
     from infl.keys import Keyring
 
@@ -73,15 +72,22 @@ def run_demo(out: Path, *, seeds: int = 5) -> None:
     _say("the same data, other ways (held-out tumours, several seeds)")
     table = infl.tl.compare(sites, target=TARGET, seeds=seeds, patience=10, n_jobs=-1)
     write_atomic(out / "comparison.csv", table.to_csv(index=False).encode(), overwrite=True)
-    shown = table.assign(method=table["method"].map(METHOD_NAMES))
+    shown = table.assign(method=table["method"].map(method_words))
     shown.attrs = table.attrs
     print_table(shown, ["balanced_accuracy", "auroc"])
 
     figures = _figures(sites, run, curve, table)
-    for name, (figure, _) in figures.items():
+    for name, figure in figures.items():
         figure.savefig(out / f"{name}.png", dpi=150, bbox_inches="tight")
-    page = _page(sites, run, keys, shown, figures)
-    write_atomic(out / "report.html", page.html().encode(), overwrite=True)
+    run.report(
+        out / "report.html",
+        comparison=table,
+        lock_curve=curve,
+        site_metrics=infl.tl.site_metrics(run, test, validation_only=False),
+        statements=STATEMENTS,
+        min_count=1,  # the data are public
+        overwrite=True,
+    )
     for row in keys.itertuples():
         _say(f"{row.who}: balanced accuracy {row.balanced_accuracy:.2f} on the 20 published test tumours")
     _say(f"done in {time.perf_counter() - begun:.0f} s; open {out / 'report.html'}")
@@ -120,32 +126,26 @@ def _keys_table(run: FederatedRun, test: dict[str, AnnData], key: object) -> pd.
 
 def _figures(
     sites: dict[str, AnnData], run: FederatedRun, curve: pd.DataFrame, table: pd.DataFrame
-) -> dict[str, tuple]:
-    """Return figures with captions by file name."""
+) -> dict[str, Figure]:
+    """Return figures by file name."""
     import matplotlib.pyplot as plt
 
     import infl
 
-    def draw(function: object, *arguments: object) -> object:
+    def draw(function: Callable[..., Any], *arguments: object) -> Figure:
         figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
-        function(*arguments, ax=ax)  # type: ignore[operator]
+        function(*arguments, ax=ax)
         return figure
 
     return {
-        "comparison": (
-            draw(infl.pl.compare, table),
-            "Balanced accuracy on held-out tumours: mean and standard deviation over seeds.",
-        ),
-        "lock": (
-            draw(infl.pl.lock, curve),
-            "What the stored model is worth, by who holds which key, at each strength of the lock.",
-        ),
-        "rounds": (draw(infl.pl.rounds, run), "Training and federated validation over the rounds."),
-        "umap": (_umap(sites), "UMAP of the shared latent, obsm['X_infl'], by tumour class and by hospital."),
+        "comparison": draw(infl.pl.compare, table),
+        "lock": draw(infl.pl.lock, curve),
+        "rounds": draw(infl.pl.rounds, run),
+        "umap": _umap(sites),
     }
 
 
-def _umap(sites: dict[str, AnnData]) -> object:
+def _umap(sites: dict[str, AnnData]) -> Figure:
     import anndata
     import matplotlib.pyplot as plt
     import scanpy as sc
@@ -169,86 +169,3 @@ def _umap(sites: dict[str, AnnData]) -> object:
             title=column.replace("_", " "),
         )
     return figure
-
-
-def _page(
-    sites: dict[str, AnnData],
-    run: FederatedRun,
-    keys: pd.DataFrame,
-    comparison: pd.DataFrame,
-    figures: dict[str, tuple],
-) -> Report:
-    """Return the page for the data steward."""
-    import pandas as pd
-
-    report = Report("infl: five hospitals, one tumour classifier")
-    report.text(
-        "Five simulated hospitals hold 83 childhood tumours (Khan et al. 2001). They fitted one classifier together. "
-        "No tumour's data left its hospital: what travelled were changes of model weights and sums, sealed, so that "
-        "the coordinator that added them could read none of them. The model that came out is locked: without the key "
-        "it is of no use."
-    )
-    report.heading("What the model is worth, and to whom")
-    values = keys.assign(
-        balanced_accuracy=keys["balanced_accuracy"].map("{:.2f}".format),
-        highest=keys["highest"].map(lambda v: "" if np.isnan(v) else f"{v:.2f}"),
-    )
-    report.table(
-        values.rename(columns={"who": "with", "balanced_accuracy": "balanced accuracy", "highest": "highest of ten"}),
-        "On the 20 published test tumours, which no hospital trained on.",
-    )
-    report.figure(*figures["lock"])
-    report.heading("What it cost")
-    wide = comparison.assign(
-        value=[f"{m:.3f} ± {s:.3f}" for m, s in zip(comparison["mean"], comparison["sd"], strict=True)]
-    )
-    wide = wide.pivot_table(index="method", columns="metric", values="value", aggfunc="first", sort=False).reset_index()
-    wide.columns = [str(c).replace("_", " ") for c in wide.columns]
-    report.table(
-        wide, f"Held-out tumours of all hospitals; mean ± standard deviation over {comparison['n_seeds'].max()} seeds."
-    )
-    report.figure(*figures["comparison"])
-    report.heading("Who took part")
-    report.table(
-        pd.DataFrame(
-            {
-                "hospital": list(sites),
-                "tumours": [a.n_obs for a in sites.values()],
-                "classes": [", ".join(sorted(set(a.obs[TARGET]))) for a in sites.values()],
-            }
-        ),
-        "Sites of the run.",
-    )
-    report.heading("What left each hospital")
-    ledger = run.ledger.assign(kB=run.ledger["bytes"] / 1e3)
-    summary = (
-        ledger.groupby("site").agg(messages=("bytes", "size"), kB=("kB", "sum"), sealed=("sealed", "all")).reset_index()
-    )
-    summary["kB"] = summary["kB"].map("{:,.0f}".format)
-    summary["sealed"] = summary["sealed"].map({True: "all", False: "not all"})
-    report.table(summary, "From the hospitals' own ledgers, written before anything was sent.")
-    report.heading("How it was fitted")
-    s = run.settings
-    facts = {
-        "model": f"{s['task']}, {sum(t.numel() for t in run.model.stored.values()):,} weights",
-        "rounds": f"{len(run.history)}, kept: {run.history.index[run.history['best']][0]} (by validation at the hospitals)",
-        "aggregation": s["aggregation"],
-        "lock": f"{s['lock']}, strength {s['strength']:g}",
-        "seal": f"{s['seal']}, sums of fewer than {s['min_sites']} hospitals are not opened",
-        "key fingerprint": s["fingerprint"],
-        "seed": s["seed"],
-        "infl": run.model.header.infl_version,
-    }
-    report.table(
-        pd.DataFrame({"setting": list(facts), "value": list(map(str, facts.values()))}), "Settings of the run."
-    )
-    report.figure(*figures["rounds"])
-    report.figure(*figures["umap"])
-    report.heading("What this does not protect from")
-    report.text(
-        "Every hospital holds the key and the finished model: what the model itself remembers of its training data is "
-        "bounded by differential privacy only, which this demonstration does not use. A coordinator that conspires "
-        "with a hospital can open the other hospitals' updates under the group seal. The lock is a keyed "
-        "reparametrisation whose worth is measured by attacks, not an encryption scheme with a proof."
-    )
-    return report

@@ -15,6 +15,7 @@ from infl.errors import FileError
 
 if TYPE_CHECKING:
     from infl.federation.attempt import RunFolder
+    from infl.federation.station import Station
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 Name = Annotated[str, typer.Argument(help="Name of the run, as in run.toml.")]
@@ -122,15 +123,50 @@ def fetch(
     from infl.cli.site import find_home
     from infl.federation.station import Station
 
-    done = [f for f in Station(find_home(home)).runs(run) if (f / "model.infl.safetensors").exists()]
-    if len(done) != 1:
-        raise FileError(f"{len(done)} finished runs here{': name one with --run' if done else ''}")
+    finished = _finished(Station(find_home(home)), run)
     out.mkdir(parents=True, exist_ok=True)
     for name in ("model.infl.safetensors", "history.csv"):
         if (out / name).exists():
             raise FileError(f"{out / name} exists: choose another folder")
-        shutil.copy(done[0] / name, out / name)
+        shutil.copy(finished / name, out / name)
     typer.echo(f"{out}: model.infl.safetensors, history.csv; open with `infl.load_model` and the site's key ring")
+
+
+@app.command()
+def report(
+    out: Annotated[Path, typer.Argument(help="Page to write: NAME.html; two JSON files go beside it.")],
+    run: Annotated[str, typer.Option(help="The run's random name, or its beginning.")] = "",
+    statements: Annotated[
+        Path | None, typer.Option(help="TOML file with what only people can say: purpose, users, contact, …")
+    ] = None,
+    measure: Annotated[bool, typer.Option(help="Measure the model on this site's validation data.")] = True,
+    home: Annotated[Path | None, typer.Option("--home", envvar="INFL_SITE", help="The site's folder.")] = None,
+) -> None:
+    """Write the page for the data steward, with a model card and a data sheet; at a site, after a finished run.
+
+    Example: `infl run report report.html --statements statements.toml`
+    """
+    from infl.cli.site import find_home
+    from infl.federation.station import Station, read_site
+    from infl.federation.toml import read_checked
+    from infl.tl import site_metrics
+
+    said = {} if statements is None else read_checked(statements, dict)
+    station = Station(find_home(home))
+    agreement, settings = station.agreement(_finished(station, run)), station.settings
+    result = station.result(agreement, station.open_key(agreement))
+    here = {settings.name: read_site(Path(settings.data), settings.name)} if measure else {}
+    page = result.report(out, site_metrics=site_metrics(result, here) if here else None, statements=said)
+    typer.echo(
+        f"{page}: open it in a browser, print it, sign it; {page.stem}.model_card.json and .data_sheet.json are beside it"
+    )
+
+
+def _finished(station: Station, run: str) -> Path:
+    done = [folder for folder in station.runs(run) if (folder / "model.infl.safetensors").exists()]
+    if len(done) != 1:
+        raise FileError(f"{len(done)} finished runs here{': name one with --run' if done else ''}")
+    return done[0]
 
 
 def _folder(home: Path, name: str) -> RunFolder:

@@ -35,11 +35,11 @@ def print_table(table: pd.DataFrame, metrics: list[str] | None = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    metrics = metrics or list(dict.fromkeys(table["metric"]))
-    shown = Table("method", *(m.replace("_", " ") for m in metrics), "worst site", "seconds")
-    for method, rows in table.groupby("method", sort=False):
-        cells = rows.set_index("metric")
-        values = [f"{cells.loc[m, 'mean']:.3f} ± {cells.loc[m, 'sd']:.3f}" if m in cells.index else "" for m in metrics]
-        worst = f"{cells.loc[metrics[0], 'worst_site']:.3f}" if metrics[0] in cells.index else ""
-        shown.add_row(str(method), *values, worst, f"{rows['seconds'].iloc[0]:.2f}")
+    from infl._tables import by_method
+
+    wide = by_method(table, metrics).assign(method=list(dict.fromkeys(table["method"])))
+    wide["seconds"] = [f"{s:.2f}" for s in table.groupby("method", sort=False)["seconds"].first()]
+    shown = Table(*wide.columns)
+    for row in wide.itertuples(index=False, name=None):
+        shown.add_row(*row)
     Console().print(shown)

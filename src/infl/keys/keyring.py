@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import html
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from infl._html import table
 from infl.errors import FileError, KeyringError
 from infl.keys import age
 from infl.keys.derive import ROOT_BYTES, derive, fingerprint
@@ -363,12 +363,10 @@ class Keyring:
         return f"Keyring({versions}{'' if self.is_holder else ', granted'})"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{version}</td><td><code>{html.escape(self.fingerprint(version))}</code></td></tr>"
-            for version in self.versions
-        )
+        granted = {v: [m.name for m in self.members.values() if v in m.versions] for v in self.versions}
+        rows = [(v, self.fingerprint(v), ", ".join(granted[v]) or "nobody") for v in self.versions]
         kind = "key holder's" if self.is_holder else "granted"
-        return f"<table><caption>Key ring ({kind})</caption><tr><th>version</th><th>fingerprint</th></tr>{rows}</table>"
+        return table(("version", "fingerprint", "granted to"), rows, f"infl key ring ({kind})")
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise KeyringError("a key ring is not pickled or copied: save it with .save(path)")

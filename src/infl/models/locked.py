@@ -14,6 +14,7 @@ import numpy as np
 
 from infl import __version__
 from infl._files import explained, write_atomic
+from infl._html import facts
 from infl.errors import FileError, KeyringError, SettingsError
 from infl.models.lock_schemes import NoLock, lock_scheme
 from infl.models.registry import task_from_json
@@ -115,8 +116,7 @@ class LockedModel:
             "lock": f"{h.lock}, strength {h.strength:g}",
             "key": f"{h.fingerprint or 'none'}, version {h.key_version}",
         }
-        body = "".join(f"<tr><th style='text-align:left'>{k}</th><td>{v}</td></tr>" for k, v in rows.items())
-        return f"<table><caption>infl model</caption>{body}</table>"
+        return facts(rows, "infl model")
 
     # -- with the key ----------------------------------------------------------------------------------------------
     def secret(self, key: Keyring | None, *, verify: bool = True) -> bytes | None:

@@ -5,7 +5,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from infl.pl._style import BLACK, GREY, KEYED, ORANGE, PALE, UNKEYED, axes, legend_above, need_columns, rows, words
+from infl._tables import words
+from infl.pl._style import BLACK, GREY, KEYED, ORANGE, PALE, UNKEYED, axes, legend_above, need_columns, rows
 
 _MARGIN = 0.10  # of the way from chance to the unprotected run; what the table's `status` decides where it has one
 _LOOKS = {

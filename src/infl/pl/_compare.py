@@ -4,20 +4,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from infl._tables import method_words, words
 from infl.errors import DataError
-from infl.pl._style import GREY, KEYED, PALE, REFERENCE, UNKEYED, axes, legend_above, need_columns, rows, words
+from infl.pl._style import GREY, KEYED, PALE, REFERENCE, UNKEYED, axes, legend_above, need_columns, rows
 
-_LABELS = {
-    "pooled": "pooled data",
-    "alone": "each site alone",
-    "fedavg": "FedAvg, no lock",
-    "infl": "infl, right key",
-    "infl_wrong_key": "infl, wrong key",
-    "infl_no_key": "infl, no key",
-    "published": "published, right key",
-    "published_wrong_key": "published, wrong key",
-    "baseline": "simple baseline",
-}
 _FAMILIES = {
     "with the key": (KEYED, "o", ("infl", "published")),
     "wrong or no key": (UNKEYED, "s", ("infl_wrong_key", "infl_no_key", "published_wrong_key")),
@@ -66,7 +56,7 @@ def compare(table: pd.DataFrame, *, metric: str | None = None, ax: Axes | None =
         raise DataError(f"the table has no metric {metric!r}; it has {', '.join(map(repr, metrics))}")
     part = table[table["metric"] == metric]
     ax = axes(ax, 6.4, 1.2 + 0.32 * len(part))
-    rows(ax, [_LABELS.get(method, words(method)) for method in part["method"]])
+    rows(ax, [method_words(str(method)) for method in part["method"]])
 
     handles: dict[str, Line2D] = {}
     for y, row in enumerate(part.itertuples()):

@@ -7,8 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from infl._tables import words
 from infl.errors import DataError
-from infl.pl._style import GREY, KEYED, PURPLE, UNKEYED, axes, legend_above, need_columns, words
+from infl.pl._style import GREY, KEYED, PURPLE, UNKEYED, axes, legend_above, need_columns
 
 _WHAT = "pl.lock draws a table with the columns strength, who and balanced_accuracy"
 _LOOKS = {"right key": (KEYED, "o", "-"), "wrong key": (UNKEYED, "s", "--"), "no key": (PURPLE, "^", ":")}

@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from infl._tables import words
 from infl.errors import DataError
-from infl.pl._style import GREY, KEYED, PALE, axes, legend_above, need_columns, words
+from infl.pl._style import GREY, KEYED, PALE, axes, legend_above, need_columns
 
 
 def rounds(run: Any, *, metric: str | None = None, ax: Axes | None = None) -> Axes:

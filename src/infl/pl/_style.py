@@ -66,8 +66,3 @@ def need_columns(table: pd.DataFrame, names: list[str], what: str) -> None:
         raise DataError(f"the table has no column {', '.join(map(repr, missing))}: {what}")
     if table.empty:
         raise DataError(f"the table is empty: {what}")
-
-
-def words(name: str) -> str:
-    """Make a column's name readable: ``val_balanced_accuracy`` becomes ``balanced accuracy``."""
-    return name.removeprefix("val_").replace("_", " ")

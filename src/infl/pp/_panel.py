@@ -1,13 +1,14 @@
 """What sites agree on before a fit: features and classes, in one order."""
 
 import hashlib
-import html
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from infl._html import table, text
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,13 +59,10 @@ class Panel:
         return f"Panel: {self._summary()}"
 
     def _repr_html_(self) -> str:
-        head = "<tr><th>site</th><th>observations</th><th>features measured</th></tr>"
-        rows = "".join(
-            f"<tr><td>{html.escape(site)}</td><td>{n_obs}</td><td>{int(self.present[site].sum())}</td></tr>"
-            for site, n_obs in self.n_obs.items()
-        )
-        labels = f"<p>Classes: {html.escape(', '.join(self.classes))}</p>" if self.classes else ""
-        return f"<p><b>Panel</b>: {html.escape(self._summary())}</p>{labels}<table>{head}{rows}</table>"
+        rows = [(site, f"{n:,}", f"{int(self.present[site].sum()):,}") for site, n in self.n_obs.items()]
+        head = ("site", "observations", "features measured")
+        labels = f"<p>Classes: {text(', '.join(self.classes))}</p>" if self.classes else ""
+        return table(head, rows, f"infl panel: {self._summary()}", numbers=head[1:]) + labels
 
     def _summary(self) -> str:
         classes = f", {len(self.classes)} classes of {self.target!r}" if self.target is not None else ""

@@ -15,5 +15,6 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_perturb": ["predict_perturbations"],
         "_personalise": ["Personalised", "personalise"],
         "_predict": ["embed", "predict"],
+        "_site_metrics": ["site_metrics"],
     },
 )

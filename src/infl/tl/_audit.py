@@ -57,7 +57,7 @@ def audit(
         and ``note``. ``status`` is "holds"; "leak" where a protection that was promised did not hold; "not promised"
         where the attack works and nothing was promised; or "control failed", where the attack did not work on the
         control either and so shows nothing. ``attrs["passed"]`` is whether no row is a leak or a failed control,
-        ``attrs["left_out"]`` names attacks that do not apply to the run.
+        ``attrs["left_out"]`` names attacks that do not apply to the run, ``attrs["run"]`` is the run's random name.
 
     Raises
     ------
@@ -75,8 +75,7 @@ def audit(
     >>> table["status"].tolist(), table.attrs["passed"]
     (['holds'], True)
     """
-    import pandas as pd
-
+    from infl._tables import Findings
     from infl.privacy.attacks import Evidence
     from infl.tl._fit import as_sites
 
@@ -102,8 +101,9 @@ def audit(
                 values = (f.metric, f.value, f.chance, f.control, f.low, f.high, str(f.status), f.note)
                 rows.append((attack.name, str(attack.against), evidence.protection, *values))
             show(number, [])
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table = Findings(rows, columns=list(COLUMNS))
     table.attrs |= {"passed": bool(table["status"].isin(["holds", "not promised"]).all()), "left_out": left_out}
+    table.attrs["run"] = run.settings["run"]
     return table
 
 

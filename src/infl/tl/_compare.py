@@ -131,7 +131,7 @@ def compare(
     >>> sorted(set(table["method"]))
     ['baseline', 'fedavg']
     """
-    import pandas as pd
+    from infl._tables import Comparison
 
     tables = as_sites(sites, site_key)
     chosen = list(METHODS if methods is None else methods)
@@ -172,7 +172,7 @@ def compare(
         for metric, overall, sites in _by_metric(records, method)
     ]
     columns = ["method", "metric", "mean", "sd", "worst_site", "n_seeds", "seconds"]
-    table = pd.DataFrame(rows, columns=columns)
+    table = Comparison(rows, columns=columns)
     table.attrs["values"] = records
     if panel.get("classes"):
         table.attrs["chance"] = 1 / len(panel["classes"])

@@ -169,8 +169,7 @@ def fit_federated(
             "a fresh key was made: keep it with run.key.save('consortium.key', passphrase=…), without it the model is lost"
         )
     write_results(sites if site_key is not None else tables, outcome, key_added)
-    if outcome.run.model.header.lock == "field" and key is not None:
-        outcome.run.measure_lock = partial(lock_curve, outcome.run.model, tables, key=key)
+    _make_measurable(outcome.run, tables, key)
     return outcome.run
 
 
@@ -203,9 +202,18 @@ def _fit_elsewhere(
         adata.uns[key_added] |= run_facts(run)
         if run.privacy is not None:
             adata.uns[key_added]["privacy"] = run.privacy
-    if run.model.header.lock == "field" and tables and key is not None:
-        run.measure_lock = partial(lock_curve, run.model, tables, key=key)
+    if tables:
+        _make_measurable(run, tables, key)
     return run
+
+
+def _make_measurable(run: FederatedRun, tables: Mapping[str, Data], key: Keyring | None) -> None:
+    """Let lock and sites be measured on the data that are here, when a reader of the run asks for it."""
+    from infl.tl._site_metrics import site_metrics
+
+    run.measure_sites = partial(site_metrics, sites=tables)
+    if run.model.header.lock == "field" and key is not None:
+        run.measure_lock = partial(lock_curve, run.model, tables, key=key)
 
 
 def as_sites(sites: Mapping[str, Data] | Data, site_key: str | None) -> dict[str, Data]:

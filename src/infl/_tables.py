@@ -1,0 +1,138 @@
+"""Results that are tables: what people call their parts, and how they show themselves in a notebook.
+
+They are ordinary data frames. Only the whole table, as it was returned, has a view of its own; any part of it shows itself
+as pandas does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from infl._html import frame
+
+METHODS = {
+    "pooled": "pooled data",
+    "alone": "each site alone",
+    "fedavg": "FedAvg, no lock",
+    "infl": "infl, right key",
+    "infl_wrong_key": "infl, wrong key",
+    "infl_no_key": "infl, no key",
+    "published": "published, right key",
+    "published_wrong_key": "published, wrong key",
+    "baseline": "simple baseline",
+}
+"""What people call the methods of :func:`infl.tl.compare`."""
+
+
+def words(name: str) -> str:
+    """Make a column's name readable: ``val_balanced_accuracy`` becomes ``balanced accuracy``."""
+    return name.removeprefix("val_").replace("_", " ")
+
+
+def method_words(method: str) -> str:
+    """Return what people call a method."""
+    return METHODS.get(method, words(method))
+
+
+def number(value: float) -> str:
+    """Return a number of three decimals, or few digits; a dash where there is none.
+
+    Examples
+    --------
+    >>> number(0.12345), number(-0.00001), number(12345.6), number(float("nan"))
+    ('0.123', '0.000', '12,346', '–')
+    """
+    if pd.isna(value):
+        return "–"
+    shown = f"{round(value, 3) + 0.0:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+    return shown.replace("-", "−")
+
+
+def spread(mean: float, sd: float) -> str:
+    """Return a mean and a standard deviation."""
+    return f"{number(mean)} ± {number(sd)}"
+
+
+class Comparison(pd.DataFrame):
+    """What :func:`infl.tl.compare` returns: one row a method and metric."""
+
+    @property
+    def _constructor(self) -> Any:
+        return pd.DataFrame
+
+    def _repr_html_(self) -> str:
+        wide = by_method(self)
+        seeds = self["n_seeds"].max() if len(self) else 0
+        caption = f"infl comparison: held-out records, mean ± standard deviation over {seeds} seed{'s' if seeds != 1 else ''}; worst site by the first measure"
+        return frame(wide, caption, numbers=wide.columns[1:])
+
+
+class Findings(pd.DataFrame):
+    """What :func:`infl.tl.audit` returns: one row a finding."""
+
+    @property
+    def _constructor(self) -> Any:
+        return pd.DataFrame
+
+    def _repr_html_(self) -> str:
+        return frame(by_finding(self), f"infl audit: {verdict(self)}", numbers=NUMBERS)
+
+
+NUMBERS = ("got (95 %)", "chance", "unprotected")
+"""Columns of :func:`by_finding` that are numbers."""
+
+
+def by_method(table: pd.DataFrame, metrics: list[str] | None = None) -> pd.DataFrame:
+    """Return a comparison as people read it: a row a method, a column a metric, then the worst site for the first metric.
+
+    Examples
+    --------
+    >>> long = pd.DataFrame({"method": ["infl"], "metric": ["auroc"], "mean": [0.9], "sd": [0.1], "worst_site": [0.8]})
+    >>> by_method(long).to_dict("records")
+    [{'method': 'infl, right key', 'auroc': '0.900 ± 0.100', 'worst site': '0.800'}]
+    """
+    metrics = metrics or list(dict.fromkeys(table["metric"]))
+    rows = []
+    for method, part in table.groupby("method", sort=False):
+        cells = part.set_index("metric")
+        known = [m for m in metrics if m in cells.index]
+        row = {"method": method_words(str(method))}
+        row |= {words(m): spread(cells.loc[m, "mean"], cells.loc[m, "sd"]) if m in known else "" for m in metrics}
+        if "worst_site" in cells:
+            worst = number(cells.loc[metrics[0], "worst_site"]) if metrics[0] in known else ""
+            row["worst site"] = worst
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def by_finding(table: pd.DataFrame) -> pd.DataFrame:
+    """Return an audit as people read it: a row a finding, in words, with the interval beside the value."""
+    values = [
+        number(row["value"]) + (f" ({number(row['low'])} to {number(row['high'])})" if "low" in row else "")
+        for _, row in table.iterrows()
+    ]
+    shown = {
+        "attack": table["attack"].map(words),
+        "verdict": table["status"],
+        "by": table["against"].map(words),
+        "measured": table["metric"].map(words),
+        "got (95 %)": values,
+        "chance": table["chance"].map(number),
+        "unprotected": table["control"].map(number),
+    }
+    return pd.DataFrame(shown)
+
+
+def verdict(table: pd.DataFrame) -> str:
+    """Return in a few words what an audit found.
+
+    Examples
+    --------
+    >>> verdict(pd.DataFrame({"attack": ["a", "a", "b"], "status": ["holds", "leak", "holds"]}))
+    'Attacked in 2 ways; findings: 2 “holds”, 1 “leak”.'
+    """
+    counts = ", ".join(f"{n} “{status}”" for status, n in table["status"].value_counts().items())
+    n = table["attack"].nunique()
+    return f"Attacked in {n} way{'s' if n != 1 else ''}; findings: {counts}."

@@ -1,0 +1,16 @@
+"""What a run tells those who answer for the data: a page to read and sign, a model card, a data sheet.
+
+Made of what the run itself knows (settings, ledgers, key trail, metrics) and of tables that :mod:`infl.tl` returns. No
+record, no path and no key gets in.
+"""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submod_attrs={
+        "cards": ["data_sheet", "model_card"],
+        "facts": ["STATEMENTS", "Facts"],
+        "steward": ["steward_page", "write_report"],
+    },
+)

@@ -1,0 +1,268 @@
+"""All that page and cards say, gathered once."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from infl import __version__
+from infl._tables import words
+from infl.errors import DataError, SettingsError
+from infl.pl._style import need_columns
+
+if TYPE_CHECKING:
+    from infl.federation.run import FederatedRun
+
+STATEMENTS = {
+    "purpose": "What is the model for?",
+    "users": "Who will use it?",
+    "not_for": "What must it not be used for?",
+    "people": "Whose data are they, and how were they collected?",
+    "legal_basis": "On which consent or legal basis are they used?",
+    "licence": "Under which licence may the model be passed on?",
+    "upkeep": "Who keeps the model up, and until when?",
+    "contact": "Who answers questions?",
+}
+"""What only people can say, by the name under which they say it in ``statements=``."""
+
+METRICS = {
+    "accuracy": "share of records that are classified rightly",
+    "balanced_accuracy": "the same, averaged over the classes, so that rare ones count alike",
+    "macro_f1": "harmonic mean of precision and sensitivity, averaged over the classes",
+    "auroc": "chance that a record of a class is ranked above one of another",
+    "calibration_error": "how far stated probabilities are from what happened; 0 is best",
+    "loss": "what training makes small; 0 is best for a classifier",
+    "log_loss": "penalty for confident wrong predictions; 0 is best",
+}
+"""Plain words for metrics of ours; others are named only."""
+
+KINDS = {
+    "count": "how many training records the site has, as part of a sum",
+    "train": "how training at the site changed the model's weights, times its share of the records; training loss; "
+    "results on its validation records; all as parts of sums",
+    "judge": "results of the last model on the site's validation records, as parts of sums",
+    "means": "sums of each feature's values and numbers of records by class, to bring features to one scale",
+    "deviations": "sums of squared distances from the common mean, to bring features to one scale",
+    "temperature": "validation loss at several candidate scales, to make probabilities honest",
+}
+"""What messages carry, by the kind that the ledger gives."""
+OTHER_KIND = "sums that this task needs before or after training; see “What leaves the house” in the documentation"
+PACKAGES = (
+    *("torch", "numpy", "scipy", "pandas", "anndata", "mudata", "scanpy", "scikit-learn", "cryptography", "pyrage"),
+    *("safetensors", "scvi-tools", "opacus", "nvflare", "transformers", "peft"),
+)
+"""Whose versions are named where they are installed."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A run, the evidence that was gathered about it, and what people say of it.
+
+    Attributes
+    ----------
+    run
+        The run.
+    audit, comparison, lock_curve
+        What :func:`infl.tl.audit`, :func:`infl.tl.compare` and :func:`infl.tl.lock_curve` returned, or None.
+    site_metrics
+        What :func:`infl.tl.site_metrics` returned, or None.
+    statements
+        Answers to :data:`STATEMENTS`.
+    min_count
+        Numbers of records below this are not told, nor what was measured on so few.
+    written
+        When, in UTC.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> run = infl.tl.fit_federated(sites, target="tumour_class", rounds=1, progress=False)
+    >>> Facts(run).by_kind["kind"].tolist()
+    ['count', 'means', 'deviations', 'train', 'judge', 'temperature']
+    """
+
+    run: FederatedRun
+    audit: pd.DataFrame | None = None
+    comparison: pd.DataFrame | None = None
+    lock_curve: pd.DataFrame | None = None
+    site_metrics: pd.DataFrame | None = None
+    statements: Mapping[str, str] = field(default_factory=dict)
+    min_count: int = 10
+    written: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.statements if name not in STATEMENTS]
+        if unknown:
+            raise SettingsError(f"statements: {unknown[0]!r} is not asked for: some of {', '.join(STATEMENTS)}")
+        if wrong := [name for name, answer in self.statements.items() if not isinstance(answer, str)]:
+            raise SettingsError(f"statements: {wrong[0]!r} is to be answered with a text")
+        if isinstance(self.min_count, bool) or not isinstance(self.min_count, int) or self.min_count < 1:
+            raise SettingsError(f"min_count={self.min_count!r}: give a whole number of at least 1")
+        for name, columns in (
+            ("audit", ["attack", "against", "metric", "value", "chance", "control", "status"]),
+            ("comparison", ["method", "metric", "mean", "sd", "worst_site"]),
+            ("lock_curve", ["strength", "who", "sd"]),
+            ("site_metrics", ["n_obs", "n_judged"]),
+        ):
+            table = getattr(self, name)
+            if table is not None:
+                source = {"comparison": "compare"}.get(name, name)
+                need_columns(table, columns, f"{name}= takes what infl.tl.{source} returns")
+        if self.audit is not None and self.audit.attrs.get("run", self.settings["run"]) != self.settings["run"]:
+            raise DataError("audit= is of another run: attack this one with infl.tl.audit(run, sites)")
+
+    # -- who and how -----------------------------------------------------------------------------------------------
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The run's specification."""
+        return self.run.settings
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of all sites."""
+        return tuple(self.settings["sites"])
+
+    @property
+    def target(self) -> str:
+        """Column that was learned; empty where there is none."""
+        return str(self.settings["options"].get("target") or "")
+
+    @property
+    def n_rounds(self) -> int:
+        """Rounds that were trained."""
+        return len(self.run.history)
+
+    @property
+    def best_round(self) -> int | None:
+        """The round whose model was kept."""
+        best = self.run.history.index[self.run.history["best"]]
+        return int(best[0]) if len(best) else None
+
+    @property
+    def n_weights(self) -> int:
+        """Number of weights in the model file."""
+        return sum(t.numel() for t in self.run.model.stored.values())
+
+    # -- what left -------------------------------------------------------------------------------------------------
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Sites whose ledger is here: all of them where the run was in one process, else this site."""
+        here = set(self.run.ledger["site"])
+        return tuple(site for site in self.sites if site in here)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether all sites were in one process: only then are the ledgers of several in one place."""
+        return len(self.told) == len(self.sites) > 1
+
+    @property
+    def all_sealed(self) -> bool:
+        """Whether no message that is on record could be read by the coordinator."""
+        return bool(self.run.ledger["sealed"].astype(bool).all())
+
+    @cached_property
+    def by_site(self) -> pd.DataFrame:
+        """Site, rounds answered, messages, bytes, unsealed messages, first and last time; of sites whose ledger is here."""
+        ledger = self.run.ledger.assign(open=~self.run.ledger["sealed"].astype(bool))
+        groups = ledger.groupby("site")
+        table = groups.agg(messages=("bytes", "size"), bytes=("bytes", "sum"), unsealed=("open", "sum"))
+        table["rounds"] = ledger[ledger["round"] > 0].groupby("site")["round"].nunique().reindex(table.index).fillna(0)
+        table["first"], table["last"] = groups["time"].min(), groups["time"].max()
+        columns = ["rounds", "messages", "bytes", "unsealed", "first", "last"]
+        table = table.loc[list(self.told), columns].astype({"rounds": int})
+        return table.rename_axis("site").reset_index()
+
+    @cached_property
+    def by_kind(self) -> pd.DataFrame:
+        """Kind of message, what it carries in plain words, messages and bytes; kinds that are numbered are one."""
+        kind = self.run.ledger["kind"].astype(str).str.replace(r" \d+$", "", regex=True)
+        groups = self.run.ledger.assign(kind=kind).groupby("kind", sort=False)
+        table = groups.agg(messages=("bytes", "size"), bytes=("bytes", "sum")).reset_index()
+        table.insert(1, "what", [KINDS.get(k, OTHER_KIND) for k in table["kind"]])
+        return table
+
+    # -- key and privacy -------------------------------------------------------------------------------------------
+    @cached_property
+    def grants(self) -> pd.DataFrame | None:
+        """Who was granted which versions, and since when; None without the key ring, or without lock and seal."""
+        if self.run.key is None:
+            return None
+        trail = self.run.key.trail
+        since: dict[str, str] = {}
+        for line in trail.lines:
+            if line.action == "grant":
+                since.setdefault(line.who, line.when)
+            elif line.action == "revoke":
+                since.pop(line.who, None)
+        rows = [(m.name, ", ".join(map(str, m.versions)), since[m.name]) for m in trail.members().values()]
+        return pd.DataFrame(rows, columns=["site", "versions", "since"])
+
+    # -- how good --------------------------------------------------------------------------------------------------
+    @cached_property
+    def quality(self) -> dict[str, float]:
+        """Validation metrics of the model that was kept, over all sites together."""
+        if self.best_round is None:
+            return {}
+        row = self.run.history.loc[self.best_round]
+        names = [str(c) for c in self.run.history if str(c).startswith("val_")]
+        return {name.removeprefix("val_"): float(row[name]) for name in names if np.isfinite(row[name])}
+
+    @cached_property
+    def at_sites(self) -> pd.DataFrame | None:
+        """Records, judged records and metrics of each site; missing where there are fewer than `min_count`.
+
+        With one number missing a reader who knows the sum would have it, so the next smallest goes too.
+        """
+        if self.site_metrics is None:
+            return None
+        table = self.site_metrics.rename_axis("site").reset_index()
+        metrics = [c for c in table if c not in ("site", "n_obs", "n_judged")]
+        few = self._few(table["n_obs"])
+        few_judged = few | self._few(table["n_judged"])
+        shown = table.astype({"n_obs": "Int64", "n_judged": "Int64"})
+        shown.loc[few, "n_obs"] = pd.NA
+        shown.loc[few_judged, "n_judged"] = pd.NA
+        shown.loc[few_judged, metrics] = np.nan
+        return shown
+
+    def _few(self, counts: pd.Series) -> pd.Series:
+        few = counts < self.min_count
+        if few.sum() == 1 and len(few) > 1:
+            few = few | (counts.index == counts[~few].idxmin())
+        return few
+
+    # -- what was tried against it ---------------------------------------------------------------------------------
+    @cached_property
+    def findings(self) -> dict[str, int]:
+        """Number of findings of the audit by status; empty without one."""
+        return {} if self.audit is None else {str(k): int(v) for k, v in self.audit["status"].value_counts().items()}
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """Versions of infl, Python and the packages that do the work, where the page is written."""
+        found = {"infl": __version__, "Python": platform.python_version()}
+        for name in PACKAGES:
+            try:
+                found[name] = metadata.version(name)
+            except metadata.PackageNotFoundError:
+                continue
+        return found
+
+    @property
+    def unanswered(self) -> dict[str, str]:
+        """Questions that nobody answered yet, by name."""
+        return {name: question for name, question in STATEMENTS.items() if not self.statements.get(name)}
+
+
+def metric_words(name: str) -> str:
+    """Return plain words for a metric: its name where there are none."""
+    return METRICS.get(name, words(name))

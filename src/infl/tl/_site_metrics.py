@@ -1,0 +1,75 @@
+"""How good a model is at each site, measured where the site's data are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from infl.federation.run import FederatedRun
+from infl.federation.seeds import generator
+from infl.tl._fit import as_sites
+from infl.tl._results import checked_model
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from infl._types import Data
+    from infl.keys import Keyring
+    from infl.models.locked import LockedModel
+
+
+def site_metrics(
+    model: FederatedRun | LockedModel,
+    sites: Mapping[str, Data] | Data,
+    *,
+    site_key: str | None = None,
+    key: Keyring | None = None,
+    validation_only: bool = True,
+) -> pd.DataFrame:
+    """Measure a model at each site by itself. A run tells only what all sites reach together.
+
+    Parameters
+    ----------
+    model
+        What :func:`infl.tl.fit_federated` returned, or its model. Where weights stay at the sites, each site of a run is
+        judged with its own.
+    sites, site_key
+        As for :func:`infl.tl.fit_federated`; the sites whose data are here.
+    key
+        Key ring that opens the model (default: that of the run).
+    validation_only
+        Judge on the validation parts of the fit (True), or on all observations, when none was trained on.
+
+    Returns
+    -------
+    DataFrame
+        One row a site: ``n_obs``, ``n_judged`` (observations that were judged on), and the task's metrics, NaN where
+        there was nothing to judge on.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> run = infl.tl.fit_federated(sites, target="tumour_class", progress=False)
+    >>> infl.tl.site_metrics(run, sites)[["n_obs", "n_judged"]].sum().tolist()
+    [83, 18]
+    """
+    import pandas as pd
+
+    shared = checked_model(model)
+    run = model if isinstance(model, FederatedRun) else None
+    own = run.site_models if run is not None else {}
+    key = run.key if key is None and run is not None else key
+    rows = {}
+    for name, adata in as_sites(sites, site_key).items():
+        chosen = own.get(name, shared)
+        h = chosen.header
+        task = h.build_task()
+        data = task.read(adata, h.panel, site=name, rng=generator(h.seed, "validation part", name))
+        index = data.validation if validation_only else np.union1d(data.train, data.validation)
+        sums = task.evaluate(chosen.module(key if h.fingerprint else None), data, index)
+        values = task.summarise(sums) if len(index) else {}
+        rows[name] = {"n_obs": adata.n_obs, "n_judged": len(index)} | values
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("site")
