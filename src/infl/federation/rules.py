@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from infl import _entry_points
 from infl.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -179,6 +180,17 @@ RULES: dict[str, Callable[..., Rule]] = {
 }
 
 
+def known_rules() -> list[str]:
+    """Return the names of all rules: ours, and third parties' by entry point ``infl.rules``.
+
+    Examples
+    --------
+    >>> "fedprox" in known_rules()
+    True
+    """
+    return list(_entry_points.known("infl.rules", dict.fromkeys(RULES, "")))
+
+
 def rule(name: str, options: Mapping[str, Any]) -> Rule:
     """Return a rule by its name.
 
@@ -187,11 +199,17 @@ def rule(name: str, options: Mapping[str, Any]) -> Rule:
     SettingsError
         Unknown rule or option.
     """
-    if name not in RULES:
-        near = difflib.get_close_matches(name.lower(), RULES, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(map(repr, RULES))}"
-        raise SettingsError(f"aggregation={name!r} is not known: {hint}")
+    make = RULES.get(name) or _of_others(name)  # reading all entry points takes as long as a round
     try:
-        return RULES[name](**options)
+        return make(**options)
     except TypeError:
         raise SettingsError(f"aggregation={name!r} does not take the options {sorted(options)}") from None
+
+
+def _of_others(name: str) -> Callable[..., Rule]:
+    places = _entry_points.known("infl.rules", {})
+    if name not in places:
+        near = difflib.get_close_matches(name.lower(), known_rules(), 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(map(repr, known_rules()))}"
+        raise SettingsError(f"aggregation={name!r} is not known: {hint}")
+    return _entry_points.load(name, places[name])

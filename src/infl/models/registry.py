@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
+from infl import _entry_points
 from infl.errors import SettingsError
 from infl.models.task import Task
 
@@ -25,7 +24,7 @@ TASKS = {
 
 def known_tasks() -> dict[str, str]:
     """Return the import path of every task by name."""
-    return TASKS | {point.name: point.value for point in entry_points(group="infl.tasks")}
+    return _entry_points.known("infl.tasks", TASKS)
 
 
 def task_class(name: str) -> type[Task]:
@@ -34,13 +33,12 @@ def task_class(name: str) -> type[Task]:
     Raises
     ------
     SettingsError
-        Unknown name; the message lists the known ones.
+        Unknown name; the message lists the known ones. Or what another package registered cannot be imported.
     """
     place = TASKS.get(name) or known_tasks().get(name)  # reading all entry points takes as long as a round
     if place is None:
         raise SettingsError(f"model={name!r} is not known: one of {', '.join(map(repr, sorted(known_tasks())))}")
-    module, _, attribute = place.partition(":")
-    return getattr(import_module(module), attribute)
+    return _entry_points.load(name, place)
 
 
 def make_task(model: str | Task, options: dict[str, Any]) -> Task:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.metadata import entry_points
-
+from infl import _entry_points
 from infl.errors import SettingsError
 from infl.privacy.attacks.contract import Attack, Attacker, Finding, Status
 from infl.privacy.attacks.evidence import Evidence
@@ -34,7 +32,7 @@ ATTACKS: dict[str, str] = {
 
 def known_attacks() -> dict[str, str]:
     """Return the import path of every attack by name: ours, and third parties' by entry point ``infl.attacks``."""
-    return ATTACKS | {point.name: point.value for point in entry_points(group="infl.attacks")}
+    return _entry_points.known("infl.attacks", ATTACKS)
 
 
 def load_attack(name: str) -> Attack:
@@ -43,10 +41,9 @@ def load_attack(name: str) -> Attack:
     Raises
     ------
     SettingsError
-        Unknown name; the message lists the known ones.
+        Unknown name; the message lists the known ones. Or what another package registered cannot be imported.
     """
     known = known_attacks()
     if name not in known:
         raise SettingsError(f"attack {name!r} is not known: one of {', '.join(sorted(known))}")
-    module, _, attribute = known[name].partition(":")
-    return getattr(import_module(module), attribute)()
+    return _entry_points.load(name, known[name])()

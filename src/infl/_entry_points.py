@@ -1,0 +1,39 @@
+"""What other packages bring: tasks, attacks and aggregation rules, by entry points, under names that are not ours."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from infl.errors import SettingsError
+
+
+def known(group: str, own: Mapping[str, str]) -> dict[str, str]:
+    """Return the import path of everything in a group by name; ours come first, and nobody can replace them.
+
+    Parameters
+    ----------
+    group
+        Group of entry points, e.g. ``"infl.tasks"``.
+    own
+        Our import paths, ``"module:attribute"``, by name.
+    """
+    theirs = {point.name: point.value for point in entry_points(group=group)}
+    return {**own, **{name: place for name, place in theirs.items() if name not in own}}
+
+
+def load(name: str, place: str) -> Any:
+    """Import what an entry point names.
+
+    Raises
+    ------
+    SettingsError
+        It cannot be imported; the line says which package is to blame.
+    """
+    module, _, attribute = place.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        if module.partition(".")[0] == "infl":
+            raise
+        raise SettingsError(f"{name!r} is registered as {place!r}, which cannot be imported: {error}") from error

@@ -1,0 +1,62 @@
+"""Tasks, attacks and rules of other packages: found by their entry points, under names that are not ours."""
+
+from pathlib import Path
+
+import pytest
+
+import infl
+from infl.errors import SettingsError
+from infl.federation.rules import fedprox, known_rules, rule
+from infl.models.registry import known_tasks, task_class
+from infl.privacy.attacks import known_attacks, load_attack
+from infl.privacy.attacks.ratio import Ratio
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package's metadata, as an installer writes it: good entries, bad ones, and names that are taken."""
+    folder = tmp_path / "theirs-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text(
+        "[infl.tasks]\nlost = theirs.nowhere:Task\nclassifier = theirs:Evil\nmine = infl.models.classifier:Classifier\n"
+        "[infl.attacks]\nmissing = pathlib:Nothing\nratio = theirs:Evil\n"
+        "[infl.rules]\npulled = infl.federation.rules:fedprox\nfedavg = theirs:evil\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("installed")
+def test_what_is_registered_is_known() -> None:
+    assert {"lost", "mine"} <= set(known_tasks())
+    assert "missing" in known_attacks()
+    assert "pulled" in known_rules()
+    assert task_class("mine") is infl.models.Classifier
+    assert rule("pulled", {"mu": 0.5}).name == fedprox().name
+
+
+@pytest.mark.usefixtures("installed")
+def test_nobody_can_replace_ours() -> None:
+    assert known_tasks()["classifier"] == "infl.models.classifier:Classifier"
+    assert task_class("classifier") is infl.models.Classifier
+    assert type(load_attack("ratio")) is Ratio
+    assert rule("fedavg", {}).name == "fedavg"
+
+
+@pytest.mark.usefixtures("installed")
+def test_what_cannot_be_imported_is_one_line() -> None:
+    with pytest.raises(
+        SettingsError, match=r"'lost' is registered as 'theirs.nowhere:Task', which cannot be imported: No mod"
+    ):
+        task_class("lost")
+    with pytest.raises(
+        SettingsError, match=r"'missing' is registered as 'pathlib:Nothing', which cannot be imported: mod"
+    ):
+        load_attack("missing")
+
+
+def test_without_a_package_the_names_are_ours() -> None:
+    with pytest.raises(SettingsError, match="model='mine' is not known: one of 'adapter'"):
+        task_class("mine")
+    with pytest.raises(SettingsError, match="aggregation='pulled' is not known: one of 'fedavg'"):
+        rule("pulled", {})
