@@ -52,6 +52,7 @@ def test_an_image_of_ones_own_and_floating_point(section):
         (lambda a: None, {"image": np.ones((9, 9, 3), np.uint8)}, "needs microns_per_pixel="),
         (lambda a: None, {"image": np.ones((3, 9, 9), np.uint8), "microns_per_pixel": 1.0}, "RGB last"),
         (lambda a: None, {"image": np.full((9, 9, 3), 300), "microns_per_pixel": 1.0}, "has type int64"),
+        (lambda a: None, {"image": np.full((99, 99, 3), 1.5), "microns_per_pixel": 2.0}, "values from 1.5 to 1.5"),
     ],
 )
 def test_bad_input_is_one_line(section, change, options, message):
@@ -59,3 +60,62 @@ def test_bad_input_is_one_line(section, change, options, message):
     with pytest.raises((DataError, SettingsError), match=message) as error:
         infl.pp.cut_patches(section, **{"size": 40.0} | options)
     assert "\n" not in str(error.value) and "patches" not in section.obsm
+
+
+@pytest.fixture
+def sdata(section):
+    """The same section as SpatialData: the image in steps of 2 of the world's units, the spots in the world's, of 1 µm."""
+    spatialdata = pytest.importorskip("spatialdata", reason="needs spatialdata: pip install 'infl[spatial]'")
+    from spatialdata.models import Image2DModel, ShapesModel, TableModel
+    from spatialdata.transformations import Identity, Scale
+
+    picture = section.uns["spatial"]["lib"]["images"]["hires"]
+    image = Image2DModel.parse(
+        picture.transpose(2, 0, 1), dims=("c", "y", "x"), transformations={"global": Scale([2.0, 2.0], axes=("x", "y"))}
+    )
+    place = section.obsm["spatial"][::-1].copy()  # in another order than the table
+    spots = ShapesModel.parse(
+        place, geometry=0, radius=27.5, index=["c", "b", "a"], transformations={"global": Identity()}
+    )
+    table = ad.AnnData(np.ones((3, 2)), obs={"region": ["spots"] * 3, "spot": ["a", "b", "c"]})
+    table.obs["region"] = table.obs["region"].astype("category")
+    table = TableModel.parse(table, region="spots", region_key="region", instance_key="spot")
+    return spatialdata.SpatialData(images={"he": image}, shapes={"spots": spots}, tables={"table": table})
+
+
+def test_patches_of_spatialdata_are_those_of_the_same_section(section, sdata):
+    infl.pp.cut_patches(section, size=40.0, pixels=20)
+    infl.pp.cut_patches(sdata, size=40.0, pixels=20)
+    np.testing.assert_array_equal(sdata["table"].obsm["patches"], section.obsm["patches"])
+    infl.pp.cut_patches(sdata, size=40.0, pixels=20, microns_per_pixel=1.0, key_added="twice")
+    assert 30 <= sdata["table"].obsm["twice"].reshape(3, 20, 20, 3)[0, 0, 0, 0] <= 31  # 40 pixels around x = 50
+
+
+def test_patches_of_a_pyramid_come_from_its_finest_level(section, sdata):
+    from spatialdata.models import Image2DModel
+    from spatialdata.transformations import Scale
+
+    infl.pp.cut_patches(section, size=40.0, pixels=20)
+    finest = np.asarray(sdata.images["he"])
+    scale = {"global": Scale([2.0, 2.0], axes=("x", "y"))}
+    sdata.images["pyramid"] = Image2DModel.parse(finest, dims=("c", "y", "x"), scale_factors=[2], transformations=scale)
+    infl.pp.cut_patches(sdata, image="pyramid", size=40.0, pixels=20)
+    np.testing.assert_array_equal(sdata["table"].obsm["patches"], section.obsm["patches"])
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda s: None, {"table": "x"}, "no table 'x': it has table"),
+        (lambda s: None, {"image": "x"}, "no image 'x': it has he"),
+        (lambda s: s.images.pop("he"), {}, "has 0 images"),
+        (lambda s: None, {"coordinate_system": "x"}, "'he' is not in coordinate system 'x': it is in global"),
+        (lambda s: s["table"].uns["spatialdata_attrs"].update(region=["a", "b"]), {}, "due is one element of shapes"),
+        (lambda s: s.shapes["spots"].drop(columns="radius", inplace=True), {}, "no circles"),
+    ],
+)
+def test_bad_spatialdata_is_one_line(sdata, change, options, message):
+    change(sdata)
+    with pytest.raises(DataError, match=message) as error:
+        infl.pp.cut_patches(sdata, **{"size": 40.0} | options)
+    assert "\n" not in str(error.value) and "patches" not in sdata["table"].obsm
