@@ -7,6 +7,11 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from infl.errors import SettingsError
+
+LEVELS = ("error", "warning", "info", "hint", "debug")
+"""Names of the levels of verbosity, from 0, as in scanpy."""
+
 
 def _folder(variable: str) -> Path | None:
     value = os.environ.get(variable)
@@ -31,11 +36,17 @@ class Settings:
         ``~/.config/infl/identity.key``).
     progress
         Show progress bars (``INFL_PROGRESS=0`` switches them off; default: when standard error is a terminal).
+    verbosity
+        How much is said on standard error, as in scanpy: 0 or ``"error"``, 1 or ``"warning"``, 2 or ``"info"`` (what begins
+        and what came out), 3 or ``"hint"`` (where results were written), 4 or ``"debug"`` (each round) (``INFL_VERBOSITY``; default: 1). Errors and Python's warnings are not affected.
 
     Examples
     --------
     >>> import infl
     >>> infl.settings.progress = False
+    >>> infl.settings.verbosity = "warning"
+    >>> infl.settings.verbosity
+    1
     """
 
     data_dir: Path | None = field(default_factory=lambda: _folder("INFL_DATA_DIR"))
@@ -45,6 +56,26 @@ class Settings:
     progress: bool | None = field(
         default_factory=lambda: None if "INFL_PROGRESS" not in os.environ else os.environ["INFL_PROGRESS"] != "0"
     )
+    verbosity: int | str = field(default_factory=lambda: os.environ.get("INFL_VERBOSITY") or "warning")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, _level(value) if name == "verbosity" else value)
+
+
+def _level(value: object) -> int:
+    """Return the number of a level of verbosity.
+
+    Examples
+    --------
+    >>> _level("info"), _level("3"), _level(0)
+    (2, 3, 0)
+    """
+    text = str(value).lower()
+    if text in LEVELS:
+        return LEVELS.index(text)
+    if text.isdecimal() and int(text) < len(LEVELS):
+        return int(text)
+    raise SettingsError(f"verbosity={value!r}: give 0 to {len(LEVELS) - 1}, or one of {', '.join(map(repr, LEVELS))}")
 
 
 settings = Settings()

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from infl import _tell
 from infl.errors import FederationError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
 from infl.federation.coordinator import Coordinator, Progress, Transport, programme
 from infl.federation.replica import Replica
-from infl.federation.report import round_bar, say
+from infl.federation.report import last_metrics, round_bar, say
 from infl.federation.run import FederatedRun
 from infl.federation.site import Site
 from infl.federation.together import Together, stackable
@@ -116,6 +117,7 @@ def run_in_process(
                 seconds.append(time.perf_counter() - clock)
                 clock = time.perf_counter()
                 show(exchange.round, replica.rows)
+                _tell.debug(f"round {exchange.round} of {agreement.rounds}: {last_metrics(replica.rows)}")
     ledger = pd.concat([ledgers[name].frame().assign(site=name) for name in agreement.sites], ignore_index=True)
     run = FederatedRun.of(replica, ledger, seconds)
     run.site_models = {name: own for name, member in members.items() if (own := member.own_model()) is not None}

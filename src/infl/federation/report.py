@@ -17,6 +17,18 @@ def say(line: str) -> None:
     print(f"infl: {line}", file=sys.stderr)
 
 
+def last_metrics(rows: list[dict[str, Any]]) -> str:
+    """Return the validation metrics that are known last.
+
+    Examples
+    --------
+    >>> last_metrics([{"loss": 0.9, "val_loss": 0.5}, {"loss": 0.7}])
+    'loss 0.500'
+    """
+    known: dict[str, Any] = next((row for row in reversed(rows) if "val_loss" in row), {})
+    return " ".join(f"{k.removeprefix('val_')} {v:.3f}" for k, v in known.items() if k.startswith("val_"))
+
+
 @contextmanager
 def round_bar(rounds: int, progress: bool | None, *, what: str = "round") -> Iterator[Show]:
     """Yield a function that is called after each round; it moves a bar with the time left and the last metrics."""
@@ -40,9 +52,7 @@ def round_bar(rounds: int, progress: bool | None, *, what: str = "round") -> Ite
         handle = bar.add_task("", total=rounds)
 
         def show(number: int, rows: list[dict[str, Any]]) -> None:
-            known: dict[str, Any] = next((row for row in reversed(rows) if "val_loss" in row), {})
-            text = " ".join(f"{k.removeprefix('val_')} {v:.3f}" for k, v in known.items() if k.startswith("val_"))
-            bar.update(handle, completed=number, description=text)
+            bar.update(handle, completed=number, description=last_metrics(rows))
 
         yield show
         bar.update(handle, completed=rounds)

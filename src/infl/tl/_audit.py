@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from infl import _tell
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.federation.report import round_bar
 from infl.federation.run import FederatedRun
@@ -100,6 +101,7 @@ def audit(
             for f in attack.run(evidence):
                 values = (f.metric, f.value, f.chance, f.control, f.low, f.high, str(f.status), f.note)
                 rows.append((attack.name, str(attack.against), evidence.protection, *values))
+                _tell.info(f"{attack.name}, {f.metric}: {f.value:.2f} (chance {f.chance:.2f}), {f.status}")
             show(number, [])
     table = Findings(rows, columns=list(COLUMNS))
     table.attrs |= {"passed": bool(table["status"].isin(["holds", "not promised"]).all()), "left_out": left_out}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infl import _tell
 from infl.errors import DataError, InflWarning, KeyringError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.local import Outcome, run_in_process
-from infl.federation.report import say
+from infl.federation.report import last_metrics
 from infl.models.registry import make_task
 from infl.privacy.dp import log_run
 from infl.tl._calibrate import lock_curve
@@ -163,9 +166,13 @@ def fit_federated(
     )
     if engine:
         return _fit_elsewhere(engine, agreement, tables, key, key_added)
+    _tell.info(f"{task.name} on {len(tables)} sites, {rounds} rounds, lock {agreement.lock}, seal {agreement.seal}")
+    begun = time.perf_counter()
     outcome = run_in_process(agreement, task, tables, key, checkpoint=checkpoint, resume=resume, progress=progress)
+    best = outcome.run.history.loc[outcome.run.history["best"]].to_dict("records")
+    _tell.info(f"finished ({timedelta(seconds=round(time.perf_counter() - begun))}): {last_metrics(best)}")
     if fresh and lock not in (None, "none"):
-        say(
+        _tell.warning(
             "a fresh key was made: keep it with run.key.save('consortium.key', passphrase=…), without it the model is lost"
         )
     write_results(sites if site_key is not None else tables, outcome, key_added)
@@ -246,12 +253,13 @@ def write_results(sites: Mapping[str, Data] | Data, outcome: Outcome, key_added:
         module = replica.module(member.local if member else None)
         private = replica.private | (replica.task.keep(member.data) if member else {})
         outputs[name] = replica.task.infer(module, replica.task.read(adata, panel, site=name), private)
-    for name, adata in objects.items():
-        replica.task.write(adata, outputs[name], panel, key_added=key_added)
-        adata.uns[key_added] = model_facts(outcome.run.model, opened=True) | run_facts(outcome.run)
-        if outcome.run.privacy is not None:
-            adata.uns[key_added]["privacy"] = outcome.run.privacy
-            log_run(adata, outcome.run.privacy, replica.steps)
+    with _tell.added(objects):
+        for name, adata in objects.items():
+            replica.task.write(adata, outputs[name], panel, key_added=key_added)
+            adata.uns[key_added] = model_facts(outcome.run.model, opened=True) | run_facts(outcome.run)
+            if outcome.run.privacy is not None:
+                adata.uns[key_added]["privacy"] = outcome.run.privacy
+                log_run(adata, outcome.run.privacy, replica.steps)
 
 
 def _fresh_key() -> Keyring:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
+from infl import _tell
 from infl.errors import InflWarning, SettingsError
 from infl.tl._results import checked_model, model_facts
 
@@ -124,8 +125,9 @@ def predict(
     opened = warn_unopened(model, key)
     outputs = infer(adata, model, key)
     adata = adata.copy() if copy else adata
-    model.header.build_task().write(adata, outputs, model.header.panel, key_added=key_added)
-    adata.uns[key_added] = model_facts(model, opened=opened)
+    with _tell.added({"the data": adata}):
+        model.header.build_task().write(adata, outputs, model.header.panel, key_added=key_added)
+        adata.uns[key_added] = model_facts(model, opened=opened)
     return adata if copy else None
 
 
@@ -169,6 +171,7 @@ def embed(
     opened = warn_unopened(model, key)
     outputs = infer(adata, model, key)
     adata = adata.copy() if copy else adata
-    task.embed(adata, outputs, key_added=key_added)
-    adata.uns[key_added] = model_facts(model, opened=opened)
+    with _tell.added({"the data": adata}):
+        task.embed(adata, outputs, key_added=key_added)
+        adata.uns[key_added] = model_facts(model, opened=opened)
     return adata if copy else None

@@ -1,0 +1,68 @@
+"""Lines for people on standard error, as many as ``infl.settings.verbosity`` asks for; the levels are scanpy's."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from infl._settings import settings
+
+if TYPE_CHECKING:
+    from infl._types import Data
+
+FIELDS = ("obs", "var", "obsm", "varm", "obsp", "layers", "uns")
+
+
+def warning(line: str) -> None:
+    """Say what a user should act on (verbosity 1, the default)."""
+    _say(1, line)
+
+
+def info(line: str) -> None:
+    """Say what begins, and what came out (verbosity 2)."""
+    _say(2, line)
+
+
+def hint(line: str) -> None:
+    """Say where results are (verbosity 3)."""
+    _say(3, line)
+
+
+def debug(line: str) -> None:
+    """Say how it goes on (verbosity 4)."""
+    _say(4, line)
+
+
+def _say(level: int, line: str) -> None:
+    if int(settings.verbosity) >= level:
+        print(f"infl: {line}", file=sys.stderr)
+
+
+@contextmanager
+def added(objects: Mapping[str, Data]) -> Iterator[None]:
+    """Say which fields were added to the objects meanwhile; nothing is looked at unless somebody wants to know."""
+    if int(settings.verbosity) < 3:
+        yield
+        return
+    before = {name: _fields(adata) for name, adata in objects.items()}
+    yield
+    for name, adata in objects.items():
+        new = [field for field in _fields(adata) if field not in before[name]]
+        hint(f"{name}: added {', '.join(new)}" if new else f"{name}: written anew, nothing added")
+
+
+def _fields(adata: Data) -> list[str]:
+    """Return the names of what an object holds, as they are typed.
+
+    Examples
+    --------
+    >>> import infl
+    >>> _fields(infl.datasets.khan())
+    ["obs['tumour_class']", "obs['published_split']", "uns['source']"]
+    """
+    modalities = getattr(adata, "mod", {})
+    parts = {"": adata} | {f"mod[{name!r}].": modality for name, modality in modalities.items()}
+    held = {(prefix, field): getattr(part, field, None) for prefix, part in parts.items() for field in FIELDS}
+    return [f"{prefix}{field}[{key!r}]" for (prefix, field), keys in held.items() if keys is not None for key in keys]
