@@ -6,6 +6,7 @@ from torch import nn
 
 from infl.errors import SettingsError
 from infl.nn.trex import RankOneExperts
+from infl.nn.trex.intuition import Intuition
 
 
 def trained(seed=0, *, dtype=torch.float32, **options):
@@ -112,6 +113,20 @@ def test_alpha_matches_the_scale_of_lora(prior):
     lora = 16 / 8 * torch.eye(8)  # α / r times eight experts of norm 1
     update = experts.delta_weight(torch.zeros(8) if prior else None)
     assert float(update.norm()) == pytest.approx(float(lora.norm()), rel=1e-5)
+
+
+def test_alpha_with_a_level_matches_the_scale_of_lora_whatever_the_prior():
+    torch.manual_seed(0)
+    inputs = torch.randn(300, 5) + 3  # much alike, as embeddings are
+    intuition = Intuition.fit(inputs, lambda x: x, n_experts=8)
+    priors = intuition(inputs)
+    assert priors.mean() > 0.8
+    experts = RankOneExperts(40, 40, r1=2, r2=4, router="none", alpha=16, level=intuition.level(inputs))
+    nn.init.orthogonal_(experts.A)
+    nn.init.orthogonal_(experts.B)
+    norms = torch.stack([experts.delta_weight(s).norm() for s in priors])
+    lora = 16 / 8 * torch.eye(8)
+    assert float(norms.square().mean().sqrt()) == pytest.approx(float(lora.norm()), rel=1e-5)
 
 
 def columns_after_training(router_init):

@@ -59,6 +59,9 @@ class RankOneExperts(nn.Module):
     alpha
         None: the published scale. Else the update is scaled to weigh, at the first step, as one of LoRA with rank r1 · r2
         and this ``lora_alpha`` (see Notes).
+    level
+        For `alpha`: how large the routing weights are beside uniform ones at the first step, the root mean square of
+        1/2 + 2 s over training inputs, :meth:`infl.nn.trex.intuition.Intuition.level` (None: s is counted as zero).
     dropout
         On the input of A.
     balance
@@ -73,8 +76,8 @@ class RankOneExperts(nn.Module):
     Notes
     -----
     LoRA's update (α / r) B A is r experts of weight α / r, a routing matrix of Frobenius norm α / √r. Here the norm
-    is g ω √(r1 r2) at the start, with uniform routing and g = ω = 1/2 (ω = 1 without a prior). The factor between the two
-    is what `alpha` brings in. The size of a first gradient step is in proportion to that norm in both methods.
+    is g √(r1 r2) · `level` at the start, with uniform routing and g = 1/2; the level is 1 without a prior, and
+    (ω + 4 (1 − ω) s) with ω = 1/2 and one. The factor between the two is what `alpha` brings in. The size of a first gradient step is in proportion to that norm in both methods.
 
     Examples
     --------
@@ -102,6 +105,7 @@ class RankOneExperts(nn.Module):
         top_k: int | None = None,
         router_init: Literal["random", "zeros"] = "random",
         alpha: float | None = None,
+        level: float | None = None,
         dropout: float = 0.0,
         balance: float = 0.0,
         frozen: Collection[str] = (),
@@ -112,7 +116,7 @@ class RankOneExperts(nn.Module):
         self.in_features, self.out_features, self.r1, self.r2 = in_features, out_features, r1, r2
         self.routing, self.top_k, self.router_init = router, top_k, router_init
         self.balance, self.lookup, self.frozen = balance, lookup, frozenset(frozen)
-        first_norm = 0.5 * (0.5 if prior else 1.0) * math.sqrt(r1 * r2)
+        first_norm = 0.5 * (1.0 if not prior else level or 0.5) * math.sqrt(r1 * r2)
         self.scaling = 1.0 if alpha is None else alpha / math.sqrt(r1 * r2) / first_norm
         self.A = nn.Parameter(torch.empty(r1, in_features))
         self.B = nn.Parameter(torch.empty(out_features, r2))

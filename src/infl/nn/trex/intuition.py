@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from infl.errors import DataError, FileError
+from infl.nn.trex.experts import PRIOR_SCALE
 
 Embedder = Callable[[Any], Any] | str
 
@@ -80,6 +81,14 @@ class Intuition:
     def __call__(self, inputs: Any) -> Tensor:
         """Return the prior of each input (n, r1 · r2)."""
         return similarities(_embed(inputs, self.embedder), self.centroids)
+
+    def level(self, inputs: Any) -> float:
+        """Return the root mean square of 1/2 + 2 s over inputs and experts, which ``TrexConfig(level=)`` takes.
+
+        Embeddings of a transformer are much alike: their similarities are near 1, and the first routing weights then five
+        times what they are without a prior.
+        """
+        return float((0.5 + PRIOR_SCALE / 2 * self(inputs)).square().mean().sqrt())
 
     def save(self, path: str | Path) -> None:
         """Write the centroids to a safetensors file; the embedder is not in it."""

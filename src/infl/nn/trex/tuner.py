@@ -40,7 +40,7 @@ class TrexConfig(PeftConfig):
 
     Parameters
     ----------
-    r1, r2, prior, router, top_k, router_init, alpha, dropout, balance, frozen
+    r1, r2, prior, router, top_k, router_init, alpha, level, dropout, balance, frozen
         As for :class:`infl.nn.trex.RankOneExperts`.
     target_modules
         Names of the layers (``Linear``, GPT-2's ``Conv1D``, ``Embedding``), or a regular expression; ``"all-linear"``, as
@@ -72,6 +72,7 @@ class TrexConfig(PeftConfig):
     top_k: int | None = field(default=None, metadata={"help": "Experts kept (None: all)."})
     router_init: Literal["random", "zeros"] = field(default="random", metadata={"help": "'random' or 'zeros'."})
     alpha: float | None = field(default=None, metadata={"help": "Scale as LoRA's alpha (None: as published)."})
+    level: float | None = field(default=None, metadata={"help": "Size of the first routing weights, for alpha."})
     dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of A."})
     balance: float = field(default=0.0, metadata={"help": "Weight of the balance loss."})
     frozen: list[str] | tuple[str, ...] = field(default=(), metadata={"help": "Parts that are not trained."})
@@ -111,6 +112,7 @@ class TrexConfig(PeftConfig):
             top_k=self.top_k,
             router_init=self.router_init,
             alpha=self.alpha,
+            level=self.level,
             dropout=self.dropout,
             balance=self.balance,
             frozen=self.frozen,
