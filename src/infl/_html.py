@@ -62,6 +62,9 @@ footer { margin-top: 3rem; color: var(--soft); font-size: .9rem; border-top: 1px
   .fill { gap: .7rem 1rem; } footer { margin-top: 1rem; font-size: 8pt; }
 }
 """
+NOTEBOOK = """.infl table th, .infl table td, .infl table caption { text-align: left; vertical-align: top; }
+.infl table .number { text-align: right; white-space: nowrap; }"""
+"""What notebooks' own style would have otherwise."""
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
@@ -123,6 +126,11 @@ def facts(rows: Mapping[str, object], caption: str) -> str:
     """
     body = "".join(f'<tr><th scope="row">{text(name)}</th><td>{text(value)}</td></tr>' for name, value in rows.items())
     return f'<table class="facts"><caption>{text(caption)}</caption><tbody>{body}</tbody></table>'
+
+
+def notebook(*fragments: str) -> str:
+    """Return fragments as a notebook shows them: words to the left, numbers to the right."""
+    return f'<div class="infl"><style>{NOTEBOOK}</style>{"".join(fragments)}</div>'
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from infl._html import frame
+from infl._html import frame, notebook
 
 METHODS = {
     "pooled": "pooled data",
@@ -55,31 +55,54 @@ def spread(mean: float, sd: float) -> str:
     return f"{number(mean)} ± {number(sd)}"
 
 
-class Comparison(pd.DataFrame):
+class _Result(pd.DataFrame):
+    """A data frame that has a view of its own as long as all of its columns are there."""
+
+    @property
+    def _constructor(self) -> Any:
+        return pd.DataFrame
+
+    def _seen(self) -> tuple[str, pd.DataFrame] | None:
+        """Return a caption and the table as people read it."""
+        raise NotImplementedError
+
+    def _view(self) -> tuple[str, pd.DataFrame] | None:
+        try:
+            return self._seen() if len(self) else None
+        except (KeyError, TypeError, ValueError):  # its user has changed it
+            return None
+
+    def __repr__(self) -> str:
+        view = self._view()
+        return super().__repr__() if view is None else f"{view[0]}\n{view[1].to_string(index=False)}"
+
+    def _repr_html_(self) -> str | None:
+        view = self._view()
+        if view is None:
+            return super()._repr_html_()
+        caption, shown = view
+        return notebook(frame(shown, caption, numbers=set(shown.columns) - set(WORDS)))
+
+
+class Comparison(_Result):
     """What :func:`infl.tl.compare` returns: one row a method and metric."""
 
-    @property
-    def _constructor(self) -> Any:
-        return pd.DataFrame
-
-    def _repr_html_(self) -> str:
-        wide = by_method(self)
-        seeds = self["n_seeds"].max() if len(self) else 0
-        caption = f"infl comparison: held-out records, mean ± standard deviation over {seeds} seed{'s' if seeds != 1 else ''}; worst site by the first measure"
-        return frame(wide, caption, numbers=wide.columns[1:])
+    def _seen(self) -> tuple[str, pd.DataFrame]:
+        n = int(self["n_seeds"].max())
+        seeds = f"{n} seed{'s' if n != 1 else ''}"
+        caption = f"infl comparison: held-out records, mean ± standard deviation over {seeds}; worst site by the first measure"
+        return caption, by_method(self)
 
 
-class Findings(pd.DataFrame):
+class Findings(_Result):
     """What :func:`infl.tl.audit` returns: one row a finding."""
 
-    @property
-    def _constructor(self) -> Any:
-        return pd.DataFrame
-
-    def _repr_html_(self) -> str:
-        return frame(by_finding(self), f"infl audit: {verdict(self)}", numbers=NUMBERS)
+    def _seen(self) -> tuple[str, pd.DataFrame]:
+        return f"infl audit: {verdict(self)}", by_finding(self)
 
 
+WORDS = ("method", "attack", "verdict", "by", "measured")
+"""Columns of the two views that are no numbers."""
 NUMBERS = ("got (95 %)", "chance", "unprotected")
 """Columns of :func:`by_finding` that are numbers."""
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infl._html import facts
+from infl._html import facts, notebook
 from infl.privacy.dp import epsilon_by_round, epsilon_of
 
 if TYPE_CHECKING:
@@ -201,4 +201,4 @@ class FederatedRun:
         return f"FederatedRun\n{self.summary()}"
 
     def _repr_html_(self) -> str:
-        return facts(self._said(), "infl federated run")
+        return notebook(facts(self._said(), "infl federated run"))

@@ -70,8 +70,12 @@ class Facts:
     ----------
     run
         The run.
-    audit, comparison, lock_curve
-        What :func:`infl.tl.audit`, :func:`infl.tl.compare` and :func:`infl.tl.lock_curve` returned, or None.
+    audit
+        What :func:`infl.tl.audit` returned, or None.
+    comparison
+        What :func:`infl.tl.compare` returned, or None.
+    lock_curve
+        What :func:`infl.tl.lock_curve` returned, or None.
     site_metrics
         What :func:`infl.tl.site_metrics` returned, or None.
     statements

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from infl._html import table
+from infl._html import notebook, table
 from infl.errors import FileError, KeyringError
 from infl.keys import age
 from infl.keys.derive import ROOT_BYTES, derive, fingerprint
@@ -366,7 +366,7 @@ class Keyring:
         granted = {v: [m.name for m in self.members.values() if v in m.versions] for v in self.versions}
         rows = [(v, self.fingerprint(v), ", ".join(granted[v]) or "nobody") for v in self.versions]
         kind = "key holder's" if self.is_holder else "granted"
-        return table(("version", "fingerprint", "granted to"), rows, f"infl key ring ({kind})")
+        return notebook(table(("version", "fingerprint", "granted to"), rows, f"infl key ring ({kind})"))
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise KeyringError("a key ring is not pickled or copied: save it with .save(path)")

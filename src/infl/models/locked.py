@@ -14,7 +14,7 @@ import numpy as np
 
 from infl import __version__
 from infl._files import explained, write_atomic
-from infl._html import facts
+from infl._html import facts, notebook
 from infl.errors import FileError, KeyringError, SettingsError
 from infl.models.lock_schemes import NoLock, lock_scheme
 from infl.models.registry import task_from_json
@@ -116,7 +116,7 @@ class LockedModel:
             "lock": f"{h.lock}, strength {h.strength:g}",
             "key": f"{h.fingerprint or 'none'}, version {h.key_version}",
         }
-        return facts(rows, "infl model")
+        return notebook(facts(rows, "infl model"))
 
     # -- with the key ----------------------------------------------------------------------------------------------
     def secret(self, key: Keyring | None, *, verify: bool = True) -> bytes | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from infl._html import table, text
+from infl._html import notebook, table, text
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,7 +62,7 @@ class Panel:
         rows = [(site, f"{n:,}", f"{int(self.present[site].sum()):,}") for site, n in self.n_obs.items()]
         head = ("site", "observations", "features measured")
         labels = f"<p>Classes: {text(', '.join(self.classes))}</p>" if self.classes else ""
-        return table(head, rows, f"infl panel: {self._summary()}", numbers=head[1:]) + labels
+        return notebook(table(head, rows, f"infl panel: {self._summary()}", numbers=head[1:]), labels)
 
     def _summary(self) -> str:
         classes = f", {len(self.classes)} classes of {self.target!r}" if self.target is not None else ""

@@ -13,6 +13,7 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
+from infl._html import notebook, table
 from infl.errors import DataError, SettingsError
 from infl.federation.sums import sum_over_sites
 from infl.pp._columns import shortlist
@@ -52,7 +53,12 @@ class QCSummary:
         return f"QCSummary of {len(self.sites)} sites, {len(self.features)} features\n{self.sites.T.to_string()}"
 
     def _repr_html_(self) -> str:
-        return f"<p><b>QCSummary</b>: {len(self.features)} features</p>{self.sites.T.to_html(float_format='{:.4g}'.format)}"
+        rows = [
+            (metric, *(f"{v:.4g}" if isinstance(v, float) else v for v in values))
+            for metric, values in self.sites.items()
+        ]
+        names = list(map(str, self.sites.index))
+        return notebook(table(["metric", *names], rows, f"infl QC of {len(self.features)} features", numbers=names))
 
 
 def qc_summary(
