@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PEERS  := .venv-peers/.installed
 
 .PHONY: help demo test lint docs bench faults clean
 help:  ## list the targets
@@ -32,7 +33,14 @@ docs: $(STAMP)  ## build the documentation into docs/_build/html
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group doc
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-bench: $(STAMP)  ## run every benchmark and write benchmarks/results/*.json
+# Federated software that benchmarks compare with; its dependencies exclude those of infl[flare].
+$(PEERS): pyproject.toml constraints.txt
+	test -x $(dir $(PEERS))bin/python || $(PYTHON) -m venv $(dir $(PEERS))
+	$(dir $(PEERS))bin/python -m pip install --quiet --constraint constraints.txt torch
+	$(dir $(PEERS))bin/python -m pip install --quiet --constraint constraints.txt --editable . --group peers
+	touch $@
+
+bench: $(STAMP) $(PEERS)  ## run every benchmark and write benchmarks/results/*.json
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench
 	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
 
@@ -40,4 +48,4 @@ faults: $(STAMP)  ## kill, cut and fill what a run between machines needs, and s
 	$(BIN)/python tests/federation/flare/faults.py
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) demo_output docs/_build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(dir $(PEERS)) demo_output docs/_build .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,7 @@
 """Tables of measured figures, straight from ``benchmarks/results/*.json``.
 
-A page says ``<!-- benchmark NAME -->`` where the table of ``benchmarks/NAME.py`` belongs, or ``<!-- all benchmarks -->``.
+A page says ``<!-- benchmark NAME -->`` where the table of ``benchmarks/NAME.py`` belongs, ``<!-- benchmark NAME QUESTION -->``
+for the rows of one of its questions, or ``<!-- all benchmarks -->``.
 No figure is typed into a page by hand; where nothing was measured there is no table.
 """
 
@@ -13,7 +14,7 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-ONE = re.compile(r"<!-- benchmark (\w+) -->")
+ONE = re.compile(r"<!-- benchmark (\w+)(?: (\w+))? -->")
 ALL = "<!-- all benchmarks -->"
 
 
@@ -23,14 +24,18 @@ def _figure(row: dict) -> str:
     return (f"{measured:,.0f}" if abs(measured) >= 1000 else f"{measured:.3g}") + spread
 
 
-def _table(path: Path) -> str:
+def _table(path: Path, question: str | None = None) -> str:
     content = json.loads(path.read_text())
     lines = ["| what | asked | measured | seeds | |", "| --- | --- | --- | --- | --- |"]
-    for row in content["rows"]:
+    rows = [row for row in content["rows"] if question is None or row["command"].split()[-1] == question]
+    for row in rows:
         verdict = {True: "met", False: "**not met**"}.get(row.get("ok"), "")
         cells = [row["what"], row["asked"], _figure(row), str(row.get("seeds") or ""), verdict]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    machine, command = content.get("machine", {}), content["rows"][0].get("command", "")
+    machine, command = (
+        content.get("machine", {}),
+        " ".join(rows[0].get("command", "").split()[: None if question else 2]),
+    )
     where = f"{machine['cpus']} cores, Python {machine['python']}" if machine else ""
     return "\n".join(lines) + f"\n\nMeasured by `{command}`{f' on {where}' if where else ''}.\n"
 
@@ -50,7 +55,7 @@ def _fill_in(app: Sphinx, docname: str, source: list[str]) -> None:
 
     def one(match: re.Match) -> str:
         if match[1] in results:
-            return _table(results[match[1]])
+            return _table(results[match[1]], match[2])
         logging.getLogger(__name__).warning("no results of benchmark %s: run it first", match[1], location=docname)
         return ""
 

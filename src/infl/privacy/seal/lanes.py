@@ -12,8 +12,10 @@ from infl.privacy.seal.masks import Stream
 from infl.privacy.seal.packing import Quantiser
 from infl.privacy.seal.tag import PLACES, P, Tag, split_high
 
-BLOCK = 1 << 16
+BLOCK = 1 << 17
 """Words that are worked on at a time; a whole number of the tag's blocks and of ChaCha20's."""
+PART = 1 << 20
+"""Fewest words that a core of its own is worth."""
 
 Masks = Sequence[tuple[bytes, bytes]]
 """Pairs of stream keys: the first is added, the second taken away."""
@@ -25,16 +27,15 @@ def close(values: Quantiser, words: np.ndarray, tag: Tag | None, masks: Masks) -
 
     def part(start: int, stop: int) -> int:
         scratch, cover = np.empty(min(BLOCK, stop - start)), _Cover(masks, words.dtype.str, start)
-        value = 0
+        sums = _Sums(tag, start)
         for at in range(start, stop, BLOCK):
             end = min(at + BLOCK, stop)
             block = scratch[: end - at]
             values.read(at, end, block)
             signed[at:end] = block
-            if tag is not None:
-                value += _tag(tag, at, block if signed.itemsize == 4 else signed[at:end])
+            sums.add(block if signed.itemsize == 4 else signed[at:end])
             cover.apply(words[at:end])
-        return value
+        return sums.value()
 
     return _in_parts(part, len(words))
 
@@ -44,14 +45,12 @@ def open_(words: np.ndarray, tag: Tag | None, masks: Masks) -> int:
     signed = words.view(words.dtype.str.replace("u", "i"))
 
     def part(start: int, stop: int) -> int:
-        cover, value = _Cover(masks, words.dtype.str, start), 0
+        cover, sums = _Cover(masks, words.dtype.str, start), _Sums(tag, start)
         for at in range(start, stop, BLOCK):
             end = min(at + BLOCK, stop)
             cover.apply(words[at:end])
-            if tag is not None:
-                block = signed[at:end]
-                value += _tag(tag, at, block.astype(np.float64) if signed.itemsize == 4 else block)
-        return value
+            sums.add(signed[at:end])
+        return sums.value()
 
     return _in_parts(part, len(words))
 
@@ -68,22 +67,41 @@ class _Cover:
             np.subtract(words, minus.read(len(words)), out=words)
 
 
-def _tag(tag: Tag, start: int, block: np.ndarray) -> int:
-    if block.dtype == np.float64:
-        return tag.of(start, block)
-    low, high = split_high(block)
-    return tag.of(start, low) + (tag.of(start, high) << 31)
+class _Sums:
+    """A tag's inner sums, from a place on."""
+
+    def __init__(self, tag: Tag | None, start: int) -> None:
+        self._tag, self._first = tag, start // PLACES
+        self._parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])  # of low and of high halves
+
+    def add(self, block: np.ndarray) -> None:
+        """Go on with integers: float64 below 2³¹ in size, int32, or int64."""
+        if self._tag is None:
+            return
+        halves = split_high(block) if block.dtype == np.int64 else (block.astype(np.float64, copy=False),)
+        for half, parts in zip(halves, self._parts, strict=False):
+            parts.append(self._tag.inner(half))
+
+    def value(self) -> int:
+        """Return the part of the tag."""
+        low, high = (self._tag.outer(self._first, np.hstack(p)) if p and self._tag else 0 for p in self._parts)
+        return low + (high << 31)
 
 
 def _in_parts(part: Callable[[int, int], int], n: int) -> int:
     """Add a function over parts of n places; large lanes on several cores (numpy and OpenSSL release the lock)."""
-    workers = min(n // (1 << 20), os.cpu_count() or 1, 8) if n >= 1 << 21 else 1
-    if workers == 1:
+    workers = min(n // PART, _cores(), 8)
+    if workers <= 1:
         return part(0, n) % P
     size = -(-n // workers // BLOCK) * BLOCK
     with ThreadPoolExecutor(workers) as pool:
         starts = range(0, n, size)
         return sum(pool.map(part, starts, [min(start + size, n) for start in starts])) % P
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 assert BLOCK % PLACES == 0

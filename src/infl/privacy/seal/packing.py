@@ -187,12 +187,12 @@ class Quantiser:
             if first >= stop:
                 break
             low, high = max(first, start), min(last, stop)
-            block = out[low - start : high - start]
-            np.copyto(block, self._values[low:high])
+            values, block = self._values[low:high], out[low - start : high - start]
+            np.copyto(block, values)
             np.multiply(block, factor, out=block)  # in float64: float32 has fewer bits than the integers
             np.rint(block, out=block)
-            highest = max(block.max(), -block.min())
-            if highest <= self._largest:
+            highest = max(float(values.max()), -float(values.min())) * abs(factor)  # of half as many bytes
+            if np.rint(highest) <= self._largest:
                 continue
             self._note(block, low)
             np.clip(block, -self._largest, self._largest, out=block)

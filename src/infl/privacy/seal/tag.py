@@ -12,13 +12,12 @@ not 0, of degree 1 in each: at most 2⁻⁶⁰ + 2⁻⁶¹ of all (σ, ρ) let a
 changed. Message and tag travel masked, so a forger learns nothing to adapt to.
 
 Exactness: integers below 2³¹ in size times limbs of 10 bits, summed over 4,096 places, stay below 2⁵³ and are exact in
-float64, so the inner sums are one small matrix product a block, in cache. 64-bit integers go in two parts,
+float64, so the inner sums are one small matrix product, in cache. They are cut into limbs of 27 bits and ρ into limbs of
+16, so that the outer sums, over up to 2²⁰ blocks, are exact in int64. 64-bit integers go in two parts,
 ``v = low + 2³¹ high``.
 """
 
 from __future__ import annotations
-
-from operator import mul
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from infl.privacy.seal.masks import Stream
 P = (1 << 61) - 1
 PLACES = 4096
 LIMBS, LIMB_BITS = 6, 10
+SUM_BITS, RHO_BITS = 27, 16
 
 
 class Tag:
@@ -43,19 +43,33 @@ class Tag:
     def __init__(self, key: bytes, n: int) -> None:
         stream = Stream(key, "<u8")
         sigma = stream.read(min(PLACES, n)) >> np.uint64(4)
-        limbs = [(sigma >> np.uint64(LIMB_BITS * k)) & np.uint64((1 << LIMB_BITS) - 1) for k in range(LIMBS)]
-        self._sigma = np.stack(limbs, 1).astype(np.float64)  # (4096 or n, 6)
-        self._rho = (stream.read(-(-n // PLACES)) >> np.uint64(3)).tolist()
+        self._sigma = _limbs(sigma, LIMB_BITS, LIMBS).astype(np.float64)  # (6, 4096 or n)
+        self._rho = _limbs(stream.read(-(-n // PLACES)) >> np.uint64(3), RHO_BITS, 4).astype(np.int64)  # (4, n_blocks)
 
-    def of(self, start: int, integers: np.ndarray) -> int:
-        """Return the part of t that the integers from place `start` (a whole block) on give; float64, below 2³¹."""
+    def inner(self, integers: np.ndarray) -> np.ndarray:
+        """Return the inner sums (6, n_blocks) of integers from a block's first place on; float64, below 2³¹ in size."""
         full = len(integers) // PLACES * PLACES
-        parts = [integers[:full].reshape(-1, PLACES) @ self._sigma] if full else []
+        parts = [self._sigma @ integers[:full].reshape(-1, PLACES).T] if full else []
         if len(integers) > full:
-            parts.append((integers[full:] @ self._sigma[: len(integers) - full])[None])
-        rho = self._rho[start // PLACES :]
-        columns = np.concatenate(parts).astype(np.int64).T.tolist() if parts else []
-        return sum(sum(map(mul, rho, column)) << (LIMB_BITS * k) for k, column in enumerate(columns)) % P
+            parts.append((self._sigma[:, : len(integers) - full] @ integers[full:])[:, None])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, 1)
+
+    def outer(self, first: int, sums: np.ndarray) -> int:
+        """Return the part of t that blocks from number `first` on give, from their inner sums (6, n_blocks)."""
+        exact = sums.astype(np.int64)
+        rho = self._rho[:, first : first + exact.shape[1]].T
+        low, high = (part @ rho for part in (exact & ((1 << SUM_BITS) - 1), exact >> SUM_BITS))  # (6, 4) each
+        return sum(
+            value << (LIMB_BITS * k + RHO_BITS * j + shift)
+            for shift, table in ((0, low), (SUM_BITS, high))
+            for k, row in enumerate(table.tolist())
+            for j, value in enumerate(row)
+        )
+
+
+def _limbs(values: np.ndarray, bits: int, n: int) -> np.ndarray:
+    """Return the n lowest limbs of unsigned integers, (n, len(values))."""
+    return values >> (np.arange(n, dtype=np.uint64)[:, None] * np.uint64(bits)) & np.uint64((1 << bits) - 1)
 
 
 def split_high(integers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
