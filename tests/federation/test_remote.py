@@ -52,7 +52,8 @@ class House:
         self.transport = RemoteTransport(self.agreement.sites, self.to_site, QUICK)
         self.now, self.quick = 0, QUICK
 
-    def to_site(self, site: str, content: bytes) -> None:
+    def to_site(self, site: str, parts: list[memoryview]) -> None:
+        content = b"".join(parts)
         if site in self.residents and not self.lose(site, "to", decode(content)):
             self.residents[site].receive(content)
 

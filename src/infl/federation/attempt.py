@@ -254,12 +254,12 @@ class Attempt:
         message = f"{', '.join(lacking[:8])} lacks the model: `infl run resume` when it is up"
         return ("finished" if self._status.deliveries >= DELIVERIES else "ended"), message
 
-    def _keep(self, progress: Progress) -> None:
+    def _keep(self, progress: Progress) -> Progress:
         total, peers = progress.totals[-1], self.transport.peers
         now, took = time.monotonic(), {site: peers[site].took for site in total.responders}
         self.run.record(total, seconds=round(now - self._begun, 4), took=took)
         self._begun = now
-        self.run.store.keep_progress(progress)
+        return self.run.store.keep_progress(progress)
 
     def _check(self, consents: dict[str, Consent], agreement: Agreement, needed: int) -> None:
         """Version, specification, panel and key, before the first round."""

@@ -79,9 +79,9 @@ class Checkpoint:
         return folder / f"{site}.ledger"
 
     # -- coordinator -----------------------------------------------------------------------------------------------
-    def keep_progress(self, progress: Progress) -> None:
-        """Write the coordinator's state."""
-        from safetensors.numpy import save
+    def keep_progress(self, progress: Progress) -> Progress:
+        """Write the coordinator's state; return it with its sums on disk, mapped, where they take no memory of their own."""
+        from safetensors.numpy import save_file
 
         arrays: dict[str, np.ndarray] = {}
         totals = []
@@ -93,15 +93,17 @@ class Checkpoint:
             arrays["snapshot"] = np.frombuffer(progress.snapshot.state, dtype=np.uint8)
         state = {"position": progress.position, "seq": progress.seq, "widened": progress.widened, "totals": totals}
         state["snapshot"] = None if progress.snapshot is None else [progress.snapshot.site, progress.snapshot.seq]
-        content = save(arrays, metadata={"progress": json.dumps(state)})
-        write_atomic(self.folder / "coordinator.safetensors", content, overwrite=True)
+        path = self.folder / "coordinator.safetensors"
+        facts = {"progress": json.dumps(state)}
+        write_atomic(path, lambda part: save_file(arrays, part, metadata=facts), overwrite=True)
+        return self.progress()
 
     def progress(self) -> Progress:
         """Return the coordinator's state."""
         path = self.folder / "coordinator.safetensors"
         if not path.exists():
             return Progress()
-        arrays, metadata = _open(path, path.read_bytes())
+        arrays, metadata = _mapped(path)
         state = json.loads(metadata["progress"])
         totals = tuple(
             Total(
@@ -214,6 +216,24 @@ def _open(path: Path, content: bytes) -> tuple[dict[str, np.ndarray], dict[str, 
         metadata = json.loads(content[8 : 8 + size])["__metadata__"]
         return {name: value.copy() for name, value in load(content).items()}, metadata
     except (SafetensorError, ValueError, KeyError):
+        raise FileError(f"{path} is damaged: begin the run again in another folder") from None
+
+
+def _mapped(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return the flat unsigned arrays of a file, read from it when they are used, and its metadata."""
+    try:
+        content = np.memmap(path, np.uint8, mode="r")
+        size = int.from_bytes(content[:8].tobytes(), "little")
+        header, data = json.loads(content[8 : 8 + size].tobytes()), content[8 + size :]
+        metadata = header.pop("__metadata__")
+        arrays = {}
+        for name, row in header.items():
+            start, stop = row["data_offsets"]
+            arrays[name] = data[start:stop].view(f"<u{int(row['dtype'].removeprefix('U')) // 8}")
+            if arrays[name].shape != tuple(row["shape"]):
+                raise ValueError(name)
+        return arrays, metadata
+    except (OSError, ValueError, KeyError, TypeError):
         raise FileError(f"{path} is damaged: begin the run again in another folder") from None
 
 

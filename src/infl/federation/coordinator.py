@@ -111,7 +111,8 @@ class Coordinator:
     progress
         Where to go on (default: at the beginning).
     keep
-        Called with the new :class:`Progress` after each exchange, before anybody sees its sum.
+        Called with the new :class:`Progress` after each exchange, before anybody sees its sum; may return an equal one to go
+        on with, whose sums are not in memory.
 
     Attributes
     ----------
@@ -126,7 +127,7 @@ class Coordinator:
         transport: Transport,
         *,
         progress: Progress | None = None,
-        keep: Callable[[Progress], None] = lambda progress: None,
+        keep: Callable[[Progress], Progress | None] = lambda progress: None,
     ) -> None:
         self.agreement, self.exchanges, self.transport = agreement, exchanges, transport
         self.progress, self.keep = progress or Progress(), keep
@@ -155,7 +156,8 @@ class Coordinator:
             )
             if len(self.progress.totals) > MAX_TOTALS:
                 self._take_snapshot(total)
-            self.keep(self.progress)
+            del total
+            self.progress = self.keep(self.progress) or self.progress
             yield exchange
         if not self.interrupted:
             last = Exchange(END, 0, Packing(()))
@@ -211,6 +213,7 @@ class Coordinator:
             self._check_answer(reply, attempt, packing)
             answered.add(reply.site)
             words, shares[reply.site] = add(words, reply.words), reply.shares
+            del reply  # its buffer goes before the next one comes
         responders = tuple(site for site in cohort if site in answered)
         if not refused:
             self._check_enough(exchange, cohort, responders)

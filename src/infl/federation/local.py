@@ -129,11 +129,12 @@ def _ledger(store: Checkpoint | None, name: str, replica: Replica) -> Ledger:
     return Ledger(None if store is None else store.ledger_path(name), key, run=replica.agreement.run)
 
 
-def _keep(store: Checkpoint | None, replica: Replica, sites: Mapping[str, Site]) -> Callable[[Progress], None]:
-    def keep(progress: Progress) -> None:
-        if store is not None:  # sites first: an exchange that is not on record is simply asked for again
-            store.keep_sites(replica, sites)
-            store.keep_progress(progress)
+def _keep(store: Checkpoint | None, replica: Replica, sites: Mapping[str, Site]) -> Callable[[Progress], Progress | None]:
+    def keep(progress: Progress) -> Progress | None:
+        if store is None:
+            return None
+        store.keep_sites(replica, sites)  # sites first: an exchange that is not on record is simply asked for again
+        return store.keep_progress(progress)
 
     return keep
 

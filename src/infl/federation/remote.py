@@ -37,7 +37,7 @@ from infl.federation.messages import (
     Stopped,
     Trouble,
 )
-from infl.federation.wire import MAX_BLOB, decode, encode
+from infl.federation.wire import MAX_BLOB, decode, encode_parts
 
 log = logging.getLogger(__name__)
 SMALL = 1 << 20
@@ -108,7 +108,7 @@ class _Due:
     plan: Plan
     begun: float
     sent: float = float("-inf")
-    content: bytes = field(default=b"", repr=False)
+    content: list[memoryview] = field(default_factory=list, repr=False)
 
 
 class RemoteTransport:
@@ -119,7 +119,7 @@ class RemoteTransport:
     sites
         Their names.
     send
-        Sends bytes to a site; returns at once, and may lose them.
+        Sends bytes, in parts, to a site; returns at once, and may lose them.
     patience
         How long to wait.
     clock
@@ -129,7 +129,7 @@ class RemoteTransport:
     def __init__(
         self,
         sites: tuple[str, ...],
-        send: Callable[[str, bytes], None],
+        send: Callable[[str, list[memoryview]], None],
         patience: Patience | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -181,7 +181,7 @@ class RemoteTransport:
         site may be silent.
         """
         answers: dict[str, Consent] = {}
-        content, asked = encode(offer), dict.fromkeys(self.peers, float("-inf"))
+        content, asked = encode_parts(offer), dict.fromkeys(self.peers, float("-inf"))
         begun = self._clock()
         while (now := self._clock()) - begun < self.patience.consent:
             waiting = [s for s in self.peers if s not in answers and not self.peers[s].declined]
@@ -243,6 +243,7 @@ class RemoteTransport:
                     self.done.add(site)
                 else:
                     yield message
+            del message  # its buffer goes before the next one comes
         for site in due:
             why = "lost" if site in self.lost() else "too late"
             self.peers[site].trouble = self.peers[site].trouble or why
@@ -260,11 +261,11 @@ class RemoteTransport:
             sent_before = d.sent > float("-inf")
             if site in lost or (sent_before and (now - d.sent < self.patience.repeat or (alive and alive.busy))):
                 continue
-            d.content, d.sent = d.content or encode(d.plan), now
+            d.content, d.sent = d.content or encode_parts(d.plan), now
             self._put(site, d.content)
 
-    def _put(self, site: str, content: bytes) -> None:
-        self.peers[site].bytes_out += len(content)
+    def _put(self, site: str, content: list[memoryview]) -> None:
+        self.peers[site].bytes_out += sum(map(len, content))
         self._send(site, content)
 
     def _go_on(self) -> None:

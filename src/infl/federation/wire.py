@@ -40,14 +40,19 @@ def encode(message: Any) -> bytes:
     >>> decode(encode(Refusal("site_1", seq=3, attempt=0, fields=("head.weight",))))
     Refusal(site='site_1', seq=3, attempt=0, fields=('head.weight',))
     """
+    return b"".join(encode_parts(message))
+
+
+def encode_parts(message: Any) -> list[memoryview]:
+    """Return what :func:`encode` joins: the header, and views of the message's own arrays, which are not copied."""
     buffers: list[Any] = []
     name = type(message).__name__
     header = json.dumps({name: _plain(message, buffers)}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     parts = [MAGIC, VERSION.to_bytes(4, "little"), len(header).to_bytes(4, "little"), bytes(4), header]
     for buffer in buffers:
-        parts += [buffer, bytes(-len(buffer) % 8)]  # arrays of bytes join without a copy of their own
-    return b"".join(parts)
+        parts += [buffer, bytes(-len(buffer) % 8)]
+    return [memoryview(part) for part in parts if len(part)]
 
 
 def decode(content: bytes | bytearray | memoryview, *, limit: int = MAX_BYTES) -> Any:

@@ -70,7 +70,7 @@ class InflController(Controller):
         cells = {n: a for n, a in cells_of(fl_ctx.get_job_id(), engine.get_clients()).items() if n in sites}
         line: Line | None = None
 
-        def send(site: str, content: bytes) -> None:
+        def send(site: str, content: list[memoryview]) -> None:
             if line is not None:
                 line.send(site, content)
 

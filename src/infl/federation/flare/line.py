@@ -58,8 +58,8 @@ class Line:
         cell.core_cell.add_incoming_request_filter(STREAM_CHANNEL, STREAM_DATA_TOPIC, self._admit)
         cell.register_blob_cb(CHANNEL, TOPIC, self._arrived)
 
-    def send(self, name: str, content: bytes) -> None:
-        """Send bytes to a peer; they may be lost."""
+    def send(self, name: str, content: bytes | list[memoryview]) -> None:
+        """Send bytes, or parts of a message one after the other, to a peer; they may be lost."""
         if not self._open or name not in self._addresses:
             return
         try:
