@@ -10,10 +10,10 @@ import json
 import sys
 import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
+from _memory import status
 from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
 from infl.federation.coordinator import Coordinator, Exchange
@@ -43,9 +43,8 @@ class Line(RemoteTransport):
 
     def note(self):
         """Write down the largest memory so far, of its own and with pages of files."""
-        status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-        own, everything = (1024 * int(status[name].split()[0]) for name in ("RssAnon", "VmRSS"))
-        self.own, self.all = max(self.own, own), max(self.all, everything)
+        sizes = status()
+        self.own, self.all = max(self.own, sizes["RssAnon"]), max(self.all, sizes["VmRSS"])
 
     def ask(self, cohort, plan_for):
         self.plan, self.waiting = plan_for(cohort[0]), list(cohort)

@@ -58,8 +58,36 @@ def seal(table: Table) -> None:
         table.add(f"1 M weights, {name}: megabytes on the wire", asked, size / 1e6, **ok)
 
 
+def memory(table: Table) -> None:
+    """A coordinator with 25 M weights, and a simulation with up to 1,000 sites."""
+    n = 25_000_000
+    for n_sites in (3, 30, 300):
+        sizes = child("_coordinator_memory.py", n, n_sites)
+        models = sizes["own"] / (4 * n)
+        table.add(
+            f"coordinator's own memory, 25 M weights, {n_sites} sites, in model sizes",
+            "<= 2.2",
+            models,
+            ok=models <= 2.2,
+            with_pages_of_files=sizes["resident"] / (4 * n),
+        )
+    for what, asked in (("10 asked a round", (10, 10)), ("all asked", (100, 1000))):
+        few, many = (child("_many_sites_memory.py", *sizes) for sizes in zip((100, 1000), asked, strict=True))
+        ratio = many["beyond"] / few["beyond"]
+        table.add(
+            f"peak memory beyond data, 10 rounds, {what}: 1,000 sites / 100 sites",
+            "1 ± 0.1",
+            ratio,
+            ok=abs(ratio - 1) <= 0.1,
+            megabytes={100: round(few["beyond"] / 1e6), 1000: round(many["beyond"] / 1e6)},
+            data_megabytes={100: round(few["data"] / 1e6), 1000: round(many["data"] / 1e6)},
+            processor_seconds={100: round(few["seconds"], 1), 1000: round(many["seconds"], 1)},
+        )
+
+
 QUESTIONS = {
     "seal": seal,
+    "memory": memory,
 }
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import infl.federation.together
 from infl.errors import SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.local import Outcome, run_in_process
+from infl.federation.packings import update_exponent
 from infl.federation.together import Together
 from infl.models import Classifier
 from infl.models.task import Task
@@ -97,6 +98,22 @@ def test_a_stack_has_no_more_sites_than_its_memory_holds(passes: Passes, monkeyp
     by_two = outcome(sites, task)
     assert passes.sizes == [2, 2, 1] * 3
     torch.testing.assert_close(by_two.replica.theta, at_once.replica.theta, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_updates_that_are_let_go_of_are_computed_again_where_a_scale_is_widened(
+    stacked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sites, task = make_sites(5), Classifier(target="label", width=8, n_blocks=1)
+    expected = outcome(sites, task, stacked=stacked)
+    tight = update_exponent(1e-3, 1) - 18
+    monkeypatch.setattr("infl.federation.packings.update_exponent", lambda lr, epochs: tight)
+    monkeypatch.setattr("infl.federation.local.UPDATES", 0)
+    monkeypatch.setattr(infl.federation.together, "STACK", 3 * expected.replica.bench.shared.total)
+    widened = outcome(sites, task, stacked=stacked)
+    assert all(site._pending is None for site in widened.sites.values())
+    assert widened.run.ledger["attempt"].max() >= 2
+    torch.testing.assert_close(widened.replica.theta, expected.replica.theta, atol=1e-5, rtol=0)
 
 
 def test_large_models_few_sites_and_tasks_without_losses_are_not_stacked(

@@ -27,7 +27,7 @@ from infl.federation.messages import (
     Total,
     Trouble,
 )
-from infl.federation.wire import MAGIC, VERSION, decode, encode
+from infl.federation.wire import MAGIC, VERSION, decode, encode, encode_parts
 from infl.privacy.seal import Field, Packing, Revealed, Words
 
 names = st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=12)
@@ -204,3 +204,11 @@ def test_large_words_are_not_copied() -> None:
     words = Words(np.arange(1 << 16, dtype="<u4"), np.arange(3, dtype="<u8"))
     content = encode(Answer("a", "run", 1, 0, 1, "f", words))
     assert np.shares_memory(decode(content).words.low, np.frombuffer(content, "u1"))
+
+
+def test_parts_of_a_message_are_views_of_its_arrays() -> None:
+    words = Words(np.arange(7, dtype="<u4"), np.arange(3, dtype="<u8"))
+    answer = Answer("a", "run", 1, 0, 1, "f", words)
+    parts = encode_parts(answer)
+    assert b"".join(parts) == encode(answer)
+    assert any(np.shares_memory(np.frombuffer(part, np.uint8), words.low) for part in parts)

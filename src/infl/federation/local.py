@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from infl.models.task import Task
 
 
+UPDATES = 1 << 25
+"""Most bytes of updates that all sites of one process keep until the next exchange; of more they keep none."""
+
+
 class LocalTransport:
     """Calls one site after the other.
 
@@ -93,10 +97,10 @@ def run_in_process(
     replica = Replica(agreement, key, task)
     ledgers = {name: _ledger(store, name, replica) for name in agreement.sites}
     members = {name: Site(name, tables[name], replica, ledgers[name]) for name in agreement.sites}
-    if stacked and stackable(replica):
-        together = Together(members)
-        for member in members.values():
-            member.together = together
+    forget = 4 * replica.bench.shared.total * agreement.cohort_size > UPDATES
+    together = Together(members, forget=forget) if stacked and stackable(replica) else None
+    for member in members.values():
+        member.together, member.forgets = together, forget
     state = Progress()
     if store is not None and resuming:
         store.restore_sites(replica, members)
@@ -129,7 +133,9 @@ def _ledger(store: Checkpoint | None, name: str, replica: Replica) -> Ledger:
     return Ledger(None if store is None else store.ledger_path(name), key, run=replica.agreement.run)
 
 
-def _keep(store: Checkpoint | None, replica: Replica, sites: Mapping[str, Site]) -> Callable[[Progress], Progress | None]:
+def _keep(
+    store: Checkpoint | None, replica: Replica, sites: Mapping[str, Site]
+) -> Callable[[Progress], Progress | None]:
     def keep(progress: Progress) -> Progress | None:
         if store is None:
             return None

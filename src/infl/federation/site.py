@@ -86,6 +86,8 @@ class Site:
         self._trained: tuple[int, torch.Tensor] | None = None  # exchange, local weights after it
         self.together: Together | None = None
         """Where sites of one process train together."""
+        self.forgets = False
+        """Let go of an update when it is answered with; asked again, which is rare, the site trains again."""
         self.noise_key = os.urandom(32)
         """The site's own secret; the other sites could take its noise off again if they knew it."""
         self._pending: tuple[int, np.ndarray, np.ndarray, float] | None = None  # seq, vector, sums, weight
@@ -122,6 +124,8 @@ class Site:
         if self._pending is None or self._pending[0] != plan.seq:
             self._pending = (plan.seq, *self._compute(plan))
         _, vector, sums, weight = self._pending
+        if self.forgets:
+            self._pending = None
         private = replica.agreement.dp
         try:
             words = replica.seal.seal(

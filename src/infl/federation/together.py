@@ -48,15 +48,17 @@ class Together:
     ----------
     sites
         By name; they share one replica.
+    forget
+        Sites let go of an update before the next group of sites trains, so that all groups may use the same memory.
     """
 
-    def __init__(self, sites: Mapping[str, Site]) -> None:
+    def __init__(self, sites: Mapping[str, Site], *, forget: bool = False) -> None:
         self._sites = WeakValueDictionary(sites)  # no circle: a site ends, and lets its ledger go, with the run
         self._replica = next(iter(sites.values())).replica
         self._judged: dict[str, Sums] = {}
         self._trained: dict[str, tuple[Tensor, float]] = {}
         self._changes: list[Tensor] = []  # one a group of sites; a site sends its part before the next exchange
-        self._n_groups, self._seq = 0, -1
+        self._n_groups, self._seq, self._forget = 0, -1, forget
         bench = self._replica.bench
         self._losses = _Losses(self._replica.task, bench.module)
         self._stack = _Stack(self._replica, min(len(sites), STACK // (bench.shared.total + bench.local.total)))
@@ -111,7 +113,7 @@ class Together:
         if self._n_groups == len(self._changes):
             self._changes.append(torch.empty(stack.capacity, bench.shared.total))
         change = self._changes[self._n_groups][: len(sites)]
-        self._n_groups += 1
+        self._n_groups += not self._forget
         for name, place in bench.shared.views(change).items():
             torch.sub(stack.weights[name][: len(sites)], anchor[name], out=place)
         result = {}
