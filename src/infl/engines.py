@@ -35,6 +35,13 @@ def flare(
         NVIDIA FLARE is not installed.
     FileError
         `kit` or `site` is not what it should be.
+
+    Examples
+    --------
+    >>> import infl
+    >>> infl.engines.flare("nowhere", site="hospital_a")
+    Traceback (most recent call last):
+    infl.errors.FileError: nowhere is no admin kit: it is the folder 'admin' that `infl coordinator init` makes
     """
     from infl.federation.flare.notebook import FlareEngine
 

@@ -16,16 +16,16 @@ def khan() -> AnnData:
     83 samples × 2,308 genes, log ratios from cDNA microarrays. ``obs["tumour_class"]`` has four classes,
     ``obs["published_split"]`` says which samples the paper trained (63) and tested (20) on.
 
+    References
+    ----------
+    Khan et al. (2001), Classification and diagnostic prediction of cancers using gene expression profiling and
+    artificial neural networks. Nature Medicine 7, 673-679. As shipped in the ISLP package.
+
     Examples
     --------
     >>> import infl
     >>> infl.datasets.khan().shape
     (83, 2308)
-
-    References
-    ----------
-    Khan et al. (2001), Classification and diagnostic prediction of cancers using gene expression profiling and
-    artificial neural networks. Nature Medicine 7, 673-679. As shipped in the ISLP package.
     """
     with as_file(files("infl.datasets") / "srbct_khan.h5ad") as path:
         return ad.read_h5ad(path)

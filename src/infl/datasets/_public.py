@@ -29,15 +29,15 @@ def breast_tcga() -> MuData:
     220 samples with the modalities ``rna`` (200 features), ``mirna`` (184) and ``protein`` (142, RPPA; missing for
     the 70 published test samples). ``obs["subtype"]``, ``obs["published_split"]``.
 
+    References
+    ----------
+    The Cancer Genome Atlas Network (2012), Nature 490, 61-70. As shipped in the mixOmics package (``breast.TCGA``).
+
     Examples
     --------
     >>> import infl
     >>> infl.datasets.breast_tcga()["protein"].shape
     (150, 142)
-
-    References
-    ----------
-    The Cancer Genome Atlas Network (2012), Nature 490, 61-70. As shipped in the mixOmics package (``breast.TCGA``).
     """
     path = _only("breast_tcga")
     with md.set_options(pull_on_update=False):  # the file has the joint obs; mudata would warn about pulling it anew
@@ -51,15 +51,15 @@ def stemcells() -> AnnData:
     -------
     125 samples × 400 genes; ``obs["study"]``, ``obs["cell_type"]``.
 
+    References
+    ----------
+    Rohart et al. (2017), MINT, BMC Bioinformatics 18, 128. As shipped in the mixOmics package (``stemcells``).
+
     Examples
     --------
     >>> import infl
     >>> list(infl.pp.split_sites(infl.datasets.stemcells(), by="study"))
     ['study_1', 'study_2', 'study_3', 'study_4']
-
-    References
-    ----------
-    Rohart et al. (2017), MINT, BMC Bioinformatics 18, 128. As shipped in the mixOmics package (``stemcells``).
     """
     return ad.read_h5ad(_only("stemcells"))
 
@@ -72,15 +72,15 @@ def papalexi() -> AnnData:
     20,729 cells × 299 genes, raw counts (sparse). ``obs["perturbation"]`` (25 targets and ``control``),
     ``obs["grna"]``, ``obs["replicate"]`` (three: natural sites).
 
+    References
+    ----------
+    Papalexi et al. (2021), Nature Genetics 53, 322-331. As shipped in the sceptredata package (MIT).
+
     Examples
     --------
     >>> import infl
     >>> list(infl.pp.split_sites(infl.datasets.papalexi(), by="replicate"))
     ['rep_1', 'rep_2', 'rep_3']
-
-    References
-    ----------
-    Papalexi et al. (2021), Nature Genetics 53, 322-331. As shipped in the sceptredata package (MIT).
     """
     return ad.read_h5ad(_only("papalexi"))
 
@@ -98,14 +98,14 @@ def norman() -> AnnData:
     Address (Zenodo, record 10044268) and MD5 checksum are those that others have written down for this file. The download
     itself, and reading this very file, were not tried by us; a file with another checksum is refused.
 
+    References
+    ----------
+    Norman et al. (2019), Science 365, 786-793. Peidli et al. (2024), scPerturb, Nature Methods 21, 531-540.
+
     Examples
     --------
     >>> import infl
     >>> cells = infl.datasets.norman()  # doctest: +SKIP
-
-    References
-    ----------
-    Norman et al. (2019), Science 365, 786-793. Peidli et al. (2024), scPerturb, Nature Methods 21, 531-540.
     """
     adata = _screen("norman")
     adata.obs["perturbation"] = _renamed(adata.obs["perturbation"], lambda label: label.replace("_", "+"))
@@ -129,14 +129,14 @@ def adamson() -> AnnData:
     those that others have written down for this file. The download itself, and reading this very file, were not tried by
     us; a file with another checksum is refused.
 
+    References
+    ----------
+    Adamson et al. (2016), Cell 167, 1867-1882. Peidli et al. (2024), scPerturb, Nature Methods 21, 531-540.
+
     Examples
     --------
     >>> import infl
     >>> cells = infl.datasets.adamson()  # doctest: +SKIP
-
-    References
-    ----------
-    Adamson et al. (2016), Cell 167, 1867-1882. Peidli et al. (2024), scPerturb, Nature Methods 21, 531-540.
     """
     adata = _screen("adamson")
     guide = adata.obs["perturbation"]
@@ -166,15 +166,15 @@ def her2st_labelled() -> AnnData:
     1,123 spots × 1,500 genes, counts (sparse). ``obs["region"]`` (one label is ``undetermined``),
     ``obs["section"]``, ``obs["patient"]`` (four: natural sites), ``obsm["spatial"]``, ``obsm["array"]``.
 
+    References
+    ----------
+    Andersson et al. (2021), Nature Communications 12, 6012.
+
     Examples
     --------
     >>> import infl
     >>> list(infl.pp.split_sites(infl.datasets.her2st_labelled(), by="patient"))
     ['A', 'B', 'C', 'D']
-
-    References
-    ----------
-    Andersson et al. (2021), Nature Communications 12, 6012.
     """
     return ad.read_h5ad(_only("her2st_labelled"))
 
@@ -187,15 +187,15 @@ def her2st_histology() -> AnnData:
     834 spots × 250 genes, counts (sparse). ``obsm["patches"]`` holds H&E patches, 32 × 32 × 3 uint8 in row-major
     order (``uns["patch_shape"]``); ``obs["section"]`` (four), ``obs["patient"]`` (two), ``obsm["spatial"]``.
 
+    References
+    ----------
+    Andersson et al. (2021), Nature Communications 12, 6012.
+
     Examples
     --------
     >>> import infl
     >>> infl.datasets.her2st_histology().obsm["patches"].shape
     (834, 3072)
-
-    References
-    ----------
-    Andersson et al. (2021), Nature Communications 12, 6012.
     """
     return ad.read_h5ad(_only("her2st_histology"))
 
@@ -209,15 +209,15 @@ def spamosaic_sim() -> dict[str, MuData]:
     all; ``obsm["spatial"]`` the coordinates. The files number their features; here they are called ``gene_0`` …
     and ``protein_0`` …, so that a name means one thing.
 
+    References
+    ----------
+    SpaMosaic, simulation dataset 1 with batch effects (MIT).
+
     Examples
     --------
     >>> import infl
     >>> {name: list(section.mod) for name, section in infl.datasets.spamosaic_sim().items()}
     {'s1': ['rna', 'adt'], 's2': ['rna'], 's3': ['adt']}
-
-    References
-    ----------
-    SpaMosaic, simulation dataset 1 with batch effects (MIT).
     """
     kinds = {"rna": "gene", "adt": "protein"}
     sections: dict[str, dict[str, AnnData]] = {}

@@ -32,6 +32,12 @@ class Dataset:
         Terms as stated by that source.
     url
         Public folder of the files; None where there is none.
+
+    Examples
+    --------
+    >>> import infl
+    >>> infl.datasets.REGISTRY["khan"].source
+    'Khan et al. 2001, as shipped in the ISLP package'
     """
 
     name: str

@@ -52,6 +52,15 @@ class Agreement:
         Fixes initial weights, batches, dropout, validation parts and cohorts.
     privacy
         Settings of differential privacy (:class:`infl.privacy.DP`), with the noise that was chosen.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> task, key = infl.models.Classifier(target="tumour_class"), infl.keys.Keyring.create()
+    >>> agreement = Agreement.new(task, task.agree(sites), sites, key, rounds=2)
+    >>> agreement.sites[:2], agreement.cohort_size, Agreement.from_json(agreement.to_json()) == agreement
+    (('site_1', 'site_2'), 5, True)
     """
 
     run: str

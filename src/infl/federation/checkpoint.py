@@ -37,6 +37,21 @@ class Checkpoint:
     ----------
     folder
         Made if it is missing.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> from infl.federation.agreement import Agreement
+    >>> task, key = infl.models.Classifier(target="tumour_class"), infl.keys.Keyring.create()
+    >>> agreement = Agreement.new(task, task.agree(sites), sites, key, rounds=2)
+    >>> import tempfile
+    >>> store = Checkpoint(tempfile.mkdtemp())
+    >>> store.exists
+    False
+    >>> store.begin(agreement)
+    >>> store.exists
+    True
     """
 
     def __init__(self, folder: str | Path) -> None:

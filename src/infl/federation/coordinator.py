@@ -37,7 +37,14 @@ MAX_TOTALS = 4
 
 
 class Transport(Protocol):
-    """Moves messages between the coordinator and the sites."""
+    """Moves messages between the coordinator and the sites.
+
+    Examples
+    --------
+    >>> from infl.federation.local import LocalTransport
+    >>> LocalTransport({}).holder("site_1")  # sites of one process share one replica
+    'shared'
+    """
 
     def ask(self, cohort: tuple[str, ...], plan_for: Callable[[str], Plan]) -> Iterator[Reply]:
         """Send each site its plan and yield the answers as they come; a lost site yields nothing."""
@@ -48,7 +55,22 @@ class Transport(Protocol):
 
 @dataclass(frozen=True)
 class Exchange:
-    """One sum over sites: what, in which round, packed how."""
+    """One sum over sites: what, in which round, packed how.
+
+    Attributes
+    ----------
+    kind
+        What is summed: ``"count"``, ``"train"``, ``"judge"``, or a task's own sum.
+    round
+        Training round, 0 before and after.
+    packing
+        Arrays and their scales.
+
+    Examples
+    --------
+    >>> Exchange("count", 0, count_packing()).packing.n64
+    1
+    """
 
     kind: str
     round: int
@@ -88,6 +110,11 @@ class Progress:
         Sums that some site has not seen, after the snapshot if there is one.
     snapshot
         The model after an earlier sum, for sites that were away for long; encrypted under the sites' key.
+
+    Examples
+    --------
+    >>> Progress().position, Progress().totals
+    (0, ())
     """
 
     position: int = 0
@@ -118,6 +145,22 @@ class Coordinator:
     ----------
     interrupted
         Set it to end after the exchange under way.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> from infl.federation.agreement import Agreement
+    >>> task, key = infl.models.Classifier(target="tumour_class"), infl.keys.Keyring.create()
+    >>> agreement = Agreement.new(task, task.agree(sites), sites, key, rounds=2)
+    >>> from infl.federation.local import LocalTransport
+    >>> from infl.federation.replica import Replica
+    >>> from infl.federation.site import Site
+    >>> replica = Replica(agreement, key, task)
+    >>> transport = LocalTransport({name: Site(name, adata, replica) for name, adata in sites.items()})
+    >>> exchanges = programme(task, agreement, replica.bench.shared)
+    >>> [exchange.kind for exchange in Coordinator(agreement, exchanges, transport).run()]
+    ['count', 'means', 'deviations', 'train', 'train', 'judge', 'temperature']
     """
 
     def __init__(

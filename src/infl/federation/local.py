@@ -41,6 +41,20 @@ class LocalTransport:
     ----------
     sites
         By name. They share one replica.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> from infl.federation.agreement import Agreement
+    >>> task, key = infl.models.Classifier(target="tumour_class"), infl.keys.Keyring.create()
+    >>> agreement = Agreement.new(task, task.agree(sites), sites, key, rounds=2)
+    >>> from infl.federation.coordinator import Coordinator, programme
+    >>> replica = Replica(agreement, key, task)
+    >>> transport = LocalTransport({name: Site(name, adata, replica) for name, adata in sites.items()})
+    >>> first = next(Coordinator(agreement, programme(task, agreement, replica.bench.shared), transport).run())
+    >>> first.kind
+    'count'
     """
 
     def __init__(self, sites: Mapping[str, Site]) -> None:
@@ -83,6 +97,40 @@ def run_in_process(
 
     `wrap` may put something between coordinator and sites: an eavesdropper, a lossy line. `stacked=False` trains one site
     after the other, as machines of their own do, to the same bits.
+
+    Parameters
+    ----------
+    agreement
+        The run's specification.
+    task
+        That the agreement is about.
+    tables
+        The sites' data by name; not altered.
+    key
+        Key ring of the sites (None: neither lock nor seal).
+    checkpoint, resume
+        Folder where every round is kept, and whether to go on from there.
+    progress
+        Show a progress bar.
+    wrap
+        Puts something between coordinator and sites.
+    stacked
+        Train sites in a stack where that gives the same bits.
+
+    Returns
+    -------
+    Outcome
+        The run, its replica and its sites.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> task, key = infl.models.Classifier(target="tumour_class"), infl.keys.Keyring.create()
+    >>> agreement = Agreement.new(task, task.agree(sites), sites, key, rounds=2)
+    >>> outcome = run_in_process(agreement, task, sites, key)
+    >>> len(outcome.run.history), outcome.run.model.header.lock
+    (2, 'field')
     """
     import pandas as pd
 

@@ -37,7 +37,16 @@ def shown(what: str, to: Visibility = Visibility.PUBLIC, **options: Any) -> Any:
 
 @dataclass(frozen=True)
 class Total:
-    """Coordinator to sites: what the sites of one exchange sent, added word by word."""
+    """Coordinator to sites: what the sites of one exchange sent, added word by word.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from infl.privacy.seal import Packing, Words
+    >>> words = Words(np.zeros(0, np.uint32), np.zeros(3, np.uint64))
+    >>> Total(0, "count", 0, 0, ("a", "b", "c"), ("a", "c"), Packing(()), words).responders
+    ('a', 'c')
+    """
 
     seq: int = shown("number of the exchange")
     kind: str = shown("what was summed")
@@ -51,7 +60,14 @@ class Total:
 
 @dataclass(frozen=True)
 class Plan:
-    """Coordinator to sites: what to do next, and the sums that a site may have missed."""
+    """Coordinator to sites: what to do next, and the sums that a site may have missed.
+
+    Examples
+    --------
+    >>> plan = Plan("run", 0, "count", 0, 0, ("a", "b", "c"), Packing(()), "", 1, "", ())
+    >>> plan.context().kind
+    '0:count'
+    """
 
     run: str = shown("random name of the run")
     seq: int = shown("number of the exchange")
@@ -83,7 +99,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Answer:
-    """Site to coordinator: its part of a sum."""
+    """Site to coordinator: its part of a sum.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from infl.privacy.seal import Words
+    >>> words = Words(np.zeros(0, np.uint32), np.zeros(3, np.uint64))
+    >>> Answer("a", "run", 0, 0, 1, "", words).words.nbytes
+    24
+    """
 
     site: str = shown("the site's name")
     run: str = shown("random name of the run")
@@ -127,7 +152,13 @@ class Reveal:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Site to coordinator: a value left the agreed range, so nothing was sent; try again with a wider scale."""
+    """Site to coordinator: a value left the agreed range, so nothing was sent; try again with a wider scale.
+
+    Examples
+    --------
+    >>> Refusal("a", seq=3, attempt=0, fields=("weight",)).fields
+    ('weight',)
+    """
 
     site: str = shown("the site's name")
     seq: int = shown("number of the exchange")
@@ -137,7 +168,13 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Stopped:
-    """Site to coordinator: early stopping, decided from the summed validation metric, alike at all sites."""
+    """Site to coordinator: early stopping, decided from the summed validation metric, alike at all sites.
+
+    Examples
+    --------
+    >>> Stopped("a", seq=12).seq
+    12
+    """
 
     site: str = shown("the site's name")
     seq: int = shown("number of the exchange")

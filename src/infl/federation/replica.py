@@ -74,6 +74,17 @@ class Replica:
         Training samples of all sites.
     stopped
         Early stopping has been decided.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> from infl.federation.agreement import Agreement
+    >>> task, key = infl.models.Classifier(target="tumour_class"), infl.keys.Keyring.create()
+    >>> agreement = Agreement.new(task, task.agree(sites), sites, key, rounds=2)
+    >>> replica = Replica(agreement, key, task)
+    >>> replica.seq, len(replica.rows)
+    (-1, 0)
     """
 
     def __init__(self, agreement: Agreement, key: Keyring | None, task: Task | None = None) -> None:

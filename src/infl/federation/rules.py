@@ -48,6 +48,12 @@ class Rule:
         Whether sites correct their gradients by control variates: mean gradients, which travel beside the update.
     local
         Modules, by any part of their dotted name, whose parameters stay at the sites.
+
+    Examples
+    --------
+    >>> rule = Rule("personal", local=("head",))
+    >>> rule.is_local("head.weight"), rule.is_local("body.weight")
+    (True, False)
     """
 
     name: str
@@ -67,6 +73,21 @@ def fedavg(weight: Literal["samples", "sites"] = "samples") -> Rule:
 
     With ``weight="sites"`` all sites count alike, as studies do in a meta-analysis with random effects: where sites differ
     more than their samples do, a large site says little more about the next one than a small one.
+
+    Parameters
+    ----------
+    weight
+        ``"samples"``, or ``"sites"``.
+
+    Returns
+    -------
+    Rule
+        To be named in ``aggregation=``.
+
+    Examples
+    --------
+    >>> fedavg().importance is None, fedavg(weight="sites").importance(0.3, 50, 0.0)
+    (True, 0.02)
     """
     if weight not in ("samples", "sites"):
         raise SettingsError(f"fedavg weight={weight!r}: 'samples' or 'sites'")
@@ -74,7 +95,26 @@ def fedavg(weight: Literal["samples", "sites"] = "samples") -> Rule:
 
 
 def fedprox(mu: float = 0.01) -> Rule:
-    """FedAvg whose sites are pulled back to the global model by ``mu / 2 · ‖θ − θ_global‖²`` (Li et al., MLSys 2020)."""
+    """FedAvg whose sites are pulled back to the global model by ``mu / 2 · ‖θ − θ_global‖²`` (Li et al., MLSys 2020).
+
+    Parameters
+    ----------
+    mu
+        How strongly; 0 is FedAvg.
+
+    Returns
+    -------
+    Rule
+        To be named in ``aggregation=``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> gradient, weights, anchor = torch.zeros(2), torch.tensor([1.0, 3.0]), torch.ones(2)
+    >>> fedprox(mu=0.5).at_site(gradient, weights, anchor)
+    >>> gradient
+    tensor([0., 1.])
+    """
     if not mu >= 0:
         raise SettingsError(f"fedprox mu={mu}: give a number of at least 0")
 
@@ -85,7 +125,30 @@ def fedprox(mu: float = 0.01) -> Rule:
 
 
 def fedadam(lr: float = 1e-2, beta1: float = 0.9, beta2: float = 0.99, eps: float = 1e-4) -> Rule:
-    """Adam on the average update as a pseudo-gradient (Reddi et al., ICLR 2021), with bias correction."""
+    """Adam on the average update as a pseudo-gradient (Reddi et al., ICLR 2021), with bias correction.
+
+    Parameters
+    ----------
+    lr
+        Step of the global model.
+    beta1, beta2
+        Memory of the first and the second moment.
+    eps
+        Added to the root of the second moment.
+
+    Returns
+    -------
+    Rule
+        To be named in ``aggregation=``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> theta = torch.zeros(2)
+    >>> fedadam(lr=0.5, eps=0.0).at_sum(theta, torch.tensor([3.0, -2.0]), {})
+    >>> theta  # after one round a step of the size of lr, whatever the update
+    tensor([ 0.5000, -0.5000])
+    """
 
     def square(v: Tensor, u: Tensor) -> None:
         v.mul_(beta2).addcmul_(u, u, value=1 - beta2)
@@ -97,6 +160,28 @@ def fedyogi(lr: float = 1e-2, beta1: float = 0.9, beta2: float = 0.99, eps: floa
     """Like FedAdam, with a second moment that falls slowly where updates are rare: ``v − (1 − β₂) u² sign(v − u²)``.
 
     Reddi et al., ICLR 2021; with bias correction.
+
+    Parameters
+    ----------
+    lr
+        Step of the global model.
+    beta1, beta2
+        Memory of the first and the second moment.
+    eps
+        Added to the root of the second moment.
+
+    Returns
+    -------
+    Rule
+        To be named in ``aggregation=``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> theta = torch.zeros(2)
+    >>> fedyogi(lr=0.5, eps=0.0).at_sum(theta, torch.tensor([3.0, -2.0]), {})
+    >>> theta  # after one round a step of the size of lr, whatever the update
+    tensor([ 0.5000, -0.5000])
     """
 
     def square(v: Tensor, u: Tensor) -> None:
@@ -132,6 +217,16 @@ def scaffold() -> Rule:
     Karimireddy et al., SCAFFOLD, ICML 2020. A site's control variate is the mean of its gradients in its last round
     (as option I of the paper, at the points that it passed; option II presumes plain SGD, and sites use AdamW). Only the
     weighted sum of the changes leaves the sites, sealed beside the update; a message is twice as long.
+
+    Returns
+    -------
+    Rule
+        To be named in ``aggregation=``.
+
+    Examples
+    --------
+    >>> scaffold().control
+    True
     """
     return Rule("scaffold", control=True)
 
@@ -141,6 +236,21 @@ def qfedavg(q: float = 1.0) -> Rule:
 
     The direction of Li et al., Fair resource allocation in federated learning (q-FFL), ICLR 2020, whose step size for
     plain SGD is left out. ``q=0`` is FedAvg.
+
+    Parameters
+    ----------
+    q
+        How much more worse sites count.
+
+    Returns
+    -------
+    Rule
+        To be named in ``aggregation=``.
+
+    Examples
+    --------
+    >>> qfedavg(q=2.0).importance(0.5, 10, 0.0)
+    0.25
     """
     if not 0 <= q <= 10:
         raise SettingsError(f"qfedavg q={q}: give a number from 0 to 10")
@@ -153,6 +263,22 @@ def afl(gamma: float = 0.3) -> Rule:
     A site's weight grows by ``exp(gamma · loss)`` a round (exponentiated gradient ascent on the mixture; Mohri et al., Agnostic
     federated learning, ICML 2019), from its share of the samples on. Losses count from the last round's mean over sites, which
     all know, so that weights stay near 1; a factor that all share cancels in the average. ``gamma=0`` is FedAvg.
+
+    Parameters
+    ----------
+    gamma
+        Step of the ascent.
+
+    Returns
+    -------
+    Rule
+        To be named in ``aggregation=``.
+
+    Examples
+    --------
+    >>> rule = afl(gamma=0.5)
+    >>> rule.importance(0.7, 10, 0.0), round(rule.importance(0.7, 10, 2.0), 3)
+    (1.0, 2.718)
     """
     if not 0 <= gamma <= 10:
         raise SettingsError(f"afl gamma={gamma}: give a number from 0 to 10")
@@ -160,7 +286,18 @@ def afl(gamma: float = 0.3) -> Rule:
 
 
 def fedbn() -> Rule:
-    """FedAvg without the normalisation layers, which stay at the sites (Li et al., FedBN, ICLR 2021)."""
+    """FedAvg without the normalisation layers, which stay at the sites (Li et al., FedBN, ICLR 2021).
+
+    Returns
+    -------
+    Rule
+        To be named in ``aggregation=``.
+
+    Examples
+    --------
+    >>> fedbn().is_local("body.norm.weight"), fedbn().is_local("body.linear.weight")
+    (True, False)
+    """
     return Rule("fedbn", local=("norm",))
 
 
@@ -168,6 +305,21 @@ def partial(local: Sequence[str] = ("head",)) -> Rule:
     """FedAvg without the modules named in `local`, which stay at the sites.
 
     With ``("head",)`` FedPer (Arivazhagan et al. 2019), with ``("embed",)`` a first layer for each site.
+
+    Parameters
+    ----------
+    local
+        Names of modules, by any part of their dotted name.
+
+    Returns
+    -------
+    Rule
+        To be named in ``aggregation=``.
+
+    Examples
+    --------
+    >>> partial(local=["embed"]).is_local("embed.weight")
+    True
     """
     names = (local,) if isinstance(local, str) else tuple(local)
     if not names:

@@ -47,6 +47,18 @@ class FederatedRun:
     lock_curve
         Accuracy with the right key, wrong keys and none over strengths of the lock (:func:`infl.tl.lock_curve`) on the
         sites' validation data; measured when it is first asked for, None without a field lock.
+    measure_lock
+        What :attr:`lock_curve` calls; not pickled.
+    measure_sites
+        What :attr:`site_metrics` calls; not pickled.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> run = infl.tl.fit_federated(sites, target="tumour_class", rounds=2, progress=False)
+    >>> len(run.history), run.ledger["kind"].iloc[0], run.settings["seal"]
+    (2, 'count', 'group')
     """
 
     model: LockedModel

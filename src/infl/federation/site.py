@@ -59,6 +59,18 @@ class Site:
     keep
         Called with the site when its state has changed, before anything is answered: the coordinator drops a sum when
         all sites have answered the plan that brought it.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> from infl.federation.agreement import Agreement
+    >>> task, key = infl.models.Classifier(target="tumour_class"), infl.keys.Keyring.create()
+    >>> agreement = Agreement.new(task, task.agree(sites), sites, key, rounds=2)
+    >>> from infl.federation.replica import Replica
+    >>> site = Site("site_1", sites["site_1"], Replica(agreement, key, task))
+    >>> site.name, site.own_model() is None
+    ('site_1', True)
     """
 
     def __init__(

@@ -27,6 +27,11 @@ CITATION = "INFL, https://arxiv.org/abs/2603.28334"
 def model_card(facts: Facts) -> dict[str, Any]:
     """Return the model card, ready for JSON.
 
+    Parameters
+    ----------
+    facts
+        The run, and what else is known of it.
+
     Examples
     --------
     >>> import infl
@@ -130,6 +135,11 @@ def model_card(facts: Facts) -> dict[str, Any]:
 
 def data_sheet(facts: Facts) -> dict[str, Any]:
     """Return the data sheet of all sites' records together, ready for JSON; no record and no small number in it.
+
+    Parameters
+    ----------
+    facts
+        The run, and what else is known of it.
 
     Examples
     --------

@@ -40,10 +40,33 @@ LOCKS = {
 def write_report(facts: Facts, path: str | Path, *, overwrite: bool = False) -> Path:
     """Write the page, and beside it ``NAME.model_card.json`` and ``NAME.data_sheet.json``.
 
+    Parameters
+    ----------
+    facts
+        The run, and what else is known of it.
+    path
+        ``NAME.html``.
+    overwrite
+        Replace files that exist.
+
+    Returns
+    -------
+    Path
+        The page.
+
     Raises
     ------
     FileError
         The name does not end in ``.html``, or one of the three files exists or cannot be written.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> import tempfile
+    >>> run = infl.tl.fit_federated(sites, target="tumour_class", rounds=1, progress=False)
+    >>> write_report(Facts(run), f"{tempfile.mkdtemp()}/report.html").name
+    'report.html'
     """
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
@@ -67,6 +90,11 @@ def _json(card: dict[str, Any]) -> bytes:
 
 def steward_page(facts: Facts) -> Page:
     """Return the page.
+
+    Parameters
+    ----------
+    facts
+        The run, and what else is known of it.
 
     Examples
     --------

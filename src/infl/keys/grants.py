@@ -69,7 +69,25 @@ class Line:
 
 @dataclass(frozen=True)
 class Member:
-    """A site as the trail has it: its public key, and the versions that it was granted."""
+    """A site as the trail has it: its public key, and the versions that it was granted.
+
+    Attributes
+    ----------
+    name
+        The site.
+    recipient
+        Its public key.
+    versions
+        That it may open.
+
+    Examples
+    --------
+    >>> import infl
+    >>> ring = infl.keys.Keyring.create()
+    >>> _ = ring.grant("hospital_b", infl.keys.Identity.create().public)
+    >>> ring.members["hospital_b"].versions
+    (1,)
+    """
 
     name: str
     recipient: str

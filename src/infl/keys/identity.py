@@ -195,6 +195,15 @@ def _keys_of(recipient: str | os.PathLike[str] | Identity) -> list[str]:
 def encrypt(content: bytes, *, recipients: Recipients | None = None, passphrase: str | None = None) -> bytes:
     """Return `content` as an age file, to recipients or under a passphrase.
 
+    Parameters
+    ----------
+    content
+        What is to be read by some only.
+    recipients
+        Public keys, identities, or paths of ``NAME.pub``.
+    passphrase
+        Instead of recipients.
+
     Examples
     --------
     >>> identity = Identity.create()
@@ -234,6 +243,12 @@ def decrypt(
         It is not an age file, or damaged.
     KeyringError
         Passphrase or identity are missing or the wrong ones.
+
+    Examples
+    --------
+    >>> identity = Identity.create()
+    >>> decrypt(encrypt(b"hello", recipients=identity), identity=identity)
+    b'hello'
     """
     if not age.is_age(content):
         raise FileError(f"{source} is not an age file: was it damaged on the way, or is it another file?")

@@ -65,6 +65,12 @@ class Adapter(Task):
     ----------
     T-REX, arXiv 2404.08985; exact averaging of low-rank updates by a shared A: FFA-LoRA, arXiv 2403.12313; cell sentences:
     Levine et al., Cell2Sentence, ICML 2024.
+
+    Examples
+    --------
+    >>> import infl
+    >>> infl.models.Adapter(target="cell_type").options()["target"]
+    ['cell_type']
     """
 
     name: ClassVar[str] = "adapter"

@@ -81,12 +81,23 @@ def load_base(base: str) -> Base:
         Folder with a model and a tokenizer, as ``save_pretrained`` writes them; or the name of an entry point of the group
         ``infl.bases``. Code that comes with a folder is not run.
 
+    Returns
+    -------
+    Base
+        The model without a head, its tokenizer and its digest; kept for the next call.
+
     Raises
     ------
     SettingsError
         There is no such folder or entry point, or it has no model.
     MissingExtraError
         transformers is not installed.
+
+    Examples
+    --------
+    >>> load_base("nowhere")
+    Traceback (most recent call last):
+    infl.errors.SettingsError: base='nowhere' is neither a folder with a transformers model nor an installed base
     """
     if not base:
         raise SettingsError("model='adapter' needs base=, the folder of a transformers model with its tokenizer")

@@ -72,6 +72,14 @@ class Classifier(Task):
     ----------
     Calibration: Guo et al., On calibration of modern neural networks, ICML 2017 (temperature scaling; here the best
     temperature of a grid by summed validation likelihood).
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> task = infl.models.Classifier(target="tumour_class", width=16)
+    >>> infl.tl.fit_federated(sites, task, rounds=1, progress=False).model.header.options["width"]
+    16
     """
 
     name: ClassVar[str] = "classifier"

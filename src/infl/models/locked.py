@@ -47,6 +47,19 @@ class Header:
         Of the run that made it.
     digest
         SHA-256 over all of the header and the stored tensors.
+    infl_version
+        That wrote the file.
+    format
+        Number of the file format.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> run = infl.tl.fit_federated(sites, target="tumour_class", rounds=2, progress=False)
+    >>> header = run.model.header
+    >>> header.task, header.lock, header.sites[:2]
+    ('classifier', 'field', ('site_1', 'site_2'))
     """
 
     task: str
@@ -250,7 +263,7 @@ class LockedModel:
         path
             Where, e.g. ``"model.infl.safetensors"``.
         recipients
-            age X25519 public keys (``age1…``) or their ``.pub`` files: the whole file is encrypted to them on top (open it with age, then
+            Public keys of age (X25519, ``age1…``) or their ``.pub`` files: the whole file is encrypted to them on top (open it with age, then
             :func:`infl.load_model`, or pass ``identity=``).
         overwrite
             Replace a file that exists.

@@ -75,6 +75,13 @@ class Mosaic(Task):
     ----------
     Mosaic integration of spatial sections, with contrastive learning instead: Yan et al., SpaMosaic, 2024. Prediction from
     neighbours as a way to leave noise out: Batson and Royer, Noise2Self, ICML 2019.
+
+    Examples
+    --------
+    >>> import infl
+    >>> task = infl.models.Mosaic()
+    >>> task.name, task.stages()
+    ('mosaic', ('moments',))
     """
 
     name: ClassVar[str] = "mosaic"

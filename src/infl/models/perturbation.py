@@ -67,6 +67,13 @@ class Perturbation(Task):
     ----------
     Ahlmann-Eltze, Huber and Anders, Deep-learning-based gene perturbation effect prediction does not yet outperform
     simple linear baselines, Nature Methods 2025: why the baselines are part of the model.
+
+    Examples
+    --------
+    >>> import infl
+    >>> task = infl.models.Perturbation(target="perturbation", control="control")
+    >>> task.name, task.stages(), task.final_stages()  # sums that are needed before and after training
+    ('perturbation', ('effects',), ('share',))
     """
 
     name: ClassVar[str] = "perturbation"
@@ -355,7 +362,7 @@ class Perturbation(Task):
     def predict_effects(
         self, module: nn.Module, panel: Mapping[str, Any], private: Sums, conditions: Sequence[Genes]
     ) -> np.ndarray:
-        """Return predicted effects of conditions. ``(n_conditions, n_features)``
+        """Return predicted effects of conditions, ``(n_conditions, n_features)``.
 
         Without private arrays (no key) the network's alone, such as it is.
         """

@@ -23,7 +23,13 @@ TASKS = {
 
 
 def known_tasks() -> dict[str, str]:
-    """Return the import path of every task by name."""
+    """Return the import path of every task by name.
+
+    Examples
+    --------
+    >>> known_tasks()["classifier"]
+    'infl.models.classifier:Classifier'
+    """
     return _entry_points.known("infl.tasks", TASKS)
 
 

@@ -46,6 +46,12 @@ class Step:
         Round, from 1, of how many.
     step, steps
         Step within the site's round, from 0, of how many.
+
+    Examples
+    --------
+    >>> at = Step(round=3, rounds=20, step=0, steps=5)
+    >>> (at.round - 1) * at.steps + at.step  # steps before this one
+    10
     """
 
     round: int
@@ -61,6 +67,15 @@ class SiteData(ABC):
     ----------
     train, validation
         Indices of the observations that are trained on and those that judge.
+
+    Examples
+    --------
+    >>> import infl, numpy as np
+    >>> sites = infl.datasets.khan_sites()
+    >>> task = infl.models.Classifier(target="tumour_class")
+    >>> data = task.read(sites["site_1"], task.agree(sites), site="site_1", rng=np.random.default_rng(0))
+    >>> isinstance(data, infl.models.SiteData), len(data.train) + len(data.validation)
+    (True, 16)
     """
 
     train: np.ndarray
@@ -77,6 +92,28 @@ class Task(ABC):
 
     A task has no state: what is learned lives in the module's parameters (averaged, locked) and in *private arrays*
     (moments, priors, calibration: sums over sites, encrypted in the model file).
+
+    Parameters
+    ----------
+    optimiser
+        What sites train with. Adam's first steps are of the size `lr` whatever the gradient, so with one or two steps a round it
+        weights parameters by how often a gradient keeps its sign; ``"sgd"`` takes plain steps, and with one a round it is gradient
+        descent on the pooled loss.
+    lr
+        Learning rate at the sites.
+    weight_decay
+        Weight decay of the optimiser.
+    batch_size
+        Observations in a step.
+    grad_clip
+        Largest norm of a gradient (None: not clipped).
+
+    Examples
+    --------
+    >>> import infl
+    >>> task = infl.models.Classifier(target="tumour_class", lr=0.01)
+    >>> isinstance(task, infl.models.Task), task.name, task.options()["lr"]
+    (True, 'classifier', 0.01)
     """
 
     name: ClassVar[str]
@@ -89,15 +126,10 @@ class Task(ABC):
     """Metric that tables and the lock's calibration report first."""
 
     optimiser: Literal["adamw", "sgd"] = "adamw"
-    """What sites train with. Adam's first steps are of the size `lr` whatever the gradient, so with one or two steps a round
-    it weights parameters by how often a gradient keeps its sign; ``"sgd"`` takes plain steps, and with one a round it is
-    gradient descent on the pooled loss."""
     lr: float = 1e-3
-    """Learning rate at the sites."""
     weight_decay: float = 1e-4
     batch_size: int = 32
     grad_clip: float | None = None
-    """Largest norm of a gradient (None: not clipped)."""
 
     # -- what the sites must agree on ------------------------------------------------------------------------------
     @abstractmethod

@@ -26,9 +26,13 @@ class FiLM(nn.Module):
     features
         Size of the last dimension of the layer's output.
     strength
-        k: each feature is scaled by a factor in (1 − k, 1 + k) and moved by less than k; 0 changes nothing.
+        Factor k: each feature is scaled by a factor in (1 − k, 1 + k) and moved by less than k; 0 changes nothing.
     code_size
         Size of ``a`` and ``z``.
+
+    References
+    ----------
+    Perez et al. 2018, *FiLM: visual reasoning with a general conditioning layer*, arXiv 1709.07871.
 
     Examples
     --------
@@ -36,10 +40,6 @@ class FiLM(nn.Module):
     >>> film = FiLM(5, strength=1.0)
     >>> film(torch.zeros(7, 3, 5), torch.zeros(16)).shape
     torch.Size([7, 3, 5])
-
-    References
-    ----------
-    Perez et al. 2018, *FiLM: visual reasoning with a general conditioning layer*, arXiv 1709.07871.
     """
 
     def __init__(self, features: int, strength: float, *, code_size: int = CODE_SIZE) -> None:

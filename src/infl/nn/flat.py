@@ -32,6 +32,11 @@ class Entry:
 class Layout:
     """Names, shapes and offsets of a module's floating-point parameters, in the order of ``named_parameters``.
 
+    Parameters
+    ----------
+    entries
+        Each parameter's name, shape and offset.
+
     Examples
     --------
     >>> from torch import nn

@@ -98,7 +98,7 @@ class Field:
         name
             The tensor's name in the module. Part of what the factors are derived from.
         tensor
-            float32 or float64, any shape. Computed in float64, returned in the tensor's precision.
+            Of float32 or float64, any shape. Computed in float64, returned in the tensor's precision.
         units
             Names of the units of the axes that have any, e.g. ``{1: genes}`` for a first layer. A named unit's factors
             depend on its name only, not on its place or on which others there are.
@@ -224,6 +224,16 @@ def lock_module(module: ModuleType, field: Field, units: Mapping[str, Units] | N
 
 def unlock_module(module: ModuleType) -> ModuleType:
     """Remove :func:`lock_module`'s parametrisation, in place; the effective weights are left.
+
+    Parameters
+    ----------
+    module
+        From :func:`lock_module`.
+
+    Returns
+    -------
+    Module
+        The same object.
 
     Examples
     --------

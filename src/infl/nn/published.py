@@ -51,6 +51,11 @@ STRENGTH = MappingProxyType({"classification": 20.0, "perturbation": 5.0, "spati
 def coordinates(subkey: bytes) -> Tensor:
     """Return the secret points (128, 2) in [−1, 1]² of a 32-byte subkey, from its ChaCha20 stream.
 
+    Parameters
+    ----------
+    subkey
+        Of 32 bytes, from :meth:`infl.keys.Keyring.subkey`.
+
     Examples
     --------
     >>> points = coordinates(bytes(range(32)))
@@ -144,7 +149,14 @@ class KeyedLinear(nn.Linear):
     key
         The key shared by the layers of a module (see :func:`apply_published`).
     strength
-        k.
+        Factor k.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> module = apply_published(nn.Sequential(nn.Linear(4, 3)), strength=0.5)
+    >>> isinstance(module[0], KeyedLinear), module[0].weight.shape
+    (True, torch.Size([3, 4]))
     """
 
     def __init__(self, linear: nn.Linear, key: _Key, strength: float) -> None:
@@ -193,7 +205,7 @@ def apply_published(module: nn.Module, strength: float) -> nn.Module:
     module
         Any module with at least one :class:`torch.nn.Linear`.
     strength
-        k of the published formulas (:data:`STRENGTH`); with 0 the module computes what it did before.
+        Factor k of the published formulas (:data:`STRENGTH`); with 0 the module computes what it did before.
 
     Returns
     -------
@@ -259,6 +271,20 @@ def set_coordinates(module: nn.Module, points: Tensor | None) -> None:
     ------
     SettingsError
         The module has no keyed layer, or the points have another shape.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> module = apply_published(nn.Sequential(nn.Linear(4, 3)), strength=0.5)
+    >>> x = torch.ones(1, 4)
+    >>> plain = module(x)
+    >>> set_coordinates(module, coordinates(bytes(range(32))))
+    >>> torch.equal(module(x), plain)
+    False
+    >>> set_coordinates(module, None)
+    >>> torch.equal(module(x), plain)
+    True
     """
     keys = {id(part.key): part.key for part in module.modules() if isinstance(part, KeyedLinear)}
     if not keys:

@@ -14,7 +14,7 @@ _SHOWN = 3
 
 
 def obs_column(adata: AnnData | MuData, name: str, *, where: str, role: str) -> pd.Series:
-    """The column ``name`` of ``obs``, free of missing values.
+    """Return the column `name` of ``obs``, free of missing values.
 
     Parameters
     ----------
@@ -26,6 +26,23 @@ def obs_column(adata: AnnData | MuData, name: str, *, where: str, role: str) -> 
         The object's name in messages, e.g. ``"site_2"``.
     role
         The argument that names the column, e.g. ``"target"``.
+
+    Returns
+    -------
+    Series
+        The column.
+
+    Raises
+    ------
+    DataError
+        There is no such column (with the nearest name), or it has missing values.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> infl.pp.obs_column(sites["site_1"], "tumour_class", where="site_1", role="target").name
+    'tumour_class'
     """
     if name not in adata.obs.columns:
         raise DataError(f"{role} {name!r} is missing in obs of {where}; {_alternatives(name, adata.obs.columns)}")

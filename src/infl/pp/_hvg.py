@@ -102,6 +102,11 @@ def highly_variable_genes(
     infl.errors.InflWarning
         Values are not what the flavour expects; cutoffs are given beside `n_top_genes`.
 
+    References
+    ----------
+    Satija et al. (2015), Nature Biotechnology 33:495. Zheng et al. (2017), Nature Communications 8:14049.
+    Stuart et al. (2019), Cell 177:1888.
+
     Examples
     --------
     >>> import infl, scanpy as sc
@@ -110,11 +115,6 @@ def highly_variable_genes(
     >>> infl.pp.highly_variable_genes(sites, n_top_genes=100)
     >>> int(sites["site_2"].var["highly_variable"].sum())
     100
-
-    References
-    ----------
-    Satija et al. (2015), Nature Biotechnology 33:495. Zheng et al. (2017), Nature Communications 8:14049.
-    Stuart et al. (2019), Cell 177:1888.
     """
     if flavor not in _FLAVORS:
         raise SettingsError(f"flavor must be one of {', '.join(_FLAVORS)}, not {flavor!r}")

@@ -115,6 +115,11 @@ def pca(
     infl.errors.InflWarning
         Sites have different kinds of values, such as counts and logarithms.
 
+    References
+    ----------
+    Halko, Martinsson and Tropp (2011), Finding structure with randomness. SIAM Review 53:217.
+    Musco and Musco (2015), Randomized block Krylov methods. NeurIPS 28.
+
     Examples
     --------
     >>> import infl
@@ -122,11 +127,6 @@ def pca(
     >>> infl.pp.pca(sites, n_comps=20)
     >>> sites["site_2"].obsm["X_pca"].shape[1]
     20
-
-    References
-    ----------
-    Halko, Martinsson and Tropp (2011), Finding structure with randomness. SIAM Review 53:217.
-    Musco and Musco (2015), Randomized block Krylov methods. NeurIPS 28.
     """
     solvers = ("auto", "arpack", "full", "covariance_eigh", "randomized")
     if svd_solver is not None and svd_solver not in solvers:

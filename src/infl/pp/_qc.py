@@ -43,6 +43,13 @@ class QCSummary:
         One row a feature, over all sites: the columns that :func:`scanpy.pp.calculate_qc_metrics` writes to ``var``.
     histograms
         For each metric of observations, one row a site and one column a bin: numbers of observations, rounded.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> infl.pp.qc_summary(sites).sites["n_obs"].tolist()
+    [16, 17, 16, 17, 17]
     """
 
     sites: pd.DataFrame

@@ -61,17 +61,17 @@ def split_sites(
     infl.errors.SettingsError
         Arguments that exclude each other, or out of range.
 
+    References
+    ----------
+    Hsu, Qi and Brown (2019), Measuring the effects of non-identical data distribution for federated visual
+    classification. arXiv:1909.06335.
+
     Examples
     --------
     >>> import infl
     >>> sites = infl.pp.split_sites(infl.datasets.khan(), 3, stratify="tumour_class", alpha=0.5, seed=1)
     >>> sum(site.n_obs for site in sites.values())
     83
-
-    References
-    ----------
-    Hsu, Qi and Brown (2019), Measuring the effects of non-identical data distribution for federated visual
-    classification. arXiv:1909.06335.
     """
     if not isinstance(adata, AnnData | MuData):
         raise DataError(f"split_sites takes AnnData or MuData, not {type(adata).__name__}")

@@ -243,7 +243,7 @@ def spent(adata: Data, *, delta: float | None = None) -> float:
     adata
         An object that took part in fits with ``privacy=``; each left its account in ``uns["infl_privacy"]``.
     delta
-        δ at which to add up (default: the largest of the runs').
+        At which δ to add up (default: the largest of the runs').
 
     Returns
     -------

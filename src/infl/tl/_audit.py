@@ -40,11 +40,13 @@ def audit(
     ----------
     run
         From :func:`infl.tl.fit_federated`.
-    sites, site_key
+    sites
         The data that it was fitted on.
     attacks
         Names of attacks (:func:`infl.privacy.attacks.known_attacks`), ``"quick"`` for those that take seconds, or None
         for all that apply to the run.
+    site_key
+        As for :func:`infl.tl.fit_federated`, when `sites` is one object.
     seed
         Of the attackers' own randomness.
     progress

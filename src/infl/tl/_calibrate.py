@@ -123,6 +123,15 @@ def lock_curve(
     DataFrame
         ``strength``, ``who`` ("right key", "wrong key", "no key"), the headline metric (mean) and ``sd``; for
         :func:`infl.pl.lock`. ``attrs["chance"]`` is one over the number of classes.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> run = infl.tl.fit_federated(sites, target="tumour_class", rounds=2, progress=False)
+    >>> curve = infl.tl.lock_curve(run.model, sites, key=run.key, strengths=[0.0, 1.0], n_keys=2)
+    >>> curve["who"].tolist()
+    ['right key', 'wrong key', 'no key', 'right key', 'wrong key', 'no key']
     """
     import pandas as pd
 

@@ -86,6 +86,11 @@ def cluster(
     infl.errors.DataError
         Coordinates are missing, or sites have different ones.
 
+    References
+    ----------
+    Su and Dy (2007), In search of deterministic methods for initializing K-means and Gaussian mixture clustering.
+    Intelligent Data Analysis 11:319. Traag, Waltman and van Eck (2019), Scientific Reports 9:5233.
+
     Examples
     --------
     >>> import infl
@@ -94,11 +99,6 @@ def cluster(
     >>> infl.tl.cluster(sites, 4, use_rep="X_pca")
     >>> sites["site_1"].obs["infl_cluster"].cat.categories.tolist()
     ['0', '1', '2', '3']
-
-    References
-    ----------
-    Su and Dy (2007), In search of deterministic methods for initializing K-means and Gaussian mixture clustering.
-    Intelligent Data Analysis 11:319. Traag, Waltman and van Eck (2019), Scientific Reports 9:5233.
     """
     latents = _latents(sites, use_rep, key)
     n_obs = sum(map(len, latents.values()))

@@ -101,13 +101,15 @@ def compare(
         Share of each site's observations that is held out.
     holdout
         ``"observations"``, or ``"site"``: all of a site, each in turn; a metric is then the mean over sites.
-    rounds, local_epochs, **options
-        As for :func:`infl.tl.fit_federated`; options that it does not know are the model's.
+    rounds, local_epochs
+        As for :func:`infl.tl.fit_federated`.
     n_jobs
         How many seeds are done at once, each in a process of its own with its part of the cores (-1: one a core). The
         figures are the same; ``seconds`` are those of processes side by side.
     progress
         Show a progress bar.
+    **options
+        As for :func:`infl.tl.fit_federated`; those that it does not know are the model's.
 
     Returns
     -------

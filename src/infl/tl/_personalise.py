@@ -34,6 +34,15 @@ class Personalised:
         One row a site: ``site``, ``n_train``, ``n_validation``, ``epochs`` (0: the global model was best and is kept), the
         monitored and the headline metric on the site's validation data ``before`` and ``after``. The epoch was chosen on
         the same data, so ``after`` is hopeful; :func:`infl.tl.compare` with ``"infl_personal"`` measures on others.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> run = infl.tl.fit_federated(sites, target="tumour_class", rounds=2, progress=False)
+    >>> personal = infl.tl.personalise(sites, run, key=run.key)
+    >>> sorted(personal.models) == sorted(sites), len(personal.table)
+    (True, 5)
     """
 
     models: dict[str, LockedModel] = field(repr=False)

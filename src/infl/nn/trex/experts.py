@@ -133,7 +133,7 @@ class RankOneExperts(nn.Module):
 
     @property
     def n_experts(self) -> int:
-        """r1 · r2."""
+        """Number of experts: r1 · r2."""
         return self.r1 * self.r2
 
     def reset_parameters(self) -> None:

@@ -58,7 +58,7 @@ class Intuition:
         embedder
             As for the class.
         n_experts
-            r1 · r2 of the adapter.
+            The adapter's r1 · r2.
         seed
             Of k-means.
 

@@ -104,6 +104,11 @@ def use_prior(model: nn.Module, prior: Prior) -> Iterator[None]:
     prior
         (n, r1 · r2), or (r1 · r2,) for all inputs; or a mapping from adapters to such tensors.
 
+    Yields
+    ------
+    None
+        The model uses `prior` meanwhile.
+
     Raises
     ------
     SettingsError
@@ -143,6 +148,13 @@ def attach_intuition(model: nn.Module, intuition: Callable[[Mapping[str, Any]], 
     ------
     SettingsError
         The model has no rank-one experts.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> attach_intuition(nn.Linear(2, 2), None)
+    Traceback (most recent call last):
+    infl.errors.SettingsError: this Linear has no rank-one experts: adapt it with peft.get_peft_model and TrexConfig first
     """
     find_slot(model).intuition = intuition
 

@@ -31,17 +31,33 @@ ATTACKS: dict[str, str] = {
 
 
 def known_attacks() -> dict[str, str]:
-    """Return the import path of every attack by name: ours, and third parties' by entry point ``infl.attacks``."""
+    """Return the import path of every attack by name: ours, and third parties' by entry point ``infl.attacks``.
+
+    Examples
+    --------
+    >>> known_attacks()["no_key"]
+    'infl.privacy.attacks.keys:NoKey'
+    """
     return _entry_points.known("infl.attacks", ATTACKS)
 
 
 def load_attack(name: str) -> Attack:
     """Return an attack.
 
+    Parameters
+    ----------
+    name
+        One of :func:`known_attacks`.
+
     Raises
     ------
     SettingsError
         Unknown name; the message lists the known ones. Or what another package registered cannot be imported.
+
+    Examples
+    --------
+    >>> print(load_attack("no_key").against)
+    thief of a model file
     """
     known = known_attacks()
     if name not in known:

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 
 class Attacker(StrEnum):
-    """Who attacks. All know the source code, the run's specification and everything else that is public."""
+    """Who attacks. All know the source code, the run's specification and everything else that is public.
+
+    Examples
+    --------
+    >>> Attacker.THIEF.value
+    'thief of a model file'
+    """
 
     COORDINATOR = "coordinator"
     THIEF = "thief of a model file"
@@ -27,7 +33,13 @@ class Attacker(StrEnum):
 
 
 class Status(StrEnum):
-    """What a finding means."""
+    """What a finding means.
+
+    Examples
+    --------
+    >>> [status.value for status in Status]
+    ['holds', 'leak', 'not promised', 'control failed']
+    """
 
     HOLDS = "holds"
     BROKEN = "leak"
@@ -60,6 +72,14 @@ class Finding:
         One line in plain words for a data steward.
     bound
         What a promise allows at most, where that is more than chance (membership under differential privacy).
+
+    Examples
+    --------
+    >>> common = {"metric": "accuracy", "chance": 0.5, "control": 0.9, "margin": 0.1, "note": "", "promised": True}
+    >>> print(Finding(value=0.51, low=0.48, high=0.54, **common).status)
+    holds
+    >>> print(Finding(value=0.70, low=0.65, high=0.75, **common).status)
+    leak
     """
 
     metric: str
@@ -85,7 +105,15 @@ class Finding:
 
 
 class Attack(ABC):
-    """Base of all attacks. A third party registers a subclass under the entry point group ``infl.attacks``."""
+    """Base of all attacks. A third party registers a subclass under the entry point group ``infl.attacks``.
+
+    Examples
+    --------
+    >>> import infl
+    >>> attack = infl.privacy.attacks.load_attack("wrong_key")
+    >>> attack.name, attack.quick
+    ('wrong_key', True)
+    """
 
     name: ClassVar[str]
     against: ClassVar[Attacker]

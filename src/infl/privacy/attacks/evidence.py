@@ -114,6 +114,15 @@ class Evidence:
         The data of its sites: to judge attacks by, and to repeat the run under other protections with the same seed.
     seed
         Of the attackers' own randomness.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> run = infl.tl.fit_federated(sites, target="tumour_class", rounds=2, progress=False)
+    >>> evidence = infl.privacy.attacks.Evidence(run, sites)
+    >>> evidence.protection, evidence.sealed
+    ('lock field, seal group', True)
     """
 
     run: FederatedRun

@@ -16,6 +16,19 @@ from infl.errors import FederationError
 class Context:
     """Run, round, attempt, kind, ordered cohort and packing: all that makes one exchange different from every other.
 
+    Parameters
+    ----------
+    run
+        Random name of the run.
+    round, attempt
+        Training round, and how often its sum was asked for before.
+    cohort
+        Sites that are asked, in order.
+    kind
+        What is summed.
+    packing
+        Digest of the arrays and their scales.
+
     Examples
     --------
     >>> a = Context("run", 1, 0, ("x", "y", "z"), "train", "")
@@ -59,7 +72,21 @@ class Context:
 
 @dataclass(frozen=True)
 class Words:
-    """A sealed message, or a sum of such: 32-bit words (update) and 64-bit words (sums, then the tag's two)."""
+    """A sealed message, or a sum of such: 32-bit words (update) and 64-bit words (sums, then the tag's two).
+
+    Attributes
+    ----------
+    low
+        32-bit words.
+    high
+        64-bit words.
+
+    Examples
+    --------
+    >>> words = Words(np.zeros(3, np.uint32), np.zeros(1, np.uint64))
+    >>> words.nbytes
+    20
+    """
 
     low: np.ndarray
     high: np.ndarray
@@ -86,10 +113,22 @@ def add(total: Words | None, words: Words) -> Words:
     words
         A message.
 
+    Returns
+    -------
+    Words
+        The sum.
+
     Raises
     ------
     FederationError
         The message has another size than the sum.
+
+    Examples
+    --------
+    >>> one = Words(np.array([2**32 - 1], np.uint32), np.array([5], np.uint64))
+    >>> total = add(None, one)
+    >>> add(total, one).low, total.high
+    (array([4294967294], dtype=uint32), array([10], dtype=uint64))
     """
     if total is None:
         return Words(words.low.copy(), words.high.copy())

@@ -29,6 +29,12 @@ class NoSeal:
     ----------
     min_sites
         Fewest sites in a cohort, and fewest responders whose sum is opened.
+
+    Examples
+    --------
+    >>> import infl
+    >>> infl.privacy.seal.NoSeal().name
+    'none'
     """
 
     name: ClassVar[str] = "none"
@@ -100,12 +106,14 @@ class NoSeal:
 
         Parameters
         ----------
-        context, packing
+        context
             As sealed.
         responders
             Who is in the sum.
         total
             From :func:`add`; not altered.
+        packing
+            As sealed.
 
         Raises
         ------

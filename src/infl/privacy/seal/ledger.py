@@ -43,6 +43,15 @@ class Ledger:
     ------
     FileError
         The file is damaged, belongs to another key or run, or is in use.
+
+    Examples
+    --------
+    >>> import infl, numpy
+    >>> ledger = infl.privacy.seal.Ledger(None, key=bytes(32))
+    >>> context = Context("run", 1, 0, ("a", "b", "c"), "train", "")
+    >>> ledger.record(context, Words(numpy.zeros(3, numpy.uint32), numpy.zeros(1, numpy.uint64)), sealed=True)
+    >>> ledger.frame()[["kind", "round", "bytes", "sealed"]].values.tolist()
+    [['train', 1, 20, True]]
     """
 
     def __init__(self, path: str | Path | None, key: bytes, *, run: str | None = None) -> None:

@@ -27,6 +27,12 @@ class RangeError(SealError):
     ----------
     fields
         For each array that leaves its range, by which factor.
+
+    Examples
+    --------
+    >>> raise RangeError({"weight": 3.5})
+    Traceback (most recent call last):
+    infl.privacy.seal.packing.RangeError: out of the agreed range: weight by a factor of 3.5; agree on a coarser scale, or on clipping
     """
 
     def __init__(self, fields: dict[str, float]) -> None:
@@ -47,6 +53,12 @@ class Field:
         ``value = integer · 2**exponent``.
     bits
         32 (updates) or 64 (sums).
+
+    Examples
+    --------
+    >>> field = Field("weight", (2, 3), exponent=-20)
+    >>> field.size, field.step == 2**-20
+    (6, True)
     """
 
     name: str
@@ -68,6 +80,11 @@ class Field:
 @dataclass(frozen=True)
 class Packing:
     """The arrays of a message, in order; those of 32 and of 64 bits make one flat lane each.
+
+    Parameters
+    ----------
+    fields
+        The arrays.
 
     Examples
     --------
@@ -219,6 +236,12 @@ def dequantise(integers: tuple[np.ndarray, np.ndarray], packing: Packing) -> tup
         Signed sums of both lanes, from ``unseal``.
     packing
         As it was sealed with.
+
+    Examples
+    --------
+    >>> packing = Packing((Field("weight", (2,), -2), Field("n", (), 0, bits=64)))
+    >>> dequantise((np.array([1, -6], np.int32), np.array([7])), packing)
+    (array([ 0.25, -1.5 ], dtype=float32), array([7.]))
     """
     low, high = integers
     vector, sums = np.empty(len(low), dtype=np.float32), np.empty(len(high))

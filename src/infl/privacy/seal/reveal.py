@@ -49,6 +49,12 @@ class Revealed:
         For each site: a share of the key of `box`, under that site's token (this site's own: in the clear).
     box
         Encrypted: this site's shares of the own masks of those who answered, its seeds with those who did not.
+
+    Examples
+    --------
+    >>> given = Revealed("a", tokens={"b": bytes(32)}, keys={}, box=b"")
+    >>> given.site, list(given.tokens)
+    ('a', ['b'])
     """
 
     site: str
@@ -71,11 +77,25 @@ def uncover(context: Context, total: Words, revealed: Sequence[Revealed], answer
     answered
         Whose messages are in the sum.
 
+    Returns
+    -------
+    Words
+        `total`, without the masks.
+
     Raises
     ------
     FederationError
         Too few shares, or some that fit no others; or the seed between a lost site and one that was lost later: ask
         again.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> context = Context("run", 1, 0, ("a", "b", "c"), "train", "")
+    >>> total = Words(np.zeros(1, np.uint32), np.zeros(1, np.uint64))
+    >>> uncover(context, total, [], ["a", "b", "c"])
+    Traceback (most recent call last):
+    infl.errors.FederationError: 0 of 3 sites gave shares, 3 are needed to open the pairwise seal
     """
     answered, n = tuple(answered), len(context.cohort)
     given = {r.site: r for r in revealed if r.site in answered}
