@@ -23,6 +23,7 @@ test: $(STAMP)  ## lint, types, all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
 lint: $(STAMP)  ## mend what the linter can mend

@@ -22,7 +22,8 @@ from scipy import stats
 import infl
 from _table import Table
 from infl.models import Classifier
-from infl.tl._compare import folds, pool
+from infl.models.pooling import pool
+from infl.tl._compare import folds
 from infl.tl._predict import infer
 from panels import panel_sites, use_data_folder
 

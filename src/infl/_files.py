@@ -1,4 +1,4 @@
-"""Writing files so that a reader finds the old one or the new one, never half of one."""
+"""Writing files so that a reader finds the old one or the new one, never half of one; reading data files."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from infl.errors import FileError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
 
 
 @contextmanager
@@ -79,3 +84,19 @@ def _place(part: Path, path: Path, *, overwrite: bool) -> None:
         if path.exists():
             raise FileError(f"{path} exists: choose another name or pass overwrite=True")
     os.replace(part, path)
+
+
+def read_data(path: Path) -> AnnData | MuData:
+    """Read an h5ad or h5mu file, or say in one line why not."""
+    with explained(path, "read"), path.open("rb"):
+        pass
+    try:
+        if path.suffix == ".h5mu":
+            import mudata
+
+            return mudata.read_h5mu(path)
+        import anndata
+
+        return anndata.read_h5ad(path)
+    except (OSError, KeyError, ValueError) as error:
+        raise FileError(f"{path} cannot be read as h5ad or h5mu: {error}") from error

@@ -20,9 +20,9 @@ from infl.federation.agreement import Agreement
 from infl.federation.replica import build_bench
 from infl.federation.run import FederatedRun
 from infl.federation.seeds import derive, generator
+from infl.models.pooling import pool
 from infl.models.scvi import Scvi
 from infl.models.task import ADAM_EPS, Step
-from infl.tl._compare import pool
 from infl.tl._predict import infer
 
 scvi = pytest.importorskip("scvi", reason="needs scvi-tools: pip install 'infl[scvi]'")

@@ -14,7 +14,7 @@ from anndata import AnnData
 from scipy import sparse
 
 import infl
-from infl.errors import InflError, InflWarning
+from infl.errors import DataError, InflError, InflWarning, SettingsError
 from infl.keys import Keyring
 
 pytestmark = pytest.mark.filterwarnings("ignore:seal='none'")
@@ -261,3 +261,24 @@ def test_unlocked_run_has_no_key_in_its_model(khan_sites: dict[str, AnnData]) ->
     assert run.model.header.fingerprint == ""
     infl.tl.predict(khan_sites["site_1"], run.model)
     assert run.summary().count("\n") == 3
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [
+        ("n_rounds", "rounds"),
+        ("epochs", "local_epochs"),
+        ("batch_key", "site_key"),
+        ("max_epochs", "rounds"),
+        ("widht", "width"),
+    ],
+)
+def test_what_other_packages_call_it_is_understood(khan_sites: dict[str, AnnData], option: str, meant: str) -> None:
+    for call in (infl.tl.fit_federated, infl.tl.compare):
+        with pytest.raises(SettingsError, match=f"has no option '{option}': did you mean '{meant}'"):
+            call(khan_sites, target="tumour_class", **{option: 3})
+
+
+def test_a_path_is_not_read(khan_sites: dict[str, AnnData]) -> None:
+    with pytest.raises(DataError, match=r"not str; read a file with anndata.read_h5ad\(path\)"):
+        infl.tl.fit_federated("cohort.h5ad", target="tumour_class", site_key="hospital")

@@ -6,8 +6,8 @@ import pytest
 import infl
 from infl.errors import SettingsError
 from infl.keys import Keyring
+from infl.models.pooling import pool
 from infl.privacy.attacks.keys import one_bit_off
-from infl.tl._compare import pool
 from infl.tl._predict import infer
 
 FIT = {"progress": False}

@@ -72,7 +72,8 @@ def compare(
     Example: `infl compare cohort.h5ad --target tumour_class --site-key hospital`
     """
     import infl
-    from infl.cli.tables import print_table, read_data
+    from infl._files import read_data
+    from infl.cli.tables import print_table
 
     options = {"holdout": holdout} | ({} if modality is None else {"modality": modality})
     table = infl.tl.compare(

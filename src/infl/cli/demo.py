@@ -104,7 +104,7 @@ def _keys_table(run: FederatedRun, test: dict[str, AnnData], key: object) -> pd.
     import pandas as pd
 
     from infl.keys import Keyring
-    from infl.tl._compare import pool
+    from infl.models.pooling import pool
     from infl.tl._predict import infer
 
     together = pool(test)

@@ -48,8 +48,7 @@ def panel(
 
     Example: `infl run panel cohort.h5ad --target tumour_class`
     """
-    from infl._files import write_atomic
-    from infl.cli.tables import read_data
+    from infl._files import read_data, write_atomic
     from infl.federation.runfile import join_panels, read_panel
     from infl.models.registry import make_task
 

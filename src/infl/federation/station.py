@@ -267,7 +267,7 @@ def stamp(path: Path) -> str:
 
 def read_site(path: Path, name: str) -> Data:
     """Read a site's data."""
-    from infl.cli.tables import read_data
+    from infl._files import read_data
 
     try:
         return read_data(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Iterable
 from typing import Any
 
 from infl import _entry_points
@@ -47,8 +48,22 @@ def task_class(name: str) -> type[Task]:
     return _entry_points.load(name, place)
 
 
-def make_task(model: str | Task, options: dict[str, Any]) -> Task:
+SYNONYMS = {
+    "batch_key": "site_key",
+    "epochs": "local_epochs",
+    "groupby": "target",
+    "label_key": "target",
+    "labels_key": "target",
+    "max_epochs": "rounds",
+    "n_epochs": "local_epochs",
+}
+"""What other packages call it."""
+
+
+def make_task(model: str | Task, options: dict[str, Any], also: Iterable[str] = ()) -> Task:
     """Return a task from its name and options, or check one that was given.
+
+    `also` are names that the caller takes itself: what is misspelt may be one of them.
 
     Raises
     ------
@@ -61,7 +76,9 @@ def make_task(model: str | Task, options: dict[str, Any]) -> Task:
     known = [f.name for f in dataclasses.fields(cls) if f.init]
     for option in options:
         if option not in known:
-            near = difflib.get_close_matches(option, known, 1)
+            all_known = [*known, *also]
+            near = [n for n in (SYNONYMS.get(option),) if n in all_known]
+            near = near or difflib.get_close_matches(option, all_known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
             raise SettingsError(f"model {model!r} has no option {option!r}: {hint}")
     return cls(**options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,8 +18,8 @@ from infl.federation.agreement import Agreement
 from infl.federation.local import run_in_process
 from infl.federation.report import round_bar
 from infl.federation.seeds import generator
+from infl.models.pooling import pool
 from infl.models.registry import make_task
-from infl.models.task import SITE
 from infl.tl._fit import as_sites
 from infl.tl._personalise import personalise
 from infl.tl._predict import infer, open_model
@@ -150,7 +151,7 @@ def compare(
     if holdout == "site" and len(tables) < 3:
         raise SettingsError(f"holdout='site' leaves one site out and needs at least 3 sites; there are {len(tables)}")
     run_options = {k: options.pop(k) for k in list(options) if k in RUN_OPTIONS}
-    task = make_task(model, options | ({} if target is None else {"target": target}))
+    task = make_task(model, options | ({} if target is None else {"target": target}), OWN_OPTIONS)
     panel = task.agree(tables)
     run_options |= {"rounds": rounds, "local_epochs": local_epochs}
     n_folds = len(tables) if holdout == "site" else 1
@@ -210,6 +211,7 @@ def _one_seed(
 
 
 RUN_OPTIONS = ("aggregation", "aggregation_options", "participation", "patience", "strength", "min_sites")
+OWN_OPTIONS = (*tuple(inspect.signature(compare).parameters)[2:-1], *RUN_OPTIONS)
 
 
 def folds(
@@ -318,40 +320,6 @@ class _Bench:
             **{"min_sites": minimum, **self.options},
         )
         return run_in_process(agreement, self.task, tables, key).run
-
-
-def pool(tables: Mapping[str, Data], join: Literal["inner", "outer"] = "inner") -> Data:
-    """Return all sites' observations in one object; with all features (``"outer"``) NaN where one was not measured.
-
-    ``obs["infl_site"]`` (of each modality) has the site that an observation is from.
-    """
-    import anndata
-    import mudata
-
-    first = next(iter(tables.values()))
-    if len(tables) == 1:
-        return first
-    if isinstance(first, mudata.MuData):
-        parts = {
-            name: anndata.concat({s: t.mod[name] for s, t in tables.items() if name in t.mod}, join="outer", label=SITE)
-            for name in dict.fromkeys(name for t in tables.values() for name in t.mod)
-        }
-        pooled = mudata.MuData(parts)
-        import pandas as pd
-
-        obs = pd.concat([t.obs for t in tables.values()])
-        for column in obs:
-            pooled.obs[column] = obs[column].reindex(pooled.obs_names)
-        return pooled if pooled.obs_names.equals(obs.index) else pooled[obs.index].copy()
-    from infl.pp._check import measured
-
-    whole = {site: t[:, measured(t)] if join == "outer" else t for site, t in tables.items()}
-    pooled = anndata.concat(whole, join=join, label=SITE, index_unique=None, fill_value=np.nan, uns_merge="same")
-    for column in dict.fromkeys(c for t in tables.values() for c in t.obs if c not in pooled.obs):
-        values = [t.obs[column] if column in t.obs else [np.nan] * t.n_obs for t in tables.values()]
-        # what a site lacks is missing
-        pooled.obs[column] = np.concatenate([np.asarray(v, dtype=object) for v in values])
-    return pooled
 
 
 def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

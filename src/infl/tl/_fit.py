@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 import warnings
 from collections.abc import Iterable, Mapping
@@ -132,7 +133,7 @@ def fit_federated(
     'category'
     """
     names, tables = _elsewhere(sites, engine, key, checkpoint, resume) if engine else ((), as_sites(sites, site_key))
-    task = make_task(model, model_options | ({} if target is None else {"target": target}))
+    task = make_task(model, model_options | ({} if target is None else {"target": target}), OWN_OPTIONS)
     if key is not None and lock in (None, "none"):
         raise KeyringError("key= is given, but lock=None: it would lock nothing; leave key= out, or use lock='field'")
     if privacy is not None:
@@ -178,6 +179,9 @@ def fit_federated(
     write_results(sites if site_key is not None else tables, outcome, key_added)
     _make_measurable(outcome.run, tables, key)
     return outcome.run
+
+
+OWN_OPTIONS = tuple(inspect.signature(fit_federated).parameters)[2:-1]
 
 
 def _elsewhere(
@@ -230,8 +234,9 @@ def as_sites(sites: Mapping[str, Data] | Data, site_key: str | None) -> dict[str
             raise SettingsError("site_key= goes with one object; these sites are already apart: leave site_key out")
         return dict(sites)
     if not hasattr(sites, "obs_names"):
+        remedy = "; read a file with anndata.read_h5ad(path)" if isinstance(sites, str | Path) else ""
         raise DataError(
-            f"sites= takes a dict of AnnData or MuData, or one of them with site_key=, not {type(sites).__name__}"
+            f"sites= takes a dict of AnnData or MuData, or one of them with site_key=, not {type(sites).__name__}{remedy}"
         )
     if site_key is None:
         raise SettingsError(

@@ -215,7 +215,7 @@ class Membership(Attack):
         self, evidence: Evidence, task: Task, *, together: bool, **settings: Any
     ) -> tuple[np.ndarray, np.ndarray]:
         """Train models on half of each site's records; return confidence and membership (models, records)."""
-        from infl.tl._compare import pool
+        from infl.models.pooling import pool
 
         first = dict(zip(evidence.sites, np.cumsum([0, *(a.n_obs for a in evidence.sites.values())]), strict=False))
         scores, member = [], []

@@ -1,0 +1,29 @@
+"""The user guide's pages run as they are, each block after the one before."""
+
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+
+GUIDE = Path(__file__).parents[1] / "docs" / "guide"
+PAGES = sorted(GUIDE.glob("*.md"))
+
+
+def blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
+def test_a_page_runs(page: Path) -> None:
+    names: dict[str, object] = {}
+    for number, block in enumerate(blocks(page), 1):
+        exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+    plt.close("all")
+
+
+def test_each_question_has_code() -> None:
+    without = {page.stem for page in PAGES if not blocks(page)}
+    assert without == {"index", "faq"}
+    assert len(PAGES) >= 9
