@@ -284,7 +284,7 @@ class Site:
         """Return a round's batches of training samples, those of an epoch of nearly equal size."""
         a, data = self.replica.agreement, self.data
         rng = generator(a.seed, "batches", self.name, plan.round)
-        orders = [rng.permutation(data.train) for _ in range(a.local_epochs if len(data.train) else 0)]
+        orders = [data.order(rng) for _ in range(a.local_epochs if len(data.train) else 0)]
         n = max(1, round(len(data.train) / self.replica.task.batch_size))
         return [batch for order in orders for batch in np.array_split(order, n)]
 

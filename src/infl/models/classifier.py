@@ -217,8 +217,7 @@ class Classifier(Task):
         counts = np.bincount(data.labels[data.train], minlength=len(panel["classes"])).astype(float)
         sums: Sums = {"n": np.asarray(float(len(data.train))), "class_counts": counts}
         if self.standardise == "federated":
-            sums["measured"] = data.reduce(lambda x: (~np.isnan(x)).sum(0))
-            sums["sums"] = data.reduce(lambda x: np.nansum(x, 0))
+            sums["measured"], sums["sums"] = data.reduce(lambda x: np.stack([(~np.isnan(x)).sum(0), np.nansum(x, 0)]))
         return sums
 
     def absorb(self, stage: str, sums: Sums, private: Sums) -> Sums:

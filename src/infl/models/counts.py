@@ -70,6 +70,10 @@ class CountRows(SiteData):
         self.labels = None if labels is None else torch.from_numpy(labels)[:, None]
         self.covariates = {name: torch.from_numpy(values) for name, values in (covariates or {}).items()}
 
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        """Return the training rows in a random order, for an epoch."""
+        return self.x.order(self.train, rng)
+
     def batch(self, index: np.ndarray | slice) -> dict[str, Tensor]:
         """Return what a module of scvi-tools takes: counts (n, n_genes), batch number (n, 1), covariates (n, …)."""
         x = torch.from_numpy(self.x.rows(index))

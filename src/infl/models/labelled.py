@@ -74,6 +74,10 @@ class LabelledRows(SiteData):
         ranks = rankdata(rows, axis=1, nan_policy="omit")  # from 1; what was not measured stays NaN
         return (ranks / (~np.isnan(rows)).sum(1, keepdims=True).clip(1)).astype(np.float32)
 
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        """Return the training rows in a random order, for an epoch."""
+        return self.x.order(self.train, rng)
+
     def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return features (n, n_features) and class numbers (n,)."""
         assert self.labels is not None

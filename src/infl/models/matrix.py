@@ -1,4 +1,4 @@
-"""Reading rows of an AnnData's matrix in a panel's order: dense, sparse, integer, view or backed alike."""
+"""Reading rows of an AnnData's matrix in a panel's order: dense, sparse, integer, view or on disk alike."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from infl.errors import DataError
+from infl.models.disk import Blocks, on_disk
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -18,7 +19,7 @@ class FeatureMatrix:
     """Rows of ``adata.X`` (or a layer) with the panel's features as columns, as float32, read on demand.
 
     What was not measured is NaN: features that ``var["infl_present"]`` marks as absent and, with `masked`, those that the
-    object does not have. Data in memory are put in the panel's order once; sparse data stay sparse; backed data stay on disk.
+    object does not have. Data in memory are put in the panel's order once; sparse data stay sparse; data on disk stay there.
 
     Parameters
     ----------
@@ -59,8 +60,8 @@ class FeatureMatrix:
         matrix = adata.X if layer is None else adata.layers[layer]
         self.columns = position
         self.in_order = np.array_equal(position, np.arange(adata.n_vars))
-        self.on_disk = bool(adata.isbacked and layer is None)
-        if not self.on_disk:
+        self._disk = Blocks(matrix, adata.n_obs) if on_disk(matrix) else None
+        if self._disk is None:
             matrix = sparse.csr_matrix(matrix) if sparse.issparse(matrix) else np.asarray(matrix)
             if not self.in_order:
                 matrix = matrix[:, position]
@@ -71,8 +72,13 @@ class FeatureMatrix:
 
     def rows(self, index: np.ndarray | slice) -> np.ndarray:
         """Return the rows `index` as a dense float32 array (n_rows, n_features)."""
-        rows = self.stored(index)
-        rows = rows.toarray() if sparse.issparse(rows) else rows
+        disk = self._disk
+        if disk is not None and isinstance(index, np.ndarray) and disk.expects(index):
+            rows = disk.dense(index)
+            rows = rows if self.in_order else rows[:, self.columns]
+        else:
+            rows = self.stored(index)
+            rows = rows.toarray() if sparse.issparse(rows) else rows
         if self.some_absent:
             rows = rows.copy()
             rows[:, self.absent] = np.nan
@@ -80,13 +86,14 @@ class FeatureMatrix:
 
     def stored(self, index: np.ndarray | slice) -> Any:
         """Return the rows `index` in float32 as they are stored, sparse or dense; what is absent is not masked."""
-        if not self.on_disk:
+        if self._disk is None:
             return self.matrix[index]
-        index = np.arange(self.shape[0])[index]
-        increasing, back = np.unique(index, return_inverse=True)  # all that HDF5 reads
-        rows = self.matrix[increasing]
-        rows = rows if sparse.issparse(rows) else np.asarray(rows)
-        return rows[back][:, self.columns].astype(np.float32)
+        rows = self._disk.read(index)
+        return (rows if self.in_order else rows[:, self.columns]).astype(np.float32, copy=False)
+
+    def order(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return `rows` in a random order for an epoch; data on disk are shuffled by blocks, and read ahead."""
+        return rng.permutation(rows) if self._disk is None else self._disk.shuffled(rows, rng)
 
     def chunks(self, size: int = 2048) -> list[slice]:
         """Return slices that cover all rows in blocks of `size`."""

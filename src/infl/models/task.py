@@ -85,6 +85,10 @@ class SiteData(ABC):
     def batch(self, index: np.ndarray) -> Any:
         """Return the observations `index` as the task's module takes them."""
 
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        """Return the training observations in a random order, for an epoch."""
+        return rng.permutation(self.train)
+
 
 @dataclass(frozen=True)
 class Task(ABC):

@@ -19,6 +19,8 @@ float64, so the inner sums are one small matrix product, in cache. They are cut 
 
 from __future__ import annotations
 
+from operator import mul
+
 import numpy as np
 
 from infl.privacy.seal.masks import Stream
@@ -27,6 +29,8 @@ P = (1 << 61) - 1
 PLACES = 4096
 LIMBS, LIMB_BITS = 6, 10
 SUM_BITS, RHO_BITS = 27, 16
+FEW = 8
+"""With fewer blocks Python's own integers are as fast."""
 
 
 class Tag:
@@ -44,7 +48,7 @@ class Tag:
         stream = Stream(key, "<u8")
         sigma = stream.read(min(PLACES, n)) >> np.uint64(4)
         self._sigma = _limbs(sigma, LIMB_BITS, LIMBS).astype(np.float64)  # (6, 4096 or n)
-        self._rho = _limbs(stream.read(-(-n // PLACES)) >> np.uint64(3), RHO_BITS, 4).astype(np.int64)  # (4, n_blocks)
+        self._rho = stream.read(-(-n // PLACES)) >> np.uint64(3)  # (n_blocks,)
 
     def inner(self, integers: np.ndarray) -> np.ndarray:
         """Return the inner sums (6, n_blocks) of integers from a block's first place on; float64, below 2³¹ in size."""
@@ -57,8 +61,12 @@ class Tag:
     def outer(self, first: int, sums: np.ndarray) -> int:
         """Return the part of t that blocks from number `first` on give, from their inner sums (6, n_blocks)."""
         exact = sums.astype(np.int64)
-        rho = self._rho[:, first : first + exact.shape[1]].T
-        low, high = (part @ rho for part in (exact & ((1 << SUM_BITS) - 1), exact >> SUM_BITS))  # (6, 4) each
+        rho = self._rho[first : first + exact.shape[1]]
+        if len(rho) < FEW:
+            columns = zip(range(LIMBS), exact.tolist(), strict=True)
+            return sum(sum(map(mul, rho.tolist(), column)) << (LIMB_BITS * k) for k, column in columns)
+        limbs = _limbs(rho, RHO_BITS, 4).astype(np.int64).T  # (n_blocks, 4)
+        low, high = (part @ limbs for part in (exact & ((1 << SUM_BITS) - 1), exact >> SUM_BITS))  # (6, 4) each
         return sum(
             value << (LIMB_BITS * k + RHO_BITS * j + shift)
             for shift, table in ((0, low), (SUM_BITS, high))
