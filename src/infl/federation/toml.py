@@ -25,9 +25,16 @@ def read_checked(path: Path, check: Callable[[dict[str, Any]], Checked]) -> Chec
         Something in it cannot work; the message has the line.
     """
     with explained(path, "read"):
-        text = path.read_text()
+        content = path.read_bytes()
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise SettingsError(f"{path}, line {line}: TOML is UTF-8, and this is not: save the file as UTF-8") from None
     try:
         return check(tomllib.loads(text))
+    except RecursionError:
+        raise SettingsError(f"{path}: its lists or tables lie too deep in one another") from None
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         raise _explain(path, text, error) from None
 
