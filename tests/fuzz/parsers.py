@@ -43,7 +43,23 @@ ODD: tuple[Any, ...] = (
     None, True, -1, 0, 1, 2**31, 2**53, 2**64, -(2**70), 1e308, float("nan"), float("inf"), "", "x", "../../x", "\0", "é" * 300,
     "0" * 5000, [], [[]], {}, {"x": {}}, [1] * 50, "[" * 200,
 )  # fmt: skip
-WORDS = (b"[", b"]", b"{", b"}", b'"', b"'", b"=", b"#", b"\n", b"\\u0000", b"1e999", b"nan", b"0x", b"\xff", b"\xed\xa0\x80")
+WORDS = (
+    b"[",
+    b"]",
+    b"{",
+    b"}",
+    b'"',
+    b"'",
+    b"=",
+    b"#",
+    b"\n",
+    b"\\u0000",
+    b"1e999",
+    b"nan",
+    b"0x",
+    b"\xff",
+    b"\xed\xa0\x80",
+)
 
 
 @dataclass(frozen=True)
@@ -148,7 +164,9 @@ def in_toml(rng: random.Random, content: bytes) -> bytes:
     for place in rng.sample(places, min(rng.randint(1, 3), len(places))):
         name, _, _ = lines[place].removeprefix("# ").partition(" = ")
         odd = rng.choice(ODD)
-        shown = {"nan": "nan", "inf": "inf", "null": "nothing"}.get(str(odd).lower(), json.dumps(odd).replace(":", " ="))
+        shown = {"nan": "nan", "inf": "inf", "null": "nothing"}.get(
+            str(odd).lower(), json.dumps(odd).replace(":", " =")
+        )
         lines[place] = f"{rng.choice((name, name, name, name + 'x'))} = {shown}"
     return "\n".join(lines).encode()
 

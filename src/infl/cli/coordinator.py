@@ -95,12 +95,12 @@ def revoke(name: Annotated[str, typer.Argument(help="The site's name.")], home: 
     Example: `infl coordinator revoke hospital_b`
     """
     from infl.federation.attempt import AGAIN, RunFolder
-    from infl.federation.flare.engine import Console
+    from infl.federation.flare.console import Console
     from infl.federation.flare.kits import revoke as shut_out
 
     shut_out(home, name)
     console = Console(home / "admin")
-    if console.ask(lambda session: session.disable_client(name)) is not None:
+    if console.ask("disable", name) is not None:
         for folder in (home / "runs").glob("*"):
             if RunFolder(folder).status.state == "running":
                 RunFolder(folder).request(AGAIN)  # the next attempt is without it

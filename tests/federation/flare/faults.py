@@ -156,7 +156,7 @@ DELIVERY: Callable[[Status], bool] = lambda s: s.position >= s.exchanges > 0  # 
 def points(who: str, rows: Iterable[tuple[str, str, str]]) -> list[Fault]:
     """Return faults of a participant that dies at a point of the code."""
     whom = "a site" if who == "site_2" else "the coordinator's job"
-    due = {"start": ALWAYS, "middle": MIDDLE, "end": ALWAYS}
+    due = {"start": ALWAYS, "middle": MIDDLE, "judge": ALWAYS, "end": ALWAYS}
     return [Fault(f"-9 {whom}: {what}", due[stage], stage=stage, who=who, point=point) for stage, what, point in rows]
 
 
@@ -174,7 +174,7 @@ FAULTS = [
         ("middle", "trained, not in the ledger", "Site._compute|after|train"),
         ("middle", "in the ledger, not sent", "Resident._say|before|Answer"),
         ("middle", "during send", "Resident._say|after|Answer"),
-        ("end", "the last judgement", "Site._compute|before|judge"),
+        ("judge", "the last judgement", "Site._compute|before|judge"),
         ("end", "the model arrives", "Station.finish|before|"),
         ("end", "the model is written, not said so", "Station.finish|after|"),
     ]),
@@ -187,7 +187,7 @@ FAULTS = [
         ("middle", "a sum is recorded, not kept", "Checkpoint.keep_progress|before|"),
         ("middle", "its checkpoint is half-written", r"_place|before|coordinator\.safetensors"),
         ("middle", "a sum is kept, nobody told", "Checkpoint.keep_progress|after|"),
-        ("end", "the last judgement", "Coordinator._exchange|before|judge"),
+        ("judge", "the last judgement", "Coordinator._exchange|before|judge"),
         ("end", "the last delivery", "Attempt._delivered|before|"),
     ]),
 ]  # fmt: skip
@@ -305,7 +305,7 @@ FAULTS += [
     Fault("all connections break off, for 2 s", MIDDLE, sever, healed, 2),
     Fault("10,000 pieces of noise at the port", MIDDLE, noise, calm=True),
 ]
-STAGES = ("start", "middle", "late", "end")
+STAGES = ("start", "middle", "late", "judge", "end")
 
 
 class Act:
@@ -379,7 +379,7 @@ class Act:
         status = self.run.status
         if status.state == "finished":
             return True
-        if fault.stage in ("start", "end"):
+        if fault.stage in ("start", "judge", "end"):
             return status.attempts > attempts
         rows = self.run.exchanges()[-2:]
         together = all(row["responders"] == row["cohort"] for row in rows)

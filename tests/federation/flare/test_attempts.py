@@ -1,17 +1,20 @@
 """When the next attempt is made, with an engine that does not do what it should."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from anndata import AnnData
 
 from infl.federation.agreement import Agreement
 from infl.federation.attempt import AGAIN, RunFolder
-from infl.federation.flare import engine
-from infl.federation.flare.engine import LEAVING, STARTING, Attempts, Console
+from infl.federation.flare import console, engine
+from infl.federation.flare.console import CALLS, Console
+from infl.federation.flare.engine import LEAVING, STARTING, Attempts
 from infl.federation.remote import Patience
 from infl.keys import Keyring
 from infl.models import Classifier
@@ -43,9 +46,9 @@ class Case:
         task, self.engine, self.now = Classifier(target="label", width=8, n_blocks=1), Engine(), 1000.0
         self.run = RunFolder(folder / "run")
         self.run.store.begin(Agreement.new(task, task.agree(sites), sites, Keyring.create(), rounds=3, min_sites=2))
-        console = Console(folder)
-        console.ask = lambda what: what(self.engine)  # type: ignore[method-assign]
-        self.attempts = Attempts(self.run, console, "run", Patience(silence=6), lambda line: None)
+        session = Console(folder)
+        session.ask = lambda what, *arguments: CALLS[what](self.engine, *arguments)  # type: ignore[method-assign]
+        self.attempts = Attempts(self.run, session, "run", Patience(silence=6), lambda line: None)
 
     def step(self, seconds: float = 0.5, **status: Any) -> list[str]:
         """Let time pass, note what an attempt says, and return the states of all jobs."""
@@ -59,7 +62,8 @@ class Case:
 @pytest.fixture
 def case(small_sites: dict[str, AnnData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
     made = Case(small_sites, tmp_path)
-    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: made.now))
+    for module in (engine, console):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: made.now))
     return made
 
 
@@ -95,12 +99,44 @@ def test_a_lost_site_counts_as_back_when_it_is_heard_of_again(case: Case) -> Non
 
 
 def test_a_site_that_is_not_heard_of_is_not_waited_for(case: Case) -> None:
-    console = case.attempts.console
-    assert set(console.sites()) == set(case.engine.heard)
+    session = case.attempts.console
+    assert set(session.sites()) == set(case.engine.heard)
     case.now += 20
     case.engine.heard["site_1"] = 2.0
-    console.sites()
+    session.sites()
     case.now += 20
-    assert set(console.sites()) == {"site_1"}
+    assert set(session.sites()) == {"site_1"}
     del case.engine.heard["site_1"]
-    assert console.sites() == {}
+    assert session.sites() == {}
+
+
+HANGS = """
+import json, os, sys, time
+for number, line in enumerate(sys.stdin):
+    if number:
+        time.sleep(600)
+    print(json.dumps({"value": [os.getpid(), *json.loads(line)]}), flush=True)
+"""
+
+
+def test_a_session_that_hangs_is_ended_and_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As FLARE's does that was cut off while it connected."""
+    monkeypatch.setattr(console, "PROGRAM", (sys.executable, "-c", HANGS))
+    monkeypatch.setattr(console, "NEXT", 0.1)
+    session = Console(tmp_path)
+    first, *said = session.ask("state", "job")
+    assert said == ["state", "job"]
+    assert session.ask("state", "job") is None
+    assert not psutil.pid_exists(first)
+    second = session.ask("sites")[0]
+    assert second != first
+    session.close()
+    assert not psutil.pid_exists(second)
+
+
+@pytest.mark.parametrize("program", ["", "print('no answer', flush=True)", "raise SystemExit(3)"])
+def test_a_session_that_ends_is_no_answer(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "PROGRAM", (sys.executable, "-c", program))
+    session = Console(tmp_path)
+    assert session.ask("sites") is None and session.sites() == {}
+    session.close()

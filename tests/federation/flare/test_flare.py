@@ -21,7 +21,8 @@ import infl
 from infl.errors import FederationError
 from infl.federation.agreement import Agreement
 from infl.federation.flare import EXECUTOR
-from infl.federation.flare.engine import SERVER, Console, Daemon, Supervisor
+from infl.federation.flare.console import Console
+from infl.federation.flare.engine import SERVER, Daemon, Supervisor
 from infl.federation.flare.job import write_job
 from infl.federation.flare.kits import REVOKED, approve, enrol, init_coordinator, install, revoke, revoked
 from infl.federation.flare.rehearsal import Rehearsal, expire, kill
@@ -203,7 +204,7 @@ def test_strangers_and_jobs_with_code_get_nowhere(network: Rehearsal, fuzz: Any,
 def revoke_one(network: Rehearsal, console: Console) -> None:
     """A site that is shut out stays out, with a certificate that is still valid."""
     revoke(network.coordinator, "site_3")
-    assert console.ask(lambda session: session.disable_client("site_3")) is not None
+    assert console.ask("disable", "site_3") is not None
     starts = network.daemons["site_3"].starts
     kill(network.daemons["site_3"])
     until(lambda: network.daemons["site_3"].starts > starts)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,8 +20,9 @@ from infl.errors import FederationError, FileError
 from infl.federation.attempt import AGAIN, OVER, STOP, RunFolder, Status, alone
 from infl.federation.flare import require_flare
 from infl.federation.flare.checks import check_port
+from infl.federation.flare.console import Console, over
 from infl.federation.flare.job import write_job
-from infl.federation.flare.kits import ADMIN, consortium_of
+from infl.federation.flare.kits import consortium_of
 from infl.federation.remote import Patience
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SERVER, CLIENT = "server", "client"
-HEARTBEATS = 25.0
-"""Seconds in which FLARE's client says twice that it is connected."""
 STARTING, LEAVING = 120.0, 3.0
 """Seconds that the engine has to begin an attempt, and to end a job whose attempt has ended, before the job is aborted: after
 a cut, FLARE waits for minutes for sites that do not know that the job is over."""
@@ -131,99 +130,6 @@ class Daemon:
                 return
             except subprocess.TimeoutExpired:
                 continue
-
-
-class Console:
-    """Asks FLARE's server for things, as the coordinator's administrator.
-
-    Parameters
-    ----------
-    kit
-        The admin kit.
-    """
-
-    def __init__(self, kit: Path) -> None:
-        require_flare()
-        self.kit, self._session = kit, None
-        self._heard: dict[str, tuple[float, float]] = {}
-
-    def ask(self, what: Callable[[Any], Any]) -> Any:
-        """Return what a call on FLARE's session gives; None while the server cannot be reached."""
-        from nvflare.fuel.flare_api.api_spec import JobNotFound, JobNotRunning
-        from nvflare.fuel.flare_api.flare_api import new_secure_session
-
-        try:
-            if self._session is None:
-                self._session = new_secure_session(ADMIN, str(self.kit), timeout=5.0, auto_login_max_tries=1)
-            return what(self._session)
-        except (JobNotFound, JobNotRunning):
-            return None
-        except Exception as error:  # noqa: BLE001 - whatever FLARE raises: the server is away, and will be back
-            log.debug("the server did not answer: %s: %s", type(error).__name__, error)
-            self.close()
-            return None
-
-    def sites(self) -> dict[str, float]:
-        """Return which sites are connected, and when each was last seen to be heard of, by this process's own clock."""
-        clients = self.ask(lambda session: session.get_connected_client_list())
-        if clients is None:
-            return {}
-        now, before = time.monotonic(), self._heard
-        said = {client.name: float(client.last_connect_time or 0) for client in clients}  # by the server's clock
-        self._heard = {n: before[n] if n in before and before[n][1] == at else (now, at) for n, at in said.items()}
-        return {name: at for name, (at, _) in self._heard.items() if now - at < HEARTBEATS}
-
-    def submit(self, job: Path) -> str | None:
-        """Start a job and return its name."""
-        return self.ask(lambda session: session.submit_job(str(job)))
-
-    def state(self, job: str) -> str | None:
-        """Return what FLARE says of a job."""
-        return self.ask(lambda session: session.get_job_status(job))
-
-    def wait_for_sites(self, sites: Iterable[str], *, seconds: float) -> None:
-        """Wait until sites are connected.
-
-        Raises
-        ------
-        FederationError
-            They are not; says which.
-        """
-        if not _until(lambda: set(sites) <= set(self.sites()), seconds):
-            missing = sorted(set(sites) - set(self.sites()))
-            raise FederationError(f"not connected after {seconds:.0f} s: {', '.join(missing[:8])}")
-
-    def wait_for_end(self, job: str, *, seconds: float) -> str | None:
-        """Wait until a job has ended, and return its state; None when it has not."""
-        ended = _until(lambda: over(self.state(job)), seconds)
-        return self.state(job) if ended else None
-
-    def abort(self, job: str) -> None:
-        """End a job that may have lost its processes."""
-        self.ask(lambda session: session.abort_job(job))
-
-    def close(self) -> None:
-        """Let go of the session."""
-        session, self._session = self._session, None
-        if session is not None:
-            try:
-                session.close()
-            except Exception:  # noqa: BLE001 - it is gone either way
-                log.debug("the session was gone")
-
-
-def over(state: str | None) -> bool:
-    """Return whether FLARE says that a job has ended."""
-    return state is not None and (state.startswith("FINISHED") or "ABORTED" in state)
-
-
-def _until(true: Callable[[], bool], seconds: float) -> bool:
-    until = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.5)
-    return True
 
 
 class Run(Protocol):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from infl.errors import FederationError, FileError
 from infl.federation.attempt import OVER, Status
 from infl.federation.flare import require_flare
-from infl.federation.flare.engine import Attempts, Console
+from infl.federation.flare.console import Console
+from infl.federation.flare.engine import Attempts
 from infl.federation.remote import Patience
 from infl.federation.report import say
 from infl.federation.runfile import read_panel
@@ -152,6 +153,6 @@ class DistantRun:
         job, self._asked = self._job, time.monotonic()
         if job is None:
             return
-        said = self._console.ask(lambda session: session.do_app_command(job, COMMAND, {"request": request}))
+        said = self._console.ask("tell", job, COMMAND, {"request": request})
         if isinstance(said, dict) and "state" in said:
             self._status = Status.from_json(said)
