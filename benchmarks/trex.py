@@ -25,7 +25,7 @@ import text_tasks
 from _cell_sentences import WIDTH, Task, pretrain, suite
 from _table import Table, ratios
 from infl.nn.trex import TrexConfig
-from infl.nn.trex.intuition import Intuition
+from infl.nn.trex.intuition import Intuition, level
 
 R1, R2 = 4, 8
 NORM = 32**0.5
@@ -35,8 +35,10 @@ CHOOSING = (100,)
 """Seeds on whose validation parts the learning rate is chosen, for each method."""
 SEEDS, STEPS = 5, 200
 BATCH = 32
-TEXT_SEEDS, TEXT_STEPS = 3, 200
-TEXT_RATES = (3e-4, 1e-3)
+TEXT_SEEDS, TEXT_STEPS, TEXT_BATCH = 5, 600, 128
+TEXT_RATES = (1e-3, 3e-3)
+TEXT_HEADS = 0.1
+"""Learning rate of heads that begin fitted, beside the adapter's: at its own rate a few batches undo them."""
 
 
 def trex(**options: Any) -> Callable[[], peft.PeftConfig]:
@@ -112,6 +114,9 @@ class Bench:
     base: nn.Module
     rates: Sequence[float] = RATES
     steps: int = STEPS
+    batch: int = BATCH
+    heads: float = 1.0
+    """Learning rate of the heads beside the adapter's."""
     centred: bool = False
     """Whether the prior compares embeddings less their mean."""
     probed: bool = False
@@ -149,15 +154,21 @@ class Bench:
     def fit(self, config: peft.PeftConfig, lr: float, seed: int) -> tuple[Net, list[Tensor]]:
         """Train on batches drawn from all tasks alike."""
         torch.manual_seed(seed)
+        train = [task.parts(seed)[0] for task in self.tasks]
+        if isinstance(config, TrexConfig) and config.prior:
+            priors = self.priors(seed, config.r1 * config.r2)
+            config.level = level(torch.cat([prior[t] for prior, t in zip(priors, train, strict=True)]))
         net = Net(self.base, config, self.tasks).train()
         if self.probed:
             for head, probe in zip(net.heads, self.probes(seed), strict=True):
                 head.load_state_dict(probe)
         priors = self.priors(seed, net.n_experts if net.with_prior else 0)
-        train = [task.parts(seed)[0] for task in self.tasks]
-        optimiser = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=lr, weight_decay=1e-4)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=self.steps, pct_start=0.1)
-        rng, each = np.random.default_rng(seed), BATCH // len(self.tasks)
+        rates = [lr, lr * self.heads]
+        adapter = [p for p in net.model.parameters() if p.requires_grad]
+        groups = [{"params": p, "lr": r} for p, r in zip((adapter, [*net.heads.parameters()]), rates, strict=True)]
+        optimiser = torch.optim.AdamW(groups, weight_decay=1e-4)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=self.steps, pct_start=0.1)
+        rng, each = np.random.default_rng(seed), self.batch // len(self.tasks)
         for step in range(self.steps):
             rows = [rng.choice(t, each) for t in train]
             batch = [
@@ -234,7 +245,8 @@ def text(table: Table) -> None:
         return
     tasks, corpus, words = text_tasks.suite()
     base = pretrain(corpus, len(words), steps=300)
-    bench = Bench(tasks, base, rates=TEXT_RATES, steps=TEXT_STEPS, centred=True, probed=True)
+    options = {"steps": TEXT_STEPS, "batch": TEXT_BATCH, "heads": TEXT_HEADS}
+    bench = Bench(tasks, base, rates=TEXT_RATES, centred=True, probed=True, **options)
     tests = [np.flatnonzero(task.test) for task in tasks]
     alone = []
     for seed in range(TEXT_SEEDS):

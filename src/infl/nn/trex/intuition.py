@@ -83,12 +83,8 @@ class Intuition:
         return similarities(_embed(inputs, self.embedder), self.centroids)
 
     def level(self, inputs: Any) -> float:
-        """Return the root mean square of 1/2 + 2 s over inputs and experts, which ``TrexConfig(level=)`` takes.
-
-        Embeddings of a transformer are much alike: their similarities are near 1, and the first routing weights then five
-        times what they are without a prior.
-        """
-        return float((0.5 + PRIOR_SCALE / 2 * self(inputs)).square().mean().sqrt())
+        """Return the :func:`level` of the inputs' priors, which ``TrexConfig(level=)`` takes."""
+        return level(self(inputs))
 
     def save(self, path: str | Path) -> None:
         """Write the centroids to a safetensors file; the embedder is not in it."""
@@ -112,6 +108,26 @@ class Intuition:
             return cls(load_file(path)["centroids"], embedder)
         except (OSError, SafetensorError, KeyError):
             raise FileError(f"{path} has no centroids: write it with Intuition.save") from None
+
+
+def level(prior: Tensor) -> float:
+    """Return how large the first routing weights are beside uniform ones: the root mean square of 1/2 + 2 s.
+
+    Embeddings of a transformer are much alike: their similarities are near 1, and the first routing weights then more than
+    twice what they are without a prior.
+
+    Parameters
+    ----------
+    prior
+        Similarities (n, r1 · r2) of training inputs.
+
+    Examples
+    --------
+    >>> import torch
+    >>> level(torch.ones(5, 8))
+    2.5
+    """
+    return float((0.5 + PRIOR_SCALE / 2 * prior).square().mean().sqrt())
 
 
 class TokenIntuition(nn.Module):
