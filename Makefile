@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PEERS  := .venv-peers/.installed
 
-.PHONY: help demo test lint docs bench faults clean
+.PHONY: help demo test lint docs bench faults fuzz clean
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -47,6 +47,9 @@ bench: $(STAMP) $(PEERS)  ## run every benchmark and write benchmarks/results/*.
 
 faults: $(STAMP)  ## kill, cut and fill what a run between machines needs, and see that it goes on (half an hour; as root for all)
 	$(BIN)/python tests/federation/flare/faults.py
+
+fuzz: $(STAMP)  ## give every parser a million broken files and messages (some minutes)
+	$(BIN)/python tests/test_fuzz.py
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) $(dir $(PEERS)) demo_output docs/_build .pytest_cache .mypy_cache .ruff_cache

@@ -189,12 +189,13 @@ class LockedModel:
         verify
             Refuse a key whose fingerprint is another. Attacks switch it off; the private arrays stay closed then.
         """
-        h = self.header
+        h, secret = self.header, self.secret(key, verify=verify)
+        private = self.private_arrays(key if verify else None)  # first: it shows a header that was altered
         task = h.build_task()
         module = h.scheme().wrap(task.build(h.panel))
         module.load_state_dict({**module.state_dict(), **self.effective(key, verify=verify)}, strict=False)
-        h.scheme().arm(module, self.secret(key, verify=verify))
-        task.configure(module, self.private_arrays(key if verify else None))
+        h.scheme().arm(module, secret)
+        task.configure(module, private)
         return module.eval()
 
     def relock(self, key: Keyring, *, version: int | None = None, strength: float | None = None) -> LockedModel:
@@ -366,7 +367,7 @@ def load_model(path: str | Path, *, identity: str | Path | None = None) -> Locke
         raw = json.loads(metadata)
         version = raw["format"]
         if version == FORMAT:
-            header = Header(**{**raw, "sites": tuple(raw["sites"])})
+            header = _header(raw)
             private = tensors.pop(PRIVATE).numpy().tobytes()
     except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
         raise FileError(f"{path} is not an infl model, or was cut off or altered: get it again") from None
@@ -376,6 +377,27 @@ def load_model(path: str | Path, *, identity: str | Path | None = None) -> Locke
     if _digest(replace(header, digest=""), tensors) != header.digest:
         raise FileError(f"{path} was altered after it was written: its digest does not match; get it again")
     return LockedModel(header, tensors, private)
+
+
+def _header(raw: dict[str, Any]) -> Header:
+    """Return the header that JSON has, each field of its type; a ValueError or KeyError when it is not."""
+    kinds: dict[str, type | tuple[type, ...]] = {
+        **dict.fromkeys(("task", "lock", "salt", "fingerprint", "infl_version", "digest"), str),
+        **dict.fromkeys(("key_version", "seed", "format"), int),
+        **dict.fromkeys(("options", "panel"), dict),
+        "strength": (int, float),
+        "sites": list,
+    }
+    if raw.keys() != kinds.keys() or any(
+        not isinstance(raw[name], kind) or isinstance(raw[name], bool) for name, kind in kinds.items()
+    ):
+        raise ValueError("a field is missing, unknown or of another type")
+    if not 0 <= raw["strength"] <= 1 or not all(isinstance(site, str) for site in raw["sites"]):
+        raise ValueError("a field has a value that it cannot have")
+    if not all(isinstance(raw["panel"].get(name, []), list) for name in ("features", "classes")):
+        raise ValueError("features and classes are lists")
+    bytes.fromhex(raw["salt"])
+    return Header(**{**raw, "sites": tuple(raw["sites"])})
 
 
 def _vault(key: Keyring, header: Header) -> Any:

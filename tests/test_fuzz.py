@@ -2,7 +2,7 @@
 
 A case is a good file or message of ours with a few changes: bits, pieces cut out, doubled, moved, put in from another one, and,
 where the content is JSON or TOML, values replaced by others while lengths and digests around them are made right again, so that
-what lies behind those checks is reached too. ``python tests/fuzz/parsers.py [CASES] [SEED]`` makes so many in all; what breaks a
+what lies behind those checks is reached too. ``python tests/test_fuzz.py [CASES] [SEED]`` makes so many in all; what breaks a
 parser is written to a file and named.
 """
 
@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 import infl
-from infl.errors import InflError
+from infl.errors import FileError, InflError
 from infl.federation import wire
 from infl.federation.messages import Alive, Answer, Offer, Plan, Refusal, Total
 from infl.federation.policy import Policy
@@ -309,6 +310,32 @@ def fuzz(parser: Parser, n: int, seed: int) -> tuple[Counter[str], list[tuple[by
             at = traceback.extract_tb(error.__traceback__)[-1]
             defects.setdefault(f"{type(error)} {at.filename} {at.lineno}", (content, traceback.format_exc()))
     return outcomes, [*defects.values()]
+
+
+# -- tests ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_broken_files_and_messages_give_documented_errors_alone(tmp_path: Path) -> None:
+    for parser in parsers(tmp_path):
+        outcomes, defects = fuzz(parser, 700, seed=1)
+        assert not defects, f"{parser.name}: {defects[0][1]}"
+        assert outcomes.total() == 700
+        assert outcomes["accepted"] < 300, parser.name  # the changes reach what is checked
+
+
+def test_the_fuzzer_notices_what_is_not_a_documented_error(tmp_path: Path) -> None:
+    parser = next(parsers(tmp_path))
+
+    def careless(content: bytes) -> None:
+        try:
+            parser.read(content)
+        except FileError as error:
+            raise KeyError("not caught") from error
+
+    outcomes, defects = fuzz(type(parser)("careless", parser.good, careless, parser.inside), 50, seed=1)
+    assert outcomes["DEFECT"] > 10
+    assert len(defects) == 1 and "not caught" in defects[0][1]
 
 
 def main() -> int:
