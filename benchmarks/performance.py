@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -85,9 +87,139 @@ def memory(table: Table) -> None:
         )
 
 
+def share(table: Table) -> None:
+    """What lock and seal take of a round of 5 local epochs on 10,000 samples."""
+    for what, width in (("1 M", 460), ("25 M", 2450)):
+        result = child("_round_share.py", width, 1)
+        spent = result["spent"]
+        protection = sum(spent[name] for name in ("seal", "open", "add", "lock"))
+        table.add(
+            f"lock and seal, share of a round, {what} weights, all of the lock counted in one round",
+            "<= 0.05",
+            protection / result["total"],
+            ok=protection / result["total"] <= 0.05,
+            weights=result["weights"],
+            round_seconds=round(result["total"], 2),
+            seconds={name: round(value, 4) for name, value in spent.items()},
+        )
+
+
+def slopes(table: Table) -> None:
+    """How the time of a fit grows, with a figure."""
+    from _slopes import SIZES
+
+    curves = {}
+    for what, sizes in SIZES.items():
+        points = [child("_slopes.py", what, size) for size in sizes]
+        x, y = (np.array([point[name] for point in points]) for name in ("size", "seconds"))
+        curves[what] = x, y
+        slope = float(np.polyfit(np.log(x[-3:]), np.log(y[-3:]), 1)[0])
+        table.add(
+            f"log-log slope of a fit's time against {what}, {x[-3]:,} to {x[-1]:,}",
+            "<= 1.05",
+            slope,
+            ok=slope <= 1.05,
+            sizes=x.tolist(),
+            processor_seconds=y.round(3).tolist(),
+        )
+    draw(curves)
+
+
+def draw(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Draw time against size, one panel a quantity, with lines of slope 1."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(curves), figsize=(2.6 * len(curves), 2.7), sharey=True, layout="constrained")
+    for axis, (what, (x, y)) in zip(axes, curves.items(), strict=True):
+        axis.loglog(x, y[-1] * x / x[-1], color="0.7", lw=1, ls="--", label="slope 1")
+        axis.loglog(x, y, "o-", color="#0072b2", label="measured")
+        axis.set_xlabel(what)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("processor seconds of two rounds")
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(HERE.parent / "docs" / "_static" / "performance_slopes.png", dpi=150)
+
+
+def simulate(table: Table) -> None:
+    """100 sites × 20 rounds under three simulators; FLARE's is timed on fewer rounds, and a round's time extrapolated."""
+    rounds, few = 20, (1, 2)
+    own = child("_simulate.py", "infl", rounds)
+    flower = child("_simulate.py", "flower", rounds, python=PEERS)
+    first, second = (child("_simulate.py", "flare", n) for n in few)
+    flare = {
+        name: first[name] + (rounds - few[0]) * max(second[name] - first[name], 0.0) / (few[1] - few[0])
+        for name in first
+    }
+    for name, other in (
+        ("Flower's simulation (Ray)", flower),
+        ("NVIDIA FLARE's simulator, from 1 and 2 rounds", flare),
+    ):
+        for unit, asked in (("seconds", ">= 20"), ("processor", "reported")):
+            ratio = other[unit] / own[unit]
+            table.add(
+                f"100 sites, {rounds} rounds: {name} / infl, {'time' if unit == 'seconds' else 'processor time'}",
+                asked,
+                ratio,
+                ok=ratio >= 20 if unit == "seconds" else None,
+                seconds=[round(other[unit], 1), round(own[unit], 1)],
+            )
+
+
+def backed(table: Table) -> None:
+    """Cells on disk against the same cells in memory, four sites, one round."""
+    sizes = {"classifier": 1_300_000, "scvi": 130_000}
+    for model, n_cells in sizes.items():
+        with tempfile.TemporaryDirectory() as folder:
+            facts = child("_backed.py", "make", folder, n_cells)
+            memory, disk = (child("_backed.py", "fit", folder, model, where) for where in ("memory", "disk"))
+        what = f"{model}, {n_cells:,} cells × 2,000 genes"
+        own = (disk["peak"] - disk["model"]) / 1e9
+        table.add(
+            f"{what}, on disk: peak resident memory beyond the model (GB)",
+            "<= 2",
+            own,
+            ok=own <= 2,
+            in_memory=round((memory["peak"] - memory["model"]) / 1e9, 3),
+            data=facts,
+        )
+        ratio = memory["processor"] / disk["processor"]
+        table.add(
+            f"{what}: throughput on disk / in memory, by processor time",
+            ">= 0.7",
+            ratio,
+            ok=ratio >= 0.7,
+            processor_seconds={"memory": round(memory["processor"], 1), "disk": round(disk["processor"], 1)},
+            loss={"memory": memory["loss"], "disk": disk["loss"]},
+        )
+
+
+def start(table: Table) -> None:
+    """Start-up, processor seconds of a fresh interpreter, median of 7."""
+    for what, code, most in (
+        ("import infl", "import infl", 0.3),
+        ("infl --help", "import sys; from infl.cli import main; sys.argv = ['infl', '--help']; main()", 0.5),
+    ):
+        values = []
+        for _ in range(7):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            values.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        middle = float(np.median(values))
+        table.add(f"{what}: processor seconds", f"< {most}", middle, seeds=7, ok=middle < most)
+
+
 QUESTIONS = {
     "seal": seal,
     "memory": memory,
+    "share": share,
+    "slopes": slopes,
+    "simulate": simulate,
+    "backed": backed,
+    "start": start,
 }
 
 if __name__ == "__main__":

@@ -1,0 +1,123 @@
+"""What a small fit does, in counts: a change that does more of it is noticed here, on any machine."""
+
+import hmac
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.federation.conftest import make_sites
+
+import infl.federation.coordinator
+import infl.privacy.seal.masks
+from infl.federation.agreement import Agreement
+from infl.federation.local import run_in_process
+from infl.federation.site import Site
+from infl.keys import Keyring
+from infl.models import Classifier
+from infl.models.locked import LockedModel
+from infl.privacy.seal import Context, Field, GroupSeal, Ledger, Packing, add
+from infl.privacy.seal.context import Words
+from infl.privacy.seal.masks import Stream
+from infl.privacy.seal.packing import Quantiser
+
+N_SITES, ROUNDS = 5, 3
+EXCHANGES = 3 + ROUNDS + 2
+"""Count, means, deviations; rounds; last judgement, temperature."""
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> Counter:
+    """Count calls from now on."""
+    seen: Counter = Counter()
+
+    def watch(owner: Any, name: str, what: str) -> None:
+        function: Callable = getattr(owner, name)
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            seen[what] += 1
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    class Digests:
+        digest = staticmethod(hmac.digest)
+
+    monkeypatch.setattr(infl.privacy.seal.masks, "hmac", Digests)
+    watch(Digests, "digest", "HMAC")
+    watch(Stream, "__init__", "stream")
+    watch(Site, "handle", "plan")
+    watch(Words, "digest", "SHA-256 of a message")
+    watch(Quantiser, "__init__", "quantised lane")
+    watch(infl.federation.coordinator, "add", "addition")
+    watch(torch.optim.AdamW, "step", "step")
+    watch(Classifier, "evaluate_each", "judging pass")
+    watch(LockedModel, "__init__", "locked model")
+    return seen
+
+
+def test_a_fit_does_no_more_than_it_needs(counts: Counter) -> None:
+    sites, task, key = make_sites(N_SITES), Classifier(target="label", width=8, n_blocks=1), Keyring.create()
+    agreement = Agreement.new(task, task.agree(sites), sites, key, rounds=ROUNDS)
+    outcome = run_in_process(agreement, task, sites, key)
+    messages = EXCHANGES * N_SITES
+    assert outcome.replica.seq == EXCHANGES - 1
+    # two masks for each of three lanes (update, sums, tag), at each site and to open; two tags an exchange, for all
+    streams = 6 * messages + 6 * EXCHANGES + 2 * EXCHANGES
+    batches = max(len(site.batches(_plan(agreement))) for site in outcome.sites.values())
+    assert counts == {
+        "stream": streams,
+        "HMAC": streams,
+        "plan": messages + N_SITES,  # the last one brings the last sum
+        "SHA-256 of a message": messages,
+        "quantised lane": 2 * messages,
+        "addition": messages,
+        "step": ROUNDS * batches,  # of all sites at once
+        "judging pass": ROUNDS + 1,
+        "locked model": 1,
+    }
+
+
+def _plan(agreement: Agreement) -> Any:
+    from infl.federation.messages import Plan
+
+    return Plan(agreement.run, 0, "train", 1, 0, agreement.sites, Packing(()), agreement.digest, 1, "", ())
+
+
+def test_sealing_adding_and_opening_copy_a_message_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infl.privacy.seal.lanes._cores", lambda: 1)
+    n = 1 << 21
+    message, cohort = 4 * n, ("a", "b", "c")
+    packing = Packing((Field("w", (n,), -31),))
+    update = np.full(n, 0.25, dtype=np.float32)
+    seal, ledger = GroupSeal(bytes(32)), Ledger(None, bytes(32))
+    context = Context("run", 1, 0, cohort, "train", packing.digest())
+    sums = np.empty(0)
+    seal.seal(context, "b", update, sums, packing)  # buffers of a thread are kept
+    scratch = 4 << 20
+
+    def peak(function: Callable[[], Any]) -> tuple[Any, int]:
+        tracemalloc.start()
+        result = function()
+        largest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return result, largest
+
+    messages = []
+    for site in cohort:
+        words, size = peak(
+            lambda site=site: seal.seal(context, site, update, sums, packing, ledger=ledger if site == "a" else None)
+        )
+        assert message <= size <= message + scratch
+        messages.append(words)
+    total, size = peak(lambda: add(None, messages[0]))
+    assert message <= size <= message + (1 << 16)
+    for words in messages[1:]:
+        total, size = peak(lambda total=total, words=words: add(total, words))
+        assert size <= 1 << 16
+    opened, size = peak(lambda: seal.unseal(context, cohort, total, packing))
+    assert message <= size <= message + scratch
+    assert opened[0][0] == opened[0][-1] == 3 * (1 << 29)
