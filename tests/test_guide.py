@@ -1,4 +1,4 @@
-"""The user guide's pages run as they are, each block after the one before."""
+"""The first page and the user guide run as they are, each block after the one before."""
 
 import re
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
 
-GUIDE = Path(__file__).parents[1] / "docs" / "guide"
-PAGES = sorted(GUIDE.glob("*.md"))
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = [DOCS / "getting_started.md", *sorted((DOCS / "guide").glob("*.md"))]
 
 
 def blocks(page: Path) -> list[str]:
@@ -16,7 +16,8 @@ def blocks(page: Path) -> list[str]:
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
-def test_a_page_runs(page: Path) -> None:
+def test_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for number, block in enumerate(blocks(page), 1):
         exec(compile(block, f"{page.name}, block {number}", "exec"), names)
@@ -26,4 +27,4 @@ def test_a_page_runs(page: Path) -> None:
 def test_each_question_has_code() -> None:
     without = {page.stem for page in PAGES if not blocks(page)}
     assert without == {"index", "faq"}
-    assert len(PAGES) >= 9
+    assert len(PAGES) >= 10

@@ -356,6 +356,8 @@ def test_resume_with_other_settings_is_refused(small_sites: dict[str, AnnData], 
         fit(small_sites, key=key, checkpoint=tmp_path)
     with pytest.raises(SettingsError, match=r"rounds differs \(was 4, now 5\)"):
         fit(small_sites, key=key, checkpoint=tmp_path, resume=True, rounds=5)
+    with pytest.raises(SettingsError, match=r"option lr differs \(was [\d.]+, now 0.5\)"):
+        fit(small_sites, key=key, checkpoint=tmp_path, resume=True, lr=0.5)
     with pytest.raises(SettingsError, match="fingerprint differs"):
         fit(small_sites, key=Keyring.create(), checkpoint=tmp_path, resume=True)
 

@@ -81,9 +81,10 @@ class Checkpoint:
         with explained(self.folder / "agreement.json", "read"):
             kept = Agreement.from_json((self.folder / "agreement.json").read_text())
         same = replace(expected, run=kept.run, salt=kept.salt)
-        for name, value in asdict(kept).items():
-            if asdict(same)[name] != value:
-                what = "" if name == "panel" else f" (was {value!r}, now {asdict(same)[name]!r})"
+        was, now = _settings(kept), _settings(same)
+        for name, value in was.items():
+            if now.get(name) != value:
+                what = "" if name == "panel" else f" (was {value!r}, now {now.get(name)!r})"
                 raise SettingsError(f"cannot resume {self.folder}: {name} differs{what}")
         return kept
 
@@ -279,3 +280,9 @@ def _vault(key: Keyring, agreement: Agreement) -> Any:
 
     salt = bytes.fromhex(agreement.salt)
     return ChaCha20Poly1305(key.subkey("checkpoint", version=agreement.key_version, salt=salt))
+
+
+def _settings(agreement: Agreement) -> dict[str, Any]:
+    """Return what people agreed on, the task's options one by one."""
+    settings = asdict(agreement)
+    return settings | {f"option {name}": value for name, value in settings.pop("options").items()}
