@@ -29,7 +29,9 @@ def browser() -> Iterator[Any]:
         try:  # as root, in a container, Chromium has no sandbox to put itself into; it opens our own page only
             browser = p.chromium.launch(executable_path=found, args=["--no-sandbox"])
         except playwright.Error as error:
-            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
+            pytest.skip(
+                f"needs Chromium: apt install chromium, or playwright install chromium ({type(error).__name__})"
+            )
         yield browser
         browser.close()
 

@@ -62,7 +62,7 @@ def model_card(facts: Facts) -> dict[str, Any]:
             "local_epochs": s["local_epochs"],
             "participation": s["participation"],
             "seed": s["seed"],
-            "options": s["options"],
+            "options": facts.options,
         },
         "protection": {
             "lock": header.lock,
@@ -170,7 +170,7 @@ def data_sheet(facts: Facts) -> dict[str, Any]:
         "preprocessing_cleaning_labeling": {
             "at_the_sites": None,
             "in_the_fit": {
-                name: s["options"][name] for name in ("layer", "modality", "standardise") if name in s["options"]
+                name: facts.options[name] for name in ("layer", "modality", "standardise") if name in facts.options
             },
         },
         "uses": {"used_for": f"{s['task']} model of run {s['run']}", "not_for": said["not_for"]},

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib import metadata
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,14 +54,31 @@ KINDS = {
     "means": "sums of each feature's values and numbers of records by class, to bring features to one scale",
     "deviations": "sums of squared distances from the common mean, to bring features to one scale",
     "temperature": "validation loss at several candidate scales, to make probabilities honest",
+    "moments": "numbers of records, sums and sums of squares of each feature, to bring features to one scale",
+    "products": "sums of products of image statistics and features, for a regression that is exact over sites",
+    "quality": "sums that tell for each feature how well it is predicted on validation records",
+    "share": "sums that tell how much better the network predicts validation records than a simple method does",
+    "effects": "for each perturbation: number of cells, sums and sums of squares of the change of each feature; the same of "
+    "control cells",
+    "views": "number of spots and sums of squares, to bring a spot and its surroundings to one scale",
+    "axes": "products of features, summed over spots, to find axes that all sites share",
+    "latent": "sums and products of the values that the model gives to records",
+    "latents": "the same, of spots",
+    "centres": "for each group: number of records, sums and spread of the values that the model gives to them",
+    "domains": "for each domain: number of spots, sums and spread of the values that the model gives to them",
+    "align": "for each group: number of records, sums and products of the values that the model gives to them",
+    "centroids": "for each group of sentences: their number, and sums of the values that the model gives to them",
 }
-"""What messages carry, by the kind that the ledger gives."""
-OTHER_KIND = "sums that this task needs before or after training; see “What leaves the house” in the documentation"
+"""What messages carry, by the kind that the ledger gives, without numbers at its end."""
+OTHER_KIND = "sums that this task needs before or after training; what they are says whoever wrote the task"
 PACKAGES = (
     *("torch", "numpy", "scipy", "pandas", "anndata", "mudata", "scanpy", "scikit-learn", "cryptography", "pyrage"),
     *("safetensors", "scvi-tools", "opacus", "nvflare", "transformers", "peft"),
 )
 """Whose versions are named where they are installed."""
+
+MOST_ENTRIES = 20
+"""Longer options are told by their length."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +156,14 @@ class Facts:
 
     @property
     def target(self) -> str:
-        """Column that was learned; empty where there is none."""
-        return str(self.settings["options"].get("target") or "")
+        """What was learned, by its columns; empty where the task has none."""
+        target = self.settings["options"].get("target") or ""
+        return target if isinstance(target, str) else ", ".join(map(str, target))
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        """The task's options; of a path its last part, of what is long its length."""
+        return {name: _told(value) for name, value in self.settings["options"].items()}
 
     @property
     def n_rounds(self) -> int:
@@ -188,7 +213,7 @@ class Facts:
     @cached_property
     def by_kind(self) -> pd.DataFrame:
         """Kind of message, what it carries in plain words, messages and bytes; kinds that are numbered are one."""
-        kind = self.run.ledger["kind"].astype(str).str.replace(r" \d+$", "", regex=True)
+        kind = self.run.ledger["kind"].astype(str).map(kind_of)
         groups = self.run.ledger.assign(kind=kind).groupby("kind", sort=False)
         table = groups.agg(messages=("bytes", "size"), bytes=("bytes", "sum")).reset_index()
         table.insert(1, "what", [KINDS.get(k, OTHER_KIND) for k in table["kind"]])
@@ -265,6 +290,25 @@ class Facts:
     def unanswered(self) -> dict[str, str]:
         """Questions that nobody answered yet, by name."""
         return {name: question for name, question in STATEMENTS.items() if not self.statements.get(name)}
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of a message, without the numbers of its steps.
+
+    Examples
+    --------
+    >>> kind_of("domains 12"), kind_of("centres_0_1"), kind_of("train")
+    ('domains', 'centres', 'train')
+    """
+    return re.sub(r"([ _]\d+)+$", "", name)
+
+
+def _told(value: Any) -> Any:
+    if isinstance(value, str) and PurePath(value).is_absolute():
+        return PurePath(value).name
+    if isinstance(value, list | tuple | dict) and len(value) > MOST_ENTRIES:
+        return f"{len(value):,} entries"
+    return value
 
 
 def metric_words(name: str) -> str:

@@ -421,7 +421,7 @@ def _fit(page: Page, facts: Facts) -> None:
         ("seed", s["seed"], "the same seed and data give the same model"),
     ]
     page.table(pd.DataFrame(rows, columns=["setting", "value", "meaning"]), "What the sites agreed on before the run.")
-    page.text("Options of the task: " + "; ".join(f"{name} {value}" for name, value in s["options"].items()) + ".")
+    page.text("Options of the task: " + "; ".join(f"{name} {value}" for name, value in facts.options.items()) + ".")
     page.text(f"Fitted with infl {header.infl_version}.")
     page.text("Where this page was written: " + ", ".join(f"{name} {v}" for name, v in facts.versions.items()) + ".")
     page.figure(
