@@ -18,6 +18,7 @@ from infl.models import load_model
 from infl.models.alignment import BEGINNINGS, FEWEST, Alignment, transport
 from infl.models.modalities import KINDS, kind_of
 from infl.models.mosaic import Mosaic
+from infl.models.pooling import pool
 from infl.tl._predict import infer
 
 SIDE = 12
@@ -285,3 +286,37 @@ def test_a_site_says_nothing_of_clusters_that_it_has_few_spots_of():
     private["centres_0"] = np.tile([[0.0, 0], [9, 9], [50, 50]], (BEGINNINGS, 1, 1))
     sums = domains.measure("centres_0_3", [z], private)
     assert sums["n"][0].tolist() == [FEWEST, 0, 0] and not sums["sum"].any()
+
+
+# -- comparing ----------------------------------------------------------------------------------------------------------
+
+
+def test_methods_are_compared_by_what_one_modality_tells_of_the_other(sites):
+    options = {"rounds": 30, "batch_size": 16, "lr": 1e-2, "width": 0, "n_latent": 4, "progress": False}
+    methods = ["pooled", "alone", "infl", "infl_wrong_key", "baseline"]
+    table = infl.tl.compare(sites, "mosaic", seeds=3, methods=methods, **options)
+    value = table[table["metric"] == "pearson"].set_index("method")["mean"]
+    assert set(table["metric"]) == {"pearson", "pearson_rna", "pearson_adt"}
+    assert min(value["infl"], value["baseline"], value["pooled"]) > 0.2
+    assert abs(value["infl_wrong_key"]) < 0.15
+    assert {r["site"] for r in table.attrs["values"]} == {"", "a"}  # no other site has spots that can judge
+
+
+def test_what_is_held_out_has_both_modalities_and_lies_together(sites):
+    task, rng = Mosaic(), np.random.default_rng(0)
+    held = {site: task.hold_out(adata, 0.25, rng) for site, adata in sites.items()}
+    assert {site: int(mask.sum()) for site, mask in held.items()} == {"a": len(DOMAIN) // 4, "b": 0, "c": 0}
+    apart = np.square(XY[held["a"]][:, None] - XY[held["a"]]).sum(-1)
+    assert np.sort(apart, 1)[:, 1].max() <= 2  # each has a neighbour that is held out too
+
+
+def test_sections_of_sites_that_were_put_together_stay_apart(sites):
+    task, together = Mosaic(), pool(sites)
+    panel = task.agree(sites)
+    data = task.read(together, panel, site="pooled")
+    assert [len(section) for section in data.sections] == [len(DOMAIN)] * 3
+    alone = task.read(sites["b"], panel, site="b")
+    rows = np.flatnonzero([name.startswith("b-") for name in together.obs_names])
+    rna = list(panel["modalities"]).index("rna")
+    inside = np.isin(data.measured[rna].rows, rows)
+    np.testing.assert_allclose(data.measured[rna].x[inside], alone.measured[rna].x, atol=1e-5)

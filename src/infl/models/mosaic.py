@@ -17,7 +17,7 @@ from infl.models import domains
 from infl.models.alignment import Alignment
 from infl.models.matrix import FeatureMatrix
 from infl.models.modalities import Measured, MosaicSpots, Part, kind_of
-from infl.models.task import Step, Sums, Task
+from infl.models.task import SITE, Predictor, Step, Sums, Task
 from infl.nn.mosaic import MosaicNet
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class Mosaic(Task):
     """
 
     name: ClassVar[str] = "mosaic"
+    headline: ClassVar[str] = "pearson"
 
     n_domains: int | None = None
     layer: str | None = None
@@ -192,8 +193,13 @@ class Mosaic(Task):
 
         key = cast(str, self.spatial_key)
         xy = _coordinates(adata, key)
-        spots = AnnData(obs=adata.obs, obsm={} if xy is None else {key: xy})
-        return sections_of(spots, spatial_key=key, section_key=self.section_key, site=site)
+        spots = AnnData(obs=adata.obs.copy(), obsm={} if xy is None else {key: xy})
+        section_key, names = self.section_key, _site_of(adata)
+        if names is not None:  # put together: no site's section is joined to another's
+            if section_key in spots.obs:
+                names = names + "/" + spots.obs[section_key].astype(str).to_numpy()
+            section_key, spots.obs[SITE] = SITE, names
+        return sections_of(spots, spatial_key=key, section_key=section_key, site=site)
 
     def read(
         self,
@@ -406,6 +412,87 @@ class Mosaic(Task):
         """Write ``obsm["X_" + key_added]``."""
         adata.obsm[f"X_{key_added}"] = outputs["latent"]
 
+    # -- comparing -------------------------------------------------------------------------------------------------
+    def hold_out(self, adata: AnnData | MuData, share: float, rng: np.random.Generator) -> np.ndarray:
+        """Hold out `share` of the spots that have several modalities; a patch of each section, where there are coordinates."""
+        from infl.pp._check import tables
+
+        adata = _measured(adata)
+        number = sum(adata.obs_names.isin(table.obs_names).astype(int) for table in tables(adata).values())
+        paired, held = np.flatnonzero(number > 1), np.zeros(adata.n_obs, dtype=bool)
+        if not len(paired):
+            return held
+        xy = None if self.spatial_key is None else _coordinates(adata, self.spatial_key)
+        sections = [paired]
+        if self.section_key is not None:
+            names = adata.obs[self.section_key].astype(str).to_numpy()[paired]
+            sections = [paired[names == name] for name in np.unique(names)]
+        for rows in sections:
+            n = int(share * len(rows))
+            if xy is None:
+                held[rng.choice(rows, n, replace=False)] = True
+            else:
+                middle = xy[rng.choice(rows)]
+                held[rows[np.argsort(np.square(xy[rows] - middle).sum(1))[:n]]] = True
+        return held
+
+    def judged(self, module: nn.Module, data: MosaicSpots, private: Sums) -> dict[str, np.ndarray]:
+        """Return every modality as the others tell it, ``predicted_<number>`` (n_obs, n_features); NaN without another."""
+        net = cast(MosaicNet, module)
+        return {f"predicted_{m}": imputed(net, data, m) for m in range(len(data.binary))}
+
+    def score(
+        self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any]
+    ) -> dict[str, float]:
+        """Return the correlation of each modality that was told from the others with what was measured, mean over features.
+
+        It is that within each site: between sites a batch effect is no error of a prediction.
+        """
+        data = self.read(adata, panel, site="the data")
+        site = _site_of(adata)
+        site = np.full(adata.n_obs, "") if site is None else site
+        found: dict[str, list[float]] = {m: [] for m in panel["modalities"]}
+        for m, modality in enumerate(panel["modalities"]):
+            if m not in data.measured:
+                continue
+            rows, target = data.measured[m].rows, data.measured[m].target
+            predicted = outputs[f"predicted_{m}"][rows]
+            known = np.isfinite(predicted).all(1)
+            for name in np.unique(site[rows[known]]):
+                own = known & (site[rows] == name)
+                if own.sum() > 2:
+                    found[modality].append(float(np.mean(_correlations(predicted[own], target[own]))))
+        means = {m: float(np.mean(values)) if values else float("nan") for m, values in found.items()}
+        known_means = [value for value in means.values() if not np.isnan(value)]
+        overall = float(np.mean(known_means)) if known_means else float("nan")
+        return {"pearson": overall, **{f"pearson_{m}" if m else "pearson_values": v for m, v in means.items()}}
+
+    def baseline(self, train: AnnData | MuData, panel: Mapping[str, Any], *, seed: int) -> Predictor:
+        """Ridge regression of each modality on a spot's others, on all sites' spots that have both."""
+        from sklearn.linear_model import RidgeCV
+
+        data = self.read(train, panel, site="all sites")
+        models: dict[tuple[int, int], Any] = {}
+        for source, given in data.measured.items():
+            for to, wanted in data.measured.items():
+                _, here, there = np.intersect1d(given.rows, wanted.rows, return_indices=True)
+                if source != to and len(here) >= FEWEST_PAIRED:
+                    models[source, to] = RidgeCV(np.logspace(-1, 6, 15)).fit(given.x[here], wanted.target[there])
+
+        def predict(adata: AnnData | MuData) -> dict[str, np.ndarray]:
+            new = self.read(adata, panel, site="the data")
+            outputs = {}
+            for to, features in enumerate(panel["modalities"].values()):
+                total, number = np.zeros((new.n_obs, len(features))), np.zeros((new.n_obs, 1))
+                for source, given in new.measured.items():
+                    if (source, to) in models:
+                        total[given.rows] += models[source, to].predict(given.x)
+                        number[given.rows] += 1
+                outputs[f"predicted_{to}"] = np.where(number > 0, total / np.maximum(number, 1), np.nan)
+            return outputs
+
+        return predict
+
 
 @torch.no_grad()
 def fused(net: MosaicNet, data: MosaicSpots) -> np.ndarray:
@@ -433,6 +520,13 @@ def _mean_latent(net: MosaicNet, data: MosaicSpots, modalities: Sequence[int]) -
     return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
+def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Correlation of each column of two matrices (n, p) → (p,); 0 where one is constant."""
+    a, b = (x - x.mean(0) for x in (a.astype(np.float64), b.astype(np.float64)))
+    size = np.sqrt(np.square(a).sum(0) * np.square(b).sum(0))
+    return np.where(size > 0, (a * b).sum(0) / np.where(size > 0, size, 1), 0.0)
+
+
 def _error(predicted: Tensor, target: Tensor, binary: bool) -> Tensor:
     if binary:
         return nn.functional.binary_cross_entropy_with_logits(predicted, target)
@@ -450,6 +544,17 @@ def _measured(adata: AnnData | MuData) -> AnnData | MuData:
         kept = mudata.MuData({name: table for name, table in mod.items() if IMPUTED not in table.uns})
     kept.obs, kept.obsm = adata.obs.loc[kept.obs_names], {k: v for k, v in adata.obsm.items() if k not in mod}
     return kept
+
+
+def _site_of(adata: AnnData | MuData) -> np.ndarray | None:
+    """Site of each spot of an object that several sites were put together in; None for any other."""
+    if SITE in adata.obs:
+        return adata.obs[SITE].astype(str).to_numpy().astype(object)
+    parts = [table.obs[SITE] for table in getattr(adata, "mod", {}).values() if SITE in table.obs]
+    if not parts:
+        return None
+    site = pd.concat(parts).astype(str)
+    return site[~site.index.duplicated()].reindex(adata.obs_names).to_numpy().astype(object)
 
 
 def _coordinates(adata: AnnData | MuData, key: str) -> np.ndarray | None:

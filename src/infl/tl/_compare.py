@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from joblib import Parallel, delayed
 
-from infl.errors import SettingsError
+from infl.errors import DataError, InflWarning, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.local import run_in_process
 from infl.federation.report import round_bar
@@ -254,7 +255,9 @@ class _Bench:
             predict = self.task.baseline(pool(self.train, self.join), self.panel, seed=self.seed)
             return self._judge(lambda site: predict(self.test[site]))
         if method == "alone":
-            scores = {site: self._score(self._fit({site: adata}, "none", "none")) for site, adata in self.train.items()}
+            scores = dict(self._alone())
+            if not scores:
+                raise DataError("no site can fit this model alone: leave 'alone' out of methods=")
             own = {site: scores[site][1][site] for site in self.test if site in scores}
             by_site = own or {site: _mean([s[1][site] for s in scores.values()]) for site in self.test}
             return _mean([together for together, _ in scores.values()]), by_site
@@ -275,6 +278,16 @@ class _Bench:
             by_site = {site: _mean([sites[site] for _, sites in guesses]) for site in self.test}
             return _mean([together for together, _ in guesses]), by_site
         return self._score(run)
+
+    def _alone(self) -> Iterator[tuple[str, Scores]]:
+        """Yield each site's own model's scores; sites whose data cannot make one (a modality is lacking) are told of."""
+        for site, adata in self.train.items():
+            try:
+                self.task.agree({site: adata})
+            except DataError as error:
+                warnings.warn(f"'alone' is without {site}: {error}", InflWarning, stacklevel=6)
+                continue
+            yield site, self._score(self._fit({site: adata}, "none", "none"))
 
     def _score(self, run: FederatedRun, wrong: Keyring | None = None) -> Scores:
         key = wrong or (run.key if run.model.header.fingerprint else None)
