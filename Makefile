@@ -52,4 +52,4 @@ fuzz: $(STAMP)  ## give every parser a million broken files and messages (some m
 	$(BIN)/python tests/test_fuzz.py
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) $(dir $(PEERS)) demo_output docs/_build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(dir $(PEERS)) demo_output docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
