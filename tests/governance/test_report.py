@@ -170,9 +170,22 @@ def test_what_is_not_protected_cannot_be_missed(hostile: Any, tmp_path: Path) ->
     assert f"{len(hostile.run.ledger)} messages were not sealed" in page.text
     assert "The model file is not locked" in page.text
     assert "All of them were sealed" not in page.text
+    each = len(hostile.run.ledger) // 4
+    assert page.text.count(f"0 of {each}") == 4
+    assert "The coordinator: it can read every site's update" in page.text and "only sums over" not in page.text
     assert "There is no key" in page.text
     assert card["ethical_considerations"]["messages"]["all_sealed"] is False
     assert card["model_details"]["protection"]["key_fingerprint"] is None
+
+
+@pytest.mark.parametrize(("seal", "conspirator"), [("group", "yes, if it has the messages"), ("pairwise", "no")])
+def test_the_seal_decides_what_conspirators_read(usual: Any, seal: str, conspirator: str) -> None:
+    run = replace(usual.run, settings=usual.run.settings | {"seal": seal})
+    page = Reader(steward_page(Facts(run)).html())
+    cells = [data for tag, data in page.texts if tag in ("th", "td")]
+    assert cells[cells.index("coordinator that conspires with a site") + 1] == conspirator
+    assert ("A site that conspires with the coordinator" in page.text) == (seal == "group")
+    assert "only sums over 3 sites or more" in page.text
 
 
 def test_epsilon_is_told_and_what_it_means(khan_sites: dict[str, AnnData], tmp_path: Path) -> None:
@@ -183,6 +196,7 @@ def test_epsilon_is_told_and_what_it_means(khan_sites: dict[str, AnnData], tmp_p
     epsilon = run.privacy["epsilon"]
     assert f"ε = {epsilon:.2f} at δ = 0.001" in page.text
     assert f"e^ε = {np.exp(epsilon):.3g}" in page.text
+    assert "not trained on; the sites" in page.text  # the last round is kept, so validation chose nothing
     assert "bounded by ε" in page.text and "not bounded" not in page.text and "no limit" in page.text
     stored = card["ethical_considerations"]["differential_privacy"]
     assert stored["epsilon"] == epsilon and stored["budget"] is None  # no limit is no number in JSON

@@ -142,7 +142,8 @@ def _short(page: Page, facts: Facts) -> None:
     if facts.all_sealed:
         points.append("All of them were sealed: to the coordinator and to everybody on the way they are noise.")
     if header.lock != "none":
-        points.append(f"The model file is locked (strength {header.strength:g}) under the key {header.fingerprint}.")
+        lock = f"{header.lock}, strength {header.strength:g}"
+        points.append(f"The model file is locked ({lock}) under the key {header.fingerprint}.")
     if run.privacy:
         points.append(
             f"Differential privacy: ε = {run.privacy['epsilon']:.2f} at δ = {run.privacy['delta']:g} for each training record."
@@ -205,7 +206,10 @@ def _left(page: Page, facts: Facts) -> None:
             f"This page was written where the ledger of {', '.join(facts.told) or 'no site'} is; the others keep their own."
         )
     sites = facts.by_site.assign(size=facts.by_site["bytes"].map(_bytes))
-    sites["sealed"] = ["all" if n == 0 else f"all but {n}" for n in sites["unsealed"]]
+    sealed = sites["messages"] - sites["unsealed"]
+    sites["sealed"] = [
+        "all" if n == all_ else f"{n} of {all_}" for n, all_ in zip(sealed, sites["messages"], strict=True)
+    ]
     page.table(
         sites[["site", "messages", "size", "sealed"]], "By site, from the ledgers.", numbers=["messages", "size"]
     )
@@ -224,7 +228,7 @@ def _readers(page: Page, facts: Facts) -> None:
     locked = "locked file" if lock != "none" else "yes"
     rows = [
         ("coordinator, and the network", "no" if sealed else "yes", "no" if sealed else "yes", "–"),
-        ("another site", f"only sums over at least {min_sites} sites", "yes", remembered),
+        ("another site", f"only sums over {min_sites} sites or more" if min_sites > 1 else "sums", "yes", remembered),
         ("coordinator that conspires with a site", with_site, "yes", remembered),
         ("somebody with the model file, without the key", "no", locked, "–" if lock != "none" else remembered),
         ("a user with the model file and the key", "no", "yes", remembered),
@@ -294,9 +298,9 @@ def _privacy(page: Page, facts: Facts) -> None:
     }
     page.facts(rows, "Settings and account of differential privacy.")
     page.text(
-        f"Whatever somebody concludes from the model about one training record, taking that record out changes its odds by at "
-        f"most a factor of e^ε = {np.exp(min(p['epsilon'], 700)):.3g}, except with a probability of about δ. Up to 1 is "
-        "strong, up to 10 in common use, above that weak. Validation records and numbers of records are not covered."
+        "Whether one training record was there changes the odds of anything that can be concluded from the model by at most a "
+        f"factor of e^ε = {np.exp(min(p['epsilon'], 700)):.3g}, except with a probability of about δ. An ε up to 1 is strong, up "
+        "to 10 in common use, above that weak. Validation records and numbers of records are not covered."
     )
 
 
@@ -339,8 +343,9 @@ def _quality(page: Page, facts: Facts) -> None:
     page.heading("How good the model is")
     if facts.quality:
         page.text(
-            f"Measured at the sites on validation records, which were not trained on but chose the best round; the sites "
-            f"send sums only. Kept was round {facts.best_round} of {facts.n_rounds}."
+            "Measured at the sites on validation records, which were not trained on"
+            + ("" if facts.run.privacy else " but chose the best round")
+            + f"; the sites send sums only. Kept was round {facts.best_round} of {facts.n_rounds}."
         )
         rows = [(words(name), number(value), metric_words(name)) for name, value in facts.quality.items()]
         page.table(
@@ -433,9 +438,19 @@ def _fit(page: Page, facts: Facts) -> None:
 
 def _limits(page: Page, facts: Facts) -> None:
     page.heading("What this does not protect from")
-    points = ["A site that sends wrong updates or has wrong labels: updates are sealed, so nobody sees whose it was."]
-    if facts.settings["seal"] != "pairwise":
-        points.append("A site that conspires with the coordinator: together they can open the other sites' updates.")
+    points = {
+        "group": [
+            "A site that sends wrong updates or has wrong labels: updates are sealed, so nobody sees whose it was.",
+            "A site that conspires with the coordinator: together they can open the other sites' updates.",
+        ],
+        "pairwise": [
+            "A site that sends wrong updates or has wrong labels: they are sealed, so nobody sees whose it was."
+        ],
+        "none": [
+            "The coordinator: it can read every site's update, and learn from it about the site's records.",
+            "A site that sends wrong updates or has wrong labels.",
+        ],
+    }[facts.settings["seal"]]
     if not facts.run.privacy:
         points.append("What the model remembers: who may use it with the key may learn who was in the training data.")
     points += [
