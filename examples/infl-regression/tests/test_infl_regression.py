@@ -14,9 +14,9 @@ OPTIONS = {"target": "dose", "rounds": 60, "progress": False}
 
 @pytest.fixture
 def sites() -> dict[str, ad.AnnData]:
-    """Three hospitals; the number is a sum of two features of twelve, with a little noise."""
+    """Five hospitals; the number is a sum of two features of twelve, with a little noise."""
     rng, made = np.random.default_rng(0), {}
-    for number in range(3):
+    for number in range(5):
         x = rng.normal(2, 3, size=(60, 12)).astype(np.float32)
         dose = 10 + 2 * x[:, 0] - x[:, 3] + rng.normal(size=60)
         obs = pd.DataFrame({"dose": dose}, index=[f"{number}_{i}" for i in range(60)])
@@ -64,7 +64,7 @@ def test_the_attack_reads_an_open_run_and_not_a_sealed_one(sites: dict[str, ad.A
     run = infl.tl.fit_federated(sites, "regression", **OPTIONS | {"rounds": 3})
     row = infl.tl.audit(run, sites, attacks=["target_mean"], progress=False).iloc[0]
     assert row["control"] > 0.8
-    assert row["status"] == "holds"
+    assert row["value"] < 0.65  # of correlations over five sites, six times: more than three of its standard deviations
     with pytest.warns(infl.errors.InflWarning, match="seal='none'"):
         open_run = infl.tl.fit_federated(sites, "regression", lock=None, seal="none", **OPTIONS | {"rounds": 3})
     found = infl.tl.audit(open_run, sites, attacks=["target_mean"], progress=False).iloc[0]

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 
 from infl.privacy.attacks import Attack, Attacker, Finding
+from infl.privacy.attacks.evidence import UNPROTECTED
+from infl.privacy.attacks.statistics import correlation, interval
 
 if TYPE_CHECKING:
     from infl.privacy.attacks import Evidence
 
 N_REPEATS = 6
-UNPROTECTED = {"lock": "none", "strength": 0.0, "seal": "none", "privacy": None}
 
 
 class TargetMean(Attack):
@@ -36,13 +37,10 @@ class TargetMean(Attack):
             for protected, changes in ((True, {}), (False, UNPROTECTED)):
                 heard = evidence.repeat(sites=dealt, rounds=1, patience=0, participation=1.0, **changes)
                 found[protected].append(self._correlation(heard, dealt, evidence.task.options()["target"]))
-        mean, half = np.mean(found[True]), 2.57 * np.std(found[True], ddof=1) / N_REPEATS**0.5  # Student's t, 5 degrees
         return [
             Finding(
                 metric="correlation with the mean at each hospital",
-                value=float(mean),
-                low=float(mean - half),
-                high=float(mean + half),
+                **interval(found[True]),
                 chance=0.0,
                 control=float(np.mean(found[False])),
                 promised=evidence.sealed,
@@ -68,4 +66,4 @@ class TargetMean(Attack):
     def _correlation(heard: object, dealt: dict, target: str) -> float:
         updates = {update.site: heard.tensors(update.values)["head.bias"].item() for update in heard.updates()}
         means = [dealt[site].obs[target].mean() for site in updates]
-        return float(np.corrcoef(list(updates.values()), means)[0, 1])
+        return correlation(np.array(list(updates.values())), np.array(means))

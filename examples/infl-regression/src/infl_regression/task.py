@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -202,13 +202,14 @@ class Regression(Task):
         r2 = 1 - ((found - y) ** 2).sum() / ((y - y.mean()) ** 2).sum()
         return {"r2": float(r2), "correlation": float(np.corrcoef(found, y)[0, 1])}
 
-    def baseline(self, train: AnnData, test: AnnData, panel: Mapping[str, Any], *, seed: int) -> dict[str, np.ndarray]:
-        """Ridge regression on the pooled data, its penalty by cross-validation."""
+    def baseline(
+        self, train: AnnData, panel: Mapping[str, Any], *, seed: int
+    ) -> Callable[[AnnData], dict[str, np.ndarray]]:
+        """Fit ridge regression on the pooled data, its penalty by cross-validation; return what predicts other data."""
         from sklearn.linear_model import RidgeCV
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        rng = np.random.default_rng(seed)
-        known, new = self.read(train, panel, site="the data", rng=rng), self.read(test, panel, site="the data")
-        model = make_pipeline(StandardScaler(), RidgeCV(np.geomspace(1e-1, 1e4, 11)))
-        return {"value": model.fit(known.x, known.y).predict(new.x)}
+        known = self.read(train, panel, site="the data", rng=np.random.default_rng(seed))
+        model = make_pipeline(StandardScaler(), RidgeCV(np.geomspace(1e-1, 1e4, 11))).fit(known.x, known.y)
+        return lambda adata: {"value": model.predict(self.read(adata, panel, site="the data").x)}
