@@ -123,9 +123,9 @@ def _short(page: Page, facts: Facts) -> None:
     header, run = facts.run.model.header, facts.run
     page.heading("In short")
     page.text(
-        "The sites trained one model together. Each trained on its own computer, on its own records; what travelled were "
-        "changes of the model's weights, and sums. This page says what left each site, who could read it, what the model is "
-        "worth, and what is not protected."
+        "The sites trained one model together, each on its own records. What travels between them are changes of the model's "
+        "weights, and sums. This page says what left each site, who could read it, what the model is worth, and what is not "
+        "protected."
     )
     n, size = len(run.ledger), _bytes(int(run.ledger["bytes"].sum()))
     whose = (
