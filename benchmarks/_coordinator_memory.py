@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
 from infl.federation.coordinator import Coordinator, Exchange
 from infl.federation.messages import END, Answer, Done
-from infl.federation.remote import TAG_WORDS, RemoteTransport
+from infl.federation.remote import TAG_WORDS, Patience, RemoteTransport
 from infl.federation.wire import encode
 from infl.keys import Keyring
 from infl.models import Classifier
@@ -31,14 +32,15 @@ class Line(RemoteTransport):
     """Sites that answer at once, the next one when the coordinator waits for it."""
 
     def __init__(self, agreement: Agreement) -> None:
-        super().__init__(agreement.sites, self.read)
+        super().__init__(agreement.sites, self.read, Patience(silence=float("inf"), repeat=float("inf")))
         self.agreement, self.waiting = agreement, []
         self.low, self.n_high = np.empty(0, np.uint32), 0
-        self.sent, self.own, self.all = 0, 0, 0
+        self.sent, self.sent_bytes, self.own, self.all = 0, 0, 0, 0
         for peer in self.peers.values():
             peer.heard = float("inf")
 
     def read(self, site, content):
+        self.sent_bytes = max(self.sent_bytes, sum(map(len, content)))
         self.sent += sum(int(np.frombuffer(part, np.uint8).max()) for part in content)  # as whatever sends it reads it
 
     def note(self):
@@ -82,8 +84,11 @@ def main(n: int, n_sites: int) -> None:
             return kept
 
         exchanges = tuple(Exchange("train", number, packing) for number in range(1, ROUNDS + 1))
+        begun = time.process_time()
         assert len(list(Coordinator(agreement, exchanges, line, keep=keep).run())) == ROUNDS
-    print(json.dumps({"own": line.own - before.own, "resident": line.all - before.all}))
+        seconds = (time.process_time() - begun) / ROUNDS
+    sizes = {"own": line.own - before.own, "resident": line.all - before.all}
+    print(json.dumps(sizes | {"seconds": seconds, "plan": line.sent_bytes}))
 
 
 if __name__ == "__main__":

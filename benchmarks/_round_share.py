@@ -1,7 +1,7 @@
-"""What lock and seal take of a round, for performance.py: ``python _round_share.py WIDTH ROUNDS``.
+"""What lock and seal take of a round, for performance.py: ``python _round_share.py WIDTH SAMPLES``.
 
-One site of 10,000 samples and 5 local epochs, so every message is sealed, added and opened once. The lock is applied once a
-run, when its model is handed out: its whole time is counted, and the share of one round of `ROUNDS`.
+One site and one round of 5 local epochs, so the message is sealed, added and opened once. The lock is applied once a run, when
+its model is handed out: its whole time is counted here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from infl.keys import Keyring
 from infl.models import Classifier
 from infl.privacy.seal import GroupSeal, Ledger
 
-N_OBS, N_FEATURES = 10_000, 400
+N_FEATURES = 400
 SPENT: dict[str, float] = {}
 
 
@@ -41,14 +41,14 @@ def timed(owner: object, name: str, what: str) -> None:
     setattr(owner, name, counted)
 
 
-def main(width: int, rounds: int) -> None:
+def main(width: int, n_obs: int) -> None:
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(N_OBS, N_FEATURES)).astype(np.float32)
-    obs = pd.DataFrame({"y": pd.Categorical(np.where(x[:, 0] > 0, "a", "b"))}, index=[str(i) for i in range(N_OBS)])
+    x = rng.normal(size=(n_obs, N_FEATURES)).astype(np.float32)
+    obs = pd.DataFrame({"y": pd.Categorical(np.where(x[:, 0] > 0, "a", "b"))}, index=[str(i) for i in range(n_obs)])
     sites = {"site": anndata.AnnData(x, obs=obs)}
     task, key = Classifier(target="y", width=width, batch_size=128, validation=0.0, calibrate=False), Keyring.create()
-    agreement = Agreement.new(task, task.agree(sites), sites, key, rounds=rounds, local_epochs=5, min_sites=1)
+    agreement = Agreement.new(task, task.agree(sites), sites, key, rounds=1, local_epochs=5, min_sites=1)
     timed(GroupSeal, "seal", "seal")
     timed(Ledger, "record", "of it the ledger")
     timed(GroupSeal, "unseal", "open")
@@ -58,7 +58,7 @@ def main(width: int, rounds: int) -> None:
     outcome = run_in_process(agreement, task, sites, key)
     total = time.process_time() - begun
     weights = outcome.replica.bench.shared.total
-    print(json.dumps({"weights": weights, "total": total, "rounds": rounds, "spent": SPENT}))
+    print(json.dumps({"weights": weights, "total": total, "spent": SPENT}))
 
 
 if __name__ == "__main__":
