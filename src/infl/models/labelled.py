@@ -129,7 +129,8 @@ def write_classes(
 
 def write_rows(adata: AnnData | MuData, key: str, values: np.ndarray, names: pd.Index) -> None:
     """Write the rows of the observations `names` into ``obsm[key]``; the others get missing values."""
-    adata.obsm[key] = pd.DataFrame(values, index=names).reindex(adata.obs_names).to_numpy()
+    everywhere = names.equals(adata.obs_names)  # then nothing is missing, and nothing is copied
+    adata.obsm[key] = values if everywhere else pd.DataFrame(values, index=names).reindex(adata.obs_names).to_numpy()
 
 
 def stratified_split(labels: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

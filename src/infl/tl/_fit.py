@@ -260,7 +260,7 @@ def write_results(sites: Mapping[str, Data] | Data, outcome: Outcome, key_added:
         outputs[name] = replica.task.infer(module, replica.task.read(adata, panel, site=name), private)
     with _tell.added(objects):
         for name, adata in objects.items():
-            replica.task.write(adata, outputs[name], panel, key_added=key_added)
+            replica.task.write(adata, outputs.pop(name), panel, key_added=key_added)
             adata.uns[key_added] = model_facts(outcome.run.model, opened=True) | run_facts(outcome.run)
             if outcome.run.privacy is not None:
                 adata.uns[key_added]["privacy"] = outcome.run.privacy
