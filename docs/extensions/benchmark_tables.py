@@ -28,6 +28,8 @@ def _table(path: Path, question: str | None = None) -> str:
     content = json.loads(path.read_text())
     lines = ["| what | asked | measured | seeds | |", "| --- | --- | --- | --- | --- |"]
     rows = [row for row in content["rows"] if question is None or row["command"].split()[-1] == question]
+    if not rows:
+        return ""
     for row in rows:
         verdict = {True: "met", False: "**not met**"}.get(row.get("ok"), "")
         cells = [row["what"], row["asked"], _figure(row), str(row.get("seeds") or ""), verdict]
@@ -54,8 +56,9 @@ def _fill_in(app: Sphinx, docname: str, source: list[str]) -> None:
         app.env.note_dependency(str(path))
 
     def one(match: re.Match) -> str:
-        if match[1] in results:
-            return _table(results[match[1]], match[2])
+        table = _table(results[match[1]], match[2]) if match[1] in results else ""
+        if table:
+            return table
         logging.getLogger(__name__).warning("no results of benchmark %s: run it first", match[1], location=docname)
         return ""
 
