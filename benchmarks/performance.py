@@ -144,7 +144,7 @@ def draw(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
         axis.loglog(x, y, "o-", color="#0072b2", label="measured")
         axis.set_xlabel(what)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("processor seconds of two rounds")
+    axes[0].set_ylabel("processor seconds")
     axes[0].legend(frameon=False, fontsize=8)
     figure.savefig(HERE.parent / "docs" / "_static" / "performance_slopes.png", dpi=150)
 
