@@ -242,7 +242,15 @@ class Coordinator:
         answered: set[str] = set()
         refused: set[str] = set()
         shares: dict[str, Mapping[str, bytes]] = {}
-        for reply in self.transport.ask(cohort, lambda site: self._plan(site, exchange, cohort, attempt, packing)):
+        plans: dict[int, Plan] = {}  # one for all sites that have seen the same sums: with many sites it is long
+
+        def plan_for(site: str) -> Plan:
+            seen = self._seen.get(self.transport.holder(site), -1)
+            if seen not in plans:
+                plans[seen] = self._plan(site, exchange, cohort, attempt, packing)
+            return plans[seen]
+
+        for reply in self.transport.ask(cohort, plan_for):
             if reply.site not in cohort or reply.seq != self.progress.seq or reply.site in answered:
                 raise FederationError(f"an answer of {reply.site!r} to exchange {reply.seq} was not asked for; refused")
             self._seen[self.transport.holder(reply.site)] = self.progress.seq - 1

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from infl.errors import FederationError
@@ -108,7 +108,6 @@ class _Due:
     plan: Plan
     begun: float
     sent: float = float("-inf")
-    content: list[memoryview] = field(default_factory=list, repr=False)
 
 
 class RemoteTransport:
@@ -208,7 +207,7 @@ class RemoteTransport:
 
     def ask(self, cohort: tuple[str, ...], plan_for: Callable[[str], Plan]) -> Iterator[Reply]:
         """Send each site its plan and yield the answers as they come, until all that are up answered or are too late."""
-        begun, due = self._clock(), dict[str, _Due]()
+        begun, due, encoded = self._clock(), dict[str, _Due](), dict[int, list[memoryview]]()
         for site in cohort:
             plan = plan_for(site)
             if self.peers[site].declined:
@@ -222,7 +221,7 @@ class RemoteTransport:
         deadline = begun + self._deadline(kind)
         while due and self._clock() < deadline:
             self._go_on()
-            self._ask_again(due)
+            self._ask_again(due, encoded)
             if all(s in self.lost() for s in due):
                 break
             site, message = self._next()
@@ -253,7 +252,7 @@ class RemoteTransport:
         past, patience = self._seconds[kind], self.patience
         return max(patience.least, patience.factor * statistics.median(past)) if past else patience.first
 
-    def _ask_again(self, due: Mapping[str, _Due]) -> None:
+    def _ask_again(self, due: Mapping[str, _Due], encoded: dict[int, list[memoryview]]) -> None:
         """Send plans to sites that are up and have not got them, or are idle and have not answered: something was lost."""
         now, lost = self._clock(), set(self.lost())
         for site, d in due.items():
@@ -261,8 +260,10 @@ class RemoteTransport:
             sent_before = d.sent > float("-inf")
             if site in lost or (sent_before and (now - d.sent < self.patience.repeat or (alive and alive.busy))):
                 continue
-            d.content, d.sent = d.content or encode_parts(d.plan), now
-            self._put(site, d.content)
+            if id(d.plan) not in encoded:  # a plan that several sites get is encoded once
+                encoded[id(d.plan)] = encode_parts(d.plan)
+            d.sent = now
+            self._put(site, encoded[id(d.plan)])
 
     def _put(self, site: str, content: list[memoryview]) -> None:
         self.peers[site].bytes_out += sum(map(len, content))
