@@ -159,19 +159,21 @@ def simulate(table: Table) -> None:
         name: first[name] + (rounds - few[0]) * max(second[name] - first[name], 0.0) / (few[1] - few[0])
         for name in first
     }
-    for name, other in (
-        ("Flower's simulation (Ray)", flower),
-        ("NVIDIA FLARE's simulator, from 1 and 2 rounds", flare),
-    ):
-        for unit, asked in (("seconds", ">= 20"), ("processor", "reported")):
-            ratio = other[unit] / own[unit]
-            table.add(
-                f"100 sites, {rounds} rounds: {name} / infl, {'time' if unit == 'seconds' else 'processor time'}",
-                asked,
-                ratio,
-                ok=ratio >= 20 if unit == "seconds" else None,
-                seconds=[round(other[unit], 1), round(own[unit], 1)],
-            )
+    compared(table, "Flower's simulation (Ray)", flower, own)
+    compared(table, "NVIDIA FLARE's simulator, from 1 and 2 rounds", flare, own)
+
+
+def compared(table: Table, name: str, other: dict, own: dict) -> None:
+    """Add the rows of another simulator."""
+    for unit, what, asked in (("seconds", "time", ">= 20"), ("processor", "processor time", "reported")):
+        ratio = other[unit] / own[unit]
+        table.add(
+            f"100 sites, 20 rounds: {name} / infl, {what}",
+            asked,
+            ratio,
+            ok=ratio >= 20 if unit == "seconds" else None,
+            seconds=[round(other[unit], 1), round(own[unit], 1)],
+        )
 
 
 def backed(table: Table) -> None:
