@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from infl.federation.replica import Replica
 from infl.federation.report import last_metrics, round_bar, say
 from infl.federation.run import FederatedRun
 from infl.federation.site import Site
-from infl.federation.together import Together, stackable
+from infl.federation.together import Together, small, stackable
 from infl.privacy.seal import Ledger
 
 if TYPE_CHECKING:
@@ -162,7 +162,8 @@ def run_in_process(
         keep=_keep(store, replica, members),
     )
     seconds: list[float] = []
-    with round_bar(agreement.rounds, progress) as show, _interruptible(coordinator, store):
+    threads = one_thread() if small(replica) else nullcontext()
+    with round_bar(agreement.rounds, progress) as show, _interruptible(coordinator, store), threads:
         clock = time.perf_counter()
         for exchange in coordinator.run():
             if exchange.round:
@@ -191,6 +192,25 @@ def _keep(
         return store.keep_progress(progress)
 
     return keep
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Have torch and BLAS work on one thread.
+
+    For small matrices several only wait for each other, and longest when another library of the process (numba under UMAP)
+    has threads of its own.
+    """
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
