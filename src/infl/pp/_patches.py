@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -10,8 +10,9 @@ from infl.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from spatialdata import SpatialData
 
+SpatialData: TypeAlias = Any
+"""spatialdata's class; who has no such object need not have the package."""
 RESOLUTIONS = ("hires", "lowres")
 
 
