@@ -63,8 +63,8 @@ class _Result(pd.DataFrame):
         return pd.DataFrame
 
     def _seen(self) -> tuple[str, pd.DataFrame] | None:
-        """Return a caption and the table as people read it."""
-        raise NotImplementedError
+        """Return a caption and the table as people read it (None: as pandas shows it)."""
+        return None
 
     def _view(self) -> tuple[str, pd.DataFrame] | None:
         try:

@@ -88,7 +88,7 @@ def _plan(agreement: Agreement) -> Any:
 
 
 def test_sealing_adding_and_opening_copy_a_message_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infl.privacy.seal.lanes._cores", lambda: 1)
+    monkeypatch.setattr("infl.privacy.seal.lanes.cores", lambda: 1)
     n = 1 << 21
     message, cohort = 4 * n, ("a", "b", "c")
     packing = Packing((Field("w", (n,), -31),))

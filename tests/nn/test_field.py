@@ -188,13 +188,13 @@ def test_the_number_of_threads_changes_no_bit(named, monkeypatch):
     expected = factors(shape, units)
     monkeypatch.setattr(module, "PER_WORKER", 1)
     for cores in (2, 7, 61):
-        monkeypatch.setattr(module.os, "cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr(module, "cores", lambda cores=cores: cores)
         np.testing.assert_array_equal(expected, factors(shape, units))
 
 
 def test_a_thread_that_fails_is_not_passed_over(monkeypatch):
     monkeypatch.setattr(module, "PER_WORKER", 1)
-    monkeypatch.setattr(module.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(module, "cores", lambda: 2)
     over = TensorField(bytes(32), (4, 2), {}, 1.0)
 
     def write(rows, *_):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from infl._files import explained, write_atomic
+from infl._threads import one_thread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,22 +31,17 @@ STATEMENTS = {
 """What the report says in the name of people."""
 
 
+@one_thread()
 def run_demo(out: Path, *, seeds: int = 5) -> None:
     """Fit, lock, attack and compare on the bundled tumours; write everything into `out`."""
     import matplotlib as mpl
 
     mpl.use("Agg")
-    import sklearn.linear_model  # noqa: F401 - limits hold for what is loaded before them
-    import torch
-    from threadpoolctl import threadpool_limits
-
     import infl
     from infl._tables import method_words
     from infl.cli.tables import print_table
     from infl.keys import Keyring
 
-    torch.set_num_threads(1)  # of matrices this small more threads wait for each other
-    threadpool_limits(1)
     begun = time.perf_counter()
     with explained(out, "make"):
         out.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infl import _tell
+from infl._threads import one_thread
 from infl.errors import FederationError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
@@ -192,25 +193,6 @@ def _keep(
         return store.keep_progress(progress)
 
     return keep
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Have torch and BLAS work on one thread.
-
-    For small matrices several only wait for each other, and longest when another library of the process (numba under UMAP)
-    has threads of its own.
-    """
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

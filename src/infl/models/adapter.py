@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from infl.errors import DataError, SettingsError
 from infl.models.bases import load_base
-from infl.models.labelled import stratified_split
+from infl.models.labelled import of_all_classes, stratified_split
 from infl.models.matrix import FeatureMatrix
 from infl.models.sentences import Sentences, sentences
 from infl.models.task import Predictor, Step, Sums, Task
@@ -342,11 +342,11 @@ class Adapter(Task):
             fitted[task] = model.fit(x[y >= 0], y[y >= 0])
 
         def predict(adata: AnnData | MuData) -> dict[str, np.ndarray]:
-            x, outputs = features(adata), {}
-            for task, classes in panel["tasks"].items():
-                outputs[f"probability.{task}"] = np.zeros((len(x), len(classes)))
-                outputs[f"probability.{task}"][:, fitted[task].classes_] = fitted[task].predict_proba(x)
-            return outputs
+            x = features(adata)
+            return {
+                f"probability.{task}": of_all_classes(model.predict_proba(x), model.classes_, len(panel["tasks"][task]))
+                for task, model in fitted.items()
+            }
 
         return predict
 

@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from infl.errors import DataError, SettingsError
-from infl.models.labelled import FUSED, LabelledRows, Scale, fused, stratified_split, write_classes, write_rows
+from infl.models.labelled import (
+    FUSED,
+    LabelledRows,
+    Scale,
+    fused,
+    of_all_classes,
+    stratified_split,
+    write_classes,
+    write_rows,
+)
 from infl.models.matrix import FeatureMatrix
 from infl.models.task import Predictor, Sums, Task
 from infl.nn.mlp import LinearClassifier, OnPanel, ResidualMLP
@@ -440,9 +449,7 @@ class Classifier(Task):
 
         def predict(adata: AnnData | MuData) -> dict[str, np.ndarray]:
             known = search.predict_proba(features(adata))
-            probability = np.zeros((len(known), len(panel["classes"])))
-            probability[:, columns] = known
-            return {"probability": probability}
+            return {"probability": of_all_classes(known, columns, len(panel["classes"]))}
 
         return predict
 

@@ -29,17 +29,9 @@ BATCH = 512
 
 def on_disk(matrix: Any) -> bool:
     """Whether a matrix is neither an array nor a sparse matrix in memory, but what reads from a file."""
-    return (
-        not sparse.issparse(matrix)
-        and hasattr(matrix, "shape")
-        and type(matrix).__module__.split(".")[0]
-        in (
-            "anndata",
-            "h5py",
-            "zarr",
-        )
-        and not isinstance(matrix, np.ndarray)
-    )
+    if sparse.issparse(matrix) or isinstance(matrix, np.ndarray):
+        return False
+    return hasattr(matrix, "shape") and type(matrix).__module__.partition(".")[0] in ("anndata", "h5py", "zarr")
 
 
 class Blocks:

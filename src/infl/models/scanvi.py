@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from infl.errors import DataError, SettingsError
 from infl.models.counts import LABELS, CountRows, log_normalised, table_of
-from infl.models.labelled import stratified_split, write_classes
+from infl.models.labelled import of_all_classes, stratified_split, write_classes
 from infl.models.scvi import CHUNK, Scvi, latent, vae_class
 from infl.models.task import Predictor, Step, Sums
 
@@ -199,9 +199,7 @@ class Scanvi(Scvi):
 
         def predict(adata: AnnData | MuData) -> dict[str, np.ndarray]:
             known = model.predict_proba(features(adata))
-            probability = np.zeros((len(known), len(panel["classes"])))
-            probability[:, model.classes_] = known
-            return {"probability": probability}
+            return {"probability": of_all_classes(known, model.classes_, len(panel["classes"]))}
 
         return predict
 

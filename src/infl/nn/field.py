@@ -13,7 +13,6 @@ signs and channels; float64 comes in only with tanh, exp and the final product, 
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from infl._threads import cores
 from infl.errors import SettingsError
 
 # The constants of the construction; docs/decisions/0002-affine-coordinate-field.md says how they were chosen.
@@ -166,7 +166,7 @@ class TensorField:
         if not n:
             return
         n_rows = (self.shape or (1,))[self.order[0]]
-        n_workers = min(os.cpu_count() or 1, n_rows, -(-n // PER_WORKER), 8)
+        n_workers = min(cores(), n_rows, -(-n // PER_WORKER), 8)
         self._gains, self._identities  # noqa: B018 - once, before the threads
         part = partial(self._fill, write, additive)
         if n_workers == 1:

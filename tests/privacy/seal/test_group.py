@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infl.errors import FederationError, KeyringError, SealError
-from infl.privacy.seal import Context, Field, GroupSeal, NoSeal, Packing, RangeError, Words, add, dequantise
+from infl.privacy.seal import Context, Field, GroupSeal, NoSeal, Packing, RangeError, Words, add, dequantise, lanes
 from infl.privacy.seal.packing import RANGE, limit
 
 KEY = bytes(range(32))
@@ -111,14 +111,16 @@ def test_big_lanes_in_parts_are_the_small_ones() -> None:
     packing = Packing((Field("w", (n,), -24),))
     c = replace(context(3), packing=packing.digest())
     values = np.random.default_rng(0).normal(size=n).astype(np.float32)
-    seal = GroupSeal(KEY)
-    words = seal.seal(c, "site_1", values, np.empty(0), packing)
-    head = Packing((Field("w", (n,), -24),))
+    seal, found, pools = GroupSeal(KEY), [], []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.cpu_count", lambda: 1)
-        single = seal.seal(c, "site_1", values, np.empty(0), head)
-    np.testing.assert_array_equal(words.low, single.low)
-    np.testing.assert_array_equal(words.high, single.high)
+        pool = lanes.ThreadPoolExecutor
+        patch.setattr(lanes, "ThreadPoolExecutor", lambda n: pools.append(n) or pool(n))
+        for cores in (1, 2):
+            patch.setattr(lanes, "cores", lambda cores=cores: cores)
+            found.append(seal.seal(c, "site_1", values, np.empty(0), packing))
+    assert pools == [2]
+    np.testing.assert_array_equal(found[0].low, found[1].low)
+    np.testing.assert_array_equal(found[0].high, found[1].high)
 
 
 # -- nothing that was touched gets through ------------------------------------------------------------------------------

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from infl._threads import cores
 from infl.privacy.seal.masks import Stream
 from infl.privacy.seal.packing import Quantiser
 from infl.privacy.seal.tag import PLACES, P, Tag, split_high
@@ -90,18 +90,13 @@ class _Sums:
 
 def _in_parts(part: Callable[[int, int], int], n: int) -> int:
     """Add a function over parts of n places; large lanes on several cores (numpy and OpenSSL release the lock)."""
-    workers = min(n // PART, _cores(), 8)
+    workers = min(n // PART, cores(), 8)
     if workers <= 1:
         return part(0, n) % P
     size = -(-n // workers // BLOCK) * BLOCK
     with ThreadPoolExecutor(workers) as pool:
         starts = range(0, n, size)
         return sum(pool.map(part, starts, [min(start + size, n) for start in starts])) % P
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 assert BLOCK % PLACES == 0
