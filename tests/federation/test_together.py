@@ -161,29 +161,3 @@ def test_dropout_acts_in_a_stack() -> None:
     options = {"target": "label", "width": 8, "n_blocks": 1, "dropout": 0.5}
     with_masks, without = outcome(sites, Classifier(**options)), outcome(sites, NoDropout(**options))
     assert (with_masks.replica.theta - without.replica.theta).abs().max() > 1e-4
-
-
-def test_a_small_model_is_trained_on_one_thread_and_the_others_are_given_back() -> None:
-    sites, seen = make_sites(4), set()
-    task = Classifier(target="label", width=8, n_blocks=1)
-    agreement = Agreement.new(task, task.agree(sites), sites, None, rounds=2, lock=None)
-
-    class Watched:
-        def __init__(self, line: Any) -> None:
-            self.line = line
-
-        def ask(self, *arguments: Any) -> Any:
-            seen.add(torch.get_num_threads())
-            return self.line.ask(*arguments)
-
-        def holder(self, site: str) -> str:
-            return self.line.holder(site)
-
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
-        run_in_process(agreement, task, sites, None, wrap=Watched)
-        assert seen == {1}
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)

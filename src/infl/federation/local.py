@@ -6,13 +6,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infl import _tell
-from infl._threads import one_thread
 from infl.errors import FederationError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
@@ -21,7 +20,7 @@ from infl.federation.replica import Replica
 from infl.federation.report import last_metrics, round_bar, say
 from infl.federation.run import FederatedRun
 from infl.federation.site import Site
-from infl.federation.together import Together, small, stackable
+from infl.federation.together import Together, stackable
 from infl.privacy.seal import Ledger
 
 if TYPE_CHECKING:
@@ -163,8 +162,7 @@ def run_in_process(
         keep=_keep(store, replica, members),
     )
     seconds: list[float] = []
-    threads = one_thread() if small(replica) else nullcontext()
-    with round_bar(agreement.rounds, progress) as show, _interruptible(coordinator, store), threads:
+    with round_bar(agreement.rounds, progress) as show, _interruptible(coordinator, store):
         clock = time.perf_counter()
         for exchange in coordinator.run():
             if exchange.round:

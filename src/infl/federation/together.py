@@ -30,17 +30,12 @@ FEWEST = 4
 """Sites in a stack: a step of a stack takes as long as two or three of one site alone."""
 
 
-def small(replica: Replica) -> bool:
-    """Whether most of a step's time is the calling of operations: a loss an observation, and weights that fit the cache."""
-    size = replica.bench.shared.total + replica.bench.local.total
-    return replica.task.has_losses and 2 * size <= STACK
-
-
 def stackable(replica: Replica) -> bool:
-    """Whether stacking serves: a small model, one gradient a step, and sites enough."""
-    a = replica.agreement
+    """Whether stacking serves: a loss an observation, one gradient a step, and weights of which several fit the cache."""
+    a, bench = replica.agreement, replica.bench
+    size = bench.shared.total + bench.local.total
     plain = a.dp is None and not replica.rule.control and a.lock != "published"
-    return small(replica) and plain and a.cohort_size >= FEWEST
+    return plain and replica.task.has_losses and a.cohort_size >= FEWEST and 2 * size <= STACK
 
 
 class Together:
