@@ -3,6 +3,7 @@
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
@@ -151,3 +152,17 @@ def test_what_stays_at_a_site_is_written_there_as_its_own_model(
     run = station.result(partial, key)
     assert "head.weight" not in run.model.effective(key)
     assert "head.weight" in run.site_models["site_1"].effective(key)
+
+
+def test_digests_that_look_like_numbers_are_read_back_as_text(
+    small_sites: dict[str, AnnData], station: Station, key: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = "0" * 20 + "12e" + "34" * 20 + "5"  # a number to who guesses, and too large a one for pandas 2.3's parser
+    agreement = Agreement.new(TASK, TASK.agree(small_sites), small_sites, key, rounds=2)
+    station.prepare(agreement)
+    site = run_in_process(agreement, TASK, small_sites, key).sites["site_1"]
+    frame = site.ledger.frame().assign(run="1e" + "0" * 30, context=digest, digest=digest)  # type: ignore[union-attr]
+    monkeypatch.setattr(type(site.ledger), "frame", lambda ledger: frame)
+    station.finish(site)
+    read = station.result(agreement, key).ledger
+    pd.testing.assert_frame_equal(read, frame.assign(site="site_1"), check_dtype=False)

@@ -23,6 +23,7 @@ from infl.federation.replica import Replica
 from infl.federation.run import FederatedRun
 from infl.federation.site import Site
 from infl.privacy.seal import Ledger
+from infl.privacy.seal.ledger import TEXT_COLUMNS
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -251,7 +252,7 @@ class Station:
         with explained(folder, "read"):
             model = load_model(folder / "model.infl.safetensors")
             history = pd.read_csv(folder / "history.csv", index_col="round")
-            ledger = pd.read_csv(folder / "ledger.csv")
+            ledger = pd.read_csv(folder / "ledger.csv", dtype=dict.fromkeys(TEXT_COLUMNS, str))
             privacy = json.loads((folder / "privacy.json").read_text())
             own = folder / "own_model.infl.safetensors"
             site_models = {self.settings.name: load_model(own)} if own.exists() else {}

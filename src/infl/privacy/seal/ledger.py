@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 FIRST = b'{"time": "'
 """How every line begins."""
 COLUMNS = ("time", "run", "kind", "round", "attempt", "cohort", "bytes", "sealed", "context", "digest")
+TEXT_COLUMNS = ("time", "run", "kind", "context", "digest", "site")
+"""Read as text from a CSV file: hexadecimal digits may look like a number ("12345e67"), and pandas 2.3's parser crashes on
+some that do."""
 
 
 class Ledger:
