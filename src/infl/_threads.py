@@ -1,10 +1,18 @@
-"""How many threads do work, and when one is best."""
+"""How many threads do work, and when one is best.
+
+OpenMP's threads wait for each other by spinning, and a core that another process has does not spin: then every operation
+that is shared out takes a turn of the scheduler, and a small model's round takes ten times as long. numba (under UMAP) sets
+the number of threads of the OpenMP library that it shares with torch, so it happens to those, too, who asked for one thread.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+SMALL = 1 << 21
+"""Weights up to which a model's operations are so short that a second thread gains a tenth at best."""
 
 
 def cores() -> int:
@@ -13,19 +21,23 @@ def cores() -> int:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Have torch and BLAS work on one thread.
-
-    For small matrices several only wait for each other, and longest when another library of the process (numba under UMAP)
-    has threads of its own.
-    """
+def threads_for(n_weights: int) -> Iterator[None]:
+    """Have torch work on one thread for a small model, on as many as the user has set for others."""
     import torch
-    from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    if n_weights <= SMALL:
+        torch.set_num_threads(1)
     try:
-        with threadpool_limits(1):
-            yield
+        yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Have torch and BLAS work on one thread."""
+    from threadpoolctl import threadpool_limits
+
+    with threads_for(0), threadpool_limits(1):
+        yield

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from infl._threads import threads_for
 from infl.errors import FederationError, KeyringError
 from infl.federation.checkpoint import restore_snapshot, take_snapshot
 from infl.federation.messages import (
@@ -114,6 +115,11 @@ class Site:
         FederationError, KeyringError
             The plan is not of the run that was agreed on.
         """
+        bench = self.replica.bench
+        with threads_for(bench.shared.total + bench.local.total):  # here, for every transport must round alike
+            return self._handle(plan)
+
+    def _handle(self, plan: Plan) -> Reply | None:
         replica = self.replica
         self._check(plan)
         if plan.snapshot:

@@ -115,21 +115,25 @@ class LockedModel:
 
     def __repr__(self) -> str:
         h = self.header
-        size = sum(t.numel() for t in self.stored.values())
         key = f"key {h.fingerprint} version {h.key_version}" if h.fingerprint else "no key"
-        return f"LockedModel({h.task}, {size:,} weights, lock={h.lock!r} strength={h.strength:g}, {key})"
+        return f"LockedModel({h.task}, {self.n_weights:,} weights, lock={h.lock!r} strength={h.strength:g}, {key})"
 
     def _repr_html_(self) -> str:
         h = self.header
         rows = {
             "task": h.task,
-            "weights": f"{sum(t.numel() for t in self.stored.values()):,}",
+            "weights": f"{self.n_weights:,}",
             "features": f"{len(h.panel.get('features', ())):,}",
             "classes": ", ".join(map(str, h.panel.get("classes", ()))),
             "lock": f"{h.lock}, strength {h.strength:g}",
             "key": f"{h.fingerprint or 'none'}, version {h.key_version}",
         }
         return notebook(facts(rows, "infl model"))
+
+    @property
+    def n_weights(self) -> int:
+        """How many weights are stored."""
+        return sum(tensor.numel() for tensor in self.stored.values())
 
     # -- with the key ----------------------------------------------------------------------------------------------
     def secret(self, key: Keyring | None, *, verify: bool = True) -> bytes | None:

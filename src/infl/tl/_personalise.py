@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from infl._threads import threads_for
 from infl.errors import SettingsError
 from infl.federation.seeds import derive, generator
 from infl.models.locked import LockedModel, lock_model
@@ -108,7 +109,8 @@ def personalise(
     own = getattr(model, "site_models", {})
     models, rows = {}, []
     for site, adata in sites.items():
-        models[site], row = _fine_tuned(own.get(site, shared), adata, site, key, epochs, patience, seed)
+        with threads_for(shared.n_weights):
+            models[site], row = _fine_tuned(own.get(site, shared), adata, site, key, epochs, patience, seed)
         rows.append(row)
     return Personalised(models, pd.DataFrame(rows))
 
