@@ -31,9 +31,12 @@ def site(number: int) -> tuple[np.ndarray, np.ndarray]:
     return x, (x[:, :N_CLASSES].argmax(1)).astype(np.int64)
 
 
+MODEL = {"n_features": N_FEATURES, "n_classes": N_CLASSES, "width": 64, "n_blocks": 2, "dropout": 0.2}
+
+
 def build() -> ResidualMLP:
     torch.manual_seed(0)
-    return ResidualMLP(N_FEATURES, N_CLASSES, width=64, n_blocks=2, dropout=0.2)
+    return ResidualMLP(**MODEL)
 
 
 def train(module: torch.nn.Module, number: int) -> None:
@@ -120,8 +123,9 @@ def with_flare(rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "client.py"
         script.write_text(CLIENT.format(here=str(Path(__file__).resolve().parent)))
+        model = {"class_path": "infl.nn.mlp.ResidualMLP", "args": MODEL}
         recipe = FedAvgRecipe(
-            name="simulate", min_clients=N_SITES, num_rounds=rounds, model=build(), train_script=str(script)
+            name="simulate", min_clients=N_SITES, num_rounds=rounds, model=model, train_script=str(script)
         )
         recipe.execute(SimEnv(num_clients=N_SITES, num_threads=2, workspace_root=folder))
 

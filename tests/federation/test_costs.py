@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from tests.federation.conftest import make_sites
 
 import infl.federation.coordinator
@@ -19,6 +18,7 @@ from infl.federation.site import Site
 from infl.keys import Keyring
 from infl.models import Classifier
 from infl.models.locked import LockedModel
+from infl.nn.steps import Stepper
 from infl.privacy.seal import Context, Field, GroupSeal, Ledger, Packing, add
 from infl.privacy.seal.context import Words
 from infl.privacy.seal.masks import Stream
@@ -53,7 +53,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter:
     watch(Words, "digest", "SHA-256 of a message")
     watch(Quantiser, "__init__", "quantised lane")
     watch(infl.federation.coordinator, "add", "addition")
-    watch(torch.optim.AdamW, "step", "step")
+    watch(Stepper, "step", "step")
     watch(Classifier, "evaluate_each", "judging pass")
     watch(LockedModel, "__init__", "locked model")
     return seen

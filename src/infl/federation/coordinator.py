@@ -239,7 +239,7 @@ class Coordinator:
     ) -> tuple[Words | None, tuple[str, ...] | None, set[str]]:
         """Ask the cohort once; return the sum, who is in it (None: training has stopped) and what was out of range."""
         words: Words | None = None
-        answered: set[str] = set()
+        asked, answered = set(cohort), set[str]()
         refused: set[str] = set()
         shares: dict[str, Mapping[str, bytes]] = {}
         plans: dict[int, Plan] = {}  # one for all sites that have seen the same sums: with many sites it is long
@@ -251,7 +251,7 @@ class Coordinator:
             return plans[seen]
 
         for reply in self.transport.ask(cohort, plan_for):
-            if reply.site not in cohort or reply.seq != self.progress.seq or reply.site in answered:
+            if reply.site not in asked or reply.seq != self.progress.seq or reply.site in answered:
                 raise FederationError(f"an answer of {reply.site!r} to exchange {reply.seq} was not asked for; refused")
             self._seen[self.transport.holder(reply.site)] = self.progress.seq - 1
             if isinstance(reply, Stopped):

@@ -22,6 +22,7 @@ from infl.federation.run import FederatedRun
 from infl.federation.site import Site
 from infl.federation.together import Together, stackable
 from infl.privacy.seal import Ledger
+from infl.privacy.seal.ledger import COLUMNS
 
 if TYPE_CHECKING:
     from infl._types import Data
@@ -170,7 +171,8 @@ def run_in_process(
                 clock = time.perf_counter()
                 show(exchange.round, replica.rows)
                 _tell.debug(f"round {exchange.round} of {agreement.rounds}: {last_metrics(replica.rows)}")
-    ledger = pd.concat([ledgers[name].frame().assign(site=name) for name in agreement.sites], ignore_index=True)
+    rows = [row | {"site": name} for name in agreement.sites for row in ledgers[name].rows()]
+    ledger = pd.DataFrame(rows, columns=[*COLUMNS, "site"])
     run = FederatedRun.of(replica, ledger, seconds)
     run.site_models = {name: own for name, member in members.items() if (own := member.own_model()) is not None}
     return Outcome(run, replica, members)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from infl.privacy.seal import Context, Packing, Revealed, Words
@@ -93,6 +94,10 @@ class Plan:
 
     def context(self) -> Context:
         """Return what the seal binds an answer to."""
+        return self._context
+
+    @cached_property
+    def _context(self) -> Context:  # sites of one process share a plan, and so the digest of its context
         kind = f"{self.seq}:{self.kind.removeprefix(REVEAL)}"
         return Context(self.run, self.round, self.attempt, self.cohort, kind, self.packing.digest())
 

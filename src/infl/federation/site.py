@@ -229,7 +229,7 @@ class Site:
         flat, gradient = bench.flat.data, bench.flat.grad
         assert gradient is not None
         optimiser = replica.optimiser
-        optimiser.state.clear()  # each round begins anew; building the optimiser again would take longer than a step
+        optimiser.restart()  # each round begins anew
         total_loss = torch.zeros(())
         n_control = n_shared if rule.control else 0
         control, gradients = self.kept[bench.local.total :][:n_control], torch.zeros(n_control)

@@ -133,13 +133,11 @@ class _Stack:
 
     def __init__(self, replica: Replica, capacity: int) -> None:
         bench = replica.bench
-        self.capacity, self._optimise = capacity, replica.task.optimise
+        self.capacity = capacity
         entries = (*bench.shared.entries, *bench.local.entries)
         self.weights = {entry.name: torch.zeros(capacity, *entry.shape) for entry in entries}
-        leaves = {name: weight.detach().requires_grad_() for name, weight in self.weights.items()}
-        self._whole = (leaves, self._optimise(list(leaves.values())))
-        self.first_weights, self._optimiser = self._whole
-        """Weights of the sites that still train, leaves of the graph, and what steps them."""
+        self._whole = replica.task.optimise([weight.detach().requires_grad_() for weight in self.weights.values()])
+        self._stepper = self._whole
 
     def begin(self, shared: Mapping[str, Tensor], local: Sequence[Mapping[str, Tensor]]) -> None:
         """Give the first sites, as many as `local` has, the shared weights and their own, and forget all momentum."""
@@ -149,34 +147,30 @@ class _Stack:
                 weight[:n] = shared[name]
             else:
                 torch.stack([views[name] for views in local], out=weight[:n])
-        self.first_weights, self._optimiser = self._whole
-        for moments in self._optimiser.state.values():
-            for moment in moments.values():
-                moment.zero_()
+        self._stepper = self._whole
+        self._stepper.restart()
+
+    @property
+    def first_weights(self) -> dict[str, Tensor]:
+        """Weights of the sites that still train, leaves of the graph."""
+        return dict(zip(self.weights, self._stepper.parameters, strict=True))
 
     def first(self, n: int) -> Mapping[str, Tensor]:
         """Return the weights of the first n sites, without gradients; from now on only they are stepped."""
-        before, state = self.first_weights, self._optimiser.state
-        if n < len(next(iter(before.values()))):
-            self.first_weights = {name: weight.detach()[:n].requires_grad_() for name, weight in before.items()}
-            self._optimiser = self._optimise(list(self.first_weights.values()))
-            for name, weight in self.first_weights.items():
-                if before[name] in state:  # the number of steps has no axis over sites
-                    moments = state[before[name]].items()
-                    self._optimiser.state[weight] = {k: v[:n] if v.dim() else v.clone() for k, v in moments}
-        for weight in self.first_weights.values():
-            weight.grad = None
+        if n < len(self._stepper.parameters[0]):
+            self._stepper = self._stepper.first(n)
+        self._stepper.zero_grad()
         return self.first_weights
 
     def step(self, largest: float | None) -> None:
         """Step the first weights, each site's gradient scaled to at most a norm, as ``clip_grad_norm_`` does."""
         if largest is not None:
-            gradients = [cast(Tensor, weight.grad) for weight in self.first_weights.values()]
+            gradients = [cast(Tensor, weight.grad) for weight in self._stepper.parameters]
             norm = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
             factor = (largest / (norm + 1e-6)).clamp_max(1.0)
             for g in gradients:
                 g.mul_(factor.view(-1, *[1] * (g.dim() - 1)))
-        self._optimiser.step()
+        self._stepper.step()
 
 
 class _Losses:

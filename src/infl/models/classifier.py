@@ -312,7 +312,9 @@ class Classifier(Task):
     def losses(self, module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Return the class-weighted cross-entropy of each observation."""
         x, y = batch
-        return nn.functional.cross_entropy(module(x), y, reduction="none") * cast(OnPanel, module).class_weight[y]
+        # torch's cross_entropy has no rule for a stack of sites, and goes through a slow substitute there
+        likelihood = module(x).log_softmax(-1).gather(-1, y[:, None]).squeeze(-1)
+        return -likelihood * cast(OnPanel, module).class_weight[y]
 
     # -- judging ---------------------------------------------------------------------------------------------------
     def metric_shapes(self, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

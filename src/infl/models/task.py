@@ -17,10 +17,11 @@ import numpy as np
 from infl.errors import SettingsError
 
 if TYPE_CHECKING:
-    import torch
     from anndata import AnnData
     from mudata import MuData
     from torch import Tensor, nn
+
+    from infl.nn.steps import Stepper
 
 ADAM_EPS = 1e-5
 """With torch's 1e-8 a gradient of the size of a rounding error moves a weight by a whole ``lr``, and the last bit of an
@@ -298,7 +299,7 @@ class Task(ABC):
         raise SettingsError(f"model {self.name!r} has no baseline yet")
 
     # -- training --------------------------------------------------------------------------------------------------
-    def optimise(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    def optimise(self, parameters: Iterable[Tensor]) -> Stepper:
         """Return what trains `parameters` at a site.
 
         Raises
@@ -306,13 +307,11 @@ class Task(ABC):
         SettingsError
             Unknown optimiser.
         """
-        import torch
+        from infl.nn.steps import Stepper
 
-        if self.optimiser == "sgd":
-            return torch.optim.SGD(parameters, lr=self.lr, weight_decay=self.weight_decay)
-        if self.optimiser != "adamw":
+        if self.optimiser not in ("adamw", "sgd"):
             raise SettingsError(f"optimiser={self.optimiser!r}: 'adamw' or 'sgd'")
-        return torch.optim.AdamW(parameters, lr=self.lr, eps=ADAM_EPS, weight_decay=self.weight_decay, fused=True)
+        return Stepper(parameters, self.optimiser, lr=self.lr, eps=ADAM_EPS, weight_decay=self.weight_decay)
 
     # -- as data ---------------------------------------------------------------------------------------------------
     def options(self) -> dict[str, Any]:

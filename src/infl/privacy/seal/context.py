@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -51,7 +51,12 @@ class Context:
 
     @cached_property
     def _digest(self) -> bytes:
-        return hashlib.sha256(json.dumps(vars(self), sort_keys=True).encode()).digest()
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {site: place for place, site in enumerate(self.cohort)}
 
     def digest(self) -> bytes:
         """Return the SHA-256 of all of it (32 bytes)."""
@@ -65,9 +70,9 @@ class Context:
         FederationError
             It is not in the cohort.
         """
-        if site not in self.cohort:
+        if site not in self._places:
             raise FederationError(f"{site!r} is not in the cohort of this round ({', '.join(self.cohort[:8])})")
-        return self.cohort.index(site)
+        return self._places[site]
 
 
 @dataclass(frozen=True)

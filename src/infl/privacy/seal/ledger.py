@@ -98,13 +98,11 @@ class Ledger:
         """Return the ledger as a table: time (UTC), run, kind, round, attempt, cohort, bytes, sealed, digests."""
         import pandas as pd
 
-        table = pd.DataFrame(self.entries, columns=list(COLUMNS))
-        return table.assign(
-            kind=table["kind"]
-            .astype(str)
-            .str.partition(":")[2]
-            .where(table["kind"].astype(str).str.contains(":"), table["kind"])
-        )
+        return pd.DataFrame(self.rows(), columns=list(COLUMNS))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the rows of :meth:`frame`."""
+        return [entry | {"kind": _kind(str(entry["kind"]))} for entry in self.entries]
 
     def close(self) -> None:
         """Let another process have the file."""
@@ -193,6 +191,17 @@ class Ledger:
 
     def _mac(self, raw: dict[str, Any]) -> str:
         return hmac.new(self._key, json.dumps(raw, sort_keys=True).encode(), "sha256").hexdigest()
+
+
+def _kind(kind: str) -> str:
+    """Return what was summed, without the exchange's number.
+
+    Examples
+    --------
+    >>> _kind("3:train"), _kind("train")
+    ('train', 'train')
+    """
+    return kind.partition(":")[2] or kind
 
 
 def _lock(handle: int) -> None:

@@ -117,12 +117,28 @@ class Packing:
 
     def lane(self, bits: int) -> list[tuple[Field, slice]]:
         """Return the fields of a lane and where they lie in it."""
-        placed, start = [], 0
+        return self._lanes[bits]
+
+    def runs(self, bits: int) -> list[tuple[int, int, float]]:
+        """Return the runs of a lane's neighbours that have one scale: first place, place after the last, distance of values."""
+        return self._runs[bits]
+
+    @cached_property
+    def _lanes(self) -> dict[int, list[tuple[Field, slice]]]:
+        lanes: dict[int, list[tuple[Field, slice]]] = {32: [], 64: []}
         for f in self.fields:
-            if f.bits == bits:
-                placed.append((f, slice(start, start + f.size)))
-                start += f.size
-        return placed
+            start = lanes[f.bits][-1][1].stop if lanes[f.bits] else 0
+            lanes[f.bits].append((f, slice(start, start + f.size)))
+        return lanes
+
+    @cached_property
+    def _runs(self) -> dict[int, list[tuple[int, int, float]]]:
+        runs: dict[int, list[tuple[int, int, float]]] = {}
+        for bits, lane in self._lanes.items():
+            filled = [item for item in lane if item[0].size]
+            groups = [(step, list(group)) for step, group in groupby(filled, key=lambda item: item[0].step)]
+            runs[bits] = [(group[0][1].start, group[-1][1].stop, step) for step, group in groups]
+        return runs
 
     def coarser(self, names: Collection[str], by: int) -> Packing:
         """Return the packing with the scales of the named arrays widened by ``2**by``."""
@@ -183,12 +199,8 @@ class Quantiser:
         self, values: np.ndarray, packing: Packing, bits: int, *, weight: float, largest: int, clip: bool
     ) -> None:
         self._values, self._largest, self._clip = values, largest, clip
-        self._lane = [(f, place) for f, place in packing.lane(bits) if f.size]
-        self._parts = [  # neighbours of one scale are read at once
-            (fields[0][1].start, fields[-1][1].stop, weight / step)
-            for step, group in groupby(self._lane, key=lambda item: item[0].step)
-            for fields in [list(group)]
-        ]
+        self._lane = packing.lane(bits)
+        self._parts = [(start, stop, weight / step) for start, stop, step in packing.runs(bits)]
         self._stops = [stop for _, stop, _ in self._parts]
         self.wrong: dict[str, float] = {}
 
@@ -246,6 +258,6 @@ def dequantise(integers: tuple[np.ndarray, np.ndarray], packing: Packing) -> tup
     low, high = integers
     vector, sums = np.empty(len(low), dtype=np.float32), np.empty(len(high))
     for bits, lane, out in ((32, low, vector), (64, high, sums)):
-        for field, place in packing.lane(bits):
-            np.multiply(lane[place], field.step, out=out[place], casting="unsafe")
+        for start, stop, step in packing.runs(bits):
+            np.multiply(lane[start:stop], step, out=out[start:stop], casting="unsafe")
     return vector, sums
