@@ -1,7 +1,7 @@
 """Rank-one experts against LoRA on eight omics and eight text tasks at once, at matched scale (docs/concepts/trex.md).
 
-``python benchmarks/trex.py [costs] [accuracy] [ablation] [text]`` (without a name: all of them). What is measured is saved as it
-comes.
+``python benchmarks/trex.py [costs] [accuracy] [ablation] [text] [METHOD …]`` (without a name: all of them; with methods, by a part
+of their names: only these). What is measured is saved as it comes.
 """
 
 from __future__ import annotations
@@ -237,20 +237,28 @@ def costs(bench: Bench, table: Table) -> None:
     table.save()
 
 
-def accuracy(bench: Bench, table: Table) -> None:
+def accuracy(bench: Bench, table: Table, wanted: Sequence[str]) -> None:
     """All methods, each with its own learning rate; then the difference to the best LoRA."""
-    scores = {name: fit_all(bench, table, "omics", name, METHODS[name], SEEDS)[0] for name in METHODS}
+    scores = {name: fit_all(bench, table, "omics", name, make, SEEDS)[0] for name, make in among(METHODS, wanted)}
     ours, *others = METHODS
-    compare(table, "omics", scores[ours], {name: scores[name] for name in others})
+    if len(scores) == len(METHODS):
+        compare(table, "omics", scores[ours], {name: scores[name] for name in others})
 
 
-def ablation(bench: Bench, table: Table) -> None:
+def ablation(bench: Bench, table: Table, wanted: Sequence[str]) -> None:
     """What is left without each part."""
-    for name, make in ABLATION.items():
+    for name, make in among(ABLATION, wanted):
         fit_all(bench, table, "omics", name, make, SEEDS)
 
 
-def text(table: Table) -> None:
+def among(
+    methods: dict[str, Callable[[], peft.PeftConfig]], wanted: Sequence[str]
+) -> list[tuple[str, Callable[[], peft.PeftConfig]]]:
+    """Return the methods with one of the wanted words in their name, or all."""
+    return [item for item in methods.items() if not wanted or any(word in item[0] for word in wanted)]
+
+
+def text(table: Table, wanted: Sequence[str]) -> None:
     """All methods and the ablation on text; heads begin as they fit the unchanged base, whose own accuracy comes first."""
     if missing := text_tasks.fetch():
         print(f"text tasks left out: {missing}")
@@ -266,13 +274,14 @@ def text(table: Table) -> None:
         hits = [(F.linear(e[t], **p).argmax(1) == task.y[t]).float().mean() for e, task, p, t in probes]
         alone.append(float(torch.stack(hits).mean()))
     table.add(f"mean accuracy of {len(tasks)} text tasks: heads alone, no adapter", "as measured", alone)
-    others: dict[str, np.ndarray] = {}
-    for name, make in TEXT.items():
+    ours, others = None, {}
+    for name, make in among(TEXT, wanted):
         scores, _ = fit_all(bench, table, "text", name, make, TEXT_SEEDS)
         if name == next(iter(TEXT)):
             ours = scores
         elif not name.startswith("T-REX"):
             others[name] = scores
+        if ours is not None and others:
             compare(table, "text", ours, others)
 
 
@@ -310,15 +319,18 @@ def fit_all(
 
 def main(*parts: str) -> None:
     """Measure the parts that are named."""
-    chosen, table = parts or ("costs", "accuracy", "ablation", "text"), Table("trex")
+    known, table = ("costs", "accuracy", "ablation", "text"), Table("trex")
+    chosen, wanted = [part for part in parts if part in known] or known, [part for part in parts if part not in known]
     if omics := [part for part in chosen if part != "text"]:
         tasks, corpus, words = suite()
         only_costs = omics == ["costs"]  # what a base has learned does not matter for them
         bench = Bench(tasks, pretrain(corpus, len(words), steps=2 if only_costs else 200))
-        for part in omics:
-            {"costs": costs, "accuracy": accuracy, "ablation": ablation}[part](bench, table)
+        if "costs" in omics:
+            costs(bench, table)
+        for part in sorted({"accuracy", "ablation"}.intersection(omics)):
+            {"accuracy": accuracy, "ablation": ablation}[part](bench, table, wanted)
     if "text" in chosen:
-        text(table)
+        text(table, wanted)
 
 
 def adapter_size(bench: Bench, make: Callable[[], peft.PeftConfig]) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
+from sklearn.mixture import GaussianMixture
 
 import infl
 from infl.errors import DataError, InflWarning, KeyringError, SettingsError
@@ -128,24 +129,40 @@ def test_rows_on_demand_are_those_in_memory(monkeypatch):
     assert np.allclose(task.read(section(0), panel, site="a").rows(np.array([3, 77])), whole, atol=1e-6)
 
 
-def test_federated_kmeans_is_that_of_the_pooled_data():
+def test_federated_mixture_is_that_of_the_pooled_data_and_scikit_learns():
     rng = np.random.default_rng(0)
-    parts = [rng.normal(m, size=(n, 2)) for m, n in (((6, 0), 60), ((0, 0), 30), ((0, -6), 20))]
-    z = np.concatenate(parts)
+    true = (((6, 0), 1.5, 300), ((0, 0), 0.5, 200), ((0, -4), 0.2, 100))
+    z = np.concatenate([rng.normal(mean, width, size=(n, 2)) for mean, width, n in true])
 
     def run(pieces):
         add = lambda function: {  # noqa: E731
             name: sum(function(p)[name] for p in pieces) for name in function(pieces[0])
         }
-        centres = domains.first_centres(add(domains.moments), 3)
-        for _ in range(15):
-            sums = add(lambda p, c=centres: domains.parts(p, c))
-            before, centres = centres, domains.moved(centres, sums)
-        return domains.best(before, sums)
+        mixtures = domains.first(add(domains.moments), 3)
+        for _ in range(60):
+            sums = add(lambda p, now=mixtures: domains.parts(p, now))
+            mixtures = domains.moved(mixtures, sums)
+        return domains.best(mixtures, sums)
 
-    apart = run([z[::2], z[1::2]])
-    assert np.allclose(run([z]), apart)
-    assert np.allclose(apart, [p.mean(0) for p in parts], atol=0.3)  # largest first
+    apart, pooled = run([z[::2], z[1::2]]), run([z])
+    assert all(np.allclose(apart[name], pooled[name]) for name in apart)
+    model = GaussianMixture(3, covariance_type="spherical", n_init=5, tol=1e-8, random_state=0).fit(z)
+    order = np.argsort(-model.weights_)
+    np.testing.assert_allclose(apart["centres"], model.means_[order], atol=1e-3)
+    np.testing.assert_allclose(apart["variances"], model.covariances_[order], rtol=1e-2)
+    np.testing.assert_allclose(apart["shares"], model.weights_[order], atol=1e-3)
+    path = sparse.csr_matrix((len(z), len(z)))
+    np.testing.assert_array_equal(order[domains.assign(z, apart, path, 0)], model.predict(z))
+
+
+def test_equal_spots_do_not_draw_a_domain_to_nothing():
+    z = np.concatenate([np.zeros((40, 2)), np.random.default_rng(0).normal(5, 1, (40, 2))])
+    mixtures = domains.first(domains.moments(z), 2)
+    for _ in range(30):
+        mixtures = domains.moved(mixtures, domains.parts(z, mixtures))
+    found = domains.best(mixtures, domains.parts(z, mixtures))
+    assert found["variances"].min() == pytest.approx(domains.NARROWEST * np.cov(z.T, bias=True).trace() / 2)
+    assert all(np.isfinite(value).all() for value in found.values())
 
 
 def test_spots_without_counts_are_taken_and_values_that_are_no_counts_are_not():

@@ -4,7 +4,7 @@ Everybody computes the same from the same sums. First the latent is whitened to 
 twice, from few clusters to many: k-means over all sites, and each section moves its share of every cluster to where all
 sections have it, in mean and covariance, by the affine map of optimal transport between normal distributions (Gelbrich 1990).
 That is what Harmony (Korsunsky et al. 2019) does to means, with clusters that follow from sums. Domains are the k-means of
-what comes out. Only numbers, sums and products of a site's coordinates in a cluster leave it, never those of a spot.
+what comes out: whitened and aligned, all are about equally wide. Only numbers, sums and products of a site's coordinates in a cluster leave it, never those of a spot.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import pairwise_distances_argmin
+from sklearn.metrics import pairwise_distances_argmin, pairwise_distances_argmin_min
 
 from infl.models import domains
 from infl.models.domains import BEGINNINGS, FEWEST
@@ -70,7 +70,7 @@ class Alignment:
         begun, k = self.clusters(int(level))
         if what == "align":
             return {"n": (k,), "sum": (k, q), "within": (k, q, q)}
-        return domains.part_shapes(k, q, begun)
+        return {"n": (begun, k), "sum": (begun, k, q), "squares": (begun,)}
 
     def measure(self, stage: str, sections: Sequence[np.ndarray], private: Sums) -> Sums:
         """Return a site's part of a stage, from the latents (n, d) of its sections."""
@@ -81,7 +81,7 @@ class Alignment:
             elif stage.startswith("align"):
                 found = self._clusters(self.aligned(z, private), private, int(stage.split("_")[1]))
             else:
-                found = domains.parts(self.aligned(z, private), self._centres(stage, private))
+                found = nearest(self.aligned(z, private), self._centres(stage, private))
             sums = {name: value + found[name] for name, value in sums.items()}
         few = sums["n"] < FEWEST
         return {
@@ -106,13 +106,15 @@ class Alignment:
             sphere = private[f"variance_{level}"] * np.eye(self.n_axes)
             covariances = np.where(enough[:, None, None], sums["within"] / number[:, None, None], sphere)
             return {**private, f"means_{level}": means, f"covariances_{level}": covariances}
-        centres = domains.moved(self._centres(stage, private), sums)
+        count = sums["n"][..., None]  # a step of Lloyd's algorithm
+        moved = sums["sum"] / np.maximum(count, 1e-12)
+        centres = np.where(count >= FEWEST - 0.5, moved, self._centres(stage, private))
         if not stage.endswith(f"_{ITERATIONS - 1}"):
             return {**private, f"centres_{level}": centres}
         done = {name: value for name, value in private.items() if name != f"centres_{level}"}
-        done[f"clusters_{level}"] = domains.best(centres, sums)
-        total = max(float(sums["n"][0].sum()), 1.0)
-        done[f"variance_{level}"] = np.asarray(sums["squares"].min() / total / self.n_axes)
+        best, total = int(sums["squares"].argmin()), max(float(sums["n"][0].sum()), 1.0)
+        done[f"clusters_{level}"] = centres[best][np.argsort(-sums["n"][best], kind="stable")]  # the largest first
+        done[f"variance_{level}"] = np.asarray(sums["squares"][best] / total / self.n_axes)
         return done
 
     def aligned(self, z: np.ndarray, private: Sums) -> np.ndarray:
@@ -164,6 +166,18 @@ class Alignment:
             covariance = (own["within"][k] + prior * covariances[k]) / (n + prior)
             moved += shares[:, [k]] * (means[k] + (a - mean) @ transport(covariance, covariances[k]))
         return moved
+
+
+def nearest(z: np.ndarray, centres: np.ndarray) -> Sums:
+    """Of each beginning: numbers (k,) and sums (k, q) of the latents nearest to each centre, and squared distances."""
+    begun, k, q = centres.shape
+    n, sums, squares = np.zeros((begun, k)), np.zeros((begun, k, q)), np.zeros(begun)
+    if len(z):
+        for i, own in enumerate(centres):
+            label, distance = pairwise_distances_argmin_min(z, own)
+            member = np.eye(k)[label]
+            n[i], sums[i], squares[i] = member.sum(0), member.T @ z, (distance**2).sum()
+    return {"n": n, "sum": sums, "squares": squares}
 
 
 def _like(mask: np.ndarray, value: np.ndarray) -> np.ndarray:

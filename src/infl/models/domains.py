@@ -1,7 +1,9 @@
-"""Domains that mean the same at all sites: k-means of the latents of all sites, from sums that are a run's exchanges.
+"""Domains that mean the same at all sites: a mixture of normal distributions over the latents of all sites, from sums.
 
-Several beginnings go abreast in the same exchanges, so they cost none. Their first centres are drawn from the normal
-distribution with mean and covariance of all latents: no spot is ever anybody's centre.
+A domain is as wide as it is: tumours vary more among themselves than fat does, and k-means, for which all are equally
+wide, would cut the former in parts. So each has a variance and a share of its own (expectation maximisation for spherical
+normal distributions). Several beginnings go abreast in the same exchanges, so they cost none. Their first centres are drawn
+from the normal distribution with mean and covariance of all latents: no spot is ever anybody's centre.
 """
 
 from __future__ import annotations
@@ -11,13 +13,16 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from sklearn.metrics import pairwise_distances_argmin_min
+from scipy.special import logsumexp
+from sklearn.metrics import pairwise_distances
 
 from infl.models.task import Sums
 
 BEGINNINGS = 16
 FEWEST = 5
-"""Spots of which a centre is the mean at least; smaller domains keep the centre that they had."""
+"""Spots of which a centre is the mean at least; smaller domains keep what they had."""
+NARROWEST = 1e-3
+"""Least variance of a domain, of the latents' mean one: a domain of equal spots must not draw all likelihood to itself."""
 
 
 def moment_shapes(d: int) -> dict[str, tuple[int, ...]]:
@@ -30,43 +35,65 @@ def moments(z: np.ndarray) -> Sums:
     return {"n": np.asarray(float(len(z))), "sum": z.sum(0), "products": z.T @ z}
 
 
-def first_centres(sums: Mapping[str, np.ndarray], k: int) -> np.ndarray:
-    """Centres (beginnings, k, d) to begin with; the same at all sites."""
+def first(sums: Mapping[str, np.ndarray], k: int) -> Sums:
+    """Mixtures to begin with, the same at all sites: centres (beginnings, k, d), variances and shares (beginnings, k)."""
     n = max(float(sums["n"]), 1.0)
     mean = sums["sum"] / n
     values, axes = np.linalg.eigh(sums["products"] / n - np.outer(mean, mean))
+    values = np.maximum(values, 0)
     draws = np.random.default_rng(0).standard_normal((BEGINNINGS, k, len(mean)))
-    return mean + draws * np.sqrt(np.maximum(values, 0)) @ axes.T
+    return {
+        "centres": mean + draws * np.sqrt(values) @ axes.T,
+        "variances": np.full((BEGINNINGS, k), max(values.mean(), 1e-12)),
+        "shares": np.full((BEGINNINGS, k), 1 / k),
+        "floor": np.asarray(NARROWEST * max(values.mean(), 1e-12)),
+    }
 
 
 def part_shapes(k: int, d: int, beginnings: int = BEGINNINGS) -> dict[str, tuple[int, ...]]:
     """Shapes of :func:`parts`."""
-    return {"n": (beginnings, k), "sum": (beginnings, k, d), "squares": (beginnings,)}
+    each = (beginnings, k)
+    return {"n": each, "sum": (*each, d), "squares": each, "likelihood": (beginnings,)}
 
 
-def parts(z: np.ndarray, centres: np.ndarray) -> Sums:
-    """Of each beginning: numbers (k,) and sums (k, d) of the latents nearest to each centre, and squared distances."""
-    begun, k, d = centres.shape
+def log_joint(z: np.ndarray, mixture: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Log-density of spots and domains (n, k) for latents (n, d) and one mixture, up to a constant."""
+    variances = mixture["variances"]
+    squares = pairwise_distances(z, mixture["centres"], metric="sqeuclidean")
+    return np.log(mixture["shares"]) - z.shape[1] / 2 * np.log(variances) - squares / (2 * variances)
+
+
+def parts(z: np.ndarray, mixtures: Mapping[str, np.ndarray]) -> Sums:
+    """Of each beginning: numbers (k,) and sums (k, d) of each domain, squares (k,) about its centre, and log-likelihood."""
+    begun, k, d = mixtures["centres"].shape
     sums: Sums = {name: np.zeros(shape) for name, shape in part_shapes(k, d, begun).items()}
     if len(z):
-        for i, own in enumerate(centres):
-            label, distance = pairwise_distances_argmin_min(z, own)
-            member = np.eye(k)[label]
-            sums["n"][i], sums["sum"][i] = member.sum(0), member.T @ z
-            sums["squares"][i] = (distance**2).sum()
+        for i in range(begun):
+            own = {name: mixtures[name][i] for name in ("centres", "variances", "shares")}
+            joint = log_joint(z, own)
+            total = logsumexp(joint, axis=1, keepdims=True)
+            belongs = np.exp(joint - total)
+            sums["n"][i], sums["sum"][i], sums["likelihood"][i] = belongs.sum(0), belongs.T @ z, total.sum()
+            sums["squares"][i] = (belongs * pairwise_distances(z, own["centres"], metric="sqeuclidean")).sum(0)
     return sums
 
 
-def moved(centres: np.ndarray, sums: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Centres after a step of Lloyd's algorithm."""
-    n = sums["n"][..., None]
-    return np.where(n >= FEWEST - 0.5, sums["sum"] / np.maximum(n, 1e-12), centres)
+def moved(mixtures: Sums, sums: Mapping[str, np.ndarray]) -> Sums:
+    """Mixtures after a step of expectation maximisation."""
+    before, n = mixtures["centres"], np.maximum(sums["n"], 1e-12)
+    enough = sums["n"] >= FEWEST - 0.5
+    centres = np.where(enough[..., None], sums["sum"] / n[..., None], before)
+    about = sums["squares"] / n - ((centres - before) ** 2).sum(-1)  # about the new centre
+    variances = np.where(enough, np.maximum(about / before.shape[-1], mixtures["floor"]), mixtures["variances"])
+    weights = np.maximum(sums["n"], 1.0)
+    return {**mixtures, "centres": centres, "variances": variances, "shares": weights / weights.sum(-1, keepdims=True)}
 
 
-def best(centres: np.ndarray, sums: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Centres (k, d) of the beginning with the least squared distances, the largest domain first."""
-    chosen = int(sums["squares"].argmin())
-    return centres[chosen][np.argsort(-sums["n"][chosen], kind="stable")]
+def best(mixtures: Sums, sums: Mapping[str, np.ndarray]) -> Sums:
+    """The likeliest mixture, its largest domain first: centres (k, d), variances and shares (k,)."""
+    chosen = int(sums["likelihood"].argmax())
+    order = np.argsort(-mixtures["shares"][chosen], kind="stable")
+    return {name: mixtures[name][chosen][order] for name in ("centres", "variances", "shares")}
 
 
 def named(domain: np.ndarray, k: int, names: pd.Index) -> pd.Series:
@@ -80,8 +107,8 @@ def named(domain: np.ndarray, k: int, names: pd.Index) -> pd.Series:
     return pd.Series(pd.Categorical.from_codes(domain, categories=[str(i) for i in range(k)]), index=names)
 
 
-def assign(z: np.ndarray, centres: np.ndarray, graph: sparse.csr_matrix, smooth: int) -> np.ndarray:
-    """Return the domain of each spot (n,): of the nearest centre, then `smooth` times that of most of its neighbours.
+def assign(z: np.ndarray, mixture: Mapping[str, np.ndarray], graph: sparse.csr_matrix, smooth: int) -> np.ndarray:
+    """Return the domain of each spot (n,): the likeliest, then `smooth` times that of most of its neighbours.
 
     A spot's own domain counts as one vote and stays where votes are even.
 
@@ -89,11 +116,12 @@ def assign(z: np.ndarray, centres: np.ndarray, graph: sparse.csr_matrix, smooth:
     --------
     >>> path = sparse.csr_matrix(np.eye(5, k=1) + np.eye(5, k=-1))
     >>> z = np.array([[0.0], [0.0], [9.0], [0.0], [0.0]])
-    >>> assign(z, np.array([[0.0], [9.0]]), path, 0).tolist(), assign(z, np.array([[0.0], [9.0]]), path, 1).tolist()
+    >>> two = {"centres": np.array([[0.0], [9.0]]), "variances": np.ones(2), "shares": np.array([0.5, 0.5])}
+    >>> assign(z, two, path, 0).tolist(), assign(z, two, path, 1).tolist()
     ([0, 0, 1, 0, 0], [0, 0, 0, 0, 0])
     """
-    label, _ = pairwise_distances_argmin_min(z, centres)
-    one_hot = np.eye(len(centres))
+    label = log_joint(z, mixture).argmax(1)
+    one_hot = np.eye(len(mixture["shares"]))
     for _ in range(smooth):
         label = (graph @ one_hot[label] + (1 + 1e-6) * one_hot[label]).argmax(1)
     return label

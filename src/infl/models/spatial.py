@@ -36,7 +36,7 @@ class Spatial(Task):
     Each spot is seen with its neighbours in its own section (:class:`infl.models.neighbourhoods.Spots`); principal axes
     are found by sums, a masked autoencoder about them (:class:`infl.nn.spatial.NeighbourhoodNet`) is trained in rounds, and
     the latents of all sites are clustered by sealed sums (:mod:`infl.models.domains`), so that domain 3 is domain 3
-    everywhere. Axes and centres are encrypted in the model: with another key there are no domains.
+    everywhere. Axes and domains are encrypted in the model: with another key there are no domains.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Spatial(Task):
     validation
         Share of each site's spots that judges rounds and is not trained on.
     steps
-        Exchanges of k-means after the rounds.
+        Exchanges that find the mixture of domains, after the rounds.
     target
         Column of ``obs`` with known regions, for :func:`infl.tl.compare` only; it is never learned from.
     exclude
@@ -160,7 +160,7 @@ class Spatial(Task):
         return ("views", *(f"axes {i}" for i in range(1, AXES_STEPS + 1)))
 
     def final_stages(self) -> Sequence[str]:
-        """Moments of the latents, and steps of k-means."""
+        """Moments of the latents, and steps towards the mixture of domains."""
         return ("latents", *(f"domains {i}" for i in range(1, self.steps + 1)))
 
     def stage_shapes(self, stage: str, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -185,10 +185,10 @@ class Spatial(Task):
                 image = image + rows.T @ (rows @ axes)
             return {"image": np.asarray(image)}
         z = self._latents(module, data, private)
-        return domains.moments(z) if stage == "latents" else domains.parts(z, private["centres"])
+        return domains.moments(z) if stage == "latents" else domains.parts(z, private)
 
     def absorb(self, stage: str, sums: Sums, private: Sums) -> Sums:
-        """Turn sums into the views' scale, or the next centres."""
+        """Turn sums into the views' scale, or the next mixture."""
         if stage == "views":
             return {**private, "scale": np.sqrt(np.maximum(sums["squares"] / max(float(sums["n"]), 1.0), 1e-12))}
         if stage.startswith("axes"):
@@ -199,10 +199,11 @@ class Spatial(Task):
             _, vectors = np.linalg.eigh(axes.T @ image)  # Rayleigh and Ritz
             return {**private, "axes": axes @ vectors[:, ::-1][:, : self.n_latent]}
         if stage == "latents":
-            return {**private, "centres": domains.first_centres(sums, self.n_domains)}
+            return {**private, **domains.first(sums, self.n_domains)}
         if stage == self.final_stages()[-1]:
-            return {**private, "centres": domains.best(private["centres"], sums)}
-        return {**private, "centres": domains.moved(private["centres"], sums)}
+            done = {name: value for name, value in private.items() if name != "floor"}
+            return {**done, **domains.best(private, sums)}
+        return {**private, **domains.moved(private, sums)}
 
     def _axes(self, private: Sums, n_features: int) -> np.ndarray:
         """Axes (2 n_features, some more than n_latent), to begin with random ones that are the same at all sites."""
@@ -266,11 +267,11 @@ class Spatial(Task):
         return np.concatenate([net.latent(data.batch(chunk)).double().numpy() for chunk in data.chunks()])
 
     def infer(self, module: nn.Module, data: Spots, private: Sums) -> dict[str, np.ndarray]:
-        """Return latents (n_obs, n_latent), and domains (n_obs,), which are −1 where the model's centres are closed."""
+        """Return latents (n_obs, n_latent), and domains (n_obs,), which are −1 where the model's domains are closed."""
         z = self._latents(module, data, private)
         domain = np.full(len(z), -1)
         if "centres" in private:
-            domain = domains.assign(z, private["centres"], data.graph, self.smooth)
+            domain = domains.assign(z, private, data.graph, self.smooth)
         return {"latent": z.astype(np.float32), "domain": domain}
 
     def write(
