@@ -19,12 +19,18 @@ from anndata import AnnData
 import infl
 from _cell_sentences import LENGTH, _centred, pretrain, save_base, suite, tables
 from _table import Table
+from infl.federation.run import FederatedRun
 from infl.federation.seeds import generator
+from infl.keys import Keyring
 from infl.models.registry import make_task
 from infl.models.task import Step
+from infl.tl._predict import infer
 
 TASKS = ["region", "section"]
-OPTIONS: dict[str, Any] = {"length": LENGTH, "lr": 3e-3, "batch_size": 32}
+OPTIONS: dict[str, Any] = {"length": LENGTH, "lr": 3e-3}
+BATCH = 32
+"""Of a step: all from one place, or a fifth of it from each site, so that an epoch has as many steps."""
+N_WRONG_KEYS = 10
 MISSING = {"site_2": "region", "site_4": "section"}
 
 
@@ -47,36 +53,33 @@ def parts(seed: int) -> tuple[dict[str, AnnData], dict[str, AnnData]]:
     return train, test
 
 
-def accuracy(
-    train: dict[str, AnnData], test: dict[str, AnnData], base: str, average: str, seed: int, rounds: int
-) -> float:
-    """Mean accuracy of both tasks on all sites' held-out spots."""
+def fit(train: dict[str, AnnData], base: str, average: str, seed: int, rounds: int) -> FederatedRun:
+    """Fit both tasks; with several sites locked and sealed."""
     one = len(train) == 1
-    run = infl.tl.fit_federated(
+    return infl.tl.fit_federated(
         {site: table.copy() for site, table in train.items()},
         "adapter",
         target=TASKS,
         base=base,
         average=average,
         rounds=rounds,
+        batch_size=BATCH // len(train),
         lock=None if one else "field",
         seal="none" if one else "group",
         seed=seed,
         progress=False,
         **OPTIONS,
     )
-    scores = []
-    for table in test.values():
-        found = infl.tl.predict(table, run.model, key=run.key, copy=True)
-        scores.append(
-            [(found.obs[f"infl_{t}_prediction"].astype(str) == found.obs[t].astype(str)).to_numpy() for t in TASKS]
-        )
-    return float(np.concatenate(scores, axis=1).mean())
+
+
+def scores(run: FederatedRun, test: AnnData, key: Keyring | None, *, verify: bool = True) -> dict[str, float]:
+    """Mean accuracy and balanced accuracy of both tasks on all sites' held-out spots."""
+    return run.model.header.build_task().score(test, infer(test, run.model, key, verify=verify), run.model.header.panel)
 
 
 def averaging_error(train: dict[str, AnnData], base: str, average: str, seed: int) -> float:
     """Relative distance between the averaged adapter's updates and the average of the sites' updates, after an epoch."""
-    task = make_task("adapter", {"target": TASKS, "base": base, "average": average, **OPTIONS})
+    task = make_task("adapter", {"target": TASKS, "base": base, "average": average, "batch_size": BATCH, **OPTIONS})
     panel = task.agree(train)
     start = task.build(panel).state_dict()
     adapters = []
@@ -88,7 +91,7 @@ def averaging_error(train: dict[str, AnnData], base: str, average: str, seed: in
         module.load_state_dict(start, strict=False)
         optimiser = torch.optim.AdamW(module.parameters(), lr=task.lr)
         batches = np.array_split(
-            generator(seed, "batches", site).permutation(data.train), max(1, len(data.train) // 32)
+            generator(seed, "batches", site).permutation(data.train), max(1, len(data.train) // BATCH)
         )
         for number, index in enumerate(batches):
             optimiser.zero_grad()
@@ -124,15 +127,24 @@ def main(*parts_of_it: str, seeds: int = 5, rounds: int = 20) -> None:
                 add(table, f"{what}: relative error of the averaged update", "≤ 1e-5", errors, 1e-5, average)
             if "accuracy" not in chosen:
                 continue
-            federated = [accuracy(*data[seed], base, average, seed, rounds) for seed in range(seeds)]
-            pooled = [
-                accuracy({"all": anndata.concat(train, join="outer")}, test, base, average, seed, rounds)
-                for seed, (train, test) in enumerate(data)
-            ]
+            federated, pooled, wrong, none = [], [], [], []
+            for seed, (train, test) in enumerate(data):
+                held = anndata.concat(test)
+                run = fit(train, base, average, seed, rounds)
+                federated.append(scores(run, held, run.key)["accuracy"])
+                others = [scores(run, held, Keyring.create(), verify=False) for _ in range(N_WRONG_KEYS)]
+                wrong.append(np.mean([found["balanced_accuracy"] for found in others]))
+                none.append(scores(run, held, None)["balanced_accuracy"])
+                whole = fit({"all": anndata.concat(train, join="outer")}, base, average, seed, rounds)
+                pooled.append(scores(whole, held, None)["accuracy"])
+            chance = np.mean([1 / len(classes) for classes in run.model.header.panel["tasks"].values()])
             table.add(f"{what}: mean accuracy, federated", "as measured", federated)
             table.add(f"{what}: mean accuracy, the same adapter on pooled data", "as measured", pooled)
             lost = 100 * (np.asarray(pooled) - np.asarray(federated))
             add(table, f"{what}: points lost to pooled", "≤ 0.5", lost, 0.5, average)
+            for label, values in ((f"{N_WRONG_KEYS} wrong keys", wrong), ("no key", none)):
+                row = f"{what}: balanced accuracy, {label}"
+                add(table, row, f"≤ {chance + 0.1:.2f} (chance {chance:.2f})", values, chance + 0.1, average)
             table.save()
     table.save()
 

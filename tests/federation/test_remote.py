@@ -9,10 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mudata
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
+from mudata import MuData
 
 from infl import __version__
 from infl.errors import DataError, FederationError, SealError
@@ -28,7 +31,8 @@ from infl.federation.resident import Resident
 from infl.federation.site import Site
 from infl.federation.wire import decode, encode
 from infl.keys import Keyring
-from infl.models import Classifier
+from infl.models import Classifier, Mosaic
+from infl.models.task import Task
 from infl.privacy.seal import Ledger, Packing, Words
 
 QUICK = Patience(silence=0.5, repeat=0.1, first=20, least=20, consent=20)
@@ -44,9 +48,17 @@ Lose = Callable[[str, str, Any], bool]
 class House:
     """A coordinator's machine and those of the sites, in one process; every site has a replica and files of its own."""
 
-    def __init__(self, sites: dict[str, AnnData], folder: Path, lose: Lose = lambda *_: False, **settings: Any) -> None:
-        self.data, self.folder, self.lose, self.key = sites, folder, lose, Keyring.create()
-        self.agreement = Agreement.new(TASK, TASK.agree(sites), sites, self.key, **{"rounds": 4, **settings})
+    def __init__(
+        self,
+        sites: dict[str, Any],
+        folder: Path,
+        lose: Lose = lambda *_: False,
+        *,
+        task: Task = TASK,
+        **settings: Any,
+    ) -> None:
+        self.data, self.folder, self.lose, self.key, self.task = sites, folder, lose, Keyring.create(), task
+        self.agreement = Agreement.new(task, task.agree(sites), sites, self.key, **{"rounds": 4, **settings})
         self.residents: dict[str, Resident] = {}
         self.results: dict[str, Replica] = {}
         self.transport = RemoteTransport(self.agreement.sites, self.to_site, QUICK)
@@ -99,14 +111,14 @@ class House:
     def coordinator(self) -> Coordinator:
         store = Checkpoint(self.folder / "coordinator")
         with ONE:
-            shared = build_bench(TASK, self.agreement).shared
+            shared = build_bench(self.task, self.agreement).shared
         self.transport.offer(
             Offer(__version__, self.agreement.to_json().encode()),
             enough=lambda said: len(said) >= self.agreement.min_sites,
         )
         return Coordinator(
             self.agreement,
-            programme(TASK, self.agreement, shared),
+            programme(self.task, self.agreement, shared),
             self.transport,
             progress=store.progress(),
             keep=store.keep_progress,
@@ -130,8 +142,11 @@ class House:
             for site in [*self.residents]:
                 self.kill(site)
 
+    def in_process(self) -> Replica:
+        return run_in_process(self.agreement, self.task, self.data, self.key, stacked=False).replica
+
     def expected(self) -> torch.Tensor:
-        return run_in_process(self.agreement, TASK, self.data, self.key, stacked=False).replica.theta
+        return self.in_process().theta
 
 
 def test_the_same_bits_as_in_process(small_sites: dict[str, AnnData], tmp_path: Path) -> None:
@@ -141,6 +156,36 @@ def test_the_same_bits_as_in_process(small_sites: dict[str, AnnData], tmp_path: 
     assert set(house.results) == set(small_sites)
     for replica in house.results.values():
         assert torch.equal(replica.theta, house.expected())
+
+
+def test_modalities_that_differ_by_site_are_fitted_as_in_process(tmp_path: Path) -> None:
+    rng, grid = np.random.default_rng(0), np.indices((6, 6)).reshape(2, -1).T.astype(float)
+    stripe = np.arange(36) // 12
+
+    def section(name: str, *modalities: str) -> MuData:
+        parts = {}
+        for modality in modalities:
+            counts = rng.poisson(np.where(stripe[:, None] == np.arange(9) % 3, 8.0, 2.0)).astype(np.float32)
+            parts[modality] = AnnData(
+                counts,
+                obs=pd.DataFrame(index=[f"{name}-{i}" for i in range(36)]),
+                var=pd.DataFrame(index=[f"{modality}_{i}" for i in range(9)]),
+            )
+        with mudata.set_options(pull_on_update=False):
+            mdata = MuData(parts)
+        mdata.obsm["spatial"] = grid
+        return mdata
+
+    sites = {"a": section("a", "rna", "adt"), "b": section("b", "rna"), "c": section("c", "adt")}
+    task = Mosaic(n_domains=3, n_latent=4, width=0, batch_size=16)
+    with House(sites, tmp_path, task=task, rounds=2).open() as house:
+        list(house.coordinator().run())
+    expected = house.in_process()
+    assert set(house.results) == set(sites)
+    for replica in house.results.values():
+        assert torch.equal(replica.theta, expected.theta)
+        assert replica.private.keys() == expected.private.keys() >= {"latent_axes", "clusters_2"}
+        assert all(np.array_equal(replica.private[name], value) for name, value in expected.private.items())
 
 
 @pytest.mark.parametrize("seal", ["group", "pairwise"])
