@@ -1,4 +1,4 @@
-"""100 sites, the same model, data and steps, under three simulators, for performance.py: ``python _simulate.py WHICH ROUNDS``.
+"""The same model, data and steps under three simulators, for performance.py: ``python _simulate.py WHICH ROUNDS [SITES]``.
 
 Prints the whole time in seconds, with the software's own imports and start-up, to the last round's model, and the processor
 time of all its processes. `infl` locks and seals; Flower (Ray) and NVIDIA FLARE (its simulator, two threads) average in the
@@ -20,7 +20,7 @@ import torch
 
 from infl.nn.mlp import ResidualMLP
 
-N_SITES, N_OBS, N_FEATURES, N_CLASSES, BATCH, LR = 100, 64, 100, 4, 32, 1e-3
+N_OBS, N_FEATURES, N_CLASSES, BATCH, LR = 64, 100, 4, 32, 1e-3
 torch.set_num_threads(1)
 
 
@@ -49,14 +49,14 @@ def train(module: torch.nn.Module, number: int) -> None:
         optimiser.step()
 
 
-def with_infl(rounds: int) -> None:
+def with_infl(rounds: int, n_sites: int) -> None:
     import anndata
     import pandas as pd
 
     import infl
 
     sites = {}
-    for number in range(N_SITES):
+    for number in range(n_sites):
         x, y = site(number)
         obs = pd.DataFrame({"y": pd.Categorical([f"c{k}" for k in y])}, index=[str(i) for i in range(N_OBS)])
         sites[f"site_{number}"] = anndata.AnnData(x, obs=obs)
@@ -64,7 +64,7 @@ def with_infl(rounds: int) -> None:
     infl.tl.fit_federated(sites, target="y", rounds=rounds, progress=False, **options)
 
 
-def with_flower(rounds: int) -> None:
+def with_flower(rounds: int, n_sites: int) -> None:
     from flwr.client import ClientApp, NumPyClient
     from flwr.common import ndarrays_to_parameters
     from flwr.server import ServerApp, ServerAppComponents, ServerConfig
@@ -90,14 +90,14 @@ def with_flower(rounds: int) -> None:
         strategy = FedAvg(
             fraction_fit=1.0,
             fraction_evaluate=0.0,
-            min_fit_clients=N_SITES,
-            min_available_clients=N_SITES,
+            min_fit_clients=n_sites,
+            min_available_clients=n_sites,
             initial_parameters=first,
         )
         return ServerAppComponents(strategy=strategy, config=ServerConfig(num_rounds=rounds))
 
     resources = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
-    run_simulation(ServerApp(server_fn=server_fn), ClientApp(client_fn=client_fn), N_SITES, backend_config=resources)
+    run_simulation(ServerApp(server_fn=server_fn), ClientApp(client_fn=client_fn), n_sites, backend_config=resources)
 
 
 CLIENT = """
@@ -116,7 +116,7 @@ while flare.is_running():
 """
 
 
-def with_flare(rounds: int) -> None:
+def with_flare(rounds: int, n_sites: int) -> None:
     from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
     from nvflare.recipe import SimEnv
 
@@ -125,9 +125,9 @@ def with_flare(rounds: int) -> None:
         script.write_text(CLIENT.format(here=str(Path(__file__).resolve().parent)))
         model = {"class_path": "infl.nn.mlp.ResidualMLP", "args": MODEL}
         recipe = FedAvgRecipe(
-            name="simulate", min_clients=N_SITES, num_rounds=rounds, model=model, train_script=str(script)
+            name="simulate", min_clients=n_sites, num_rounds=rounds, model=model, train_script=str(script)
         )
-        recipe.execute(SimEnv(num_clients=N_SITES, num_threads=2, workspace_root=folder))
+        recipe.execute(SimEnv(num_clients=n_sites, num_threads=2, workspace_root=folder))
 
 
 def processor_time() -> float:
@@ -141,5 +141,5 @@ WAYS = {"infl": with_infl, "flower": with_flower, "flare": with_flare}
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
     begun, processor = time.perf_counter(), processor_time()
-    WAYS[sys.argv[1]](int(sys.argv[2]))
+    WAYS[sys.argv[1]](int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 100)
     print(json.dumps({"seconds": time.perf_counter() - begun, "processor": processor_time() - processor}))

@@ -1,10 +1,13 @@
 """Data on disk: what is read is what is there, an epoch reads each row once, and a fit is one on data in memory, up to order."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import anndata
+import mudata
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -86,14 +89,38 @@ def test_order_of_blocks_is_mixed() -> None:
     assert len(np.unique(order[:128] // BLOCK)) > 30
 
 
-def test_a_fit_on_disk_learns_what_one_in_memory_learns(tmp_path: Path) -> None:
+def open_h5ad(adata: anndata.AnnData, path: Path) -> anndata.AnnData:
+    adata.write_h5ad(path)
+    return anndata.read_h5ad(path, backed="r")
+
+
+def open_zarr(adata: anndata.AnnData, path: Path) -> anndata.AnnData:
+    adata.write_zarr(path)
+    group = zarr.open(path, mode="r")
+    obs, var = (anndata.io.read_elem(group[name]) for name in ("obs", "var"))
+    return anndata.AnnData(group["X"], obs=obs, var=var)
+
+
+def open_mudata(adata: anndata.AnnData, path: Path) -> mudata.MuData:
+    """Labels are the whole's, and the modality has none."""
+    of_patients = adata.obs
+    mdata = mudata.MuData({"rna": anndata.AnnData(adata.X, obs=of_patients[[]], var=adata.var)})
+    mdata.obs["tumour_class"] = of_patients["tumour_class"]
+    mdata.write(path)
+    return mudata.read_h5mu(path, backed=True)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:Writing zarr v2:UserWarning")
+@pytest.mark.parametrize("opened", [open_h5ad, open_zarr, open_mudata])
+def test_a_fit_on_disk_learns_what_one_in_memory_learns(opened: Callable, tmp_path: Path) -> None:
     sites = infl.datasets.khan_sites()
-    for name, adata in sites.items():
-        adata.write_h5ad(tmp_path / f"{name}.h5ad")
-    on_disk = {name: anndata.read_h5ad(tmp_path / f"{name}.h5ad", backed="r") for name in sites}
+    there = {name: opened(adata, tmp_path / name) for name, adata in sites.items()}
+    tables = {name: getattr(found, "mod", {"rna": found})["rna"] for name, found in there.items()}
+    assert all(disk.on_disk(table.X) for table in tables.values())
     options = {"target": "tumour_class", "rounds": 8, "progress": False}
     in_memory = infl.tl.fit_federated(sites, **options)
-    backed = infl.tl.fit_federated(on_disk, **options)
-    assert all(adata.isbacked for adata in on_disk.values())
+    modality = {"modality": "rna"} if opened is open_mudata else {}
+    backed = infl.tl.fit_federated(there, **options, **modality)
+    assert all(disk.on_disk(table.X) for table in tables.values())
     assert backed.history["val_loss"].iloc[-1] == pytest.approx(in_memory.history["val_loss"].iloc[-1], abs=0.2)
-    assert on_disk["site_1"].obs["infl_prediction"].notna().all()
+    assert there["site_1"].obs["infl_prediction"].notna().all()

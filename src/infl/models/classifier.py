@@ -19,6 +19,7 @@ from infl.models.labelled import (
     fused,
     of_all_classes,
     stratified_split,
+    with_column,
     write_classes,
     write_rows,
 )
@@ -148,8 +149,7 @@ class Classifier(Task):
             )
         table = modalities[self.modality]
         if self.target in adata.obs and self.target not in table.obs:
-            table = table.copy()
-            table.obs[self.target] = adata.obs[self.target].reindex(table.obs_names)
+            return with_column(table, self.target, adata.obs[self.target])
         return table
 
     def read(
@@ -370,18 +370,20 @@ class Classifier(Task):
     @torch.no_grad()
     def infer(self, module: nn.Module, data: LabelledRows, private: Sums) -> dict[str, np.ndarray]:
         """Return calibrated probabilities (n, classes) and the latent (n, width); a linear model's are its logits."""
-        net, probability, latent = cast(OnPanel, module), [], []
+        net, n_obs = cast(OnPanel, module), data.x.shape[0]
         if self.standardise in ("site", "rank"):
             if "own_center" in private:
                 data.own_moments = (private["own_center"], private["own_scale"])
             elif self.balance_moments:
                 balance_moments(net, data)
+        probability = torch.empty(n_obs, net.head.out_features)  # not put together from parts: both would be in memory
+        latent = torch.empty(n_obs, self.width or net.head.out_features)
         for chunk in data.x.chunks():
             z = net.latent(torch.from_numpy(data.rows(chunk)))
             logits = net.head(z) / net.temperature
-            probability.append(logits.softmax(1).numpy())
-            latent.append((z if self.width else logits).numpy())
-        return {"probability": np.concatenate(probability), "latent": np.concatenate(latent)}
+            probability[chunk] = logits.softmax(1)
+            latent[chunk] = z if self.width else logits
+        return {"probability": probability.numpy(), "latent": latent.numpy()}
 
     def write(
         self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any], *, key_added: str

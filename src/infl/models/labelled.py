@@ -162,6 +162,23 @@ def stratified_split(labels: np.ndarray, share: float, rng: np.random.Generator)
     return np.setdiff1d(np.arange(len(labels)), validation), validation
 
 
+def with_column(table: AnnData, name: str, values: pd.Series) -> AnnData:
+    """Return the same matrices, wherever they lie, beside an ``obs`` with one column more.
+
+    Examples
+    --------
+    >>> import anndata
+    >>> table = anndata.AnnData(np.ones((2, 1), np.float32), obs=pd.DataFrame(index=["a", "b"]))
+    >>> more = with_column(table, "kind", pd.Series({"b": "y", "a": "x"}))
+    >>> more.obs["kind"].tolist(), more.X is table.X, "kind" in table.obs
+    (['x', 'y'], True, False)
+    """
+    from anndata import AnnData
+
+    obs = table.obs.assign(**{name: values.reindex(table.obs_names)})
+    return AnnData(table.X, obs=obs, var=table.var, layers=dict(table.layers), uns=dict(table.uns))
+
+
 def fused(mdata: MuData, layer: str | None = None) -> AnnData:
     """Return all modalities side by side, features named ``"rna:TP53"``; NaN where an observation lacks one.
 

@@ -52,7 +52,7 @@ class OnPanel(nn.Module, ABC):
 
     def scaled(self, x: Tensor) -> Tensor:
         """Standardise (n, n_features); NaN, where a feature was not measured, becomes no part in sum and gradient."""
-        return ((x - self.center) / self.scale).clamp(-10, 10).nan_to_num(0.0)
+        return (x - self.center).div_(self.scale).clamp(-10, 10).nan_to_num_(0.0)  # in two new tensors, not four
 
     @abstractmethod
     def latent(self, x: Tensor) -> Tensor:
