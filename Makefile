@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PEERS  := .venv-peers/.installed
 
-.PHONY: help demo test lint docs bench faults fuzz clean
+.PHONY: help demo test lint docs coverage mutants bench faults fuzz clean
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -33,6 +33,18 @@ lint: $(STAMP)  ## mend what the linter can mend
 docs: $(STAMP)  ## build the documentation into docs/_build/html
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group doc
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+coverage: $(STAMP)  ## run all tests and say which branches none of them takes
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	for part in privacy/* keys/* nn/lock.py nn/field.py federation/*; do \
+		$(BIN)/coverage report --include="src/infl/$$part" --fail-under=97 || exit 1; done
+	$(BIN)/coverage report
+
+mutants: $(STAMP)  ## change seal, lock and keys in many places, and see that their tests notice (an hour)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group mutants
+	$(BIN)/python tests/mutants.py
 
 # Federated software that benchmarks compare with; its dependencies exclude those of infl[flare].
 $(PEERS): pyproject.toml constraints.txt
