@@ -364,3 +364,14 @@ def test_importing_keys_loads_no_heavy_package() -> None:
     code = "import sys, infl.keys; print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert not {"torch", "scanpy", "anndata", "pandas", "numpy", "matplotlib", "typer"} & set(loaded)
+
+
+@pytest.mark.parametrize("kept", [10, -40, -1])
+def test_a_cut_file_under_a_passphrase_is_damaged_and_the_passphrase_not_wrong(
+    under_passphrase: Path, kept: int
+) -> None:
+    cut = under_passphrase.with_name("cut.key")
+    cut.write_bytes(under_passphrase.read_bytes()[:kept])
+    cut.chmod(0o600)
+    with pytest.raises(FileError, match=r"damaged|not a key"):
+        Keyring.load(cut, ME, passphrase=PASSPHRASE)

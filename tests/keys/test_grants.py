@@ -340,3 +340,19 @@ def test_the_key_holder_has_a_public_name(consortium: Keyring) -> None:
     name = consortium.trail.holder_fingerprint()
     assert consortium.granted("hospital_b").trail.holder_fingerprint() == name
     assert len(name) == 29 and name != Keyring.create().trail.holder_fingerprint()
+
+
+def test_what_a_trail_says_is_not_changed_in_place(consortium: Keyring) -> None:
+    trail = consortium.trail
+    for said, name in ((trail, "signature"), (trail.lines[0], "who"), (consortium.members["hospital_a"], "versions")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(said, name, "")
+
+
+@pytest.mark.parametrize("field", ["when", "action", "who", "recipient", "chain", "fingerprints", "number", "versions"])
+def test_a_line_with_something_else_in_a_field_is_no_line(field: str) -> None:
+    data = json.loads(json.dumps(STORY.to_json()))
+    assert Trail.from_json(data) == STORY
+    data["lines"][1][field] = [{}] if field in ("fingerprints", "versions") else {}
+    with pytest.raises(ValueError, match="not a"):
+        Trail.from_json(data)

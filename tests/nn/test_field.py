@@ -53,6 +53,25 @@ def test_signs_are_a_fair_coin():
         assert np.abs(share - 0.5).max() < 5 * 0.5 / n**0.5
 
 
+@pytest.mark.parametrize(("strength", "flipped"), [(1.0, 2**15), (0.5, 2**14), (0.1, 2 * round(0.1 * 2**14))])
+def test_half_the_strength_of_all_phases_flip_the_sign(monkeypatch, strength, flipped):
+    def every_phase(u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        n = u.shape[1]
+        return np.arange(n).astype(np.uint16), np.zeros(n), np.zeros(n)
+
+    monkeypatch.setattr(module, "public_network", lambda: every_phase)
+    monkeypatch.setattr(module, "BLOCK", 2**16)
+    monkeypatch.setattr(module, "PER_WORKER", 2**16)
+    m, _ = factors((2**16,), strength=strength)
+    assert (m < 0).sum() == flipped
+
+
+def test_without_the_additive_part_none_is_held():
+    seen = []
+    TensorField(KEY, (3, 4), {}, 1.0).fill(lambda rows, m, a: seen.append((m.shape, a.size)), additive=False)
+    assert seen == [((3, 4), 0)]
+
+
 def test_the_phase_is_exactly_uniform_whatever_the_other_coordinates():
     rest = np.random.default_rng(0).integers(0, 2**16, 3)
     u = np.empty((4, 2**16), np.uint16)

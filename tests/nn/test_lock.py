@@ -281,6 +281,29 @@ def test_zero_to_four_dimensions_shared_and_other_parameters():
         torch.testing.assert_close(parameter, plain.get_parameter(name), rtol=0, atol=2e-6)
 
 
+class Twice(nn.Module):
+    """One parameter under two names of the same module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = self.second = nn.Parameter(torch.randn(3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second @ (self.first.T @ x)
+
+
+def test_a_parameter_with_two_names_in_one_module_is_locked_under_both():
+    torch.manual_seed(0)
+    module, x = Twice(), torch.randn(3)
+    expected = module(x)
+    lock_module(module, FIELD)
+    assert module.parametrizations.first.original is module.parametrizations.second.original
+    close(module(x), expected, 1e-4)
+    unlock_module(module)
+    assert module.first is module.second
+    close(module(x), expected, 1e-4)
+
+
 def test_stored_weights_are_those_of_the_field():
     module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
     weights = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
