@@ -32,6 +32,12 @@ def test_a_file_of_age_keygen_is_read(tmp_path: Path) -> None:
     assert Identity.load(write(tmp_path / "key.txt", PUBLISHED)).public == PUBLIC
 
 
+def test_identities_are_equal_where_their_keys_are_whichever_stands_first(tmp_path: Path, me: Identity) -> None:
+    published = Identity.load(write(tmp_path / "key.txt", PUBLISHED))
+    assert published == Identity.load(tmp_path / "key.txt")
+    assert (published == me, me == published, me == PUBLIC) == (False, False, False)
+
+
 @pytest.mark.parametrize("passphrase", [None, "correct horse"])
 def test_an_identity_comes_back_from_its_file(tmp_path: Path, me: Identity, passphrase: str | None) -> None:
     path = me.save(tmp_path / "me.key", passphrase)
@@ -195,6 +201,11 @@ def test_ones_own_identity_is_made_once_and_said(own_identity: Path, caplog: pyt
     assert len(caplog.records) == 1
     assert stat.S_IMODE(own_identity.stat().st_mode) == 0o600
     assert stat.S_IMODE(own_identity.parent.stat().st_mode) == 0o700
+
+
+def test_ones_own_identity_is_made_in_a_folder_that_is_there(own_identity: Path) -> None:
+    own_identity.parent.mkdir()
+    assert Identity.own(create=True) == Identity.load(own_identity)
 
 
 def test_an_identity_made_meanwhile_by_another_process_is_used(
