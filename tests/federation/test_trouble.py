@@ -1,0 +1,224 @@
+"""What coordinator and sites say when something is not as agreed: in one line, to everybody concerned, and going on where it can."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anndata import AnnData
+from tests.federation.test_engine import Line, run_over
+
+from infl import __version__
+from infl.errors import DataError, FederationError, FileError, SealError, SettingsError
+from infl.federation.agreement import Agreement
+from infl.federation.attempt import RunFolder
+from infl.federation.checkpoint import restore_snapshot, take_snapshot
+from infl.federation.local import run_in_process
+from infl.federation.messages import Alive, Done, Key, Offer, Plan, Refusal, Total, Trouble
+from infl.federation.remote import Patience
+from infl.federation.replica import Replica
+from infl.federation.report import round_bar
+from infl.federation.resident import Resident
+from infl.federation.rules import fedprox
+from infl.federation.site import Site
+from infl.federation.wire import decode, encode
+from infl.keys import Keyring
+from infl.models import Classifier
+from infl.privacy.seal import Packing
+
+TASK = Classifier(target="label", width=8, n_blocks=1)
+
+
+def specified(sites: dict[str, AnnData], **settings: Any) -> Agreement:
+    return Agreement.new(TASK, TASK.agree(sites), sites, None, **{"rounds": 2, "lock": None, **settings})
+
+
+def offer(agreement: Agreement) -> bytes:
+    return encode(Offer(__version__, agreement.to_json().encode()))
+
+
+def said_by(prepare: Callable[[Agreement], Any], *contents: bytes) -> list[Any]:
+    """Return the messages that a site sends to the coordinator when it gets these, one after the other."""
+    sent: list[Any] = []
+    resident = Resident("site_1", prepare, lambda content: sent.append(decode(content)))
+    for content in contents:
+        resident.receive(content)
+    resident._inbox.put(None)
+    resident.run()
+    return sent
+
+
+class Station:
+    """Makes a site whose answer to any plan is what a test wants."""
+
+    def __init__(self, sites: dict[str, AnnData], handle: Callable[[Plan], Any]) -> None:
+        self.sites, self.handle = sites, handle
+
+    def __call__(self, agreement: Agreement) -> Site:
+        site = Site("site_1", self.sites["site_1"], Replica(agreement, None, TASK))
+        site.handle = self.handle  # type: ignore[method-assign]
+        return site
+
+
+def raises(error: Exception) -> Callable[[Any], Any]:
+    def call(*_: Any) -> Any:
+        raise error
+
+    return call
+
+
+# -- at a site ---------------------------------------------------------------------------------------------------------
+def test_a_site_that_cannot_prepare_says_why(small_sites: dict[str, AnnData]) -> None:
+    (said,) = said_by(raises(DataError("site_1 has no column 'label'")), offer(specified(small_sites)))
+    assert said == Trouble("site_1", 0, "site_1 has no column 'label'")
+
+
+def test_a_defect_is_logged_at_the_site_and_not_told(
+    small_sites: dict[str, AnnData], caplog: pytest.LogCaptureFixture
+) -> None:
+    (said,) = said_by(raises(ZeroDivisionError("patient 7")), offer(specified(small_sites)))
+    assert said == Trouble("site_1", 0, "site_1: a defect of infl; see the log at the site")
+    assert "patient 7" in caplog.text
+
+
+def test_a_second_run_is_refused_where_one_was_accepted(small_sites: dict[str, AnnData]) -> None:
+    station = Station(small_sites, raises(AssertionError("asked")))
+    consent, said = said_by(station, offer(specified(small_sites)), offer(specified(small_sites, rounds=3)))
+    assert consent.site == "site_1"
+    assert said == Trouble("site_1", 0, "site_1: another run was offered after one was accepted; refused")
+
+
+def a_plan(agreement: Agreement) -> Plan:
+    return Plan(agreement.run, 0, "count", 0, 0, agreement.sites, Packing(()), agreement.digest, 0, "", ())
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (SealError("round rejected: the tag does not fit"), "round rejected: the tag does not fit"),
+        (ZeroDivisionError("patient 7"), "site_1: a defect of infl; see the log at the site"),
+    ],
+)
+def test_a_site_that_cannot_answer_says_why_and_is_there_for_the_next_plan(
+    small_sites: dict[str, AnnData], error: Exception, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = iter([error, None])
+
+    def handle(plan: Plan) -> Any:
+        answer = next(answers)
+        if answer is not None:
+            raise answer
+        return None
+
+    agreement = specified(small_sites)
+    plan = encode(a_plan(agreement))
+    _, trouble, done = said_by(Station(small_sites, handle), offer(agreement), plan, plan)
+    assert trouble == Trouble("site_1", 0, why)
+    assert isinstance(done, Done)
+
+
+def test_a_plan_before_any_offer_is_not_answered(small_sites: dict[str, AnnData]) -> None:
+    assert said_by(raises(AssertionError("prepared")), encode(a_plan(specified(small_sites)))) == []
+
+
+def test_messages_that_are_not_for_sites_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert said_by(raises(AssertionError("prepared")), encode(Alive("site_2", 0, 0, "", 0))) == []
+    assert "Alive is not for sites" in caplog.text
+
+
+# -- at the coordinator ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (lambda plan, reply: Key(reply.site, reply.seq, b""), "sent Key where an answer was due"),
+        (lambda plan, reply: Refusal("stranger", reply.seq, 0, ()), "an answer of 'stranger' to exchange 0 was not"),
+        (
+            lambda plan, reply: Refusal(
+                reply.site, reply.seq, plan.attempt, tuple(f.name for f in plan.packing.fields)
+            ),
+            "left the agreed range .* times: training diverges; lower lr=, or scale the data",
+        ),
+    ],
+)
+def test_answers_that_end_a_run(small_sites: dict[str, AnnData], answer: Callable[..., Any], why: str) -> None:
+    with pytest.raises(FederationError, match=why):
+        run_over(small_sites, lambda transport: Line(transport, answer))
+
+
+def test_shares_that_never_come_end_a_pairwise_run_in_one_line(small_sites: dict[str, AnnData]) -> None:
+    class Deaf(Line):
+        def ask(self, cohort: tuple[str, ...], plan_for: Callable[[str], Plan]) -> Any:
+            for reply in super().ask(cohort, plan_for):
+                if type(reply).__name__ != "Reveal":
+                    yield reply
+
+    with pytest.raises(FederationError, match="sites were lost in .* attempts at one exchange"):
+        run_over(small_sites, Deaf, seal="pairwise")
+
+
+def test_a_sum_of_strangers_or_out_of_turn_is_not_counted(small_sites: dict[str, AnnData]) -> None:
+    replica = Replica(specified(small_sites), None, TASK)
+    words = object()
+    late = Total(3, "count", 0, 0, ("site_1",), ("site_1",), Packing(()), words)  # type: ignore[arg-type]
+    with pytest.raises(FederationError, match="the sum of exchange 0 is missing, the next that came is 3"):
+        replica.catch_up((late,))
+    strange = Total(0, "count", 0, 0, ("stranger",), ("stranger",), Packing(()), words)  # type: ignore[arg-type]
+    with pytest.raises(SealError, match="names a site that is not in the agreement"):
+        replica.catch_up((strange,))
+    assert replica.seq == -1
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+def test_how_long_a_coordinator_waits_is_kept_with_the_run(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    assert run.patience == Patience()
+    (tmp_path / "waiting.json").write_text('{"silence": 3.0}')
+    assert run.patience == Patience(silence=3.0)
+
+
+@pytest.mark.parametrize("protected", [True, False])
+def test_a_checkpoint_that_is_damaged_is_one_line(
+    small_sites: dict[str, AnnData], tmp_path: Path, protected: bool
+) -> None:
+    key = Keyring.create() if protected else None
+    agreement = Agreement.new(
+        TASK, TASK.agree(small_sites), small_sites, key, rounds=2, **({} if protected else {"lock": None})
+    )
+    run_in_process(agreement, TASK, small_sites, key, checkpoint=tmp_path / "run")
+    files = [file for file in (tmp_path / "run").rglob("*.safetensors") if file.stat().st_size]
+    assert files
+    for file in files:
+        file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(FileError, match="is damaged"):
+        run_in_process(agreement, TASK, small_sites, key, checkpoint=tmp_path / "run", resume=True)
+
+
+def test_a_snapshot_without_a_key_is_read_as_it_is_unless_it_is_damaged(small_sites: dict[str, AnnData]) -> None:
+    outcome = run_in_process(specified(small_sites), TASK, small_sites, None)
+    snapshot, other = take_snapshot(outcome.replica), Replica(outcome.replica.agreement, None, TASK)
+    with pytest.raises(SealError, match="was altered; refused"):
+        restore_snapshot(other, snapshot[:60])
+    assert other.seq == -1
+    restore_snapshot(other, snapshot)
+    assert (other.theta == outcome.replica.theta).all() and other.seq == outcome.replica.seq
+
+
+# -- and to the user ---------------------------------------------------------------------------------------------------
+def test_the_bar_shows_rounds_and_the_last_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    with round_bar(2, True) as show:
+        show(1, [{"loss": 0.9, "val_loss": 0.5}])
+    shown = capsys.readouterr().err
+    assert "2/2" in shown and "loss 0.500" in shown
+
+
+def test_no_bar_is_drawn_where_none_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with round_bar(2, False) as show:
+        show(1, [{"loss": 0.9, "val_loss": 0.5}])
+    assert capsys.readouterr().err == ""
+
+
+def test_the_proximal_term_is_not_negative() -> None:
+    with pytest.raises(SettingsError, match=r"fedprox mu=-1: give a number of at least 0"):
+        fedprox(mu=-1)
