@@ -18,6 +18,7 @@ if hasattr(os, "sched_setaffinity"):
 
 import numpy as np
 import tenseal
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from flwr.common import bytes_to_ndarray, ndarrays_to_parameters
 from flwr.common.secure_aggregation import secaggplus_utils
 from flwr.common.secure_aggregation.crypto.shamir import combine_shares
@@ -32,6 +33,7 @@ from flwr.common.secure_aggregation.quantization import dequantize
 from flwr.common.secure_aggregation.secaggplus_constants import Key
 
 from infl.privacy.seal import Context, Field, GroupSeal, Packing, add, dequantise
+from infl.privacy.seal.lanes import BLOCK
 
 N, REPEATS = 1_000_000, 9
 SITES = (11, 12, 13, 14, 15)
@@ -128,10 +130,27 @@ def ckks(times: Times) -> int:
     return len(content)
 
 
+def streams(times: Times) -> None:
+    """Two mask streams of the update by ChaCha20, and by AES-128 in counter mode, in the blocks that the seal reads."""
+    zeros, buffer = bytes(4 * BLOCK), bytearray(4 * BLOCK)
+    for name, cipher in (
+        ("ChaCha20", Cipher(algorithms.ChaCha20(bytes(32), bytes(16)), None)),
+        ("AES-128-CTR", Cipher(algorithms.AES(bytes(16)), modes.CTR(bytes(16)))),
+    ):
+        stream = cipher.encryptor()
+
+        def read(stream=stream) -> None:
+            for _ in range(round(2 * N / BLOCK)):
+                stream.update_into(zeros, buffer)
+
+        times.take(f"two streams: {name}", read)
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     times, sizes = Times(), {}
     for repeat in range(REPEATS):
+        streams(times)
         sizes = {"infl": own(times, repeat), "flower": flower(times), "ckks": ckks(times)}
     json.dump({"times": times, "bytes": sizes}, sys.stdout)
 
