@@ -77,6 +77,9 @@ ABLATION: dict[str, Callable[[], peft.PeftConfig]] = {
     "T-REX, no router": trex(router="none"),
     "T-REX, top 8 of 32": trex(top_k=8),
     "T-REX 2 × 4": trex(r1=2, r2=4),
+    "T-REX 4 × 4": trex(r1=4, r2=4),
+    "T-REX 6 × 6": trex(r1=6, r2=6),
+    "T-REX 8 × 8": trex(r1=8, r2=8),
 }
 TEXT: dict[str, Callable[[], peft.PeftConfig]] = {
     **METHODS,
