@@ -182,16 +182,15 @@ def try_part(part: str, copy: Copy, number: int, seed: int, again: list[dict] | 
             noticed[copy.failed()] += 1
     if not copy.survives(None, tests, limit):
         raise SystemExit(f"{part}: what was changed last fails the tests of all: {copy.log.read_text()[-3000:]}")
-    killed = len(chosen) - len(survivors)
-    low, high = binomtest(killed, len(chosen)).proportion_ci(method="wilson")
-    print(
-        f"{part}: {killed} of {len(chosen)} killed ({killed / len(chosen):.1%}, 95 % interval {low:.1%} to {high:.1%})"
-    )
-    share = {"killed_share": killed / len(chosen), "low": float(low), "high": float(high)}
+    tried = len(chosen) if again is None else number
+    killed = tried - len(survivors)
+    low, high = binomtest(killed, tried).proportion_ci(method="wilson")
+    print(f"{part}: {killed} of {tried} killed ({killed / tried:.1%}, 95 % interval {low:.1%} to {high:.1%})")
+    share = {"killed_share": killed / tried, "low": float(low), "high": float(high)}
     return {
         "mutants": len(everything),
         "places": len(places),
-        "tried": len(chosen),
+        "tried": tried,
         "killed": killed,
         **share,
         "survivors": survivors,
@@ -204,7 +203,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--number", type=int, default=110, help="places of each part")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--again", action="store_true", help="try those that survived before, and write nothing")
+    parser.add_argument("--again", action="store_true", help="try only those that survived the run before")
     asked = parser.parse_args()
     for library in LIBRARIES:
         importlib.import_module(library)

@@ -356,3 +356,17 @@ def test_a_line_with_something_else_in_a_field_is_no_line(field: str) -> None:
     data["lines"][1][field] = [{}] if field in ("fingerprints", "versions") else {}
     with pytest.raises(ValueError, match="not a"):
         Trail.from_json(data)
+
+
+def test_a_site_without_a_grant_was_not_revoked_because_another_was(consortium: Keyring) -> None:
+    consortium.rotate()
+    consortium.revoke("hospital_b")
+    with pytest.raises(KeyringError, match="'hospital_x' has no grant: sites with one are hospital_a, hospital_c"):
+        consortium.revoke("hospital_x")
+    with pytest.raises(KeyringError, match="'hospital_b' was revoked already"):
+        consortium.revoke("hospital_b")
+
+
+def test_a_model_with_a_sites_name_takes_nothing_from_the_site(consortium: Keyring) -> None:
+    consortium.record_relock("hospital_b", 1)
+    assert set(consortium.members) == set(SITES)
