@@ -117,13 +117,14 @@ class Copy:
         sys.dont_write_bytecode = True
         sys.path.insert(0, str(self.root / "src"))
         os.chdir(self.root)
-        self.log = folder / "log"
+        self.log, self.examples = folder / "log", folder / "hypothesis"
 
     def survives(self, mutant: Mutant | None, tests: tuple[str, ...], limit: float) -> bool:
         """Whether all tests pass with a change (None: with none) within a time."""
         if mutant is not None:
             (self.root / mutant.file).write_text(mutant.code())
         try:
+            shutil.rmtree(self.examples, ignore_errors=True)  # what failed with another change must not be tried first
             child = os.fork()
             if child == 0:
                 self._test(tests)
@@ -157,7 +158,7 @@ class Copy:
             os._exit(code)
 
 
-def try_part(part: str, copy: Copy, number: int, seed: int, again: list[dict] | None) -> dict:
+def try_part(part: str, copy: Copy, number: int, seed: int, again: list[dict] | None, minutes: float) -> dict:
     """Try a sample of a part's mutants; return how many there are, how many were tried and killed, and which survived."""
     paths, tests = PARTS[part]
     everything = sorted(mutants(paths))
@@ -174,6 +175,9 @@ def try_part(part: str, copy: Copy, number: int, seed: int, again: list[dict] | 
     limit = 60 + 5 * (time.monotonic() - begun)
     survivors, noticed = [], Counter[str]()
     for i, mutant in enumerate(chosen, 1):
+        if again is None and time.monotonic() - begun > 60 * minutes:
+            chosen = chosen[: i - 1]  # they are in random order
+            break
         alive = copy.survives(mutant, tests, limit)
         if alive:
             survivors.append(asdict(mutant) | {"change": mutant.change()})
@@ -203,6 +207,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--number", type=int, default=110, help="places of each part")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=60, help="begin no more of a part after so long")
     parser.add_argument("--again", action="store_true", help="try only those that survived the run before")
     asked = parser.parse_args()
     for library in LIBRARIES:
@@ -213,7 +218,7 @@ def main() -> None:
         copy = Copy(Path(folder))
         for part in asked.parts or PARTS:
             again = before[part]["survivors"] if asked.again else None
-            before[part] = try_part(part, copy, asked.number, asked.seed, again)
+            before[part] = try_part(part, copy, asked.number, asked.seed, again, asked.minutes)
             if not asked.again:
                 RESULT.write_text(
                     json.dumps({"seed": asked.seed, "parts": before}, indent=1, ensure_ascii=False) + "\n"
