@@ -16,6 +16,7 @@ from mudata import MuData
 import infl
 from infl.keys.derive import hkdf
 
+collect_ignore = ["mutants.py"]  # `make mutants` runs it, and installs what it imports
 matplotlib.use("Agg")
 settings.register_profile("infl", deadline=None)  # how long an example takes is the machine's business
 settings.load_profile("infl")

@@ -58,7 +58,9 @@ def test_any_responders_give_the_exact_sum_with_two_streams_a_run(data: st.DataO
     assert seal.streams_opened == 2 * runs
     steps32 = np.concatenate([np.full(15, 2.0**-24), np.full(4, 2.0**-20)])
     steps64 = np.concatenate([[1.0], np.full(6, 2.0**-20)])
-    np.testing.assert_array_equal(low, sum(np.rint(updates[i].astype(float) * (1 / n) / steps32).astype(int) for i in places))
+    np.testing.assert_array_equal(
+        low, sum(np.rint(updates[i].astype(float) * (1 / n) / steps32).astype(int) for i in places)
+    )
     np.testing.assert_array_equal(high, sum(np.rint(sums[i] / steps64).astype(int) for i in places))
 
 
