@@ -101,6 +101,21 @@ def test_a_newline_taken_off_hides_nothing(tmp_path: Path) -> None:
         ledger.record(context(3), words(9), sealed=True)
 
 
+@pytest.mark.parametrize("cut", [1, 20])
+def test_a_torn_end_that_cannot_be_mended_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    filled(tmp_path / "l").close()
+    (tmp_path / "l").write_bytes((tmp_path / "l").read_bytes()[:-cut])
+
+    def full(*arguments: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FileError, match="cannot mend ledger .*: No space left on device"):
+        Ledger(tmp_path / "l", KEY)
+
+
 def test_ledger_of_another_run_is_refused(tmp_path: Path) -> None:
     filled(tmp_path / "l").close()
     with pytest.raises(FileError, match=r"another run \(run\): give each run its own"):
