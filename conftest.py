@@ -1,8 +1,9 @@
 """The rule for tests that need the public data sets; it holds for the tests and for the examples in docstrings.
 
-Data are looked for in ``INFL_DATA_DIR``, else in ``../shared/data`` beside the repository. A test that needs them is
-marked ``data_dir`` (``pytestmark = pytest.mark.data_dir`` for a module). Without the folder such tests are left out,
-and one line at the end says how many; under continuous integration (``CI=true``) the missing folder is a failure.
+Data are looked for in ``INFL_DATA_DIR``, else in ``../shared/data`` beside the repository, and fetched from
+``INFL_DATA_URL`` where that is set. A test that needs them is marked ``data_dir`` (``pytestmark = pytest.mark.data_dir``
+for a module). Without folder and mirror such tests are left out, and one line at the end says how many; under continuous
+integration (``CI=true``) that is a failure.
 """
 
 import os
@@ -37,12 +38,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what cannot run without the data; refuse to do so under continuous integration."""
-    if _data_dir() is not None:
+    if _data_dir() is not None or infl.settings.data_url is not None:
         return
     needy = [item for item in items if item.get_closest_marker("data_dir") or item.nodeid.startswith(_EXAMPLES)]
     if needy and os.environ.get("CI", "").lower() == "true":
         raise pytest.UsageError(
-            f"{len(needy)} tests need the public data, and neither INFL_DATA_DIR nor ../shared/data is a folder"
+            f"{len(needy)} tests need the public data: INFL_DATA_DIR or ../shared/data is no folder, INFL_DATA_URL not set"
         )
     config.stash[_left_out] = len(needy)
     config.hook.pytest_deselected(items=needy)

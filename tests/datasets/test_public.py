@@ -15,6 +15,7 @@ from scipy import sparse
 import infl
 from infl import datasets
 from infl.datasets import REGISTRY
+from infl.datasets._registry import find
 from infl.errors import MAX_LENGTH, DataError, FileError
 
 FETCHED = [name for name in REGISTRY if name != "khan" and REGISTRY[name].url is None]
@@ -61,19 +62,25 @@ def mirror(tmp_path):
 
 
 @pytest.fixture
+def spamosaic():
+    """Files of a data set, wherever they are; asked for before :func:`away`."""
+    return find("spamosaic_sim")
+
+
+@pytest.fixture
 def away(monkeypatch, tmp_path, mirror):
-    """No data folder, but a mirror and an empty cache; gives the folder that a copy would come from."""
-    source = infl.settings.data_dir
+    """No data folder, but a mirror and an empty cache."""
     monkeypatch.setattr(infl.settings, "data_dir", None)
     monkeypatch.setattr(infl.settings, "data_url", mirror[1])
     monkeypatch.setattr(infl.settings, "cache_dir", tmp_path / "cache")
-    return source
 
 
 @pytest.mark.data_dir
-def test_a_mirror_is_asked_once(away, mirror):
+def test_a_mirror_is_asked_once(spamosaic, away, mirror):
     folder, _ = mirror
-    shutil.copytree(away / "spamosaic_sim", folder / "spamosaic_sim")
+    for name, path in spamosaic.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(path, folder / name)
     first = datasets.spamosaic_sim()
     shutil.rmtree(folder / "spamosaic_sim")
     again = datasets.spamosaic_sim()  # from the cache
