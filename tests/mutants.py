@@ -3,7 +3,7 @@
 cosmic-ray makes the mutants (another operator, comparison or number, a condition turned round, a decorator gone, a loop left
 out, …). Those in annotations are left out: nothing evaluates them. Of the places that are left a seeded sample is taken, and
 one change of each is tried, in a process that has the libraries loaded already, on a copy of the repository. ``python tests/mutants.py [--number N] [--seed S] [PART …]``
-tries N of each part and writes ``benchmarks/results/mutants.json``; ``--again`` tries only those that survived before.
+tries N of each part and writes ``tests/mutants.json``; ``--again`` tries only those that survived before.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from cosmic_ray.mutating import mutate_code
 from scipy.stats import binomtest
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "benchmarks" / "results" / "mutants.json"
+RESULT = ROOT / "tests" / "mutants.json"
 LIBRARIES = ("anndata", "cryptography.hazmat.bindings.openssl.binding", "hypothesis", "mudata", "numpydoc", "pandas")
 LIBRARIES += ("pyrage", "scipy.stats", "torch", "typer")
 SEAL, LOCK = "src/infl/privacy/seal", ("src/infl/nn/field.py", "src/infl/nn/lock.py")
