@@ -205,10 +205,12 @@ def draw_parts(results: dict[str, tuple[dict[str, float], dict[str, float]]]) ->
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
+    from infl.pl._style import CYCLE, GREY
+
     shown = list(dict.fromkeys(part for shares, _ in results.values() for part in shares))
     largest = {part: max(shares.get(part, 0.0) for shares, _ in results.values()) for part in shown}
     shown = [part for part in sorted(shown, key=largest.__getitem__, reverse=True) if largest[part] >= 0.01]
-    colours = dict(zip(shown, plt.get_cmap("tab10").colors + plt.get_cmap("Set2").colors, strict=False))
+    colours = dict(zip(shown, (*CYCLE, *[GREY] * len(shown)), strict=False))
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.2), layout="constrained", width_ratios=(1.1, 1))
     for y, (shares, _) in enumerate(results.values()):
         at = 0.0
@@ -226,7 +228,14 @@ def draw_parts(results: dict[str, tuple[dict[str, float], dict[str, float]]]) ->
     sizes = [part for part in sorted(most, key=most.__getitem__) if most[part] >= 2e6]
     for y, (model, (_, size)) in enumerate(results.items()):
         at = [sizes.index(part) + 0.18 * (y - 1.5) for part in sizes if size.get(part, 0) >= 1e5]
-        right.plot([size[part] / 1e6 for part in sizes if size.get(part, 0) >= 1e5], at, "os^D"[y], ms=5, label=model)
+        right.plot(
+            [size[part] / 1e6 for part in sizes if size.get(part, 0) >= 1e5],
+            at,
+            "os^D"[y],
+            color=CYCLE[y],
+            ms=5,
+            label=model,
+        )
     right.set(xscale="log", xlabel="memory that a part adds at most (MB)")
     right.set_yticks(range(len(sizes)), [part.partition(":")[0] for part in sizes])
     right.grid(axis="y", color="0.9")
