@@ -1,5 +1,6 @@
 """The pairwise seal: same sums, lost sites, and nothing for a coordinator that conspires or lies."""
 
+import hashlib
 import hmac
 from dataclasses import replace
 from itertools import combinations, product
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from infl.errors import FederationError, SealError
 from infl.privacy.seal import Context, Field, GroupSeal, Packing, PairwiseSite, Words, add, uncover
-from infl.privacy.seal.reveal import threshold
+from infl.privacy.seal.reveal import SEED_BYTES, threshold
 
 KEY = bytes(range(32))
 PACKING = Packing((Field("w", (40,), -24), Field("n", (), 0, bits=64)))
@@ -180,6 +181,23 @@ def test_what_a_site_gives_is_useless_when_altered() -> None:
             uncover(c, total([sent[s][1] for s in everyone]), [replace(good[0], **change), *good[1:]], everyone)
     with pytest.raises(FederationError, match="1 of 4 sites gave shares"):
         uncover(c, total([sent[s][1] for s in everyone]), [good[0]] * 4, everyone)
+
+
+def test_masks_between_two_sites_are_those_of_the_specification() -> None:
+    """X25519, HKDF with both names as salt, and HKDF-Expand under the exchange: written out with the standard library."""
+
+    def expand(key: bytes, info: bytes) -> bytes:
+        return hmac.digest(key, info + b"\x01", "sha256")
+
+    sites, c = met(3), context(3)
+    public = {s: site._private.public_key() for s, site in sites.items()}
+    for one, other in combinations(sites, 2):
+        shared = sites[one]._private.exchange(public[other])
+        salt = hashlib.sha256(f"{one}\x1f{other}".encode()).digest()
+        secret = expand(hmac.digest(salt, shared, "sha256"), b"infl pair run")
+        for a, b in ((one, other), (other, one)):
+            assert sites[a]._peers[b] == secret
+            assert sites[a]._seed(b, c) == expand(secret, b"mask" + c.digest())[:SEED_BYTES]
 
 
 def test_asked_again_a_site_adds_the_same_masks() -> None:
