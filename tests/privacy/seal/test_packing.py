@@ -31,3 +31,13 @@ def test_long_lanes_of_sums_are_sealed_as_short_ones() -> None:
     low, high = seal.unseal(context, cohort, total, packing)
     np.testing.assert_array_equal(high, 3 * sums)
     np.testing.assert_array_equal(low * 2.0**-20, np.full(n, 1.5))
+
+
+def test_the_arrays_of_a_lane_lie_one_after_the_other() -> None:
+    sizes = {"a": 3, "b": 5, "c": 2, "d": 7}
+    packing = Packing(
+        tuple(Field(f"{name}{bits}", (n,), -10, bits=bits) for name, n in sizes.items() for bits in (32, 64))
+    )
+    for bits in (32, 64):
+        places = {field.name[0]: (part.start, part.stop) for field, part in packing.lane(bits)}
+        assert places == {"a": (0, 3), "b": (3, 8), "c": (8, 10), "d": (10, 17)}
