@@ -224,7 +224,8 @@ def main() -> None:
         copy = Copy(Path(folder))
         for part in asked.parts or PARTS:
             again = before[part]["survivors"] if asked.again else None
-            before[part] = try_part(part, copy, asked.number, asked.seed, again, asked.minutes)
+            number = before[part]["tried"] if asked.again else asked.number
+            before[part] = try_part(part, copy, number, asked.seed, again, asked.minutes)
             if not asked.again:
                 RESULT.write_text(
                     json.dumps({"seed": asked.seed, "parts": before}, indent=1, ensure_ascii=False) + "\n"
