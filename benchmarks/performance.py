@@ -307,12 +307,12 @@ def backed(table: Table) -> None:
             memory, disk = (child("_backed.py", "fit", folder, model, where) for where in ("memory", "disk"))
             on_disk(table, model, n_cells, disk)
             ratio = memory["processor"] / disk["processor"]
-            table.add(
+            throughput(
+                table,
                 f"{model}, {n_cells:,} cells × 2,000 genes: throughput on disk / in memory, by processor time",
-                ">= 0.7",
                 ratio,
-                ok=ratio >= 0.7,
-                processor_seconds={"memory": round(memory["processor"], 1), "disk": round(disk["processor"], 1)},
+                memory,
+                disk,
                 loss={"memory": memory["loss"], "disk": disk["loss"]},
                 gigabytes_in_memory=round(memory["peak"] / 1e9, 3),
             )
@@ -331,13 +331,19 @@ def million(table: Table) -> None:
             )
             on_disk(table, model, n_cells, disk)
             ratio = (n_cells / disk["processor"]) / (few / memory["processor"])
-            table.add(
+            throughput(
+                table,
                 f"{model}, {n_cells:,} cells on disk: throughput / that of {few:,} cells in memory, by processor time",
-                ">= 0.7",
                 ratio,
-                ok=ratio >= 0.7,
-                processor_seconds={"memory": round(memory["processor"], 1), "disk": round(disk["processor"], 1)},
+                memory,
+                disk,
             )
+
+
+def throughput(table: Table, what: str, ratio: float, memory: dict, disk: dict, **more: object) -> None:
+    """Add the row that holds a fit from disk against one in memory."""
+    seconds = {"memory": round(memory["processor"], 1), "disk": round(disk["processor"], 1)}
+    table.add(what, ">= 0.7", ratio, ok=ratio >= 0.7, processor_seconds=seconds, **more)
 
 
 def on_disk(table: Table, model: str, n_cells: int, result: dict) -> None:

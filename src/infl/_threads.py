@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 SMALL = 1 << 21
-"""Weights up to which a model's operations are so short that a second thread gains a tenth at best."""
+"""Weights up to which a model counts as small."""
 
 
 def cores() -> int:

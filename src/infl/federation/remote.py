@@ -207,7 +207,7 @@ class RemoteTransport:
 
     def ask(self, cohort: tuple[str, ...], plan_for: Callable[[str], Plan]) -> Iterator[Reply]:
         """Send each site its plan and yield the answers as they come, until all that are up answered or are too late."""
-        begun, due, encoded = self._clock(), dict[str, _Due](), dict[int, list[memoryview]]()
+        begun, due, encoded = self._clock(), dict[str, _Due](), dict[int, tuple[Plan, list[memoryview]]]()
         for site in cohort:
             plan = plan_for(site)
             if self.peers[site].declined:
@@ -252,7 +252,7 @@ class RemoteTransport:
         past, patience = self._seconds[kind], self.patience
         return max(patience.least, patience.factor * statistics.median(past)) if past else patience.first
 
-    def _ask_again(self, due: Mapping[str, _Due], encoded: dict[int, list[memoryview]]) -> None:
+    def _ask_again(self, due: Mapping[str, _Due], encoded: dict[int, tuple[Plan, list[memoryview]]]) -> None:
         """Send plans to sites that are up and have not got them, or are idle and have not answered: something was lost."""
         now, lost = self._clock(), set(self.lost())
         for site, d in due.items():
@@ -260,10 +260,12 @@ class RemoteTransport:
             sent_before = d.sent > float("-inf")
             if site in lost or (sent_before and (now - d.sent < self.patience.repeat or (alive and alive.busy))):
                 continue
-            if id(d.plan) not in encoded:  # a plan that several sites get is encoded once
-                encoded[id(d.plan)] = encode_parts(d.plan)
+            if (
+                id(d.plan) not in encoded
+            ):  # a plan that several sites get is encoded once, and kept, so the id stays its own
+                encoded[id(d.plan)] = d.plan, encode_parts(d.plan)
             d.sent = now
-            self._put(site, encoded[id(d.plan)])
+            self._put(site, encoded[id(d.plan)][1])
 
     def _put(self, site: str, content: list[memoryview]) -> None:
         self.peers[site].bytes_out += sum(map(len, content))

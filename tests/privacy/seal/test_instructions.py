@@ -30,7 +30,9 @@ def instructions(n: int) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("valgrind") is None, reason="needs valgrind")
+@pytest.mark.skipif(
+    shutil.which("valgrind") is None, reason="counting instructions needs valgrind: apt install valgrind"
+)
 def test_sealing_a_weight_takes_no_more_instructions_than_it_did() -> None:
     few, many = 1 << 12, 1 << 19  # one part each: with more, several threads would wait for each other
     assert 0 < (instructions(many) - instructions(few)) / (many - few) <= MOST
