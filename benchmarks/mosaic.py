@@ -17,7 +17,6 @@ from collections.abc import Mapping
 
 import anndata
 import harmonypy
-import mudata
 import numpy as np
 import pandas as pd
 import scanpy as sc
@@ -34,6 +33,7 @@ from sklearn.neighbors import NearestNeighbors
 
 import infl
 from _table import Table
+from infl._mudata import without_pull
 from infl.federation.run import FederatedRun
 from infl.keys import Keyring
 from infl.models.modalities import KINDS
@@ -60,7 +60,7 @@ def unkeyed(sites: Mapping[str, MuData], seed: int, **options: object):
 def in_one_place(sites: Sites) -> dict[str, MuData]:
     """All sections at one site."""
     kinds = dict.fromkeys(m for section in sites.values() for m in section.mod)
-    with mudata.set_options(pull_on_update=False):
+    with without_pull():
         pooled = MuData({m: anndata.concat([s[m] for s in sites.values() if m in s.mod]) for m in kinds})
     xy = pd.concat([pd.DataFrame(s.obsm["spatial"], index=s.obs_names) for s in sites.values()])
     pooled.obsm["spatial"] = xy.reindex(pooled.obs_names).to_numpy()
@@ -87,7 +87,7 @@ def ilisi(z: np.ndarray, batch: np.ndarray) -> float:
 
 
 def of_one_modality(section: MuData, modality: str) -> MuData:
-    with mudata.set_options(pull_on_update=False):
+    with without_pull():
         one = MuData({modality: section[modality].copy()})
     one.obs["domain"], one.obsm["spatial"] = section.obs["domain"], section.obsm["spatial"]
     return one
@@ -199,7 +199,7 @@ def without(held: np.ndarray) -> dict[str, MuData]:
     """Return the sites, without the proteins of some spots of the first section."""
     sites = infl.datasets.spamosaic_sim()
     full = sites["s1"]
-    with mudata.set_options(pull_on_update=False):
+    with without_pull():
         sites["s1"] = MuData({"rna": full["rna"], "adt": full["adt"][~held].copy()})
     sites["s1"].obsm["spatial"], sites["s1"].obs["domain"] = full.obsm["spatial"], full.obs["domain"]
     return sites

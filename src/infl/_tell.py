@@ -65,4 +65,10 @@ def _fields(adata: Data) -> list[str]:
     modalities = getattr(adata, "mod", {})
     parts = {"": adata} | {f"mod[{name!r}].": modality for name, modality in modalities.items()}
     held = {(prefix, field): getattr(part, field, None) for prefix, part in parts.items() for field in FIELDS}
-    return [f"{prefix}{field}[{key!r}]" for (prefix, field), keys in held.items() if keys is not None for key in keys]
+    return [
+        f"{prefix}{field}[{key!r}]"
+        for (prefix, field), keys in held.items()
+        if keys is not None
+        for key in keys
+        if key is not None  # X is among anndata 0.13's layers, under None
+    ]

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import mudata
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +17,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from infl import __version__
+from infl._mudata import without_pull
 from infl.errors import DataError, FederationError, SealError
 from infl.federation.agreement import Agreement
 from infl.federation.attempt import AGAIN, Attempt, RunFolder, Status
@@ -171,7 +171,7 @@ def test_modalities_that_differ_by_site_are_fitted_as_in_process(tmp_path: Path)
                 obs=pd.DataFrame(index=[f"{name}-{i}" for i in range(36)]),
                 var=pd.DataFrame(index=[f"{modality}_{i}" for i in range(9)]),
             )
-        with mudata.set_options(pull_on_update=False):
+        with without_pull():
             mdata = MuData(parts)
         mdata.obsm["spatial"] = grid
         return mdata

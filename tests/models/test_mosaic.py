@@ -12,6 +12,7 @@ from mudata import MuData
 from sklearn.metrics import adjusted_rand_score
 
 import infl
+from infl._mudata import without_pull
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.keys import Keyring
 from infl.models import load_model
@@ -38,7 +39,7 @@ def table(modality: str, site: str, seed: int) -> AnnData:
 
 
 def section(site: str, seed: int, *modalities: str) -> MuData:
-    with mudata.set_options(pull_on_update=False):
+    with without_pull():
         mdata = MuData({m: table(m, site, seed) for m in modalities})
     mdata.obsm["spatial"] = XY
     return mdata
@@ -86,7 +87,7 @@ def test_results_survive_a_file_and_a_second_fit(sites, tmp_path):
     assert (again.obs["infl_domain"] == sites["b"].obs["infl_domain"]).all()
     assert np.allclose(again["infl_adt"].X, sites["b"]["infl_adt"].X, atol=1e-3)
     again.write_h5mu(tmp_path / "b.h5mu")
-    with mudata.set_options(pull_on_update=False):
+    with without_pull():
         assert list(mudata.read_h5mu(tmp_path / "b.h5mu").mod) == ["rna", "infl_adt"]
     assert set(Mosaic().agree(sites)["modalities"]) == {"rna", "adt"}  # what was imputed is no measurement
 
@@ -111,7 +112,7 @@ def test_lock_and_seal_change_nothing_and_without_the_key_no_domain_is_named(sit
 
 def test_spots_without_a_modality_are_imputed_where_others_of_the_site_have_it(sites):
     half = sites["a"]["adt"][:72].copy()
-    with mudata.set_options(pull_on_update=False):
+    with without_pull():
         part = MuData({"rna": sites["a"]["rna"], "adt": half})
     part.obsm["spatial"] = XY
     fit({**sites, "a": part})
@@ -173,14 +174,14 @@ def test_modalities_may_be_linked_by_a_third():
 def test_spots_with_both_are_what_counts(sites):
     adt = sites["a"]["adt"].copy()
     adt.obs_names = [f"other-{i}" for i in range(adt.n_obs)]
-    with mudata.set_options(pull_on_update=False):
+    with without_pull():
         apart = MuData({"rna": sites["a"]["rna"], "adt": adt})
     with pytest.raises(DataError, match="cannot be aligned"):
         Mosaic(spatial_key=None).agree({"a": apart, "b": sites["b"]})
 
 
 def test_an_empty_modality(sites):
-    with mudata.set_options(pull_on_update=False):
+    with without_pull():
         empty = MuData({"rna": sites["b"]["rna"], "adt": sites["a"]["adt"][:0].copy()})
     with pytest.raises(DataError, match="b has no observations in modality 'adt': take it out"):
         Mosaic().agree({**sites, "b": empty})

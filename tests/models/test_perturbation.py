@@ -182,7 +182,7 @@ def test_compare_knows_the_task(sites):
     ("change", "options", "message"),
     [
         (
-            lambda s: s["site_1"].obs.drop(columns="perturbation", inplace=True),
+            lambda s: s["site_1"].obs.pop("perturbation"),
             {},
             "site_1 has no obs column 'perturbation'",
         ),

@@ -147,7 +147,7 @@ def test_denoised_expression_is_that_of_scvi_tools(fitted: tuple) -> None:
     expected = theirs.get_normalized_expression(transform_batch="h1", n_samples=50, library_size=100).to_numpy()
     ours = cells.obsm["infl_denoised"]
     assert list(ours.columns) == genes()
-    np.testing.assert_allclose(ours.sum(1), 100, rtol=1e-4)
+    np.testing.assert_allclose(ours.sum(axis=1), 100, rtol=1e-4)
     assert np.corrcoef(ours.to_numpy().ravel(), expected.ravel())[0, 1] > 0.98
     everywhere = infl.tl.denoise(cells, run.model, key=run.key, copy=True).obsm["infl_denoised"]
     parts = [

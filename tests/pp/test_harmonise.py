@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
+from infl._mudata import without_pull
 from infl.errors import DataError, SettingsError
 from infl.pp import harmonise, panel_of
 
@@ -172,7 +173,7 @@ def test_mudata_with_modalities_that_differ_between_sites(breast, features):
     from infl.pp import split_sites
 
     sites = split_sites(breast, 3, stratify="subtype")
-    with md.set_options(pull_on_update=False):
+    with without_pull():
         first = sites["site_1"]
         rna = first["rna"][:, ::-1][:, :150].copy()
         shared = list(rna.var_names)
@@ -209,7 +210,7 @@ def test_names_are_escaped_in_notebooks(khan_sites):
 
 @pytest.mark.data_dir
 def test_mudata_views_become_objects_of_their_own_and_files_stay_files(breast, tmp_path):
-    with md.set_options(pull_on_update=False):
+    with without_pull():
         breast.write_h5mu(tmp_path / "breast.h5mu")
         backed = md.read_h5mu(tmp_path / "breast.h5mu", backed="r")
         view = breast[np.arange(100)]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 import infl
+from infl._mudata import without_pull
 from infl.errors import MAX_LENGTH, DataError, InflWarning, SettingsError
 from infl.pp import harmonise, panel_of
 from infl.pp._spelling import one_spelling
@@ -149,7 +150,7 @@ def test_new_names_for_labels_that_nobody_has(khan_sites):
 
 def test_modalities_are_spelt_alike_each_for_itself_and_must_be_measured_somewhere():
     def mdata(rna, protein):
-        with md.set_options(pull_on_update=False):
+        with without_pull():
             return md.MuData({"rna": site(rna), "protein": site(protein)})
 
     sites = {"a": mdata(["TP53", "MYC"], ["p-AKT", "AKT"]), "b": mdata(["myc", "tp53"], ["AKT", "P-AKT"])}

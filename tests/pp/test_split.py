@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
+from infl._mudata import without_pull
 from infl.errors import DataError, SettingsError
 from infl.pp import split_sites
 
@@ -143,7 +144,7 @@ def test_any_kind_of_anndata(khan, kind, tmp_path):
 def test_mudata_with_a_modality_that_some_lack(breast, backed, tmp_path):
     whole = breast
     if backed:
-        with md.set_options(pull_on_update=False):
+        with without_pull():
             breast.write_h5mu(tmp_path / "breast.h5mu")
             whole = md.read_h5mu(tmp_path / "breast.h5mu", backed="r")
     sites = split_sites(whole, 4, stratify="subtype")

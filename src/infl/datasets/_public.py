@@ -13,6 +13,7 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
+from infl._mudata import without_pull
 from infl.datasets._registry import find
 
 
@@ -40,7 +41,7 @@ def breast_tcga() -> MuData:
     (150, 142)
     """
     path = _only("breast_tcga")
-    with md.set_options(pull_on_update=False):  # the file has the joint obs; mudata would warn about pulling it anew
+    with without_pull():  # the file has the joint obs; mudata would warn about pulling it anew
         return md.read_h5mu(path)
 
 
@@ -230,7 +231,7 @@ def spamosaic_sim() -> dict[str, MuData]:
 
 
 def _joined(modalities: dict[str, AnnData]) -> MuData:
-    with md.set_options(pull_on_update=False):
+    with without_pull():
         mdata = MuData(modalities)
     first = next(iter(modalities.values()))  # both modalities were measured on the same spots
     mdata.obs["domain"] = first.obs["domain"].reindex(mdata.obs_names)

@@ -189,7 +189,7 @@ def codes(column: pd.Series, categories: Sequence[str], site: str) -> np.ndarray
     """
     import pandas as pd
 
-    numbers = pd.Categorical(column.astype(str), categories=list(categories)).codes.astype(np.int64)
+    numbers = pd.Index(list(categories), dtype=object).get_indexer(column.astype(str)).astype(np.int64)
     if (numbers < 0).any():
         stranger = str(column.to_numpy()[int(np.argmax(numbers < 0))])
         raise DataError(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from infl.models.matrix import FeatureMatrix
 from infl.models.task import SiteData
+from infl.pp._columns import layer_names
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -176,7 +177,9 @@ def with_column(table: AnnData, name: str, values: pd.Series) -> AnnData:
     from anndata import AnnData
 
     obs = table.obs.assign(**{name: values.reindex(table.obs_names)})
-    return AnnData(table.X, obs=obs, var=table.var, layers=dict(table.layers), uns=dict(table.uns))
+    return AnnData(
+        table.X, obs=obs, var=table.var, layers={k: table.layers[k] for k in layer_names(table)}, uns=dict(table.uns)
+    )
 
 
 def fused(mdata: MuData, layer: str | None = None) -> AnnData:

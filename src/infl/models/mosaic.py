@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from infl._mudata import without_pull
 from infl.errors import DataError, SettingsError
 from infl.models import domains
 from infl.models.alignment import Alignment
@@ -398,10 +399,8 @@ class Mosaic(Task):
             adata.obs[f"{key_added}_domain"] = domains.named(codes, self.n_domains, adata.obs_names)
         self.embed(adata, outputs, key_added=key_added)
         if new:
-            import mudata
-
             mdata = cast("MuData", adata)
-            with mudata.set_options(pull_on_update=False), warnings.catch_warnings():
+            with without_pull(), warnings.catch_warnings():
                 # predicted features are called as measured ones
                 warnings.filterwarnings("ignore", "var_names are not unique")
                 for name, table in new.items():
@@ -540,7 +539,7 @@ def _measured(adata: AnnData | MuData) -> AnnData | MuData:
         return adata
     import mudata
 
-    with mudata.set_options(pull_on_update=False):
+    with without_pull():
         kept = mudata.MuData({name: table for name, table in mod.items() if IMPUTED not in table.uns})
     kept.obs, kept.obsm = adata.obs.loc[kept.obs_names], {k: v for k, v in adata.obsm.items() if k not in mod}
     return kept

@@ -87,7 +87,7 @@ class Scanvi(Scvi):
         values = self._values(table)
         if values is None:
             return np.full(table.n_obs, -1, dtype=np.int64)
-        return pd.Categorical(values, categories=panel.get("classes", [])).codes.astype(np.int64)
+        return pd.Index(panel.get("classes", []), dtype=object).get_indexer(values).astype(np.int64)
 
     # -- model -----------------------------------------------------------------------------------------------------
     def build(self, panel: Mapping[str, Any]) -> nn.Module:

@@ -9,7 +9,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from infl.errors import DataError, SettingsError
-from infl.pp._columns import shortlist
+from infl.pp._columns import layer_names, shortlist
 from infl.pp._labels import agree_on_classes
 from infl.pp._panel import Panel
 from infl.pp._spelling import different_kinds, one_spelling
@@ -231,11 +231,12 @@ def check_object(adata: AnnData | MuData, site: str, layer: str | None) -> None:
     for modality, table in tables(adata).items():
         where = _where(site, modality)
         _check_unique(table.var_names, "feature names", where)
-        if layer is not None and layer not in table.layers:
-            has = f"it has {shortlist(list(table.layers))}" if len(table.layers) else "it has no layers"
+        layers = layer_names(table)
+        if layer is not None and layer not in layers:
+            has = f"it has {shortlist(layers)}" if layers else "it has no layers"
             raise DataError(f"layer {layer!r} is missing at {where}: {has}")
         if layer is None and table.X is None:
-            has = f"; layer= can be {shortlist(list(table.layers))}" if len(table.layers) else ""
+            has = f"; layer= can be {shortlist(layers)}" if layers else ""
             raise DataError(f"{where} has no X{has}")
 
 

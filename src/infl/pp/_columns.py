@@ -51,7 +51,7 @@ def obs_column(adata: AnnData | MuData, name: str, *, where: str, role: str) -> 
         raise DataError(f"{role} {name!r} is the name of {values.shape[1]} columns in obs of {where}; rename one")
     missing = values.isna().to_numpy()
     if isinstance(values.dtype, pd.CategoricalDtype) or not pd.api.types.is_numeric_dtype(values.dtype):
-        missing |= values.astype(str).str.strip().eq("").to_numpy()
+        missing = missing | values.astype(str).str.strip().eq("").to_numpy()
     if missing.any():
         first = adata.obs_names[int(np.argmax(missing))]
         raise DataError(
@@ -59,6 +59,11 @@ def obs_column(adata: AnnData | MuData, name: str, *, where: str, role: str) -> 
             f"(first: {first!r}); fill them in or drop those observations"
         )
     return values
+
+
+def layer_names(adata: AnnData) -> list[str]:
+    """Return the names of the layers; anndata 0.13 lists ``X`` among them, under None."""
+    return [name for name in adata.layers if name is not None]
 
 
 def shortlist(names: list[str], shown: int = _SHOWN) -> str:

@@ -1,9 +1,10 @@
 """Copies in memory of parts of objects, whatever they are: in memory, views, backed, of one modality or several."""
 
-import mudata as md
 import numpy as np
 from anndata import AnnData
 from mudata import MuData
+
+from infl._mudata import without_pull
 
 
 def reopened(adata: AnnData | MuData) -> AnnData | MuData:
@@ -17,7 +18,7 @@ def subset_obs(adata: AnnData | MuData, index: np.ndarray) -> AnnData | MuData:
     if isinstance(part, AnnData):
         return part.to_memory() if part.isbacked else part.copy()
     # mudata would warn about pulling columns of modalities into the joint obs, which is not wanted here anyway.
-    with md.set_options(pull_on_update=False):
+    with without_pull():
         if not part.isbacked:
             return part.copy()
         copy = MuData({name: modality.to_memory() for name, modality in part.mod.items()})

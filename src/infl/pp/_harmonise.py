@@ -3,15 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-import mudata as md
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
+from infl._mudata import without_pull
 from infl.errors import DataError
 from infl.pp._check import PRESENT, Features, check_site_names, examine, measured, tables, units_by_modality
+from infl.pp._columns import layer_names
 from infl.pp._labels import check_renamed, relabelled
 from infl.pp._panel import Panel
 from infl.pp._units import check_units as refuse_mixture
@@ -139,7 +140,7 @@ def _widened(table: AnnData, names: pd.Index) -> AnnData:
         uns=table.uns,
         obsm=dict(table.obsm),
         obsp=dict(table.obsp),
-        layers={name: _spread(layer, position, len(names)) for name, layer in table.layers.items()},
+        layers={name: _spread(table.layers[name], position, len(names)) for name in layer_names(table)},
     )
     back = table.var_names.get_indexer(names)
     for name, rows in table.varm.items():
@@ -181,7 +182,7 @@ def _replace(adata: AnnData | MuData, prepared: dict[str, tuple[AnnData | None, 
         if (new := prepared[""][0]) is not None:
             adata._init_as_actual(new)  # as scanpy's filters do: the user's object itself changes
         return
-    with md.set_options(pull_on_update=False):
+    with without_pull():
         if adata.is_view and not adata.isbacked:
             adata._init_as_actual(adata.copy())
         for modality, (new, _) in prepared.items():

@@ -34,8 +34,10 @@ def normalize_total(
 ) -> dict[str, AnnData] | None:
     """Give every observation the same total, as :func:`scanpy.pp.normalize_total` does for the pooled data.
 
-    Without `target_sum`, the total is the exact median over the observations of all sites, found by halving: each site
-    says in 32 rounds (64 for float64) how many of its totals are below a bound, and only sums of that are seen.
+    Without `target_sum`, the total is the exact median over the observations of all sites that have any counts, found by
+    halving: each site says in 32 rounds (64 for float64) how many of its totals are below a bound, and only sums of that
+    are seen. scanpy before 1.12 leaves observations without counts out of the median of a dense matrix only; here, as in
+    scanpy 1.12, it does not matter how the matrix is stored.
 
     Parameters
     ----------
@@ -92,7 +94,7 @@ def normalize_total(
         kept = sum_over_sites(counts, "highly expressed features", key)["n"] < 0.5
         totals = {site: _totals(x[:, np.flatnonzero(kept)]) for site, x in found.items()}
     if target_sum is None:
-        target: Any = _median_total(totals, all(sparse.issparse(x) for x in found.values()), key)
+        target: Any = _median_total(totals, key)
     else:
         target = target_sum
     factors = {site: total / target for site, total in totals.items()}
@@ -194,18 +196,13 @@ def _highly_expressed(x: Any, totals: np.ndarray, max_fraction: float) -> np.nda
     return np.bincount(x.indices[above], minlength=x.shape[1]).astype(float)
 
 
-def _median_total(totals: Mapping[str, np.ndarray], all_sparse: bool, key: Keyring | None) -> np.floating:
-    """Median over the observations of all sites.
-
-    scanpy 1.11 leaves observations without counts out of the median of a dense matrix, not out of that of a sparse one.
-    """
+def _median_total(totals: Mapping[str, np.ndarray], key: Keyring | None) -> np.floating:
+    """Median over the observations with counts of all sites."""
     dtype = np.result_type(*totals.values())
     columns = {}
     for site, total in totals.items():
         column = total.astype(dtype)
-        if not all_sparse:
-            column = np.where(column > 0, column, dtype.type(np.nan))
-        columns[site] = column[:, None]
+        columns[site] = np.where(column > 0, column, dtype.type(np.nan))[:, None]
     median = federated_median(columns, key, purpose="median of totals")[0]
     if not median > 0:
         raise DataError("the median of the totals is 0: leave observations without counts out, or give target_sum=")

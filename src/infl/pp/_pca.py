@@ -16,6 +16,7 @@ from infl.federation.sums import sum_over_sites
 from infl.pp._components import exact_components, randomised_components
 from infl.pp._matrix import SiteMatrix, copies, kinds, matrices, own
 from infl.pp._moments import Moments, federated_moments
+from infl.pp._preset import scanpy_default
 from infl.pp._units import warn_of_units
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def pca(
     dtype
         Of the scores.
     key_added
-        Name of the fields instead of scanpy's.
+        Name of the fields instead of scanpy's (``"pca"`` unless given, under its preset ``ScanpyV2Preview``).
     copy
         Return altered copies and leave `sites` as they are.
     key
@@ -154,6 +155,7 @@ def pca(
     loadings[columns] = vectors
     scores = {site: _scores(matrix, frame, vectors).astype(dtype) for site, matrix in at.items()}
 
+    key_added = scanpy_default("pca", "key_added", None) if key_added is None else key_added
     obsm, varm, uns = ("X_pca", "PCs", "pca") if key_added is None else (key_added,) * 3
     params = {"zero_center": zero_center, "use_highly_variable": mask_name == "highly_variable", "mask_var": mask_name}
     for site, adata in sites.items():

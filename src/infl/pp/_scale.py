@@ -13,6 +13,7 @@ from infl.errors import DataError, InflWarning, SettingsError
 from infl.pp._columns import obs_column
 from infl.pp._matrix import SiteMatrix, copies, kinds, matrices, put
 from infl.pp._moments import federated_moments
+from infl.pp._preset import scanpy_default
 from infl.pp._units import warn_of_units
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 def scale(
     sites: Mapping[str, AnnData],
     *,
-    zero_center: bool = True,
+    zero_center: bool | None = None,
     max_value: float | None = None,
     copy: bool = False,
     layer: str | None = None,
@@ -40,7 +41,8 @@ def scale(
         are written (1 for a feature that is constant everywhere, which stays at 0). Features that a site did not measure
         stay 0 there, which is the mean.
     zero_center
-        Subtract the mean. A sparse matrix becomes dense by that; with False it stays sparse.
+        Subtract the mean. A sparse matrix becomes dense by that; with False it stays sparse. Unless given: True, and under
+        scanpy's preset ``ScanpyV2Preview`` it must be given, as there.
     max_value
         Clip to this value after scaling.
     copy
@@ -73,6 +75,10 @@ def scale(
     """
     if max_value is not None and not max_value > 0:
         raise SettingsError(f"max_value must be more than 0, not {max_value}")
+    if zero_center is None:
+        zero_center = scanpy_default("scale", "zero_center", True)
+        if zero_center is None:
+            raise SettingsError("scanpy's preset in force has no default for zero_center=: give True or False")
     sites = copies(sites, copy)
     at = matrices(sites, layer, key, rewrite=True)
     masks, names = _masks(at, mask_obs)

@@ -190,4 +190,6 @@ def _embed(inputs: Any, embedder: Embedder) -> Tensor:
         embeddings = inputs.obsm[embedder]
     else:
         embeddings = embedder(inputs)
-    return F.normalize(torch.as_tensor(np.array(embeddings, dtype=np.float32)), dim=-1)
+    if not torch.is_tensor(embeddings):
+        embeddings = torch.from_numpy(np.array(embeddings, dtype=np.float32))
+    return F.normalize(embeddings.detach().float().cpu(), dim=-1)
