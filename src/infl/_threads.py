@@ -35,8 +35,17 @@ def threads_for(n_weights: int) -> Iterator[None]:
 
 
 @contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Have BLAS work on one thread: a solver stops elsewhere with another number, which worker processes have."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):
+        yield
+
+
+@contextmanager
 def one_thread() -> Iterator[None]:
-    """Have torch and BLAS work on one thread."""
+    """Have torch, BLAS and OpenMP work on one thread."""
     from threadpoolctl import threadpool_limits
 
     with threads_for(0), threadpool_limits(1):

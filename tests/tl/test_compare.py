@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from threadpoolctl import threadpool_limits
 
 import infl
 from infl.errors import SettingsError
@@ -63,3 +64,12 @@ def test_seeds_in_processes_of_their_own_give_the_same_table(khan_sites: dict[st
     pd.testing.assert_frame_equal(one.drop(columns="seconds"), two.drop(columns="seconds"), rtol=1e-4)
     records = [[{k: v for k, v in r.items() if k != "value"} for r in t.attrs["values"]] for t in (one, two)]
     assert records[0] == records[1]
+
+
+def test_figures_do_not_depend_on_the_number_of_threads(khan_sites: dict[str, AnnData]) -> None:
+    found = []
+    for n in (1, 2):
+        with threadpool_limits(n):
+            table = infl.tl.compare(khan_sites, methods=["fedavg", "baseline"], **FAST)
+        found.append([record["value"] for record in table.attrs["values"]])
+    np.testing.assert_array_equal(*found)

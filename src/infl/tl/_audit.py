@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from infl import _tell
-from infl._threads import threads_for
+from infl._threads import one_blas_thread, threads_for
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.federation.report import round_bar
 from infl.federation.run import FederatedRun
@@ -99,7 +99,7 @@ def audit(
             stacklevel=2,
         )
     rows = []
-    with round_bar(len(chosen), progress, what="attack") as show, threads_for(run.model.n_weights):
+    with round_bar(len(chosen), progress, what="attack") as show, threads_for(run.model.n_weights), one_blas_thread():
         for number, attack in enumerate(chosen, 1):
             for f in attack.run(evidence):
                 values = (f.metric, f.value, f.chance, f.control, f.low, f.high, str(f.status), f.note)

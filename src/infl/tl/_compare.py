@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from joblib import Parallel, delayed
 
+from infl._threads import one_thread
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.local import run_in_process
@@ -252,8 +253,9 @@ class _Bench:
         from infl.keys import Keyring
 
         if method == "baseline":
-            predict = self.task.baseline(pool(self.train, self.join), self.panel, seed=self.seed)
-            return self._judge(lambda site: predict(self.test[site]))
+            with one_thread():
+                predict = self.task.baseline(pool(self.train, self.join), self.panel, seed=self.seed)
+                return self._judge(lambda site: predict(self.test[site]))
         if method == "alone":
             scores = dict(self._alone())
             if not scores:

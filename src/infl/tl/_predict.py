@@ -6,6 +6,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from infl import _tell
+from infl._threads import threads_for
 from infl.errors import InflWarning, SettingsError
 from infl.tl._results import checked_model, model_facts
 
@@ -40,6 +41,19 @@ def infer(
     Without `verify` any key is taken, as an attacker would: the private arrays stay closed then. `opened`, from
     :func:`open_model`, spares opening a model again that leaves nothing to the sites.
     """
+    with threads_for(model.n_weights):
+        return _infer(adata, model, key, name, verify, judged, opened)
+
+
+def _infer(
+    adata: AnnData | MuData,
+    model: LockedModel,
+    key: Keyring | None,
+    name: str,
+    verify: bool,
+    judged: bool,
+    opened: tuple[nn.Module, Sums] | None,
+) -> dict[str, np.ndarray]:
     task, panel = model.header.build_task(), model.header.panel
     module, private = opened or open_model(model, key, verify=verify)
     data = task.read(adata, panel, site=name, keyless=not private)
