@@ -1,20 +1,34 @@
-# Each target makes .venv if it is missing, so a fresh clone needs Python 3.11 and make, nothing else.
+# Each target makes its environment if it is missing, so a fresh clone needs Python 3.11 or later and make, nothing else:
+# .venv for python3, .venv-3.13 for `make test PYTHON=python3.13`.
 PYTHON ?= python3
-VENV   := .venv
+VENV   := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(subst python,,$(notdir $(PYTHON))))
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PEERS  := .venv-peers/.installed
+TESTS  :=
+# pyenv puts Pythons on the path that it runs only when they are chosen.
+PYENV   = $$(pyenv versions --bare 2>/dev/null | grep -E '^$(subst python,,$(notdir $(PYTHON)))\.[0-9.]+$$' | tail -1)
+RUN     = if $(PYTHON) -c '' 2>/dev/null; then $(PYTHON) $(1); else PYENV_VERSION=$(PYENV) $(PYTHON) $(1); fi
+# Which versions known to work together there are depends on the environment's Python.
+PINS    = $$($(BIN)/python -c 'import sys; print("constraints.txt" if sys.version_info < (3, 12) else "constraints-today.txt")')
 
-.PHONY: help demo test lint docs coverage mutants bench faults fuzz clean
+.PHONY: help environment interpreter demo test lint docs coverage mutants bench faults fuzz clean
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
-$(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(BIN)/python:
+	$(call RUN,-m venv $(VENV))
+
+$(STAMP): pyproject.toml constraints.txt constraints-today.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dp,flare,scvi,trex]" --group dev
+	$(BIN)/python -m pip install --quiet --constraint $(PINS) torch
+	$(BIN)/python -m pip install --quiet --constraint $(PINS) --editable ".[dp,flare,scvi,trex]" --group dev
 	touch $@
+
+environment: $(STAMP)  ## make the environment, and do nothing in it
+
+interpreter:  ## say which Python PYTHON= names; fail where there is none
+	@$(call RUN,-c 'import sys; print(sys.version.split()[0])')
 
 demo: $(STAMP)  ## five hospitals, one tumour classifier, one minute
 	$(BIN)/infl demo --out demo_output
@@ -24,37 +38,39 @@ test: $(STAMP)  ## lint, types, all tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not alone" $(TESTS)
+	$(BIN)/python -m pytest -m alone $(TESTS) || test $$? -eq 5 # 5: none of these must be alone
 
 lint: $(STAMP)  ## mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 docs: $(STAMP)  ## build the documentation into docs/_build/html
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group doc
+	$(BIN)/python -m pip install --quiet --constraint $(PINS) --group doc
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 coverage: $(STAMP)  ## run all tests and say which branches none of them takes
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest -n auto --dist loadfile -m "not alone"
+	$(BIN)/coverage run -m pytest -m alone
 	$(BIN)/coverage combine --quiet
 	for part in privacy/* keys/* nn/lock.py nn/field.py federation/*; do \
 		$(BIN)/coverage report --include="src/infl/$$part" --fail-under=97 || exit 1; done
 	$(BIN)/coverage report
 
 mutants: $(STAMP)  ## change seal, lock and keys in many places, and see that their tests notice (an hour)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group mutants
+	$(BIN)/python -m pip install --quiet --constraint $(PINS) --group mutants
 	$(BIN)/python tests/mutants.py
 
 # Federated software that benchmarks compare with; its dependencies exclude those of infl[flare].
 $(PEERS): pyproject.toml constraints.txt
-	test -x $(dir $(PEERS))bin/python || $(PYTHON) -m venv $(dir $(PEERS))
+	test -x $(dir $(PEERS))bin/python || { $(call RUN,-m venv $(dir $(PEERS))); }
 	$(dir $(PEERS))bin/python -m pip install --quiet --constraint constraints.txt torch
 	$(dir $(PEERS))bin/python -m pip install --quiet --constraint constraints.txt --editable . --group peers
 	touch $@
 
 bench: $(STAMP) $(PEERS)  ## run every benchmark and write benchmarks/results/*.json
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench
+	$(BIN)/python -m pip install --quiet --constraint $(PINS) --group bench
 	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
 
 faults: $(STAMP)  ## kill, cut and fill what a run between machines needs, and see that it goes on (half an hour; as root for all)
@@ -64,4 +80,4 @@ fuzz: $(STAMP)  ## give every parser a million broken files and messages (some m
 	$(BIN)/python tests/test_fuzz.py
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) $(dir $(PEERS)) demo_output docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-* demo_output docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: threads of one would wait for those of the other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import infl
 
 _BESIDE = Path(__file__).resolve().parent.parent / "shared" / "data"
