@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -217,7 +218,7 @@ def _of_one_site(
     import scanpy
 
     sites = [site for site, mask in members.items() if mask is None or mask.any()]
-    if len(sites) != 1 or at[sites[0]].adata.isbacked or Version(scanpy.__version__) < Version("1.12rc1"):
+    if len(sites) != 1 or at[sites[0]].adata.isbacked or Version(version("scanpy")) < Version("1.12rc1"):
         return None
     matrix, mask = at[sites[0]], members[sites[0]]
     values = matrix.raw if mask is None else matrix.raw[np.flatnonzero(mask)]
