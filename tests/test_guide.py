@@ -1,4 +1,4 @@
-"""The first page and the user guide run as they are, each block after the one before."""
+"""README, the first page and the user guide run as they are, each block after the one before."""
 
 import re
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
 
-DOCS = Path(__file__).parents[1] / "docs"
-PAGES = [DOCS / "getting_started.md", *sorted((DOCS / "guide").glob("*.md"))]
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", DOCS / "getting_started.md", *sorted((DOCS / "guide").glob("*.md"))]
 
 
 def blocks(page: Path) -> list[str]:
