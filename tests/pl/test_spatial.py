@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import anndata as ad
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from scipy.sparse import csr_matrix
 
 import infl
 from infl.errors import DataError
@@ -28,6 +31,20 @@ def test_a_domain_has_one_colour_at_all_sites_and_nothing_is_written():
     assert of["a"]["2"] == of["b"]["2"] and of["a"]["0"] == of["b"]["0"] != of["a"]["2"]
     assert not sites["a"].uns and sites["a"].obs["infl_domain"].dtype == before
     assert axes[0].yaxis_inverted() and len(infl.pl.spatial(sites, "0")) == 2
+
+
+@pytest.mark.parametrize("stored", [np.asarray, csr_matrix])
+@pytest.mark.parametrize("color", ["0", "depth"])
+def test_a_number_has_one_scale_at_all_sites(color: str, stored: Callable):
+    """A feature, stored dense or sparse, and a column of obs; the highest hundredth has the end's colour."""
+    sites = {"a": spots("000111222"), "b": spots("222222000")}
+    for site, adata in sites.items():
+        adata.X = stored(adata.X + 10 * (site == "b"))
+        adata.obs["depth"] = adata.to_df()["0"]
+    axes = infl.pl.spatial(sites, color)
+    values = np.concatenate([np.arange(9.0), np.arange(10.0, 19.0)])
+    for ax in axes:
+        assert np.allclose(ax.collections[0].get_clim(), (0, np.quantile(values, 0.99)))
 
 
 def test_confusion_counts_all_sites():

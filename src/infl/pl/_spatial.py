@@ -169,7 +169,8 @@ def _palette(objects: list[AnnData], color: str) -> dict[str, str]:
 
 
 def _limits(objects: list[AnnData], color: str) -> tuple[float, float]:
-    values = np.concatenate([np.asarray(adata.obs_vector(color), dtype=float) for adata in objects])
+    columns = [adata.obs[color] if color in adata.obs else adata[:, color].to_df() for adata in objects]
+    values = np.concatenate([np.asarray(column, dtype=float).ravel() for column in columns])
     return float(np.nanmin(values)), float(np.nanquantile(values, 0.99))
 
 
