@@ -212,9 +212,9 @@ def test_a_sentence_names_the_highest_features_first(khan_sites, base):
 
 
 def test_an_adapter_learns_under_differential_privacy(khan_sites, base):
-    private = infl.privacy.DP(epsilon=1e4, delta=1e-4, sample_rate=0.5, accountant="rdp")
-    run, key = fit(khan_sites, base, rounds=15, privacy=private, lr=0.05)
-    assert run.privacy["rounds"] == 15
+    private = infl.privacy.DP(noise_multiplier=0.02, delta=1e-4, sample_rate=0.3, accountant="rdp")
+    run, key = fit(khan_sites, base, rounds=8, privacy=private, lr=0.1)
+    assert run.privacy["rounds"] == 8
     assert accuracy(khan_sites, run, key) > 0.5
 
 

@@ -49,7 +49,7 @@ class Classifier(Task):
     Parameters
     ----------
     target
-        Column of ``obs`` with the classes. A site need not have all of them.
+        Column of ``obs`` with the classes. A site need not have all of them; one that has a single class is warned of.
     layer
         Layer to read (None: ``X``).
     modality
@@ -58,8 +58,8 @@ class Classifier(Task):
         ``"intersection"``: the features that all sites measured; ``"union"``: those that any site measured. What a site did
         not measure is masked: it has no part in its activations, its gradients or the federated moments.
     validation
-        Share of each site's samples, by class, that judges rounds and is not trained on. A class with fewer than
-        three samples at a site is trained on only.
+        Share of each site's samples, by class, that judges rounds and is not trained on. One sample of each class at a site
+        always is.
     standardise
         ``"federated"``: features are scaled by moments summed over sites; ``"site"``: by each site's own, also at a site
         that joins later; ``"rank"``: the same after ranking the features of each sample; ``"sample"``: each sample by its

@@ -2,7 +2,8 @@
 
 With ``privacy=DP(…)`` every round is one step of DP-SGD over all sites. A site draws a Poisson sample of its records,
 clips each record's gradient, adds the clipped gradients and *its share* of the noise, and seals the result. Only the sum
-is ever opened, and the sum carries the whole noise: the utility of a trusted aggregator, without one.
+is ever opened, and the sum carries the whole noise: the utility of a trusted aggregator, without one. Opacus finds the
+gradients of many records in one pass; where it does not know a layer (an adapter's experts), one record follows the other.
 
 Noise is discrete Gaussian on the seal's grid, so a sum modulo 2³² leaks nothing more than the sum. For noise as wide as
 here (over a thousand grid steps) a sum of discrete Gaussians differs from a discrete Gaussian by less than double
