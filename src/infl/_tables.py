@@ -91,7 +91,26 @@ class Comparison(_Result):
         n = int(self["n_seeds"].max())
         seeds = f"{n} seed{'s' if n != 1 else ''}"
         caption = f"infl comparison: held-out records, mean ± standard deviation over {seeds}; worst site by the first measure"
-        return caption, by_method(self)
+        missing = not_computed(self)
+        return f"{caption}; {missing}" if missing else caption, by_method(self)
+
+
+def not_computed(table: pd.DataFrame) -> str:
+    """Return in words what :func:`infl.tl.compare` could not compute at a site by itself.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"metric": ["macro_f1", "auroc"]})
+    >>> table.attrs["not_computed"] = {"a": ["auroc"], "b": ["macro_f1", "auroc"], "c": ["auroc"]}
+    >>> not_computed(table)
+    'not computed: auroc at a, c; anything at b'
+    """
+    n_metrics, at = table["metric"].nunique(), dict[str, list[str]]()
+    for site, metrics in table.attrs.get("not_computed", {}).items():
+        what = "anything" if len(metrics) == n_metrics else ", ".join(map(words, metrics))
+        at.setdefault(what, []).append(site)
+    parts = [f"{what} at {', '.join(sites)}" for what, sites in at.items()]
+    return f"not computed: {'; '.join(parts)}" if parts else ""
 
 
 class Findings(_Result):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from anndata import AnnData
 
-from infl.errors import DataError, FederationError, FileError, KeyringError
+from infl.errors import DataError, FederationError, FileError, InflWarning, KeyringError
 from infl.federation.agreement import Agreement
 from infl.federation.coordinator import programme
 from infl.federation.local import run_in_process
@@ -100,6 +100,26 @@ def test_data_that_changed_since_the_check(station: Station, agreement: Agreemen
         file.write(b" ")
     with pytest.raises(DataError, match=r"site_1: .*cohort\.h5ad has changed since it was checked"):
         station.prepare(agreement)
+
+
+def test_a_site_with_one_class_joins_with_a_warning(
+    small_sites: dict[str, AnnData], station: Station, agreement: Agreement, tmp_path: Path
+) -> None:
+    adata = small_sites["site_1"]
+    for n_obs in (None, 1):
+        adata[adata.obs["label"] == "a"][:n_obs].copy().write_h5ad(tmp_path / "cohort.h5ad")
+        with pytest.warns(InflWarning, match=r"one class only of 'label' at 'site_1 \(a\)'"):
+            site = station.prepare(agreement)
+        assert site.ledger is not None
+        site.ledger.close()
+        assert isinstance(site.handle(count(agreement)), Answer)
+
+
+def test_a_run_with_one_class_is_refused(agreement: Agreement) -> None:
+    with pytest.raises(DataError, match="'a' is the only class"):
+        replace(agreement, panel={**agreement.panel, "classes": ["a"]})
+    with pytest.raises(DataError, match="no observation has a label"):
+        replace(agreement, panel={**agreement.panel, "classes": []})
 
 
 def test_its_own_run_file_decides(station: Station, agreement: Agreement) -> None:

@@ -4,9 +4,12 @@ import torch
 from sklearn.decomposition import PCA
 
 import infl
-from infl.errors import DataError, InflError, SettingsError
+from infl.errors import DataError, InflError, InflWarning, SettingsError
 from infl.federation.seeds import generator
 from infl.models.registry import make_task
+from infl.models.task import Step
+from infl.nn.flat import FlatModule
+from infl.privacy.dp import clipped_gradients
 
 pytest.importorskip("peft", reason="needs the extra infl[trex]")
 transformers = pytest.importorskip("transformers", reason="needs the extra infl[trex]")
@@ -206,3 +209,50 @@ def test_a_sentence_names_the_highest_features_first(khan_sites, base):
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     wanted = adata.var_names[np.argsort(-adata.X[0], kind="stable")[:23]]
     assert tokenizer.decode(data.ids[0]).split() == ["[BOS]", *wanted]
+
+
+def test_an_adapter_learns_under_differential_privacy(khan_sites, base):
+    private = infl.privacy.DP(noise_multiplier=0.02, delta=1e-4, sample_rate=0.3, accountant="rdp")
+    run, key = fit(khan_sites, base, rounds=8, privacy=private, lr=0.1)
+    assert run.privacy["rounds"] == 8
+    assert accuracy(khan_sites, run, key) > 0.5
+
+
+def test_gradients_of_an_adapter_are_clipped_one_record_at_a_time(khan_sites, base):
+    task = make_task("adapter", {"target": TASKS, "base": base} | OPTIONS)
+    panel = task.agree(khan_sites)
+    flat = FlatModule(task.build(panel))
+    with torch.no_grad():
+        flat.flat += 0.1 * torch.randn_like(flat.flat)  # B is 0 at the start, and hides what is before it
+    data = task.read(khan_sites["site_1"], panel, site="site_1", rng=np.random.default_rng(0))
+    data.labels[0] = -1  # nothing is known of it
+    data.labels[1, 1] = -1
+    step, expected = Step(1, 1, 0, 1), torch.zeros(flat.shared.total)
+    for i in range(5):
+        flat.flat.grad.zero_()
+        task.loss(flat.module, data.batch(np.array([i])), step).backward()
+        gradient = flat.flat.grad.clone()
+        expected += gradient * min(1.0, 0.5 / max(float(gradient.norm()), 1e-9))
+    got = clipped_gradients(flat.module, lambda i: task.loss(flat.module, data.batch(i), step), np.arange(5), 0.5)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_site_with_one_class_is_a_warning(khan_sites, base):
+    adata = khan_sites["site_2"]
+    khan_sites["site_2"] = adata[adata.obs["tumour_class"] == "class_2"].copy()
+    with pytest.warns(InflWarning) as said:
+        table = infl.tl.compare(
+            khan_sites,
+            "adapter",
+            target="tumour_class",
+            base=base,
+            seeds=1,
+            rounds=1,
+            methods=["alone", "infl", "baseline"],
+            progress=False,
+            **OPTIONS,
+        )
+    assert table["mean"].notna().all()
+    texts = [str(w.message) for w in said if issubclass(w.category, InflWarning)]
+    assert any("'site_2 (class_2)'" in text and "learn the site" in text for text in texts)
+    assert any("'alone' is without site_2" in text for text in texts)

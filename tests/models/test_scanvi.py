@@ -6,7 +6,7 @@ import torch
 from anndata import AnnData
 
 import infl
-from infl.errors import DataError, SettingsError
+from infl.errors import DataError, InflWarning, SettingsError
 from infl.models.scanvi import Scanvi
 from infl.models.task import Step
 from infl.tl._predict import infer
@@ -100,3 +100,21 @@ def test_compare_has_the_accuracy_of_held_out_labels(hospitals: dict[str, AnnDat
     assert value["infl"] > 0.85 and value["baseline"] > 0.85
     assert value["infl_wrong_key"] < 0.55
     assert table.attrs["chance"] == 1 / 3
+
+
+def test_a_hospital_with_one_class_of_labels(hospitals: dict[str, AnnData]) -> None:
+    name = next(iter(hospitals))
+    adata = hospitals[name]
+    first = sorted(set(adata.obs["cell_type"].dropna().astype(str)) - {"unknown"})[0]
+    hospitals[name] = adata[(adata.obs["cell_type"].astype(str) == first).to_numpy()].copy()
+    hospitals["tiny"] = hospitals[name][:1].copy()
+    hospitals["tiny"].obs_names = ["one more"]
+    methods = ["alone", "infl", "infl_personal", "baseline"]
+    with pytest.warns(InflWarning) as said:
+        table = infl.tl.compare(hospitals, "scanvi", target="cell_type", seeds=1, rounds=1, methods=methods, **SMALL)
+    assert table["mean"].notna().all()
+    texts = [str(w.message) for w in said]
+    assert any(f"'{name} ({first})', 'tiny ({first})'" in text and "learn the site" in text for text in texts)
+    assert any(f"'alone' is without {name}" in text for text in texts)
+    with pytest.raises(DataError, match=r"is the only class"), pytest.warns(InflWarning):
+        infl.tl.fit_federated({name: hospitals[name]}, "scanvi", target="cell_type", rounds=1, min_sites=1)

@@ -153,16 +153,20 @@ def test_no_shared_feature(khan_sites):
     assert "no features at all" in refused(empty)
 
 
-def test_site_too_small_to_learn_from(khan_sites):
-    khan_sites["site_2"] = khan_sites["site_2"][:1].copy()
-    assert refused(khan_sites).startswith("site_2 has 1 observation; a site needs two or more")
+def test_site_without_observations(khan_sites):
     khan_sites["site_2"] = khan_sites["site_3"][:0].copy()
-    assert refused(khan_sites).startswith("site_2 has 0 observations; a site needs two or more")
+    assert refused(khan_sites) == "site_2 has no observations: leave it out"
+
+
+@pytest.mark.parametrize("n_obs", [1, 2, None])
+def test_site_with_one_class_is_a_warning_that_names_it(khan_sites, n_obs):
     adata = khan_sites["site_1"]
-    khan_sites["site_2"] = adata[adata.obs["tumour_class"] == "class_2"].copy()
-    n_obs = khan_sites["site_2"].n_obs
-    text = refused(khan_sites, target="tumour_class")
-    assert text.startswith(f"site_2 has one class only in 'tumour_class' ('class_2', {n_obs} observations)")
+    khan_sites["site_2"] = adata[adata.obs["tumour_class"] == "class_2"][:n_obs].copy()
+    with pytest.warns(InflWarning, match=r"one class only of 'tumour_class' at 'site_2 \(class_2\)'.*compare"):
+        panel = panel_of(khan_sites, target="tumour_class")
+    assert panel.classes == ("class_1", "class_2", "class_3", "class_4")
+    with pytest.warns(InflWarning, match="one class only"):
+        assert panel_of({"site_2": khan_sites["site_2"]}, target="tumour_class").classes == ("class_2",)
 
 
 def test_class_at_one_site_only_is_a_warning(khan_sites):

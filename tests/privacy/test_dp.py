@@ -56,8 +56,27 @@ def test_gradients_are_clipped_one_record_at_a_time() -> None:
         nn.functional.cross_entropy(flat.module(x[i : i + 1]), y[i : i + 1]).backward()
         gradient = flat.flat.grad.clone()
         expected += gradient * min(1.0, 0.5 / float(gradient.norm()))
-    got = clipped_gradients(flat.module, lambda: nn.functional.cross_entropy(flat.module(x), y), 0.5)
+    loss = lambda index: nn.functional.cross_entropy(flat.module(x[index]), y[index])  # noqa: E731
+    got = clipped_gradients(flat.module, loss, np.arange(7), 0.5)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_layers_that_opacus_does_not_know_are_clipped_alike() -> None:
+    torch.manual_seed(0)
+    flat = FlatModule(_Scaled(5, 3))
+    x, y = torch.randn(7, 5) * 3, torch.arange(7) % 3
+    expected = torch.zeros(flat.shared.total)
+    for i in range(7):
+        flat.flat.grad.zero_()
+        nn.functional.cross_entropy(flat.module(x[i : i + 1]), y[i : i + 1]).backward()
+        gradient = flat.flat.grad.clone()
+        expected += gradient * min(1.0, 0.5 / float(gradient.norm()))
+    before = flat.flat.grad.clone()
+    loss = lambda index: nn.functional.cross_entropy(flat.module(x[index]), y[index])  # noqa: E731
+    got = clipped_gradients(flat.module, loss, np.arange(7), 0.5)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(flat.flat.grad, before)
+    assert not clipped_gradients(flat.module, loss, np.arange(0), 0.5).any()
 
 
 @pytest.mark.parametrize("noise", ["distributed", "local"])
@@ -195,3 +214,15 @@ class _WithBatchNorm(ResidualMLP):
     def __init__(self, *args: int, **options: float) -> None:
         super().__init__(*args, **options)  # type: ignore[arg-type]
         self.norm = nn.BatchNorm1d(self.head.in_features)
+
+
+class _Scaled(nn.Module):
+    """A weight of its own beside a layer, and a buffer: Opacus refuses such a layer."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.gain, self.layer = nn.Parameter(torch.ones(n_in)), nn.Linear(n_in, n_out)
+        self.register_buffer("center", torch.ones(n_in))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer((x - self.center) * self.gain)

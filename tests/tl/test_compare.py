@@ -8,7 +8,7 @@ from threadpoolctl import threadpool_limits
 
 import infl
 from infl.errors import SettingsError
-from infl.tl._compare import _worst
+from infl.tl._compare import _worst, folds
 
 FAST = {"target": "tumour_class", "rounds": 2, "seeds": 2, "progress": False}
 
@@ -73,3 +73,38 @@ def test_figures_do_not_depend_on_the_number_of_threads(khan_sites: dict[str, An
             table = infl.tl.compare(khan_sites, methods=["fedavg", "baseline"], **FAST)
         found.append([record["value"] for record in table.attrs["values"]])
     np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("seeds", [np.array([3, 4]), range(3, 5), (np.int64(3), np.int32(4)), iter([3, 4])], ids=str)
+def test_seeds_of_any_kind_of_sequence(khan_sites: dict[str, AnnData], seeds: object) -> None:
+    options = FAST | {"methods": ["baseline"]}
+    table = infl.tl.compare(khan_sites, **(options | {"seeds": seeds}))
+    assert {type(r["seed"]) for r in table.attrs["values"]} == {int}
+    assert {r["seed"] for r in table.attrs["values"]} == {3, 4}
+
+
+@pytest.mark.parametrize("seeds", [np.int64(1), np.array(1)], ids=repr)
+def test_number_of_seeds_of_any_kind(khan_sites: dict[str, AnnData], seeds: object) -> None:
+    table = infl.tl.compare(khan_sites, **(FAST | {"methods": ["baseline"], "seeds": seeds}))
+    assert {r["seed"] for r in table.attrs["values"]} == {0}
+
+
+@pytest.mark.parametrize("seeds", ["0", [0.5], 1.5, None])
+def test_what_is_no_seed(khan_sites: dict[str, AnnData], seeds: object) -> None:
+    with pytest.raises(SettingsError, match=r"^seeds=.*: give how many, or a list of whole numbers$"):
+        infl.tl.compare(khan_sites, **(FAST | {"seeds": seeds}))
+
+
+@pytest.mark.parametrize("share", [1e-6, 0.5, 1.0])
+def test_shares_that_leave_nothing_to_judge_or_to_train_on(share: float) -> None:
+    rng = np.random.default_rng(0)
+    sites = {f"s{i}": AnnData(rng.poisson(5, size=(2, 4)).astype(np.float32)) for i in range(3)}
+    for name, adata in sites.items():
+        adata.obs_names = [f"{name}_{i}" for i in range(2)]
+    task = infl.models.Scvi()
+    if share < 0.1:
+        with pytest.raises(SettingsError, match="holds out no observation of any site"):
+            next(folds(task, sites, "observations", share, 0))
+        return
+    train, test = next(folds(task, sites, "observations", share, 0))
+    assert all(train[name].n_obs == test[name].n_obs == 1 for name in sites)

@@ -158,8 +158,8 @@ def _duplicates(sites: dict[str, AnnData]) -> None:
     sites["site_5"].var_names = [names[0], names[0], *names[2:]]
 
 
-def _one_sample(sites: dict[str, AnnData]) -> None:
-    sites["site_2"] = sites["site_2"][:1].copy()
+def _no_sample(sites: dict[str, AnnData]) -> None:
+    sites["site_2"] = sites["site_2"][:0].copy()
 
 
 def _same_obs(sites: dict[str, AnnData]) -> None:
@@ -178,7 +178,7 @@ BAD: dict[str, tuple[Break, dict[str, object], str]] = {
     "infinite": (_infinite, {}, r"(?i)inf.*site_2|site_2.*inf"),
     "no shared feature": (_other_features, {}, r"feature"),
     "duplicate features": (_duplicates, {}, r"(?i)duplicate.*site_5"),
-    "one sample": (_one_sample, {}, r"site_2.*1 observation"),
+    "no sample": (_no_sample, {}, r"site_2 has no observations"),
     "obs_names": (_same_obs, {}, r"obs_names.*site_1"),
     "equal names": (_equal_names, {}, r"(?i)site_1"),
     "empty": (lambda s: s.clear(), {}, r"(?i)sites"),

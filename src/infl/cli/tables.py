@@ -13,7 +13,7 @@ def print_table(table: pd.DataFrame, metrics: list[str] | None = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from infl._tables import by_method
+    from infl._tables import by_method, not_computed
 
     wide = by_method(table, metrics).assign(method=list(dict.fromkeys(table["method"])))
     wide["seconds"] = [f"{s:.2f}" for s in table.groupby("method", sort=False)["seconds"].first()]
@@ -21,3 +21,5 @@ def print_table(table: pd.DataFrame, metrics: list[str] | None = None) -> None:
     for row in wide.itertuples(index=False, name=None):
         shown.add_row(*row)
     Console().print(shown)
+    if missing := not_computed(table):
+        Console().print(missing)

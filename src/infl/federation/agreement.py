@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from infl.errors import SettingsError
+from infl.errors import DataError, SettingsError
 from infl.federation.rules import rule
 from infl.models.lock_schemes import lock_scheme
 
@@ -106,6 +106,7 @@ class Agreement:
             )
         rule(self.aggregation, self.aggregation_options)
         lock_scheme(self.lock, self.strength)
+        check_classes(self.panel)
 
     @classmethod
     def new(
@@ -192,3 +193,29 @@ class Agreement:
         raw = json.loads(self.to_json())
         raw.pop("panel")
         return raw
+
+
+def check_classes(panel: Mapping[str, Any]) -> None:
+    """Refuse a panel with labels of which none has two classes. One site may be like that, all together may not.
+
+    Raises
+    ------
+    DataError
+        There is nothing to tell apart.
+
+    Examples
+    --------
+    >>> check_classes({"classes": ["healthy"]})
+    Traceback (most recent call last):
+    infl.errors.DataError: 'healthy' is the only class, so there is nothing to tell apart: ...
+    """
+    columns = [panel["classes"]] if "classes" in panel else list(panel.get("tasks", {}).values())
+    if not columns or any(len(classes) > 1 for classes in columns):
+        return
+    known = [classes[0] for classes in columns if len(classes)]
+    if not known:
+        raise DataError("no observation has a label: name another column with target=, or add sites that have labels")
+    raise DataError(
+        f"{known[0]!r} is the only class, so there is nothing to tell apart: name another column with target=, or add sites "
+        "with other classes"
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -268,18 +267,19 @@ class Site:
 
         All of it lies on the grid of the plan's packing; divided by M where updates travel locked.
         """
-        replica, bench = self.replica, self.replica.bench
+        replica = self.replica
         rng = SecretUniform(self.noise_key, plan.round)
         chosen = self.data.train[rng.random(len(self.data.train)) < dp.sample_rate]
-        total = torch.zeros(bench.shared.total)
         module = replica.module(self.local, training=True)
         step = Step(plan.round, replica.agreement.rounds, 0, 1)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive(replica.agreement.seed, "dropout", self.name, plan.round))
-            for index in np.array_split(chosen, -(-len(chosen) // 64)) if len(chosen) else []:
-                batch = self.data.batch(index)
-                losses = partial(lambda b: replica.task.loss(module, b, step), batch)
-                total += clipped_gradients(module, losses, float(dp.clip_norm or 1))
+            total = clipped_gradients(
+                module,
+                lambda index: replica.task.loss(module, self.data.batch(index), step),
+                chosen,
+                float(dp.clip_norm or 1),
+            )
         grid = 2.0 ** grid_exponent(dp)
         sigma = dp.site_noise(replica.agreement.min_sites) * float(dp.clip_norm or 1) / grid
         noisy = (np.rint(total.numpy() / grid) + discrete_gaussian(sigma, len(total), rng)) * grid

@@ -14,10 +14,12 @@ from torch.nn import functional as F
 
 from infl.errors import DataError, SettingsError
 from infl.models.bases import load_base
-from infl.models.labelled import of_all_classes, stratified_split
+from infl.models.labelled import stratified_split
+from infl.models.logistic import logistic_regression
 from infl.models.matrix import FeatureMatrix
 from infl.models.sentences import Sentences, sentences
 from infl.models.task import Predictor, Step, Sums, Task
+from infl.pp._labels import warn_of_one_class
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -120,12 +122,13 @@ class Adapter(Task):
         base.vocabulary(features)
         classes = {}
         for task in self.tasks:
-            seen = [_labels(adata, task).dropna().unique() for adata in sites.values() if task in adata.obs]
-            classes[task] = sorted(set().union(*map(set, seen)))
+            seen = {site: set(_labels(a, task).dropna()) for site, a in sites.items() if task in a.obs}
+            classes[task] = sorted(set().union(*seen.values()))
             if not seen:
                 raise DataError(f"no site has the column {task!r} in obs: name columns of labels with target=")
             if len(classes[task]) < 2 and len(sites) > 1:
                 raise DataError(f"{task!r} has fewer than two classes over all sites: leave it out of target=")
+            warn_of_one_class({site: sorted(labels) for site, labels in seen.items()}, task, stacklevel=3)
         for site, adata in sites.items():
             if not any(task in adata.obs and _labels(adata, task).notna().any() for task in self.tasks):
                 raise DataError(f"{site} has labels of none of the tasks {', '.join(self.tasks)}: leave the site out")
@@ -328,25 +331,18 @@ class Adapter(Task):
 
     def baseline(self, train: AnnData | MuData, panel: Mapping[str, Any], *, seed: int) -> Predictor:
         """Multinomial logistic regression on pooled, standardised data, one for each task."""
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
 
         def features(adata: AnnData | MuData) -> np.ndarray:
             return FeatureMatrix(adata, panel["features"], layer=self.layer, site="the data").rows(slice(None))
 
         x, fitted = features(train), {}
         for task, classes in panel["tasks"].items():
-            y = pd.Categorical(_labels(train, task), categories=classes).codes
-            model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-            fitted[task] = model.fit(x[y >= 0], y[y >= 0])
+            y = pd.Categorical(_labels(train, task), categories=classes).codes.astype(np.int64)
+            fitted[task] = logistic_regression(x[y >= 0], y[y >= 0], len(classes), balanced=False)
 
         def predict(adata: AnnData | MuData) -> dict[str, np.ndarray]:
             x = features(adata)
-            return {
-                f"probability.{task}": of_all_classes(model.predict_proba(x), model.classes_, len(panel["tasks"][task]))
-                for task, model in fitted.items()
-            }
+            return {f"probability.{task}": model(x) for task, model in fitted.items()}
 
         return predict
 

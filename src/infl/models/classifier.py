@@ -17,12 +17,12 @@ from infl.models.labelled import (
     LabelledRows,
     Scale,
     fused,
-    of_all_classes,
     stratified_split,
     with_column,
     write_classes,
     write_rows,
 )
+from infl.models.logistic import logistic_regression
 from infl.models.matrix import FeatureMatrix
 from infl.models.task import Predictor, Sums, Task
 from infl.nn.mlp import LinearClassifier, OnPanel, ResidualMLP
@@ -49,7 +49,7 @@ class Classifier(Task):
     Parameters
     ----------
     target
-        Column of ``obs`` with the classes. A site need not have all of them.
+        Column of ``obs`` with the classes. A site need not have all of them; one that has a single class is warned of.
     layer
         Layer to read (None: ``X``).
     modality
@@ -58,8 +58,8 @@ class Classifier(Task):
         ``"intersection"``: the features that all sites measured; ``"union"``: those that any site measured. What a site did
         not measure is masked: it has no part in its activations, its gradients or the federated moments.
     validation
-        Share of each site's samples, by class, that judges rounds and is not trained on. A class with fewer than
-        three samples at a site is trained on only.
+        Share of each site's samples, by class, that judges rounds and is not trained on. One sample of each class at a site
+        always is.
     standardise
         ``"federated"``: features are scaled by moments summed over sites; ``"site"``: by each site's own, also at a site
         that joins later; ``"rank"``: the same after ranking the features of each sample; ``"sample"``: each sample by its
@@ -429,33 +429,15 @@ class Classifier(Task):
 
     def baseline(self, train: AnnData | MuData, panel: Mapping[str, Any], *, seed: int) -> Predictor:
         """Multinomial logistic regression on pooled, standardised data; its penalty by cross-validation."""
-        from sklearn.impute import SimpleImputer
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import GridSearchCV, StratifiedKFold
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
 
         def features(adata: AnnData | MuData) -> np.ndarray:
             return self._matrix(self._table(adata, "the data"), panel, "the data").rows(slice(None))
 
-        y = self._table(train, "the data").obs[self.target].astype(str).to_numpy()
-        model = make_pipeline(
-            StandardScaler(),
-            SimpleImputer(keep_empty_features=True),
-            LogisticRegression(max_iter=2000, class_weight="balanced"),
-        )
-        folds = StratifiedKFold(3, shuffle=True, random_state=seed)
-        search = GridSearchCV(
-            model, {"logisticregression__C": [1e-3, 1e-2, 0.1, 1.0]}, cv=folds, scoring="neg_log_loss"
-        )
-        search.fit(features(train), y)
-        columns = [list(panel["classes"]).index(c) for c in search.classes_]
-
-        def predict(adata: AnnData | MuData) -> dict[str, np.ndarray]:
-            known = search.predict_proba(features(adata))
-            return {"probability": of_all_classes(known, columns, len(panel["classes"]))}
-
-        return predict
+        labels = self._table(train, "the data").obs[self.target].astype(str)
+        y = pd.Categorical(labels, categories=panel["classes"]).codes.astype(np.int64)
+        strengths = (1e-3, 1e-2, 0.1, 1.0)
+        model = logistic_regression(features(train), y, len(panel["classes"]), strengths=strengths, seed=seed)
+        return lambda adata: {"probability": model(features(adata))}
 
 
 @torch.no_grad()

@@ -134,13 +134,6 @@ def write_rows(adata: AnnData | MuData, key: str, values: np.ndarray, names: pd.
     adata.obsm[key] = values if everywhere else pd.DataFrame(values, index=names).reindex(adata.obs_names).to_numpy()
 
 
-def of_all_classes(known: np.ndarray, columns: np.ndarray | list[int], n_classes: int) -> np.ndarray:
-    """Return probabilities (n, n_classes) of which only those of the classes `columns` are known, 0 for the others."""
-    probability = np.zeros((len(known), n_classes))
-    probability[:, columns] = known
-    return probability
-
-
 def stratified_split(labels: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Split off `share` of the samples by systematic sampling within classes; one of each class stays in training.
 

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from infl.errors import DataError, SettingsError
 from infl.models.counts import LABELS, CountRows, log_normalised, table_of
-from infl.models.labelled import of_all_classes, stratified_split, write_classes
+from infl.models.labelled import stratified_split, write_classes
+from infl.models.logistic import logistic_regression
 from infl.models.scvi import CHUNK, Scvi, latent, vae_class
 from infl.models.task import Predictor, Step, Sums
+from infl.pp._labels import warn_of_one_class
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -63,15 +65,15 @@ class Scanvi(Scvi):
             raise SettingsError(
                 "model='scanvi' needs target=, the obs column with the labels of those cells that have one"
             )
-        known: set[str] = set()
-        for site, adata in sites.items():
-            values = self._values(table_of(adata, self.modality, site))
-            known |= set() if values is None else set(values.dropna())
-        if len(known) < 2:
+        labels = {site: self._values(table_of(adata, self.modality, site)) for site, adata in sites.items()}
+        at = {site: [] if values is None else sorted(set(values.dropna())) for site, values in labels.items()}
+        known = set().union(*at.values())
+        if len(known) < 2 and len(sites) > 1:
             raise DataError(
                 f"obs[{self.target!r}] has {len(known)} classes over all sites, beside {self.unlabelled!r} and missing "
                 "values: two or more are due"
             )
+        warn_of_one_class(at, self.target, stacklevel=3)
         # the classes before the check of the data, which reads them
         return super().agree(sites) | {"classes": sorted(known)}
 
@@ -172,36 +174,29 @@ class Scanvi(Scvi):
         self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any]
     ) -> dict[str, float]:
         """Return balanced accuracy and macro F1 of the labelled cells."""
-        from sklearn.metrics import balanced_accuracy_score, f1_score
+        from sklearn.metrics import f1_score, recall_score
 
         truth = self.labels(table_of(adata, self.modality, "the data"), panel)
         known, guess = truth >= 0, outputs["probability"].argmax(1)
         if not known.any():
             return {"balanced_accuracy": float("nan"), "macro_f1": float("nan")}
         return {
-            "balanced_accuracy": float(balanced_accuracy_score(truth[known], guess[known])),
+            "balanced_accuracy": float(
+                recall_score(truth[known], guess[known], labels=np.unique(truth[known]), average="macro")
+            ),
             "macro_f1": float(f1_score(truth[known], guess[known], average="macro")),
         }
 
     def baseline(self, train: AnnData | MuData, panel: Mapping[str, Any], *, seed: int) -> Predictor:
         """Return probabilities of logistic regression on log-normalised counts, fitted on pooled labelled cells."""
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
 
         def features(adata: AnnData | MuData) -> np.ndarray:
             return log_normalised(self.read(adata, panel, site="the data").x.rows(slice(None)), 1e4)
 
         labels = self.labels(table_of(train, self.modality, "the data"), panel)
         known = np.flatnonzero(labels >= 0)
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000, class_weight="balanced"))
-        model.fit(features(train)[known], labels[known])
-
-        def predict(adata: AnnData | MuData) -> dict[str, np.ndarray]:
-            known = model.predict_proba(features(adata))
-            return {"probability": of_all_classes(known, model.classes_, len(panel["classes"]))}
-
-        return predict
+        model = logistic_regression(features(train)[known], labels[known], len(panel["classes"]), strengths=(0.01,))
+        return lambda adata: {"probability": model(features(adata))}
 
     def write(
         self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any], *, key_added: str

@@ -90,6 +90,19 @@ class SiteData(ABC):
         """Return the training observations in a random order, for an epoch."""
         return rng.permutation(self.train)
 
+    @property
+    def one_class(self) -> bool:
+        """Whether all labels that the site has are of one class, so that they cannot judge what tells classes apart.
+
+        Read from ``labels``, a tensor of class numbers (n_obs,) or (n_obs, n_columns), −1 where unknown, if there is one.
+        """
+        import torch
+
+        labels = getattr(self, "labels", None)
+        if not isinstance(labels, torch.Tensor) or not (labels >= 0).any():
+            return False
+        return all(len(column[column >= 0].unique()) < 2 for column in labels.reshape(len(labels), -1).T)
+
 
 @dataclass(frozen=True)
 class Task(ABC):

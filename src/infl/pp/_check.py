@@ -58,7 +58,8 @@ def panel_of(
     Warns
     -----
     infl.errors.InflWarning
-        A class is at one site only, labels of two sites look like one class, or values differ in kind.
+        A class is at one site only, a site has one class only, labels of two sites look like one class, or values differ
+        in kind.
 
     Examples
     --------
@@ -222,11 +223,8 @@ def check_site_names(sites: Mapping[str, AnnData | MuData]) -> None:
 def check_object(adata: AnnData | MuData, site: str, layer: str | None) -> None:
     if not isinstance(adata, AnnData | MuData):
         raise DataError(f"{site} is {type(adata).__name__}; it must be AnnData or MuData")
-    if adata.n_obs < 2:
-        raise DataError(
-            f"{site} has {adata.n_obs} observation{'' if adata.n_obs == 1 else 's'}; a site needs two or more, to train "
-            "and to validate: join it with another site or leave it out"
-        )
+    if not adata.n_obs:
+        raise DataError(f"{site} has no observations: leave it out")
     _check_unique(adata.obs_names, "obs_names", site)
     for modality, table in tables(adata).items():
         where = _where(site, modality)

@@ -71,7 +71,7 @@ def harmonise(
     Warns
     -----
     infl.errors.InflWarning
-        A class is at one site only, or labels of two sites look like one class.
+        A class is at one site only, a site has one class only, or labels of two sites look like one class.
 
     Examples
     --------

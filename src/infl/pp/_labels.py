@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from itertools import combinations
 
@@ -19,14 +19,15 @@ _ALIKE = 0.9  # share of characters in common above which two labels look like o
 def agree_on_classes(sites: Mapping[str, AnnData | MuData], target: str, renamed: Mapping[str, str]) -> tuple[str, ...]:
     """Return the classes of all sites as text, sorted, after checking each site's labels.
 
-    Labels in `renamed` are called otherwise. Warns of classes that one site alone has, and of labels of different sites
-    that look like one class.
+    Labels in `renamed` are called otherwise. Warns of classes that one site alone has, of sites that have one class alone,
+    and of labels of different sites that look like one class.
     """
     counts = {site: _class_counts(adata, target, site, renamed) for site, adata in sites.items()}
     at: dict[str, list[str]] = {}
     for site, count in counts.items():
         for label in count.index:
             at.setdefault(label, []).append(site)
+    warn_of_one_class({site: list(count.index) for site, count in counts.items()}, target, stacklevel=5)
 
     for first, second in near_misses(at):
         common, rare = sorted((first, second), key=lambda label: -len(at[label]))
@@ -44,6 +45,19 @@ def agree_on_classes(sites: Mapping[str, AnnData | MuData], target: str, renamed
             stacklevel=4,
         )
     return tuple(sorted(at))
+
+
+def warn_of_one_class(labels: Mapping[str, Sequence[str]], target: str, *, stacklevel: int) -> None:
+    """Warn of sites all of whose observations are of one class; `labels` are those that each site has."""
+    alike = [f"{site} ({of_site[0]})" for site, of_site in labels.items() if len(of_site) == 1]
+    if alike:
+        warnings.warn(
+            f"one class only of {target!r} at {shortlist(alike, shown=6)}: where class and site coincide, a model may learn "
+            "the site in its place; look at infl.tl.compare(…, holdout='site'), and let sites differ by coordinate=16 "
+            "(model 'classifier')",
+            InflWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def near_misses(sites_of: Mapping[str, list[str]]) -> list[tuple[str, str]]:
@@ -90,10 +104,4 @@ def _class_counts(adata: AnnData | MuData, target: str, site: str, renamed: Mapp
             "or make classes of it with pandas.cut or .astype(str)"
         )
     counts = relabelled(labels, renamed).value_counts()
-    counts = counts[counts > 0]
-    if len(counts) < 2:
-        raise DataError(
-            f"{site} has one class only in {target!r} ({counts.index[0]!r}, {counts.iloc[0]} observations); a site needs "
-            "two or more: join it with another site or leave it out"
-        )
-    return counts
+    return counts[counts > 0]

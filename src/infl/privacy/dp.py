@@ -2,7 +2,8 @@
 
 With ``privacy=DP(…)`` every round is one step of DP-SGD over all sites. A site draws a Poisson sample of its records,
 clips each record's gradient, adds the clipped gradients and *its share* of the noise, and seals the result. Only the sum
-is ever opened, and the sum carries the whole noise: the utility of a trusted aggregator, without one.
+is ever opened, and the sum carries the whole noise: the utility of a trusted aggregator, without one. Opacus finds the
+gradients of many records in one pass; where it does not know a layer (an adapter's experts), one record follows the other.
 
 Noise is discrete Gaussian on the seal's grid, so a sum modulo 2³² leaks nothing more than the sum. For noise as wide as
 here (over a thousand grid steps) a sum of discrete Gaussians differs from a discrete Gaussian by less than double
@@ -26,7 +27,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -49,6 +50,8 @@ LOOSE = 50.0
 """From this ε on the quick accountant is asked: nobody is protected by it."""
 GRAD_SAMPLE = "grad_sample"
 """Attribute in which Opacus leaves per-record gradients."""
+RECORDS = 64
+"""Records whose gradients are in memory together."""
 REMEDIES = {
     "BatchNorm": "mixes the records of a batch: use LayerNorm or GroupNorm",
     "LSTM": "hides its steps: use opacus.layers.DPLSTM",
@@ -335,18 +338,52 @@ def check_module(module: nn.Module) -> None:
         raise SettingsError(f"privacy: the model cannot be trained with per-record gradients: {'; '.join(wrong)}")
 
 
-def clipped_gradients(module: nn.Module, losses: Callable[[], torch.Tensor], clip_norm: float) -> torch.Tensor:
+def clipped_gradients(
+    module: nn.Module, loss: Callable[[np.ndarray], torch.Tensor], records: np.ndarray, clip_norm: float
+) -> torch.Tensor:
     """Return the sum of per-record gradients, each clipped to `clip_norm`, flat.
 
     Parameters
     ----------
     module
         Its parameters are views of one flat buffer, in order.
-    losses
-        Called with nothing; returns the mean loss of the records.
+    loss
+        Called with some of the records; returns their mean loss.
+    records
+        Indices (n,).
     clip_norm
         Largest norm.
     """
+    import torch
+
+    together = _has_samplers(module)
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    total = torch.zeros(sum(p.numel() for p in parameters))
+    for index in np.array_split(records, -(-len(records) // (RECORDS if together else 1))) if len(records) else []:
+        if together:
+            samples = _sampled_gradients(module, parameters, partial(loss, index))
+        else:
+            gradients = torch.autograd.grad(loss(index), parameters, allow_unused=True, materialize_grads=True)
+            samples = torch.cat([g.flatten() for g in gradients])[None]
+        total += (clip_norm / samples.norm(dim=1).clamp(min=clip_norm)) @ samples
+    return total
+
+
+def _has_samplers(module: nn.Module) -> bool:
+    """Whether Opacus knows all trained layers, and finds the gradients of many records in one pass.
+
+    It does not know the experts of an adapter, whose second input and buffers it cannot follow.
+    """
+    from opacus import GradSampleModule
+
+    trained = (m for m in module.modules() if any(p.requires_grad for p in m.parameters(recurse=False)))
+    return all(type(part) in GradSampleModule.GRAD_SAMPLERS for part in trained)
+
+
+def _sampled_gradients(
+    module: nn.Module, parameters: Sequence[nn.Parameter], loss: Callable[[], torch.Tensor]
+) -> torch.Tensor:
+    """Return the gradient of each record (n_records, size), from one pass over all of them."""
     import torch
     from opacus import GradSampleModule
 
@@ -354,14 +391,11 @@ def clipped_gradients(module: nn.Module, losses: Callable[[], torch.Tensor], cli
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            losses().backward()
-        parameters = [p for p in module.parameters() if p.requires_grad]
-        samples = torch.cat([getattr(p, GRAD_SAMPLE).flatten(1) for p in parameters], 1)  # (records, size)
-        norm = samples.norm(dim=1)
-        return (clip_norm / norm.clamp(min=clip_norm)) @ samples
+            loss().backward()
+        return torch.cat([getattr(p, GRAD_SAMPLE).flatten(1) for p in parameters], 1)
     finally:
         wrapped.to_standard_module()
-        for p in module.parameters():
+        for p in parameters:
             setattr(p, GRAD_SAMPLE, None)
 
 

@@ -6,9 +6,10 @@ import inspect
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
+from operator import index
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from joblib import Parallel, delayed
 
 from infl._threads import one_thread
 from infl.errors import DataError, InflWarning, SettingsError
-from infl.federation.agreement import Agreement
+from infl.federation.agreement import Agreement, check_classes
 from infl.federation.local import run_in_process
 from infl.federation.report import round_bar
 from infl.federation.seeds import generator
@@ -61,7 +62,7 @@ def compare(
     *,
     target: str | None = None,
     site_key: str | None = None,
-    seeds: int | Sequence[int] = 5,
+    seeds: int | Iterable[int] = 5,
     methods: Sequence[str] | None = None,
     test_share: float = 0.3,
     holdout: Literal["observations", "site"] = "observations",
@@ -82,14 +83,14 @@ def compare(
     sites, model, target, site_key
         As for :func:`infl.tl.fit_federated`. None of the objects is altered.
     seeds
-        How many, or which.
+        How many, or which: a list, a range or an array of whole numbers.
     methods
         Some of
 
         ``"pooled"``
             The same model on all sites' data in one place.
         ``"alone"``
-            Each site by itself; mean over sites.
+            Each site by itself; mean over sites. A site with one class has no such model: a warning names it.
         ``"fedavg"``
             Federated, with neither lock nor seal.
         ``"infl"``, ``"infl_wrong_key"``, ``"infl_no_key"``
@@ -101,7 +102,8 @@ def compare(
         ``"baseline"``
             What practitioners would try first, on pooled data (multinomial logistic regression for a classifier).
     test_share
-        Share of each site's observations that is held out.
+        Share of each site's observations that is held out. One of each class stays in training, so very small sites may
+        have none that are held out: they are trained on, and not judged.
     holdout
         ``"observations"``, or ``"site"``: all of a site, each in turn; a metric is then the mean over sites.
     rounds, local_epochs
@@ -120,12 +122,13 @@ def compare(
         One row a method and metric: ``method``, ``metric``, ``mean``, ``sd`` (over seeds), ``worst_site`` (mean over
         seeds of the site where it is worst; for ``"alone"``, of a site's own model on its own observations),
         ``n_seeds``, ``seconds`` (mean, of fit and prediction). ``attrs["values"]`` has a record for each method, metric,
-        seed and site (``""``: overall), for paired differences; ``attrs["chance"]`` is one over the number of classes.
+        seed and site (``""``: overall), for paired differences; ``attrs["chance"]`` is one over the number of classes;
+        ``attrs["not_computed"]`` has the metrics that a site by itself cannot have (an AUROC where it has one class).
 
     Raises
     ------
     SettingsError
-        Unknown method or holdout, fewer than one seed, or too few sites to leave one out.
+        Unknown method or holdout, fewer than one seed, too few sites to leave one out, or nothing that is held out.
 
     Examples
     --------
@@ -145,7 +148,7 @@ def compare(
         raise SettingsError(f"method {unknown[0]!r} is not known: some of {', '.join(METHODS + OPTIONAL)}")
     if holdout == "site" and "infl_personal" in chosen:
         raise SettingsError("method 'infl_personal' trains at the sites that are judged: not with holdout='site'")
-    seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    seeds = _whole_numbers(seeds)
     if not seeds or not chosen:
         raise SettingsError("seeds= and methods= need at least one entry each")
     if holdout not in ("observations", "site"):
@@ -155,6 +158,7 @@ def compare(
     run_options = {k: options.pop(k) for k in list(options) if k in RUN_OPTIONS}
     task = make_task(model, options | ({} if target is None else {"target": target}), OWN_OPTIONS)
     panel = task.agree(tables)
+    check_classes(panel)
     run_options |= {"rounds": rounds, "local_epochs": local_epochs}
     n_folds = len(tables) if holdout == "site" else 1
     n_fits = n_folds * len(chosen)
@@ -170,6 +174,8 @@ def compare(
                 by_seed[seed] = result
                 show(done * n_fits, [])
     records = [record for seed in seeds for record in by_seed[seed][0]]
+    if not records:
+        raise DataError("no site can fit this model alone: leave 'alone' out of methods=")
     seconds = _mean([by_seed[seed][1] for seed in seeds])
     rows = [
         (method, metric, *_spread(overall), _worst(metric, sites), len(seeds), seconds[method])
@@ -178,7 +184,7 @@ def compare(
     ]
     columns = ["method", "metric", "mean", "sd", "worst_site", "n_seeds", "seconds"]
     table = Comparison(rows, columns=columns)
-    table.attrs["values"] = records
+    table.attrs |= {"values": records, "not_computed": _not_computed(records, tables)}
     if panel.get("classes"):
         table.attrs["chance"] = 1 / len(panel["classes"])
     return table
@@ -208,7 +214,8 @@ def _one_seed(
             overall[method].append(together)
             records += [_record(method, seed, site, m, v) for site, row in by_site.items() for m, v in row.items()]
             tell()
-    records += [_record(method, seed, "", m, v) for method in methods for m, v in _mean(overall[method]).items()]
+    judged = {method: [row for row in overall[method] if row] for method in methods}
+    records += [_record(method, seed, "", m, v) for method in methods for m, v in _mean(judged[method]).items()]
     return seed, (records, dict(seconds))
 
 
@@ -219,12 +226,18 @@ OWN_OPTIONS = (*tuple(inspect.signature(compare).parameters)[2:-1], *RUN_OPTIONS
 def folds(
     task: Task, tables: Mapping[str, Data], holdout: str, test_share: float, seed: int
 ) -> Iterator[tuple[dict[str, Data], dict[str, Data]]]:
-    """Yield what is fitted on and what is judged on, by site."""
+    """Yield what is fitted on, at least one observation of each site, and what is judged on."""
     if holdout == "site":
         for site, adata in tables.items():
             yield {other: a for other, a in tables.items() if other != site}, {site: adata}
         return
     held = {s: task.hold_out(a, test_share, generator(seed, "held out", s)) for s, a in tables.items()}
+    for rows in held.values():
+        rows[0] &= not rows.all()
+    if not any(rows.any() for rows in held.values()):
+        raise SettingsError(
+            f"test_share={test_share} holds out no observation of any site: raise it, or holdout='site'"
+        )
     train = {site: adata[~held[site]].copy() for site, adata in tables.items()}
     yield train, {site: adata[held[site]].copy() for site, adata in tables.items()}
 
@@ -259,7 +272,7 @@ class _Bench:
         if method == "alone":
             scores = dict(self._alone())
             if not scores:
-                raise DataError("no site can fit this model alone: leave 'alone' out of methods=")
+                return {}, {}
             own = {site: scores[site][1][site] for site in self.test if site in scores}
             by_site = own or {site: _mean([s[1][site] for s in scores.values()]) for site in self.test}
             return _mean([together for together, _ in scores.values()]), by_site
@@ -282,10 +295,12 @@ class _Bench:
         return self._score(run)
 
     def _alone(self) -> Iterator[tuple[str, Scores]]:
-        """Yield each site's own model's scores; sites whose data cannot make one (a modality is lacking) are told of."""
+        """Yield each site's own model's scores; sites whose data cannot make one (one class, no modality) are told of."""
         for site, adata in self.train.items():
             try:
-                self.task.agree({site: adata})
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", InflWarning)  # of one class: an error here
+                    check_classes(self.task.agree({site: adata}))
             except DataError as error:
                 warnings.warn(f"'alone' is without {site}: {error}", InflWarning, stacklevel=6)
                 continue
@@ -337,8 +352,28 @@ class _Bench:
         return run_in_process(agreement, self.task, tables, key).run
 
 
+def _whole_numbers(seeds: int | Iterable[int]) -> list[int]:
+    """Return which seeds, as Python's numbers."""
+    try:
+        return list(range(index(seeds)))  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    try:
+        return list(dict.fromkeys(map(index, seeds)))  # type: ignore[arg-type]
+    except TypeError:
+        raise SettingsError(f"seeds={seeds!r}: give how many, or a list of whole numbers") from None
+
+
+def _not_computed(records: Sequence[Mapping[str, Any]], sites: Iterable[str]) -> dict[str, list[str]]:
+    """Return, by site, the metrics that no method has there."""
+    known = {(r["site"], r["metric"]) for r in records if not np.isnan(r["value"])}
+    metrics = list(dict.fromkeys(r["metric"] for r in records))
+    lacking = {site: [metric for metric in metrics if (site, metric) not in known] for site in sites}
+    return {site: names for site, names in lacking.items() if names}
+
+
 def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: _known_mean([row[name] for row in rows]) for name in rows[0]}
+    return {name: _known_mean([row[name] for row in rows]) for name in rows[0]} if rows else {}
 
 
 def _known_mean(values: Sequence[float]) -> float:

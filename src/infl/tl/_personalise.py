@@ -33,8 +33,8 @@ class Personalised:
         Each site's own model, locked under the key of the global one.
     table
         One row a site: ``site``, ``n_train``, ``n_validation``, ``epochs`` (0: the global model was best and is kept), the
-        monitored and the headline metric on the site's validation data ``before`` and ``after``. The epoch was chosen on
-        the same data, so ``after`` is hopeful; :func:`infl.tl.compare` with ``"infl_personal"`` measures on others.
+        monitored and the headline metric on the site's validation data ``before`` and ``after``, and a ``note`` where a site
+        could not be fine-tuned. The epoch was chosen on the same data, so ``after`` is hopeful; :func:`infl.tl.compare` with ``"infl_personal"`` measures on others.
 
     Examples
     --------
@@ -61,7 +61,8 @@ def personalise(
 ) -> Personalised:
     """Go on training the global model at each site, on its own data, as long as its validation data gain from it.
 
-    Nothing is sent. A site whose validation data gain nothing, or that has none, keeps the global model.
+    Nothing is sent. A site whose validation data gain nothing, or that has none, keeps the global model. So does a site with
+    one class: it would only learn to name that class always.
 
     Parameters
     ----------
@@ -130,12 +131,15 @@ def _fine_tuned(
     def judged() -> dict[str, float]:
         return task.summarise(task.evaluate(module.eval(), data, data.validation))
 
+    note = "one class only: the global model is kept" if data.one_class else ""
+    if not len(data.validation):
+        note = "no validation data: the global model is kept"
     before = best = judged()
     weights, best_epoch = _copy(module), 0
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, "personal dropout", site))
         rng = generator(seed, "personal batches", site)
-        for epoch in range(1, epochs + 1) if len(data.validation) else ():
+        for epoch in range(1, epochs + 1) if not note else ():
             order = rng.permutation(data.train)
             batches = np.array_split(order, max(1, round(len(order) / task.batch_size)))
             module.train()
@@ -153,6 +157,7 @@ def _fine_tuned(
     row["epochs"] = best_epoch
     for metric in dict.fromkeys((task.monitor, task.headline)):
         row |= {f"{metric}_before": before[metric], f"{metric}_after": best[metric]}
+    row["note"] = note
     locked = lock_model(h, weights, private | task.keep(data), key if h.fingerprint else None, salt=_salt(model))
     return locked, row
 

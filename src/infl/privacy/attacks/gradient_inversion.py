@@ -94,7 +94,7 @@ class GradientInversion(Attack):
         return evidence.task.name == "classifier" and evidence.run.privacy is None
 
     def run(self, evidence: Evidence) -> list[Finding]:
-        """Attack one step on a batch; the first site's message is enough."""
+        """Attack one step on a batch; one message is enough, of the first site that has so many."""
         findings = []
         for batch in BATCHES:
             values: list[list[float]] = [[], []]
@@ -117,11 +117,14 @@ class GradientInversion(Attack):
     def _attack(self, evidence: Evidence, batch: int, trial: int, protected: bool) -> list[float]:
         rng = evidence.rng(self.name, batch, trial)
         task = replace(evidence.task, validation=0.0, batch_size=10**6, dropout=0.0, balance=False)  # type: ignore[call-arg]
-        sites = {s: a[np.sort(rng.choice(a.n_obs, batch, replace=False))] for s, a in evidence.sites.items()}
+        sizes = {s: min(batch, a.n_obs) for s, a in evidence.sites.items()}
+        sites = {s: a[np.sort(rng.choice(a.n_obs, sizes[s], replace=False))] for s, a in evidence.sites.items()}
         changes = {} if protected else UNPROTECTED
         common = {"rounds": 1, "local_epochs": 1, "patience": 0, "participation": 1.0}
         recorded = evidence.repeat(sites=sites, task=task, **common, **changes)
-        return [self._invert_one(recorded, update.site, update.values, rng) for update in recorded.updates()[:1]]
+        largest = max(sizes.values())
+        update = next(update for update in recorded.updates() if sizes[update.site] == largest)
+        return [self._invert_one(recorded, update.site, update.values, rng)]
 
     @staticmethod
     def _invert_one(recorded: Recorded, site: str, values: np.ndarray, rng: np.random.Generator) -> float:
@@ -130,7 +133,7 @@ class GradientInversion(Attack):
         replica, members = recorded.outcome.replica, recorded.outcome.sites
         bench = build_bench(replica.task, replica.agreement)
         initial = bench.copy_shared().numpy()
-        change = values * len(members)  # all sites have as many records
+        change = values * (replica.n_total / len(members[site].data.train))
         gradient = gradient_of_step(change, initial, lr=replica.task.lr, weight_decay=replica.task.weight_decay)
         data = members[site].data
         x, y = data.batch(data.train)
