@@ -206,3 +206,21 @@ def test_a_sentence_names_the_highest_features_first(khan_sites, base):
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     wanted = adata.var_names[np.argsort(-adata.X[0], kind="stable")[:23]]
     assert tokenizer.decode(data.ids[0]).split() == ["[BOS]", *wanted]
+
+
+def test_many_numbers_are_no_classes_and_few_come_back_as_numbers(khan_sites, base):
+    for adata in khan_sites.values():
+        adata.obs["age"] = np.linspace(3, 90, adata.n_obs)
+        adata.obs["grade"] = np.where(np.arange(adata.n_obs) < 2, np.nan, np.arange(adata.n_obs) % 2)
+        adata.obs["relapse"] = np.arange(adata.n_obs) % 2 == 0
+    for column in (np.linspace(3, 90, 16), np.arange(16)):
+        khan_sites["site_1"].obs["age"] = column
+        with pytest.raises(InflError, match=r"'age' is numeric at site_1 \(16 values\) where classes are due"):
+            infl.tl.fit_federated(khan_sites, "adapter", target="age", base=base, progress=False)
+    infl.tl.fit_federated(
+        khan_sites, "adapter", target=["grade", "relapse"], base=base, rounds=1, progress=False, **OPTIONS
+    )
+    adata = khan_sites["site_1"]
+    assert adata.obs["infl_grade_prediction"].dtype == np.int64
+    assert adata.obs["infl_relapse_prediction"].dtype == bool
+    assert (adata.obs["infl_relapse_prediction"] == adata.obs["relapse"]).mean() > 0

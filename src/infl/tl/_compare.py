@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from infl.federation.run import FederatedRun
     from infl.keys import Keyring
     from infl.models.locked import LockedModel
-    from infl.models.task import Sums, Task
+    from infl.models.task import LOWER_IS_BETTER, Sums, Task
 
 
 METHODS = (
@@ -50,7 +50,6 @@ METHODS = (
 )
 OPTIONAL = ("infl_personal",)
 N_WRONG_KEYS = 10
-LOWER_IS_BETTER = ("error", "loss", "mse", "nll")
 Scores = tuple[dict[str, float], dict[str, dict[str, float]]]
 """Metrics on all held-out observations together, and by site."""
 
