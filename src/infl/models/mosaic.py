@@ -20,6 +20,7 @@ from infl.models.matrix import FeatureMatrix
 from infl.models.modalities import Measured, MosaicSpots, Part, check_kind, kind_of
 from infl.models.task import SITE, Predictor, Step, Sums, Task
 from infl.nn.mosaic import MosaicNet
+from infl.pp._labels import label_text
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -210,7 +211,7 @@ class Mosaic(Task):
         section_key, names = self.section_key, _site_of(adata)
         if names is not None:  # put together: no site's section is joined to another's
             if section_key in spots.obs:
-                names = names + "/" + spots.obs[section_key].astype(str).to_numpy()
+                names = names + "/" + label_text(spots.obs[section_key]).fillna("").to_numpy(dtype=object)
             section_key, spots.obs[SITE] = SITE, names
         return sections_of(spots, spatial_key=key, section_key=section_key, site=site)
 
@@ -234,7 +235,7 @@ class Mosaic(Task):
         elif self.section_key is not None:
             from infl.pp import obs_column
 
-            names = obs_column(adata, self.section_key, where=site, role="section_key").astype(str).to_numpy()
+            names = label_text(obs_column(adata, self.section_key, where=site, role="section_key")).to_numpy()
             sections = [np.flatnonzero(names == name) for name in dict.fromkeys(names)]
         else:
             sections = [np.arange(adata.n_obs)]
@@ -438,7 +439,7 @@ class Mosaic(Task):
         xy = None if self.spatial_key is None else _coordinates(adata, self.spatial_key)
         sections = [paired]
         if self.section_key is not None:
-            names = adata.obs[self.section_key].astype(str).to_numpy()[paired]
+            names = label_text(adata.obs[self.section_key]).to_numpy()[paired]
             sections = [paired[names == name] for name in np.unique(names)]
         for rows in sections:
             n = int(share * len(rows))

@@ -69,7 +69,7 @@ def missing_values(values: pd.Series) -> np.ndarray:
     >>> missing_values(pd.Series(["a", None, " ", "nan", "None"])).tolist()
     [False, True, True, True, False]
     """
-    missing = np.asarray(values.isna(), dtype=bool)
+    missing = np.array(values.isna(), dtype=bool)  # a copy: pandas lends its own read-only
     if isinstance(values.dtype, pd.CategoricalDtype):
         empty = [str(category).strip() in _NO_VALUE for category in values.cat.categories]
         return missing | np.append(np.asarray(empty, dtype=bool), True)[values.cat.codes.to_numpy()]

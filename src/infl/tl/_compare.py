@@ -22,6 +22,7 @@ from infl.federation.report import round_bar
 from infl.federation.seeds import generator
 from infl.models.pooling import pool
 from infl.models.registry import make_task
+from infl.models.task import LOWER_IS_BETTER
 from infl.tl._fit import as_sites
 from infl.tl._personalise import personalise
 from infl.tl._predict import infer, open_model
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from infl.federation.run import FederatedRun
     from infl.keys import Keyring
     from infl.models.locked import LockedModel
-    from infl.models.task import LOWER_IS_BETTER, Sums, Task
+    from infl.models.task import Sums, Task
 
 
 METHODS = (

@@ -240,8 +240,9 @@ def as_sites(sites: Mapping[str, Data] | Data, site_key: str | None) -> dict[str
             "sites= is one object: pass site_key=, the obs column that says which site a row belongs to"
         )
     from infl.pp import obs_column
+    from infl.pp._labels import label_text
 
-    names = obs_column(sites, site_key, where="the data", role="site_key").astype(str)
+    names = label_text(obs_column(sites, site_key, where="the data", role="site_key"))
     return {name: sites[(names == name).to_numpy()] for name in sorted(names.unique())}
 
 
