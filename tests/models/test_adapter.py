@@ -256,3 +256,21 @@ def test_a_site_with_one_class_is_a_warning(khan_sites, base):
     texts = [str(w.message) for w in said if issubclass(w.category, InflWarning)]
     assert any("'site_2 (class_2)'" in text and "learn the site" in text for text in texts)
     assert any("'alone' is without site_2" in text for text in texts)
+
+
+def test_many_numbers_are_no_classes_and_few_come_back_as_numbers(khan_sites, base):
+    for adata in khan_sites.values():
+        adata.obs["age"] = np.linspace(3, 90, adata.n_obs)
+        adata.obs["grade"] = np.where(np.arange(adata.n_obs) < 2, np.nan, np.arange(adata.n_obs) % 2)
+        adata.obs["relapse"] = np.arange(adata.n_obs) % 2 == 0
+    for column in (np.linspace(3, 90, 16), np.arange(16)):
+        khan_sites["site_1"].obs["age"] = column
+        with pytest.raises(InflError, match=r"'age' is numeric at site_1 \(16 values\) where classes are due"):
+            infl.tl.fit_federated(khan_sites, "adapter", target="age", base=base, progress=False)
+    infl.tl.fit_federated(
+        khan_sites, "adapter", target=["grade", "relapse"], base=base, rounds=1, progress=False, **OPTIONS
+    )
+    adata = khan_sites["site_1"]
+    assert adata.obs["infl_grade_prediction"].dtype == np.int64
+    assert adata.obs["infl_relapse_prediction"].dtype == bool
+    assert (adata.obs["infl_relapse_prediction"] == adata.obs["relapse"]).mean() > 0

@@ -14,7 +14,7 @@ import infl
 from infl.errors import FileError, InflError, KeyringError, SettingsError
 from infl.federation.run import FederatedRun
 from infl.keys import Identity, Keyring
-from infl.models.locked import lock_model
+from infl.models.locked import LockedModel, _digest, lock_model
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,9 @@ def test_truncated_file_is_refused(run: FederatedRun, tmp_path: Path, length: in
 
 @pytest.mark.parametrize(("number", "age"), [(0, "older"), (99, "newer")])
 def test_other_format_is_named(run: FederatedRun, tmp_path: Path, number: int, age: str) -> None:
-    model = dataclasses.replace(run.model, header=dataclasses.replace(run.model.header, format=number))
+    header = dataclasses.replace(run.model.header, format=number, digest="")
+    header = dataclasses.replace(header, digest=_digest(header, run.model.stored))
+    model = dataclasses.replace(run.model, header=header)
     with pytest.raises(FileError, match=f"{age} model format {number}"):
         infl.load_model(model.save(tmp_path / "m.safetensors"))
 
@@ -143,3 +145,32 @@ def test_strength_out_of_range_and_model_without_lock(run: FederatedRun) -> None
         plain.relock(run.key)
     with pytest.raises(KeyringError, match="no lock"):
         plain.module(run.key)
+
+
+def test_a_header_that_says_locked_has_locked_weights(run: FederatedRun, tmp_path: Path) -> None:
+    h, weights = run.model.header, run.model.effective(run.key)
+    with pytest.raises(KeyringError, match="without that key nothing can be locked"):
+        lock_model(h, weights, {}, None)
+    with pytest.raises(KeyringError, match="wrong key"):
+        lock_model(h, weights, {}, Keyring.create())
+    plain = lock_model(
+        dataclasses.replace(h, lock="none", fingerprint="", key_version=0), weights, {"center": np.ones(2)}, None
+    )
+    with pytest.raises(KeyringError, match="its private arrays are in the clear"):
+        LockedModel(h, run.model.stored, plain.private)
+    with pytest.raises(KeyringError, match="is of no model"):
+        LockedModel(dataclasses.replace(h, fingerprint=""), weights, plain.private)
+    bare = LockedModel(h, weights, run.model.private)
+    with pytest.raises(FileError, match="changed after the model was locked"):
+        bare.save(tmp_path / "m.safetensors")
+    assert not (tmp_path / "m.safetensors").exists()
+    moved = lock_model(h, weights, {}, run.key)
+    moved.stored = weights
+    with pytest.raises(FileError, match="nothing was written"):
+        moved.save(tmp_path / "m.safetensors")
+
+
+def test_the_lock_of_a_runs_model_is_calibrated_in_place(khan_sites) -> None:
+    run = infl.tl.fit_federated(khan_sites, target="tumour_class", progress=False)
+    strength = infl.tl.calibrate_lock(run, khan_sites, no_key=0.7)
+    assert run.model.header.strength == strength < 1

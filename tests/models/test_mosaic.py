@@ -20,6 +20,7 @@ from infl.models.alignment import BEGINNINGS, FEWEST, Alignment, transport
 from infl.models.modalities import KINDS, kind_of
 from infl.models.mosaic import Mosaic
 from infl.models.pooling import pool
+from infl.pp._units import units_of
 from infl.tl._predict import infer
 
 SIDE = 12
@@ -321,3 +322,27 @@ def test_sections_of_sites_that_were_put_together_stay_apart(sites):
     rna = list(panel["modalities"]).index("rna")
     inside = np.isin(data.measured[rna].rows, rows)
     np.testing.assert_allclose(data.measured[rna].x[inside], alone.measured[rna].x, atol=1e-5)
+
+
+def test_a_few_negative_values_are_no_counts(sites):
+    for site in ("a", "b"):
+        x = np.log1p(sites[site]["rna"].X)
+        x[::50, 0] = -0.3
+        sites[site]["rna"].X = x
+    assert units_of(sites["a"]["rna"]) is None
+    assert Mosaic().agree(sites)["kinds"] == {"adt": "clr", "rna": "values"}
+    fit(sites, rounds=1)
+    with pytest.raises(DataError, match=r"'rna' has negative values \(at a\) where kind 'counts' needs raw counts"):
+        Mosaic(kinds={"rna": "counts"}).agree(sites)
+    sites["b"]["rna"].X = np.rint(np.abs(sites["b"]["rna"].X))
+    assert Mosaic().agree(sites)["kinds"]["rna"] == "values"
+
+
+def test_what_is_not_of_the_models_kind_is_refused_at_use(sites):
+    run = fit(sites, rounds=1)
+    query = section("q", 3, "rna", "adt")
+    query["rna"].X = np.log1p(query["rna"].X)
+    with pytest.raises(DataError, match="values differ in kind"):
+        infl.tl.predict(query, run)
+    with pytest.raises(DataError, match=r"kind 'counts' needs raw counts: .*set kinds=\{'rna': 'values'\}"):
+        infl.tl.predict(query, run, check_units=False)

@@ -321,3 +321,18 @@ def test_held_out_conditions_do_not_train_the_network(sites):
     trained = {panel["nodes"][i] for i in torch.nonzero(net.seen).ravel().tolist()}
     assert trained == set(CONDITIONS) - set(panel["held"])
     assert 0 <= float(run.model.private_arrays(run.key)["share"]) <= 1
+
+
+def test_counts_under_a_flag_left_over_are_counts(sites):
+    for adata in sites.values():
+        adata.X = np.rint(np.expm1(adata.X) + 1)
+        adata.uns["log1p"] = {"base": None}
+    with pytest.raises(DataError, match="has raw counts in X"):
+        infl.tl.fit_federated(sites, model="perturbation", rounds=1, progress=False)
+    run = infl.tl.fit_federated(sites, model="perturbation", target_sum=1e3, rounds=1, progress=False)
+    query = next(iter(sites.values())).copy()
+    query.X = np.log1p(query.X)
+    with pytest.raises(DataError, match="has logarithms in X where counts are due"):
+        infl.tl.predict(query, run)
+    effects = infl.tl.predict_perturbations(run, run.model.header.panel["conditions"][:1])
+    assert effects.uns["infl"]["opened_with_key"]

@@ -1,6 +1,7 @@
 """Label transfer over sites to one that has no labels."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
@@ -118,3 +119,46 @@ def test_a_hospital_with_one_class_of_labels(hospitals: dict[str, AnnData]) -> N
     assert any(f"'alone' is without {name}" in text for text in texts)
     with pytest.raises(DataError, match=r"is the only class"), pytest.warns(InflWarning):
         infl.tl.fit_federated({name: hospitals[name]}, "scanvi", target="cell_type", rounds=1, min_sites=1)
+
+
+@pytest.mark.parametrize("none", ["unknown", "Unknown", " UNKNOWN ", "nan", "", "NaN", None])
+@pytest.mark.parametrize("kind", [object, "category"])
+def test_what_means_no_label_is_no_class(hospitals: dict[str, AnnData], none: str | None, kind: object) -> None:
+    labels = hospitals["h1"].obs["cell_type"].astype(object)
+    labels.iloc[:5] = none
+    hospitals["h1"].obs["cell_type"] = labels.astype(kind)
+    task = Scanvi(target="cell_type")
+    panel = task.agree(hospitals)
+    assert panel["classes"] == ["B", "NK", "T"]
+    assert task.labels(hospitals["h1"], panel)[:6].tolist() == [-1] * 5 + [2]
+
+
+@pytest.mark.parametrize("as_categories", [False, True])
+def test_minus_one_is_no_label(hospitals: dict[str, AnnData], as_categories: bool) -> None:
+    for site in ("h0", "h1"):
+        numbers = np.arange(N) % 3
+        numbers[:5] = -1
+        hospitals[site].obs["cell_type"] = pd.Categorical(numbers) if as_categories else numbers
+    task = Scanvi(target="cell_type")
+    with pytest.warns(InflWarning, match="−1 in .* is taken for no label"):
+        panel = task.agree(hospitals)
+    assert panel["classes"] == ["0", "1", "2"]
+    assert task.labels(hospitals["h1"], panel)[:6].tolist() == [-1] * 5 + [2]
+
+
+@pytest.mark.parametrize("doubtful", ["Unassigned", "NA", "None", "-1"])
+def test_what_may_mean_no_label_is_asked_about(hospitals: dict[str, AnnData], doubtful: str) -> None:
+    hospitals["h1"].obs.loc[hospitals["h1"].obs_names[:5], "cell_type"] = doubtful
+    with pytest.warns(InflWarning, match=f"{doubtful!r} in .* is learned as a class: .* set unlabelled={doubtful!r}"):
+        Scanvi(target="cell_type").agree(hospitals)
+    assert Scanvi(target="cell_type", unlabelled=doubtful).agree(hospitals)["classes"][0] == "B"
+
+
+def test_ages_are_no_classes_and_whole_numbers_come_back(hospitals: dict[str, AnnData]) -> None:
+    hospitals["h1"].obs["age"] = np.linspace(0, 90, N)
+    with pytest.raises(DataError, match="'age' is numeric at h1"):
+        Scanvi(target="age").agree(hospitals)
+    for site in ("h0", "h1"):
+        hospitals[site].obs["type"] = np.where(np.arange(N) < 5, np.nan, np.arange(N) % 3)
+    infl.tl.fit_federated(hospitals, "scanvi", target="type", rounds=1, **SMALL)
+    assert hospitals["h2"].obs["infl_prediction"].dtype == np.int64

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.pp import log1p, normalize_total
 from infl.pp._median import federated_median
+from infl.pp._units import units_of
 
 numbers = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
@@ -133,3 +134,26 @@ def test_settings_that_cannot_work(count_sites, tmp_path):
         adata.X = adata.X * 0
     with pytest.raises(DataError, match="the median of the totals is 0"):
         normalize_total(count_sites)
+
+
+def test_counts_are_counts_whatever_a_flag_left_over_says(count_sites, dense):
+    expected = {site: adata.copy() for site, adata in count_sites.items()}
+    normalize_total(expected)
+    for adata in count_sites.values():
+        adata.uns["log1p"] = {"base": None}
+    assert {units_of(adata) for adata in count_sites.values()} == {"raw counts"}
+    normalize_total(count_sites)
+    for site, adata in count_sites.items():
+        np.testing.assert_array_equal(dense(adata.X), dense(expected[site].X))
+        assert "log1p" not in adata.uns
+    log1p(count_sites)
+    assert {units_of(adata) for adata in count_sites.values()} == {"logarithms"}
+
+
+def test_a_flag_says_nothing_of_another_matrix(count_sites):
+    for adata in count_sites.values():
+        adata.layers["log"] = adata.X.copy()
+    log1p(count_sites, layer="log")
+    normalize_total(count_sites)  # X is counts still
+    with pytest.raises(DataError, match="log of s0 is logarithms already"):
+        log1p(count_sites, layer="log")

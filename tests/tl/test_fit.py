@@ -243,8 +243,10 @@ def test_predict_says_what_is_wrong(khan_sites: dict[str, AnnData]) -> None:
         infl.tl.predict(adata, run.model, key=Keyring.create())
     with pytest.raises(InflError, match="lacks 2208 of 2308 features"):
         infl.tl.predict(adata[:, :100].copy(), run.model, key=run.key)
-    with pytest.raises(InflError, match="load_model"):
+    with pytest.raises(InflError, match=r"cannot read model\.infl\.safetensors"):
         infl.tl.predict(adata, "model.infl.safetensors", key=run.key)
+    with pytest.raises(InflError, match="load_model"):
+        infl.tl.predict(adata, run.history, key=run.key)
 
 
 def test_fresh_key_is_announced_once(khan_sites: dict[str, AnnData], capsys: pytest.CaptureFixture[str]) -> None:

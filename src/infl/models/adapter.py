@@ -19,7 +19,7 @@ from infl.models.logistic import logistic_regression
 from infl.models.matrix import FeatureMatrix
 from infl.models.sentences import Sentences, sentences
 from infl.models.task import Predictor, Step, Sums, Task
-from infl.pp._labels import warn_of_one_class
+from infl.pp._labels import TEXT, as_labels, check_labels, class_numbers, label_text, label_type, warn_of_one_class
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -122,6 +122,9 @@ class Adapter(Task):
         base.vocabulary(features)
         classes = {}
         for task in self.tasks:
+            for site, adata in sites.items():
+                if task in adata.obs:
+                    check_labels(adata.obs[task], task, site, partly=True)
             seen = {site: set(_labels(a, task).dropna()) for site, a in sites.items() if task in a.obs}
             classes[task] = sorted(set().union(*seen.values()))
             if not seen:
@@ -132,7 +135,16 @@ class Adapter(Task):
         for site, adata in sites.items():
             if not any(task in adata.obs and _labels(adata, task).notna().any() for task in self.tasks):
                 raise DataError(f"{site} has labels of none of the tasks {', '.join(self.tasks)}: leave the site out")
-        return {"features": features, "tasks": classes, "base": base.digest, "width": base.width}
+        types = {
+            task: label_type(adata.obs[task] for adata in sites.values() if task in adata.obs) for task in self.tasks
+        }
+        return {
+            "features": features,
+            "tasks": classes,
+            "class_types": types,
+            "base": base.digest,
+            "width": base.width,
+        }
 
     def read(
         self,
@@ -154,7 +166,7 @@ class Adapter(Task):
             return Sentences(ids, mask, torch.from_numpy(labels), everything, everything[:0])
         for number, (task, classes) in enumerate(panel["tasks"].items()):
             if task in adata.obs:
-                labels[:, number] = pd.Categorical(_labels(adata, task), categories=classes).codes
+                labels[:, number] = class_numbers(adata.obs[task], classes, task, site)
         train, validation = stratified_split(_first_label(labels), self.validation, rng)
         return Sentences(ids, mask, torch.from_numpy(labels), train, validation)
 
@@ -299,7 +311,8 @@ class Adapter(Task):
         for task, classes in panel["tasks"].items():
             probability = outputs[f"probability.{task}"]
             name = key_added if len(panel["tasks"]) == 1 else f"{key_added}_{task}"
-            adata.obs[f"{name}_prediction"] = pd.Categorical.from_codes(probability.argmax(1), categories=classes)
+            type_ = panel.get("class_types", {}).get(task, TEXT)
+            adata.obs[f"{name}_prediction"] = as_labels(probability.argmax(1), classes, type_)
             adata.obs[f"{name}_probability"] = probability.max(1)
         adata.obsm[f"X_{key_added}"] = outputs["latent"]
 
@@ -349,8 +362,7 @@ class Adapter(Task):
 
 def _labels(adata: AnnData | MuData, task: str) -> pd.Series:
     """Return labels as text, missing ones as missing."""
-    column = adata.obs[task]
-    return column.astype(object).where(column.isna(), column.astype(str))
+    return label_text(adata.obs[task])
 
 
 def _first_label(labels: np.ndarray) -> np.ndarray:

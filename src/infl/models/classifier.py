@@ -26,6 +26,7 @@ from infl.models.logistic import logistic_regression
 from infl.models.matrix import FeatureMatrix
 from infl.models.task import Predictor, Sums, Task
 from infl.nn.mlp import LinearClassifier, OnPanel, ResidualMLP
+from infl.pp._labels import TEXT, class_numbers, label_text, label_type
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -94,6 +95,7 @@ class Classifier(Task):
 
     name: ClassVar[str] = "classifier"
     headline: ClassVar[str] = "balanced_accuracy"
+    takes_missing: ClassVar[bool] = True
 
     target: str = ""
     layer: str | None = None
@@ -134,12 +136,19 @@ class Classifier(Task):
             tables = {site: self._table(adata, site) for site, adata in sites.items()}
             panel = panel_of(tables, target=self.target, layer=self.layer, features=self.features)
         _check_overlap({site: np.asarray(has) for site, has in panel.present.items()})
-        return {"features": list(panel.features), "classes": list(panel.classes)}
+        return {
+            "features": list(panel.features),
+            "classes": list(panel.classes),
+            "class_type": label_type(self._target_of(adata, site) for site, adata in sites.items()),
+            "units": ["any"] if self.standardise == "rank" else list(panel.units),
+        }
 
     def _table(self, adata: AnnData | MuData, site: str) -> AnnData:
-        modalities = getattr(adata, "mod", None)
-        if modalities is None:
+        from infl.pp._check import tables
+
+        if not hasattr(adata, "mod"):
             return adata
+        modalities = tables(adata, site)
         if self.modality is None:
             return fused(adata, self.layer)
         if self.modality not in modalities:
@@ -163,7 +172,7 @@ class Classifier(Task):
     ) -> LabelledRows:
         """Read features and, when training, labels; without the key, features are scaled by their own moments."""
         table = self._table(adata, site)
-        x = self._matrix(table, panel, site)
+        x = self._matrix(table, panel, site, masked=rng is None)
         own_scale: Scale = "none"
         if self.standardise == "site" or (keyless and self.standardise == "federated"):
             own_scale = "site"
@@ -172,14 +181,23 @@ class Classifier(Task):
         if rng is None:
             everything = np.arange(table.n_obs)
             return LabelledRows(x, None, everything, everything[:0], standardise=own_scale)
-        labels = pd.Categorical(table.obs[self.target].astype(str), categories=panel["classes"]).codes.astype(np.int64)
+        labels = class_numbers(self._labels(table, site), panel["classes"], self.target, site)
         train, validation = stratified_split(labels, self.validation, rng)
         balanced = self.balance_moments and not keyless
         return LabelledRows(x, torch.from_numpy(labels), train, validation, standardise=own_scale, balanced=balanced)
 
-    def _matrix(self, table: AnnData, panel: Mapping[str, Any], site: str) -> FeatureMatrix:
+    def _target_of(self, adata: AnnData | MuData, site: str) -> pd.Series:
+        """Return the column of labels, without putting modalities together."""
+        return (adata if self.modality is None else self._table(adata, site)).obs[self.target]
+
+    def _labels(self, table: AnnData, site: str) -> pd.Series:
+        from infl.pp import obs_column
+
+        return obs_column(table, self.target, where=site, role="target")
+
+    def _matrix(self, table: AnnData, panel: Mapping[str, Any], site: str, *, masked: bool = False) -> FeatureMatrix:
         layer = None if FUSED in table.uns else self.layer
-        masked = self.features == "union" or FUSED in table.uns
+        masked = masked or self.features == "union" or FUSED in table.uns
         return FeatureMatrix(table, panel["features"], layer=layer, site=site, masked=masked)
 
     # -- set-up ----------------------------------------------------------------------------------------------------
@@ -392,7 +410,8 @@ class Classifier(Task):
 
         In a ``MuData``, observations without the modality get missing values.
         """
-        write_classes(adata, self._table(adata, "data").obs_names, outputs, panel["classes"], key_added)
+        names = self._table(adata, "data").obs_names
+        write_classes(adata, names, outputs, panel["classes"], key_added, panel.get("class_type", TEXT))
 
     def embed(self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], *, key_added: str) -> None:
         """Write ``obsm["X_" + key_added]`` alone."""
@@ -403,7 +422,7 @@ class Classifier(Task):
     def hold_out(self, adata: AnnData | MuData, share: float, rng: np.random.Generator) -> np.ndarray:
         """Hold out `share` of the samples by class."""
         table = self._table(adata, "the data")
-        labels = pd.Categorical(table.obs[self.target].astype(str)).codes.astype(np.int64)
+        labels = pd.Categorical(label_text(self._labels(table, "the data"))).codes.astype(np.int64)
         _, test = stratified_split(labels, share, rng)
         return np.asarray(adata.obs_names.isin(table.obs_names[test]))
 
@@ -414,9 +433,10 @@ class Classifier(Task):
         from sklearn.metrics import roc_auc_score
 
         k, probability = len(panel["classes"]), outputs["probability"].astype(np.float64)
-        truth = pd.Categorical(self._table(adata, "the data").obs[self.target].astype(str), categories=panel["classes"])
-        known = truth.codes >= 0
-        y, p = truth.codes[known].astype(int), probability[known]
+        labels = label_text(self._labels(self._table(adata, "the data"), "the data"))
+        truth = pd.Index(panel["classes"], dtype=object).get_indexer(labels)
+        known = truth >= 0
+        y, p = truth[known], probability[known]
         confusion, bins = np.zeros((k, k)), np.zeros((N_BINS, 3))
         _count(y, p, confusion, bins)
         metrics = self.summarise({"confusion": confusion, "bins": bins, "weighted_loss": 0.0, "weight": 1.0})  # type: ignore[dict-item]
@@ -433,8 +453,8 @@ class Classifier(Task):
         def features(adata: AnnData | MuData) -> np.ndarray:
             return self._matrix(self._table(adata, "the data"), panel, "the data").rows(slice(None))
 
-        labels = self._table(train, "the data").obs[self.target].astype(str)
-        y = pd.Categorical(labels, categories=panel["classes"]).codes.astype(np.int64)
+        labels = label_text(self._labels(self._table(train, "the data"), "the data"))
+        y = pd.Index(panel["classes"], dtype=object).get_indexer(labels).astype(np.int64)
         strengths = (1e-3, 1e-2, 0.1, 1.0)
         model = logistic_regression(features(train), y, len(panel["classes"]), strengths=strengths, seed=seed)
         return lambda adata: {"probability": model(features(adata))}

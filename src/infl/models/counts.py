@@ -90,9 +90,11 @@ def table_of(adata: AnnData | MuData, modality: str | None, site: str) -> AnnDat
     DataError
         No such modality; the message lists those there are.
     """
-    modalities = getattr(adata, "mod", None)
-    if modalities is None:
+    from infl.pp._check import tables
+
+    if not hasattr(adata, "mod"):
         return adata
+    modalities = tables(adata, site)
     if modality not in modalities:
         raise DataError(
             f"{site} is a MuData: choose modality= one of {', '.join(map(repr, modalities))}, not {modality!r}"
@@ -169,13 +171,14 @@ def categories_of(tables: Mapping[str, AnnData], columns: Sequence[str]) -> dict
         A site lacks the column, or has cells without a value.
     """
     from infl.pp import obs_column
+    from infl.pp._labels import label_text
 
     found: dict[str, list[str]] = {}
     for column in columns:
         values = [
             obs_column(table, column, where=site, role="categorical_covariates") for site, table in tables.items()
         ]
-        found[column] = sorted({str(v) for series in values for v in series.unique()})
+        found[column] = sorted({label for series in values for label in label_text(series).unique()})
     return found
 
 
@@ -189,7 +192,9 @@ def codes(column: pd.Series, categories: Sequence[str], site: str) -> np.ndarray
     """
     import pandas as pd
 
-    numbers = pd.Index(list(categories), dtype=object).get_indexer(column.astype(str)).astype(np.int64)
+    from infl.pp._labels import label_text
+
+    numbers = pd.Index(list(categories), dtype=object).get_indexer(label_text(column)).astype(np.int64)
     if (numbers < 0).any():
         stranger = str(column.to_numpy()[int(np.argmax(numbers < 0))])
         raise DataError(

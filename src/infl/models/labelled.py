@@ -14,6 +14,7 @@ from torch import Tensor
 from infl.models.matrix import FeatureMatrix
 from infl.models.task import SiteData
 from infl.pp._columns import layer_names
+from infl.pp._labels import TEXT, as_labels
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -117,12 +118,17 @@ class LabelledRows(SiteData):
 
 
 def write_classes(
-    adata: AnnData | MuData, names: pd.Index, outputs: Mapping[str, np.ndarray], classes: Sequence[str], key_added: str
+    adata: AnnData | MuData,
+    names: pd.Index,
+    outputs: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+    key_added: str,
+    class_type: Sequence[str] = TEXT,
 ) -> None:
     """Write class, probability, probabilities and latent of the observations `names`; the others get missing values."""
-    probability, labels = outputs["probability"], np.asarray(classes, dtype=object)
-    prediction = pd.Series(labels[probability.argmax(1)], index=names).reindex(adata.obs_names)
-    adata.obs[f"{key_added}_prediction"] = pd.Categorical(prediction, categories=labels)
+    probability = outputs["probability"]
+    codes = pd.Series(probability.argmax(1), index=names).reindex(adata.obs_names, fill_value=-1).to_numpy()
+    adata.obs[f"{key_added}_prediction"] = as_labels(codes, classes, class_type)
     adata.obs[f"{key_added}_probability"] = pd.Series(probability.max(1), index=names).reindex(adata.obs_names)
     for key, values in {f"X_{key_added}": outputs["latent"], f"{key_added}_probabilities": probability}.items():
         write_rows(adata, key, values, names)
@@ -191,10 +197,10 @@ def fused(mdata: MuData, layer: str | None = None) -> AnnData:
     """
     from anndata import AnnData
 
-    from infl.pp._check import measured
+    from infl.pp._check import measured, tables
 
     blocks, names = [], []
-    for modality, table in mdata.mod.items():
+    for modality, table in tables(mdata).items():
         features = measured(table)
         if not len(features) or not table.n_obs:
             continue

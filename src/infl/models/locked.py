@@ -113,6 +113,17 @@ class LockedModel:
     stored: dict[str, Tensor]
     private: bytes = field(repr=False)
 
+    def __post_init__(self) -> None:
+        """Refuse a header that says locked over what is not."""
+        h = self.header
+        if (h.lock != "none") != bool(h.fingerprint):
+            raise KeyringError(f"a header with lock={h.lock!r} and key {h.fingerprint or 'none'!r} is of no model")
+        if h.fingerprint and _is_open(self.private):
+            raise KeyringError(
+                "the header says that this model is locked, and its private arrays are in the clear: lock it with its key, "
+                "infl.models.locked.lock_model"
+            )
+
     def __repr__(self) -> str:
         h = self.header
         key = f"key {h.fingerprint} version {h.key_version}" if h.fingerprint else "no key"
@@ -281,6 +292,12 @@ class LockedModel:
         import torch
         from safetensors.torch import save
 
+        self.__post_init__()
+        if _digest(replace(self.header, digest=""), self.stored) != self.header.digest:
+            raise FileError(
+                "header or weights were changed after the model was locked, so they may be in the clear: nothing was written; "
+                "change a model by relock()"
+            )
         tensors = {name: t.contiguous() for name, t in self.stored.items()}
         tensors[PRIVATE] = torch.frombuffer(bytearray(self.private), dtype=torch.uint8)
         content = save(tensors, metadata={"infl": json.dumps(asdict(self.header))})
@@ -305,10 +322,21 @@ def lock_model(
     private
         Arrays to encrypt.
     key
-        Key ring; None leaves everything open.
+        Key ring; None leaves everything open, under a header that says so.
     salt
         A salt under which nothing was passed on yet (None: a fresh one).
+
+    Raises
+    ------
+    KeyringError
+        The header names a key and there is none, or another.
     """
+    if key is None and header.fingerprint:
+        raise KeyringError(
+            f"the header says lock={header.lock!r} with key {header.fingerprint}: without that key nothing can be locked; pass key="
+        )
+    if key is not None:
+        key.check(header.key_version, header.fingerprint)
     salt = salt or os.urandom(16).hex()
     header = replace(header, salt=salt, digest="")
     lock = None
@@ -380,7 +408,10 @@ def load_model(path: str | Path, *, identity: str | Path | None = None) -> Locke
         raise FileError(f"{path} has the {age} model format {version!r}; this infl {__version__} reads {FORMAT}")
     if _digest(replace(header, digest=""), tensors) != header.digest:
         raise FileError(f"{path} was altered after it was written: its digest does not match; get it again")
-    return LockedModel(header, tensors, private)
+    try:
+        return LockedModel(header, tensors, private)
+    except KeyringError as error:
+        raise FileError(f"{path}: {error}") from None
 
 
 def _header(raw: dict[str, Any]) -> Header:
@@ -423,6 +454,17 @@ def _bytes(arrays: Sums) -> bytes:
     from safetensors.numpy import save
 
     return save({name: np.asarray(value, order="C") for name, value in arrays.items()})
+
+
+def _is_open(content: bytes) -> bool:
+    """Whether arrays can be read without a key."""
+    from safetensors import SafetensorError
+
+    try:
+        _arrays(content)
+    except SafetensorError:
+        return False
+    return True
 
 
 def _arrays(content: bytes) -> Sums:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 from infl.errors import DataError
@@ -45,17 +46,22 @@ class FeatureMatrix:
     def __init__(
         self, adata: AnnData, features: Sequence[str], *, layer: str | None = None, site: str, masked: bool = False
     ) -> None:
-        from infl.pp._check import measured
+        from infl.pp._check import check_layer, check_unique, measured
 
-        position = adata.var_names.get_indexer(list(features))
-        self.absent = measured(adata).get_indexer(list(features)) < 0
+        wanted = pd.Index(list(features))
+        names, has = adata.var_names, measured(adata)
+        if not names.is_unique:
+            check_unique(names[names.isin(wanted)], "feature names", site)
+        check_layer(adata, layer, site)
+        position = names.get_indexer_for(wanted)
+        self.absent = ~wanted.isin(has)
         if self.absent.all():
             raise DataError(f"{site} has none of the model's {len(features)} features, first {features[0]!r}")
         if (position < 0).any() and not masked:
-            missing = [f for f, p in zip(features, position, strict=True) if p < 0]
+            missing = wanted[position < 0]
             raise DataError(
-                f"{site} lacks {len(missing)} of {len(features)} features, first {missing[0]!r}: "
-                "harmonise the sites with infl.pp.harmonise"
+                f"{site} lacks {len(missing)} of {len(features)} features, first {missing[0]!r}: it must have all that the "
+                "model was fitted on"
             )
         matrix = adata.X if layer is None else adata.layers[layer]
         self.columns = position

@@ -81,6 +81,24 @@ def kind_of(modality: str, units: str | None, wanted: str | None) -> str:
     return wanted
 
 
+def check_kind(raw: np.ndarray, kind: str, modality: str, where: str) -> None:
+    """Refuse values (n, p) that are not of their kind: negative or broken ones among counts.
+
+    Raises
+    ------
+    DataError
+        Which value, and that ``kinds=`` can say otherwise.
+    """
+    if kind == "values":
+        return
+    wrong = raw[(raw < 0) | (raw != np.rint(raw))]
+    if wrong.size:
+        raise DataError(
+            f"{where} has {float(wrong.flat[0]):.3g} where kind {kind!r} needs raw counts: choose layer=, or, if they are other "
+            f"values at all sites, set kinds={{{modality!r}: 'values'}}"
+        )
+
+
 def as_predicted(raw: np.ndarray, kind: str, *, depth: bool = False) -> np.ndarray:
     """Return measured values (n, p) in the units of predicted ones: transformed, or open or not."""
     return (raw > 0).astype(float) if kind == "accessibility" else KINDS[kind](raw, depth)

@@ -17,9 +17,10 @@ from infl.errors import DataError, SettingsError
 from infl.models import domains
 from infl.models.alignment import Alignment
 from infl.models.matrix import FeatureMatrix
-from infl.models.modalities import Measured, MosaicSpots, Part, kind_of
+from infl.models.modalities import Measured, MosaicSpots, Part, check_kind, kind_of
 from infl.models.task import SITE, Predictor, Step, Sums, Task
 from infl.nn.mosaic import MosaicNet
+from infl.pp._labels import label_text
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -131,7 +132,7 @@ class Mosaic(Task):
         from infl.pp._units import check_units
 
         check_site_names(sites)
-        measured = {site: _measured(adata) for site, adata in sites.items()}
+        measured = {site: _measured(adata, site) for site, adata in sites.items()}
         for site, adata in measured.items():
             for modality, table in tables(adata).items():
                 if 0 in table.shape:
@@ -158,9 +159,8 @@ class Mosaic(Task):
                 m: [f.removeprefix(f"{m}:") for f in shared.features if not m or f.startswith(f"{m}:")]
                 for m in modalities
             },
-            "kinds": {
-                m: kind_of(m, next((u for u in common[m].values() if u), None), self.kinds.get(m)) for m in modalities
-            },
+            "kinds": {m: kind_of(m, self._units(m, common[m], measured), self.kinds.get(m)) for m in modalities},
+            "units": list(shared.units),
             "spatial": self._all_spatial(measured),
         }
         found: dict[str, Sections] = {}
@@ -174,6 +174,19 @@ class Mosaic(Task):
             most = n_obs // domains.FEWEST
             raise SettingsError(f"n_domains={self.n_domains} for {n_obs} spots: give fewer, at most {most}")
         return panel
+
+    def _units(self, modality: str, at: Mapping[str, str | None], sites: Mapping[str, AnnData | MuData]) -> str | None:
+        """Return what a modality's values are at all sites; a few negative ones are no counts, whatever else they are."""
+        from infl.pp._check import tables
+        from infl.pp._units import has_negative
+
+        known = next((units for units in at.values() if units), None)
+        if known in (None, "raw counts"):
+            for site, adata in sites.items():
+                table = tables(adata).get(modality)
+                if table is not None and has_negative(table, self.layer):
+                    return f"negative values (at {site})"
+        return known
 
     def _all_spatial(self, sites: Mapping[str, AnnData | MuData]) -> bool:
         if self.spatial_key is None:
@@ -198,7 +211,7 @@ class Mosaic(Task):
         section_key, names = self.section_key, _site_of(adata)
         if names is not None:  # put together: no site's section is joined to another's
             if section_key in spots.obs:
-                names = names + "/" + spots.obs[section_key].astype(str).to_numpy()
+                names = names + "/" + label_text(spots.obs[section_key]).fillna("").to_numpy(dtype=object)
             section_key, spots.obs[SITE] = SITE, names
         return sections_of(spots, spatial_key=key, section_key=section_key, site=site)
 
@@ -214,7 +227,7 @@ class Mosaic(Task):
         """Read the modalities that a site has; each section is standardised by its own moments."""
         from infl.pp._check import tables
 
-        adata = _measured(adata)
+        adata = _measured(adata, site)
         graph = None
         if panel["spatial"]:
             found = self._sections(adata, site)
@@ -222,7 +235,7 @@ class Mosaic(Task):
         elif self.section_key is not None:
             from infl.pp import obs_column
 
-            names = obs_column(adata, self.section_key, where=site, role="section_key").astype(str).to_numpy()
+            names = label_text(obs_column(adata, self.section_key, where=site, role="section_key")).to_numpy()
             sections = [np.flatnonzero(names == name) for name in dict.fromkeys(names)]
         else:
             sections = [np.arange(adata.n_obs)]
@@ -232,9 +245,11 @@ class Mosaic(Task):
             if modality not in has:
                 continue
             table, kind = has[modality], panel["kinds"][modality]
-            raw = FeatureMatrix(table, features, layer=self.layer, site=f"{site} ({modality})" if modality else site)
+            where = f"{site} ({modality})" if modality else site
+            values = FeatureMatrix(table, features, layer=self.layer, site=where).rows(slice(None))
+            check_kind(values, kind, modality, where)
             rows = adata.obs_names.get_indexer(table.obs_names)
-            measured[m] = Measured.of(raw.rows(slice(None)), rows, sections, kind=kind, depth=depth, graph=graph)
+            measured[m] = Measured.of(values, rows, sections, kind=kind, depth=depth, graph=graph)
         if not measured:
             raise DataError(f"{site} has none of the model's modalities {', '.join(map(repr, panel['modalities']))}")
         order = np.arange(adata.n_obs) if rng is None else rng.permutation(adata.n_obs)
@@ -424,7 +439,7 @@ class Mosaic(Task):
         xy = None if self.spatial_key is None else _coordinates(adata, self.spatial_key)
         sections = [paired]
         if self.section_key is not None:
-            names = adata.obs[self.section_key].astype(str).to_numpy()[paired]
+            names = label_text(adata.obs[self.section_key]).to_numpy()[paired]
             sections = [paired[names == name] for name in np.unique(names)]
         for rows in sections:
             n = int(share * len(rows))
@@ -532,8 +547,11 @@ def _error(predicted: Tensor, target: Tensor, binary: bool) -> Tensor:
     return (predicted - target).square().mean()
 
 
-def _measured(adata: AnnData | MuData) -> AnnData | MuData:
+def _measured(adata: AnnData | MuData, where: str = "the data") -> AnnData | MuData:
     """Return a ``MuData`` without the modalities that a fit has put there."""
+    from infl.pp._check import tables
+
+    tables(adata, where)  # refuses names that its obs does not know
     mod = getattr(adata, "mod", None)
     if mod is None or not any(IMPUTED in table.uns for table in mod.values()):
         return adata

@@ -12,6 +12,8 @@ from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
 from infl.errors import DataError, InflWarning
+from infl.pp._columns import missing_values
+from infl.pp._labels import label_text
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -176,12 +178,11 @@ def _rows(adata: AnnData | MuData, section_key: str | None, site: str) -> dict[s
         has = ", ".join(map(repr, list(adata.obs)[:6]))
         raise DataError(f"{site} has no obs column {section_key!r} with the sections: set section_key= (it has {has})")
     column = adata.obs[section_key]
-    if column.isna().any():
-        spot = adata.obs_names[int(column.isna().to_numpy().argmax())]
-        raise DataError(
-            f"{int(column.isna().sum())} spots of {site} have no section in obs[{section_key!r}], first {spot!r}"
-        )
-    names = column.astype(str).to_numpy()
+    missing = missing_values(column)
+    if missing.any():
+        spot = adata.obs_names[int(missing.argmax())]
+        raise DataError(f"{int(missing.sum())} spots of {site} have no section in obs[{section_key!r}], first {spot!r}")
+    names = label_text(column).to_numpy()
     return {name: np.flatnonzero(names == name) for name in dict.fromkeys(names)}
 
 

@@ -21,6 +21,7 @@ from infl.models.effects import Effects, Genes, neighbours
 from infl.models.matrix import FeatureMatrix
 from infl.models.task import Predictor, SiteData, Step, Sums, Task
 from infl.nn.perturbation import EffectNet
+from infl.pp._labels import label_text
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -112,10 +113,10 @@ class Perturbation(Task):
         column = self._column(sites)
         singles = set(features)
         for adata in sites.values():
-            singles |= set(adata.obs[column].dropna().astype(str)) - {self.control}
+            singles |= set(label_text(adata.obs[column]).dropna()) - {self.control}
         at: dict[Genes, list[str]] = {}
         for site, adata in sites.items():
-            labels = adata.obs[column].dropna().astype(str).unique()
+            labels = label_text(adata.obs[column]).dropna().unique()
             self._check_site(site, adata, column, labels)
             for genes in sorted({self.genes_of(label, singles) for label in labels} - {()}):
                 at.setdefault(genes, []).append(site)
@@ -148,13 +149,16 @@ class Perturbation(Task):
         raise DataError(f"{missing} has no obs column {tried[0]!r} with the perturbations: set target= (it has {has})")
 
     def _check_site(self, site: str, adata: AnnData, column: str, labels: np.ndarray) -> None:
-        from infl.pp._units import units_of
-
         if self.control not in labels:
             near = [c for c in labels if c.lower() in {x.lower() for x in CONTROLS}]
             near += difflib.get_close_matches(self.control, labels, 1)
             hint = f"is it {near[0]!r}? set control={near[0]!r}" if near else "set control=, or leave the site out"
             raise DataError(f"{site} has no control cells: no {self.control!r} in obs[{column!r}]; {hint}")
+        self._check_units(adata, site)
+
+    def _check_units(self, adata: AnnData, site: str) -> None:
+        from infl.pp._units import units_of
+
         kind = units_of(adata, self.layer)
         if kind == "raw counts" and self.target_sum is None:
             raise DataError(
@@ -214,14 +218,12 @@ class Perturbation(Task):
         """Read a site's cells into means by condition; cells are not kept."""
         table = cast("AnnData", adata)
         x = FeatureMatrix(table, panel["features"], layer=self.layer, site=site)
+        self._check_units(table, site)
         if panel["column"] in table.obs:
             known = set(panel["nodes"]) | set(panel["features"])
-            of = {
-                label: self.genes_of(label, known) for label in table.obs[panel["column"]].dropna().astype(str).unique()
-            }
-            labels = (
-                table.obs[panel["column"]].astype(str).map(lambda label: "+".join(of.get(label, ("?",)))).to_numpy()
-            )
+            text = label_text(table.obs[panel["column"]])
+            of = {label: "+".join(self.genes_of(label, known)) for label in text.dropna().unique()}
+            labels = text.map(of).fillna("?").to_numpy(dtype=object)
         else:
             labels = np.full(table.n_obs, "")
         return Conditions(x, labels, panel, self.target_sum, site)
@@ -398,9 +400,9 @@ class Perturbation(Task):
     # -- comparing -------------------------------------------------------------------------------------------------
     def hold_out(self, adata: AnnData | MuData, share: float, rng: np.random.Generator) -> np.ndarray:
         """Hold out cells of every condition."""
-        column = self._column({"the data": adata})
+        labels = label_text(adata.obs[self._column({"the data": adata})])
         held = np.zeros(adata.n_obs, dtype=bool)
-        for rows in adata.obs.groupby(adata.obs[column].astype(str), observed=True).indices.values():
+        for rows in adata.obs.groupby(labels.fillna("?"), observed=True).indices.values():
             held[rng.permutation(rows)[: int(share * len(rows))]] = True
         return held
 

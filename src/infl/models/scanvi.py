@@ -6,6 +6,7 @@ Molecular Systems Biology 17 (2021).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,17 +16,31 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from infl.errors import DataError, SettingsError
+from infl.errors import DataError, InflWarning, SettingsError
 from infl.models.counts import LABELS, CountRows, log_normalised, table_of
 from infl.models.labelled import stratified_split, write_classes
 from infl.models.logistic import logistic_regression
 from infl.models.scvi import CHUNK, Scvi, latent, vae_class
 from infl.models.task import Predictor, Step, Sums
-from infl.pp._labels import warn_of_one_class
+from infl.pp._labels import TEXT, check_labels, label_text, label_type, warn_of_one_class
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
+
+_MAY_BE_NONE = {
+    "-1",
+    "?",
+    "unknown",
+    "unlabelled",
+    "unlabeled",
+    "unassigned",
+    "unannotated",
+    "none",
+    "na",
+    "n/a",
+    "null",
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +52,7 @@ class Scanvi(Scvi):
     target
         Column of ``obs`` with the labels; a site may lack it, or lack values.
     unlabelled
-        Value of cells without a label, beside missing ones.
+        Value of cells without a label, in any case of letters, beside missing ones and the number −1.
     classification_ratio
         Weight of the classifier's cross-entropy.
 
@@ -65,8 +80,18 @@ class Scanvi(Scvi):
             raise SettingsError(
                 "model='scanvi' needs target=, the obs column with the labels of those cells that have one"
             )
-        labels = {site: self._values(table_of(adata, self.modality, site)) for site, adata in sites.items()}
-        at = {site: [] if values is None else sorted(set(values.dropna())) for site, values in labels.items()}
+        at: dict[str, list[str]] = {}
+        columns = []
+        for site, adata in sites.items():
+            table = table_of(adata, self.modality, site)
+            values = self._values(table)
+            if values is None:
+                continue
+            column = table.obs[self.target]
+            check_labels(column, self.target, site, partly=True)
+            self._warn_of_values(label_text(column), values, site)
+            columns.append(column[values.notna()])
+            at[site] = sorted(set(values.dropna()))
         known = set().union(*at.values())
         if len(known) < 2 and len(sites) > 1:
             raise DataError(
@@ -75,14 +100,31 @@ class Scanvi(Scvi):
             )
         warn_of_one_class(at, self.target, stacklevel=3)
         # the classes before the check of the data, which reads them
-        return super().agree(sites) | {"classes": sorted(known)}
+        return super().agree(sites) | {"classes": sorted(known), "class_type": label_type(columns)}
 
     def _values(self, table: AnnData) -> pd.Series | None:
         """Return the labels as text, missing where a cell has none; None without the column."""
         if self.target not in table.obs:
             return None
-        values = table.obs[self.target].astype(object)
-        return values.where(values.notna() & (values != self.unlabelled)).map(str, na_action="ignore")
+        column = table.obs[self.target]
+        values = label_text(column)
+        none = self.unlabelled.strip().casefold()
+        others = {label for label in values.dropna().unique() if label.strip().casefold() == none}
+        return values.mask(values.isin(others | {"-1"} if _is_number(column) else others))
+
+    def _warn_of_values(self, text: pd.Series, values: pd.Series, site: str) -> None:
+        """Ask about labels that may mean that there is none; say it where −1 was taken so."""
+        line = ""
+        if (text[values.isna()] == "-1").any() and self.unlabelled != "-1":
+            line = f"−1 in obs[{self.target!r}] of {site} is taken for no label, as scikit-learn has it"
+        doubtful = [label for label in values.dropna().unique() if label.strip().casefold() in _MAY_BE_NONE]
+        if doubtful:
+            line = (
+                f"{doubtful[0]!r} in obs[{self.target!r}] of {site} is learned as a class: if it means that there is no "
+                f"label, set unlabelled={doubtful[0]!r} or make it missing"
+            )
+        if line:
+            warnings.warn(line, InflWarning, stacklevel=5)
 
     def labels(self, table: AnnData, panel: Mapping[str, Any]) -> np.ndarray:
         """Return class numbers (n_obs,), −1 where unknown."""
@@ -202,4 +244,11 @@ class Scanvi(Scvi):
         self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any], *, key_added: str
     ) -> None:
         """Write class, probability, probabilities and latent, as the classifier does."""
-        write_classes(adata, table_of(adata, self.modality, "the data").obs_names, outputs, panel["classes"], key_added)
+        names, type_ = table_of(adata, self.modality, "the data").obs_names, panel.get("class_type", TEXT)
+        write_classes(adata, names, outputs, panel["classes"], key_added, type_)
+
+
+def _is_number(column: pd.Series) -> bool:
+    """Whether labels are numbers, or categories that are."""
+    dtype = column.cat.categories.dtype if isinstance(column.dtype, pd.CategoricalDtype) else column.dtype
+    return pd.api.types.is_numeric_dtype(dtype)

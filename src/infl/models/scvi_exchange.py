@@ -13,6 +13,7 @@ from infl.models.counts import BATCH, CATEGORICAL, X, table_of
 from infl.models.locked import Header, LockedModel, lock_model
 from infl.models.scvi import Scvi, vae_class
 from infl.models.task import SITE
+from infl.pp._labels import label_text
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -56,7 +57,7 @@ def to_scvi(
     cells = table[:, panel["features"]].copy()
     cells.obs[SITE] = site_column(cells, panel["sites"], site_key=site_key, site=site)
     for name, categories in panel["covariates"].items():
-        cells.obs[name] = pd.Categorical(cells.obs[name].astype(str), categories=categories)
+        cells.obs[name] = pd.Categorical(label_text(cells.obs[name]), categories=categories)
     SCVI.setup_anndata(
         cells,
         layer=task.layer,
@@ -89,7 +90,7 @@ def site_column(table: AnnData, sites: list[str], *, site_key: str | None, site:
             f"say where the cells are from: site=, one of {', '.join(sites[:8])}, or site_key=, a column of obs"
         )
     if site_key is not None:
-        names = obs_column(table, site_key, where="the data", role="site_key").astype(str).to_numpy()
+        names = label_text(obs_column(table, site_key, where="the data", role="site_key")).to_numpy()
     else:
         names = np.repeat(str(site), table.n_obs)
     strangers = sorted(set(names.tolist()) - set(sites))

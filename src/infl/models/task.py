@@ -27,6 +27,9 @@ ADAM_EPS = 1e-5
 """With torch's 1e-8 a gradient of the size of a rounding error moves a weight by a whole ``lr``, and the last bit of an
 average decides where training goes; 1e-5 keeps locked, sealed and plain runs of one seed together to 1e-6."""
 
+LOWER_IS_BETTER = ("error", "loss", "mse", "nll")
+"""Words in the names of metrics of which a lower value is better."""
+
 SITE = "infl_site"
 """Column of ``obs`` by which observations that were put together remember their site."""
 
@@ -142,6 +145,9 @@ class Task(ABC):
 
     headline: ClassVar[str] = "loss"
     """Metric that tables and the lock's calibration report first."""
+
+    takes_missing: ClassVar[bool] = False
+    """Whether a fitted model takes data without some of the features, or with NaN in them, and masks those."""
 
     optimiser: Literal["adamw", "sgd"] = "adamw"
     lr: float = 1e-3

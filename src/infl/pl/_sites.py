@@ -16,6 +16,7 @@ from infl.errors import DataError
 from infl.pl._style import BLACK, BLUE, CYCLE, KEYED, ORANGE, PALE, REFERENCE, SKY, axes, legend_above, rows
 from infl.pp._check import check_values, measured, tables
 from infl.pp._columns import obs_column
+from infl.pp._labels import label_text
 from infl.pp._matrix import SiteMatrix, presence
 from infl.pp._moments import federated_moments
 from infl.pp._units import units_of
@@ -175,7 +176,7 @@ def _counts(sites: Mapping[str, AnnData | MuData], target: str | None) -> pd.Dat
     if target is None:
         return pd.DataFrame({"": {site: adata.n_obs for site, adata in sites.items()}})
     columns = {
-        site: obs_column(adata, target, where=site, role="target").astype(str).value_counts()
+        site: label_text(obs_column(adata, target, where=site, role="target")).value_counts()
         for site, adata in sites.items()
     }
     counts = pd.DataFrame(columns).fillna(0).astype(int).T.sort_index(axis=1)

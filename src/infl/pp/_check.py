@@ -1,6 +1,7 @@
 """Everything that can be wrong with the data of sites, said before anything is computed or altered."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,9 @@ from infl.pp._units import units_of, warn_of_units
 from infl.pp._values import count_non_finite
 
 PRESENT = "infl_present"  # column of var: False where the site did not measure a feature of the united panel
+
+UNCLEAR = "unclear"
+"""What is said of values whose kind cannot be told."""
 
 Features = Literal["intersection", "union"]
 Called = Mapping[str, Mapping[str, pd.Index]]
@@ -68,9 +72,10 @@ def panel_of(
     ('class_1', 'class_2', 'class_3', 'class_4')
     """
     panel = examine(sites, target=target, layer=layer, features=features)[0]
-    for units in units_by_modality(sites, layer):
-        warn_of_units(units, stacklevel=2)
-    return panel
+    units = units_by_modality(sites, layer)
+    for of_modality in units:
+        warn_of_units(of_modality, stacklevel=2)
+    return replace(panel, units=known_units(dict(zip(sorted(panel.modalities) or [""], units, strict=True))))
 
 
 def examine(
@@ -123,9 +128,35 @@ def units_by_modality(sites: Mapping[str, AnnData | MuData], layer: str | None) 
     ]
 
 
-def tables(adata: AnnData | MuData) -> dict[str, AnnData]:
-    """Modalities by name; an AnnData is one without a name."""
-    return {"": adata} if isinstance(adata, AnnData) else dict(adata.mod)
+def known_units(units: Mapping[str, Mapping[str, str | None]]) -> tuple[str, ...]:
+    """Return the kinds of values that sites have, ``"rna:logarithms"``, from those by modality and site.
+
+    Examples
+    --------
+    >>> known_units({"": {"a": "raw counts", "b": None}}), known_units({"": {"a": None}})
+    (('raw counts',), ('unclear',))
+    """
+    found = {_full_name(m, kind) for m, kinds in units.items() for kind in kinds.values() if kind is not None}
+    return tuple(sorted(found)) or (UNCLEAR,)
+
+
+def tables(adata: AnnData | MuData, where: str = "the data") -> dict[str, AnnData]:
+    """Modalities by name; an AnnData is one without a name.
+
+    Raises
+    ------
+    DataError
+        Observations of a modality were renamed and the MuData was not updated, so that they cannot be found in its obs.
+    """
+    if isinstance(adata, AnnData):
+        return {"": adata}
+    for modality, table in adata.mod.items():
+        if not (known := table.obs_names.isin(adata.obs_names)).all():
+            raise DataError(
+                f"modality {modality!r} of {where} has {int((~known).sum())} observations that the MuData's own obs lacks, first "
+                f"{table.obs_names[~known][0]!r}: after renaming call its .update(), and fill the columns of its obs again"
+            )
+    return dict(adata.mod)
 
 
 def measured(adata: AnnData, called: pd.Index | None = None) -> pd.Index:
@@ -225,30 +256,41 @@ def check_object(adata: AnnData | MuData, site: str, layer: str | None) -> None:
         raise DataError(f"{site} is {type(adata).__name__}; it must be AnnData or MuData")
     if not adata.n_obs:
         raise DataError(f"{site} has no observations: leave it out")
-    _check_unique(adata.obs_names, "obs_names", site)
-    for modality, table in tables(adata).items():
+    check_unique(adata.obs_names, "obs_names", site)
+    for modality, table in tables(adata, site).items():
         where = _where(site, modality)
-        _check_unique(table.var_names, "feature names", where)
-        layers = layer_names(table)
-        if layer is not None and layer not in layers:
-            has = f"it has {shortlist(layers)}" if layers else "it has no layers"
-            raise DataError(f"layer {layer!r} is missing at {where}: {has}")
-        if layer is None and table.X is None:
-            has = f"; layer= can be {shortlist(layers)}" if layers else ""
-            raise DataError(f"{where} has no X{has}")
+        check_unique(table.var_names, "feature names", where)
+        check_layer(table, layer, where)
 
 
-def _check_unique(names: pd.Index, what: str, where: str) -> None:
+def check_layer(table: AnnData, layer: str | None, where: str) -> None:
+    """Refuse an object without the layer, or without X where that is read."""
+    layers = layer_names(table)
+    if layer is not None and layer not in layers:
+        has = f"it has {shortlist(layers)}" if layers else "it has no layers"
+        raise DataError(f"layer {layer!r} is missing at {where}: {has}")
+    if layer is None and table.X is None:
+        has = f"; layer= can be {shortlist(layers)}" if layers else ""
+        raise DataError(f"{where} has no X{has}")
+
+
+def check_unique(names: pd.Index, what: str, where: str) -> None:
     if not names.is_unique:
         twice = names[names.duplicated()].unique().tolist()
         make = "obs_names_make_unique" if what == "obs_names" else "var_names_make_unique"
         raise DataError(f"duplicate {what} at {where}: {shortlist(twice)}; call its {make}()")
 
 
-def check_values(table: AnnData, layer: str | None, where: str, names: pd.Index) -> None:
-    """NaN and infinite values are an error in the features of the panel, and nobody's business in the others."""
+def check_values(table: AnnData, layer: str | None, where: str, names: pd.Index, *, masked: bool = False) -> int:
+    """NaN and infinite values are an error in the features of the panel, and nobody's business in the others.
+
+    With `masked`, NaN is none; returns how many there are.
+    """
     nan, infinite = count_non_finite(table, layer, where)
-    wrong = np.flatnonzero((nan + infinite > 0) & table.var_names.isin(names))
+    of_panel = table.var_names.isin(names)
+    n_nan = int(nan[of_panel].sum())
+    nan = np.zeros_like(nan) if masked else nan
+    wrong = np.flatnonzero((nan + infinite > 0) & of_panel)
     if len(wrong):
         first = wrong[0]
         raise DataError(
@@ -256,6 +298,7 @@ def check_values(table: AnnData, layer: str | None, where: str, names: pd.Index)
             f"({int((nan + infinite)[wrong].sum())} such values in {len(wrong)} features of {layer or 'X'}); impute them "
             "or leave those features out"
         )
+    return n_nan
 
 
 def _present(adata: AnnData | MuData, names: Mapping[str, pd.Index], called: Mapping[str, pd.Index]) -> np.ndarray:

@@ -11,6 +11,8 @@ from mudata import MuData
 from infl.errors import DataError
 
 _SHOWN = 3
+_NO_VALUE = ("", "nan", "NaN", "<NA>", "NaT")
+"""Text that stands for no value: white space apart, what pandas makes of a missing one with ``.astype(str)``."""
 
 
 def obs_column(adata: AnnData | MuData, name: str, *, where: str, role: str) -> pd.Series:
@@ -49,9 +51,7 @@ def obs_column(adata: AnnData | MuData, name: str, *, where: str, role: str) -> 
     values = adata.obs[name]
     if isinstance(values, pd.DataFrame):
         raise DataError(f"{role} {name!r} is the name of {values.shape[1]} columns in obs of {where}; rename one")
-    missing = values.isna().to_numpy()
-    if isinstance(values.dtype, pd.CategoricalDtype) or not pd.api.types.is_numeric_dtype(values.dtype):
-        missing = missing | values.astype(str).str.strip().eq("").to_numpy()
+    missing = missing_values(values)
     if missing.any():
         first = adata.obs_names[int(np.argmax(missing))]
         raise DataError(
@@ -59,6 +59,25 @@ def obs_column(adata: AnnData | MuData, name: str, *, where: str, role: str) -> 
             f"(first: {first!r}); fill them in or drop those observations"
         )
     return values
+
+
+def missing_values(values: pd.Series) -> np.ndarray:
+    """Return where a column has no value (n,): None, NaN, empty text, and the text that ``.astype(str)`` makes of NaN.
+
+    Examples
+    --------
+    >>> missing_values(pd.Series(["a", None, " ", "nan", "None"])).tolist()
+    [False, True, True, True, False]
+    """
+    missing = np.array(values.isna(), dtype=bool)  # a copy: pandas lends its own read-only
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        empty = [str(category).strip() in _NO_VALUE for category in values.cat.categories]
+        return missing | np.append(np.asarray(empty, dtype=bool), True)[values.cat.codes.to_numpy()]
+    if pd.api.types.is_numeric_dtype(values.dtype):
+        return missing
+    known = values[~missing].astype(str).str.strip()
+    missing[~missing] = np.asarray(known.isin(_NO_VALUE), dtype=bool)
+    return missing
 
 
 def layer_names(adata: AnnData) -> list[str]:

@@ -17,6 +17,7 @@ from scipy import sparse
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.federation.sums import sum_over_sites
 from infl.pp._columns import obs_column
+from infl.pp._labels import label_text
 from infl.pp._matrix import SiteMatrix, kinds, matrices, own
 from infl.pp._median import federated_median
 from infl.pp._moments import FINE, Transform, federated_moments, taken
@@ -180,7 +181,7 @@ def _batches(at: Mapping[str, SiteMatrix], batch_key: str | None, key: Keyring |
     if batch_key == _SITE and not any(_SITE in matrix.adata.obs for matrix in at.values()):
         return _Batches({site: {site: None} for site in at}, None, key)
     columns = {
-        site: obs_column(matrix.adata, batch_key, where=site, role="batch_key").astype(str)
+        site: label_text(obs_column(matrix.adata, batch_key, where=site, role="batch_key"))
         for site, matrix in at.items()
     }
     found = sorted({name for column in columns.values() for name in column.unique()})

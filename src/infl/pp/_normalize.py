@@ -101,6 +101,8 @@ def normalize_total(
     results = {site: _divided(x, factors[site]) for site, x in found.items()}
     for site, adata in sites.items():
         put(adata, layer, results[site])
+        if layer is None:
+            adata.uns.pop("log1p", None)  # left over: what it tells of is not in X any more
         if key_added is not None:
             adata.obs[key_added] = factors[site]
     _warn_of_empty(totals)

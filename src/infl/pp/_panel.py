@@ -29,6 +29,8 @@ class Panel:
         For each site, which of `features` it measured, ``(n_features,)`` booleans.
     modalities
         Names of the modalities; empty for AnnData.
+    units
+        Kinds of values that the sites have: ``"logarithms"``, of a MuData ``"rna:logarithms"``.
 
     Examples
     --------
@@ -43,6 +45,7 @@ class Panel:
     n_obs: Mapping[str, int]
     present: Mapping[str, np.ndarray] = field(compare=False)
     modalities: tuple[str, ...] = ()
+    units: tuple[str, ...] = field(default=(), compare=False)
 
     def digest(self) -> str:
         """SHA-256 of features, classes and target, in hexadecimal: equal digests mean equal panels.

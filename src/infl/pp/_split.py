@@ -10,6 +10,7 @@ from mudata import MuData
 from infl.errors import DataError, SettingsError
 from infl.pp._columns import obs_column, shortlist
 from infl.pp._copy import reopened, subset_obs
+from infl.pp._labels import label_text
 
 _MIN_OBS = 5  # what every simulated site gets under label skew, where there are enough observations
 _MIN_SECOND = 2  # of which so many are not of the site's most frequent class
@@ -183,7 +184,7 @@ def _strata(adata: AnnData | MuData, stratify: str | Sequence[str] | None) -> np
 
 
 def _split_by(adata: AnnData | MuData, by: str) -> dict:
-    names = obs_column(adata, by, where="the data", role="by").astype(str).to_numpy()
+    names = label_text(obs_column(adata, by, where="the data", role="by")).to_numpy()
     found = sorted(set(names.tolist()))
     folded: dict[str, list[str]] = {}
     for name in found:

@@ -12,6 +12,9 @@ from scipy import sparse
 
 from infl.errors import DataError, InflWarning
 
+KINDS = ("raw counts", "logarithms", "normalised counts", "scaled values")
+"""Kinds of values that can be told apart."""
+
 _LOOKED_AT = 1 << 20  # values
 _LARGEST_LOG = 50.0  # log2 of 10¹⁵; intensities of mass spectrometers end at 10¹³
 _OFTEN_NEGATIVE = 0.05
@@ -19,6 +22,8 @@ _OFTEN_NEGATIVE = 0.05
 
 def units_of(adata: AnnData, layer: str | None = None) -> str | None:
     """Say what kind of values a matrix has, from a million of them at most.
+
+    The values decide, and no ``uns["log1p"]``, which may be left over from another matrix.
 
     Returns
     -------
@@ -33,11 +38,14 @@ def units_of(adata: AnnData, layer: str | None = None) -> str | None:
         return None
     if (negative := np.count_nonzero(values < 0)) > 0:
         return "scaled values" if negative >= _OFTEN_NEGATIVE * len(values) else None
-    if "log1p" in adata.uns and layer is None:
-        return "logarithms"
     if np.array_equal(values, np.rint(values)):
         return "raw counts"
     return "logarithms" if values.max() <= _LARGEST_LOG else "normalised counts"
+
+
+def has_negative(adata: AnnData, layer: str | None = None) -> bool:
+    """Return whether one of a million values at most is negative, as none of a count is."""
+    return bool((_some_values(adata, layer) < 0).any())
 
 
 def check_units(units: Mapping[str, str | None], *, escape: str | None = None) -> None:

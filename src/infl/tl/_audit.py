@@ -82,11 +82,14 @@ def audit(
     from infl._tables import Findings
     from infl.privacy.attacks import Evidence
     from infl.tl._fit import as_sites
+    from infl.tl._use import check_use
 
     if not isinstance(run, FederatedRun):
         raise SettingsError(f"audit takes what fit_federated returned, not {type(run).__name__}")
     loaded = _load(attacks)
-    evidence = Evidence(run, as_sites(sites, site_key), seed)
+    data = as_sites(sites, site_key)
+    check_use(data, run.model.header.build_task(), run.model.header.panel, training=True)
+    evidence = Evidence(run, data, seed)
     _check_data(evidence)
     chosen = [attack for attack in loaded if attack.applies(evidence)]
     left_out = [attack.name for attack in loaded if attack not in chosen]

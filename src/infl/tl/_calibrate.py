@@ -11,13 +11,15 @@ from infl.errors import SettingsError
 from infl.federation.seeds import generator
 from infl.federation.sums import sum_over_sites
 from infl.models.locked import LockedModel, lock_model
-from infl.tl._results import checked_model
+from infl.tl._results import needed_key
+from infl.tl._use import check_use
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from mudata import MuData
 
+    from infl.federation.run import FederatedRun
     from infl.keys import Keyring
 
 N_SALTS = 24
@@ -26,18 +28,22 @@ TOLERANCE = 0.01
 
 
 def calibrate_lock(
-    model: LockedModel, sites: Mapping[str, AnnData | MuData], *, key: Keyring, no_key: float = 0.7
+    model: LockedModel | FederatedRun,
+    sites: Mapping[str, AnnData | MuData],
+    *,
+    key: Keyring | None = None,
+    no_key: float = 0.7,
 ) -> float:
     """Lock a model again so that it is worth just so much without the key. No training.
 
     Parameters
     ----------
     model
-        A model with ``lock="field"``; it is locked again in place, under a fresh salt.
+        A model with ``lock="field"``, or its run; the model is locked again in place, under a fresh salt.
     sites
         Data of the sites of the fit; their validation parts are judged on, by sealed sums.
     key
-        Key ring that opens the model.
+        Key ring that opens the model (default: that of the run).
     no_key
         Wanted headline metric (balanced accuracy) of the stored weights, used without the key.
 
@@ -61,7 +67,8 @@ def calibrate_lock(
     >>> 0 < strength < 1
     True
     """
-    probe = _Probe(checked_model(model), sites, key)
+    locked, key = needed_key(model, key)
+    probe = _Probe(locked, sites, key)
     unlocked = probe.value(probe.locked(0.0, None))
     if not 0 <= no_key <= unlocked:
         raise SettingsError(
@@ -88,15 +95,15 @@ def calibrate_lock(
             f"no_key={no_key} cannot be reached: the nearest is {probe.value(chosen):.3f} at strength {strength:.2f}; "
             "below chance there is nothing to take away"
         )
-    model.header, model.stored, model.private = chosen.header, chosen.stored, chosen.private
+    locked.header, locked.stored, locked.private = chosen.header, chosen.stored, chosen.private
     return strength
 
 
 def lock_curve(
-    model: LockedModel,
+    model: LockedModel | FederatedRun,
     sites: Mapping[str, AnnData | MuData],
     *,
-    key: Keyring,
+    key: Keyring | None = None,
     strengths: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0),
     n_keys: int = 5,
     validation_only: bool = True,
@@ -106,11 +113,11 @@ def lock_curve(
     Parameters
     ----------
     model
-        A model with ``lock="field"``; not changed.
+        A model with ``lock="field"``, or its run; not changed.
     sites
         Data to judge on.
     key
-        Key ring that opens the model.
+        Key ring that opens the model (default: that of the run).
     strengths
         Strengths to measure at.
     n_keys
@@ -137,7 +144,8 @@ def lock_curve(
 
     from infl.keys import Keyring
 
-    probe = _Probe(checked_model(model), sites, key, validation_only=validation_only)
+    model, key = needed_key(model, key)
+    probe = _Probe(model, sites, key, validation_only=validation_only)
     rows = []
     for strength in strengths:
         locked = [probe.locked(strength, None) for _ in range(n_keys)]
@@ -160,7 +168,7 @@ class _Probe:
         self,
         model: LockedModel,
         sites: Mapping[str, AnnData | MuData],
-        key: Keyring,
+        key: Keyring | None,
         *,
         validation_only: bool = True,
     ) -> None:
@@ -171,6 +179,7 @@ class _Probe:
         self.model, self.key, h = model, key, model.header
         self.effective, self.private = model.effective(key), model.private_arrays(key)
         self.task = h.build_task()
+        check_use(sites, self.task, h.panel, training=True)
         self.metric = self.task.headline
         self.data = {}
         for keyless in (False, True):

@@ -23,6 +23,7 @@ from infl.federation.report import round_bar
 from infl.federation.seeds import generator
 from infl.models.pooling import pool
 from infl.models.registry import make_task
+from infl.models.task import LOWER_IS_BETTER
 from infl.tl._fit import as_sites
 from infl.tl._personalise import personalise
 from infl.tl._predict import infer, open_model
@@ -51,7 +52,6 @@ METHODS = (
 )
 OPTIONAL = ("infl_personal",)
 N_WRONG_KEYS = 10
-LOWER_IS_BETTER = ("error", "loss", "mse", "nll")
 Scores = tuple[dict[str, float], dict[str, dict[str, float]]]
 """Metrics on all held-out observations together, and by site."""
 

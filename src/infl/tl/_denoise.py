@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -10,22 +11,25 @@ from infl.errors import SettingsError
 from infl.models.counts import table_of
 from infl.models.scvi import Scvi
 from infl.tl._predict import warn_unopened
-from infl.tl._results import checked_model
+from infl.tl._results import model_and_key
+from infl.tl._use import check_use, with_layer
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+    from infl.federation.run import FederatedRun
     from infl.keys import Keyring
     from infl.models.locked import LockedModel
 
 
 def denoise(
     adata: AnnData | MuData,
-    model: LockedModel,
+    model: LockedModel | FederatedRun | str | Path,
     *,
     key: Keyring | None = None,
     site: str | None = None,
+    layer: str | None = None,
     target_sum: float = 1e4,
     key_added: str = "infl",
     copy: bool = False,
@@ -37,11 +41,13 @@ def denoise(
     adata
         Cells with raw counts.
     model
-        ``run.model`` of ``model="scvi"``, or what :func:`infl.load_model` returns.
+        The run of ``model="scvi"``, ``run.model``, what :func:`infl.load_model` returns, or a path.
     key
-        Key ring that opens the model.
+        Key ring that opens the model (default: that of the run).
     site
         As if every cell were measured at this site (None: the mean over the model's sites).
+    layer
+        As for :func:`infl.tl.predict`.
     target_sum
         Total of each cell over the model's features.
     key_added, copy
@@ -66,13 +72,14 @@ def denoise(
     >>> cells.obsm["infl_denoised"].shape
     (90, 20)
     """
-    model = checked_model(model)
-    task, panel = model.header.build_task(), model.header.panel
+    model, key = model_and_key(model, key)
+    task, panel = with_layer(model.header.build_task(), layer, {"the data": adata}), model.header.panel
     if not isinstance(task, Scvi):
         raise SettingsError(f"model {model.header.task!r} has no counts to denoise: fit model='scvi'")
     if site is not None and site not in panel["sites"]:
         raise SettingsError(f"site={site!r} is not one of the model's: {', '.join(panel['sites'][:8])}, or None")
     warn_unopened(model, key)
+    check_use({"the data": adata}, task, panel)
     data = task.read(adata, panel, site="the data")
     shares = task.denoise(model.module(key), data, None if site is None else panel["sites"].index(site))
     adata = adata.copy() if copy else adata

@@ -209,10 +209,7 @@ def _fit_elsewhere(
 
     run = engine.fit(agreement, key)
     for adata in tables.values():
-        predict(adata, run.model, key=key, key_added=key_added)
-        adata.uns[key_added] |= run_facts(run)
-        if run.privacy is not None:
-            adata.uns[key_added]["privacy"] = run.privacy
+        predict(adata, run, key=key, key_added=key_added)
     if tables:
         _make_measurable(run, tables, key)
     return run
@@ -243,8 +240,9 @@ def as_sites(sites: Mapping[str, Data] | Data, site_key: str | None) -> dict[str
             "sites= is one object: pass site_key=, the obs column that says which site a row belongs to"
         )
     from infl.pp import obs_column
+    from infl.pp._labels import label_text
 
-    names = obs_column(sites, site_key, where="the data", role="site_key").astype(str)
+    names = label_text(obs_column(sites, site_key, where="the data", role="site_key"))
     return {name: sites[(names == name).to_numpy()] for name in sorted(names.unique())}
 
 
@@ -263,7 +261,6 @@ def write_results(sites: Mapping[str, Data] | Data, outcome: Outcome, key_added:
             replica.task.write(adata, outputs.pop(name), panel, key_added=key_added)
             adata.uns[key_added] = model_facts(outcome.run.model, opened=True) | run_facts(outcome.run)
             if outcome.run.privacy is not None:
-                adata.uns[key_added]["privacy"] = outcome.run.privacy
                 log_run(adata, outcome.run.privacy, replica.steps)
 
 

@@ -12,8 +12,9 @@ from infl._threads import threads_for
 from infl.errors import SettingsError
 from infl.federation.seeds import derive, generator
 from infl.models.locked import LockedModel, lock_model
-from infl.models.task import Step
-from infl.tl._results import checked_model
+from infl.models.task import LOWER_IS_BETTER, Step, Task
+from infl.tl._results import needed_key
+from infl.tl._use import check_use
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,9 +72,10 @@ def personalise(
     model
         ``run.model``, or the run itself: then sites with weights of their own go on from those.
     key
-        Key ring that opens the model.
+        Key ring that opens the model (default: that of the run).
     epochs, patience
-        Most passes over a site's data, and how many without a better validation metric end it.
+        Most passes over a site's data, and how many without a better epoch end it. Better is a higher headline metric of the
+        task (balanced accuracy) on the validation data, or the same with a lower loss.
     seed
         Fixes batches and dropout.
 
@@ -106,8 +108,9 @@ def personalise(
     for name, value in {"epochs": epochs, "patience": patience}.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise SettingsError(f"{name}={value!r}: give a whole number of at least 1")
-    shared = checked_model(model)
+    shared, key = needed_key(model, key)
     own = getattr(model, "site_models", {})
+    check_use(sites, shared.header.build_task(), shared.header.panel, training=True)
     models, rows = {}, []
     for site, adata in sites.items():
         with threads_for(shared.n_weights):
@@ -146,20 +149,31 @@ def _fine_tuned(
             for number, index in enumerate(batches):
                 optimiser.zero_grad()
                 task.loss(module, data.batch(index), Step(epoch, epochs, number, len(batches))).backward()
+                if task.grad_clip is not None:
+                    torch.nn.utils.clip_grad_norm_(module.parameters(), task.grad_clip)
                 optimiser.step()
             now = judged()
-            better = now[task.monitor] > best[task.monitor] if task.maximise else now[task.monitor] < best[task.monitor]
-            if better:
+            if _goodness(task, now) > _goodness(task, best):
                 best, weights, best_epoch = now, _copy(module), epoch
             elif epoch - best_epoch >= patience:
                 break
     row: dict[str, Any] = {"site": site, "n_train": len(data.train), "n_validation": len(data.validation)}
     row["epochs"] = best_epoch
     for metric in dict.fromkeys((task.monitor, task.headline)):
-        row |= {f"{metric}_before": before[metric], f"{metric}_after": best[metric]}
+        if metric in before:  # some headlines are measured on held-out observations only
+            row |= {f"{metric}_before": before[metric], f"{metric}_after": best[metric]}
     row["note"] = note
-    locked = lock_model(h, weights, private | task.keep(data), key if h.fingerprint else None, salt=_salt(model))
-    return locked, row
+    return lock_model(h, weights, private | task.keep(data), key, salt=_salt(model)), row
+
+
+def _goodness(task: Task, metrics: Mapping[str, float]) -> tuple[float, float]:
+    """Return what is larger for the better epoch: by the task's headline metric, among equals by what chooses rounds."""
+    monitored = metrics[task.monitor] if task.maximise else -metrics[task.monitor]
+    if task.headline not in metrics or task.headline == task.monitor:
+        return 0.0, monitored
+    headline = metrics[task.headline]
+    lower = any(word in task.headline for word in LOWER_IS_BETTER)
+    return (-headline if lower else headline), monitored
 
 
 def _copy(module: Any) -> dict[str, Any]:

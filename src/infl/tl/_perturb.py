@@ -4,34 +4,40 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from infl.errors import InflWarning, SettingsError
 from infl.tl._predict import warn_unopened
-from infl.tl._results import checked_model, model_facts
+from infl.tl._results import model_and_key, model_facts
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from infl.federation.run import FederatedRun
     from infl.keys import Keyring
     from infl.models.locked import LockedModel
 
 
 def predict_perturbations(
-    model: LockedModel, conditions: Sequence[str], *, key: Keyring | None = None, verify: bool = True
+    model: LockedModel | FederatedRun | str | Path,
+    conditions: Sequence[str],
+    *,
+    key: Keyring | None = None,
+    verify: bool = True,
 ) -> AnnData:
     """Predict what perturbations do to expression.
 
     Parameters
     ----------
     model
-        Of a fit with ``model="perturbation"``: ``run.model``, or what :func:`infl.load_model` returns.
+        Of a fit with ``model="perturbation"``: the run, ``run.model``, what :func:`infl.load_model` returns, or a path.
     conditions
         Perturbed genes, ``"A+B"`` for both at once. They need not have been perturbed at any site.
     key
-        Key ring that opens the model. Without it the stored weights are used as they are, with a warning.
+        Key ring that opens the model (default: that of the run). Without it the stored weights are used as they are, with a warning.
     verify
         False takes any key, as an attacker would.
 
@@ -79,7 +85,7 @@ def predict_perturbations(
 
     from infl.models.perturbation import Perturbation
 
-    model = checked_model(model)
+    model, key = model_and_key(model, key)
     task, panel = model.header.build_task(), model.header.panel
     if not isinstance(task, Perturbation):
         raise SettingsError(f"model {model.header.task!r} predicts no perturbations: fit one with model='perturbation'")

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
 
 from infl import _tell
 from infl._threads import threads_for
-from infl.errors import InflWarning, SettingsError
-from infl.tl._results import checked_model, model_facts
+from infl.errors import DataError, InflWarning, SettingsError
+from infl.federation.run import FederatedRun
+from infl.pp._check import check_site_names
+from infl.tl._fit import as_sites
+from infl.tl._results import model_and_key, use_facts
+from infl.tl._use import check_use, with_layer
 
 if TYPE_CHECKING:
-    import numpy as np
     from anndata import AnnData
     from mudata import MuData
     from torch import nn
 
+    from infl._types import Data
     from infl.keys import Keyring
     from infl.models.locked import LockedModel
-    from infl.models.task import Sums
+    from infl.models.task import Sums, Task
 
 
 def open_model(model: LockedModel, key: Keyring | None, *, verify: bool = True) -> tuple[nn.Module, Sums]:
@@ -35,14 +43,16 @@ def infer(
     verify: bool = True,
     judged: bool = False,
     opened: tuple[nn.Module, Sums] | None = None,
+    task: Task | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return what a model says of every observation, or what it is judged by; writes nothing.
+    """Return what a model says of every observation, or what it is judged by; checks and writes nothing.
 
     Without `verify` any key is taken, as an attacker would: the private arrays stay closed then. `opened`, from
-    :func:`open_model`, spares opening a model again that leaves nothing to the sites.
+    :func:`open_model`, spares opening a model again that leaves nothing to the sites. `task` reads the data in place of
+    the model's own, from another layer.
     """
     with threads_for(model.n_weights):
-        return _infer(adata, model, key, name, verify, judged, opened)
+        return _infer(adata, model, key, name, verify, judged, opened, task or model.header.build_task())
 
 
 def _infer(
@@ -53,8 +63,9 @@ def _infer(
     verify: bool,
     judged: bool,
     opened: tuple[nn.Module, Sums] | None,
+    task: Task,
 ) -> dict[str, np.ndarray]:
-    task, panel = model.header.build_task(), model.header.panel
+    panel = model.header.panel
     module, private = opened or open_model(model, key, verify=verify)
     data = task.read(adata, panel, site=name, keyless=not private)
     own = [p for p, _ in module.named_parameters() if p not in model.stored]
@@ -69,47 +80,61 @@ def _infer(
     return task.judged(module, data, private) if judged else task.infer(module, data, private)
 
 
-def warn_unopened(model: LockedModel, key: Keyring | None) -> bool:
+def warn_unopened(model: LockedModel, key: Keyring | None, *, stacklevel: int = 2) -> bool:
     """Say whether a model is used with its key, and warn where it is not."""
     locked = model.header.lock != "none"
     if locked and key is None:
         warnings.warn(
             "no key: the stored weights are used as they are, which is not the model that was trained; pass key=",
             InflWarning,
-            stacklevel=3,
+            stacklevel=stacklevel + 1,
         )
     return not locked or key is not None
 
 
 def predict(
-    adata: AnnData | MuData,
-    model: LockedModel,
+    adata: Data | Mapping[str, Data],
+    model: LockedModel | FederatedRun | str | Path,
     *,
     key: Keyring | None = None,
+    site_key: str | None = None,
+    layer: str | None = None,
     key_added: str = "infl",
     copy: bool = False,
-) -> AnnData | MuData | None:
+    check_units: bool = True,
+) -> Data | dict[str, Data] | None:
     """Predict with a trained model.
 
     Parameters
     ----------
     adata
-        Observations to predict; features are found by name, in any order. Labels are not needed.
+        Observations to predict, or several objects by name; features are found by name, in any order. Labels are not needed.
+        What a classifier's features lack, or have as NaN, is masked with a warning that counts it; beyond half of the values
+        the data are refused.
     model
-        ``run.model``, or what :func:`infl.load_model` returns.
+        A run, ``run.model``, what :func:`infl.load_model` returns, or the path of a model file. With a run, sites of the fit
+        are predicted with their own weights, where these stay at the sites.
     key
-        Key ring that opens the model. Without it the stored weights are used as they are, with a warning.
+        Key ring that opens the model (default: that of the run). Without it the stored weights are used as they are, with a
+        warning.
+    site_key
+        Column of ``obs`` that says which site an observation belongs to: each site is then predicted by itself, as with
+        several objects.
+    layer
+        Layer to read instead of the one that the model was fitted on; ``"X"`` for X.
     key_added
         Prefix of what is written.
     copy
-        Return a copy instead of writing into `adata`.
+        Return a copy, or copies by name, instead of writing into `adata`.
+    check_units
+        Refuse values of another kind than those of the fit: counts for a model of logarithms.
 
     Returns
     -------
-    The copy, or None. What is written depends on the task; for a classifier
+    The copy or copies, or None. What is written depends on the task; for a classifier
 
     ``obs["infl_prediction"]``
-        Predicted class (categorical).
+        Predicted class, in the type of the labels of the fit (text: categorical).
     ``obs["infl_probability"]``
         Its calibrated probability.
     ``obsm["infl_probabilities"]``
@@ -117,14 +142,19 @@ def predict(
     ``obsm["X_infl"]``
         Latent, for ``sc.pp.neighbors(use_rep="X_infl")`` (n_obs × width).
     ``uns["infl"]``
-        Task, versions, lock and the key's fingerprint.
+        Task, versions, lock and the key's fingerprint; settings and history of the fit, if a run is given or they are there.
 
     Raises
     ------
     KeyringError
         The key is not the model's.
     DataError
-        Features of the model are missing.
+        Features of the model are missing, occur twice or are infinite, a layer is missing, or values are of another kind.
+
+    Warns
+    -----
+    InflWarning
+        Something is masked, or there is no key.
 
     Examples
     --------
@@ -134,35 +164,32 @@ def predict(
     >>> infl.tl.predict(sites["site_1"], run.model, key=run.key)
     >>> sites["site_1"].obsm["X_infl"].shape[1]
     64
+    >>> infl.tl.predict(sites, run)  # all of them, with the run's key
     """
-    model = checked_model(model)
-    opened = warn_unopened(model, key)
-    outputs = infer(adata, model, key)
-    adata = adata.copy() if copy else adata
-    with _tell.added({"the data": adata}):
-        model.header.build_task().write(adata, outputs, model.header.panel, key_added=key_added)
-        adata.uns[key_added] = model_facts(model, opened=opened)
-    return adata if copy else None
+    return _use(adata, model, key, site_key, layer, key_added, copy, check_units, write=True)
 
 
 def embed(
-    adata: AnnData | MuData,
-    model: LockedModel,
+    adata: Data | Mapping[str, Data],
+    model: LockedModel | FederatedRun | str | Path,
     *,
     key: Keyring | None = None,
+    site_key: str | None = None,
+    layer: str | None = None,
     key_added: str = "infl",
     copy: bool = False,
-) -> AnnData | MuData | None:
+    check_units: bool = True,
+) -> Data | dict[str, Data] | None:
     """Write a trained model's latent, and nothing else, into ``obsm["X_infl"]``.
 
     Parameters
     ----------
-    adata, model, key, key_added, copy
+    adata, model, key, site_key, layer, key_added, copy, check_units
         As for :func:`infl.tl.predict`.
 
     Returns
     -------
-    The copy, or None. ``obsm["X_" + key_added]`` (n_obs × width) and ``uns[key_added]`` are written.
+    The copy or copies, or None. ``obsm["X_" + key_added]`` (n_obs × width) and ``uns[key_added]`` are written.
 
     Raises
     ------
@@ -178,14 +205,67 @@ def embed(
     >>> sorted(sites["site_2"].obsm)[:1]
     ['X_infl']
     """
-    model = checked_model(model)
-    task = model.header.build_task()
-    if not hasattr(task, "embed"):
-        raise SettingsError(f"model {model.header.task!r} has no latent to embed with")
-    opened = warn_unopened(model, key)
-    outputs = infer(adata, model, key)
-    adata = adata.copy() if copy else adata
-    with _tell.added({"the data": adata}):
-        task.embed(adata, outputs, key_added=key_added)
-        adata.uns[key_added] = model_facts(model, opened=opened)
-    return adata if copy else None
+    return _use(adata, model, key, site_key, layer, key_added, copy, check_units, write=False)
+
+
+def _use(
+    adata: Data | Mapping[str, Data],
+    model: LockedModel | FederatedRun | str | Path,
+    key: Keyring | None,
+    site_key: str | None,
+    layer: str | None,
+    key_added: str,
+    copy: bool,
+    check_units: bool,
+    *,
+    write: bool,
+) -> Data | dict[str, Data] | None:
+    """Check everything, compute everything, then write: all that a task writes, or its latent alone."""
+    run = model if isinstance(model, FederatedRun) else None
+    shared, key = model_and_key(model, key)
+    whole = None if isinstance(adata, Mapping) else cast("Data", adata)
+    if whole is not None and not hasattr(whole, "obs_names"):
+        raise DataError(f"adata= takes AnnData or MuData, or a dict of them by name, not {type(adata).__name__}")
+    objects = as_sites(adata, site_key) if whole is None else {"the data": whole}
+    parts = objects if site_key is None else as_sites(adata, site_key)
+    check_site_names(parts)
+    task = with_layer(shared.header.build_task(), layer, parts)
+    if not write and not hasattr(task, "embed"):
+        raise SettingsError(f"model {shared.header.task!r} has no latent to embed with")
+    opened = warn_unopened(shared, key, stacklevel=4)
+    check_use(parts, task, shared.header.panel, check_units=check_units, stacklevel=4)
+    models = {} if run is None else {name: run.site_models[name] for name in parts if name in run.site_models}
+    outputs = {name: infer(part, models.get(name, shared), key, name=name, task=task) for name, part in parts.items()}
+    if whole is not None and site_key is not None:
+        outputs = {"the data": _together(whole, parts, outputs)}
+    results = {name: part.copy() for name, part in objects.items()} if copy else objects
+    with _tell.added(results):
+        for name, part in results.items():
+            if write:
+                task.write(part, outputs[name], shared.header.panel, key_added=key_added)
+            else:
+                task.embed(part, outputs[name], key_added=key_added)  # type: ignore[attr-defined]
+            used = models.get(name, shared)
+            part.uns[key_added] = use_facts(part.uns.get(key_added), used, opened=opened, run=run)
+    if not copy:
+        return None
+    return results if whole is None else results["the data"]
+
+
+def _together(
+    adata: Data, parts: Mapping[str, Data], outputs: Mapping[str, Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Return the outputs of the parts of one object in the order of its observations."""
+    whole: dict[str, np.ndarray] = {}
+    for site, part in parts.items():
+        rows = adata.obs_names.get_indexer(part.obs_names)
+        for name, values in outputs[site].items():
+            if len(values) != len(rows):
+                raise SettingsError(
+                    "this model's results at a site are not one for each observation: give a dict of objects in place of "
+                    "site_key= (infl.pp.split_sites makes one)"
+                )
+            if name not in whole:
+                whole[name] = np.empty((adata.n_obs, *values.shape[1:]), dtype=values.dtype)
+            whole[name][rows] = values
+    return whole

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from infl.errors import SettingsError
-from infl.models.locked import LockedModel
+from infl.errors import KeyringError, SettingsError
+from infl.models.locked import LockedModel, load_model
+from infl.pp._matrix import check_key
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from infl.federation.run import FederatedRun
+    from infl.keys import Keyring
 
 
 def checked_model(model: object) -> LockedModel:
@@ -29,10 +32,56 @@ def checked_model(model: object) -> LockedModel:
     )
 
 
+def model_and_key(model: object, key: Keyring | None) -> tuple[LockedModel, Keyring | None]:
+    """Return the model of what a user gives, and the key that opens it: a run brings its own, a path is read.
+
+    Raises
+    ------
+    SettingsError
+        It is no model, or the key is none.
+    FileError
+        The path cannot be read.
+    """
+    check_key(key)
+    if isinstance(model, str | Path):
+        return load_model(model), key
+    locked = checked_model(model)
+    if key is None and locked.header.fingerprint:
+        key = getattr(model, "key", None)
+    return locked, key
+
+
+def needed_key(model: object, key: Keyring | None) -> tuple[LockedModel, Keyring | None]:
+    """As :func:`model_and_key`, of what cannot be done without the key.
+
+    Raises
+    ------
+    KeyringError
+        The model is locked, and there is no key.
+    """
+    locked, key = model_and_key(model, key)
+    if key is None and locked.header.fingerprint:
+        raise KeyringError(
+            f"this model is locked with key {locked.header.fingerprint}, and its weights are nothing to go on from: pass key="
+        )
+    return locked, key
+
+
+def use_facts(before: object, model: LockedModel, *, opened: bool, run: FederatedRun | None) -> dict[str, Any]:
+    """Return what ``uns`` says after a model was used: with settings and history, given or left there by the model's fit."""
+    facts = model_facts(model, opened=opened)
+    if run is not None:
+        return facts | run_facts(run)
+    if not isinstance(before, Mapping) or str(before.get("model", "")) != facts["model"]:
+        return facts
+    return facts | {name: before[name] for name in ("settings", "history", "privacy") if name in before}
+
+
 def model_facts(model: LockedModel, *, opened: bool) -> dict[str, Any]:
     """Return what ``uns`` says of a model: names, versions and the key's fingerprint, never the key."""
     h = model.header
     return {
+        "model": h.digest[:16],
         "task": h.task,
         "infl_version": h.infl_version,
         "lock": h.lock,
@@ -52,7 +101,8 @@ def run_facts(run: FederatedRun) -> dict[str, Any]:
     settings |= {
         f"option_{k}": v for k, v in run.settings["options"].items() if isinstance(v, str | int | float | bool)
     }
-    return {"settings": settings, "history": table_arrays(run.history)}
+    privacy = {} if run.privacy is None else {"privacy": run.privacy}
+    return {"settings": settings, "history": table_arrays(run.history), **privacy}
 
 
 def table_arrays(table: pd.DataFrame) -> Mapping[str, np.ndarray]:

@@ -10,7 +10,8 @@ import numpy as np
 from infl.federation.run import FederatedRun
 from infl.federation.seeds import generator
 from infl.tl._fit import as_sites
-from infl.tl._results import checked_model
+from infl.tl._results import needed_key
+from infl.tl._use import check_use
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,12 +59,12 @@ def site_metrics(
     """
     import pandas as pd
 
-    shared = checked_model(model)
-    run = model if isinstance(model, FederatedRun) else None
-    own = run.site_models if run is not None else {}
-    key = run.key if key is None and run is not None else key
+    shared, key = needed_key(model, key)
+    own = model.site_models if isinstance(model, FederatedRun) else {}
     rows = {}
-    for name, adata in as_sites(sites, site_key).items():
+    tables = as_sites(sites, site_key)
+    check_use(tables, shared.header.build_task(), shared.header.panel, training=True)
+    for name, adata in tables.items():
         chosen = own.get(name, shared)
         h = chosen.header
         task = h.build_task()
