@@ -148,6 +148,7 @@ def test_minus_one_is_no_label(hospitals: dict[str, AnnData], as_categories: boo
 
 @pytest.mark.parametrize("doubtful", ["Unassigned", "NA", "None", "-1"])
 def test_what_may_mean_no_label_is_asked_about(hospitals: dict[str, AnnData], doubtful: str) -> None:
+    hospitals["h0"].obs["cell_type"] = hospitals["h0"].obs["cell_type"].replace("unknown", None)
     hospitals["h1"].obs.loc[hospitals["h1"].obs_names[:5], "cell_type"] = doubtful
     with pytest.warns(InflWarning, match=f"{doubtful!r} in .* is learned as a class: .* set unlabelled={doubtful!r}"):
         Scanvi(target="cell_type").agree(hospitals)

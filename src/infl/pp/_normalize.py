@@ -11,6 +11,7 @@ from scipy import sparse
 
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.federation.sums import sum_over_sites
+from infl.pp._columns import layer_names
 from infl.pp._matrix import SiteMatrix, copies, matrices, put
 from infl.pp._median import federated_median
 from infl.pp._units import units_of
@@ -101,8 +102,8 @@ def normalize_total(
     results = {site: _divided(x, factors[site]) for site, x in found.items()}
     for site, adata in sites.items():
         put(adata, layer, results[site])
-        if layer is None:
-            adata.uns.pop("log1p", None)  # left over: what it tells of is not in X any more
+        if layer is None and not any(units_of(adata, name) == "logarithms" for name in layer_names(adata)):
+            adata.uns.pop("log1p", None)  # left over: what it tells of is not here any more
         if key_added is not None:
             adata.obs[key_added] = factors[site]
     _warn_of_empty(totals)
