@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from joblib import Parallel, delayed
 
+from infl._parameters import PARAMETERS, door, read_all
 from infl._threads import one_thread
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.federation.agreement import Agreement
@@ -55,6 +56,7 @@ Scores = tuple[dict[str, float], dict[str, dict[str, float]]]
 """Metrics on all held-out observations together, and by site."""
 
 
+@door()
 def compare(
     sites: Mapping[str, Data] | Data,
     model: str | Task = "classifier",
@@ -145,14 +147,10 @@ def compare(
         raise SettingsError(f"method {unknown[0]!r} is not known: some of {', '.join(METHODS + OPTIONAL)}")
     if holdout == "site" and "infl_personal" in chosen:
         raise SettingsError("method 'infl_personal' trains at the sites that are judged: not with holdout='site'")
-    seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not seeds or not chosen:
-        raise SettingsError("seeds= and methods= need at least one entry each")
-    if holdout not in ("observations", "site"):
-        raise SettingsError(f"holdout={holdout!r}: 'observations' or 'site'")
+    assert not isinstance(seeds, int)  # a number of seeds has become a list at the door
     if holdout == "site" and len(tables) < 3:
         raise SettingsError(f"holdout='site' leaves one site out and needs at least 3 sites; there are {len(tables)}")
-    run_options = {k: options.pop(k) for k in list(options) if k in RUN_OPTIONS}
+    run_options = read_all(PARAMETERS, {k: options.pop(k) for k in list(options) if k in RUN_OPTIONS})
     task = make_task(model, options | ({} if target is None else {"target": target}), OWN_OPTIONS)
     panel = task.agree(tables)
     run_options |= {"rounds": rounds, "local_epochs": local_epochs}
@@ -287,7 +285,7 @@ class _Bench:
             try:
                 self.task.agree({site: adata})
             except DataError as error:
-                warnings.warn(f"'alone' is without {site}: {error}", InflWarning, stacklevel=6)
+                warnings.warn(f"'alone' is without {site}: {error}", InflWarning, stacklevel=7)
                 continue
             yield site, self._score(self._fit({site: adata}, "none", "none"))
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from infl._isolation import torch_seed
+from infl._parameters import Whole, door
 from infl._threads import threads_for
-from infl.errors import SettingsError
 from infl.federation.seeds import derive, generator
 from infl.models.locked import LockedModel, lock_model
 from infl.models.task import Step
@@ -50,6 +51,7 @@ class Personalised:
     table: pd.DataFrame
 
 
+@door(patience=Whole(1))
 def personalise(
     sites: Mapping[str, Data],
     model: LockedModel | FederatedRun,
@@ -102,9 +104,6 @@ def personalise(
     """
     import pandas as pd
 
-    for name, value in {"epochs": epochs, "patience": patience}.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise SettingsError(f"{name}={value!r}: give a whole number of at least 1")
     shared = checked_model(model)
     own = getattr(model, "site_models", {})
     models, rows = {}, []
@@ -119,8 +118,6 @@ def _fine_tuned(
     model: LockedModel, adata: Data, site: str, key: Keyring | None, epochs: int, patience: int, seed: int
 ) -> tuple[LockedModel, dict[str, Any]]:
     """Return a site's model, and its row of the table."""
-    import torch
-
     h = model.header
     task, private = h.build_task(), model.private_arrays(key)
     data = task.read(adata, h.panel, site=site, rng=generator(h.seed, "validation part", site))
@@ -132,8 +129,7 @@ def _fine_tuned(
 
     before = best = judged()
     weights, best_epoch = _copy(module), 0
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive(seed, "personal dropout", site))
+    with torch_seed(derive(seed, "personal dropout", site)):
         rng = generator(seed, "personal batches", site)
         for epoch in range(1, epochs + 1) if len(data.validation) else ():
             order = rng.permutation(data.train)

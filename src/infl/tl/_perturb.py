@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from infl._parameters import door
 from infl.errors import InflWarning, SettingsError
 from infl.tl._predict import warn_unopened
 from infl.tl._results import checked_model, model_facts
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from infl.models.locked import LockedModel
 
 
+@door()
 def predict_perturbations(
     model: LockedModel, conditions: Sequence[str], *, key: Keyring | None = None, verify: bool = True
 ) -> AnnData:
@@ -95,7 +97,7 @@ def predict_perturbations(
             f"nothing is known of {strange[0]!r} (neither measured, nor perturbed, nor in the graph): its effect is predicted as "
             "that of any gene",
             InflWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     delta = task.predict_effects(model.module(key, verify=verify), panel, private, genes)
     names = ["+".join(condition) or task.control for condition in genes]

@@ -6,6 +6,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from infl import _tell
+from infl._parameters import door
 from infl._threads import threads_for
 from infl.errors import InflWarning, SettingsError
 from infl.tl._results import checked_model, model_facts
@@ -76,11 +77,12 @@ def warn_unopened(model: LockedModel, key: Keyring | None) -> bool:
         warnings.warn(
             "no key: the stored weights are used as they are, which is not the model that was trained; pass key=",
             InflWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return not locked or key is not None
 
 
+@door()
 def predict(
     adata: AnnData | MuData,
     model: LockedModel,
@@ -145,6 +147,7 @@ def predict(
     return adata if copy else None
 
 
+@door()
 def embed(
     adata: AnnData | MuData,
     model: LockedModel,
