@@ -3,16 +3,63 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unicodedata import normalize
+from urllib.parse import quote
 
 from infl.errors import FileError
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
+
+UNSAFE = '%/\\:*?"<>|'
+"""Characters that a file's name cannot have everywhere, and the one that stands for them."""
+LONGEST = 200
+"""Bytes of a file's name, which may get an ending."""
+
+
+def file_name(name: str) -> str:
+    """Return a site's name as the name of a file: one folder deep, different for different names.
+
+    Raises
+    ------
+    FileError
+        It is too long.
+
+    Examples
+    --------
+    >>> file_name("site_1"), file_name("ward/1"), file_name("../../up")
+    ('site_1', 'ward%2F1', '%2E.%2F..%2Fup')
+    """
+    safe = "".join(c if c.isprintable() and c not in UNSAFE else quote(c, safe="") for c in name)
+    for place in (0, -1):  # a first dot hides a file, and some systems drop the last dot or blank
+        if safe[place : place + 1 or None] in (".", " "):
+            safe = f"%{ord(safe[place]):02X}{safe[1:]}" if place == 0 else f"{safe[:-1]}%{ord(safe[place]):02X}"
+    if len(safe.encode()) > LONGEST:
+        raise FileError(f"the name {name[:40]!r}… is too long for a file: give the site a shorter one")
+    return safe
+
+
+def check_file_names(names: Iterable[str]) -> None:
+    """Refuse names whose files would be one on disks that do not tell capitals, or accents of two spellings, apart.
+
+    Raises
+    ------
+    FileError
+        Which two they are.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        folded = normalize("NFC", file_name(name)).casefold()
+        if folded in seen:
+            raise FileError(
+                f"{seen[folded]!r} and {name!r} would have one file on some disks: give one of the sites another name"
+            )
+        seen[folded] = name
 
 
 @contextmanager
@@ -47,7 +94,7 @@ def write_atomic(
     """
     import tempfile  # what it needs takes milliseconds to import
 
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.exists() and not overwrite:
         raise FileError(f"{path} exists: choose another name or pass overwrite=True")
     with explained(path, "write"):

@@ -10,6 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from infl._isolation import Shared
 
 SMALL = 1 << 21
 """Weights up to which a model counts as small."""
@@ -25,21 +29,22 @@ def threads_for(n_weights: int) -> Iterator[None]:
     """Have torch work on one thread for a small model, on as many as the user has set for others."""
     import torch
 
-    before = torch.get_num_threads()
-    if n_weights <= SMALL:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    with _THREADS as users:
+        # a new thread begins with the number that another one has set for its own work meanwhile
+        before = torch.get_num_threads() if _inside.get() else users
+        token = _inside.set(True)
+        torch.set_num_threads(1 if n_weights <= SMALL else before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+            _inside.reset(token)
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """Have BLAS work on one thread: a solver stops elsewhere with another number, which worker processes have."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1, user_api="blas"):
+    with _BLAS:
         yield
 
 
@@ -48,5 +53,28 @@ def one_thread() -> Iterator[None]:
     """Have torch, BLAS and OpenMP work on one thread."""
     from threadpoolctl import threadpool_limits
 
-    with threads_for(0), threadpool_limits(1):
+    with threads_for(0), one_blas_thread(), threadpool_limits(1, user_api="openmp"):
         yield
+
+
+def _torch_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _set_torch_threads(number: int) -> None:
+    import torch
+
+    torch.set_num_threads(number)
+
+
+def _limit_blas() -> Any:
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1, user_api="blas")
+
+
+_THREADS = Shared(_torch_threads, _set_torch_threads)
+_BLAS = Shared(_limit_blas, lambda limits: limits.restore_original_limits())
+_inside: ContextVar[bool] = ContextVar("_inside", default=False)

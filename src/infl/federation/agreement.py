@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from infl._parameters import LOCKS, PARAMETERS, Choice, Names, Whole, read_all
 from infl.errors import DataError, SettingsError
 from infl.federation.rules import rule
 from infl.models.lock_schemes import lock_scheme
@@ -19,7 +20,26 @@ if TYPE_CHECKING:
     from infl.models.task import Task
     from infl.privacy.dp import DP
 
-SEALS = ("group", "pairwise", "none")
+
+SPECIFIED = {
+    name: PARAMETERS[name]
+    for name in (
+        "rounds",
+        "local_epochs",
+        "aggregation",
+        "aggregation_options",
+        "participation",
+        "patience",
+        "strength",
+        "seal",
+        "seed",
+    )
+} | {
+    "sites": Names(says="names of the sites, as text, each of them once"),
+    "lock": Choice(LOCKS),
+    "min_sites": Whole(1),
+}
+"""What the settings of a run may be."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +105,8 @@ class Agreement:
     privacy: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "local_epochs", "min_sites"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise SettingsError(f"{name}={value!r}: give a whole number of at least 1")
-        if not 0 < self.participation <= 1:
-            raise SettingsError(f"participation={self.participation}: give the share of sites a round, above 0 up to 1")
-        if self.patience < 0:
-            raise SettingsError(f"patience={self.patience}: give a number of rounds, or 0 for no early stopping")
+        for name, value in read_all(SPECIFIED, {name: getattr(self, name) for name in SPECIFIED}).items():
+            object.__setattr__(self, name, value)
         cohort = self.cohort_size
         if self.min_sites > len(self.sites):
             raise SettingsError(
@@ -124,20 +138,15 @@ class Agreement:
         patience: int = 0,
         lock: str | None = "field",
         strength: float = 1.0,
-        seal: str | None = "group",
+        seal: str = "group",
         min_sites: int | None = None,
         seed: int = 0,
         privacy: DP | None = None,
         salt: str | None = None,
     ) -> Agreement:
         """Return the specification of a new run, under the current version of `key`."""
-        seal = seal or "none"
-        if seal not in SEALS:
-            raise SettingsError(f"seal={seal!r}: one of {', '.join(map(repr, SEALS))}")
         if privacy is not None:
-            if not isinstance(rounds, int) or rounds < 1:
-                raise SettingsError(f"rounds={rounds!r}: give a whole number of at least 1")
-            privacy, rounds = privacy.resolve(rounds)
+            privacy, rounds = privacy.resolve(PARAMETERS["rounds"].read("rounds", rounds))
         return cls(
             run=os.urandom(16).hex(),  # masks of the seal are bound to it, so it never follows from the seed
             task=task.name,
@@ -150,8 +159,8 @@ class Agreement:
             aggregation_options=dict(aggregation_options or {}),
             participation=participation,
             patience=patience,
-            lock=lock or "none",
-            strength=strength if lock else 0.0,
+            lock="none" if lock is None else lock,
+            strength=0.0 if lock is None else strength,
             salt=salt or os.urandom(16).hex(),
             seal=seal,
             min_sites=min_sites if min_sites is not None else (1 if seal == "none" else 3),

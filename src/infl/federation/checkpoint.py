@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from cryptography.exceptions import InvalidTag
 
-from infl._files import explained, write_atomic
+from infl._files import check_file_names, explained, file_name, write_atomic
 from infl.errors import FileError, SealError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.coordinator import Progress
@@ -55,7 +55,7 @@ class Checkpoint:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).expanduser()
         with explained(self.folder, "make"):
             self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -68,6 +68,7 @@ class Checkpoint:
         """Write down what was agreed on."""
         if self.exists:
             raise FileError(f"{self.folder} already has a run: pass resume=True to go on with it, or another folder")
+        check_file_names(agreement.sites)
         write_atomic(self.folder / "agreement.json", agreement.to_json().encode())
 
     def agreement(self, expected: Agreement) -> Agreement:
@@ -92,7 +93,7 @@ class Checkpoint:
         """Return where a site's ledger is."""
         folder = self.folder / "ledgers"
         folder.mkdir(exist_ok=True)
-        return folder / f"{site}.ledger"
+        return folder / f"{file_name(site)}.ledger"
 
     # -- coordinator -----------------------------------------------------------------------------------------------
     def keep_progress(self, progress: Progress) -> Progress:

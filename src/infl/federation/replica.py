@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from infl._isolation import torch_seed
 from infl.errors import FederationError, SealError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.messages import Total
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
 
 def build_bench(task: Task, agreement: Agreement) -> FlatModule:
     """Return the module of an agreement with its initial weights, which the public seed fixes."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive(agreement.seed, "initial weights"))
+    with torch_seed(derive(agreement.seed, "initial weights")):
         scheme = lock_scheme(agreement.lock, agreement.strength)
         chosen = rule(agreement.aggregation, agreement.aggregation_options)
         module = scheme.wrap(task.build(agreement.panel))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from infl._isolation import torch_seed
 from infl._threads import threads_for
 from infl.errors import FederationError, KeyringError
 from infl.federation.checkpoint import restore_snapshot, take_snapshot
@@ -233,8 +234,7 @@ class Site:
         n_control = n_shared if rule.control else 0
         control, gradients = self.kept[bench.local.total :][:n_control], torch.zeros(n_control)
         batches = self.batches(plan)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derive(a.seed, "dropout", self.name, plan.round))
+        with torch_seed(derive(a.seed, "dropout", self.name, plan.round)):
             for number, index in enumerate(batches):
                 gradient.zero_()
                 loss = task.loss(module, self.data.batch(index), Step(plan.round, a.rounds, number, len(batches)))
@@ -272,8 +272,7 @@ class Site:
         chosen = self.data.train[rng.random(len(self.data.train)) < dp.sample_rate]
         module = replica.module(self.local, training=True)
         step = Step(plan.round, replica.agreement.rounds, 0, 1)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derive(replica.agreement.seed, "dropout", self.name, plan.round))
+        with torch_seed(derive(replica.agreement.seed, "dropout", self.name, plan.round)):
             total = clipped_gradients(
                 module,
                 lambda index: replica.task.loss(module, self.data.batch(index), step),

@@ -68,7 +68,7 @@ def write_report(facts: Facts, path: str | Path, *, overwrite: bool = False) -> 
     >>> write_report(Facts(run), f"{tempfile.mkdtemp()}/report.html").name
     'report.html'
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.suffix.lower() not in (".html", ".htm"):
         raise FileError(f"{path} is no name for a page: give it one that ends in .html")
     contents = {

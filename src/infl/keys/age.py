@@ -77,7 +77,8 @@ def _undamaged(plain: bytes | None, source: Source) -> bytes:
 
 def read_private(path: Source, *, check_mode: bool = True) -> bytes:
     """Return the bytes of a file that only its owner may read."""
-    with explained(Path(path), "read"), open(path, "rb") as file:
+    path = Path(path).expanduser()
+    with explained(path, "read"), path.open("rb") as file:
         # of the open file, so that what is checked is what is read; Windows has no such bits
         if check_mode and os.name == "posix" and stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
             raise KeyringError(f"{path} can be read by others: chmod 600 {path}")
@@ -86,7 +87,7 @@ def read_private(path: Source, *, check_mode: bool = True) -> bytes:
 
 def write_private(path: Source, content: bytes, *, overwrite: bool = False) -> Path:
     """Write a file of mode 0600 in one step; through a link, to where it points."""
-    return write_atomic(Path(os.path.realpath(path)), content, overwrite=overwrite, mode=0o600)
+    return write_atomic(Path(os.path.realpath(Path(path).expanduser())), content, overwrite=overwrite, mode=0o600)
 
 
 @contextmanager
@@ -97,7 +98,8 @@ def exclusive(path: Source) -> Iterator[None]:
     except ImportError:  # Windows
         yield
         return
-    with explained(Path(path), "read"):
+    path = Path(path).expanduser()
+    with explained(path, "read"):
         while True:
             handle = os.open(path, os.O_RDONLY)
             with suppress(OSError):  # file systems without locks

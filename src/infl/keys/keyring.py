@@ -294,7 +294,8 @@ class Keyring:
         >>> Keyring.load(path, identity=me) == ring
         True
         """
-        if Path(path).exists() and not overwrite:  # before an identity is made or a passphrase stretched for nothing
+        # before an identity is made or a passphrase stretched for nothing
+        if Path(path).expanduser().exists() and not overwrite:
             raise FileError(f"{path} exists: choose another name or pass overwrite=True")
         if recipients is None and passphrase is None:
             if self._kept_for == ():

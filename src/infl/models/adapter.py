@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from infl._isolation import torch_seed
+from infl._parameters import LAYER, SEED, SHARE, Choice, Flag, Kind, Names, Real, Text, Whole
 from infl.errors import DataError, SettingsError
 from infl.models.bases import load_base
 from infl.models.labelled import stratified_split
@@ -97,14 +99,29 @@ class Adapter(Task):
     public_seed: int = 0
     tasks: tuple[str, ...] = field(init=False, repr=False, compare=False, default=())
 
+    parameters: ClassVar[dict[str, Kind]] = Task.parameters | {
+        "target": Names(empty=True, says="one obs column or several, each of them once"),
+        "base": Text(path=True, empty=True, says="the folder of a model, or the name of an installed base"),
+        "layer": LAYER,
+        "length": Whole(1),
+        "average": Choice(("exact", "naive")),
+        "r1": Whole(1),
+        "r2": Whole(1),
+        "router": Choice(("token", "sequence", "none")),
+        "top_k": Whole(1, none=True),
+        "alpha": Real(0, open="low", none=True),
+        "dropout": SHARE,
+        "balance": Real(0),
+        "prior": Flag(),
+        "intuition_rounds": Whole(0),
+        "validation": SHARE,
+        "public_seed": SEED,
+    }
+
     def __post_init__(self) -> None:
-        names = (self.target,) if isinstance(self.target, str) else tuple(self.target)
-        object.__setattr__(self, "tasks", tuple(name for name in names if name))
+        super().__post_init__()
+        object.__setattr__(self, "tasks", tuple(name for name in self.target if name))
         object.__setattr__(self, "target", list(self.tasks))
-        if not 0 <= self.validation < 1:
-            raise SettingsError(f"validation={self.validation}: give the share of each site's samples, 0 to below 1")
-        if self.average not in ("exact", "naive"):
-            raise SettingsError(f"average={self.average!r}: 'exact' or 'naive'")
 
     def options(self) -> dict[str, Any]:
         """Return the options as JSON."""
@@ -235,8 +252,7 @@ class Adapter(Task):
             balance=self.balance,
             frozen=FROZEN if self.average == "exact" else (),
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.public_seed)
+        with torch_seed(self.public_seed):
             return AdaptedNet(self._base(panel), config, [len(classes) for classes in panel["tasks"].values()])
 
     def units(self, panel: Mapping[str, Any]) -> dict[str, dict[int, Sequence[str]]]:

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from infl._parameters import COLUMN, LAYER, MODALITY, SHARE, Choice, Flag, Kind, Whole
 from infl.errors import DataError, SettingsError
 from infl.models.labelled import (
     FUSED,
@@ -111,16 +112,25 @@ class Classifier(Task):
     dropout: float = 0.2
     coordinate: int = 0
 
+    parameters: ClassVar[dict[str, Kind]] = Task.parameters | {
+        "target": COLUMN,
+        "layer": LAYER,
+        "modality": MODALITY,
+        "features": Choice(("intersection", "union")),
+        "validation": SHARE,
+        "standardise": Choice(("federated", "site", "rank", "sample", "none")),
+        "balance": Flag(),
+        "balance_moments": Flag(),
+        "calibrate": Flag(),
+        "width": Whole(0),
+        "n_blocks": Whole(0),
+        "dropout": SHARE,
+        "coordinate": Whole(0),
+    }
+
     def __post_init__(self) -> None:
-        if not 0 <= self.validation < 1:
-            raise SettingsError(f"validation={self.validation}: give the share of each site's samples, 0 to below 1")
-        if self.features not in ("intersection", "union"):
-            raise SettingsError(f"features={self.features!r}: 'intersection' or 'union'")
-        if self.standardise not in ("federated", "site", "rank", "sample", "none"):
-            raise SettingsError(
-                f"standardise={self.standardise!r}: one of 'federated', 'site', 'rank', 'sample', 'none'"
-            )
-        if self.coordinate < 0 or (self.coordinate and not self.width):
+        super().__post_init__()
+        if self.coordinate and not self.width:
             raise SettingsError(f"coordinate={self.coordinate}: give the size of a code, and a width= above 0 with it")
 
     # -- agreement -------------------------------------------------------------------------------------------------

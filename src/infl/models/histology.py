@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from infl.errors import DataError, SettingsError
+from infl._parameters import LAYER, MODALITY, OTHER_COLUMN, SHARE, Choice, Flag, Kind, Options, Real, Text, Whole
+from infl.errors import DataError
 from infl.models.counts import check_counts, log_normalised, table_of
 from infl.models.matrix import FeatureMatrix
 from infl.models.neighbours import sections_of, warn_of_spacings
@@ -29,7 +30,6 @@ N_WAVES = 512
 """Random features of the kernel."""
 KERNEL_WIDTH = 0.2
 """γ of exp(−γ |x − y|² / d) for standardised numbers."""
-CHOICES = {"gene_likelihood": ("nb", "poisson"), "stain": ("reinhard", "macenko", "none")}
 
 
 @dataclass(frozen=True)
@@ -112,16 +112,28 @@ class Histology(Task):
     weight_decay: float = 1e-2
     grad_clip: float | None = 1.0
 
-    def __post_init__(self) -> None:
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise SettingsError(f"{name}={getattr(self, name)!r}: one of {', '.join(map(repr, known))}")
-        for name in ("validation", "depth"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingsError(f"{name}={getattr(self, name)}: give a share, from 0 to 1")
-        if self.context < 0 or self.ridge <= 0 or self.target_sum <= 0:
-            raise SettingsError("context= is 0 or a number of spots; ridge= and target_sum= are above 0")
-        object.__setattr__(self, "backbone_options", dict(self.backbone_options))
+    parameters: ClassVar[dict[str, Kind]] = Task.parameters | {
+        "layer": LAYER,
+        "modality": MODALITY,
+        "patches": Text(says="the name of an array in obsm"),
+        "spatial_key": Text(says="the name of an array in obsm"),
+        "section_key": OTHER_COLUMN,
+        "context": Whole(0),
+        "n_neighbors": Whole(1),
+        "stain": Choice(("reinhard", "macenko", "none")),
+        "augment": Flag(),
+        "statistics": Flag(),
+        "depth": Real(0, 1),
+        "ridge": Real(0, open="low"),
+        "target_sum": Real(0, open="low"),
+        "gene_likelihood": Choice(("nb", "poisson")),
+        "backbone": Text(empty=True, says="the import path of a function, or ''"),
+        "backbone_options": Options(),
+        "width": Whole(1),
+        "rank": Whole(1),
+        "dropout": SHARE,
+        "validation": Real(0, 1),
+    }
 
     # -- agreement -------------------------------------------------------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:

@@ -383,7 +383,7 @@ def load_model(path: str | Path, *, identity: str | Path | None = None) -> Locke
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    path = Path(path)
+    path = Path(path).expanduser()
     with explained(path, "read"):
         content = path.read_bytes()
     if content.startswith(b"age-encryption.org/"):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from infl._mudata import without_pull
+from infl._parameters import LAYER, OTHER_COLUMN, SHARE, Choice, Flag, Kind, Options, Real, Text, Whole
 from infl.errors import DataError, SettingsError
 from infl.models import domains
 from infl.models.alignment import Alignment
@@ -106,17 +107,21 @@ class Mosaic(Task):
     weight_decay: float = 1e-3
     batch_size: int = 32
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "kinds", dict(self.kinds))
-        for name in ("validation", "masked"):
-            if not 0 <= getattr(self, name) < 1:
-                raise SettingsError(f"{name}={getattr(self, name)}: give a share, 0 to below 1")
-        if self.n_domains is not None and self.n_domains < 2:
-            raise SettingsError(f"n_domains={self.n_domains}: give 2 or more, or None to name no domains")
-        if self.n_latent < 1 or self.n_neighbors < 1 or self.width < 0:
-            raise SettingsError("n_latent and n_neighbors must be 1 or more, and width 0 or more")
-        if self.impute not in ("missing", "all"):
-            raise SettingsError(f"impute={self.impute!r}: 'missing' or 'all'")
+    parameters: ClassVar[dict[str, Kind]] = Task.parameters | {
+        "n_domains": Whole(2, none=True),
+        "layer": LAYER,
+        "kinds": Options(),
+        "depth": Flag(none=True),
+        "spatial_key": Text(none=True, says="the name of an array in obsm"),
+        "section_key": OTHER_COLUMN,
+        "n_neighbors": Whole(1),
+        "n_latent": Whole(1),
+        "width": Whole(0),
+        "align": Real(0),
+        "masked": SHARE,
+        "impute": Choice(("missing", "all")),
+        "validation": SHARE,
+    }
 
     @property
     def alignment(self) -> Alignment:

@@ -16,6 +16,7 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
+from infl._parameters import COLUMN, LAYER, SHARE, Kind, Real, Text, Whole
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.models.effects import Effects, Genes, neighbours
 from infl.models.matrix import FeatureMatrix
@@ -92,9 +93,19 @@ class Perturbation(Task):
     lr: float = 1e-2
     batch_size: int = 16
 
+    parameters: ClassVar[dict[str, Kind]] = Task.parameters | {
+        "target": COLUMN,
+        "control": Text(says="the label of control cells"),
+        "layer": LAYER,
+        "target_sum": Real(0, open="low", none=True),
+        "validation": SHARE,
+        "focus": Real(0),
+        "direction": Real(0),
+        "width": Whole(1),
+    }
+
     def __post_init__(self) -> None:
-        if not 0 <= self.validation < 1:
-            raise SettingsError(f"validation={self.validation}: give the share of the conditions, 0 to below 1")
+        super().__post_init__()
         edges = self.graph.itertuples(index=False) if isinstance(self.graph, pd.DataFrame) else self.graph
         rows = tuple(tuple(edge) for edge in edges)
         if any(len(row) not in (2, 3) for row in rows):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from infl import _entry_points
+from infl._parameters import shown
 from infl.errors import SettingsError
 from infl.models.task import Task
 
@@ -48,6 +49,13 @@ def task_class(name: str) -> type[Task]:
     return _entry_points.load(name, place)
 
 
+ALIASES = {"learning_rate": "lr", "optimizer": "optimiser", "standardize": "standardise"}
+"""Other spellings that are taken."""
+HINTS = {
+    "init": "every fit begins from fresh weights; go on with a run by checkpoint= and resume=True, or with its model by "
+    "infl.tl.personalise",
+}
+"""What to do instead, where there is no option to name."""
 SYNONYMS = {
     "batch_key": "site_key",
     "epochs": "local_epochs",
@@ -70,18 +78,44 @@ def make_task(model: str | Task, options: dict[str, Any], also: Iterable[str] = 
     SettingsError
         An option that the task does not have (with the nearest that it has).
     """
-    if isinstance(model, Task):
-        return dataclasses.replace(model, **options) if options else model
-    cls = task_class(model)
+    if not isinstance(model, Task | str):
+        raise SettingsError(
+            f"model={shown(model)}: give the name of a task, such as 'classifier', or a task, such as "
+            "infl.models.Classifier(target=…); a fitted model goes to infl.tl.predict"
+        )
+    cls = type(model) if isinstance(model, Task) else task_class(model)
     known = [f.name for f in dataclasses.fields(cls) if f.init]
+    options = _without_aliases(options, known)
     for option in options:
         if option not in known:
-            all_known = [*known, *also]
-            near = [n for n in (SYNONYMS.get(option),) if n in all_known]
-            near = near or difflib.get_close_matches(option, all_known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
-            raise SettingsError(f"model {model!r} has no option {option!r}: {hint}")
-    return cls(**options)
+            raise SettingsError(_unknown(cls.name, option, known, [*also]))
+    return dataclasses.replace(model, **options) if isinstance(model, Task) else cls(**options)
+
+
+def _without_aliases(options: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    """Return the options under the task's own names."""
+    renamed: dict[str, Any] = {}
+    for option, value in options.items():
+        name = ALIASES.get(option, option) if option not in known else option
+        if name in renamed:
+            raise SettingsError(f"{name}= and its other spelling are both given: leave one of them out")
+        renamed[name if name in known else option] = value
+    return renamed
+
+
+def _unknown(model: str, option: str, known: Sequence[str], also: Sequence[str]) -> str:
+    """Return the line for an option that a task does not have."""
+    if option in also:
+        return f"model {model!r} takes no {option}=: leave it out"
+    if option in HINTS:
+        return f"model {model!r} has no option {option!r}: {HINTS[option]}"
+    all_known = [*known, *also]
+    near = [n for n in (SYNONYMS.get(option), ALIASES.get(option)) if n in all_known]
+    near = near or difflib.get_close_matches(option, all_known, 1)
+    if near and near[0] == "target" and "target" not in known:
+        near = []
+    hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+    return f"model {model!r} has no option {option!r}: {hint}"
 
 
 def task_from_json(name: str, options: dict[str, Any]) -> Task:

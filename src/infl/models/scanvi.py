@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from infl._parameters import COLUMN, Kind, Real, Text
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.models.counts import LABELS, CountRows, log_normalised, table_of
 from infl.models.labelled import stratified_split, write_classes
@@ -72,6 +73,12 @@ class Scanvi(Scvi):
     target: str = ""
     unlabelled: str = "unknown"
     classification_ratio: float = 50.0
+
+    parameters: ClassVar[dict[str, Kind]] = Scvi.parameters | {
+        "target": COLUMN,
+        "unlabelled": Text(empty=True, says="the label of cells without one"),
+        "classification_ratio": Real(0),
+    }
 
     # -- agreement -------------------------------------------------------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:

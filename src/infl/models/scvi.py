@@ -15,6 +15,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from infl._isolation import torch_seed
+from infl._parameters import COLUMNS, LAYER, MODALITY, OTHER_COLUMN, SHARE, Choice, Kind, Real, Whole
 from infl.errors import DataError, MissingExtraError, SettingsError
 from infl.models.counts import BATCH, CATEGORICAL, CONTINUOUS, SIZE_FACTOR, CountRows, categories_of, codes, table_of
 from infl.models.labelled import stratified_split, write_rows
@@ -85,16 +87,23 @@ class Scvi(Task):
     gene_likelihood: Literal["zinb", "nb", "poisson"] = "zinb"
     norm: Literal["layer", "batch"] = "layer"
 
-    def __post_init__(self) -> None:
-        for name in ("categorical_covariates", "continuous_covariates"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
-        for name in ("validation", "kl_warmup"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingsError(f"{name}={getattr(self, name)}: give a share, from 0 to 1")
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise SettingsError(f"{name}={getattr(self, name)!r}: one of {', '.join(map(repr, known))}")
+    parameters: ClassVar[dict[str, Kind]] = Task.parameters | {
+        "layer": LAYER,
+        "modality": MODALITY,
+        "categorical_covariates": COLUMNS,
+        "continuous_covariates": COLUMNS,
+        "size_factor": OTHER_COLUMN,
+        "site_effect": Choice(("shared", "local")),
+        "validation": Real(0, 1),
+        "kl_warmup": Real(0, 1),
+        "n_hidden": Whole(1),
+        "n_latent": Whole(1),
+        "n_layers": Whole(1),
+        "dropout_rate": SHARE,
+        "dispersion": Choice(("gene", "gene-batch", "gene-cell")),
+        "gene_likelihood": Choice(("zinb", "nb", "poisson")),
+        "norm": Choice(("layer", "batch")),
+    }
 
     # -- agreement -------------------------------------------------------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:
@@ -261,8 +270,7 @@ class Scvi(Task):
     def evaluate(self, module: nn.Module, data: CountRows, index: np.ndarray) -> Sums:
         """Return sums over the cells `index`, from one draw of the latent a cell that is the same in each round."""
         sums: Sums = {"n": np.asarray(float(len(index))), "reconstruction": np.zeros(()), "kl": np.zeros(())}
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
+        with torch_seed(0):
             for start in range(0, len(index), CHUNK):
                 output = module(data.batch(index[start : start + CHUNK]))[2]
                 sums["reconstruction"] += float(output.reconstruction_loss_sum)
@@ -292,8 +300,7 @@ class Scvi(Task):
     def judged(self, module: nn.Module, data: CountRows, private: Sums) -> dict[str, np.ndarray]:
         """Return each cell's negative evidence lower bound ``loss`` (n,) and its reconstruction part, with the site as batch."""
         parts = []
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
+        with torch_seed(0):
             for chunk in data.x.chunks(CHUNK):
                 output = module(data.batch(chunk))[2]
                 parts.append([sum(part.values()) for part in (output.reconstruction_loss, output.kl_local)])

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from infl._parameters import COLUMN, LAYER, MODALITY, OTHER_COLUMN, SHARE, Kind, Names, Text, Whole
 from infl.errors import DataError, SettingsError
 from infl.models import domains
 from infl.models.counts import check_counts, log_normalised, table_of
@@ -97,15 +98,23 @@ class Spatial(Task):
     target: str = ""
     exclude: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "exclude", (self.exclude,) if isinstance(self.exclude, str) else tuple(self.exclude))
-        least = {"n_domains": 1, "n_neighbors": 1, "n_hops": 0, "smooth": 0, "width": 1, "n_latent": 1, "steps": 1}
-        for option, value in least.items():
-            if getattr(self, option) < value:
-                raise SettingsError(f"{option}={getattr(self, option)}: give {value} or more")
-        for option in ("validation", "mask"):
-            if not 0 <= getattr(self, option) < 1:
-                raise SettingsError(f"{option}={getattr(self, option)}: give a share, from 0 to below 1")
+    parameters: ClassVar[dict[str, Kind]] = Task.parameters | {
+        "n_domains": Whole(1),
+        "spatial_key": Text(says="the name of an array in obsm"),
+        "section_key": OTHER_COLUMN,
+        "layer": LAYER,
+        "modality": MODALITY,
+        "n_neighbors": Whole(1),
+        "n_hops": Whole(0),
+        "smooth": Whole(0),
+        "width": Whole(1),
+        "n_latent": Whole(1),
+        "mask": SHARE,
+        "validation": SHARE,
+        "steps": Whole(1),
+        "target": COLUMN,
+        "exclude": Names(empty=True, says="names of regions, each of them once"),
+    }
 
     # -- agreement -------------------------------------------------------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from infl._parameters import Choice, Kind, Real, Whole, read_all
 from infl.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -154,6 +155,20 @@ class Task(ABC):
     weight_decay: float = 1e-4
     batch_size: int = 32
     grad_clip: float | None = None
+
+    parameters: ClassVar[dict[str, Kind]] = {
+        "optimiser": Choice(("adamw", "sgd")),
+        "lr": Real(0, open="low"),
+        "weight_decay": Real(0),
+        "batch_size": Whole(1),
+        "grad_clip": Real(0, open="low", none=True),
+    }
+    """What each option may be; a task adds its own."""
+
+    def __post_init__(self) -> None:
+        """Check the options, and keep them as plain Python."""
+        for name, value in read_all(self.parameters, {name: getattr(self, name) for name in self.parameters}).items():
+            object.__setattr__(self, name, value)
 
     # -- what the sites must agree on ------------------------------------------------------------------------------
     @abstractmethod
@@ -319,17 +334,9 @@ class Task(ABC):
 
     # -- training --------------------------------------------------------------------------------------------------
     def optimise(self, parameters: Iterable[Tensor]) -> Stepper:
-        """Return what trains `parameters` at a site.
-
-        Raises
-        ------
-        SettingsError
-            Unknown optimiser.
-        """
+        """Return what trains `parameters` at a site."""
         from infl.nn.steps import Stepper
 
-        if self.optimiser not in ("adamw", "sgd"):
-            raise SettingsError(f"optimiser={self.optimiser!r}: 'adamw' or 'sgd'")
         return Stepper(parameters, self.optimiser, lr=self.lr, eps=ADAM_EPS, weight_decay=self.weight_decay)
 
     # -- as data ---------------------------------------------------------------------------------------------------

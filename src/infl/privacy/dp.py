@@ -28,10 +28,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from infl._parameters import Choice, Kind, Real, read_all
 from infl.errors import MissingExtraError, SettingsError
 
 if TYPE_CHECKING:
@@ -101,24 +102,23 @@ class DP:
     noise: Literal["distributed", "local"] = "distributed"
     accountant: Literal["prv", "rdp"] = "prv"
 
+    parameters: ClassVar[dict[str, Kind]] = {
+        "epsilon": Real(0, open="low", none=True),
+        "delta": Real(0, 1, open="both", says="a number above 0, well below one over the records"),
+        "clip_norm": Real(0, open="low", says="the largest norm of a record's gradient, e.g. 1"),
+        "noise_multiplier": Real(0, open="low", none=True),
+        "sample_rate": Real(0, 1, open="low"),
+        "noise": Choice(("distributed", "local")),
+        "accountant": Choice(("prv", "rdp")),
+    }
+    """What each setting may be."""
+
     def __post_init__(self) -> None:
-        if self.delta is None or not 0 < self.delta < 1:
-            raise SettingsError(f"privacy: delta={self.delta}: give a number above 0, well below one over the records")
-        if self.clip_norm is None or not self.clip_norm > 0:
-            raise SettingsError(
-                f"privacy: clip_norm={self.clip_norm}: give the largest norm of a record's gradient, e.g. 1"
-            )
+        given = {name: getattr(self, name) for name in self.parameters}
+        for name, value in read_all(self.parameters, given, "privacy: ").items():
+            object.__setattr__(self, name, value)
         if self.epsilon is None and self.noise_multiplier is None:
             raise SettingsError("privacy: give epsilon= (a budget) or noise_multiplier=")
-        for name in ("epsilon", "noise_multiplier"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise SettingsError(f"privacy: {name}={value}: give a number above 0")
-        if not 0 < self.sample_rate <= 1:
-            raise SettingsError(f"privacy: sample_rate={self.sample_rate}: give a number above 0, up to 1")
-        for name, known in (("noise", ("distributed", "local")), ("accountant", ("prv", "rdp"))):
-            if getattr(self, name) not in known:
-                raise SettingsError(f"privacy: {name}={getattr(self, name)!r}: one of {known[0]!r}, {known[1]!r}")
 
     def resolve(self, rounds: int) -> tuple[DP, int]:
         """Return the settings with the noise that spends the budget over `rounds`, or the rounds that a noise allows.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from infl import _tell
+from infl._parameters import Names, door
 from infl._threads import one_blas_thread, threads_for
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.federation.report import round_bar
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from infl._types import Data
     from infl.privacy.attacks import Attack, Evidence
 
+ATTACKS = Names(none=True, says="names of attacks, each of them once, or 'quick'")
 COLUMNS = ("attack", "against", "protection", "metric", "value", "chance", "control", "low", "high", "status", "note")
 
 
+@door(attacks=ATTACKS)
 def audit(
     run: FederatedRun,
     sites: Mapping[str, Data] | Data,
@@ -95,11 +98,11 @@ def audit(
     left_out = [attack.name for attack in loaded if attack not in chosen]
     if not chosen:
         raise SettingsError(f"{', '.join(left_out[:5])}: no such attack applies to this run ({evidence.protection})")
-    if left_out and attacks not in (None, "quick"):
+    if left_out and attacks not in (None, ("quick",)):
         warnings.warn(
             f"{', '.join(left_out[:5])} left out: not applicable to this run ({evidence.protection})",
             InflWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     rows = []
     with round_bar(len(chosen), progress, what="attack") as show, threads_for(run.model.n_weights), one_blas_thread():
@@ -115,17 +118,14 @@ def audit(
     return table
 
 
-def _load(attacks: str | Sequence[str] | None) -> list[Attack]:
+def _load(attacks: Sequence[str] | None) -> list[Attack]:
     """Return the attacks of a preset or by name."""
     from infl.privacy.attacks import known_attacks, load_attack
 
-    if attacks is None or attacks == "quick":
+    if attacks in (None, ("quick",)):
         loaded = [load_attack(name) for name in known_attacks()]
         return [attack for attack in loaded if attack.quick or attacks is None]
-    names = dict.fromkeys([attacks] if isinstance(attacks, str) else attacks)
-    if not names:
-        raise SettingsError("attacks=[] names none: give some, or 'quick', or None for all")
-    return [load_attack(name) for name in names]
+    return [load_attack(name) for name in attacks or ()]
 
 
 def _check_data(evidence: Evidence) -> None:

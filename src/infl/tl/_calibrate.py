@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from infl._parameters import door
 from infl.errors import SettingsError
 from infl.federation.seeds import generator
 from infl.federation.sums import sum_over_sites
@@ -27,6 +28,7 @@ N_SALTS = 24
 TOLERANCE = 0.01
 
 
+@door()
 def calibrate_lock(
     model: LockedModel | FederatedRun,
     sites: Mapping[str, AnnData | MuData],
@@ -99,6 +101,7 @@ def calibrate_lock(
     return strength
 
 
+@door()
 def lock_curve(
     model: LockedModel | FederatedRun,
     sites: Mapping[str, AnnData | MuData],

@@ -10,6 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from sklearn.metrics import pairwise_distances_argmin
 
+from infl._parameters import Choice, Real, Text, Whole, door
 from infl.errors import DataError, SettingsError
 from infl.federation.sums import sum_over_sites
 from infl.pp._check import check_site_names
@@ -24,6 +25,16 @@ if TYPE_CHECKING:
     from infl.keys import Keyring
 
 
+@door(
+    n_clusters=Whole(1, none=True),
+    method=Choice(("kmeans", "gmm", "leiden")),
+    use_rep=Text(says="the name of an array in obsm"),
+    n_init=Whole(1),
+    max_iter=Whole(1),
+    tol=Real(0),
+    resolution=Real(0, open="low"),
+    n_neighbors=Whole(1),
+)
 def cluster(
     sites: Mapping[str, AnnData | MuData],
     n_clusters: int | None = None,

@@ -9,12 +9,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
-from operator import index
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from joblib import Parallel, delayed
 
+from infl._parameters import PARAMETERS, door, read_all
 from infl._threads import one_thread
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.federation.agreement import Agreement, check_classes
@@ -56,6 +56,7 @@ Scores = tuple[dict[str, float], dict[str, dict[str, float]]]
 """Metrics on all held-out observations together, and by site."""
 
 
+@door()
 def compare(
     sites: Mapping[str, Data] | Data,
     model: str | Task = "classifier",
@@ -148,14 +149,10 @@ def compare(
         raise SettingsError(f"method {unknown[0]!r} is not known: some of {', '.join(METHODS + OPTIONAL)}")
     if holdout == "site" and "infl_personal" in chosen:
         raise SettingsError("method 'infl_personal' trains at the sites that are judged: not with holdout='site'")
-    seeds = _whole_numbers(seeds)
-    if not seeds or not chosen:
-        raise SettingsError("seeds= and methods= need at least one entry each")
-    if holdout not in ("observations", "site"):
-        raise SettingsError(f"holdout={holdout!r}: 'observations' or 'site'")
+    assert isinstance(seeds, list)  # the door makes one of whatever it was
     if holdout == "site" and len(tables) < 3:
         raise SettingsError(f"holdout='site' leaves one site out and needs at least 3 sites; there are {len(tables)}")
-    run_options = {k: options.pop(k) for k in list(options) if k in RUN_OPTIONS}
+    run_options = read_all(PARAMETERS, {k: options.pop(k) for k in list(options) if k in RUN_OPTIONS})
     task = make_task(model, options | ({} if target is None else {"target": target}), OWN_OPTIONS)
     panel = task.agree(tables)
     check_classes(panel)
@@ -302,7 +299,7 @@ class _Bench:
                     warnings.simplefilter("ignore", InflWarning)  # of one class: an error here
                     check_classes(self.task.agree({site: adata}))
             except DataError as error:
-                warnings.warn(f"'alone' is without {site}: {error}", InflWarning, stacklevel=6)
+                warnings.warn(f"'alone' is without {site}: {error}", InflWarning, stacklevel=7)
                 continue
             yield site, self._score(self._fit({site: adata}, "none", "none"))
 
@@ -350,18 +347,6 @@ class _Bench:
             **{"min_sites": minimum, **self.options},
         )
         return run_in_process(agreement, self.task, tables, key).run
-
-
-def _whole_numbers(seeds: int | Iterable[int]) -> list[int]:
-    """Return which seeds, as Python's numbers."""
-    try:
-        return list(range(index(seeds)))  # type: ignore[arg-type]
-    except TypeError:
-        pass
-    try:
-        return list(dict.fromkeys(map(index, seeds)))  # type: ignore[arg-type]
-    except TypeError:
-        raise SettingsError(f"seeds={seeds!r}: give how many, or a list of whole numbers") from None
 
 
 def _not_computed(records: Sequence[Mapping[str, Any]], sites: Iterable[str]) -> dict[str, list[str]]:

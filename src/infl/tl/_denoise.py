@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from infl._parameters import Real, Text, door
 from infl.errors import SettingsError
 from infl.models.counts import table_of
 from infl.models.scvi import Scvi
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from infl.models.locked import LockedModel
 
 
+@door(site=Text(none=True), target_sum=Real(0, open="low"))
 def denoise(
     adata: AnnData | MuData,
     model: LockedModel | FederatedRun | str | Path,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infl import _tell
+from infl._parameters import SITE_NAME, door, shown
 from infl.errors import DataError, InflWarning, KeyringError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.local import Outcome, run_in_process
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from infl.privacy.dp import DP
 
 
+@door()
 def fit_federated(
     sites: Mapping[str, Data] | Data,
     model: str | Task = "classifier",
@@ -45,7 +47,7 @@ def fit_federated(
     patience: int = 0,
     lock: str | None = "field",
     strength: float = 1.0,
-    seal: str | None = "group",
+    seal: str = "group",
     min_sites: int | None = None,
     privacy: DP | None = None,
     seed: int = 0,
@@ -134,18 +136,19 @@ def fit_federated(
     """
     names, tables = _elsewhere(sites, engine, key, checkpoint, resume) if engine else ((), as_sites(sites, site_key))
     task = make_task(model, model_options | ({} if target is None else {"target": target}), OWN_OPTIONS)
-    if key is not None and lock in (None, "none"):
+    locked = lock not in (None, "none")
+    if key is not None and not locked:
         raise KeyringError("key= is given, but lock=None: it would lock nothing; leave key= out, or use lock='field'")
     if privacy is not None:
         task = task.privately()
     panel = (engine.panel() if engine else None) or task.agree(tables)
-    if seal in (None, "none"):
+    if seal == "none":
         warnings.warn(
             "seal='none': the coordinator reads every site's update; for simulation and debugging only",
             InflWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    fresh = key is None and (lock not in (None, "none") or seal not in (None, "none"))
+    fresh = key is None and (locked or seal != "none")
     key = _fresh_key() if fresh else key
     agreement = Agreement.new(
         task,
@@ -172,7 +175,7 @@ def fit_federated(
     outcome = run_in_process(agreement, task, tables, key, checkpoint=checkpoint, resume=resume, progress=progress)
     best = outcome.run.history.loc[outcome.run.history["best"]].to_dict("records")
     _tell.info(f"finished ({timedelta(seconds=round(time.perf_counter() - begun))}): {last_metrics(best)}")
-    if fresh and lock not in (None, "none"):
+    if fresh and locked:
         _tell.warning(
             "a fresh key was made: keep it with run.key.save('consortium.key', passphrase=…), without it the model is lost"
         )
@@ -229,7 +232,12 @@ def as_sites(sites: Mapping[str, Data] | Data, site_key: str | None) -> dict[str
     if isinstance(sites, Mapping):
         if site_key is not None:
             raise SettingsError("site_key= goes with one object; these sites are already apart: leave site_key out")
-        return dict(sites)
+        if not sites:
+            raise DataError("sites={}: give the sites' data by name")
+        wrong = [name for name, adata in sites.items() if not hasattr(adata, "obs_names")]
+        if wrong:
+            raise DataError(f"sites[{wrong[0]!r}]={shown(sites[wrong[0]])}: give an AnnData or MuData for each site")
+        return {SITE_NAME.read("site name", name): adata for name, adata in sites.items()}
     if not hasattr(sites, "obs_names"):
         remedy = "; read a file with anndata.read_h5ad(path)" if isinstance(sites, str | Path) else ""
         raise DataError(
@@ -243,6 +251,8 @@ def as_sites(sites: Mapping[str, Data] | Data, site_key: str | None) -> dict[str
     from infl.pp._labels import label_text
 
     names = label_text(obs_column(sites, site_key, where="the data", role="site_key"))
+    for name in names.unique():
+        SITE_NAME.read("site name", name, f"column {site_key!r}: ")
     return {name: sites[(names == name).to_numpy()] for name in sorted(names.unique())}
 
 

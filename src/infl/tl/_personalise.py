@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from infl._isolation import torch_seed
+from infl._parameters import Whole, door
 from infl._threads import threads_for
-from infl.errors import SettingsError
 from infl.federation.seeds import derive, generator
 from infl.models.locked import LockedModel, lock_model
 from infl.models.task import LOWER_IS_BETTER, Step, Task
@@ -51,6 +52,7 @@ class Personalised:
     table: pd.DataFrame
 
 
+@door(patience=Whole(1))
 def personalise(
     sites: Mapping[str, Data],
     model: LockedModel | FederatedRun,
@@ -105,9 +107,6 @@ def personalise(
     """
     import pandas as pd
 
-    for name, value in {"epochs": epochs, "patience": patience}.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise SettingsError(f"{name}={value!r}: give a whole number of at least 1")
     shared, key = needed_key(model, key)
     own = getattr(model, "site_models", {})
     check_use(sites, shared.header.build_task(), shared.header.panel, training=True)
@@ -139,8 +138,7 @@ def _fine_tuned(
         note = "no validation data: the global model is kept"
     before = best = judged()
     weights, best_epoch = _copy(module), 0
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive(seed, "personal dropout", site))
+    with torch_seed(derive(seed, "personal dropout", site)):
         rng = generator(seed, "personal batches", site)
         for epoch in range(1, epochs + 1) if not note else ():
             order = rng.permutation(data.train)

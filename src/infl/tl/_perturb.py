@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from infl._parameters import door
 from infl.errors import InflWarning, SettingsError
 from infl.tl._predict import warn_unopened
 from infl.tl._results import model_and_key, model_facts
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from infl.models.locked import LockedModel
 
 
+@door()
 def predict_perturbations(
     model: LockedModel | FederatedRun | str | Path,
     conditions: Sequence[str],
@@ -101,7 +103,7 @@ def predict_perturbations(
             f"nothing is known of {strange[0]!r} (neither measured, nor perturbed, nor in the graph): its effect is predicted as "
             "that of any gene",
             InflWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     delta = task.predict_effects(model.module(key, verify=verify), panel, private, genes)
     names = ["+".join(condition) or task.control for condition in genes]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from infl import _tell
+from infl._parameters import door
 from infl._threads import threads_for
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.federation.run import FederatedRun
@@ -87,11 +88,12 @@ def warn_unopened(model: LockedModel, key: Keyring | None, *, stacklevel: int = 
         warnings.warn(
             "no key: the stored weights are used as they are, which is not the model that was trained; pass key=",
             InflWarning,
-            stacklevel=stacklevel + 1,
+            stacklevel=stacklevel + 2,
         )
     return not locked or key is not None
 
 
+@door()
 def predict(
     adata: Data | Mapping[str, Data],
     model: LockedModel | FederatedRun | str | Path,
@@ -169,6 +171,7 @@ def predict(
     return _use(adata, model, key, site_key, layer, key_added, copy, check_units, write=True)
 
 
+@door()
 def embed(
     adata: Data | Mapping[str, Data],
     model: LockedModel | FederatedRun | str | Path,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from infl._parameters import door
 from infl.federation.run import FederatedRun
 from infl.federation.seeds import generator
 from infl.tl._fit import as_sites
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from infl.models.locked import LockedModel
 
 
+@door()
 def site_metrics(
     model: FederatedRun | LockedModel,
     sites: Mapping[str, Data] | Data,

@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
+from infl._isolation import torch_seed
 from infl.federation.seeds import derive
 from infl.models.locked import lock_model
 
@@ -42,8 +42,7 @@ class ModelFile:
     # -- what everybody can have -----------------------------------------------------------------------------------
     def build(self, *purpose: str | int, seed: int | None = None) -> nn.Module:
         """Return a module with fresh weights; a run's own are those of its seed and ``"initial weights"``."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derive(self.evidence.seed if seed is None else seed, *purpose))
+        with torch_seed(derive(self.evidence.seed if seed is None else seed, *purpose)):
             return self.model.header.scheme().wrap(self.task.build(self.model.header.panel)).eval()
 
     def fresh(self, *purpose: str | int) -> dict[str, Tensor]:

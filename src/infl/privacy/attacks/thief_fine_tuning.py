@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from infl._isolation import torch_seed
 from infl.federation.seeds import derive
 from infl.nn.flat import FlatModule
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
@@ -223,7 +224,7 @@ def trial(
 ) -> dict[tuple[str, float], float]:
     """Return the balanced accuracy of every way and learning rate on `judge` after fine-tuning on `train`."""
     result = {}
-    with torch.random.fork_rng(devices=[]):
+    with torch_seed():
         for name, way in ways.items():
             for lr in learning_rates:
                 torch.default_generator.manual_seed(seed)
