@@ -186,7 +186,7 @@ def test_preprocessing_takes_a_single_observation(sites: dict[str, AnnData]) -> 
 
 def test_no_warning_where_all_sites_have_several_classes(khan_sites: dict[str, AnnData]) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", InflWarning)
         infl.pp.panel_of(khan_sites, target="tumour_class")
 
 
