@@ -69,6 +69,9 @@ def check_use(
         check_unique(adata.obs_names, "obs_names", name)
         for modality, (table, features) in _parts(adata, name, task, panel).items():
             where, layer = f"{name} ({modality})" if modality else name, getattr(task, "layer", None)
+            there = features.isin(measured(table))
+            if not there.any():
+                continue  # reading it says so, where another modality does not do instead
             check_unique(table.var_names[table.var_names.isin(features)], "feature names", where)
             check_layer(table, layer, where)
             if check_units:
@@ -77,7 +80,7 @@ def check_use(
             if masks:
                 # what some sites of the fit lacked too, the model knows to be without
                 usual = bool(modality) or getattr(task, "features", "") == "union"
-                lacking = features[:0] if usual else features[~features.isin(measured(table))]
+                lacking = features[:0] if usual else features[~there]
                 _count_masked(lacking, nan, len(features), table.n_obs, where, stacklevel)
 
 
