@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 from unicodedata import normalize
 from urllib.parse import quote
@@ -134,16 +135,55 @@ def _place(part: Path, path: Path, *, overwrite: bool) -> None:
 
 
 def read_data(path: Path) -> AnnData | MuData:
-    """Read an h5ad or h5mu file, or say in one line why not."""
-    with explained(path, "read"), path.open("rb"):
-        pass
+    """Read an h5ad or h5mu file or a zarr store of either, or say in one line why not."""
+    with explained(path, "read"):
+        stored = path.is_dir() and any((path / name).exists() for name in (".zgroup", "zarr.json"))
+        if not stored:
+            with path.open("rb"):
+                pass
     try:
-        if path.suffix == ".h5mu":
+        if stored or path.suffix == ".h5mu":
             import mudata
 
-            return mudata.read_h5mu(path)
-        import anndata
-
-        return anndata.read_h5ad(path)
+            if not stored:
+                return mudata.read_h5mu(path)
+            return mudata.read_zarr(path) if (path / "mod").is_dir() else _anndata().read_zarr(path)
+        return _anndata().read_h5ad(path)
     except (OSError, KeyError, ValueError) as error:
-        raise FileError(f"{path} cannot be read as h5ad or h5mu: {error}") from error
+        reason = " ".join(str(error).split())
+        raise FileError(f"{path} cannot be read as h5ad, h5mu or zarr: {reason}") from error
+
+
+def write_data(path: Path, data: AnnData | MuData) -> Path:
+    """Write data in the format that the name of a new file says: ``.h5ad``, ``.h5mu`` or ``.zarr``."""
+    check_data_name(path, data)
+    if path.suffix != ".zarr":
+        return write_atomic(path, data.write_h5mu if hasattr(data, "mod") else data.write_h5ad)
+    import tempfile
+
+    with explained(path, "write"), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        data.write_zarr(Path(folder) / path.name)
+        (Path(folder) / path.name).rename(path)
+    return path
+
+
+def check_data_name(path: Path, data: AnnData | MuData) -> None:
+    """Refuse a name that data cannot be written to, before any work."""
+    known = (".h5mu" if hasattr(data, "mod") else ".h5ad", ".zarr")
+    if path.suffix not in known:
+        raise FileError(f"{path} is no name for these data: give it one that ends in {' or '.join(known)}")
+    check_new(path)
+
+
+def check_new(path: Path) -> None:
+    """Refuse a file that exists, or whose folder does not, before any work."""
+    if path.exists():
+        raise FileError(f"{path} exists: choose another name")
+    if not path.absolute().parent.is_dir():
+        raise FileError(f"cannot write {path}: there is no folder {path.parent}")
+
+
+def _anndata() -> ModuleType:
+    import anndata
+
+    return anndata

@@ -59,7 +59,7 @@ def audit() -> pd.DataFrame:
         ("no_key", "thief of a model file", "balanced_accuracy", 0.26, 0.25, 0.97, 0.2, 0.31, "holds", "Seven ways."),
         ("wrong_key", "thief of a model file", "balanced_accuracy", 0.9, 0.25, 0.97, 0.8, 0.95, "leak", "<b>Bad"),
         ("collusion", "coordinator + one site", "correlation", 1.0, 0.0, 1.0, 1.0, 1.0, "not promised", "One key."),
-        ("ratio", "coordinator", "correlation", -0.00001, 0.0, 0.01, -0.1, 0.1, "control failed", "Nothing."),
+        ("ratio", "coordinator", "correlation", -0.00001, 0.0, 0.01, -0.1, 0.1, "not judged", "Nothing."),
     ]
     columns = ["attack", "against", "metric", "value", "chance", "control", "low", "high", "status", "note"]
     table = Findings(rows, columns=columns).assign(protection="lock field, seal group")

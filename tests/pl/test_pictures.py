@@ -288,12 +288,13 @@ def test_audit_believes_the_table(attacks):
 
 
 def test_audit_shows_what_was_not_promised_in_another_colour(attacks):
-    attacks["status"] = ["holds", "leak", "not promised", "control failed", "holds", "not promised"]
+    attacks["status"] = ["holds", "leak", "not promised", "not judged", "holds", "not promised"]
     ax = infl.pl.audit(attacks)
     assert set(marked(ax, _style.VERMILION)) == {1}
     assert set(marked(ax, _style.ORANGE)) == {2, 5}
     assert {0, 4} == set(marked(ax, _style.BLUE))
     assert "learns something, nothing was promised" in legend(ax)
+    assert "not judged" in legend(ax) and not [text for text in legend(ax) if "nothing:" in text or "shows" in text]
 
 
 def test_audit_of_large_values_uses_a_scale_for_each_row(attacks):

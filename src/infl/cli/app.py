@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from infl.cli import coordinator, key, model, run, site
+from infl.cli import coordinator, fit, key, model, run, site
+from infl.cli.options import METHODS
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -16,6 +17,8 @@ app = typer.Typer(
     add_completion=False,
     help="Federated learning on AnnData and MuData with a secret key inside the model.",
 )
+app.command()(fit.fit)
+app.command()(fit.predict)
 app.add_typer(key.app, name="key", help="Make, show and share keys.")
 app.add_typer(model.app, name="model", help="Look at model files, and lock them again.")
 app.add_typer(coordinator.app, name="coordinator", help="Between hospitals: the machine that adds what it cannot read.")
@@ -56,13 +59,13 @@ def demo(
 
 @app.command()
 def compare(
-    file: Annotated[Path, typer.Argument(help="h5ad or h5mu file.")],
+    file: Annotated[Path, typer.Argument(help="h5ad, h5mu or zarr data.")],
     target: Annotated[str, typer.Option(help="Column of obs to predict.")],
     site_key: Annotated[str, typer.Option(help="Column of obs that says which site a row belongs to.")],
-    modality: Annotated[str | None, typer.Option(help="Modality of an h5mu file.")] = None,
+    modality: Annotated[str | None, typer.Option(help="Modality of MuData.")] = None,
     seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 5,
     rounds: Annotated[int, typer.Option(help="Rounds of each fit.")] = 20,
-    method: Annotated[list[str] | None, typer.Option(help="Only this method; may be repeated.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help=f"Only this method; may be repeated: {METHODS}.")] = None,
     holdout: Annotated[str, typer.Option(help="Held out: 'observations', or each 'site' in turn.")] = "observations",
     jobs: Annotated[int, typer.Option(help="Seeds done at once, each in its own process; -1: one a core.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,

@@ -46,25 +46,7 @@ def new(
 
     Example: `infl key new consortium.key`
     """
-    from infl.keys import Keyring
-    from infl.keys.identity import own_path
-
-    if file.exists():
-        raise FileError(f"{file} exists: choose another name, or add a version to it with `infl key rotate`")
-    ring = Keyring.create()
-    if recipient:
-        if passphrase:
-            raise KeyringError("give --recipient or --passphrase, one of the two")
-        ring.save(file, recipients=recipient)
-        opens = "the identities of its recipients"
-    elif passphrase or os.environ.get("INFL_KEY_PASSPHRASE"):
-        ring.save(file, passphrase=_ask(str(file), confirm=True))
-        opens = "its passphrase"
-    else:
-        ring.save(file)
-        opens = f"your identity {own_path()}"
-    typer.echo(f"{file}: version {ring.current}, fingerprint {ring.fingerprint()}")
-    typer.echo(f"Opens with {opens}, and with nothing else: keep a copy of both in a safe place.")
+    make_ring(file, recipient, passphrase)
 
 
 @app.command()
@@ -234,6 +216,30 @@ def identity(
 
 
 # -- for this file and the other commands --------------------------------------------------------------------------
+def make_ring(file: Path, recipient: list[str] | None = None, passphrase: bool = False) -> Keyring:
+    """Make a ring, save it as `infl key new` does, and say what opens it."""
+    from infl.keys import Keyring
+    from infl.keys.identity import own_path
+
+    if file.exists():
+        raise FileError(f"{file} exists: choose another name, or add a version to it with `infl key rotate`")
+    ring = Keyring.create()
+    if recipient:
+        if passphrase:
+            raise KeyringError("give --recipient or --passphrase, one of the two")
+        ring.save(file, recipients=recipient)
+        opens = "the identities of its recipients"
+    elif passphrase or os.environ.get("INFL_KEY_PASSPHRASE"):
+        ring.save(file, passphrase=_ask(str(file), confirm=True))
+        opens = "its passphrase"
+    else:
+        ring.save(file)
+        opens = f"your identity {own_path()}"
+    typer.echo(f"{file}: version {ring.current}, fingerprint {ring.fingerprint()}")
+    typer.echo(f"Opens with {opens}, and with nothing else: keep a copy of both in a safe place.")
+    return ring
+
+
 def open_ring(file: Path, identity: Path | None = None, *, in_transit: bool = False) -> Keyring:
     """Open a ring for a command, and ask for a passphrase where one is needed and somebody can be asked."""
     from infl.keys import Keyring

@@ -6,12 +6,13 @@ import json
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from infl.cli.coordinator import HOME, Home, show, supervise
-from infl.errors import FileError
+from infl.cli.options import MODELS, Options, task_options
+from infl.errors import FileError, SettingsError
 
 if TYPE_CHECKING:
     from infl.federation.attempt import RunFolder
@@ -39,12 +40,18 @@ def template(
 
 @app.command()
 def panel(
-    data: Annotated[list[Path], typer.Argument(help="h5ad or h5mu files, or panels of other sites.")],
-    target: Annotated[str, typer.Option(help="Column of obs with the classes.")],
-    model: Annotated[str, typer.Option(help="Task.")] = "classifier",
+    data: Annotated[list[Path], typer.Argument(help="h5ad, h5mu or zarr data, or panels of other sites.")],
+    target: Annotated[str | None, typer.Option(help="Column of obs to learn, for models that take one.")] = None,
+    model: Annotated[str, typer.Option(help=f"Task: {MODELS}.")] = "classifier",
+    option: Options = None,
+    site: Annotated[
+        str | None, typer.Option(help="This site's name, for models that know the sites.  [default: the file's name]")
+    ] = None,
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("panel.json"),
 ) -> None:
     """Write features and classes, in the order that all sites will use. Names only; no value of a record.
+
+    Every model has a panel: whatever its sites must agree on before the first round.
 
     Example: `infl run panel cohort.h5ad --target tumour_class`
     """
@@ -52,12 +59,17 @@ def panel(
     from infl.federation.runfile import join_panels, read_panel
     from infl.models.registry import make_task
 
-    task, panels = make_task(model, {"target": target}), {}
+    files = [path for path in data if path.suffix != ".json"]
+    if site is not None and len(files) != 1:
+        raise SettingsError(f"--site names one site, and there are {len(files)} data files: leave it out")
+    task, panels = make_task(model, task_options(target, option)), {}
     for path in data:
-        panels[path.name] = read_panel(path) if path.suffix == ".json" else task.agree({path.stem: read_data(path)})
+        name = site or path.stem
+        panels[path.name] = read_panel(path) if path.suffix == ".json" else task.agree({name: read_data(path)})
     joined = join_panels(panels)
+    joined = task.settled(joined) if len(panels) > 1 else joined
     write_atomic(out, json.dumps(joined, indent=1).encode())
-    typer.echo(f"{out}: " + ", ".join(f"{len(names)} {kind}" for kind, names in joined.items()))
+    typer.echo(f"{out}: " + ", ".join(_told(kind, names) for kind, names in joined.items()))
 
 
 @app.command()
@@ -159,6 +171,19 @@ def report(
     typer.echo(
         f"{page}: open it in a browser, print it, sign it; {page.stem}.model_card.json and .data_sheet.json are beside it"
     )
+
+
+def _told(kind: str, names: Any) -> str:
+    """Return a part of a panel in a few words.
+
+    Examples
+    --------
+    >>> _told("features", ["g1", "g2"]), _told("column", "perturbation"), _told("patch", [16, 16])
+    ('2 features', 'column perturbation', 'patch 16 × 16')
+    """
+    if isinstance(names, dict) or (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        return f"{len(names)} {kind}"
+    return f"{kind} {' × '.join(map(str, names)) if isinstance(names, list) else str(names)[:16]}"
 
 
 def _finished(station: Station, run: str) -> Path:

@@ -18,7 +18,7 @@ Home = Annotated[
     Path | None, typer.Option("--home", envvar="INFL_SITE", help="The site's folder.  [default: the one here]")
 ]
 RunOption = Annotated[Path | None, typer.Argument(help="run.toml: take part in no other run than this.")]
-DataOption = Annotated[Path, typer.Option("--data", help="h5ad or h5mu file.")]
+DataOption = Annotated[Path, typer.Option("--data", help="h5ad, h5mu or zarr data.")]
 KeyOption = Annotated[Path | None, typer.Option("--key", envvar="INFL_KEY", help="The site's key ring.")]
 IdentityOption = Annotated[Path | None, typer.Option("--identity", help="Identity file that opens the ring.")]
 

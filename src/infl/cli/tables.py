@@ -9,7 +9,10 @@ if TYPE_CHECKING:
 
 
 def print_table(table: pd.DataFrame, metrics: list[str] | None = None) -> None:
-    """Print a comparison: one row a method, one column a metric, mean ± standard deviation; then the worst site."""
+    """Print a comparison: one row a method, one column a metric, mean ± standard deviation; then the worst site.
+
+    What does not fit beside each other is printed below each other, with the methods again.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -17,9 +20,25 @@ def print_table(table: pd.DataFrame, metrics: list[str] | None = None) -> None:
 
     wide = by_method(table, metrics).assign(method=list(dict.fromkeys(table["method"])))
     wide["seconds"] = [f"{s:.2f}" for s in table.groupby("method", sort=False)["seconds"].first()]
-    shown = Table(*wide.columns)
-    for row in wide.itertuples(index=False, name=None):
-        shown.add_row(*row)
-    Console().print(shown)
+    console = Console()
+    for columns in _groups(wide, console.width):
+        shown = Table()
+        for column in columns:
+            shown.add_column(column, no_wrap=column == columns[0])
+        for row in wide[columns].itertuples(index=False, name=None):
+            shown.add_row(*row)
+        console.print(shown)
     if missing := not_computed(table):
-        Console().print(missing)
+        console.print(missing)
+
+
+def _groups(table: pd.DataFrame, width: int) -> list[list[str]]:
+    """Return the columns in groups that fit a width, each with the first column; headers wrap at spaces."""
+    first, *others = table.columns
+    room = {c: 3 + max(map(len, [*table[c], *(str(c).split() if c != first else [c])])) for c in table.columns}
+    groups = [[first]]
+    for column in others:
+        if len(groups[-1]) > 1 and 1 + sum(room[c] for c in [*groups[-1], column]) > width:
+            groups.append([first])
+        groups[-1].append(column)
+    return groups

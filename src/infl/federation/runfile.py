@@ -173,7 +173,13 @@ class RunFile(_Table):
         if self.key is None and (fit["lock"] != "none" or fit["seal"] != "none"):
             raise SettingsError("[key] is missing: a lock or a seal needs version and fingerprint of a key ring")
         key = None if self.key is None else PublicKey(self.key.version, self.key.fingerprint)
-        return Agreement.new(task, self.read_panel(), self.sites, cast("Keyring | None", key), privacy=privacy, **fit)
+        panel = self.read_panel()
+        if "sites" in panel and set(panel["sites"]) != set(self.sites):
+            named = ", ".join(panel["sites"])
+            raise SettingsError(
+                f"{self.panel.file} is of the sites {named}: name them as in sites, `infl run panel --site`"
+            )
+        return Agreement.new(task, panel, self.sites, cast("Keyring | None", key), privacy=privacy, **fit)
 
     def read_panel(self) -> dict[str, Any]:
         """Return features and classes."""
@@ -198,20 +204,22 @@ def read_panel(path: Path) -> dict[str, Any]:
         panel = json.loads(text)
     except ValueError:
         panel = None
-    if not isinstance(panel, dict) or not panel or not all(isinstance(v, list) for v in panel.values()):
+    if not isinstance(panel, dict) or not any(isinstance(v, list) for v in panel.values()):
         raise FileError(f"{path} is no panel: write it with `infl run panel`")
     return panel
 
 
 def join_panels(panels: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the panel of several sites: features that all have, classes that any has.
+    """Return the panel of several sites: features that all have, classes and other names that any has.
 
-    The order of features is kept where it is the same everywhere; else, and for classes, it is that of the names.
+    The order of names is kept where it is the same everywhere; else it is sorted. What is no list of names must be the
+    same everywhere. A modality's features are those that all sites with the modality have.
+    :meth:`infl.models.Task.settled` makes what else follows from the joined names.
 
     Raises
     ------
     DataError
-        There is no feature that all have, or the panels are of different kinds.
+        There is no feature that all have, or the panels are of different kinds or differ in a setting.
 
     Examples
     --------
@@ -224,13 +232,29 @@ def join_panels(panels: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     for site, panel in panels.items():
         if set(panel) != set(first):
             raise DataError(f"the panel of {site} has {', '.join(panel)}, others have {', '.join(first)}")
-    for kind, names in first.items():
-        if all(panel[kind] == names for panel in panels.values()):
-            joined[kind] = names
-        elif kind == "features":
-            joined[kind] = sorted(set(names).intersection(*(panel[kind] for panel in panels.values())))
-        else:
-            joined[kind] = sorted(set(names).union(*(panel[kind] for panel in panels.values())))
-        if not joined[kind]:
-            raise DataError(f"no {kind} that all of {', '.join(panels)} have: compare the names at the sites")
+    for kind in first:
+        if kind != "features" or "modalities" not in first:
+            joined[kind] = _joined(kind, {site: panel[kind] for site, panel in panels.items()})
+    if "modalities" in first:
+        own = [f"{m}:{name}" if m else name for m, names in joined["modalities"].items() for name in names]
+        joined = {"features": own} | joined
+    return joined
+
+
+def _joined(kind: str, found: Mapping[str, Any], *, shared: bool | None = None) -> Any:
+    """Return one part of a panel: the same everywhere, names that all sites have, or names that any has."""
+    first, *others = found.values()
+    shared = kind in ("features", "modalities") if shared is None else shared
+    if all(isinstance(value, dict) for value in found.values()):
+        keys = list(first) if all(list(o) == list(first) for o in others) else sorted(set().union(*found.values()))
+        return {k: _joined(f"{kind} {k}", {s: v[k] for s, v in found.items() if k in v}, shared=shared) for k in keys}
+    if all(other == first for other in others):
+        joined = first
+    elif all(isinstance(value, list) and all(isinstance(name, str) for name in value) for value in found.values()):
+        joined = sorted(set(first).intersection(*others) if shared else set(first).union(*others))
+    else:
+        site = next(site for site, value in found.items() if value != first)
+        raise DataError(f"{kind} is {first} in the panel of {next(iter(found))}, {found[site]} in that of {site}")
+    if shared and not joined:
+        raise DataError(f"no {kind} that all of {', '.join(found)} have: compare the names at the sites")
     return joined

@@ -260,10 +260,10 @@ class Station:
 
 
 def stamp(path: Path) -> str:
-    """Return size and time of a file, which say whether it changed."""
+    """Return size and time of a file, or of all files of a zarr store, which say whether it changed."""
     with explained(path, "read"):
-        facts = path.stat()
-    return f"{facts.st_size}:{facts.st_mtime_ns}"
+        facts = [p.stat() for p in ((path, *path.rglob("*")) if path.is_dir() else (path,))]
+    return f"{sum(f.st_size for f in facts)}:{max(f.st_mtime_ns for f in facts)}"
 
 
 def read_site(path: Path, name: str) -> Data:

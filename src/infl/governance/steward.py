@@ -18,12 +18,13 @@ from infl._tables import NUMBERS, by_finding, by_method, number, verdict, words
 from infl.errors import FileError
 from infl.governance.cards import data_sheet, model_card
 from infl.governance.facts import STATEMENTS, Facts, metric_words
+from infl.privacy.attacks.contract import Status
 
 STATUS = {
     "holds": "holds: the attacker got no more than was promised",
     "leak": "LEAK: a protection that was promised did not hold",
     "not promised": "not promised: the attack works, and nothing was promised against it",
-    "control failed": "shows nothing: the attack did not work without protection either",
+    str(Status.NOT_JUDGED): f"{Status.NOT_JUDGED}: the attack did not work without protection either",
 }
 SEALS = {
     "group": "all sites share one key; the coordinator reads no message, unless it conspires with a site",
@@ -315,7 +316,7 @@ def _audit(page: Page, facts: Facts) -> None:
     page.text(
         "The run was attacked as capable enemies would. Chance is what guessing gets; unprotected is what the same attack gets "
         "from a run of the same data with neither lock nor seal (for keys: what the right key gives). An attack whose control "
-        "fails shows nothing. " + _audit_in_short(facts)
+        f"fails is {Status.NOT_JUDGED}. " + _audit_in_short(facts)
     )
     table = facts.audit
     page.table(by_finding(table), "Findings of the audit.", numbers=NUMBERS)

@@ -150,6 +150,12 @@ class Perturbation(Task):
             "column": column,
         }
 
+    def settled(self, panel: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a joined panel with its own choice of conditions that the network is not trained on."""
+        conditions = sorted(tuple(name.split("+")) for name in panel["conditions"])
+        names = ["+".join(genes) for genes in conditions]
+        return {**panel, "conditions": names, "held": self._held(conditions)}
+
     def _column(self, sites: Mapping[str, AnnData | MuData]) -> str:
         tried = (self.target,) if self.target else COLUMNS
         for column in tried:

@@ -181,6 +181,10 @@ class Task(ABC):
             What is wrong, at which site, and what to do.
         """
 
+    def settled(self, panel: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a panel whose names were joined from those of several sites, with what follows from the names."""
+        return dict(panel)
+
     @abstractmethod
     def read(
         self,

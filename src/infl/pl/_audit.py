@@ -7,13 +7,14 @@ from matplotlib.lines import Line2D
 
 from infl._tables import words
 from infl.pl._style import BLACK, GREY, KEYED, ORANGE, PALE, UNKEYED, axes, legend_above, need_columns, rows
+from infl.privacy.attacks.contract import Status
 
 _MARGIN = 0.10  # of the way from chance to the unprotected run; what the table's `status` decides where it has one
 _LOOKS = {
     "learns nothing": (KEYED, "o"),
     "learns something": (UNKEYED, "X"),
     "learns something, nothing was promised": (ORANGE, "s"),
-    "control failed: shows nothing": (GREY, "X"),
+    str(Status.NOT_JUDGED): (GREY, "X"),
 }
 
 
@@ -24,7 +25,7 @@ def audit(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ----------
     table
         What :func:`infl.tl.audit` returned. A column ``status`` that begins with ``"leak"`` marks an attack that learns
-        something, ``"not promised"`` one that does where nothing was promised, ``"control failed"`` one that did not
+        something, ``"not promised"`` one that does where nothing was promised, ``"not judged"`` one that did not
         work without protection either. Without such a column, an attack learns something that gets more than a tenth of
         the way from chance to the unprotected run, or past the columns ``chance_low`` and ``chance_high`` where there are
         such.
@@ -85,7 +86,7 @@ def audit(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 def _kinds(table: pd.DataFrame, value: np.ndarray, chance: np.ndarray, control: np.ndarray) -> np.ndarray:
     nothing, something, unpromised, failed = _LOOKS
     if "status" in table:
-        kinds = {"leak": something, "leaks": something, "not promised": unpromised, "control failed": failed}
+        kinds = {"leak": something, "leaks": something, "not promised": unpromised, failed: failed}
         return table["status"].astype(str).map(lambda status: kinds.get(status, nothing)).to_numpy()
     towards = np.sign(np.nan_to_num(control - chance))  # errors of a reconstruction fall when it learns
     gain = (value - chance) * np.where(towards == 0, 1, towards)

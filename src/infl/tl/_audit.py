@@ -62,8 +62,8 @@ def audit(
         One row a finding: ``attack``, ``against`` (who attacks), ``protection``, ``metric``, ``value`` (with ``low`` and
         ``high``, 95 %), ``chance``, ``control`` (the same attack without protection; for keys, the right key), ``status``
         and ``note``. ``status`` is "holds"; "leak" where a protection that was promised did not hold; "not promised"
-        where the attack works and nothing was promised; or "control failed", where the attack did not work on the
-        control either and so shows nothing. ``attrs["passed"]`` is whether no row is a leak or a failed control,
+        where the attack works and nothing was promised; or "not judged", where the attack did not work on the
+        control either, for lack of data. ``attrs["passed"]`` is whether no row is a leak or not judged,
         ``attrs["left_out"]`` names attacks that do not apply to the run, ``attrs["run"]`` is the run's random name.
 
     Raises

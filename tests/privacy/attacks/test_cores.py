@@ -26,12 +26,12 @@ def finding(**changes: object) -> Finding:
         ({}, Status.BROKEN),
         ({"promised": False}, Status.NOT_PROMISED),
         ({"low": 0.24}, Status.HOLDS),
-        ({"control": 0.3}, Status.CONTROL_FAILED),
+        ({"control": 0.3}, Status.NOT_JUDGED),
         (
             {"control": 0.3, "low": 0.24},
-            Status.CONTROL_FAILED,
+            Status.NOT_JUDGED,
         ),  # an attack that fails on the control never counts as a pass
-        ({"control": float("nan")}, Status.CONTROL_FAILED),
+        ({"control": float("nan")}, Status.NOT_JUDGED),
         ({"bound": 0.45}, Status.HOLDS),  # a promise that allows more than chance
         ({"bound": 0.35}, Status.BROKEN),
     ],

@@ -1,7 +1,7 @@
 """What an attack is: who attacks, what they hold and want, and how it is judged.
 
 An attack is first a test of itself: it must succeed on an unprotected run of the same data (the control). If it does
-not, its row says "control failed", which counts as a failed audit and never as a pass.
+not, for lack of data or of a model worth attacking, its row says "not judged", which never counts as a pass.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Status(StrEnum):
     Examples
     --------
     >>> [status.value for status in Status]
-    ['holds', 'leak', 'not promised', 'control failed']
+    ['holds', 'leak', 'not promised', 'not judged']
     """
 
     HOLDS = "holds"
     BROKEN = "leak"
     NOT_PROMISED = "not promised"
-    CONTROL_FAILED = "control failed"
+    NOT_JUDGED = "not judged"
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Finding:
     def status(self) -> Status:
         """Judge the finding: the control first."""
         if not self.control > self.chance + self.margin:
-            return Status.CONTROL_FAILED
+            return Status.NOT_JUDGED
         allowed = self.chance + self.margin * 0.2
         if self.low <= (allowed if self.bound is None else max(allowed, self.bound)):
             return Status.HOLDS

@@ -1,0 +1,44 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from infl.errors import SettingsError
+
+# as in infl.models.registry and infl.tl.compare, whose import would cost every command a second
+MODELS = "adapter, classifier, histology, mosaic, perturbation, scanvi, scvi or spatial"
+METHODS = "pooled, alone, fedavg, infl, infl_wrong_key, infl_no_key, published, published_wrong_key or baseline; also infl_personal"
+
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="NAME=VALUE", help="Option of the model, e.g. layer=counts; may be repeated."),
+]
+
+
+def task_options(target: str | None, options: list[str] | None) -> dict[str, Any]:
+    """Return a task's options: values are JSON where they can be, else text.
+
+    Raises
+    ------
+    SettingsError
+        One has no ``=``.
+
+    Examples
+    --------
+    >>> task_options("y", ["width=8", "layer=counts"])
+    {'target': 'y', 'width': 8, 'layer': 'counts'}
+    """
+    found: dict[str, Any] = {} if target is None else {"target": target}
+    for option in options or []:
+        name, equals, value = option.partition("=")
+        if not name or not equals:
+            raise SettingsError(f"--option {option!r} has no value: write it as NAME=VALUE")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
