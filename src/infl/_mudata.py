@@ -13,5 +13,5 @@ def without_pull() -> AbstractContextManager[object]:
     import mudata
 
     if hasattr(mudata, "set_options"):
-        return without_pull()
+        return mudata.set_options(pull_on_update=False)
     return mudata.settings.override(pull_on_update=False)
