@@ -15,6 +15,7 @@ from infl.pp._matrix import SiteMatrix, copies, kinds, matrices, put
 from infl.pp._moments import federated_moments
 from infl.pp._preset import scanpy_default
 from infl.pp._units import warn_of_units
+from infl.pp._values import in_rows
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -136,10 +137,10 @@ def _scaled(
     mask: np.ndarray | None,
 ) -> Any:
     """Return (x − mean) / std in the type of the values; float64 from integers and what was sparse, as in scanpy."""
-    x = matrix.raw
+    x = in_rows(matrix.raw)
     dtype = x.dtype if x.dtype.kind == "f" else np.dtype(np.float64)
     if sparse.issparse(x) and not zero_center:
-        x = sparse.csr_matrix(x).astype(dtype, copy=False)
+        x = x.astype(dtype, copy=False)
         data = x.data / std[x.indices]
         if max_value is not None:
             np.minimum(data, max_value, out=data)
