@@ -7,6 +7,7 @@ key ring's checkpoint subkey.
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,10 @@ import torch
 from cryptography.exceptions import InvalidTag
 
 from infl._files import check_file_names, explained, file_name, write_atomic
-from infl.errors import FileError, SealError, SettingsError
+from infl.errors import DataError, FileError, InflWarning, SealError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.coordinator import Progress
+from infl.federation.digest import data_digest
 from infl.federation.messages import Snapshot, Total
 from infl.privacy.seal import Packing, Words
 
@@ -56,6 +58,7 @@ class Checkpoint:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
+        self._data: dict[str, str] = {}  # digests of the sites' data
         with explained(self.folder, "make"):
             self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -141,6 +144,15 @@ class Checkpoint:
         return Progress(state["position"], state["seq"], tuple(state["widened"]), totals, snapshot)
 
     # -- sites -----------------------------------------------------------------------------------------------------
+    def note_data(self, replica: Replica, sites: Mapping[str, Site]) -> None:
+        """Take a digest of what the sites read, before anything is done with it; it is kept with their state.
+
+        It is keyed by the ring and the run's salt, by the salt alone where there is no ring.
+        """
+        a, salt = replica.agreement, bytes.fromhex(replica.agreement.salt)
+        secret = salt if replica.key is None else replica.key.subkey("checkpoint", version=a.key_version, salt=salt)
+        self._data = {name: data_digest(site.data, secret) for name, site in sites.items()}
+
     def keep_sites(self, replica: Replica, sites: Mapping[str, Site]) -> None:
         """Write the replica and the sites' local weights, encrypted when there is a key."""
         from safetensors.numpy import save
@@ -156,12 +168,18 @@ class Checkpoint:
             if state["trained"] is not None:
                 trained[name], after = state["trained"]
                 arrays[f"trained.{name}"] = after.numpy()
-        facts |= {"trained": trained, "best": best}
+        facts |= {"trained": trained, "best": best, "data": self._data}
         content = _encrypt(save(arrays, metadata={"facts": json.dumps(facts)}), replica.key, replica.agreement)
         write_atomic(self.folder / "sites.checkpoint", content, overwrite=True, mode=0o600)
 
     def restore_sites(self, replica: Replica, sites: Mapping[str, Site]) -> None:
-        """Inverse of :meth:`keep_sites`."""
+        """Inverse of :meth:`keep_sites`.
+
+        Raises
+        ------
+        DataError
+            A site has other data than those that the run began with.
+        """
         path = self.folder / "sites.checkpoint"
         if not path.exists():
             return
@@ -169,6 +187,7 @@ class Checkpoint:
         tensors = {name: torch.from_numpy(value) for name, value in arrays.items() if not name.startswith("private.")}
         facts: dict[str, Any] = json.loads(metadata["facts"])
         trained, best = facts.pop("trained"), facts.pop("best")
+        self._check_data(facts.pop("data", {}))
         _restore_replica(replica, arrays, facts)
         for name, site in sites.items():
             local = tensors.get(f"local.{name}", site.kept)
@@ -176,6 +195,22 @@ class Checkpoint:
             noise_key = arrays[f"noise_key.{name}"].tobytes()
             judged = (best[name], tensors.get(f"best.{name}", site.kept))
             site.restore({"local": local, "best": judged, "trained": after, "noise_key": noise_key})
+
+    def _check_data(self, kept: Mapping[str, str]) -> None:
+        if not kept:
+            warnings.warn(
+                f"{self.folder} was written by an earlier version: whether the data are still those that it began with "
+                "cannot be checked",
+                InflWarning,
+                stacklevel=2,
+            )
+            return
+        for name, digest in self._data.items():
+            if kept.get(name, digest) != digest:
+                raise DataError(
+                    f"cannot resume {self.folder}: {name} has other data than the run began with; "
+                    "give the same data, or begin anew in another folder"
+                )
 
 
 def take_snapshot(replica: Replica) -> bytes:

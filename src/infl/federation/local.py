@@ -151,6 +151,8 @@ def run_in_process(
     for member in members.values():
         member.together, member.forgets = together, forget
     state = Progress()
+    if store is not None:
+        store.note_data(replica, members)
     if store is not None and resuming:
         store.restore_sites(replica, members)
         state = store.progress()

@@ -203,6 +203,7 @@ class Station:
             Ledger(store.ledger_path(name), ledger_key, run=agreement.run),
             keep=lambda s: store.keep_sites(s.replica, {name: s}),
         )
+        store.note_data(replica, {name: site})
         store.restore_sites(replica, {name: site})
         return site
 

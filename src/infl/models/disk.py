@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from infl.pp._values import in_rows
+
 BLOCK = 256
 """Consecutive rows that are read together."""
 WINDOW = 1 << 23
@@ -79,8 +81,7 @@ class Blocks:
         return rows if np.array_equal(back, np.arange(len(back))) else rows[back]
 
     def _slice(self, start: int, stop: int) -> Any:
-        rows = self._matrix[int(start) : int(stop)]
-        return rows.tocsr() if sparse.issparse(rows) else np.asarray(rows)
+        return in_rows(self._matrix[int(start) : int(stop)])
 
     # -- shuffled --------------------------------------------------------------------------------------------------
     def shuffled(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:

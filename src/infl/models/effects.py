@@ -6,13 +6,18 @@ the pooled one. An effect Δ is a difference of mean log-expression to control c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.linalg import solve_triangular
 from scipy.optimize import nnls
+
+from infl.errors import SettingsError
 
 MEMBERS = ("mean", "typical", "neighbours", "own", "coexpression", "loadings")
 """What is stacked; :meth:`Effects.member` says what each is."""
@@ -22,6 +27,8 @@ NUGGET = 0.3
 BALANCE = 0.5
 """Weights of conditions in the stack: 0 counts squared errors, 1 relative ones."""
 Genes = tuple[str, ...]
+Edge = tuple[str, str] | tuple[str, str, float]
+_EDGES = "needs edges of two genes, and a weight or none: a list of pairs or a data frame"
 
 
 @dataclass(frozen=True)
@@ -221,6 +228,59 @@ class Effects:
         """Root mean square error of the stack for conditions that it was made without. ``(p,)``"""
         misses = [(self.delta[i] - self.weights(i) @ self._left_out[i]) ** 2 for i in self._training(None)]
         return np.sqrt(np.mean(misses, 0)) if misses else np.full(len(self.features), np.nan)
+
+
+def edges_of(graph: Any) -> tuple[Edge, ...]:
+    """Return a graph's edges as data: two genes, and a weight where there is one; edges of weight 0 are left out.
+
+    Parameters
+    ----------
+    graph
+        Edges ``(gene, gene)``, ``(gene, gene, weight)`` or ``(gene, gene, {"weight": weight})``, a data frame with such
+        columns, a networkx graph, or None.
+
+    Raises
+    ------
+    infl.errors.SettingsError
+        An edge is of another form, lacks a gene, or has no finite weight; which.
+
+    Examples
+    --------
+    >>> edges_of([("A", "B"), ("B", "C", {"weight": 0.5, "source": "x"}), ("A", "C", 0)])
+    (('A', 'B'), ('B', 'C', 0.5))
+    """
+    if graph is None:
+        return ()
+    if hasattr(graph, "itertuples"):
+        graph = graph.itertuples(index=False)
+    elif hasattr(graph, "edges"):
+        graph = graph.edges(data=True)
+    if isinstance(graph, str | Mapping) or not isinstance(graph, Iterable):
+        raise SettingsError(f"graph= {_EDGES}, not {type(graph).__name__}")
+    edges: list[Edge] = []
+    for number, edge in enumerate(graph, 1):
+        row = () if isinstance(edge, str) or not isinstance(edge, Iterable) else tuple(edge)
+        if len(row) not in (2, 3):
+            raise SettingsError(f"graph= {_EDGES}: edge {number} is {_short(edge)}")
+        genes = row[:2]
+        if any(pd.isna(gene) is True or not str(gene).strip() for gene in genes):
+            raise SettingsError(f"edge {number} of graph= lacks a gene, {_short(row)}: name it, or leave the edge out")
+        weight = row[2:]
+        if weight and isinstance(weight[0], Mapping):
+            weight = (weight[0]["weight"],) if "weight" in weight[0] else ()
+        try:
+            weight = tuple(float(w) for w in weight)
+        except (TypeError, ValueError):
+            weight = (math.nan,)
+        if not all(map(math.isfinite, weight)):
+            raise SettingsError(f"edge {number} of graph= has no finite weight, {_short(row)}: give a number, or none")
+        if weight != (0.0,):
+            edges.append((str(genes[0]), str(genes[1]), *weight))
+    return tuple(edges)
+
+
+def _short(edge: object) -> str:
+    return edge if len(edge := repr(edge)) < 80 else edge[:79] + "…"
 
 
 def neighbours(edges: Iterable[Sequence[object]]) -> dict[str, dict[str, float]]:

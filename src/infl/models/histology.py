@@ -15,7 +15,7 @@ from infl._parameters import LAYER, MODALITY, OTHER_COLUMN, SHARE, Choice, Flag,
 from infl.errors import DataError
 from infl.models.counts import check_counts, log_normalised, table_of
 from infl.models.matrix import FeatureMatrix
-from infl.models.neighbours import sections_of, warn_of_spacings
+from infl.models.neighbours import section_rows, sections_of, warn_of_spacings
 from infl.models.patches import N_STATISTICS, Patches, Stain
 from infl.models.spots import SpotBatch, Spots, blocks, smoother, warn_of_lost
 from infl.models.task import Predictor, Step, Sums, Task
@@ -194,7 +194,7 @@ class Histology(Task):
             usable = rng.permutation(np.flatnonzero(patches.present & ~empty))
             n_held = min(round(self.validation * len(usable)), len(usable) - 1)
             train, validation = np.sort(usable[n_held:]), np.sort(usable[:n_held])
-        smooth, rows = None, {"": np.arange(table.n_obs)}
+        smooth, rows = None, section_rows(table, None, site=site)
         if self.context or self.section_key is not None:
             sections = self._sections(table, site)
             rows = sections.rows

@@ -11,6 +11,7 @@ from scipy import sparse
 
 from infl.errors import DataError
 from infl.models.disk import Blocks, on_disk
+from infl.pp._values import in_rows
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -68,7 +69,7 @@ class FeatureMatrix:
         self.in_order = np.array_equal(position, np.arange(adata.n_vars))
         self._disk = Blocks(matrix, adata.n_obs) if on_disk(matrix) else None
         if self._disk is None:
-            matrix = sparse.csr_matrix(matrix) if sparse.issparse(matrix) else np.asarray(matrix)
+            matrix = in_rows(matrix)
             if not self.in_order:
                 matrix = matrix[:, position]
             matrix = matrix.astype(np.float32, copy=False)

@@ -208,16 +208,14 @@ class Mosaic(Task):
     def _sections(self, adata: AnnData | MuData, site: str) -> Sections:
         from anndata import AnnData
 
-        from infl.models.neighbours import sections_of
+        from infl.models.neighbours import sections_of, site_of
 
         key = cast(str, self.spatial_key)
         xy = _coordinates(adata, key)
         spots = AnnData(obs=adata.obs.copy(), obsm={} if xy is None else {key: xy})
-        section_key, names = self.section_key, _site_of(adata)
-        if names is not None:  # put together: no site's section is joined to another's
-            if section_key in spots.obs:
-                names = names + "/" + label_text(spots.obs[section_key]).fillna("").to_numpy(dtype=object)
-            section_key, spots.obs[SITE] = SITE, names
+        section_key, names = self.section_key, site_of(adata)
+        if names is not None:
+            section_key, spots.obs[SITE] = section_key if section_key in spots.obs else None, names
         return sections_of(spots, spatial_key=key, section_key=section_key, site=site)
 
     def read(
@@ -230,6 +228,7 @@ class Mosaic(Task):
         keyless: bool = False,
     ) -> MosaicSpots:
         """Read the modalities that a site has; each section is standardised by its own moments."""
+        from infl.models.neighbours import section_rows
         from infl.pp._check import tables
 
         adata = _measured(adata, site)
@@ -237,13 +236,8 @@ class Mosaic(Task):
         if panel["spatial"]:
             found = self._sections(adata, site)
             graph, sections = found.graph(self.n_neighbors), list(found.rows.values())
-        elif self.section_key is not None:
-            from infl.pp import obs_column
-
-            names = label_text(obs_column(adata, self.section_key, where=site, role="section_key")).to_numpy()
-            sections = [np.flatnonzero(names == name) for name in dict.fromkeys(names)]
         else:
-            sections = [np.arange(adata.n_obs)]
+            sections = list(section_rows(adata, self.section_key, site=site).values())
         depth = self._by_depth(panel)
         measured, has = {}, tables(adata)
         for m, (modality, features) in enumerate(panel["modalities"].items()):
@@ -467,8 +461,10 @@ class Mosaic(Task):
 
         It is that within each site: between sites a batch effect is no error of a prediction.
         """
+        from infl.models.neighbours import site_of
+
         data = self.read(adata, panel, site="the data")
-        site = _site_of(adata)
+        site = site_of(adata)
         site = np.full(adata.n_obs, "") if site is None else site
         found: dict[str, list[float]] = {m: [] for m in panel["modalities"]}
         for m, modality in enumerate(panel["modalities"]):
@@ -566,17 +562,6 @@ def _measured(adata: AnnData | MuData, where: str = "the data") -> AnnData | MuD
         kept = mudata.MuData({name: table for name, table in mod.items() if IMPUTED not in table.uns})
     kept.obs, kept.obsm = adata.obs.loc[kept.obs_names], {k: v for k, v in adata.obsm.items() if k not in mod}
     return kept
-
-
-def _site_of(adata: AnnData | MuData) -> np.ndarray | None:
-    """Site of each spot of an object that several sites were put together in; None for any other."""
-    if SITE in adata.obs:
-        return adata.obs[SITE].astype(str).to_numpy().astype(object)
-    parts = [table.obs[SITE] for table in getattr(adata, "mod", {}).values() if SITE in table.obs]
-    if not parts:
-        return None
-    site = pd.concat(parts).astype(str)
-    return site[~site.index.duplicated()].reindex(adata.obs_names).to_numpy().astype(object)
 
 
 def _coordinates(adata: AnnData | MuData, key: str) -> np.ndarray | None:

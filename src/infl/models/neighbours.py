@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
 from infl.errors import DataError, InflWarning
+from infl.models.task import SITE
 from infl.pp._columns import missing_values
 from infl.pp._labels import label_text
 
@@ -125,7 +127,7 @@ def sections_of(
             f"{int(lost.sum())} spots of {site} have no coordinates in obsm[{spatial_key!r}], first "
             f"{adata.obs_names[int(lost.argmax())]!r}: leave them out"
         )
-    rows = _rows(adata, section_key, site)
+    rows = section_rows(adata, section_key, site=site)
     for name, own in rows.items():
         _, first, count = np.unique(xy[own], axis=0, return_index=True, return_counts=True)
         if (count > 1).any():
@@ -171,9 +173,34 @@ def warn_of_spacings(sites: Mapping[str, Sections], *, stacklevel: int = 2) -> N
         )
 
 
-def _rows(adata: AnnData | MuData, section_key: str | None, site: str) -> dict[str, np.ndarray]:
+def site_of(adata: AnnData | MuData) -> np.ndarray | None:
+    """Site of each spot of an object that several sites were put together in; None for any other."""
+    if SITE in adata.obs:
+        return adata.obs[SITE].astype(str).to_numpy().astype(object)
+    parts = [table.obs[SITE] for table in getattr(adata, "mod", {}).values() if SITE in table.obs]
+    if not parts:
+        return None
+    site = pd.concat(parts).astype(str)
+    return site[~site.index.duplicated()].reindex(adata.obs_names).to_numpy().astype(object)
+
+
+def section_rows(adata: AnnData | MuData, section_key: str | None, *, site: str) -> dict[str, np.ndarray]:
+    """Indices of each section's spots; sections of sites that were put together stay apart, whatever they are called.
+
+    Examples
+    --------
+    >>> import anndata, numpy as np
+    >>> spots = anndata.AnnData(np.ones((3, 1)), obs={"section": ["s1"] * 3, SITE: ["a", "b", "b"]})
+    >>> {name: rows.tolist() for name, rows in section_rows(spots, "section", site="all").items()}
+    {'a/s1': [0], 'b/s1': [1, 2]}
+    """
+    sites = site_of(adata)
+    if sites is not None and len(set(sites)) == 1:
+        sites = None
     if section_key is None:
-        return {"": np.arange(adata.n_obs)}
+        if sites is None:
+            return {"": np.arange(adata.n_obs)}
+        return {name: np.flatnonzero(sites == name) for name in dict.fromkeys(sites)}
     if section_key not in adata.obs:
         has = ", ".join(map(repr, list(adata.obs)[:6]))
         raise DataError(f"{site} has no obs column {section_key!r} with the sections: set section_key= (it has {has})")
@@ -182,7 +209,9 @@ def _rows(adata: AnnData | MuData, section_key: str | None, site: str) -> dict[s
     if missing.any():
         spot = adata.obs_names[int(missing.argmax())]
         raise DataError(f"{int(missing.sum())} spots of {site} have no section in obs[{section_key!r}], first {spot!r}")
-    names = label_text(column).to_numpy()
+    names = label_text(column).to_numpy(dtype=object)
+    if sites is not None:
+        names = sites + "/" + names
     return {name: np.flatnonzero(names == name) for name in dict.fromkeys(names)}
 
 

@@ -17,8 +17,8 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from infl._parameters import COLUMN, LAYER, SHARE, Kind, Real, Text, Whole
-from infl.errors import DataError, InflWarning, SettingsError
-from infl.models.effects import Effects, Genes, neighbours
+from infl.errors import DataError, InflWarning
+from infl.models.effects import Effects, Genes, edges_of, neighbours
 from infl.models.matrix import FeatureMatrix
 from infl.models.task import Predictor, SiteData, Step, Sums, Task
 from infl.nn.perturbation import EffectNet
@@ -57,7 +57,7 @@ class Perturbation(Task):
     target_sum
         Counts are scaled to this sum a cell, then log1p (None: the data are log-normalised).
     graph
-        Prior graph: edges ``(gene, gene)`` or ``(gene, gene, weight)``, or a data frame with such columns.
+        Prior graph: edges ``(gene, gene)`` or ``(gene, gene, weight)``, a data frame with such columns, or a networkx graph.
     validation
         Share of the conditions that the network is not trained on; the same at all sites.
     focus, direction
@@ -106,14 +106,7 @@ class Perturbation(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        edges = self.graph.itertuples(index=False) if isinstance(self.graph, pd.DataFrame) else self.graph
-        rows = tuple(tuple(edge) for edge in edges)
-        if any(len(row) not in (2, 3) for row in rows):
-            raise SettingsError(
-                "graph= needs edges of two genes, and a weight or none: a list of pairs or a data frame"
-            )
-        clean = tuple((str(a), str(b), *(float(w) for w in weight)) for a, b, *weight in rows)
-        object.__setattr__(self, "graph", clean)
+        object.__setattr__(self, "graph", edges_of(self.graph))
 
     # -- agreement -------------------------------------------------------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:

@@ -80,6 +80,27 @@ def missing_values(values: pd.Series) -> np.ndarray:
     return missing
 
 
+def known_truths(values: object) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return truth values, False where one is missing, and where one is known; None if they are no truth values.
+
+    A column of ``var`` misses values where :func:`infl.pp.harmonise` gave a site features that it did not measure.
+
+    Examples
+    --------
+    >>> known_truths(pd.array([True, None], dtype="boolean"))
+    (array([ True, False]), array([ True, False]))
+    >>> known_truths(np.array([0, 1])) is None
+    True
+    """
+    column = pd.Series(np.asarray(values) if not hasattr(values, "dtype") else values)
+    known = column.notna().to_numpy()
+    if column.dtype == object and known.any() and all(isinstance(v, bool | np.bool_) for v in column[known]):
+        column = column.astype("boolean")
+    if not pd.api.types.is_bool_dtype(column.dtype) or isinstance(column.dtype, pd.CategoricalDtype):
+        return None
+    return column.fillna(False).to_numpy(dtype=bool), known
+
+
 def layer_names(adata: AnnData) -> list[str]:
     """Return the names of the layers; anndata 0.13 lists ``X`` among them, under None."""
     return [name for name in adata.layers if name is not None]

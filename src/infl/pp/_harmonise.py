@@ -142,11 +142,8 @@ def _widened(table: AnnData, names: pd.Index) -> AnnData:
         obsp=dict(table.obsp),
         layers={name: _spread(table.layers[name], position, len(names)) for name in layer_names(table)},
     )
-    back = table.var_names.get_indexer(names)
     for name, rows in table.varm.items():
-        taken = np.asarray(rows, dtype=float)[back]
-        taken[back < 0] = np.nan
-        wide.varm[name] = taken
+        wide.varm[name] = _rows_of(rows, table.var_names, names)
     for name, square in table.varp.items():
         wide.varp[name] = _spread(_spread(square, position, len(names)).T, position, len(names)).T
     if table.raw is not None:
@@ -165,6 +162,21 @@ def _spread(matrix: Any, position: np.ndarray, n_columns: int) -> Any:
     wide = np.zeros((matrix.shape[0], n_columns), dtype=matrix.dtype)
     wide[:, position] = np.asarray(matrix)
     return wide
+
+
+def _rows_of(rows: Any, has: pd.Index, names: pd.Index) -> Any:
+    """An entry of ``varm`` for `names`: missing where there is no such feature."""
+    if isinstance(rows, pd.DataFrame):
+        wide = _annotations(rows.set_axis(has), names)
+        texts = [column for column in wide if wide[column].dtype == object]
+        return wide.astype(dict.fromkeys(texts, "category"))  # h5ad has no texts with gaps
+    rows = rows.toarray() if sparse.issparse(rows) else np.asarray(rows)
+    if rows.dtype.kind not in "biufc":
+        return _rows_of(pd.DataFrame(rows.reshape(len(rows), -1), index=has).rename(columns=str), has, names)
+    back = has.get_indexer(names)
+    taken = rows.astype(np.result_type(rows.dtype, np.float64))[back]
+    taken[back < 0] = np.nan
+    return taken
 
 
 def _annotations(var: pd.DataFrame, names: pd.Index) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from infl.pp._median import federated_median
 from infl.pp._moments import FINE, Transform, federated_moments, taken
 from infl.pp._preset import scanpy_default
 from infl.pp._units import check_units
+from infl.pp._values import in_rows
 from infl.pp._variable import Cutoffs, at_least_nth, dispersions, expected_std
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ def _of_one_site(
     if len(sites) != 1 or at[sites[0]].adata.isbacked or Version(version("scanpy")) < Version("1.12rc1"):
         return None
     matrix, mask = at[sites[0]], members[sites[0]]
-    values = matrix.raw if mask is None else matrix.raw[np.flatnonzero(mask)]
+    values = in_rows(matrix.raw if mask is None else matrix.raw[np.flatnonzero(mask)])
     rows = pd.DataFrame({"batch": "all"}, index=[str(row) for row in range(values.shape[0])])
     found = scanpy.get.aggregate(AnnData(values, obs=rows), "batch", ["mean", "var"])
     mean, var = (np.where(matrix.present, np.nan_to_num(found.layers[name][0]), 0) for name in ("mean", "var"))

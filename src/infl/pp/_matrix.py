@@ -13,7 +13,7 @@ from scipy import sparse
 from infl.errors import DataError, SettingsError
 from infl.pp._check import PRESENT, check_object, check_site_names, check_values
 from infl.pp._units import units_of
-from infl.pp._values import blocks
+from infl.pp._values import blocks, in_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,11 +49,11 @@ class SiteMatrix:
         return self.adata.X if self.layer is None else self.adata.layers[self.layer]
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray | sparse.csr_matrix]]:
-        """Rows, and their values as an array or a CSR matrix, in the type that they are stored in."""
+        """Rows, and their values as :func:`infl.pp._values.in_rows` gives them, in the type that they are stored in."""
         start = 0
         for block in blocks(self.adata, self.layer):
             rows = slice(start, start + block.shape[0])
-            yield rows, sparse.csr_matrix(block) if sparse.issparse(block) else np.asarray(block)
+            yield rows, in_rows(block)
             start = rows.stop
 
 

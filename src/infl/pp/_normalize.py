@@ -15,6 +15,7 @@ from infl.pp._columns import layer_names
 from infl.pp._matrix import SiteMatrix, copies, matrices, put
 from infl.pp._median import federated_median
 from infl.pp._units import units_of
+from infl.pp._values import in_rows
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -178,15 +179,15 @@ def _check_not_logarithms(at: Mapping[str, SiteMatrix], name: str) -> None:
 
 
 def _as_real(matrix: Any) -> Any:
-    """Floating-point numbers; integers become float32, and CSC becomes CSR, as in scanpy."""
-    matrix = sparse.csr_matrix(matrix) if sparse.issparse(matrix) else np.asarray(matrix)
+    """Floating-point numbers; integers become float32, and CSC becomes CSR, as in scanpy, and half precision single."""
+    matrix = in_rows(matrix)
     return matrix if matrix.dtype.kind == "f" else matrix.astype(np.float32)
 
 
 def _totals(x: Any) -> np.ndarray:
-    """Sums of rows in the type of the values, (n_obs,); of sparse rows they are added in float64, as in scanpy."""
+    """Sums of rows, (n_obs,): added in float64, however they are stored, and rounded to the type of the values."""
     if not sparse.issparse(x):
-        return x.sum(axis=1)
+        return x.sum(axis=1, dtype=np.float64).astype(x.dtype)
     row = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
     return np.bincount(row, weights=x.data, minlength=x.shape[0]).astype(x.dtype)
 
@@ -222,8 +223,11 @@ def _divided(x: Any, factors: np.ndarray) -> Any:
 
 
 def _log1p(matrix: Any, base: float | None) -> Any:
+    if matrix.dtype == np.float16:
+        matrix = matrix.astype(np.float32)
     if sparse.issparse(matrix):
         matrix = matrix.copy() if matrix.format in ("csr", "csc") else matrix.tocsr()
+        matrix.sum_duplicates()  # a logarithm of parts is none of their sum
         matrix.data = _log1p(matrix.data, base)
         return matrix
     matrix = np.asarray(matrix)

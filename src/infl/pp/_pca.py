@@ -13,6 +13,7 @@ from scipy import sparse
 
 from infl.errors import DataError, SettingsError
 from infl.federation.sums import sum_over_sites
+from infl.pp._columns import known_truths
 from infl.pp._components import exact_components, randomised_components
 from infl.pp._matrix import SiteMatrix, copies, kinds, matrices, own
 from infl.pp._moments import Moments, federated_moments
@@ -88,8 +89,8 @@ def pca(
     random_state
         Seed of the random directions; all sites use the same.
     mask_var
-        Features to use: a column of ``var`` with truth values (alike at all sites) or an array. Unless given,
-        ``"highly_variable"`` where it exists.
+        Features to use: a column of ``var`` with truth values (alike at all sites that have a value) or an array. Unless
+        given, ``"highly_variable"`` where it exists.
     dtype
         Of the scores.
     key_added
@@ -171,8 +172,7 @@ def pca(
 
 def _columns(at: Mapping[str, SiteMatrix], mask_var: str | np.ndarray | EllipsisType | None) -> tuple[Any, np.ndarray]:
     """The mask as scanpy notes it, and positions of the features to use."""
-    first, *others = at.values()
-    names = first.adata.var_names
+    names = next(iter(at.values())).adata.var_names
     if mask_var is ...:
         has = [site for site, matrix in at.items() if "highly_variable" in matrix.adata.var]
         if has and len(has) < len(at):
@@ -185,21 +185,24 @@ def _columns(at: Mapping[str, SiteMatrix], mask_var: str | np.ndarray | Ellipsis
     if mask_var is None:
         return None, np.arange(len(names))
     if not isinstance(mask_var, str):
-        mask = np.asarray(mask_var)
-        if mask.shape != (len(names),) or mask.dtype != bool:
+        found = known_truths(mask_var) if np.shape(mask_var) == (len(names),) else None
+        if found is None:
             raise SettingsError(f"mask_var must be truth values, one for each of the {len(names)} features")
+        mask = found[0]
     else:
+        mask, known = np.zeros(len(names), dtype=bool), np.zeros(len(names), dtype=bool)
         for matrix in at.values():
             if mask_var not in matrix.adata.var:
                 raise DataError(f"mask_var {mask_var!r} is missing in var of {matrix.site}")
-            if matrix.adata.var[mask_var].dtype != bool:
+            if (found := known_truths(matrix.adata.var[mask_var])) is None:
                 raise DataError(f"mask_var {mask_var!r} must be truth values, at {matrix.site}")
-        mask = first.adata.var[mask_var].to_numpy()
-        for matrix in others:
-            if not np.array_equal(matrix.adata.var[mask_var].to_numpy(), mask):
+            chosen, here = found
+            both = known & here  # a site has no value for a feature that it did not measure
+            if not np.array_equal(mask[both], chosen[both]):
                 raise DataError(
-                    f"var[{mask_var!r}] of {matrix.site} is not that of {first.site}: compute it on all sites together"
+                    f"var[{mask_var!r}] of {matrix.site} is not that of {next(iter(at))}: compute it on all sites together"
                 )
+            mask, known = mask | chosen, known | here
     if not mask.any():
         raise DataError("mask_var leaves no feature: choose some, or give mask_var=None")
     return mask_var, np.flatnonzero(mask)

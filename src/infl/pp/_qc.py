@@ -16,7 +16,7 @@ from scipy import sparse
 from infl._html import notebook, table
 from infl.errors import DataError, SettingsError
 from infl.federation.sums import sum_over_sites
-from infl.pp._columns import shortlist
+from infl.pp._columns import known_truths, shortlist
 from infl.pp._matrix import SiteMatrix, matrices, own
 from infl.pp._moments import FINE, column_sums
 from infl.pp._units import units_of
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from infl.keys import Keyring
 
 _TOP = (50, 100, 200, 500)
+_DOUBLE = ("log1p_n_", "pct_counts_in_top_")  # metrics that scanpy gives in float64 whatever the values' type
 _PERCENT = np.arange(0, 101, 5.0)
 _COUNTS = np.concatenate([[-np.inf, 0], np.outer(10.0 ** np.arange(12), [1, 2, 5]).ravel(), [np.inf]])
 """Edges of bins that follow from nobody's data."""
@@ -89,7 +90,7 @@ def qc_summary(
     sites
         AnnData by site name, harmonised; dense, sparse or backed.
     qc_vars
-        Columns of ``var`` with truth values, such as mitochondrial genes.
+        Columns of ``var`` with truth values, such as mitochondrial genes; a missing one counts as False.
     percent_top
         Ranks for the share of the most abundant features; those beyond the number of features are left out.
     layer
@@ -126,7 +127,7 @@ def qc_summary(
     names = next(iter(sites.values())).var_names
     for site, adata in sites.items():
         for column in qc_vars:
-            if column not in adata.var or adata.var[column].dtype != bool:
+            if column not in adata.var or known_truths(adata.var[column]) is None:
                 is_there = "has no truth values" if column in adata.var else "is missing"
                 raise DataError(f"qc_vars {column!r} {is_there} in var of {site}; it has {shortlist(list(adata.var))}")
     top = tuple(n for n in percent_top or () if n <= len(names)) or None
@@ -144,16 +145,22 @@ def qc_summary(
 
 
 def _observations(matrix: SiteMatrix, qc_vars: list[str], top: tuple[int, ...] | None, log1p: bool) -> pd.DataFrame:
-    """Metrics of a site's observations, by scanpy, block by block."""
-    var = matrix.adata.var[qc_vars]
+    """Metrics of a site's observations, by scanpy, block by block.
+
+    Sums are of float64, so that they do not depend on how a matrix is stored, and take the type that scanpy gives them.
+    """
+    var = matrix.adata.var[qc_vars].apply(lambda column: known_truths(column)[0])
     parts = []
     for rows, block in matrix.blocks():
-        if sparse.issparse(block):
-            block = block.copy()  # scanpy removes stored zeros in place
-        piece = AnnData(block, obs=pd.DataFrame(index=matrix.adata.obs_names[rows]), var=var)
+        single = block.dtype == np.float32
+        values = block.astype(np.float64) if single else block.copy()  # scanpy removes stored zeros in place
+        piece = AnnData(values, obs=pd.DataFrame(index=matrix.adata.obs_names[rows]), var=var)
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # logarithms of negative sums, shares of nothing
             metrics, _ = sc.pp.calculate_qc_metrics(piece, qc_vars=qc_vars, percent_top=top, log1p=log1p)
+        if single:
+            own_type = [c for c in metrics if metrics[c].dtype == np.float64 and not c.startswith(_DOUBLE)]
+            metrics[own_type] = metrics[own_type].astype(np.float32)
         parts.append(metrics)
     return pd.concat(parts)
 

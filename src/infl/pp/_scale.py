@@ -10,11 +10,12 @@ import numpy as np
 from scipy import sparse
 
 from infl.errors import DataError, InflWarning, SettingsError
-from infl.pp._columns import obs_column
+from infl.pp._columns import known_truths, obs_column
 from infl.pp._matrix import SiteMatrix, copies, kinds, matrices, put
 from infl.pp._moments import federated_moments
 from infl.pp._preset import scanpy_default
 from infl.pp._units import warn_of_units
+from infl.pp._values import in_rows
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -111,17 +112,19 @@ def _masks(
         return None, ("mean", "std")
     if isinstance(mask_obs, str):
         columns = {s: obs_column(m.adata, mask_obs, where=s, role="mask_obs") for s, m in at.items()}
-        masks = {site: column.to_numpy() for site, column in columns.items()}
+        masks = dict(columns)
         names = (f"mean of {mask_obs}", f"std of {mask_obs}")
     elif isinstance(mask_obs, Mapping) and set(mask_obs) >= set(at):
-        masks, names = {site: np.asarray(mask_obs[site]) for site in at}, ("mean with mask", "std with mask")
+        masks, names = {site: mask_obs[site] for site in at}, ("mean with mask", "std with mask")
     else:
         raise SettingsError("mask_obs must be a column of obs or a dict with an array for every site")
     for site, matrix in at.items():
-        if masks[site].shape != (matrix.n_obs,) or masks[site].dtype != bool:
+        found = known_truths(masks[site]) if np.shape(masks[site]) == (matrix.n_obs,) else None
+        if found is None or not found[1].all():
             raise DataError(
                 f"mask_obs must be truth values, one for each of the {matrix.n_obs} observations, at {site}"
             )
+        masks[site] = found[0]
     if sum(int(mask.sum()) for mask in masks.values()) < 2:
         raise DataError("mask_obs leaves fewer than two observations at all sites together: widen it")
     return masks, names
@@ -136,10 +139,10 @@ def _scaled(
     mask: np.ndarray | None,
 ) -> Any:
     """Return (x − mean) / std in the type of the values; float64 from integers and what was sparse, as in scanpy."""
-    x = matrix.raw
+    x = in_rows(matrix.raw)
     dtype = x.dtype if x.dtype.kind == "f" else np.dtype(np.float64)
     if sparse.issparse(x) and not zero_center:
-        x = sparse.csr_matrix(x).astype(dtype, copy=False)
+        x = x.astype(dtype, copy=False)
         data = x.data / std[x.indices]
         if max_value is not None:
             np.minimum(data, max_value, out=data)

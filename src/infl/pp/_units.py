@@ -11,6 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from infl.errors import DataError, InflWarning
+from infl.pp._values import in_rows
 
 KINDS = ("raw counts", "logarithms", "normalised counts", "scaled values")
 """Kinds of values that can be told apart."""
@@ -28,13 +29,14 @@ def units_of(adata: AnnData, layer: str | None = None) -> str | None:
     Returns
     -------
     str or None
-        ``"raw counts"``: whole numbers, none negative. ``"scaled values"``: one in twenty or more is negative.
+        ``"raw counts"``: whole numbers, none negative. ``"scaled values"``: of those that are not 0, one in
+        twenty or more is negative.
         ``"logarithms"``: broken numbers, none negative, up to 50. ``"normalised counts"``: broken numbers, none
         negative, larger. None where that cannot be told: all 0, or a few negative values only.
     """
     values = _some_values(adata, layer)
     values = values[np.isfinite(values)]
-    if not len(values) or not values.any():
+    if not len(values):
         return None
     if (negative := np.count_nonzero(values < 0)) > 0:
         return "scaled values" if negative >= _OFTEN_NEGATIVE * len(values) else None
@@ -89,12 +91,12 @@ def _mixture(units: Mapping[str, str | None]) -> str | None:
 
 
 def _some_values(adata: AnnData, layer: str | None) -> np.ndarray:
-    """Values of evenly spaced rows; of sparse rows, the stored ones."""
+    """Values other than 0 of evenly spaced rows, however they are stored."""
     n_rows = max(1, min(adata.n_obs, _LOOKED_AT // max(1, adata.n_vars)))
     matrix: Any = adata.X if layer is None else adata.layers[layer]
     if matrix is None or 0 in adata.shape:
         return np.empty(0)
     rows = np.unique(np.linspace(0, adata.n_obs - 1, n_rows).astype(int))
-    part = matrix[rows] if n_rows < adata.n_obs else matrix[:]
-    values = part.data if sparse.issparse(part) else np.asarray(part).ravel()
-    return values if values.dtype.kind in "fiub" else np.empty(0)
+    part = in_rows(matrix[rows] if n_rows < adata.n_obs else matrix[:])
+    values = part.data if sparse.issparse(part) else part.ravel()
+    return values[values != 0] if values.dtype.kind in "fiub" else np.empty(0)

@@ -1,4 +1,4 @@
-"""Finding values that are not numbers, without copying or densifying the matrix that holds them."""
+"""Reading values block by block whatever the storage, and finding those that are not numbers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -45,6 +45,29 @@ def count_non_finite(adata: AnnData, layer: str | None, where: str) -> tuple[np.
         nan += np.bincount(columns[is_nan], minlength=adata.n_vars)
         infinite += np.bincount(columns[~is_nan], minlength=adata.n_vars)
     return nan, infinite
+
+
+def in_rows(matrix: Any) -> np.ndarray | sparse.csr_matrix:
+    """The matrix as an array, or as CSR with each entry stored once and in order; half precision becomes single.
+
+    Nothing that the given matrix holds is altered. scipy adds up repeated entries in place, in the user's own arrays,
+    whenever a method needs them so; and what looks at stored entries one by one must not see the parts of a sum.
+
+    Examples
+    --------
+    >>> matrix = sparse.csr_matrix((np.array([1.0, 2.0]), np.array([0, 0]), np.array([0, 2])), shape=(1, 2))
+    >>> in_rows(matrix).data.tolist(), matrix.data.tolist()
+    ([3.0], [1.0, 2.0])
+    """
+    if matrix.dtype == np.float16:  # which scipy has no sums for, and whose own overflow at 65,504
+        matrix = matrix.astype(np.float32)
+    if not sparse.issparse(matrix):
+        return np.asarray(matrix)
+    rows = sparse.csr_matrix(matrix)  # of CSR a new head over the same arrays
+    if not rows.has_canonical_format:
+        rows = rows.copy()
+        rows.sum_duplicates()
+    return rows
 
 
 def blocks(adata: AnnData, layer: str | None) -> Iterator[Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from infl import _tell
 from infl._parameters import SITE_NAME, door, shown
@@ -20,7 +20,7 @@ from infl.federation.report import last_metrics
 from infl.models.registry import make_task
 from infl.privacy.dp import log_run
 from infl.tl._calibrate import lock_curve
-from infl.tl._results import model_facts, run_facts
+from infl.tl._results import all_or_none, check_writable, model_facts, run_facts
 
 if TYPE_CHECKING:
     from infl._types import Data
@@ -100,7 +100,8 @@ def fit_federated(
     checkpoint
         Folder; every round is kept there.
     resume
-        Go on with the run in `checkpoint`; begin it when there is none.
+        Go on with the run in `checkpoint`; begin it when there is none. Settings and data must be those that it began
+        with: a keyed digest of what the task reads at each site is kept there and compared.
     progress
         Show a progress bar (default: ``infl.settings.progress``, else on a terminal).
     engine
@@ -120,6 +121,12 @@ def fit_federated(
     InflError
         One line that says what is wrong with data or settings; the sites' objects are unchanged.
 
+    Warns
+    -----
+    InflWarning
+        Results could not be written to the sites' objects after the fit. They are then as they were, all of them, and the
+        run is returned all the same.
+
     References
     ----------
     McMahan et al., Communication-efficient learning of deep networks from decentralized data, AISTATS 2017.
@@ -135,6 +142,8 @@ def fit_federated(
     'category'
     """
     names, tables = _elsewhere(sites, engine, key, checkpoint, resume) if engine else ((), as_sites(sites, site_key))
+    written = {"the data": cast("Data", sites)} if site_key is not None else tables
+    check_writable(written)
     task = make_task(model, model_options | ({} if target is None else {"target": target}), OWN_OPTIONS)
     locked = lock not in (None, "none")
     if key is not None and not locked:
@@ -179,7 +188,15 @@ def fit_federated(
         _tell.warning(
             "a fresh key was made: keep it with run.key.save('consortium.key', passphrase=…), without it the model is lost"
         )
-    write_results(sites if site_key is not None else tables, outcome, key_added)
+    try:
+        write_results(written, outcome, key_added)
+    except Exception as error:  # noqa: BLE001 - of whatever kind: hours of rounds are not lost for it
+        warnings.warn(
+            f"the fit is finished, but results could not be written ({type(error).__name__}: {error}); the sites' objects "
+            "are unchanged and the run is returned: save it, or call infl.tl.predict",
+            InflWarning,
+            stacklevel=2,
+        )
     _make_measurable(outcome.run, tables, key)
     return outcome.run
 
@@ -256,9 +273,8 @@ def as_sites(sites: Mapping[str, Data] | Data, site_key: str | None) -> dict[str
     return {name: sites[(names == name).to_numpy()] for name in sorted(names.unique())}
 
 
-def write_results(sites: Mapping[str, Data] | Data, outcome: Outcome, key_added: str) -> None:
-    """Put predictions and facts into the objects, after all of them are computed."""
-    objects = sites if isinstance(sites, Mapping) else {"the data": sites}
+def write_results(objects: Mapping[str, Data], outcome: Outcome, key_added: str) -> None:
+    """Put predictions and facts into the objects, after all of them are computed: into all, or into none."""
     replica, panel = outcome.replica, outcome.replica.agreement.panel
     outputs = {}
     for name, adata in objects.items():
@@ -266,7 +282,7 @@ def write_results(sites: Mapping[str, Data] | Data, outcome: Outcome, key_added:
         module = replica.module(member.local if member else None)
         private = replica.private | (replica.task.keep(member.data) if member else {})
         outputs[name] = replica.task.infer(module, replica.task.read(adata, panel, site=name), private)
-    with _tell.added(objects):
+    with _tell.added(objects), all_or_none(objects):
         for name, adata in objects.items():
             replica.task.write(adata, outputs.pop(name), panel, key_added=key_added)
             adata.uns[key_added] = model_facts(outcome.run.model, opened=True) | run_facts(outcome.run)

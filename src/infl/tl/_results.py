@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from infl.errors import KeyringError, SettingsError
+from infl.errors import DataError, KeyringError, SettingsError
 from infl.models.locked import LockedModel, load_model
 from infl.pp._matrix import check_key
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from infl._types import Data
     from infl.federation.run import FederatedRun
     from infl.keys import Keyring
 
@@ -75,6 +77,63 @@ def use_facts(before: object, model: LockedModel, *, opened: bool, run: Federate
     if not isinstance(before, Mapping) or str(before.get("model", "")) != facts["model"]:
         return facts
     return facts | {name: before[name] for name in ("settings", "history", "privacy") if name in before}
+
+
+def check_writable(objects: Mapping[str, Data]) -> None:
+    """Refuse objects that results cannot be written to, before any work.
+
+    Raises
+    ------
+    infl.errors.DataError
+        One is a view of a file on disk; which.
+    """
+    for name, adata in objects.items():
+        parts = [adata, *getattr(adata, "mod", {}).values()]
+        if any(getattr(part, "is_view", False) and getattr(part, "isbacked", False) for part in parts):
+            raise DataError(
+                f"{name} is a view of a file on disk, to which results cannot be written: replace it in sites by its "
+                ".to_memory(), or by a copy of its own on disk"
+            )
+
+
+@contextmanager
+def all_or_none(objects: Mapping[str, Data]) -> Iterator[None]:
+    """Undo what was written to any of the objects when writing to one of them fails."""
+    parts = [part for adata in objects.values() for part in (adata, *getattr(adata, "mod", {}).values())]
+    before = [_fields(part) for part in parts]
+    try:
+        yield
+    except Exception:
+        for part, fields in zip(parts, before, strict=True):
+            _put_back(part, fields)
+        raise
+
+
+def _fields(part: Data) -> dict[str, Any]:
+    """What may be written to, one level deep: entries are replaced by results, not altered in place."""
+    kept: dict[str, Any] = {name: getattr(part, name).copy(deep=False) for name in ("obs", "var")}
+    for name in ("obsm", "varm", "obsp", "layers", "uns"):
+        if (held := getattr(part, name, None)) is not None:
+            kept[name] = {key: dict(v) if isinstance(v, Mapping) else v for key, v in held.items()}
+    return kept
+
+
+def _put_back(part: Data, kept: Mapping[str, Any]) -> None:
+    for name in ("obs", "var"):
+        now = getattr(part, name)
+        if not now.equals(kept[name]):
+            with suppress(Exception):  # what cannot be written to was not
+                setattr(part, name, kept[name])
+    for name, entries in kept.items():
+        if name in ("obs", "var"):
+            continue
+        held = getattr(part, name)
+        for key in [key for key in held if key not in entries]:
+            del held[key]
+        for key, value in entries.items():
+            if key is not None and key in held and held[key] is not value:
+                with suppress(Exception):
+                    held[key] = value
 
 
 def model_facts(model: LockedModel, *, opened: bool) -> dict[str, Any]:
