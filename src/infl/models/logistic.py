@@ -44,8 +44,8 @@ def logistic_regression(
     Examples
     --------
     >>> x, y = np.array([[-1.0], [-2.0], [1.0], [2.0]]), np.array([0, 0, 2, 2])
-    >>> logistic_regression(x, y, 3)(np.array([[5.0]])).round(1)
-    array([[0. , 0. , 1. ]])
+    >>> logistic_regression(x, y, 3)(np.array([[50.0]])).round(1)
+    array([[0., 0., 1.]])
     """
     if not len(y):
         return lambda new: np.full((len(new), n_classes), 1 / n_classes)
