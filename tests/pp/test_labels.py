@@ -7,6 +7,7 @@ from anndata import AnnData
 
 import infl
 from infl.errors import DataError, InflWarning
+from infl.models.counts import categories_of, codes
 from infl.pp import obs_column, panel_of
 from infl.pp._columns import missing_values
 from infl.pp._labels import as_labels, check_labels, class_numbers, label_text, label_type
@@ -141,3 +142,11 @@ def test_types_and_orders_that_differ_make_text() -> None:
     assert label_type([order("low", "high"), order("high", "low")]) == ["category", "text"]
     assert label_type([pd.Series([1]), pd.Series([True])]) == ["category", "text"]
     assert as_labels(np.array([0]), ["1"], ["bool", "category", "int", "plain"]).categories.tolist() == ["1"]
+
+
+def test_covariates_and_sites_are_read_by_the_same_rule() -> None:
+    sites = cohort(lambda y: pd.Categorical(y), key="chemistry")
+    sites["site_1"].obs["chemistry"] = pd.Categorical(np.array([0.0, 1.0])[np.arange(30) % 2])
+    assert categories_of(sites, ["chemistry"]) == {"chemistry": ["0", "1"]}
+    assert codes(sites["site_1"].obs["chemistry"], ["0", "1"], "site_1").tolist() == [0, 1] * 15
+    assert list(infl.pp.split_sites(sites["site_1"], by="chemistry")) == ["0", "1"]
