@@ -73,3 +73,27 @@ def test_figures_do_not_depend_on_the_number_of_threads(khan_sites: dict[str, An
             table = infl.tl.compare(khan_sites, methods=["fedavg", "baseline"], **FAST)
         found.append([record["value"] for record in table.attrs["values"]])
     np.testing.assert_array_equal(*found)
+
+
+def test_hospitals_may_have_the_same_barcodes(khan_sites: dict[str, AnnData]) -> None:
+    from mudata import MuData
+
+    tables = {}
+    for same in (False, True):
+        sites = {}
+        for name, adata in list(khan_sites.items())[:3]:
+            parts = {"rna": adata[:, :30].copy(), "protein": adata[:, 30:50].copy()}
+            parts["protein"].var_names = "p_" + parts["protein"].var_names
+            barcodes = [f"AAAC{i}-1" if same else f"{name}_{i}" for i in range(adata.n_obs)]
+            for part in parts.values():
+                part.obs_names = barcodes
+            sites[name] = MuData(parts)
+            sites[name].obs["tumour_class"] = adata.obs["tumour_class"].to_numpy()
+        tables[same] = infl.tl.compare(
+            sites, target="tumour_class", rounds=1, seeds=[0], methods=["pooled", "baseline"], progress=False
+        )
+    assert (
+        tables[True]
+        .drop(columns="seconds", errors="ignore")
+        .equals(tables[False].drop(columns="seconds", errors="ignore"))
+    )
