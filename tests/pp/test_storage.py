@@ -50,7 +50,7 @@ TYPES = ("float32", "float64", "int32", "uint16", "float16")
 
 
 def counts(seed: int) -> np.ndarray:
-    x = np.random.default_rng(seed).negative_binomial(1, 0.1, (12, 9))
+    x = np.minimum(np.random.default_rng(seed).negative_binomial(1, 0.2, (12, 9)), 15)
     x[0, x.sum(0) == 0] = 1
     return x
 
@@ -89,7 +89,7 @@ READERS = {
     "moments of a layer": lambda sites: infl.pp.moments(sites, layer="again", inplace=False),
     "qc_summary": lambda sites: infl.pp.qc_summary(sites, qc_vars="mt"),
     "panel_of": lambda sites: infl.pp.panel_of(sites, target="kind"),
-    "highly_variable_genes": lambda sites: infl.pp.highly_variable_genes(sites, inplace=False, flavor="cell_ranger"),
+    "highly_variable_genes": lambda sites: infl.pp.highly_variable_genes(sites, inplace=False, n_bins=2),
     "seurat": lambda sites: infl.pp.highly_variable_genes(sites, inplace=False, batch_key="site", n_bins=2),
     "read": lambda sites: [
         infl.models.Classifier(target="kind").read(a, {"features": list(a.var_names), "classes": ["p", "q"]}, site=s)
