@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 from anndata import AnnData
+from scipy import sparse
 
 import infl
-from infl.errors import FederationError, FileError, KeyringError, SealError, SettingsError
+from infl.errors import DataError, FederationError, FileError, InflWarning, KeyringError, SealError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.coordinator import Reply, Transport
 from infl.federation.local import run_in_process
@@ -423,3 +425,52 @@ def test_pairwise_seal_with_lost_sites(small_sites: dict[str, AnnData], lost_whi
     assert run.history["n_sites"].tolist() == answered
     attempts = [p.attempt for p in lines[0].asked if p.round == 2 and not p.kind.startswith(REVEAL)]
     assert max(attempts) == (lost_while == "both")
+
+
+@pytest.mark.parametrize("with_key", [True, False])
+@pytest.mark.parametrize("change", ["values", "labels", "order", "observations"])
+def test_a_run_does_not_go_on_with_other_data(khan_sites, tmp_path, change, with_key):
+    options = {"target": "tumour_class", "rounds": 1, "progress": False, "checkpoint": tmp_path, "resume": True}
+    options |= {"key": Keyring.create()} if with_key else {"lock": None, "seal": "none"}
+    warnings.simplefilter("ignore", InflWarning)
+    infl.tl.fit_federated({name: a.copy() for name, a in khan_sites.items()}, **options)
+    other = {name: a.copy() for name, a in khan_sites.items()}
+    mended = other["site_3"]
+    if change == "values":
+        mended.X[3, 7] += 1
+    elif change == "labels":
+        labels = mended.obs["tumour_class"].astype(str)
+        a, b = labels.iloc[0], next(label for label in labels if label != labels.iloc[0])
+        mended.obs["tumour_class"] = labels.replace({a: b, b: a}).astype("category")
+    elif change == "order":
+        other["site_3"] = mended[::-1].copy()
+    else:
+        other["site_3"] = mended[:-1].copy()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(DataError, match=r"cannot resume .*: site_3 has other data"):
+        infl.tl.fit_federated(other, **options)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert "infl_prediction" not in other["site_1"].obs
+    for name, adata in khan_sites.items():  # the same values, however they are stored
+        adata.X = sparse.csc_matrix(adata.X) if name == "site_2" else np.asfortranarray(adata.X)
+    infl.tl.fit_federated(khan_sites, **options)
+
+
+def test_a_digest_of_data_tells_nothing_without_the_secret():
+    from infl.federation.digest import data_digest
+
+    data = {"labels": np.array([0, 1, 1])}
+    assert data_digest(data, b"one run") != data_digest(data, b"another run")
+    assert data_digest(data, b"one run") == data_digest({"labels": np.array([0, 1, 1])}, b"one run")
+
+
+def test_a_checkpoint_without_digests_is_taken_with_a_warning(khan_sites, tmp_path, monkeypatch):
+    from infl.federation.checkpoint import Checkpoint
+
+    options = {"target": "tumour_class", "rounds": 1, "progress": False, "checkpoint": tmp_path, "resume": True}
+    options["key"] = Keyring.create()
+    monkeypatch.setattr(Checkpoint, "note_data", lambda *args: None)
+    infl.tl.fit_federated(khan_sites, **options)
+    monkeypatch.undo()
+    with pytest.warns(InflWarning, match="cannot be checked"):
+        infl.tl.fit_federated(khan_sites, **options)

@@ -195,6 +195,13 @@ def test_compare_knows_the_task(sites):
         (lambda s: s.update({n: cells(i, []) for i, n in enumerate(s)}), {}, "there is no perturbation to learn from"),
         (lambda s: None, {"graph": [("ENSG1", "ENSG2")]}, "graph= has no gene of the data"),
         (lambda s: None, {"graph": ["G0"] * 3 + [("A",)]}, "edges of two genes"),
+        (lambda s: None, {"graph": [("G0", "G1", 1), ("G0", "G2", np.nan)]}, "edge 2 of graph= has no finite weight"),
+        (lambda s: None, {"graph": [("G0", "G1", {"weight": np.inf})]}, "edge 1 of graph= has no finite weight"),
+        (lambda s: None, {"graph": [("G0", "G1", "strong")]}, "edge 1 of graph= has no finite weight"),
+        (lambda s: None, {"graph": pd.DataFrame({"a": ["G0"], "b": [None]})}, "edge 1 of graph= lacks a gene"),
+        (lambda s: None, {"graph": [("G0", pd.NA)]}, "edge 1 of graph= lacks a gene"),
+        (lambda s: None, {"graph": {"G0": ["G1"]}}, "edges of two genes.*not dict"),
+        (lambda s: None, {"graph": ["AB", "CD"]}, "edges of two genes.*edge 1 is 'AB'"),
         (lambda s: None, {"validation": 1.5}, "validation=1.5"),
         (lambda s: setattr(s["site_0"], "X", s["site_0"].X - 3), {}, "site_0 has scaled values"),
         (lambda s: None, {"target_sum": 1e4}, "logarithms in X where counts are due"),
@@ -336,3 +343,15 @@ def test_counts_under_a_flag_left_over_are_counts(sites):
         infl.tl.predict(query, run)
     effects = infl.tl.predict_perturbations(run, run.model.header.panel["conditions"][:1])
     assert effects.uns["infl"]["opened_with_key"]
+
+
+def test_edges_with_data_are_taken():
+    class Graph:
+        """As networkx has it."""
+
+        def edges(self, data):
+            return [("A", "B", {"weight": 0.5, "source": "x"}), ("B", "C", {})]
+
+    for graph in (Graph(), Graph().edges(data=True), [("A", "B", 0.5), ("B", "C"), ("A", "C", 0)]):
+        assert infl.models.Perturbation(graph=graph).graph == (("A", "B", 0.5), ("B", "C"))
+    assert infl.models.Perturbation(graph=None).graph == ()

@@ -229,3 +229,32 @@ def test_methods_are_compared_by_known_regions():
     assert masked.score(spots, outputs, {})["ari"] == 1
     with pytest.raises(SettingsError, match="set target="):
         infl.models.Spatial().score(spots, outputs, {})
+
+
+@pytest.mark.parametrize("key", ["section", None])
+def test_sections_of_sites_stay_apart_in_what_is_pooled(key):
+    from infl.models.pooling import pool
+
+    tables = sites()
+    for spots in tables.values():
+        spots.obs["section"] = "s1"
+        spots.obs_names = [f"AAAC{i}-1" for i in range(spots.n_obs)]
+    together = pool(tables)
+    assert together.obs_names.is_unique
+    found = sections_of(together, section_key=key, site="pooled")
+    assert [len(rows) for rows in found.rows.values()] == [144] * 3
+    alone = sections_of(tables["a"], section_key=key, site="a")
+    np.testing.assert_array_equal(found.graph(4)[:144, :144].toarray(), alone.graph(4).toarray())
+    assert found.graph(4)[:144, 144:].nnz == 0
+
+
+def test_what_is_pooled_is_compared_section_by_section():
+    tables = sites()
+    for spots in tables.values():
+        spots.obs["section"] = "s1"
+    table = infl.tl.compare(
+        tables,
+        holdout="site",
+        **OPTIONS | {"target": "region", "section_key": "section", "seeds": 1, "methods": ["pooled"]},
+    )
+    assert table.set_index("metric")["mean"]["ari"] > 0.8

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
+import infl
 from infl._mudata import without_pull
 from infl.errors import DataError, SettingsError
 from infl.pp import harmonise, panel_of
@@ -219,3 +220,63 @@ def test_mudata_views_become_objects_of_their_own_and_files_stay_files(breast, t
     assert not view.is_view and view.n_obs == 100
     assert backed.isbacked and backed["rna"].isbacked
     np.testing.assert_array_equal(view["rna"].X, breast["rna"].X[:100])
+
+
+def annotated(genes: list[str]) -> AnnData:
+    adata = make(genes, n=12)
+    adata.X += np.random.default_rng(0).random(adata.shape, dtype=np.float32)
+    n = len(genes)
+    adata.obs["kind"] = ["p", "q"] * 6
+    adata.var["highly_variable"] = [gene in ("g0", "g1", "g4") for gene in genes]
+    adata.var["nullable"] = pd.array(range(n), dtype="Int64")
+    adata.var["text"] = pd.array(["u"] * n, dtype="string")
+    adata.var["category"] = pd.Categorical((["x", "y"] * n)[:n])
+    index = adata.var_names
+    adata.varm["frame"] = pd.DataFrame({"number": range(n), "text": ["z"] * n, "flag": [True] * n}, index=index)
+    adata.varm["flags"], adata.varm["sparse"] = np.ones((n, 2), dtype=bool), sparse.csr_matrix(np.eye(n))
+    adata.varm["texts"] = np.array([["t", "u"]] * n)
+    adata.varp["dense"], adata.varp["sparse"] = np.eye(n), sparse.csr_matrix(np.eye(n))
+    adata.raw = adata.copy()
+    return adata
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_united_object_keeps_all_annotations_and_can_be_worked_with(tmp_path):
+    sites = {"s0": annotated(GENES[:4]), "s1": annotated(["g2", "g3", "g4", "g1"]), "s2": annotated(GENES[:5])}
+    infl.pp.harmonise(sites, features="union")
+    first = sites["s0"]
+    frame = first.varm["frame"]
+    assert (
+        list(frame.index) == list(first.var_names) and frame.loc["g4"].isna().all() and frame.loc["g0", "text"] == "z"
+    )
+    assert np.isnan(first.varm["flags"][first.var_names.get_loc("g4")]).all()
+    assert first.varm["texts"].loc["g4"].isna().all()
+    assert first.raw.shape == (12, 4) and first.varp["sparse"].shape == (5, 5)
+    first.write_h5ad(tmp_path / "a.h5ad")
+    sites["s0"] = ad.read_h5ad(tmp_path / "a.h5ad")
+    infl.pp.pca(sites, n_comps=2)  # by var['highly_variable'], missing where a site did not measure
+    used = sites["s0"].varm["PCs"].any(axis=1)
+    assert set(sites["s0"].var_names[used]) == {"g0", "g1", "g4"}
+    infl.pp.qc_summary(sites, qc_vars="highly_variable")
+    infl.pp.scale(sites, copy=True)
+    infl.pp.highly_variable_genes(sites, inplace=False, check_values=False, flavor="cell_ranger")
+    infl.tl.fit_federated(sites, target="kind", rounds=1, progress=False)
+    sites["s1"].var["highly_variable"] = ~sites["s1"].var["highly_variable"]
+    with pytest.raises(DataError, match="is not that of"):
+        infl.pp.pca(sites, n_comps=2)
+
+
+@pytest.mark.parametrize("dtype", [bool, "boolean", object])
+def test_masks_may_be_of_any_type_of_truth_values(dtype):
+    sites = {f"s{i}": annotated(GENES[:4]) for i in range(3)}
+    for i, adata in enumerate(sites.values()):
+        adata.obs_names = [f"{i}-{name}" for name in adata.obs_names]
+        adata.obs["used"] = pd.Series([True, False] * 6, index=adata.obs_names, dtype=dtype)
+        adata.var["used"] = pd.Series([True, True, True, False], index=adata.var_names, dtype=dtype)
+    infl.pp.pca(sites, n_comps=2, mask_var="used")
+    infl.pp.pca(sites, n_comps=2, mask_var=sites["s0"].var["used"].array)
+    infl.pp.scale(sites, mask_obs="used")
+    for adata in sites.values():
+        adata.obs["used"] = [1, 0] * 6
+    with pytest.raises(DataError, match="must be truth values"):
+        infl.pp.scale(sites, mask_obs="used")

@@ -1,6 +1,7 @@
 """However a matrix is stored: nothing of it is altered by what only reads, and results are the same."""
 
 import hashlib
+import uuid
 import warnings
 
 import anndata as ad
@@ -44,17 +45,18 @@ STORAGE = {
     "csr array": sparse.csr_array,
     "repeated": repeated,
 }
+SPARSE = ("csr", "csc", "csr array", "repeated")
 TYPES = ("float32", "float64", "int32", "uint16", "float16")
 
 
 def counts(seed: int) -> np.ndarray:
-    x = np.random.default_rng(seed).negative_binomial(1, 0.1, (12, 9))
+    x = np.minimum(np.random.default_rng(seed).negative_binomial(1, 0.2, (12, 9)), 15)
     x[0, x.sum(0) == 0] = 1
     return x
 
 
 def site(seed: int, storage: str, dtype: str, where: str, folder) -> ad.AnnData:
-    x = counts(seed).astype("float32" if dtype == "float16" and "cs" in storage else dtype)
+    x = counts(seed).astype("float32" if dtype == "float16" and storage in SPARSE else dtype)
     adata = ad.AnnData(
         STORAGE[storage](x),
         obs=pd.DataFrame({"kind": ["p", "q"] * 6, "number": np.arange(12.0)}, index=[f"{seed}-{i}" for i in range(12)]),
@@ -64,7 +66,7 @@ def site(seed: int, storage: str, dtype: str, where: str, folder) -> ad.AnnData:
     if where == "view":
         return adata[:, :]
     if where == "backed":
-        adata.write_h5ad(path := folder / f"{seed}-{storage}-{dtype}.h5ad")
+        adata.write_h5ad(path := folder / f"{uuid.uuid4()}.h5ad")
         return ad.read_h5ad(path, backed="r")
     return adata
 
@@ -87,7 +89,7 @@ READERS = {
     "moments of a layer": lambda sites: infl.pp.moments(sites, layer="again", inplace=False),
     "qc_summary": lambda sites: infl.pp.qc_summary(sites, qc_vars="mt"),
     "panel_of": lambda sites: infl.pp.panel_of(sites, target="kind"),
-    "highly_variable_genes": lambda sites: infl.pp.highly_variable_genes(sites, inplace=False, flavor="cell_ranger"),
+    "highly_variable_genes": lambda sites: infl.pp.highly_variable_genes(sites, inplace=False, n_bins=2),
     "seurat": lambda sites: infl.pp.highly_variable_genes(sites, inplace=False, batch_key="site", n_bins=2),
     "read": lambda sites: [
         infl.models.Classifier(target="kind").read(a, {"features": list(a.var_names), "classes": ["p", "q"]}, site=s)
@@ -97,16 +99,16 @@ READERS = {
 }  # fmt: skip
 
 
-@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.lists(
+    kinds=st.lists(
         st.tuples(
             st.sampled_from(list(STORAGE)), st.sampled_from(TYPES), st.sampled_from(["memory", "view", "backed"])
         ),
         min_size=3,
         max_size=3,
     ),
-    st.sampled_from(list(READERS)),
+    reader=st.sampled_from(list(READERS)),
 )
 def test_what_only_reads_alters_no_byte(kinds, reader, tmp_path):
     with warnings.catch_warnings():

@@ -284,3 +284,53 @@ def test_what_other_packages_call_it_is_understood(khan_sites: dict[str, AnnData
 def test_a_path_is_not_read(khan_sites: dict[str, AnnData]) -> None:
     with pytest.raises(DataError, match=r"not str; read a file with anndata.read_h5ad\(path\)"):
         infl.tl.fit_federated("cohort.h5ad", target="tumour_class", site_key="hospital")
+
+
+def _contents(adata: AnnData) -> tuple[list[str], ...]:
+    return list(adata.obs), list(adata.obsm), list(adata.uns)
+
+
+@pytest.mark.parametrize("kind", ["anndata", "mudata"])
+def test_a_view_of_a_file_is_refused_before_the_first_round(
+    khan_sites: dict[str, AnnData], tmp_path: Path, kind: str
+) -> None:
+    from mudata import MuData, read_h5mu
+
+    if kind == "anndata":
+        sites = dict(khan_sites)
+        sites["site_2"].write_h5ad(tmp_path / "a.h5ad")
+        sites["site_2"] = anndata.read_h5ad(tmp_path / "a.h5ad", backed="r")[:12]
+    else:
+        sites = {name: MuData({"rna": a}) for name, a in khan_sites.items()}
+        for mdata in sites.values():
+            mdata.obs["tumour_class"] = mdata["rna"].obs["tumour_class"]
+        sites["site_2"].write(tmp_path / "a.h5mu")
+        sites["site_2"] = read_h5mu(tmp_path / "a.h5mu", backed=True)[:12]
+    before = {name: _contents(a) for name, a in sites.items()}
+    with pytest.raises(DataError, match="site_2 is a view of a file on disk") as error:
+        infl.tl.fit_federated(sites, target="tumour_class", rounds=1, progress=False, checkpoint=tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+    assert {name: _contents(a) for name, a in sites.items()} == before
+
+
+def test_a_run_outlives_results_that_cannot_be_written(
+    khan_sites: dict[str, AnnData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = infl.models.Classifier.write
+    khan_sites["site_1"].uns["infl"] = {"mine": 1}
+
+    def full(self: infl.models.Classifier, adata: AnnData, *args: object, **options: object) -> None:
+        write(self, adata, *args, **options)  # type: ignore[arg-type]
+        if adata is khan_sites["site_4"]:
+            raise OSError("the disk is full")
+
+    monkeypatch.setattr(infl.models.Classifier, "write", full)
+    before = {name: _contents(a) for name, a in khan_sites.items()}
+    with pytest.warns(InflWarning, match="results could not be written .*the disk is full"):
+        run = infl.tl.fit_federated(khan_sites, target="tumour_class", rounds=1, progress=False)
+    assert {name: _contents(a) for name, a in khan_sites.items()} == before
+    assert khan_sites["site_1"].uns["infl"] == {"mine": 1}
+    monkeypatch.undo()
+    infl.tl.predict(khan_sites["site_4"], run.model, key=run.key)
+    assert "infl_prediction" in khan_sites["site_4"].obs

@@ -56,9 +56,9 @@ def _feed(state: Any, value: Any, above: set[int]) -> None:
         for rows in value.chunks(BLOCK):
             _feed(state, sparse.csr_matrix(value.stored(rows)), above)
     elif sparse.issparse(value):
-        rows = in_rows(value).copy()
-        rows.eliminate_zeros()
-        for part in (rows.indptr.astype(np.int64), rows.indices.astype(np.int64), rows.data):
+        stored = in_rows(value).copy()
+        stored.eliminate_zeros()
+        for part in (stored.indptr.astype(np.int64), stored.indices.astype(np.int64), stored.data):
             _feed(state, part, above)
     elif on_disk(value):
         for start in range(0, value.shape[0], BLOCK):

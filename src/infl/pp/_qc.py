@@ -149,7 +149,8 @@ def _observations(matrix: SiteMatrix, qc_vars: list[str], top: tuple[int, ...] |
 
     Sums are of float64, so that they do not depend on how a matrix is stored, and take the type that scanpy gives them.
     """
-    var = matrix.adata.var[qc_vars].apply(lambda column: known_truths(column)[0])
+    truths = {name: known_truths(matrix.adata.var[name]) for name in qc_vars}
+    var = pd.DataFrame({name: t[0] for name, t in truths.items() if t is not None}, index=matrix.adata.var_names)
     parts = []
     for rows, block in matrix.blocks():
         single = block.dtype == np.float32

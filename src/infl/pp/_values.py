@@ -47,7 +47,7 @@ def count_non_finite(adata: AnnData, layer: str | None, where: str) -> tuple[np.
     return nan, infinite
 
 
-def in_rows(matrix: Any) -> np.ndarray | sparse.csr_matrix:
+def in_rows(matrix: Any) -> Any:
     """The matrix as an array, or as CSR with each entry stored once and in order; half precision becomes single.
 
     Nothing that the given matrix holds is altered. scipy adds up repeated entries in place, in the user's own arrays,
