@@ -165,7 +165,7 @@ def test_other_units_and_other_channels_are_told_of(sites):
         (lambda a: a.X.fill(0), {}, "site_1 has no spot with both a patch and counts"),
         (lambda a: None, {"n_neighbors": 60}, "too few for n_neighbors=60"),
         (lambda a: None, {"section_key": "slide"}, "no obs column 'slide'"),
-        (lambda a: None, {"stain": "vahadane"}, "stain='vahadane': one of"),
+        (lambda a: None, {"stain": "vahadane"}, "stain='vahadane': give one of"),
         (lambda a: None, {"validation": 2.0}, "validation=2.0"),
         (lambda a: None, {"context": -1}, "context= is 0 or"),
         (lambda a: None, {"backbone": "nowhere:net"}, "'nowhere:net' cannot be imported"),

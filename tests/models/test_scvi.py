@@ -264,7 +264,7 @@ def _column(name: str, values: object) -> Callable[[AnnData], None]:
         (_column("s", 0.0), {"size_factor": "s"}, r"h0 has size factors of 0 or less in obs\['s'\]"),
         (_column("s", "x"), {"continuous_covariates": "s"}, r"h0 has text in obs\['s'\], where numbers are due"),
         (_column("x", 1), {"norm": "batch"}, "norm='batch' cannot be fitted over sites"),
-        (_column("x", 1), {"norm": "both"}, "norm='both': one of 'layer', 'batch'"),
+        (_column("x", 1), {"norm": "both"}, "norm='both': give one of 'layer', 'batch'"),
         (_column("x", 1), {"kl_warmup": 3}, "kl_warmup=3: give a number from 0 up to 1"),
         (_column("x", 1), {"n_latents": 3}, "did you mean 'n_latent'"),
         (_column("x", 1), {"privacy": infl.privacy.DP(epsilon=1, delta=1e-5)}, "cannot be fitted with privacy= yet"),
