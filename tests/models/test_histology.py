@@ -167,7 +167,7 @@ def test_other_units_and_other_channels_are_told_of(sites):
         (lambda a: None, {"section_key": "slide"}, "no obs column 'slide'"),
         (lambda a: None, {"stain": "vahadane"}, "stain='vahadane': give one of"),
         (lambda a: None, {"validation": 2.0}, "validation=2.0"),
-        (lambda a: None, {"context": -1}, "context= is 0 or"),
+        (lambda a: None, {"context": -1}, "context=-1: give a whole number"),
         (lambda a: None, {"backbone": "nowhere:net"}, "'nowhere:net' cannot be imported"),
         (lambda a: None, {"backbone": "torch.nn:Linear"}, "backbone_options"),
         (lambda a: None, {"backbone": "builtins:dict"}, "gave dict: it has to return a torch module"),
