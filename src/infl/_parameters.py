@@ -397,6 +397,7 @@ def door(**own: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
             bound.arguments.update(read_all(declared, bound.arguments))
             with torch_defaults():
                 return function(*bound.args, **bound.kwargs)

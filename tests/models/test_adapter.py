@@ -175,8 +175,8 @@ def test_methods_can_be_compared(khan_sites, base):
         ({"base": "nowhere"}, SettingsError, "neither a folder with a transformers model nor an installed base"),
         ({"target": []}, SettingsError, "needs target="),
         ({"target": ["colour"]}, DataError, "no site has the column 'colour'"),
-        ({"average": "mean"}, SettingsError, "'exact' or 'naive'"),
-        ({"r1": 0}, SettingsError, "at least one vector"),
+        ({"average": "mean"}, SettingsError, "one of 'exact', 'naive'"),
+        ({"r1": 0}, SettingsError, "whole number of at least 1"),
     ],
 )
 def test_what_a_user_can_get_wrong_is_said(khan_sites, base, options, error, words):

@@ -152,7 +152,7 @@ def test_a_modality_that_nobody_has_is_named() -> None:
 
 
 def test_unknown_features_setting() -> None:
-    with pytest.raises(SettingsError, match="features='all': 'intersection' or 'union'"):
+    with pytest.raises(SettingsError, match="features='all': give one of 'intersection', 'union'"):
         Classifier(target="label", features="all")
 
 

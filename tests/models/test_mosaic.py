@@ -211,9 +211,9 @@ def test_coordinates_in_other_units_are_told_of(sites):
     ("options", "message"),
     [
         ({"n_domains": 1}, "n_domains=1"),
-        ({"impute": "some"}, "'missing' or 'all'"),
-        ({"validation": 1.0}, "give a share"),
-        ({"n_latent": 0}, "must be 1 or more"),
+        ({"impute": "some"}, "one of 'missing', 'all'"),
+        ({"validation": 1.0}, "give a number from 0 to below 1"),
+        ({"n_latent": 0}, "whole number of at least 1"),
     ],
 )
 def test_options_that_cannot_be(options, message):

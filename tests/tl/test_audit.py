@@ -109,7 +109,7 @@ def test_attacks_that_take_longer(default, sites: dict[str, AnnData]) -> None:
 def test_bad_input(default, sites: dict[str, AnnData]) -> None:
     with pytest.raises(SettingsError, match="attack 'hope' is not known"):
         infl.tl.audit(default, sites, attacks=["hope"], **QUIET)
-    with pytest.raises(SettingsError, match="names none"):
+    with pytest.raises(SettingsError, match="give names of attacks"):
         infl.tl.audit(default, sites, attacks=[], **QUIET)
     with pytest.raises(SettingsError, match="fit_federated"):
         infl.tl.audit(default.model, sites, **QUIET)

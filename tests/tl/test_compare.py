@@ -49,7 +49,7 @@ def test_a_site_alone_is_told_by_its_own_observations(khan_sites: dict[str, AnnD
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"holdout": "hospital"}, "holdout='hospital': 'observations' or 'site'"),
+        ({"holdout": "hospital"}, "holdout='hospital': give one of 'observations', 'site'"),
         ({"holdout": "site"}, "needs at least 3 sites; there are 2"),
     ],
 )

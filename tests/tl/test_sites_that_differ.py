@@ -137,7 +137,7 @@ def test_a_new_sites_coordinate_brings_the_latents_moments_nearer(sites: dict[st
     ("options", "said"),
     [
         ({"coordinate": 4, "width": 0}, "coordinate=4: give the size of a code, and a width= above 0"),
-        ({"standardise": "sites"}, "standardise='sites': one of"),
+        ({"standardise": "sites"}, "standardise='sites': give one of"),
     ],
 )
 def test_settings_that_cannot_be(options: dict[str, object], said: str) -> None:
@@ -185,7 +185,7 @@ def test_plain_steps_of_a_linear_model_are_gradient_descent_on_the_pooled_loss(s
 
 
 def test_an_optimiser_that_is_not_known(sites: dict[str, AnnData]) -> None:
-    with pytest.raises(SettingsError, match="optimiser='adam': 'adamw' or 'sgd'"):
+    with pytest.raises(SettingsError, match="optimiser='adam': give one of 'adamw', 'sgd'"):
         infl.tl.fit_federated(sites, **OPTIONS, optimiser="adam")
 
 

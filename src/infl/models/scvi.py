@@ -374,14 +374,6 @@ def batch_of(table: AnnData, sites: Sequence[str], site: str) -> int | np.ndarra
     return np.maximum(pd.Categorical(table.obs[SITE], categories=list(sites)).codes.astype(np.int64), 0)
 
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "site_effect": ("shared", "local"),
-    "dispersion": ("gene", "gene-batch", "gene-cell"),
-    "gene_likelihood": ("zinb", "nb", "poisson"),
-    "norm": ("layer", "batch"),
-}
-
-
 def vae_class() -> Any:
     """Return scvi-tools' module class.
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @door(
-    n_clusters=Whole(1, none=True),
+    n_clusters=Whole(none=True),
     method=Choice(("kmeans", "gmm", "leiden")),
     use_rep=Text(says="the name of an array in obsm"),
     n_init=Whole(1),

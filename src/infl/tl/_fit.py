@@ -109,6 +109,7 @@ def fit_federated(
         enrolled sites' names, or a mapping that has this site's data, and None for those that are elsewhere.
     **model_options
         Options of the task, e.g. those of :class:`infl.models.Classifier`.
+        ``optimizer``, ``standardize`` and ``learning_rate`` are taken for ``optimiser``, ``standardise`` and ``lr``.
 
     Returns
     -------
