@@ -149,14 +149,34 @@ def confusion(
     height = 0.9 + max(0.4, 0.2 * lines) * len(counts) + (1.6 if rotated else 0)
     ax = axes_of(ax, 3.2 + 0.8 * len(counts.columns), height)
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for (i, j), share in np.ndenumerate(shares.to_numpy()):
+    numbers = [
         ax.text(j, i, f"{share:.2f}", ha="center", va="center", color="white" if share > 0.6 else "black", fontsize=9)
+        for (i, j), share in np.ndenumerate(shares.to_numpy())
+    ]
     ax.set_xticks(range(len(across)), across, rotation=90 if rotated else 0)
     ax.set_yticks(range(len(down)), down)
     ax.set(xlabel=found.replace("_", " "), ylabel=f"{reference.replace('_', ' ')} ({unit_of(objects.values())})")
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
+    _fit(ax, numbers, shares.shape)
     return ax
+
+
+def _fit(ax: Axes, numbers: list[Any], shape: tuple[int, int]) -> None:
+    """Shrink numbers and names to the cells that they are in, and leave out numbers that nobody could read."""
+    figure = ax.get_figure(root=True)
+    figure.draw_without_rendering()  # lays the figure out
+    box = ax.get_window_extent()
+    width, height = (
+        0.8 * 72 / figure.dpi * side / n for side, n in zip((box.width, box.height), shape[::-1], strict=True)
+    )
+    size = min(9, width / 2.4, height / 1.2)
+    for number in numbers:
+        number.set(fontsize=size, visible=bool(size >= 4))
+    for labels, room in ((ax.get_xticklabels(), width), (ax.get_yticklabels(), height)):
+        lines = max(label.get_text().count("\n") + 1 for label in labels)
+        for label in labels if labels[0].get_rotation() or room == height else ():
+            label.set_fontsize(min(label.get_fontsize(), room / 1.05 / lines))
 
 
 def _palette(objects: list[AnnData], color: str) -> dict[str, str]:

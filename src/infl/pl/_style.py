@@ -143,16 +143,19 @@ def rows(ax: Axes, labels: list[str]) -> None:
 
 def legend_above(ax: Axes, handles: list, n_columns: int = 2) -> None:
     """Put a legend above the axes, where it hides no data; more than two columns are for short labels."""
-    ax.legend(
-        handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(0, 1.01),
-        ncols=n_columns,
-        frameon=False,
-        borderaxespad=0,
-        handlelength=1.8,
-        columnspacing=1.4,
-    )
+    for columns in range(n_columns, 0, -1):  # as many as fit axes that a layout may still make narrower
+        legend = ax.legend(
+            handles=handles,
+            loc="lower left",
+            bbox_to_anchor=(0, 1.01),
+            ncols=columns,
+            frameon=False,
+            borderaxespad=0,
+            handlelength=1.8,
+            columnspacing=1.4,
+        )
+        if legend.get_window_extent().width <= 0.7 * ax.bbox.width:
+            break
 
 
 def need_columns(table: pd.DataFrame, names: list[str], what: str) -> None:
