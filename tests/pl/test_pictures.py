@@ -3,14 +3,16 @@
 from itertools import combinations
 from types import SimpleNamespace
 
+import anndata
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 import infl
-from infl.errors import DataError
+from infl.errors import DataError, FileError
 from infl.pl import _style
 
 METHODS = {
@@ -136,6 +138,85 @@ def test_nothing_is_cut_off_and_no_text_lies_on_another(picture):
         assert not one.shrunk(0.9, 0.8).overlaps(other.shrunk(0.9, 0.8)), (first, second)
 
 
+LONG = [f"infiltrating lobular carcinoma type {i}" for i in range(10)]
+
+
+@pytest.fixture
+def classes():
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame({"region": rng.choice(LONG, 400), "infl_prediction": rng.choice(LONG, 400)})
+    return anndata.AnnData(obs=obs.set_index(obs.index.astype(str)))
+
+
+@pytest.fixture
+def drawings(run, curve, comparison, attacks, classes, khan):
+    attacks["status"] = ["leak", "not promised", "holds", "holds", "not judged", "holds"]
+    twelve = infl.pp.split_sites(khan, 12, stratify="tumour_class")
+    return {
+        "confusion": lambda **o: infl.pl.confusion(classes, "region", found="infl_prediction", **o),
+        "compare": lambda **o: infl.pl.compare(comparison, **o),
+        "audit": lambda **o: infl.pl.audit(attacks, **o),
+        "rounds": lambda **o: infl.pl.rounds(run, **o),
+        "lock": lambda **o: infl.pl.lock(curve, **o),
+        "sites": lambda **o: infl.pl.sites(dict(sorted(twelve.items())), "tumour_class", **o),
+    }
+
+
+def check_texts(ax):
+    width, height = ax.figure.canvas.get_width_height()
+    written = texts(ax)
+    for text, box in written:
+        assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1, text
+    for (first, one), (second, other) in combinations(written, 2):
+        assert not one.shrunk(0.9, 0.8).overlaps(other.shrunk(0.9, 0.8)), (first, second)
+
+
+def test_ten_long_classes_are_legible_on_a_figure_of_their_own(drawings):
+    check_texts(drawings["confusion"]())
+
+
+def test_all_are_legible_in_a_grid_without_a_layout(drawings):
+    _, grid = plt.subplots(2, 3, figsize=(18, 11))
+    for ax, draw in zip(grid.flat, drawings.values(), strict=True):
+        draw(ax=ax)
+    check_texts(grid[0, 0])
+
+
+def test_names_are_in_the_order_that_people_count_in(drawings, classes):
+    ax = drawings["sites"]()
+    assert [label.get_text() for label in ax.get_yticklabels()] == [f"site_{i}" for i in range(1, 13)]
+    classes.obs["region"] = [f"domain_{i % 11}" for i in range(400)]
+    ax = infl.pl.confusion(classes, "region", found="infl_prediction")
+    assert [label.get_text().split()[0] for label in ax.get_yticklabels()] == [f"domain_{i}" for i in range(11)]
+
+
+def test_confusion_names_spots_or_cells(classes):
+    assert infl.pl.confusion(classes, "region", found="infl_prediction").get_ylabel() == "region (cells)"
+    classes.obsm["spatial"] = np.zeros((400, 2))
+    assert infl.pl.confusion(classes, "region", found="infl_prediction").get_ylabel() == "region (spots)"
+
+
+def test_all_save_show_and_return_figures(drawings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown = []
+    monkeypatch.setattr(plt, "show", lambda: shown.append(True))
+    for name, draw in drawings.items():
+        figure = draw(return_fig=True, save=tmp_path / f"my_{name}.pdf")
+        assert isinstance(figure, Figure) and figure.axes
+    assert shown == []
+    drawings["lock"](save=True, show=True)
+    drawings["lock"](save="_v1.svg", show=False)
+    drawings["lock"](save="plain")
+    assert shown == [True]
+    made = {path.name for path in tmp_path.iterdir()}
+    assert made == {f"my_{name}.pdf" for name in drawings} | {"lock.png", "lock_v1.svg", "plain.png"}
+    before = plt.get_fignums()
+    for wrong, why in (("a.h5ad", "is no name for a figure"), ("nowhere/a.png", "there is no folder nowhere")):
+        with pytest.raises(FileError, match=why):
+            drawings["lock"](save=wrong)
+    assert plt.get_fignums() == before
+
+
 def test_axes_are_named(picture):
     assert picture.get_xlabel()
     assert picture.get_ylabel() or picture.get_yticklabels()[0].get_text()
@@ -176,6 +257,15 @@ def test_rounds_of_another_metric(run):
         )
     with pytest.raises(DataError, match="no metric 'auroc'; it has 'val_balanced_accuracy', 'val_macro_f1'"):
         infl.pl.rounds(run, metric="auroc")
+
+
+def test_rounds_draws_the_metric_that_the_task_reports_first(run):
+    run.history.insert(2, "val_auroc", 0.5)
+    assert infl.pl.rounds(run).get_ylabel() == "validation auroc"  # no task: the first
+    run.settings["task"] = "classifier"
+    assert infl.pl.rounds(run).get_ylabel() == "validation balanced accuracy"
+    run.settings["task"] = "of another package"
+    assert infl.pl.rounds(run).get_ylabel() == "validation auroc"
 
 
 def test_rounds_without_validation(run):

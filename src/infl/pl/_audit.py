@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from infl._tables import words
-from infl.pl._style import BLACK, GREY, KEYED, ORANGE, PALE, UNKEYED, axes, legend_above, need_columns, rows
+from infl.pl._style import BLACK, GREY, KEYED, ORANGE, PALE, UNKEYED, axes, legend_above, need_columns, picture, rows
 from infl.privacy.attacks.contract import Status
 
 _MARGIN = 0.10  # of the way from chance to the unprotected run; what the table's `status` decides where it has one
@@ -18,6 +18,7 @@ _LOOKS = {
 }
 
 
+@picture
 def audit(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     r"""Draw what each attack reaches, between chance and the same attack on an unprotected run.
 

@@ -6,7 +6,7 @@ from matplotlib.lines import Line2D
 
 from infl._tables import method_words, words
 from infl.errors import DataError
-from infl.pl._style import GREY, KEYED, PALE, REFERENCE, UNKEYED, axes, legend_above, need_columns, rows
+from infl.pl._style import GREY, KEYED, PALE, REFERENCE, UNKEYED, axes, legend_above, need_columns, picture, rows
 
 _FAMILIES = {
     "with the key": (KEYED, "o", ("infl", "published")),
@@ -16,6 +16,7 @@ _OTHER = ("without a lock", REFERENCE, "D")
 _LOWER_IS_BETTER = ("error", "loss", "mse", "nll", "seconds")
 
 
+@picture
 def compare(table: pd.DataFrame, *, metric: str | None = None, ax: Axes | None = None) -> Axes:
     """Draw what each method reached, with its spread over seeds.
 

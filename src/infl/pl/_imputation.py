@@ -11,12 +11,13 @@ from matplotlib.axes import Axes
 from mudata import MuData
 
 from infl.errors import DataError
-from infl.pl._style import BLUE, GREY, ORANGE, axes
+from infl.pl._style import BLUE, GREY, ORANGE, axes, picture
 from infl.pp._columns import shortlist
 
 _MARKED = ("best", "middle", "worst")
 
 
+@picture
 def imputation(
     mdata: MuData,
     modality: str,

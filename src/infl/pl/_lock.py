@@ -9,12 +9,13 @@ from matplotlib.lines import Line2D
 
 from infl._tables import words
 from infl.errors import DataError
-from infl.pl._style import GREY, KEYED, PURPLE, UNKEYED, axes, legend_above, need_columns
+from infl.pl._style import GREY, KEYED, PURPLE, UNKEYED, axes, legend_above, need_columns, picture
 
 _WHAT = "pl.lock draws a table with the columns strength, who and balanced_accuracy"
 _LOOKS = {"right key": (KEYED, "o", "-"), "wrong key": (UNKEYED, "s", "--"), "no key": (PURPLE, "^", ":")}
 
 
+@picture
 def lock(run: Any, *, metric: str | None = None, ax: Axes | None = None) -> Axes:
     """Draw how the accuracy of a locked model falls with the strength of the lock, for those who lack the key.
 

@@ -1,5 +1,6 @@
 """How a fit went."""
 
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
@@ -8,10 +9,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from infl._tables import words
-from infl.errors import DataError
-from infl.pl._style import GREY, KEYED, PALE, axes, legend_above, need_columns
+from infl.errors import DataError, InflError
+from infl.pl._style import GREY, KEYED, PALE, axes, legend_above, need_columns, picture
 
 
+@picture
 def rounds(run: Any, *, metric: str | None = None, ax: Axes | None = None) -> Axes:
     """Draw the validation metric and the losses of a federated fit, round by round.
 
@@ -20,8 +22,8 @@ def rounds(run: Any, *, metric: str | None = None, ax: Axes | None = None) -> Ax
     run
         What :func:`infl.tl.fit_federated` returned.
     metric
-        Column of ``run.history`` to draw on the left axis, with or without ``val_``; default: the first ``val_…`` that
-        is no loss.
+        Column of ``run.history`` to draw on the left axis, with or without ``val_``; default: the one that
+        the task reports first, else the first ``val_…`` that is no loss.
     ax
         Where to draw; default: a new figure.
 
@@ -46,7 +48,7 @@ def rounds(run: Any, *, metric: str | None = None, ax: Axes | None = None) -> Ax
     if not isinstance(history, pd.DataFrame):
         raise DataError(f"pl.rounds draws a run that infl.tl.fit_federated returned, not {type(run).__name__}")
     need_columns(history, ["loss"], "pl.rounds draws run.history with a loss for each round")
-    column = _metric_column(history, metric)
+    column = _metric_column(history, metric, _headline(run))
     ax = axes(ax, 6.0, 3.6)
     index = history.index.to_numpy()
     style: dict[str, Any] = {"marker": "o", "markersize": 3.5} if len(index) <= 40 else {}
@@ -76,8 +78,19 @@ def rounds(run: Any, *, metric: str | None = None, ax: Axes | None = None) -> Ax
     return ax
 
 
-def _metric_column(history: pd.DataFrame, metric: str | None) -> str | None:
+def _headline(run: Any) -> str | None:
+    """Return the metric that tables of the run's task report first."""
+    from infl.models.registry import task_class
+
+    with suppress(InflError):  # a task of a package that is not here
+        return str(task_class((getattr(run, "settings", None) or {}).get("task", "")).headline)
+    return None
+
+
+def _metric_column(history: pd.DataFrame, metric: str | None, headline: str | None) -> str | None:
     known = [name for name in history if str(name).startswith("val_") and name != "val_loss"]
+    if metric is None and f"val_{headline}" in known:
+        return f"val_{headline}"
     if metric is None:
         return known[0] if known else None
     for name in (metric, f"val_{metric}"):

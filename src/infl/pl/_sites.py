@@ -13,7 +13,21 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from mudata import MuData
 
 from infl.errors import DataError
-from infl.pl._style import BLACK, BLUE, CYCLE, KEYED, ORANGE, PALE, REFERENCE, SKY, axes, legend_above, rows
+from infl.pl._style import (
+    BLACK,
+    BLUE,
+    CYCLE,
+    KEYED,
+    ORANGE,
+    PALE,
+    REFERENCE,
+    SKY,
+    axes,
+    legend_above,
+    natural,
+    picture,
+    rows,
+)
 from infl.pp._check import check_values, measured, tables
 from infl.pp._columns import obs_column
 from infl.pp._labels import label_text
@@ -22,6 +36,7 @@ from infl.pp._moments import federated_moments
 from infl.pp._units import units_of
 
 
+@picture
 def sites(sites: Mapping[str, AnnData | MuData], target: str | None = None, *, ax: Axes | None = None) -> Axes:
     """Draw where sites differ, before anything is fitted: sizes and labels, panels, and moments of features.
 
@@ -57,6 +72,7 @@ def sites(sites: Mapping[str, AnnData | MuData], target: str | None = None, *, a
     """
     if not isinstance(sites, Mapping) or not sites:
         raise DataError("pl.sites draws a dict of AnnData or MuData by site name; infl.pp.split_sites makes one")
+    sites = {name: sites[name] for name in natural(sites)}
     counts = _counts(sites, target)  # (n_sites, n_classes)
     if ax is not None:
         return _draw_counts(axes(ax, 0, 0), counts, target)
@@ -88,7 +104,7 @@ def sites(sites: Mapping[str, AnnData | MuData], target: str | None = None, *, a
 
 
 def _draw_counts(ax: Axes, counts: pd.DataFrame, target: str | None, room: int = 60) -> Axes:
-    """Bars with a legend of which a line has room for so many letters."""
+    """Stacked bars; a line of the legend has room for this many characters."""
     rows(ax, list(counts.index))
     colours = [
         PALE if label == _rest_label(counts) else CYCLE[i % len(CYCLE)] for i, label in enumerate(counts.columns)
@@ -179,13 +195,13 @@ def _counts(sites: Mapping[str, AnnData | MuData], target: str | None) -> pd.Dat
         site: label_text(obs_column(adata, target, where=site, role="target")).value_counts()
         for site, adata in sites.items()
     }
-    counts = pd.DataFrame(columns).fillna(0).astype(int).T.sort_index(axis=1)
-    counts = counts.reindex(list(sites))
+    counts = pd.DataFrame(columns).fillna(0).astype(int).T
+    counts = counts.loc[list(sites), natural(counts.columns)]
     if counts.shape[1] <= len(CYCLE):
         return counts
     largest = counts.sum().nlargest(len(CYCLE) - 1).index
     rest = counts.drop(columns=largest)
-    counts = counts[sorted(largest)].copy()
+    counts = counts[natural(largest)].copy()
     counts[f"{rest.shape[1]} others"] = rest.sum(axis=1)
     counts.attrs["rest"] = counts.columns[-1]
     return counts

@@ -12,13 +12,14 @@ from matplotlib.axes import Axes
 
 from infl.errors import DataError, MissingExtraError
 from infl.models.neighbours import sections_of
-from infl.pl._style import CYCLE
+from infl.pl._style import CYCLE, natural, picture, unit_of, wrapped
 from infl.pl._style import axes as axes_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@picture
 def spatial(
     sites: Mapping[str, AnnData] | AnnData,
     color: str = "infl_domain",
@@ -106,23 +107,24 @@ def spatial(
     return grid.ravel()[: len(panels)]
 
 
+@picture
 def confusion(
     sites: Mapping[str, AnnData] | AnnData, reference: str, *, found: str = "infl_domain", ax: Axes | None = None
 ) -> Axes:
-    """Draw which domains the spots of each known region are in, over all sites.
+    """Draw which domains or classes the spots or cells of each known region or class are in, over all sites.
 
     Parameters
     ----------
     sites
         Objects by site name, or one.
     reference, found
-        Columns of ``obs`` with known regions and with domains.
+        Columns of ``obs`` with known regions or classes, and with those found.
     ax
         Where to draw; default: a new figure.
 
     Returns
     -------
-    The axes. Colours are shares of a region's spots; a row adds to 1.
+    The axes. Colours are shares of a region's spots or cells; a row adds to 1.
 
     Examples
     --------
@@ -138,17 +140,43 @@ def confusion(
                 raise DataError(f"{site} has no obs column {column!r}")
     pairs = pd.concat([adata.obs[[reference, found]].astype(str) for adata in objects.values()])
     counts = pd.crosstab(pairs[reference], pairs[found])
+    counts = counts.loc[natural(counts.index), natural(counts.columns)]
     shares = counts.div(counts.sum(axis=1), axis=0)
-    ax = axes_of(ax, 1.2 + 0.8 * len(counts.columns) + 2, 0.9 + 0.4 * len(counts))
+    across = [wrapped(name, 22) for name in counts.columns]
+    down = [wrapped(f"{name} ({n})", 26) for name, n in counts.sum(axis=1).items()]
+    rotated = max(map(len, across)) > 8
+    lines = max(label.count("\n") + 1 for label in down)
+    height = 0.9 + max(0.4, 0.2 * lines) * len(counts) + (1.6 if rotated else 0)
+    ax = axes_of(ax, 3.2 + 0.8 * len(counts.columns), height)
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for (i, j), share in np.ndenumerate(shares.to_numpy()):
+    numbers = [
         ax.text(j, i, f"{share:.2f}", ha="center", va="center", color="white" if share > 0.6 else "black", fontsize=9)
-    ax.set_xticks(range(len(counts.columns)), counts.columns)
-    ax.set_yticks(range(len(counts)), [f"{name} ({n})" for name, n in counts.sum(axis=1).items()])
-    ax.set(xlabel=found.replace("_", " "), ylabel=f"{reference.replace('_', ' ')} (spots)")
+        for (i, j), share in np.ndenumerate(shares.to_numpy())
+    ]
+    ax.set_xticks(range(len(across)), across, rotation=90 if rotated else 0)
+    ax.set_yticks(range(len(down)), down)
+    ax.set(xlabel=found.replace("_", " "), ylabel=f"{reference.replace('_', ' ')} ({unit_of(objects.values())})")
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
+    _fit(ax, numbers, shares.shape)
     return ax
+
+
+def _fit(ax: Axes, numbers: list[Any], shape: tuple[int, int]) -> None:
+    """Shrink numbers and names to the cells that they are in, and leave out numbers that nobody could read."""
+    figure = ax.get_figure(root=True)
+    figure.draw_without_rendering()  # lays the figure out
+    box = ax.get_window_extent()
+    width, height = (
+        0.8 * 72 / figure.dpi * side / n for side, n in zip((box.width, box.height), shape[::-1], strict=True)
+    )
+    size = min(9, width / 2.4, height / 1.2)
+    for number in numbers:
+        number.set(fontsize=size, visible=bool(size >= 4))
+    for labels, room in ((ax.get_xticklabels(), width), (ax.get_yticklabels(), height)):
+        lines = max(label.get_text().count("\n") + 1 for label in labels)
+        for label in labels if labels[0].get_rotation() or room == height else ():
+            label.set_fontsize(min(label.get_fontsize(), room / 1.05 / lines))
 
 
 def _palette(objects: list[AnnData], color: str) -> dict[str, str]:
