@@ -75,7 +75,11 @@ def test_figures_do_not_depend_on_the_number_of_threads(khan_sites: dict[str, An
     np.testing.assert_array_equal(*found)
 
 
-@pytest.mark.parametrize("seeds", [np.array([3, 4]), range(3, 5), (np.int64(3), np.int32(4)), iter([3, 4])], ids=["array", "range", "tuple", "iterator"])
+@pytest.mark.parametrize(
+    "seeds",
+    [np.array([3, 4]), range(3, 5), (np.int64(3), np.int32(4)), iter([3, 4])],
+    ids=["array", "range", "tuple", "iterator"],
+)
 def test_seeds_of_any_kind_of_sequence(khan_sites: dict[str, AnnData], seeds: object) -> None:
     options = FAST | {"methods": ["baseline"]}
     table = infl.tl.compare(khan_sites, **(options | {"seeds": seeds}))
