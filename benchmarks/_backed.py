@@ -63,7 +63,7 @@ def fit(folder: Path, model: str, where: str) -> None:
         json.dumps(
             {
                 "seconds": time.perf_counter() - wall,
-                "round_seconds": float(run.history["seconds"].sum()),
+                "round_seconds": sum(run.history.attrs["seconds"]),
                 "processor": time.process_time() - begun,
                 "peak": resident()[1],
                 "model": 4 * sum(t.numel() for t in run.model.stored.values()),
