@@ -312,11 +312,19 @@ class Having(Kind):
         return value
 
 
+class OneOrSeveral(Having):
+    """An object, or several by name."""
+
+    def take(self, value: Any) -> Any:
+        return value if isinstance(value, Mapping) else super().take(value)
+
+
 SEALS = ("group", "pairwise", "none")
 LOCKS = ("field", "published", "none")
 SEED = Whole(0, 2**32 - 1)
 """What numpy, scikit-learn and torch all take."""
 DATA = Having(("obs_names", "obs"), of_data=True, says="an AnnData or MuData; read a file with anndata.read_h5ad(path)")
+SEVERAL_DATA = OneOrSeveral(DATA.methods, of_data=True, says=f"{DATA.says}, or several by name")
 
 SITE_NAME = Text(says="a name, as text, for each site")
 COLUMN = Text(empty=True, says="the name of one obs column")

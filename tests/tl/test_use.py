@@ -249,7 +249,7 @@ def test_a_run_brings_its_key_and_a_path_is_read(run, query, tmp_path: Path) -> 
             assert used.uns["infl"]["opened_with_key"]
     with pytest.raises(FileError, match="cannot read"):
         infl.tl.predict(query, tmp_path / "none.safetensors", key=run.key)
-    with pytest.raises(SettingsError, match="key must be an infl.keys.Keyring or None, not str"):
+    with pytest.raises(SettingsError, match="key=.c.key.: give a key ring"):
         infl.tl.predict(query, run, key="c.key")
     curve = infl.tl.lock_curve(run, cohort(), strengths=[1.0], n_keys=1)
     assert curve["who"].tolist() == ["right key", "wrong key", "no key"]
@@ -288,7 +288,9 @@ def test_nothing_is_written_where_one_of_several_is_wrong(run) -> None:
     sites["site_3"].var_names = [f"other_{i}" for i in range(12)]
     refused(infl.tl.predict, sites, run)
     assert all(not adata.obsm and not adata.uns for adata in sites.values())
-    assert "site_2 is str" in refused(infl.tl.predict, {"site_1": cohort()["site_1"], "site_2": "b.h5ad"}, run)
+    assert "sites['site_2']='b.h5ad'" in refused(
+        infl.tl.predict, {"site_1": cohort()["site_1"], "site_2": "b.h5ad"}, run
+    )
     assert "adata= takes AnnData" in refused(infl.tl.predict, 3, run)
 
 

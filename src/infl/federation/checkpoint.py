@@ -197,14 +197,13 @@ class Checkpoint:
             site.restore({"local": local, "best": judged, "trained": after, "noise_key": noise_key})
 
     def _check_data(self, kept: Mapping[str, str]) -> None:
-        if not kept:
+        if self._data and not kept:
             warnings.warn(
                 f"{self.folder} was written by an earlier version: whether the data are still those that it began with "
                 "cannot be checked",
                 InflWarning,
                 stacklevel=2,
             )
-            return
         for name, digest in self._data.items():
             if kept.get(name, digest) != digest:
                 raise DataError(

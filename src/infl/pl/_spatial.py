@@ -165,6 +165,7 @@ def confusion(
 def _fit(ax: Axes, numbers: list[Any], shape: tuple[int, int]) -> None:
     """Shrink numbers and names to the cells that they are in, and leave out numbers that nobody could read."""
     figure = ax.get_figure(root=True)
+    assert figure is not None
     figure.draw_without_rendering()  # lays the figure out
     box = ax.get_window_extent()
     width, height = (

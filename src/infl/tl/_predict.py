@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from infl import _tell
-from infl._parameters import door
+from infl._parameters import SEVERAL_DATA, door
 from infl._threads import threads_for
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.federation.run import FederatedRun
@@ -93,7 +93,7 @@ def warn_unopened(model: LockedModel, key: Keyring | None, *, stacklevel: int = 
     return not locked or key is not None
 
 
-@door()
+@door(adata=SEVERAL_DATA)
 def predict(
     adata: Data | Mapping[str, Data],
     model: LockedModel | FederatedRun | str | Path,
@@ -171,7 +171,7 @@ def predict(
     return _use(adata, model, key, site_key, layer, key_added, copy, check_units, write=True)
 
 
-@door()
+@door(adata=SEVERAL_DATA)
 def embed(
     adata: Data | Mapping[str, Data],
     model: LockedModel | FederatedRun | str | Path,
