@@ -32,9 +32,9 @@ SPECIFIED = {
         "patience",
         "strength",
         "seal",
-        "seed",
     )
 } | {
+    "seed": Whole(0, 2**63 - 1),  # attacks repeat runs with seeds that are derived, not given
     "sites": Names(says="names of the sites, as text, each of them once"),
     "lock": Choice(LOCKS),
     "min_sites": Whole(1),
