@@ -71,12 +71,10 @@ def picture(function: Callable[..., Any]) -> Callable[..., Any]:
     before = list(signature.parameters.values())
     at = len(before) - any(p.kind is p.VAR_KEYWORD for p in before)
     vars(drawn)["__signature__"] = signature.replace(parameters=[*before[:at], *added, *before[at:]])
-    before_doc, returns, rest = (function.__doc__ or "").partition("    Returns\n")
-    if before_doc.rstrip().endswith("function."):  # **kwargs stays the last
-        before_doc, kwargs, tail = before_doc.partition("    **kwargs\n")
-        drawn.__doc__ = before_doc + _SHARED.rstrip("\n") + "\n" + kwargs + tail + returns + rest
-    else:
-        drawn.__doc__ = before_doc.rstrip() + "\n" + _SHARED + returns + rest
+    # Python 3.13 takes the indentation off docstrings, others leave it
+    before_doc, returns, rest = inspect.cleandoc(function.__doc__ or "").partition("Returns\n")
+    before_doc, kwargs, tail = before_doc.partition("**kwargs\n")  # stays the last
+    drawn.__doc__ = f"{before_doc.rstrip()}\n{inspect.cleandoc(_SHARED)}\n{kwargs}{tail or chr(10)}{returns}{rest}\n"
     return drawn
 
 
