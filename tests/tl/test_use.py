@@ -291,7 +291,7 @@ def test_nothing_is_written_where_one_of_several_is_wrong(run) -> None:
     assert "sites['site_2']='b.h5ad'" in refused(
         infl.tl.predict, {"site_1": cohort()["site_1"], "site_2": "b.h5ad"}, run
     )
-    assert "adata= takes AnnData" in refused(infl.tl.predict, 3, run)
+    assert "adata=3: give an AnnData or MuData" in refused(infl.tl.predict, 3, run)
 
 
 def test_settings_and_history_stay_with_the_model_that_made_them(query) -> None:
@@ -355,3 +355,19 @@ def test_personal_training_clips_gradients() -> None:
             for name, weight in model.effective(run.key).items()
         )
     assert moved[1e-8] < 1e-4 < moved[None]  # what is left is the decay of weights
+
+
+def test_a_write_that_fails_undoes_all(run, monkeypatch) -> None:
+    sites = cohort()
+    task = type(run.model.header.build_task())
+    write = task.write
+
+    def failing(self, adata, *args, **kwargs):
+        write(self, adata, *args, **kwargs)
+        if adata is sites["site_2"]:
+            raise OSError("no room")
+
+    monkeypatch.setattr(task, "write", failing)
+    with pytest.raises(OSError, match="no room"):
+        infl.tl.predict(sites, run)
+    assert all(not adata.obsm and not adata.uns and list(adata.obs) == ["label"] for adata in sites.values())

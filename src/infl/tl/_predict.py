@@ -12,11 +12,11 @@ import numpy as np
 from infl import _tell
 from infl._parameters import SEVERAL_DATA, door
 from infl._threads import threads_for
-from infl.errors import DataError, InflWarning, SettingsError
+from infl.errors import InflWarning, SettingsError
 from infl.federation.run import FederatedRun
 from infl.pp._check import check_site_names
 from infl.tl._fit import as_sites
-from infl.tl._results import model_and_key, use_facts
+from infl.tl._results import all_or_none, model_and_key, use_facts
 from infl.tl._use import check_use, with_layer
 
 if TYPE_CHECKING:
@@ -227,8 +227,6 @@ def _use(
     run = model if isinstance(model, FederatedRun) else None
     shared, key = model_and_key(model, key)
     whole = None if isinstance(adata, Mapping) else cast("Data", adata)
-    if whole is not None and not hasattr(whole, "obs_names"):
-        raise DataError(f"adata= takes AnnData or MuData, or a dict of them by name, not {type(adata).__name__}")
     objects = as_sites(adata, site_key) if whole is None else {"the data": whole}
     parts = objects if site_key is None else as_sites(adata, site_key)
     check_site_names(parts)
@@ -242,7 +240,7 @@ def _use(
     if whole is not None and site_key is not None:
         outputs = {"the data": _together(whole, parts, outputs)}
     results = {name: part.copy() for name, part in objects.items()} if copy else objects
-    with _tell.added(results):
+    with all_or_none(results), _tell.added(results):
         for name, part in results.items():
             if write:
                 task.write(part, outputs[name], shared.header.panel, key_added=key_added)
