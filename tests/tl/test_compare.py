@@ -95,7 +95,10 @@ def test_number_of_seeds_of_any_kind(khan_sites: dict[str, AnnData], seeds: obje
 
 @pytest.mark.parametrize("seeds", ["0", [0.5], 1.5, None])
 def test_what_is_no_seed(khan_sites: dict[str, AnnData], seeds: object) -> None:
-    with pytest.raises(SettingsError, match=r"^seeds=.*: give how many"):
+    with pytest.raises(
+        SettingsError,
+        match=r"^seeds=.*: give how many \(at least 1\), or at least one whole number from 0, each of them once$",
+    ):
         infl.tl.compare(khan_sites, **(FAST | {"seeds": seeds}))
 
 

@@ -87,7 +87,7 @@ def highly_variable_genes(
         each site then is a batch, keeps its moments to itself, and what is summed are marks, dispersions and numbers of
         ranks below bounds. Of a batch by column, all sites learn the moments, even where a single site has it.
         With scanpy 1.12 and ``"seurat_v3"``, batches that span several sites are marked by exact moments; scanpy's own
-        marks differ there by its rounding (up to 3 % of ``variances_norm``, mostly among ties).
+        marks differ there by its rounding, which the regression magnifies.
     check_values
         Check that all sites have one kind of values, and the one that the flavour expects.
     key
@@ -214,8 +214,8 @@ def _of_one_site(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Moments of a batch that one site has to itself, rounded as the installed scanpy rounds them; else None.
 
-    The regression of ``"seurat_v3"`` cuts features with one mean apart by their last digit, and moves by up to 3 % where
-    another digit is there. scanpy 1.12 goes through the rows of each batch by Welford's algorithm.
+    The regression of ``"seurat_v3"`` cuts features with one mean apart by their last digit, and moves visibly
+    where another digit is there. scanpy 1.12 goes through the rows of each batch by Welford's algorithm.
     """
     import scanpy
 
