@@ -5,6 +5,8 @@ import hashlib
 import hmac
 import os
 from collections.abc import Callable
+from itertools import count
+from types import SimpleNamespace
 
 import matplotlib
 import pytest
@@ -20,6 +22,23 @@ collect_ignore = ["mutants.py"]  # `make mutants` runs it, and installs what it 
 matplotlib.use("Agg")
 settings.register_profile("infl", deadline=None)  # how long an example takes is the machine's business
 settings.load_profile("infl")
+
+
+@pytest.fixture(autouse=True)
+def _keys_of_the_test(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the same keys and salts for a test each time, so that a bound on what a wrong key is worth holds or does not.
+
+    ``INFL_TEST_KEYS=fresh`` draws from the operating system, as users do.
+    """
+    if os.environ.get("INFL_TEST_KEYS") == "fresh":
+        return
+    number, name = count(), request.node.nodeid.encode()
+
+    def drawn(length: int) -> bytes:
+        return hashlib.shake_256(name + next(number).to_bytes(8, "big")).digest(length)
+
+    for module in ("infl.keys.keyring.os", "infl.models.locked.os", "infl.federation.agreement.os"):
+        monkeypatch.setattr(module, SimpleNamespace(**vars(os) | {"urandom": drawn}))
 
 
 @pytest.fixture(scope="session")
