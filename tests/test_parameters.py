@@ -31,7 +31,8 @@ from infl.federation.checkpoint import Checkpoint
 from infl.models.registry import TASKS, make_task, task_class
 from infl.privacy import DP
 
-FUNCTIONS = [f for name in infl.tl.__all__ if hasattr(f := getattr(infl.tl, name), "parameters")]
+PUBLIC = [getattr(module, name) for module in (infl.pp, infl.tl, infl.pl) for name in module.__all__]
+FUNCTIONS = [f for f in PUBLIC if hasattr(f, "parameters")]
 DECLARED = [
     *((f.__name__, name, kind) for f in FUNCTIONS for name, kind in f.parameters.items()),
     *((task, name, kind) for task in TASKS for name, kind in task_class(task).parameters.items()),
@@ -52,7 +53,7 @@ def wrong_values(kind: Kind) -> list[Any]:
         case Jobs():
             wrong += [0, "a", 1.5, False]
         case Real():
-            wrong += ["a", "", [], True, math.nan, math.inf, -math.inf, np.float32("nan")]
+            wrong += ["a", "", [], True, math.nan, np.float32("nan"), *([] if kind.infinite else [math.inf, -math.inf])]
             wrong += [kind.low - 1] if kind.low > -math.inf else []
             wrong += [kind.high + 1] if kind.high < math.inf else []
             wrong += [kind.low] if kind.open in ("low", "both") else []
@@ -102,7 +103,8 @@ def right_values(kind: Kind) -> list[Any]:
         case Names():
             right += ["a", ["a", "b"], np.array(["a"])]
         case Several():
-            right += [[0], np.array([0, 1]), (1,)]
+            low = getattr(kind.kind, "low", None) or 0
+            right += [[low], np.array([low, low + 1]), (low,)]
         case Options():
             right += [{}, {"a": np.float32(0.5)}]
     return right

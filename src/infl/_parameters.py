@@ -144,11 +144,15 @@ class Jobs(Kind):
 
 @dataclass(frozen=True)
 class Real(Kind):
-    """A finite number between two bounds, which belong to it unless they are `open`: ``"low"``, ``"high"`` or ``"both"``."""
+    """A number between two bounds, which belong to it unless they are `open`: ``"low"``, ``"high"`` or ``"both"``.
+
+    It is finite, unless it may be `infinite`.
+    """
 
     low: float = -math.inf
     high: float = math.inf
     open: str = ""
+    infinite: bool = False
 
     @property
     def wants(self) -> str:
@@ -160,7 +164,9 @@ class Real(Kind):
         return f"a number {'above' if above else 'from'} {self.low:g} {'to below' if below else 'up to'} {self.high:g}"
 
     def take(self, value: Any) -> float:
-        if not _is_number(value, int | float) or not math.isfinite(value) or not self.low <= value <= self.high:
+        if not _is_number(value, int | float) or not self.low <= value <= self.high:
+            raise _Refused
+        if math.isinf(value) and not self.infinite:
             raise _Refused
         if (value == self.low and self.open in ("low", "both")) or (
             value == self.high and self.open in ("high", "both")
@@ -333,19 +339,27 @@ COLUMNS = Names(empty=True, says="names of obs columns, each of them once")
 LAYER = Text(none=True, says="the name of a layer")
 MODALITY = Text(none=True, says="the name of a modality")
 SHARE = Real(0, 1, open="high")
+CUTOFF = Real(infinite=True)
+TABLE = Having(("columns", "attrs"), of_data=True, says="a table")
+AXES = Having(("set_xlabel", "get_figure"), none=True, says="axes of matplotlib, e.g. of plt.subplots()")
+FEATURES = Choice(("intersection", "union"))
+NAMES = Options(none=True, says="a dict of names by name")
 
 PARAMETERS: Mapping[str, Kind] = {
     "aggregation": Text(says="the name of an aggregation rule, e.g. 'fedavg'"),
     "aggregation_options": Options(none=True),
     "adata": DATA,
+    "ax": AXES,
     "checkpoint": Text(path=True, none=True, says="the path of a folder"),
     "copy": Flag(),
+    "inplace": Flag(),
     "epochs": Whole(1),
     "holdout": Choice(("observations", "site")),
     "key": Having(("subkey", "fingerprint"), none=True, says="a key ring, e.g. infl.keys.Keyring.load(path)"),
     "key_added": Key(),
     "local_epochs": Whole(1),
     "lock": Choice(LOCKS, none=True),
+    "metric": Text(none=True, says="the name of a metric"),
     "methods": Names(none=True, says="names of methods, each of them once"),
     "min_sites": Whole(1, none=True),
     "n_jobs": Jobs(),
@@ -356,12 +370,14 @@ PARAMETERS: Mapping[str, Kind] = {
     "privacy": Having(("resolve", "site_noise"), none=True, says="infl.privacy.DP(epsilon=…, delta=…)"),
     "progress": Flag(none=True),
     "resume": Flag(),
+    "return_fig": Flag(),
     "rounds": Whole(1),
     "seal": Choice(SEALS),
     "seed": SEED,
     "seeds": Several(
         SEED, count=True, says="how many (at least 1), or at least one whole number from 0, each of them once"
     ),
+    "show": Flag(none=True),
     "site_key": OTHER_COLUMN,
     "strength": Real(0, 1),
     "strengths": Several(Real(0, 1)),

@@ -7,7 +7,6 @@ key ring's checkpoint subkey.
 from __future__ import annotations
 
 import json
-import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ import torch
 from cryptography.exceptions import InvalidTag
 
 from infl._files import check_file_names, explained, file_name, write_atomic
-from infl.errors import DataError, FileError, InflWarning, SealError, SettingsError
+from infl.errors import DataError, FileError, SealError, SettingsError, warn
 from infl.federation.agreement import Agreement
 from infl.federation.coordinator import Progress
 from infl.federation.digest import data_digest
@@ -198,11 +197,9 @@ class Checkpoint:
 
     def _check_data(self, kept: Mapping[str, str]) -> None:
         if self._data and not kept:
-            warnings.warn(
+            warn(
                 f"{self.folder} was written by an earlier version: whether the data are still those that it began with "
-                "cannot be checked",
-                InflWarning,
-                stacklevel=2,
+                "cannot be checked"
             )
         for name, digest in self._data.items():
             if kept.get(name, digest) != digest:

@@ -148,7 +148,7 @@ class Adapter(Task):
                 raise DataError(f"no site has the column {task!r} in obs: name columns of labels with target=")
             if len(classes[task]) < 2 and len(sites) > 1:
                 raise DataError(f"{task!r} has fewer than two classes over all sites: leave it out of target=")
-            warn_of_one_class({site: sorted(labels) for site, labels in seen.items()}, task, stacklevel=3)
+            warn_of_one_class({site: sorted(labels) for site, labels in seen.items()}, task)
         for site, adata in sites.items():
             if not any(task in adata.obs and _labels(adata, task).notna().any() for task in self.tasks):
                 raise DataError(f"{site} has labels of none of the tasks {', '.join(self.tasks)}: leave the site out")

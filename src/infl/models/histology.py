@@ -152,7 +152,7 @@ class Histology(Task):
             )
         panel["patch"] = list(shapes[first])
         if self.context:
-            warn_of_spacings({site: self._sections(table, site) for site, table in tables.items()}, stacklevel=4)
+            warn_of_spacings({site: self._sections(table, site) for site, table in tables.items()})
         for site, table in tables.items():
             patches, empty = Patches(table, key=self.patches, site=site), self._counts(table, panel, site)[1]
             if (empty | ~patches.present).all():

@@ -173,7 +173,7 @@ class Mosaic(Task):
             self.read(adata, panel, site=site)
             if panel["spatial"]:
                 found[site] = self._sections(adata, site)
-        warn_of_spacings(found, stacklevel=4)
+        warn_of_spacings(found)
         n_obs = sum(adata.n_obs for adata in measured.values())
         if self.n_domains is not None and self.n_domains * domains.FEWEST > n_obs:
             most = n_obs // domains.FEWEST

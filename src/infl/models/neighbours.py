@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ import pandas as pd
 from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
-from infl.errors import DataError, InflWarning
+from infl.errors import DataError, warn
 from infl.models.task import SITE
 from infl.pp._columns import missing_values
 from infl.pp._labels import label_text
@@ -154,7 +153,7 @@ def averaging(graph: sparse.csr_matrix, *, own: float = 1.0) -> sparse.csr_matri
     )
 
 
-def warn_of_spacings(sites: Mapping[str, Sections], *, stacklevel: int = 2) -> None:
+def warn_of_spacings(sites: Mapping[str, Sections]) -> None:
     """Say it when sections have coordinates in units that are not alike (micrometres, pixels, rows and columns).
 
     Nothing is computed from distances between units, so it is a warning: the same number of neighbours spans more tissue
@@ -165,11 +164,9 @@ def warn_of_spacings(sites: Mapping[str, Sections], *, stacklevel: int = 2) -> N
         return
     (least, low), (most, high) = (chosen(found.items(), key=lambda item: item[1]) for chosen in (min, max))
     if high > UNITS * low:
-        warnings.warn(
+        warn(
             f"sections seem to be in different units: spots lie {low:.3g} apart in {_where(*least)} "
-            f"and {high:.3g} in {_where(*most)}; neighbours are found within each, so they may stay",
-            InflWarning,
-            stacklevel=stacklevel + 1,
+            f"and {high:.3g} in {_where(*most)}; neighbours are found within each, so they may stay"
         )
 
 

@@ -6,13 +6,12 @@ density, ``-ln((value + 1) / 256)``, in which amounts of stain add up.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from infl.errors import DataError, InflWarning
+from infl.errors import DataError, warn
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -183,9 +182,7 @@ def stain_vectors(density: np.ndarray) -> np.ndarray:
 def warn_of_colours(mean: np.ndarray, site: str) -> None:
     """Say it when colours are not those of H&E, which lets green light through least; `mean` (3,) is optical density."""
     if mean.argmax() != 1:
-        warnings.warn(
+        warn(
             f"patches of {site} let {('red', 'green', 'blue')[int(mean.argmax())]} through least, not green as H&E does: "
-            "are the channels RGB, and last?",
-            InflWarning,
-            stacklevel=5,
+            "are the channels RGB, and last?"
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from infl._parameters import COLUMN, LAYER, SHARE, Kind, Real, Text, Whole
-from infl.errors import DataError, InflWarning
+from infl.errors import DataError, warn
 from infl.models.effects import Effects, Genes, edges_of, neighbours
 from infl.models.matrix import FeatureMatrix
 from infl.models.task import Predictor, SiteData, Step, Sums, Task
@@ -128,11 +127,9 @@ class Perturbation(Task):
             raise DataError(f"obs[{column!r}] has {self.control!r} only: there is no perturbation to learn from")
         lone = [g for g, where in at.items() if len(where) == 1]
         if lone and len(sites) > 1:
-            warnings.warn(
+            warn(
                 f"{len(lone)} perturbations are at one site only ({'+'.join(lone[0])} at {at[lone[0]][0]}): their effects are "
-                "that site's alone",
-                InflWarning,
-                stacklevel=4,
+                "that site's alone"
             )
         nodes = sorted({gene for genes in at for gene in genes} | self._graph_genes(set(features), at))
         return {

@@ -6,7 +6,6 @@ Molecular Systems Biology 17 (2021).
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from infl._parameters import COLUMN, Kind, Real, Text
-from infl.errors import DataError, InflWarning, SettingsError
+from infl.errors import DataError, SettingsError, warn
 from infl.models.counts import LABELS, CountRows, log_normalised, table_of
 from infl.models.labelled import stratified_split, write_classes
 from infl.models.logistic import logistic_regression
@@ -105,7 +104,7 @@ class Scanvi(Scvi):
                 f"obs[{self.target!r}] has {len(known)} classes over all sites, beside {self.unlabelled!r} and missing "
                 "values: two or more are due"
             )
-        warn_of_one_class(at, self.target, stacklevel=3)
+        warn_of_one_class(at, self.target)
         # the classes before the check of the data, which reads them
         return super().agree(sites) | {"classes": sorted(known), "class_type": label_type(columns)}
 
@@ -131,7 +130,7 @@ class Scanvi(Scvi):
                 f"label, set unlabelled={doubtful[0]!r} or make it missing"
             )
         if line:
-            warnings.warn(line, InflWarning, stacklevel=5)
+            warn(line)
 
     def labels(self, table: AnnData, panel: Mapping[str, Any]) -> np.ndarray:
         """Return class numbers (n_obs,), −1 where unknown."""

@@ -132,7 +132,7 @@ class Spatial(Task):
             )
         if VIEWS * len(features) < self.n_latent:
             raise DataError(f"the sites share {len(features)} features, too few for n_latent={self.n_latent}: lower it")
-        warn_of_spacings({site: self._sections(table, site) for site, table in tables.items()}, stacklevel=3)
+        warn_of_spacings({site: self._sections(table, site) for site, table in tables.items()})
         return {"features": features}
 
     def read(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,7 +10,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from infl.errors import InflWarning
+from infl.errors import warn
 from infl.models.matrix import FeatureMatrix
 from infl.models.neighbours import averaging
 from infl.models.patches import BLOCK, N_STATISTICS, Patches, Stain, stain_transform, statistics, warn_of_colours
@@ -139,4 +138,4 @@ def warn_of_lost(site: str, missing: int, empty: int) -> None:
     """Say how many spots cannot be trained on."""
     parts = [f"{missing} spots without a patch"] * bool(missing) + [f"{empty} spots without a count"] * bool(empty)
     if parts:
-        warnings.warn(f"{site} has {' and '.join(parts)}: they are not trained on", InflWarning, stacklevel=4)
+        warn(f"{site} has {' and '.join(parts)}: they are not trained on")

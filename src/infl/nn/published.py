@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -38,7 +37,7 @@ from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-from infl.errors import InflWarning, KeyringError, SettingsError
+from infl.errors import KeyringError, SettingsError, warn
 from infl.nn.film import CODE_SIZE, INITIAL_STD, FiLM
 
 N_POINTS = 128
@@ -300,11 +299,7 @@ def _keyable_layers(module: nn.Module) -> list[nn.Linear]:
     # Attention reads the weights of its output projection and never calls it.
     uncalled = {part.out_proj for part in module.modules() if isinstance(part, nn.MultiheadAttention)}
     if uncalled:
-        warnings.warn(
-            "the output projections of MultiheadAttention stay as they are: attention does not call them as layers",
-            InflWarning,
-            stacklevel=3,
-        )
+        warn("the output projections of MultiheadAttention stay as they are: attention does not call them as layers")
     found = []
     for name, part in module.named_modules():
         if not isinstance(part, nn.Linear) or part in uncalled:

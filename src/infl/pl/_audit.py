@@ -5,6 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from infl._parameters import TABLE
 from infl._tables import words
 from infl.pl._style import BLACK, GREY, KEYED, ORANGE, PALE, UNKEYED, axes, legend_above, need_columns, picture, rows
 from infl.privacy.attacks.contract import Status
@@ -18,7 +19,7 @@ _LOOKS = {
 }
 
 
-@picture
+@picture(table=TABLE)
 def audit(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     r"""Draw what each attack reaches, between chance and the same attack on an unprotected run.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -10,6 +11,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from mudata import MuData
 
+from infl._parameters import DATA, Text
 from infl.errors import DataError
 from infl.pl._style import BLUE, GREY, ORANGE, axes, picture
 from infl.pp._columns import shortlist
@@ -17,7 +19,7 @@ from infl.pp._columns import shortlist
 _MARKED = ("best", "middle", "worst")
 
 
-@picture
+@picture(mdata=DATA, modality=Text(), measured=replace(DATA, none=True), feature=Text(none=True))
 def imputation(
     mdata: MuData,
     modality: str,

@@ -15,7 +15,7 @@ _WHAT = "pl.lock draws a table with the columns strength, who and balanced_accur
 _LOOKS = {"right key": (KEYED, "o", "-"), "wrong key": (UNKEYED, "s", "--"), "no key": (PURPLE, "^", ":")}
 
 
-@picture
+@picture()
 def lock(run: Any, *, metric: str | None = None, ax: Axes | None = None) -> Axes:
     """Draw how the accuracy of a locked model falls with the strength of the lock, for those who lack the key.
 

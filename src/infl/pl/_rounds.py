@@ -13,7 +13,7 @@ from infl.errors import DataError, InflError
 from infl.pl._style import GREY, KEYED, PALE, axes, legend_above, need_columns, picture
 
 
-@picture
+@picture()
 def rounds(run: Any, *, metric: str | None = None, ax: Axes | None = None) -> Axes:
     """Draw the validation metric and the losses of a federated fit, round by round.
 

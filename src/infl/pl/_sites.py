@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from mudata import MuData
 
-from infl.errors import DataError
+from infl._parameters import OTHER_COLUMN
 from infl.pl._style import (
     BLACK,
     BLUE,
@@ -33,11 +33,18 @@ from infl.pp._columns import obs_column
 from infl.pp._labels import label_text
 from infl.pp._matrix import SiteMatrix, presence
 from infl.pp._moments import federated_moments
+from infl.pp._sites import as_sites
 from infl.pp._units import units_of
 
 
-@picture
-def sites(sites: Mapping[str, AnnData | MuData], target: str | None = None, *, ax: Axes | None = None) -> Axes:
+@picture(target=OTHER_COLUMN)
+def sites(
+    sites: Mapping[str, AnnData | MuData] | AnnData | MuData,
+    target: str | None = None,
+    *,
+    site_key: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Draw where sites differ, before anything is fitted: sizes and labels, panels, and moments of features.
 
     Four panels share the sites as rows. *Observations*, by class. *Features*: how many all sites measure, some, or this
@@ -51,6 +58,8 @@ def sites(sites: Mapping[str, AnnData | MuData], target: str | None = None, *, a
         Objects by site name.
     target
         Column of ``obs`` with class labels. Of more than seven classes the smallest are drawn as one.
+    site_key
+        Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
     ax
         Where to draw the first panel, alone; default: a new figure with all four.
 
@@ -70,9 +79,8 @@ def sites(sites: Mapping[str, AnnData | MuData], target: str | None = None, *, a
     >>> [ax.get_xlabel() for ax in infl.pl.sites(infl.datasets.khan_sites(), "tumour_class").figure.axes]
     ['observations', 'features', 'mean (SD of all)', 'SD / SD of all']
     """
-    if not isinstance(sites, Mapping) or not sites:
-        raise DataError("pl.sites draws a dict of AnnData or MuData by site name; infl.pp.split_sites makes one")
-    sites = {name: sites[name] for name in natural(sites)}
+    at = as_sites(sites, site_key)
+    sites = {name: at[name] for name in natural(at)}
     counts = _counts(sites, target)  # (n_sites, n_classes)
     if ax is not None:
         return _draw_counts(axes(ax, 0, 0), counts, target)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from infl._parameters import OTHER_COLUMN, Real, Text, Whole
 from infl.errors import DataError, MissingExtraError
 from infl.models.neighbours import sections_of
 from infl.pl._style import CYCLE, natural, picture, unit_of, wrapped
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-@picture
+@picture(color=Text(), section_key=OTHER_COLUMN, spatial_key=Text(), n_columns=Whole(1), size=Real(0, open="low"))
 def spatial(
     sites: Mapping[str, AnnData] | AnnData,
     color: str = "infl_domain",
@@ -107,7 +108,7 @@ def spatial(
     return grid.ravel()[: len(panels)]
 
 
-@picture
+@picture(reference=Text(), found=Text())
 def confusion(
     sites: Mapping[str, AnnData] | AnnData, reference: str, *, found: str = "infl_domain", ax: Axes | None = None
 ) -> Axes:

@@ -18,6 +18,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from infl._files import explained
+from infl._parameters import PARAMETERS, Kind, door
 from infl.errors import DataError, FileError
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
@@ -49,13 +50,24 @@ _SHARED = """    show
 """
 
 
-def picture(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a function that draws the options ``show=``, ``save=`` and ``return_fig=``."""
+def picture(**own: Kind) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a function that draws the options ``show=``, ``save=`` and ``return_fig=``, and check its arguments.
 
+    Parameters
+    ----------
+    **own
+        Kinds of parameters, see :func:`infl._parameters.door`.
+    """
+    return lambda function: _picture(door(**own)(function))
+
+
+def _picture(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def drawn(
         *args: Any, show: bool | None = None, save: bool | str | Path | None = None, return_fig: bool = False, **kw: Any
     ) -> Any:
+        for name, value in (("show", show), ("return_fig", return_fig)):
+            PARAMETERS[name].read(name, value)
         path = None if save is None or save is False else _path(save, function.__name__)
         found = function(*args, **kw)
         figure = np.ravel(found)[0].get_figure(root=True)

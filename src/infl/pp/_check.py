@@ -9,10 +9,12 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
+from infl._parameters import FEATURES, LAYER, OTHER_COLUMN
 from infl.errors import DataError, SettingsError
 from infl.pp._columns import layer_names, shortlist
 from infl.pp._labels import agree_on_classes
 from infl.pp._panel import Panel
+from infl.pp._sites import over_sites
 from infl.pp._spelling import different_kinds, one_spelling
 from infl.pp._units import units_of, warn_of_units
 from infl.pp._values import count_non_finite
@@ -27,12 +29,14 @@ Called = Mapping[str, Mapping[str, pd.Index]]
 """Names of the features of each site and modality, spelt alike."""
 
 
+@over_sites(target=OTHER_COLUMN, layer=LAYER, features=FEATURES)
 def panel_of(
-    sites: Mapping[str, AnnData | MuData],
+    sites: Mapping[str, AnnData | MuData] | AnnData | MuData,
     *,
     target: str | None = None,
     layer: str | None = None,
     features: Features = "intersection",
+    site_key: str | None = None,
 ) -> Panel:
     """Check the data of all sites and say what they agree on; alters nothing.
 
@@ -49,6 +53,8 @@ def panel_of(
         ``"intersection"``: what every site measured; ``"union"``: what any site measured. A feature that
         ``var["infl_present"]`` marks as absent (see :func:`harmonise`) was not measured. Of a MuData, a modality is
         compared among the sites that have it.
+    site_key
+        Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
 
     Returns
     -------
@@ -74,7 +80,7 @@ def panel_of(
     panel = examine(sites, target=target, layer=layer, features=features)[0]
     units = units_by_modality(sites, layer)
     for of_modality in units:
-        warn_of_units(of_modality, stacklevel=2)
+        warn_of_units(of_modality)
     return replace(panel, units=known_units(dict(zip(sorted(panel.modalities) or [""], units, strict=True))))
 
 

@@ -1,10 +1,14 @@
 """Copies in memory of parts of objects, whatever they are: in memory, views, backed, of one modality or several."""
 
+from typing import TypeVar
+
 import numpy as np
 from anndata import AnnData
 from mudata import MuData
 
 from infl._mudata import without_pull
+
+D = TypeVar("D", AnnData, MuData)
 
 
 def reopened(adata: AnnData | MuData) -> AnnData | MuData:
@@ -28,3 +32,11 @@ def subset_obs(adata: AnnData | MuData, index: np.ndarray) -> AnnData | MuData:
                 copy.obsm[name] = np.asarray(part.obsm[name])[part.obs_names.get_indexer(copy.obs_names)]
         copy.uns.update(part.uns)
         return copy
+
+
+def own(adata: D) -> D:
+    """Make a view an object of its own, in place, as scanpy does before it writes."""
+    if adata.is_view:
+        with without_pull():
+            adata._init_as_actual(adata.copy())
+    return adata

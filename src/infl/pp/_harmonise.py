@@ -10,24 +10,28 @@ from mudata import MuData
 from scipy import sparse
 
 from infl._mudata import without_pull
+from infl._parameters import FEATURES, NAMES, OTHER_COLUMN, Flag
 from infl.errors import DataError
 from infl.pp._check import PRESENT, Features, check_site_names, examine, measured, tables, units_by_modality
 from infl.pp._columns import layer_names
 from infl.pp._labels import check_renamed, relabelled
 from infl.pp._panel import Panel
+from infl.pp._sites import over_sites
 from infl.pp._units import check_units as refuse_mixture
 
 _BEFORE = "infl_name_before"  # column of var: what a feature was called at this site before it was spelt alike
 
 
+@over_sites(target=OTHER_COLUMN, features=FEATURES, aliases=NAMES, labels=NAMES, check_units=Flag())
 def harmonise(
-    sites: Mapping[str, AnnData | MuData],
+    sites: Mapping[str, AnnData | MuData] | AnnData | MuData,
     *,
     target: str | None = None,
     features: Features = "intersection",
     aliases: Mapping[str, str] | None = None,
     labels: Mapping[str, str] | None = None,
     check_units: bool = True,
+    site_key: str | None = None,
 ) -> Panel:
     """Give all sites the same features in the same order, in place.
 
@@ -58,6 +62,8 @@ def harmonise(
         Labels of `target` and what to call them: ``{"ewing sarcoma": "EWS"}``. Without it, labels are left as they are.
     check_units
         Refuse raw counts, logarithms and scaled values side by side, as far as values tell.
+    site_key
+        Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
 
     Returns
     -------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,14 +13,17 @@ from anndata import AnnData
 from packaging.version import Version
 from scipy import sparse
 
-from infl.errors import DataError, InflWarning, SettingsError
+from infl._parameters import CUTOFF, LAYER, OTHER_COLUMN, Choice, Flag, Real, Whole
+from infl.errors import DataError, warn
 from infl.federation.sums import sum_over_sites
 from infl.pp._columns import obs_column
+from infl.pp._copy import own
 from infl.pp._labels import label_text
-from infl.pp._matrix import SiteMatrix, kinds, matrices, own
+from infl.pp._matrix import SiteMatrix, kinds, matrices
 from infl.pp._median import federated_median
 from infl.pp._moments import FINE, Transform, federated_moments, taken
 from infl.pp._preset import scanpy_default
+from infl.pp._sites import over_sites
 from infl.pp._units import check_units
 from infl.pp._values import in_rows
 from infl.pp._variable import Cutoffs, at_least_nth, dispersions, expected_std
@@ -35,8 +37,22 @@ _SITE = "site"
 _LARGEST_LOG = 88.0  # of a float32
 
 
+@over_sites(
+    layer=LAYER,
+    n_top_genes=Whole(1, none=True),
+    min_disp=CUTOFF,
+    max_disp=CUTOFF,
+    min_mean=CUTOFF,
+    max_mean=CUTOFF,
+    span=Real(0, 1, open="low"),
+    n_bins=Whole(1),
+    flavor=Choice(_FLAVORS, none=True),
+    subset=Flag(),
+    batch_key=OTHER_COLUMN,
+    check_values=Flag(),
+)
 def highly_variable_genes(
-    sites: Mapping[str, AnnData],
+    sites: Mapping[str, AnnData] | AnnData,
     *,
     layer: str | None = None,
     n_top_genes: int | None = None,
@@ -51,6 +67,7 @@ def highly_variable_genes(
     inplace: bool = True,
     batch_key: str | None = None,
     check_values: bool = True,
+    site_key: str | None = None,
     key: Keyring | None = None,
 ) -> pd.DataFrame | None:
     """Mark the features that :func:`scanpy.pp.highly_variable_genes` marks in the pooled data.
@@ -90,6 +107,8 @@ def highly_variable_genes(
         marks differ there by its rounding, which the regression magnifies.
     check_values
         Check that all sites have one kind of values, and the one that the flavour expects.
+    site_key
+        Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
     key
         Key ring: with it, and three sites or more, what leaves a site is sealed.
 
@@ -125,13 +144,9 @@ def highly_variable_genes(
     """
     if flavor is None:
         flavor = scanpy_default("highly_variable_genes", "flavor", "seurat")
-    if flavor not in _FLAVORS:
-        raise SettingsError(f"flavor must be one of {', '.join(_FLAVORS)}, not {flavor!r}")
-    if n_top_genes is not None and not n_top_genes > 0:
-        raise SettingsError(f"n_top_genes must be 1 or more, not {n_top_genes}")
     cutoffs = Cutoffs(min_disp, max_disp, min_mean, max_mean)
     at = matrices(sites, layer, key, rewrite=subset)
-    names = next(iter(sites.values())).var_names
+    names = next(iter(at.values())).adata.var_names
     notes = _check_kind(at, flavor) if check_values else []
     batches = _batches(at, batch_key, key)
     if flavor in ("seurat", "cell_ranger"):
@@ -141,12 +156,13 @@ def highly_variable_genes(
     else:
         table = _by_regression(at, batches, names, flavor, span, n_top_genes or 2000, key)
     for note in notes:
-        warnings.warn(note, InflWarning, stacklevel=2)
+        warn(note)
     if not inplace:
         return table.loc[table["highly_variable"]] if subset else table
     table = table.drop(columns="mean_bin", errors="ignore")
-    for adata in sites.values():
-        own(adata).uns["hvg"] = {"flavor": flavor}
+    for matrix in at.values():
+        adata = own(matrix.adata)
+        adata.uns["hvg"] = {"flavor": flavor}
         for column in table.columns:
             values = table[column].to_numpy()
             adata.var[column] = values.astype(np.float32) if column == "dispersions_norm" else values

@@ -1,7 +1,6 @@
 """What a label is, and what is none: for all tasks, covariates and columns; and checking class labels across sites."""
 
 import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from itertools import combinations
@@ -12,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from infl.errors import DataError, InflWarning, SettingsError
+from infl.errors import DataError, SettingsError, warn
 from infl.pp._columns import missing_values, obs_column, shortlist
 
 _ALIKE = 0.9  # share of characters in common above which two labels look like one misspelt
@@ -33,36 +32,30 @@ def agree_on_classes(sites: Mapping[str, AnnData | MuData], target: str, renamed
     for site, count in counts.items():
         for label in count.index:
             at.setdefault(label, []).append(site)
-    warn_of_one_class({site: list(count.index) for site, count in counts.items()}, target, stacklevel=5)
+    warn_of_one_class({site: list(count.index) for site, count in counts.items()}, target)
 
     for first, second in near_misses(at):
         common, rare = sorted((first, second), key=lambda label: -len(at[label]))
-        warnings.warn(
+        warn(
             f"labels {first!r} ({at[first][0]}) and {second!r} ({at[second][0]}) in {target!r} look like one class; if "
-            f"they are, spell them alike at all sites: infl.pp.harmonise(…, labels={{{rare!r}: {common!r}}})",
-            InflWarning,
-            stacklevel=4,
+            f"they are, spell them alike at all sites: infl.pp.harmonise(…, labels={{{rare!r}: {common!r}}})"
         )
     lonely = [f"{label} ({at[label][0]})" for label in sorted(at) if len(at[label]) == 1]
     if lonely and len(sites) > 1:
-        warnings.warn(
-            f"one site alone has these classes of {target!r}: {shortlist(lonely)}; the other sites cannot validate them",
-            InflWarning,
-            stacklevel=4,
+        warn(
+            f"one site alone has these classes of {target!r}: {shortlist(lonely)}; the other sites cannot validate them"
         )
     return tuple(sorted(at))
 
 
-def warn_of_one_class(labels: Mapping[str, Sequence[str]], target: str, *, stacklevel: int) -> None:
+def warn_of_one_class(labels: Mapping[str, Sequence[str]], target: str) -> None:
     """Warn of sites all of whose observations are of one class; `labels` are those that each site has."""
     alike = [f"{site} ({of_site[0]})" for site, of_site in labels.items() if len(of_site) == 1]
     if alike:
-        warnings.warn(
+        warn(
             f"one class only of {target!r} at {shortlist(alike, shown=6)}: where class and site coincide, a model may learn "
             "the site in its place; look at infl.tl.compare(…, holdout='site'), and let sites differ by coordinate=16 "
-            "(model 'classifier')",
-            InflWarning,
-            stacklevel=stacklevel,
+            "(model 'classifier')"
         )
 
 

@@ -12,6 +12,7 @@ from scipy import sparse
 
 from infl.errors import DataError, SettingsError
 from infl.pp._check import PRESENT, check_object, check_site_names, check_values
+from infl.pp._copy import own
 from infl.pp._units import units_of
 from infl.pp._values import blocks, in_rows
 
@@ -116,13 +117,6 @@ def presence(var: pd.DataFrame) -> np.ndarray:
     if PRESENT not in var.columns:
         return np.ones(len(var), dtype=bool)
     return var[PRESENT].fillna(False).to_numpy(dtype=bool)
-
-
-def own(adata: AnnData) -> AnnData:
-    """Make a view an object of its own, in place, as scanpy does before it writes."""
-    if adata.is_view:
-        adata._init_as_actual(adata.copy())
-    return adata
 
 
 def put(adata: AnnData, layer: str | None, matrix: Any) -> None:

@@ -10,8 +10,11 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from infl._parameters import LAYER
 from infl.federation.sums import sum_over_sites
-from infl.pp._matrix import SiteMatrix, kinds, matrices, own
+from infl.pp._copy import own
+from infl.pp._matrix import SiteMatrix, kinds, matrices
+from infl.pp._sites import over_sites
 from infl.pp._units import warn_of_units
 
 if TYPE_CHECKING:
@@ -26,8 +29,14 @@ FINE = -40
 """First step of sums whose size nobody knows yet, as a power of two; widened where it does not fit."""
 
 
+@over_sites(layer=LAYER)
 def moments(
-    sites: Mapping[str, AnnData], *, layer: str | None = None, inplace: bool = True, key: Keyring | None = None
+    sites: Mapping[str, AnnData] | AnnData,
+    *,
+    layer: str | None = None,
+    inplace: bool = True,
+    site_key: str | None = None,
+    key: Keyring | None = None,
 ) -> pd.DataFrame:
     """Mean and variance of every feature over the observations of all sites.
 
@@ -43,6 +52,8 @@ def moments(
         Layer to use instead of ``X``.
     inplace
         Write ``var["mean"]``, ``var["var"]`` and ``var["std"]`` at every site.
+    site_key
+        Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
     key
         Key ring: with it, and three sites or more, what leaves a site is sealed.
 
@@ -63,17 +74,17 @@ def moments(
     np.int64(83)
     """
     at = matrices(sites, layer, key)
-    warn_of_units(kinds(at), stacklevel=2)
+    warn_of_units(kinds(at))
     found = federated_moments(at, key)
-    index = next(iter(sites.values())).var_names
+    index = next(iter(at.values())).adata.var_names
     table = pd.DataFrame(
         {"n_obs": found.n.astype(np.int64), "mean": found.mean, "var": found.var, "std": np.sqrt(found.var)},
         index=index.copy(),
     )
     if inplace:
-        for adata in sites.values():
+        for matrix in at.values():
             for name in ("mean", "var", "std"):
-                own(adata).var[name] = table[name].to_numpy()
+                own(matrix.adata).var[name] = table[name].to_numpy()
     return table
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
-from infl.errors import DataError, InflWarning, SettingsError
+from infl._parameters import LAYER, Flag, Key, Real
+from infl.errors import DataError, SettingsError, warn
 from infl.federation.sums import sum_over_sites
 from infl.pp._columns import layer_names
 from infl.pp._matrix import SiteMatrix, copies, matrices, put
 from infl.pp._median import federated_median
+from infl.pp._sites import over_sites
 from infl.pp._units import units_of
 from infl.pp._values import in_rows
 
@@ -23,8 +24,15 @@ if TYPE_CHECKING:
     from infl.keys import Keyring
 
 
+@over_sites(
+    target_sum=Real(0, open="low", none=True),
+    exclude_highly_expressed=Flag(),
+    max_fraction=Real(0, 1),
+    key_added=Key(none=True),
+    layer=LAYER,
+)
 def normalize_total(
-    sites: Mapping[str, AnnData],
+    sites: Mapping[str, AnnData] | AnnData,
     *,
     target_sum: float | None = None,
     exclude_highly_expressed: bool = False,
@@ -32,6 +40,7 @@ def normalize_total(
     key_added: str | None = None,
     layer: str | None = None,
     copy: bool = False,
+    site_key: str | None = None,
     key: Keyring | None = None,
 ) -> dict[str, AnnData] | None:
     """Give every observation the same total, as :func:`scanpy.pp.normalize_total` does for the pooled data.
@@ -57,12 +66,14 @@ def normalize_total(
         Layer to use instead of ``X``.
     copy
         Return altered copies and leave `sites` as they are.
+    site_key
+        Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
     key
         Key ring: with it, and three sites or more, what leaves a site is sealed.
 
     Returns
     -------
-    None, or the copies by site name.
+    None, or the copies by site name, or that of the one object.
 
     Raises
     ------
@@ -82,10 +93,6 @@ def normalize_total(
     >>> float(sites["b"].X.sum(axis=1)[0])
     5.0
     """
-    if not 0 <= max_fraction <= 1:
-        raise SettingsError(f"max_fraction must be between 0 and 1, not {max_fraction}")
-    if target_sum is not None and not target_sum > 0:
-        raise SettingsError(f"target_sum must be more than 0, not {target_sum}")
     sites = copies(sites, copy)
     at = matrices(sites, layer, key, rewrite=True)
     _check_not_logarithms(at, "normalize_total")
@@ -111,12 +118,14 @@ def normalize_total(
     return dict(sites) if copy else None
 
 
+@over_sites(base=Real(0, open="low", none=True), layer=LAYER)
 def log1p(
-    sites: Mapping[str, AnnData],
+    sites: Mapping[str, AnnData] | AnnData,
     *,
     base: float | None = None,
     copy: bool = False,
     layer: str | None = None,
+    site_key: str | None = None,
     key: Keyring | None = None,
 ) -> dict[str, AnnData] | None:
     """Logarithm of 1 + x at every site, as :func:`scanpy.pp.log1p`, after a check that no site has been there before.
@@ -131,12 +140,14 @@ def log1p(
         Return altered copies and leave `sites` as they are.
     layer
         Layer to use instead of ``X``.
+    site_key
+        Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
     key
         Not needed, nothing is summed; taken so that all functions here are called alike.
 
     Returns
     -------
-    None, or the copies by site name.
+    None, or the copies by site name, or that of the one object.
 
     Raises
     ------
@@ -151,8 +162,8 @@ def log1p(
     >>> float(sites["a"].X[1, 0].round(4))
     0.6931
     """
-    if base is not None and not (base > 0 and base != 1):
-        raise SettingsError(f"base must be more than 0 and not 1, not {base}")
+    if base == 1:
+        raise SettingsError("base=1: give a number above 0 other than 1, or None")
     sites = copies(sites, copy)
     at = matrices(sites, layer, key, rewrite=True)
     _check_not_logarithms(at, "log1p")
@@ -239,8 +250,4 @@ def _warn_of_empty(totals: Mapping[str, np.ndarray]) -> None:
     empty = {site: int((total <= 0).sum()) for site, total in totals.items() if (total <= 0).any()}
     if empty:
         site, number = next(iter(empty.items()))
-        warnings.warn(
-            f"{sum(empty.values())} observations have no counts ({number} at {site}); they stay as they are",
-            InflWarning,
-            stacklevel=3,
-        )
+        warn(f"{sum(empty.values())} observations have no counts ({number} at {site}); they stay as they are")

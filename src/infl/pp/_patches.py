@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from infl._parameters import Having, Real, Text, Whole, door
 from infl.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -16,6 +17,17 @@ SpatialData: TypeAlias = Any
 RESOLUTIONS = ("hires", "lowres")
 
 
+@door(
+    adata=Having(("write",), of_data=True, says="an AnnData or SpatialData"),
+    size=Real(0, open="low"),
+    pixels=Whole(1),
+    spot_diameter=Real(0, open="low"),
+    library=Text(none=True),
+    microns_per_pixel=Real(0, open="low", none=True),
+    spatial_key=Text(),
+    table=Text(),
+    coordinate_system=Text(),
+)
 def cut_patches(
     adata: AnnData | SpatialData,
     *,
@@ -79,8 +91,6 @@ def cut_patches(
     >>> spots.obsm["patches"].shape, int(spots.obsm["patches"].min())
     ((1, 192), 200)
     """
-    if size <= 0 or pixels < 1 or spot_diameter <= 0:
-        raise SettingsError("size=, pixels= and spot_diameter= are above 0")
     if hasattr(adata, "tables"):
         adata, picture, places, microns = _from_spatialdata(
             adata, table, image, coordinate_system, spot_diameter, microns_per_pixel

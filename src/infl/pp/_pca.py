@@ -11,19 +11,23 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
+from infl._parameters import LAYER, SEED, Choice, Flag, Key, Whole
 from infl.errors import DataError, SettingsError
 from infl.federation.sums import sum_over_sites
 from infl.pp._columns import known_truths
 from infl.pp._components import exact_components, randomised_components
-from infl.pp._matrix import SiteMatrix, copies, kinds, matrices, own
+from infl.pp._copy import own
+from infl.pp._matrix import SiteMatrix, copies, kinds, matrices
 from infl.pp._moments import Moments, federated_moments
 from infl.pp._preset import scanpy_default
+from infl.pp._sites import over_sites
 from infl.pp._units import warn_of_units
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
 
 Solver = Literal["auto", "arpack", "full", "covariance_eigh", "randomized"]
+SOLVERS = ("auto", "arpack", "full", "covariance_eigh", "randomized")
 
 LARGEST_EXACT = 5000
 """Most features for which all products of features are summed."""
@@ -52,8 +56,16 @@ class _Frame:
     n: int
 
 
+@over_sites(
+    n_comps=Whole(1, none=True),
+    layer=LAYER,
+    zero_center=Flag(),
+    svd_solver=Choice(SOLVERS, none=True),
+    random_state=SEED,
+    key_added=Key(none=True),
+)
 def pca(
-    sites: Mapping[str, AnnData],
+    sites: Mapping[str, AnnData] | AnnData,
     n_comps: int | None = None,
     *,
     layer: str | None = None,
@@ -64,6 +76,7 @@ def pca(
     dtype: str = "float32",
     key_added: str | None = None,
     copy: bool = False,
+    site_key: str | None = None,
     key: Keyring | None = None,
 ) -> dict[str, AnnData] | None:
     """Principal components of the observations of all sites, as :func:`scanpy.pp.pca` finds them in the pooled data.
@@ -97,12 +110,14 @@ def pca(
         Name of the fields instead of scanpy's (``"pca"`` unless given, under its preset ``ScanpyV2Preview``).
     copy
         Return altered copies and leave `sites` as they are.
+    site_key
+        Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
     key
         Key ring: with it, and three sites or more, what leaves a site is sealed.
 
     Returns
     -------
-    None, or the copies by site name. At every site are written ``obsm["X_pca"]`` (its own scores), ``varm["PCs"]``,
+    None, or the copies by site name, or that of the one object. At every site are written ``obsm["X_pca"]`` (its own scores), ``varm["PCs"]``,
     ``uns["pca"]["variance"]``, ``["variance_ratio"]`` and ``["params"]``, which but for the scores are alike everywhere.
 
     Raises
@@ -130,15 +145,18 @@ def pca(
     >>> sites["site_2"].obsm["X_pca"].shape[1]
     20
     """
-    solvers = ("auto", "arpack", "full", "covariance_eigh", "randomized")
-    if svd_solver is not None and svd_solver not in solvers:
-        raise SettingsError(f"svd_solver must be one of {', '.join(solvers)}, or None, not {svd_solver!r}")
+    try:
+        real = np.dtype(dtype).kind == "f"
+    except TypeError:
+        real = False
+    if not real:
+        raise SettingsError(f"dtype={dtype!r}: give a type of real numbers, e.g. 'float32'")
     sites = copies(sites, copy)
     at = matrices(sites, layer, key)
     mask_name, columns = _columns(at, mask_var)
     n_obs = sum(matrix.n_obs for matrix in at.values())
     n_comps = _n_comps(n_comps, len(columns), n_obs)
-    warn_of_units(kinds(at), stacklevel=2)
+    warn_of_units(kinds(at))
     found = federated_moments(at, key, purpose="pca")
     frame = _frame(found, columns, n_obs, zero_center)
     exact = len(columns) <= LARGEST_EXACT if svd_solver in (None, "auto", "arpack") else svd_solver != "randomized"

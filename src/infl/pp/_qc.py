@@ -14,11 +14,14 @@ from anndata import AnnData
 from scipy import sparse
 
 from infl._html import notebook, table
-from infl.errors import DataError, SettingsError
+from infl._parameters import LAYER, Flag, Names, Several, Whole
+from infl.errors import DataError
 from infl.federation.sums import sum_over_sites
 from infl.pp._columns import known_truths, shortlist
-from infl.pp._matrix import SiteMatrix, matrices, own
+from infl.pp._copy import own
+from infl.pp._matrix import SiteMatrix, matrices
 from infl.pp._moments import FINE, column_sums
+from infl.pp._sites import over_sites
 from infl.pp._units import units_of
 
 if TYPE_CHECKING:
@@ -69,8 +72,15 @@ class QCSummary:
         return notebook(table(["metric", *names], rows, f"infl QC of {len(self.features)} features", numbers=names))
 
 
+@over_sites(
+    qc_vars=Names(empty=True, says="names of columns of var, each of them once"),
+    percent_top=Several(Whole(1), none=True),
+    layer=LAYER,
+    log1p=Flag(),
+    round_to=Whole(1),
+)
 def qc_summary(
-    sites: Mapping[str, AnnData],
+    sites: Mapping[str, AnnData] | AnnData,
     *,
     qc_vars: str | Sequence[str] = (),
     percent_top: Sequence[int] | None = _TOP,
@@ -78,6 +88,7 @@ def qc_summary(
     log1p: bool = True,
     inplace: bool = False,
     round_to: int = 10,
+    site_key: str | None = None,
     key: Keyring | None = None,
 ) -> QCSummary:
     """Summarise the quality of all sites' data, as :func:`scanpy.pp.calculate_qc_metrics` does for pooled data.
@@ -101,6 +112,8 @@ def qc_summary(
         Write scanpy's columns to ``obs`` and ``var`` of every site too.
     round_to
         Numbers in histograms are rounded to multiples of this, and a site of fewer observations shows no means.
+    site_key
+        Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
     key
         Key ring: with it, and three sites or more, sums over sites are sealed.
 
@@ -120,9 +133,7 @@ def qc_summary(
     >>> summary.sites.loc["site_2", "units"]
     'scaled values'
     """
-    if round_to < 1:
-        raise SettingsError(f"round_to must be 1 or more, not {round_to}")
-    qc_vars = [qc_vars] if isinstance(qc_vars, str) else list(qc_vars)
+    qc_vars = list(qc_vars)
     at = matrices(sites, layer, key)
     names = next(iter(sites.values())).var_names
     for site, adata in sites.items():

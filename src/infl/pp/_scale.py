@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
-from infl.errors import DataError, InflWarning, SettingsError
+from infl._parameters import LAYER, Flag, Real
+from infl.errors import DataError, SettingsError, warn
 from infl.pp._columns import known_truths, obs_column
 from infl.pp._matrix import SiteMatrix, copies, kinds, matrices, put
 from infl.pp._moments import federated_moments
 from infl.pp._preset import scanpy_default
+from infl.pp._sites import over_sites
 from infl.pp._units import warn_of_units
 from infl.pp._values import in_rows
 
@@ -23,14 +24,16 @@ if TYPE_CHECKING:
     from infl.keys import Keyring
 
 
+@over_sites(zero_center=Flag(none=True), max_value=Real(0, open="low", none=True), layer=LAYER)
 def scale(
-    sites: Mapping[str, AnnData],
+    sites: Mapping[str, AnnData] | AnnData,
     *,
     zero_center: bool | None = None,
     max_value: float | None = None,
     copy: bool = False,
     layer: str | None = None,
     mask_obs: str | Mapping[str, np.ndarray] | None = None,
+    site_key: str | None = None,
     key: Keyring | None = None,
 ) -> dict[str, AnnData] | None:
     """Scale features to zero mean and unit variance over all sites, as :func:`scanpy.pp.scale` does for pooled data.
@@ -54,12 +57,14 @@ def scale(
         Observations that are used and scaled, the others are left as they are: name of a column of ``obs`` with truth
         values, or an array of them for each site. Fields are then called as in scanpy, ``var["mean of NAME"]`` or
         ``var["mean with mask"]``.
+    site_key
+        Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
     key
         Key ring: with it, and three sites or more, what leaves a site is sealed.
 
     Returns
     -------
-    None, or the copies by site name.
+    None, or the copies by site name, or that of the one object.
 
     Warns
     -----
@@ -74,8 +79,6 @@ def scale(
     >>> float(sum(site.X[:, 0].sum() for site in sites.values()).round(3)) + 0.0
     0.0
     """
-    if max_value is not None and not max_value > 0:
-        raise SettingsError(f"max_value must be more than 0, not {max_value}")
     if zero_center is None:
         zero_center = scanpy_default("scale", "zero_center", True)
         if zero_center is None:
@@ -83,7 +86,7 @@ def scale(
     sites = copies(sites, copy)
     at = matrices(sites, layer, key, rewrite=True)
     masks, names = _masks(at, mask_obs)
-    warn_of_units(kinds(at), stacklevel=2)
+    warn_of_units(kinds(at))
     found = federated_moments(at, key, rows=masks, purpose="scale")
     std = np.sqrt(found.var)
     std[std == 0] = 1
@@ -96,11 +99,7 @@ def scale(
         put(adata, layer, results[site])
         adata.var[names[0]], adata.var[names[1]] = found.mean, std
     if densified:
-        warnings.warn(
-            f"zero-centering a sparse matrix densifies it ({densified[0]}); zero_center=False keeps it sparse",
-            InflWarning,
-            stacklevel=2,
-        )
+        warn(f"zero-centering a sparse matrix densifies it ({densified[0]}); zero_center=False keeps it sparse")
     return dict(sites) if copy else None
 
 

@@ -1,12 +1,14 @@
 """Dealing one object out to sites: the real ones named in a column, or simulated ones."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
+from infl._parameters import COLUMNS, OTHER_COLUMN, Real, Whole, door
 from infl.errors import DataError, SettingsError
 from infl.pp._columns import obs_column, shortlist
 from infl.pp._copy import reopened, subset_obs
@@ -16,6 +18,7 @@ _MIN_OBS = 5  # what every simulated site gets under label skew, where there are
 _MIN_SECOND = 2  # of which so many are not of the site's most frequent class
 
 
+@door(n_sites=Whole(1), by=OTHER_COLUMN, stratify=replace(COLUMNS, none=True), alpha=Real(0, open="low", none=True))
 def split_sites(
     adata: AnnData | MuData,
     n_sites: int = 5,
@@ -198,13 +201,9 @@ def _split_by(adata: AnnData | MuData, by: str) -> dict:
 
 
 def _check_numbers(n_obs: int, n_sites: int, stratify: object, alpha: float | None) -> None:
-    if isinstance(n_sites, bool) or not isinstance(n_sites, int | np.integer) or n_sites < 1:
-        raise SettingsError(f"n_sites must be a whole number of 1 or more, not {n_sites!r}")
     if n_sites > n_obs:
         raise DataError(f"n_sites is {n_sites}, but there are {n_obs} observations: ask for fewer sites")
     if alpha is None:
         return
     if stratify is None:
         raise SettingsError("alpha skews labels, so it needs stratify: the column of obs that holds them")
-    if not (isinstance(alpha, int | float | np.number) and 0 < alpha < np.inf):
-        raise SettingsError(f"alpha must be a number above 0 (0.1 is strong skew, 100 next to none), not {alpha!r}")

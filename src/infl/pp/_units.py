@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from infl.errors import DataError, InflWarning
+from infl.errors import DataError, warn
 from infl.pp._values import in_rows
 
 KINDS = ("raw counts", "logarithms", "normalised counts", "scaled values")
@@ -69,10 +68,10 @@ def check_units(units: Mapping[str, str | None], *, escape: str | None = None) -
         raise DataError(mixture + (f", or set {escape} if they agree after all" if escape else ""))
 
 
-def warn_of_units(units: Mapping[str, str | None], *, stacklevel: int) -> None:
+def warn_of_units(units: Mapping[str, str | None]) -> None:
     """Warn of a mixture, where there is no argument to say that it is meant."""
     if mixture := _mixture(units):
-        warnings.warn(mixture, InflWarning, stacklevel=stacklevel + 1)
+        warn(mixture)
 
 
 def _mixture(units: Mapping[str, str | None]) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import numpy as np
 from infl import _tell
 from infl._parameters import Names, door
 from infl._threads import one_blas_thread, threads_for
-from infl.errors import DataError, InflWarning, SettingsError
+from infl.errors import DataError, SettingsError, warn
 from infl.federation.report import round_bar
 from infl.federation.run import FederatedRun
 
@@ -83,8 +82,8 @@ def audit(
     (['holds'], True)
     """
     from infl._tables import Findings
+    from infl.pp._sites import as_sites
     from infl.privacy.attacks import Evidence
-    from infl.tl._fit import as_sites
     from infl.tl._use import check_use
 
     if not isinstance(run, FederatedRun):
@@ -99,11 +98,7 @@ def audit(
     if not chosen:
         raise SettingsError(f"{', '.join(left_out[:5])}: no such attack applies to this run ({evidence.protection})")
     if left_out and attacks not in (None, ("quick",)):
-        warnings.warn(
-            f"{', '.join(left_out[:5])} left out: not applicable to this run ({evidence.protection})",
-            InflWarning,
-            stacklevel=3,
-        )
+        warn(f"{', '.join(left_out[:5])} left out: not applicable to this run ({evidence.protection})")
     rows = []
     with round_bar(len(chosen), progress, what="attack") as show, threads_for(run.model.n_weights), one_blas_thread():
         for number, attack in enumerate(chosen, 1):

@@ -10,12 +10,14 @@ import pandas as pd
 from anndata import AnnData
 from sklearn.metrics import pairwise_distances_argmin
 
-from infl._parameters import Choice, Real, Text, Whole, door
+from infl._parameters import Choice, Real, Text, Whole
 from infl.errors import DataError, SettingsError
 from infl.federation.sums import sum_over_sites
 from infl.pp._check import check_site_names
 from infl.pp._columns import shortlist
+from infl.pp._copy import own
 from infl.pp._matrix import check_key
+from infl.pp._sites import over_sites
 from infl.tl._centres import FEWEST, METHODS, Latents
 from infl.tl._communities import communities, matched, numbered, told
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from infl.keys import Keyring
 
 
-@door(
+@over_sites(
     n_clusters=Whole(none=True),
     method=Choice(("kmeans", "gmm", "leiden")),
     use_rep=Text(says="the name of an array in obsm"),
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     n_neighbors=Whole(1),
 )
 def cluster(
-    sites: Mapping[str, AnnData | MuData],
+    sites: Mapping[str, AnnData | MuData] | AnnData | MuData,
     n_clusters: int | None = None,
     *,
     method: Literal["kmeans", "gmm", "leiden"] = "kmeans",
@@ -48,6 +50,7 @@ def cluster(
     n_neighbors: int = 15,
     seed: int = 0,
     key_added: str = "infl_cluster",
+    site_key: str | None = None,
     key: Keyring | None = None,
 ) -> None:
     """Cluster observations by their coordinates in a common space; labels mean the same at all sites.
@@ -83,6 +86,8 @@ def cluster(
         Of all that is random. One seed, one result, with and without the seal.
     key_added
         Name of the fields.
+    site_key
+        Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
     key
         Key ring: with it, and three sites or more, sums are sealed.
 
@@ -147,7 +152,7 @@ def cluster(
     params |= {"resolution": resolution, "n_neighbors": n_neighbors} if method == "leiden" else {"n_init": n_init}
     for site, adata in sites.items():
         codes = pd.Categorical.from_codes(rank[labels[site]], categories=categories)
-        adata.obs[key_added] = pd.Series(codes, index=adata.obs_names)
+        own(adata).obs[key_added] = pd.Series(codes, index=adata.obs_names)
         adata.uns[key_added] = {"params": params, "means": means[order], "n_obs": sizes[order]} | facts
 
 

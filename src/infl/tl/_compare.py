@@ -16,7 +16,7 @@ from joblib import Parallel, delayed
 
 from infl._parameters import PARAMETERS, door, read_all
 from infl._threads import one_thread
-from infl.errors import DataError, InflWarning, SettingsError
+from infl.errors import DataError, InflWarning, SettingsError, warn
 from infl.federation.agreement import Agreement, check_classes
 from infl.federation.local import run_in_process
 from infl.federation.report import round_bar
@@ -24,7 +24,7 @@ from infl.federation.seeds import generator
 from infl.models.pooling import pool
 from infl.models.registry import make_task
 from infl.models.task import LOWER_IS_BETTER
-from infl.tl._fit import as_sites
+from infl.pp._sites import as_sites
 from infl.tl._personalise import personalise
 from infl.tl._predict import infer, open_model
 
@@ -299,7 +299,7 @@ class _Bench:
                     warnings.simplefilter("ignore", InflWarning)  # of one class: an error here
                     check_classes(self.task.agree({site: adata}))
             except DataError as error:
-                warnings.warn(f"'alone' is without {site}: {error}", InflWarning, stacklevel=7)
+                warn(f"'alone' is without {site}: {error}")
                 continue
             yield site, self._score(self._fit({site: adata}, "none", "none"))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import time
-import warnings
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from functools import partial
@@ -12,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from infl import _tell
-from infl._parameters import SITE_NAME, door, shown
-from infl.errors import DataError, InflWarning, KeyringError, SettingsError
+from infl._parameters import door
+from infl.errors import DataError, KeyringError, SettingsError, warn
 from infl.federation.agreement import Agreement
 from infl.federation.local import Outcome, run_in_process
 from infl.federation.report import last_metrics
 from infl.models.registry import make_task
+from infl.pp._sites import as_sites
 from infl.privacy.dp import log_run
 from infl.tl._calibrate import lock_curve
 from infl.tl._results import all_or_none, check_writable, model_facts, run_facts
@@ -153,11 +153,7 @@ def fit_federated(
         task = task.privately()
     panel = (engine.panel() if engine else None) or task.agree(tables)
     if seal == "none":
-        warnings.warn(
-            "seal='none': the coordinator reads every site's update; for simulation and debugging only",
-            InflWarning,
-            stacklevel=3,
-        )
+        warn("seal='none': the coordinator reads every site's update; for simulation and debugging only")
     fresh = key is None and (locked or seal != "none")
     key = _fresh_key() if fresh else key
     agreement = Agreement.new(
@@ -192,11 +188,9 @@ def fit_federated(
     try:
         write_results(written, outcome, key_added)
     except Exception as error:  # noqa: BLE001 - of whatever kind: hours of rounds are not lost for it
-        warnings.warn(
+        warn(
             f"the fit is finished, but results could not be written ({type(error).__name__}: {error}); the sites' objects "
-            "are unchanged and the run is returned: save it, or call infl.tl.predict",
-            InflWarning,
-            stacklevel=2,
+            "are unchanged and the run is returned: save it, or call infl.tl.predict"
         )
     _make_measurable(outcome.run, tables, key)
     return outcome.run
@@ -243,35 +237,6 @@ def _make_measurable(run: FederatedRun, tables: Mapping[str, Data], key: Keyring
     run.measure_sites = partial(site_metrics, sites=tables)
     if run.model.header.lock == "field" and key is not None:
         run.measure_lock = partial(lock_curve, run.model, tables, key=key)
-
-
-def as_sites(sites: Mapping[str, Data] | Data, site_key: str | None) -> dict[str, Data]:
-    """Return the sites' data by name, from a mapping or from one object and its site column."""
-    if isinstance(sites, Mapping):
-        if site_key is not None:
-            raise SettingsError("site_key= goes with one object; these sites are already apart: leave site_key out")
-        if not sites:
-            raise DataError("sites={}: give the sites' data by name")
-        wrong = [name for name, adata in sites.items() if not hasattr(adata, "obs_names")]
-        if wrong:
-            raise DataError(f"sites[{wrong[0]!r}]={shown(sites[wrong[0]])}: give an AnnData or MuData for each site")
-        return {SITE_NAME.read("site name", name): adata for name, adata in sites.items()}
-    if not hasattr(sites, "obs_names"):
-        remedy = "; read a file with anndata.read_h5ad(path)" if isinstance(sites, str | Path) else ""
-        raise DataError(
-            f"sites= takes a dict of AnnData or MuData, or one of them with site_key=, not {type(sites).__name__}{remedy}"
-        )
-    if site_key is None:
-        raise SettingsError(
-            "sites= is one object: pass site_key=, the obs column that says which site a row belongs to"
-        )
-    from infl.pp import obs_column
-    from infl.pp._labels import label_text
-
-    names = label_text(obs_column(sites, site_key, where="the data", role="site_key"))
-    for name in names.unique():
-        SITE_NAME.read("site name", name, f"column {site_key!r}: ")
-    return {name: sites[(names == name).to_numpy()] for name in sorted(names.unique())}
 
 
 def write_results(objects: Mapping[str, Data], outcome: Outcome, key_added: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from infl._parameters import door
-from infl.errors import InflWarning, SettingsError
+from infl.errors import SettingsError, warn
 from infl.tl._predict import warn_unopened
 from infl.tl._results import model_and_key, model_facts
 
@@ -99,11 +98,9 @@ def predict_perturbations(
     known = {*panel["features"], *panel["nodes"]}
     strange = sorted({gene for condition in genes for gene in condition} - known)
     if strange:
-        warnings.warn(
+        warn(
             f"nothing is known of {strange[0]!r} (neither measured, nor perturbed, nor in the graph): its effect is predicted as "
-            "that of any gene",
-            InflWarning,
-            stacklevel=3,
+            "that of any gene"
         )
     delta = task.predict_effects(model.module(key, verify=verify), panel, private, genes)
     names = ["+".join(condition) or task.control for condition in genes]

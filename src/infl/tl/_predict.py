@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -12,10 +11,10 @@ import numpy as np
 from infl import _tell
 from infl._parameters import SEVERAL_DATA, door
 from infl._threads import threads_for
-from infl.errors import InflWarning, SettingsError
+from infl.errors import SettingsError, warn
 from infl.federation.run import FederatedRun
 from infl.pp._check import check_site_names
-from infl.tl._fit import as_sites
+from infl.pp._sites import as_sites
 from infl.tl._results import all_or_none, model_and_key, use_facts
 from infl.tl._use import check_use, with_layer
 
@@ -81,15 +80,11 @@ def _infer(
     return task.judged(module, data, private) if judged else task.infer(module, data, private)
 
 
-def warn_unopened(model: LockedModel, key: Keyring | None, *, stacklevel: int = 2) -> bool:
+def warn_unopened(model: LockedModel, key: Keyring | None) -> bool:
     """Say whether a model is used with its key, and warn where it is not."""
     locked = model.header.lock != "none"
     if locked and key is None:
-        warnings.warn(
-            "no key: the stored weights are used as they are, which is not the model that was trained; pass key=",
-            InflWarning,
-            stacklevel=stacklevel + 2,
-        )
+        warn("no key: the stored weights are used as they are, which is not the model that was trained; pass key=")
     return not locked or key is not None
 
 
@@ -233,8 +228,8 @@ def _use(
     task = with_layer(shared.header.build_task(), layer, parts)
     if not write and not hasattr(task, "embed"):
         raise SettingsError(f"model {shared.header.task!r} has no latent to embed with")
-    opened = warn_unopened(shared, key, stacklevel=4)
-    check_use(parts, task, shared.header.panel, check_units=check_units, stacklevel=4)
+    opened = warn_unopened(shared, key)
+    check_use(parts, task, shared.header.panel, check_units=check_units)
     models = {} if run is None else {name: run.site_models[name] for name in parts if name in run.site_models}
     outputs = {name: infer(part, models.get(name, shared), key, name=name, task=task) for name, part in parts.items()}
     if whole is not None and site_key is not None:

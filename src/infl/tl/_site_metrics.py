@@ -10,7 +10,7 @@ import numpy as np
 from infl._parameters import door
 from infl.federation.run import FederatedRun
 from infl.federation.seeds import generator
-from infl.tl._fit import as_sites
+from infl.pp._sites import as_sites
 from infl.tl._results import needed_key
 from infl.tl._use import check_use
 

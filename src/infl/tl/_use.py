@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from infl.errors import DataError, InflWarning, SettingsError
+from infl.errors import DataError, SettingsError, warn
 from infl.pp import _units
 from infl.pp._check import check_layer, check_unique, check_values, measured, tables
 
@@ -40,7 +39,6 @@ def check_use(
     *,
     training: bool = False,
     check_units: bool = True,
-    stacklevel: int = 3,
 ) -> None:
     """Check data, by name, before a model reads them; alters nothing.
 
@@ -54,8 +52,6 @@ def check_use(
         The data are trained on or judged by, so that nothing may be missing, as in the fit.
     check_units
         Refuse values of another kind than those of the fit.
-    stacklevel
-        Of the warning that counts what is masked.
 
     Raises
     ------
@@ -81,7 +77,7 @@ def check_use(
                 # what some sites of the fit lacked too, the model knows to be without
                 usual = bool(modality) or getattr(task, "features", "") == "union"
                 lacking = features[:0] if usual else features[~there]
-                _count_masked(lacking, nan, len(features), table.n_obs, where, stacklevel)
+                _count_masked(lacking, nan, len(features), table.n_obs, where)
 
 
 def _parts(adata: Data, name: str, task: Task, panel: Mapping[str, Any]) -> dict[str, tuple[AnnData, pd.Index]]:
@@ -104,7 +100,7 @@ def _check_kind(kind: str | None, of_fit: Any, modality: str, where: str) -> Non
         _units.check_units({where: kind, "the fit": known[0]}, escape="check_units=False")
 
 
-def _count_masked(lacking: pd.Index, nan: int, n_features: int, n_obs: int, where: str, stacklevel: int) -> None:
+def _count_masked(lacking: pd.Index, nan: int, n_features: int, n_obs: int, where: str) -> None:
     """Say in one line how much is masked, and refuse too much."""
     if not len(lacking) and not nan:
         return
@@ -116,4 +112,4 @@ def _count_masked(lacking: pd.Index, nan: int, n_features: int, n_obs: int, wher
             f"{where} {line}: {share:.0%} of what the model reads, and at most {MOST_MASKED:.0%} can be masked; give data that "
             "have them, spelt as in the fit"
         )
-    warnings.warn(f"{where} {line}: they are masked", InflWarning, stacklevel=stacklevel + 1)
+    warn(f"{where} {line}: they are masked")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from torch import nn
 
-from infl.errors import InflWarning
+from infl.errors import warn
 
 
 def is_bypassed(parent: nn.Module, name: str) -> bool:
@@ -41,11 +40,9 @@ def switch_off_fast_path(model: nn.Module, name: str) -> None:
     layer: Any = model if name == "the model" else model.get_submodule(name)
     if not layer.activation_relu_or_gelu:  # has no fast path, or no longer
         return
-    warnings.warn(
+    warn(
         f"{name} is a TransformerEncoderLayer, whose fast path in evaluation mode would skip the adapter: "
-        "the fast path is switched off",
-        InflWarning,
-        stacklevel=2,
+        "the fast path is switched off"
     )
     layer.activation_relu_or_gelu = 0
     for module in model.modules():

@@ -7,14 +7,13 @@ routing does not depend on the input, merging then work as for PEFT's own method
 from __future__ import annotations
 
 import enum
-import warnings
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from infl.errors import InflWarning, MissingExtraError, SettingsError
+from infl.errors import MissingExtraError, SettingsError, warn
 from infl.nn.trex.experts import RankOneExperts, Router, check
 from infl.nn.trex.prior import PriorSlot
 from infl.nn.trex.traps import find_encoder_layer, is_bypassed, switch_off_fast_path
@@ -93,11 +92,9 @@ class TrexConfig(PeftConfig):
         if self.router == "sequence" and self.task_type == "CAUSAL_LM":
             raise SettingsError("router='sequence' would let a causal model see the tokens to come: use router='token'")
         if not self.prior and self.router_init == "zeros" and self.router != "none":
-            warnings.warn(
+            warn(
                 "B and the router start at zero and there is no prior: all experts get the same gradients and stay one expert; "
-                "use router_init='random'",
-                InflWarning,
-                stacklevel=2,
+                "use router_init='random'"
             )
 
     def experts(self, in_features: int, out_features: int, *, lookup: bool = False) -> RankOneExperts:
@@ -238,11 +235,9 @@ class TrexModel(BaseTuner):
         if parameter_name is not None:
             raise SettingsError(f"{parameter_name} of {current_key}: rank-one experts go beside layers, not parameters")
         if is_bypassed(parent, target_name):
-            warnings.warn(
+            warn(
                 f"{current_key} is left out: torch's MultiheadAttention reads the weight of out_proj and never calls the layer, so "
-                "an adapter there would do nothing",
-                InflWarning,
-                stacklevel=2,
+                "an adapter there would do nothing"
             )
             return
         if encoder := find_encoder_layer(self.model, current_key):
