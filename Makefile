@@ -38,7 +38,7 @@ test: $(STAMP)  ## lint, types, all tests
 	$(BIN)/ruff format --check .
 	test "$(PINS)" != constraints.txt || $(BIN)/mypy # against one set of versions: what others say of their types differs
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not alone" $(TESTS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not alone" $(TESTS)
 	$(BIN)/python -m pytest -m alone $(TESTS) || test $$? -eq 5 # 5: none of these must be alone
 
 lint: $(STAMP)  ## mend what the linter can mend
@@ -51,7 +51,7 @@ docs: $(STAMP)  ## build the documentation into docs/_build/html
 
 coverage: $(STAMP)  ## run all tests and say which branches none of them takes
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n auto --dist loadfile -m "not alone"
+	$(BIN)/coverage run -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/coverage run -m pytest -m alone || test $$? -eq 5
 	$(BIN)/coverage combine --quiet
 	for part in privacy/* keys/* nn/lock.py nn/field.py federation/*; do \

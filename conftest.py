@@ -14,6 +14,7 @@ import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: threads of one would wait for those of the other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # under UMAP; it sets the number for torch, too
 
 import infl
 
@@ -39,8 +40,11 @@ def pytest_configure(config: pytest.Config) -> None:
     infl.settings.data_dir = _data_dir()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what cannot run without the data; refuse to do so under continuous integration."""
+    """Begin with files that take long; leave out what cannot run without the data, but not in continuous integration."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
     if _data_dir() is not None or infl.settings.data_url is not None:
         return
     needy = [item for item in items if item.get_closest_marker("data_dir") or item.nodeid.startswith(_EXAMPLES)]

@@ -190,6 +190,11 @@ def test_other_spellings() -> None:
     task = make_task("classifier", {"optimizer": "sgd", "standardize": "rank", "learning_rate": 1})
     assert (task.optimiser, task.standardise, task.lr) == ("sgd", "rank", 1)
     assert make_task(task, {"learning_rate": 0.5}).lr == 0.5
+    assert infl.models.Classifier(target="a", optimizer="sgd", learning_rate=1, standardize="rank") == make_task(
+        task, {"target": "a"}
+    )
+    with pytest.raises(SettingsError, match="lr= and its other spelling"):
+        infl.models.Classifier(target="a", lr=0.1, learning_rate=0.1)
 
 
 @pytest.mark.parametrize("name", ["", 3, None, ("a",)])

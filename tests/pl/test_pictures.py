@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 import infl
-from infl.errors import DataError, FileError
+from infl.errors import DataError, FileError, SettingsError
 from infl.pl import _style
 
 METHODS = {
@@ -424,9 +424,10 @@ def test_sites_that_lack_the_target(khan_sites):
         DataError, match=r"target 'tumor_class' is missing in obs of site_1; did you mean 'tumour_class'\?"
     ):
         infl.pl.sites(khan_sites, "tumor_class")
-    for nothing in ({}, khan_sites["site_1"]):
-        with pytest.raises(DataError, match=r"pl\.sites draws a dict"):
-            infl.pl.sites(nothing)
+    with pytest.raises(DataError, match="give the sites' data by name"):
+        infl.pl.sites({})
+    with pytest.raises(SettingsError, match="pass site_key="):
+        infl.pl.sites(khan_sites["site_1"])
 
 
 def test_sites_shows_panels_and_moments(khan_sites):

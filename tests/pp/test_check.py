@@ -9,7 +9,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from infl.errors import MAX_LENGTH, DataError, InflWarning
+from infl.errors import MAX_LENGTH, DataError, InflWarning, SettingsError
 from infl.pp import panel_of
 
 
@@ -23,7 +23,11 @@ def refused(sites, **how) -> str:
 
 def test_sites_must_be_a_dict_of_objects(khan_sites):
     adata = khan_sites["site_1"]
-    assert refused(adata).startswith("sites must be a dict of AnnData or MuData by site name, not AnnData")
+    with pytest.raises(SettingsError, match="sites= is one object: pass site_key="):
+        panel_of(adata)
+    assert refused(adata.X).startswith(
+        "sites= takes a dict of AnnData or MuData, or one of them with site_key=, not ndarray"
+    )
     assert refused({}).startswith("sites is empty")
     assert refused({"a": adata.X}).startswith("a is ndarray; it must be AnnData or MuData")
     assert refused({"a": adata, "b": adata}).startswith("sites 'a' and 'b' are the same object")

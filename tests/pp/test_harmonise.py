@@ -164,7 +164,7 @@ def test_on_error_all_objects_are_as_before(features):
 
 
 def test_unknown_way_to_join():
-    with pytest.raises(SettingsError, match="features must be 'intersection' or 'union', not 'outer'"):
+    with pytest.raises(SettingsError, match="features='outer': give one of 'intersection', 'union'"):
         harmonise({"a": make(["g0"])}, features="outer")
 
 

@@ -96,7 +96,7 @@ def test_errors_are_one_line_and_alter_nothing(khan_sites):
         DataError, match=r"features of site_2 \(2308\) are not those of site_1 .* call infl.pp.harmonise"
     ):
         moments(khan_sites | {"site_2": other})
-    with pytest.raises(SettingsError, match=r"key must be an infl.keys.Keyring or None, not str"):
+    with pytest.raises(SettingsError, match="key='secret': give a key ring"):
         moments(khan_sites, key="secret")
     with pytest.raises(DataError, match="layer 'raw' is missing at site_1"):
         moments(khan_sites, layer="raw")

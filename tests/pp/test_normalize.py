@@ -120,11 +120,11 @@ def test_logarithms_and_negative_values_are_refused_and_nothing_changes(count_si
 def test_settings_that_cannot_work(count_sites, tmp_path):
     import anndata as ad
 
-    with pytest.raises(SettingsError, match="max_fraction must be between 0 and 1, not 2"):
+    with pytest.raises(SettingsError, match="max_fraction=2: give a number from 0 up to 1"):
         normalize_total(count_sites, max_fraction=2)
-    with pytest.raises(SettingsError, match="target_sum must be more than 0, not 0"):
+    with pytest.raises(SettingsError, match="target_sum=0: give a number above 0"):
         normalize_total(count_sites, target_sum=0)
-    with pytest.raises(SettingsError, match="base must be more than 0 and not 1, not 1"):
+    with pytest.raises(SettingsError, match="base=1: give a number above 0 other than 1"):
         log1p(count_sites, base=1)
     count_sites["s0"].write_h5ad(tmp_path / "a.h5ad")
     backed = count_sites | {"s0": ad.read_h5ad(tmp_path / "a.h5ad", backed="r")}

@@ -178,7 +178,7 @@ def test_pictures_refuse_in_one_line(name: str, options: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("name", ["audit", "compare"])
 def test_pictures_of_tables_refuse_what_is_none(name: str) -> None:
-    with pytest.raises(DataError, match="table="):
+    with pytest.raises(DataError, match="draws what infl.tl"):
         getattr(infl.pl, name)("table.csv")
 
 

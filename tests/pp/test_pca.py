@@ -135,7 +135,7 @@ def test_products_are_the_same_in_one_piece_and_in_many(khan_sites, monkeypatch)
 
 
 def test_what_cannot_work_is_one_line_and_alters_nothing(khan_sites):
-    with pytest.raises(SettingsError, match="svd_solver must be one of auto, .*, or None, not 'lobpcg'"):
+    with pytest.raises(SettingsError, match="svd_solver='lobpcg': give one of 'auto', .*, or None"):
         pca(khan_sites, svd_solver="lobpcg")
     with pytest.raises(SettingsError, match="n_comps must be from 1 to 83, as there are 83 observations and 2308"):
         pca(khan_sites, 84)

@@ -79,6 +79,6 @@ def test_what_cannot_work(count_sites):
     count_sites["s0"].var["mt"] = "yes"
     with pytest.raises(DataError, match="qc_vars 'mt' has no truth values in var of s0"):
         qc_summary(count_sites, qc_vars=["mt"], inplace=True)
-    with pytest.raises(SettingsError, match="round_to must be 1 or more, not 0"):
+    with pytest.raises(SettingsError, match="round_to=0: give a whole number of at least 1"):
         qc_summary(count_sites, round_to=0)
     assert "total_counts" not in count_sites["s0"].obs

@@ -64,7 +64,7 @@ def test_views_and_copies(khan_sites):
 
 def test_settings_that_cannot_work(khan_sites):
     before = khan_sites["site_1"].X.copy()
-    with pytest.raises(SettingsError, match="max_value must be more than 0, not -1"):
+    with pytest.raises(SettingsError, match="max_value=-1: give a number above 0"):
         scale(khan_sites, max_value=-1)
     with pytest.raises(SettingsError, match="mask_obs must be a column of obs or a dict with an array for every site"):
         scale(khan_sites, mask_obs={"site_1": np.ones(3, dtype=bool)})

@@ -172,17 +172,17 @@ def test_errors_name_what_is_wrong(khan):
         (DataError, "by 'case' has values that differ in case or white space only: 'A ', 'a'", {"by": "case"}),
         (DataError, "stratify 'age' is numeric with 83 values", {"stratify": "age"}),
         (DataError, "n_sites is 84, but there are 83 observations", {"n_sites": 84}),
-        (SettingsError, "n_sites must be a whole number of 1 or more, not 0", {"n_sites": 0}),
-        (SettingsError, "n_sites must be a whole number of 1 or more, not 2.5", {"n_sites": 2.5}),
+        (SettingsError, "n_sites=0: give a whole number of at least 1", {"n_sites": 0}),
+        (SettingsError, "n_sites=2.5: give a whole number of at least 1", {"n_sites": 2.5}),
         (SettingsError, "alpha skews labels, so it needs stratify", {"alpha": 1.0}),
-        (SettingsError, "alpha must be a number above 0", {"alpha": 0.0, "stratify": "tumour_class"}),
-        (SettingsError, "alpha must be a number above 0", {"alpha": -1, "stratify": "tumour_class"}),
-        (SettingsError, "alpha must be a number above 0", {"alpha": float("nan"), "stratify": "tumour_class"}),
+        (SettingsError, "alpha=0.0: give a number above 0", {"alpha": 0.0, "stratify": "tumour_class"}),
+        (SettingsError, "alpha=-1: give a number above 0", {"alpha": -1, "stratify": "tumour_class"}),
+        (SettingsError, "alpha=nan: give a number above 0", {"alpha": float("nan"), "stratify": "tumour_class"}),
         (SettingsError, "by takes the sites from a column", {"by": "tumour_class", "alpha": 1.0}),
     ]
     for kind, text, arguments in cases:
         with pytest.raises(kind) as caught:
             split_sites(khan, **arguments)
         assert text in str(caught.value)
-    with pytest.raises(DataError, match="takes AnnData or MuData, not DataFrame"):
+    with pytest.raises(DataError, match="adata=<DataFrame>: give an AnnData or MuData"):
         split_sites(khan.obs)

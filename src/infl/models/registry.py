@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from infl import _entry_points
 from infl._parameters import shown
 from infl.errors import SettingsError
-from infl.models.task import Task
+from infl.models.task import ALIASES, Task, without_aliases
 
 TASKS = {
     "adapter": "infl.models.adapter:Adapter",
@@ -49,8 +49,6 @@ def task_class(name: str) -> type[Task]:
     return _entry_points.load(name, place)
 
 
-ALIASES = {"learning_rate": "lr", "optimizer": "optimiser", "standardize": "standardise"}
-"""Other spellings that are taken."""
 HINTS = {
     "init": "every fit begins from fresh weights; go on with a run by checkpoint= and resume=True, or with its model by "
     "infl.tl.personalise",
@@ -85,22 +83,11 @@ def make_task(model: str | Task, options: dict[str, Any], also: Iterable[str] = 
         )
     cls = type(model) if isinstance(model, Task) else task_class(model)
     known = [f.name for f in dataclasses.fields(cls) if f.init]
-    options = _without_aliases(options, known)
+    options = without_aliases(options, known)
     for option in options:
         if option not in known:
             raise SettingsError(_unknown(cls.name, option, known, [*also]))
     return dataclasses.replace(model, **options) if isinstance(model, Task) else cls(**options)
-
-
-def _without_aliases(options: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
-    """Return the options under the task's own names."""
-    renamed: dict[str, Any] = {}
-    for option, value in options.items():
-        name = ALIASES.get(option, option) if option not in known else option
-        if name in renamed:
-            raise SettingsError(f"{name}= and its other spelling are both given: leave one of them out")
-        renamed[name if name in known else option] = value
-    return renamed
 
 
 def _unknown(model: str, option: str, known: Sequence[str], also: Sequence[str]) -> str:

@@ -7,8 +7,8 @@ third party's task is one class that follows this protocol, registered under the
 from __future__ import annotations
 
 import dataclasses
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import ABC, ABCMeta, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -108,8 +108,36 @@ class SiteData(ABC):
         return all(len(column[column >= 0].unique()) < 2 for column in labels.reshape(len(labels), -1).T)
 
 
+ALIASES = {"learning_rate": "lr", "optimizer": "optimiser", "standardize": "standardise"}
+"""Other spellings of options that are taken."""
+
+
+def without_aliases(options: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Return options under the names that a task knows.
+
+    Raises
+    ------
+    SettingsError
+        One is given under both.
+    """
+    renamed: dict[str, Any] = {}
+    for option, value in options.items():
+        name = ALIASES.get(option, option) if option not in known else option
+        if name in renamed:
+            raise SettingsError(f"{name}= and its other spelling are both given: leave one of them out")
+        renamed[name if name in known else option] = value
+    return renamed
+
+
+class _Spellings(ABCMeta):
+    """Takes options of a task under their other spellings."""
+
+    def __call__(cls, *args: Any, **options: Any) -> Any:
+        return super().__call__(*args, **without_aliases(options, getattr(cls, "__dataclass_fields__", ())))
+
+
 @dataclass(frozen=True)
-class Task(ABC):
+class Task(metaclass=_Spellings):
     """Base of all tasks. The fields of a concrete task are its options; all of them can be written as JSON.
 
     A task has no state: what is learned lives in the module's parameters (averaged, locked) and in *private arrays*
@@ -249,7 +277,7 @@ class Task(ABC):
     def build(self, panel: Mapping[str, Any]) -> nn.Module:
         """Return a freshly initialised module (from torch's global generator)."""
 
-    def configure(self, module: nn.Module, private: Sums) -> None:  # noqa: B027 - most tasks need none
+    def configure(self, module: nn.Module, private: Sums) -> None:
         """Put private arrays where the module uses them."""
 
     def units(self, panel: Mapping[str, Any]) -> dict[str, dict[int, Sequence[str]]]:
@@ -260,7 +288,7 @@ class Task(ABC):
         """Return what a site's own model knows of the site beside the global model (moments); it is never sent."""
         return {}
 
-    def adapt(self, module: nn.Module, data: Any, private: Sums) -> None:  # noqa: B027 - most tasks need none
+    def adapt(self, module: nn.Module, data: Any, private: Sums) -> None:
         """Estimate, from unlabelled data, the parameters that a site learns for itself; for a site not in the fit."""
 
     def is_local(self, parameter: str) -> bool:

@@ -5,7 +5,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from infl._parameters import TABLE
 from infl._tables import words
 from infl.pl._style import BLACK, GREY, KEYED, ORANGE, PALE, UNKEYED, axes, legend_above, need_columns, picture, rows
 from infl.privacy.attacks.contract import Status
@@ -19,7 +18,7 @@ _LOOKS = {
 }
 
 
-@picture(table=TABLE)
+@picture()
 def audit(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     r"""Draw what each attack reaches, between chance and the same attack on an unprotected run.
 

@@ -4,7 +4,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from infl._parameters import TABLE
 from infl._tables import method_words, words
 from infl.errors import DataError
 from infl.pl._style import GREY, KEYED, PALE, REFERENCE, UNKEYED, axes, legend_above, need_columns, picture, rows
@@ -17,7 +16,7 @@ _OTHER = ("without a lock", REFERENCE, "D")
 _LOWER_IS_BETTER = ("error", "loss", "mse", "nll", "seconds")
 
 
-@picture(table=TABLE)
+@picture()
 def compare(table: pd.DataFrame, *, metric: str | None = None, ax: Axes | None = None) -> Axes:
     """Draw what each method reached, with its spread over seeds.
 

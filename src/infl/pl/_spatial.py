@@ -15,6 +15,7 @@ from infl.errors import DataError, MissingExtraError
 from infl.models.neighbours import sections_of
 from infl.pl._style import CYCLE, natural, picture, unit_of, wrapped
 from infl.pl._style import axes as axes_of
+from infl.pp._labels import label_text
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -139,7 +140,7 @@ def confusion(
         for column in (reference, found):
             if column not in adata.obs:
                 raise DataError(f"{site} has no obs column {column!r}")
-    pairs = pd.concat([adata.obs[[reference, found]].astype(str) for adata in objects.values()])
+    pairs = pd.concat([adata.obs[[reference, found]].apply(label_text) for adata in objects.values()]).dropna()
     counts = pd.crosstab(pairs[reference], pairs[found])
     counts = counts.loc[natural(counts.index), natural(counts.columns)]
     shares = counts.div(counts.sum(axis=1), axis=0)

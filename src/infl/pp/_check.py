@@ -10,7 +10,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from infl._parameters import FEATURES, LAYER, OTHER_COLUMN
-from infl.errors import DataError, SettingsError
+from infl.errors import DataError
 from infl.pp._columns import layer_names, shortlist
 from infl.pp._labels import agree_on_classes
 from infl.pp._panel import Panel
@@ -97,8 +97,6 @@ def examine(
 
     With `aliases`, an empty dict too, features that are spelt in several ways are one (see :mod:`infl.pp._spelling`).
     """
-    if features not in ("intersection", "union"):
-        raise SettingsError(f"features must be 'intersection' or 'union', not {features!r}")
     check_site_names(sites)
     for site, adata in sites.items():
         check_object(adata, site, layer)
@@ -228,11 +226,6 @@ def _nothing_in_common(at: Mapping[str, pd.Index], modality: str) -> str:
 
 
 def check_site_names(sites: Mapping[str, AnnData | MuData]) -> None:
-    if not isinstance(sites, Mapping):
-        raise DataError(
-            f"sites must be a dict of AnnData or MuData by site name, not {type(sites).__name__}; "
-            "infl.pp.split_sites makes one"
-        )
     if not sites:
         raise DataError("sites is empty: give a dict with an AnnData or MuData for each site")
     seen: dict[str, str] = {}

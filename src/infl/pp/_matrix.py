@@ -10,7 +10,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from infl.errors import DataError, SettingsError
+from infl.errors import DataError
 from infl.pp._check import PRESENT, check_object, check_site_names, check_values
 from infl.pp._copy import own
 from infl.pp._units import units_of
@@ -79,7 +79,6 @@ def matrices(
     infl.errors.DataError
         One line: what is wrong at which site.
     """
-    check_key(key)
     check_site_names(sites)
     for site, adata in sites.items():
         if not isinstance(adata, AnnData):
@@ -104,12 +103,6 @@ def matrices(
 def kinds(at: Mapping[str, SiteMatrix]) -> dict[str, str | None]:
     """What kind of values each site has: counts, logarithms, scaled values; None where that cannot be told."""
     return {site: units_of(matrix.adata, matrix.layer) for site, matrix in at.items()}
-
-
-def check_key(key: Any) -> None:
-    """Refuse what is neither a key ring nor None."""
-    if key is not None and not callable(getattr(key, "subkey", None)):
-        raise SettingsError(f"key must be an infl.keys.Keyring or None, not {type(key).__name__}")
 
 
 def presence(var: pd.DataFrame) -> np.ndarray:

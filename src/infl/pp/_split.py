@@ -77,8 +77,6 @@ def split_sites(
     >>> sum(site.n_obs for site in sites.values())
     83
     """
-    if not isinstance(adata, AnnData | MuData):
-        raise DataError(f"split_sites takes AnnData or MuData, not {type(adata).__name__}")
     adata = reopened(adata)
     if by is not None:
         if stratify is not None or alpha is not None:

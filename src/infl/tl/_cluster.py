@@ -16,7 +16,6 @@ from infl.federation.sums import sum_over_sites
 from infl.pp._check import check_site_names
 from infl.pp._columns import shortlist
 from infl.pp._copy import own
-from infl.pp._matrix import check_key
 from infl.pp._sites import over_sites
 from infl.tl._centres import FEWEST, METHODS, Latents
 from infl.tl._communities import communities, matched, numbered, told
@@ -157,7 +156,6 @@ def cluster(
 
 
 def _latents(sites: Mapping[str, AnnData | MuData], use_rep: str, key: Keyring | None) -> dict[str, np.ndarray]:
-    check_key(key)
     check_site_names(sites)
     latents: dict[str, np.ndarray] = {}
     for site, adata in sites.items():

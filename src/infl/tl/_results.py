@@ -11,7 +11,6 @@ import numpy as np
 
 from infl.errors import DataError, KeyringError, SettingsError
 from infl.models.locked import LockedModel, load_model
-from infl.pp._matrix import check_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +43,6 @@ def model_and_key(model: object, key: Keyring | None) -> tuple[LockedModel, Keyr
     FileError
         The path cannot be read.
     """
-    check_key(key)
     if isinstance(model, str | Path):
         return load_model(model), key
     locked = checked_model(model)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from infl.pp._labels import label_text
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
 from infl.privacy.attacks.evidence import UNPROTECTED
 from infl.privacy.attacks.statistics import correlation, interval
@@ -66,6 +67,6 @@ class SiteBalance(Attack):
         for update in recorded.updates():
             bias = recorded.tensors(update.values)["head.bias"]
             guesses.append(bias / max(float(np.abs(bias).max()), 1e-12))
-            labels = sites[update.site].obs[target].astype(str)
+            labels = label_text(sites[update.site].obs[target])
             truths.append(np.array([(labels == c).mean() for c in classes]))
         return correlation(np.stack(guesses), np.stack(truths))

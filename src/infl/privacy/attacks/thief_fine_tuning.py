@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from infl._isolation import torch_seed
+from infl._threads import one_thread
 from infl.federation.seeds import derive
 from infl.nn.flat import FlatModule
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
@@ -322,8 +323,9 @@ def head_start(
 
     run = infl.tl.fit_federated({s: a.copy() for s, a in sites.items()}, target=target, progress=False)
     trials: dict[int, list[dict[tuple[str, float], float]]] = {n: [] for n in samples}
-    for n, result in break_ins(Evidence(run, sites), seeds, samples, LEARNING_RATES):
-        trials[n].append(result)
+    with one_thread():
+        for n, result in break_ins(Evidence(run, sites), seeds, samples, LEARNING_RATES):
+            trials[n].append(result)
     return {n: compare_starts(summarise(trials[n])) for n in samples}
 
 
