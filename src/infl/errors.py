@@ -4,13 +4,7 @@ Each message is one line that says what is wrong, where, and what to do. The com
 exit code 2; anything that is not an :class:`InflError` is a defect of ours and leaves with 1.
 """
 
-import os
-import sys
-import warnings
-from pathlib import Path
-
 MAX_LENGTH = 300
-_PACKAGE = f"{Path(__file__).parent}{os.sep}"
 
 
 class InflError(Exception):
@@ -126,20 +120,3 @@ class InflWarning(UserWarning):
     ...     warnings.simplefilter("ignore", InflWarning)  # known, and meant so
     ...     warnings.warn("seal='none': the coordinator reads every site's update", InflWarning)
     """
-
-
-def warn(line: str) -> None:
-    """Warn the line of code, outside this package, that a user wrote.
-
-    Examples
-    --------
-    >>> import warnings
-    >>> with warnings.catch_warnings(record=True) as seen:
-    ...     warn("sites have different kinds of values")
-    >>> seen[0].category.__name__
-    'InflWarning'
-    """
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(line, InflWarning, stacklevel=level)

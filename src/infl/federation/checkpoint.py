@@ -16,7 +16,8 @@ import torch
 from cryptography.exceptions import InvalidTag
 
 from infl._files import check_file_names, explained, file_name, write_atomic
-from infl.errors import DataError, FileError, SealError, SettingsError, warn
+from infl._warn import warn
+from infl.errors import DataError, FileError, SealError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.coordinator import Progress
 from infl.federation.digest import data_digest

@@ -11,7 +11,8 @@ import pandas as pd
 from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
-from infl.errors import DataError, warn
+from infl._warn import warn
+from infl.errors import DataError
 from infl.models.task import SITE
 from infl.pp._columns import missing_values
 from infl.pp._labels import label_text

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from infl.errors import DataError, warn
+from infl._warn import warn
+from infl.errors import DataError
 
 if TYPE_CHECKING:
     from anndata import AnnData

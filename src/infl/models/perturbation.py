@@ -16,7 +16,8 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from infl._parameters import COLUMN, LAYER, SHARE, Kind, Real, Text, Whole
-from infl.errors import DataError, warn
+from infl._warn import warn
+from infl.errors import DataError
 from infl.models.effects import Effects, Genes, edges_of, neighbours
 from infl.models.matrix import FeatureMatrix
 from infl.models.task import Predictor, SiteData, Step, Sums, Task

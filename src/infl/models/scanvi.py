@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from infl._parameters import COLUMN, Kind, Real, Text
-from infl.errors import DataError, SettingsError, warn
+from infl._warn import warn
+from infl.errors import DataError, SettingsError
 from infl.models.counts import LABELS, CountRows, log_normalised, table_of
 from infl.models.labelled import stratified_split, write_classes
 from infl.models.logistic import logistic_regression

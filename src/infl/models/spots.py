@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from infl.errors import warn
+from infl._warn import warn
 from infl.models.matrix import FeatureMatrix
 from infl.models.neighbours import averaging
 from infl.models.patches import BLOCK, N_STATISTICS, Patches, Stain, stain_transform, statistics, warn_of_colours

@@ -7,6 +7,7 @@ third party's task is one class that follows this protocol, registered under the
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from abc import ABC, ABCMeta, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -131,6 +132,11 @@ def without_aliases(options: Mapping[str, Any], known: Collection[str]) -> dict[
 
 class _Spellings(ABCMeta):
     """Takes options of a task under their other spellings."""
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        own = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return own.replace(parameters=[p for name, p in own.parameters.items() if name != "self"])
 
     def __call__(cls, *args: Any, **options: Any) -> Any:
         return super().__call__(*args, **without_aliases(options, getattr(cls, "__dataclass_fields__", ())))

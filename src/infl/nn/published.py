@@ -37,7 +37,8 @@ from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-from infl.errors import KeyringError, SettingsError, warn
+from infl._warn import warn
+from infl.errors import KeyringError, SettingsError
 from infl.nn.film import CODE_SIZE, INITIAL_STD, FiLM
 
 N_POINTS = 128

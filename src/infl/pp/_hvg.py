@@ -14,7 +14,8 @@ from packaging.version import Version
 from scipy import sparse
 
 from infl._parameters import CUTOFF, LAYER, OTHER_COLUMN, Choice, Flag, Real, Whole
-from infl.errors import DataError, warn
+from infl._warn import warn
+from infl.errors import DataError
 from infl.federation.sums import sum_over_sites
 from infl.pp._columns import obs_column
 from infl.pp._copy import own

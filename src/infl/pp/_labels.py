@@ -11,7 +11,8 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from infl.errors import DataError, SettingsError, warn
+from infl._warn import warn
+from infl.errors import DataError, SettingsError
 from infl.pp._columns import missing_values, obs_column, shortlist
 
 _ALIKE = 0.9  # share of characters in common above which two labels look like one misspelt

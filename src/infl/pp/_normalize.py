@@ -9,7 +9,8 @@ import numpy as np
 from scipy import sparse
 
 from infl._parameters import LAYER, Flag, Key, Real
-from infl.errors import DataError, SettingsError, warn
+from infl._warn import warn
+from infl.errors import DataError, SettingsError
 from infl.federation.sums import sum_over_sites
 from infl.pp._columns import layer_names
 from infl.pp._matrix import SiteMatrix, copies, matrices, put

@@ -9,7 +9,8 @@ import numpy as np
 from scipy import sparse
 
 from infl._parameters import LAYER, Flag, Real
-from infl.errors import DataError, SettingsError, warn
+from infl._warn import warn
+from infl.errors import DataError, SettingsError
 from infl.pp._columns import known_truths, obs_column
 from infl.pp._matrix import SiteMatrix, copies, kinds, matrices, put
 from infl.pp._moments import federated_moments

@@ -9,7 +9,8 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from infl.errors import DataError, warn
+from infl._warn import warn
+from infl.errors import DataError
 from infl.pp._values import in_rows
 
 KINDS = ("raw counts", "logarithms", "normalised counts", "scaled values")

@@ -10,7 +10,8 @@ import numpy as np
 from infl import _tell
 from infl._parameters import Names, door
 from infl._threads import one_blas_thread, threads_for
-from infl.errors import DataError, SettingsError, warn
+from infl._warn import warn
+from infl.errors import DataError, SettingsError
 from infl.federation.report import round_bar
 from infl.federation.run import FederatedRun
 

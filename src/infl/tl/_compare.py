@@ -16,7 +16,8 @@ from joblib import Parallel, delayed
 
 from infl._parameters import PARAMETERS, door, read_all
 from infl._threads import one_thread
-from infl.errors import DataError, InflWarning, SettingsError, warn
+from infl._warn import warn
+from infl.errors import DataError, InflWarning, SettingsError
 from infl.federation.agreement import Agreement, check_classes
 from infl.federation.local import run_in_process
 from infl.federation.report import round_bar

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from infl import _tell
 from infl._parameters import door
-from infl.errors import DataError, KeyringError, SettingsError, warn
+from infl._warn import warn
+from infl.errors import DataError, KeyringError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.local import Outcome, run_in_process
 from infl.federation.report import last_metrics

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from infl._parameters import door
-from infl.errors import SettingsError, warn
+from infl._warn import warn
+from infl.errors import SettingsError
 from infl.tl._predict import warn_unopened
 from infl.tl._results import model_and_key, model_facts
 

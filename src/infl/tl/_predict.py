@@ -11,7 +11,8 @@ import numpy as np
 from infl import _tell
 from infl._parameters import SEVERAL_DATA, door
 from infl._threads import threads_for
-from infl.errors import SettingsError, warn
+from infl._warn import warn
+from infl.errors import SettingsError
 from infl.federation.run import FederatedRun
 from infl.pp._check import check_site_names
 from infl.pp._sites import as_sites

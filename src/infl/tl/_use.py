@@ -10,7 +10,8 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from infl.errors import DataError, SettingsError, warn
+from infl._warn import warn
+from infl.errors import DataError, SettingsError
 from infl.pp import _units
 from infl.pp._check import check_layer, check_unique, check_values, measured, tables
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from infl.errors import warn
+from infl._warn import warn
 
 
 def is_bypassed(parent: nn.Module, name: str) -> bool:

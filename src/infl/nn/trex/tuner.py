@@ -13,7 +13,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from infl.errors import MissingExtraError, SettingsError, warn
+from infl._warn import warn
+from infl.errors import MissingExtraError, SettingsError
 from infl.nn.trex.experts import RankOneExperts, Router, check
 from infl.nn.trex.prior import PriorSlot
 from infl.nn.trex.traps import find_encoder_layer, is_bypassed, switch_off_fast_path
