@@ -7,6 +7,7 @@ integration (``CI=true``) that is a failure.
 """
 
 import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +15,6 @@ import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: threads of one would wait for those of the other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # under UMAP; it sets the number for torch, too
 
 import infl
 
@@ -30,6 +30,13 @@ def _data_dir() -> Path | None:
     named = os.environ.get("INFL_DATA_DIR")
     folder = Path(named).expanduser() if named else _BESIDE
     return folder if folder.is_dir() else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Give torch its one thread again: numba, under UMAP, sets the number of threads of the library that both use."""
+    if "PYTEST_XDIST_WORKER" in os.environ and "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
