@@ -23,7 +23,9 @@ from typer.testing import CliRunner
 import infl
 from infl.cli.app import app
 from infl.errors import MAX_LENGTH, FederationError, FileError, InflError, SettingsError
+from infl.federation.attempt import alone
 from infl.federation.flare.rehearsal import free_port
+from infl.federation.station import SiteSettings, Station
 from infl.keys import Keyring
 
 SITES = ("hospital_a", "hospital_b", "hospital_c")
@@ -292,6 +294,7 @@ def test_kits_ports_and_fingerprints(here: Path, khan: AnnData) -> None:
     checked = typed("site", "check", "--data", "cohort.h5ad")
     assert re.search(r"WRONG connection .* cannot be reached .* is the coordinator up", checked.stdout)
     assert checked.stdout.count("WRONG") == 1
+    settings_stay(here)
     assert "1 of 8 checks failed: connection" in str(checked.exception)
     begun(here)
     with socket.socket() as taken:
@@ -306,13 +309,27 @@ def test_kits_ports_and_fingerprints(here: Path, khan: AnnData) -> None:
     renewed(here, fingerprint)
 
 
+def settings_stay(here: Path) -> None:
+    """Neither a check nor a start that is refused rewrites the settings of a site that is up."""
+    station = Station(here / "hospital_a")
+    assert not (station.home / "site.json").exists()
+    station.keep(SiteSettings("hospital_a", str(here / "cohort.h5ad"), expects="0" * 64))
+    before = (station.home / "site.json").read_bytes()
+    typed("site", "check", "--data", "cohort.h5ad")
+    refused("site", "start", "--data", "nowhere.h5ad")
+    with alone(station.home):
+        assert "in use by another process" in refused("site", "start", "--data", "cohort.h5ad")
+    assert (station.home / "site.json").read_bytes() == before
+    (station.home / "site.json").unlink()
+
+
 def renewed(here: Path, fingerprint: str) -> None:
     """New certificates serve in place of old ones; a site that was shut out is on the server's list."""
     kits = {name: here / name / "kit" / "startup" for name in ("coordinator", "hospital_a")}
     before = {name: sorted(f.read_bytes() for f in kit.glob("*.key")) for name, kit in kits.items()}
     assert typed("site", "enrol", "hospital_a", "--renew").exit_code == 0
     request, signed = (here / f for f in ("hospital_a/hospital_a.request.zip", "coordinator/hospital_a.signed.zip"))
-    assert typed("coordinator", "approve", request, "--yes").exit_code == 0
+    assert typed("coordinator", "approve", request, "--yes", "--renew").exit_code == 0
     assert typed("site", "install", signed, "--fingerprint", fingerprint).exit_code == 0
     assert "valid for 365 days" in typed("coordinator", "renew").stdout
     for name, kit in kits.items():

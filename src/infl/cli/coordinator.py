@@ -42,6 +42,7 @@ def init(
 def approve(
     request: Annotated[Path, typer.Argument(help="NAME.request.zip, from `infl site enrol`.")],
     yes: Annotated[bool, typer.Option("--yes", help="The fingerprint was compared.")] = False,
+    renew: Annotated[bool, typer.Option("--renew", help="A new certificate for a site that is enrolled.")] = False,
     home: Home = HOME,
 ) -> None:
     """Enrol a site, after comparing its fingerprint by telephone.
@@ -49,12 +50,15 @@ def approve(
     Example: `infl coordinator approve hospital_b.request.zip`
     """
     from infl.federation.flare.kits import approve as sign
-    from infl.federation.flare.kits import request_fingerprint
+    from infl.federation.flare.kits import asked
 
-    typer.echo(f"{request.name}: fingerprint\n{request_fingerprint(request)}")
-    if not yes and not typer.confirm("Does the site have the same one?"):
+    inside = asked(home, request, renew=renew)
+    typer.echo(
+        f"{inside.name} asks {'for a new certificate' if renew else 'to be enrolled'}; fingerprint\n{inside.fingerprint}"
+    )
+    if not yes and not typer.confirm(f"Does {inside.name} have the same one?"):
         raise FederationError("not enrolled: the fingerprint was not confirmed")
-    signed, _ = sign(home, request)
+    signed, _ = sign(home, request, expected=inside, renew=renew)
     typer.echo(f"{signed}: send it back to the site.")
 
 
@@ -173,14 +177,16 @@ def serve(home: Path) -> None:
     until_told(daemon, "coordinator")
 
 
-def until_told(daemon: Daemon, name: str, each: Callable[[], None] = lambda: None) -> None:
+def until_told(
+    daemon: Daemon, name: str, each: Callable[[], None] = lambda: None, begin: Callable[[], None] = lambda: None
+) -> None:
     """Keep an engine's process up until Ctrl-C or SIGTERM."""
     over = threading.Event()
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda number, frame: over.set()) for number in numbers]
     typer.echo(f"{name}: up, Ctrl-C ends")
     try:
-        daemon.keep(over, say=lambda line: typer.echo(f"{name}: {line}"), each=each)
+        daemon.keep(over, say=lambda line: typer.echo(f"{name}: {line}"), each=each, begin=begin)
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)

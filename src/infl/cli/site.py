@@ -99,7 +99,7 @@ def start(
             typer.echo(f"{name}: {line}")
         seen = len(events)
 
-    until_told(daemon, name, tell)
+    until_told(daemon, name, tell, begin=lambda: station.keep(station.settings))
 
 
 @app.command()
@@ -168,18 +168,17 @@ def find_home(home: Path | None) -> Path:
 
 
 def _settle(home: Path | None, run: Path | None, data: Path, key: Path | None, identity: Path | None) -> Station:
-    """Write down which data and key the site uses, and which run it expects."""
+    """Return the site with the data, key and run that were named; nothing is written."""
     from infl.federation.runfile import RunFile
     from infl.federation.station import SiteSettings, Station, specification_digest, stamp
 
-    station = Station(find_home(home))
+    home = find_home(home)
     settings = SiteSettings(
-        station.enrolled_name(),
+        Station(home).enrolled_name(),
         str(data.resolve()),
         "" if key is None else str(key.resolve()),
         "" if identity is None else str(identity.resolve()),
         "" if run is None else specification_digest(RunFile.read(run).agreement()),
         stamp(data),
     )
-    station.keep(settings)
-    return station
+    return Station(home, settings)

@@ -17,6 +17,7 @@ from infl.keys import Keyring
 
 collect_ignore = ["faults.py"]  # `make faults` runs it
 SITES = ("site_1", "site_2", "site_3")
+POLICY = 'min_sites = 2\nask = false\ntargets = ["label"]\n'
 
 
 def make_sites() -> dict[str, AnnData]:
@@ -89,6 +90,6 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
         torch.set_num_threads(1)  # what is fitted here to compare with rounds as the sites' processes do
         network = Rehearsal(tmp_path_factory.mktemp("network"), make_sites(), Keyring.create())
         for site in SITES:
-            (network.root / site / "policy.toml").write_text("min_sites = 2\n")
+            (network.root / site / "policy.toml").write_text(POLICY)
         yield network
         torch.set_num_threads(threads)

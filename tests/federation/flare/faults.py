@@ -29,7 +29,7 @@ import psutil
 import torch
 
 import infl
-from conftest import SITES, fuzz, make_sites
+from conftest import POLICY, SITES, fuzz, make_sites
 from infl.federation.agreement import Agreement
 from infl.federation.attempt import RunFolder, Status
 from infl.federation.flare.engine import SERVER, Daemon
@@ -63,7 +63,7 @@ class Scene:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
         self.network = Rehearsal(root, make_sites(), Keyring.create())
         for site in SITES:
-            (root / site / "policy.toml").write_text("min_sites = 2\n")
+            (root / site / "policy.toml").write_text(POLICY)
         self.coordinator: subprocess.Popen[bytes] | None = None
         self.emulated = ""
 

@@ -13,6 +13,7 @@ from infl.errors import DataError, FederationError, FileError, KeyringError, Set
 from infl.federation.flare.engine import SERVER, Daemon
 from infl.federation.flare.rehearsal import Rehearsal
 from infl.federation.remote import Patience
+from infl.federation.resident import DECLINED
 
 OPTIONS = {"target": "label", "width": 8, "n_blocks": 1, "rounds": 3, "progress": False}
 
@@ -55,11 +56,12 @@ def test_same_run_as_in_this_process(up: Rehearsal) -> None:
 def test_a_site_that_declines_is_one_line_in_the_notebook(up: Rehearsal) -> None:
     policy = up.root / "site_2" / "policy.toml"
     kept = policy.read_text()
-    policy.write_text("min_sites = 2\nmax_rounds = 2\n")
+    policy.write_text(f"{kept}max_rounds = 2\n")
     sites: dict[str, AnnData | None] = {"site_1": up.data["site_1"].copy(), "site_2": None, "site_3": None}
     try:
-        with pytest.raises(FederationError, match=r"site_2 refuses: its policy does not accept 3 rounds \(at most 2\)"):
+        with pytest.raises(FederationError, match=f"site_2: {DECLINED}"):
             infl.tl.fit_federated(sites, key=up.key, engine=engine(up), min_sites=2, **OPTIONS)
+        assert "its policy does not accept 3 rounds (at most 2)" in up.station("site_2").events()[-1]
     finally:
         policy.write_text(kept)
     assert sites["site_1"] is not None

@@ -97,8 +97,11 @@ class Daemon:
         poll: float = 1.0,
         say: Callable[[str], None] = log.info,
         each: Callable[[], None] = lambda: None,
+        begin: Callable[[], None] = lambda: None,
     ) -> None:
         """Keep the process up until told otherwise, then end it: all that a site does on its own.
+
+        `begin` is called once, when no other process does so, and `each` every `poll` seconds.
 
         Raises
         ------
@@ -106,6 +109,7 @@ class Daemon:
             Another process does so for this site.
         """
         with alone(self.kit.parent, wait=0):
+            begin()
             try:
                 while not until.is_set():
                     if self.ensure() and self.starts > 1:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -25,12 +24,22 @@ from pydantic import ConfigDict, TypeAdapter
 from infl._files import explained, write_atomic
 from infl.errors import FederationError, FileError, SettingsError
 from infl.federation.flare import CONTROLLER, EXECUTOR, require_flare
+from infl.federation.flare.enrolment import (
+    SITE_NAME,
+    Request,
+    check_request,
+    entry_of,
+    groups,
+    read_register,
+    read_request,
+    without,
+    write_register,
+)
 from infl.federation.toml import read_checked
 
 ADMIN = "coordinator@infl.local"
 REVOKED = "disabled_clients.json"
 """File in a server's kit with the names that FLARE refuses."""
-SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,7 @@ def init_coordinator(home: Path, consortium: Consortium) -> str:
     _nvflare(home, "cert", "init", "--profile", home / "profile.yml", "-o", home / "ca")
     for name, kind, kit in ((consortium.host, "server", "kit"), (ADMIN, "admin", "admin")):
         request = _request(home, consortium, name, kind)
-        signed = approve(home, request)[0]
+        signed = _sign(home, request, home / f"{name}.signed.zip", consortium.valid_days)
         _package(home, signed, kit, _fingerprint(home / "ca" / "rootCA.pem"))
         signed.unlink()
     _restrict(home / "kit", "server")
@@ -138,27 +147,56 @@ def enrol(home: Path, name: str, consortium: Consortium, *, renew: bool = False)
     write_atomic(home / "consortium.json", json.dumps(asdict(consortium), indent=1).encode(), overwrite=True)
     made = _request(home, consortium, name, "client")
     request = Path(shutil.copy(made, home / f"{name}.request.zip"))
-    return request, request_fingerprint(request)
+    return request, read_request(request).fingerprint
 
 
-def approve(home: Path, request: Path, *, valid_days: int | None = None) -> tuple[Path, str]:
-    """Sign a request; return the file to send back and the fingerprint of the key that was signed.
+def asked(home: Path, path: Path, *, renew: bool = False) -> Request:
+    """Return what a request asks for, if it can be granted; signs nothing.
 
     Raises
     ------
     FederationError
-        The request is damaged, or for another consortium.
+        The request is damaged, for no site, or for a site that is enrolled (without `renew`).
+    """
+    request = read_request(path)
+    check_request(request, path, read_register(home), (consortium_of(home).host, ADMIN), renew=renew)
+    return request
+
+
+def approve(
+    home: Path, path: Path, *, expected: Request | None = None, renew: bool = False, valid_days: int | None = None
+) -> tuple[Path, Request]:
+    """Sign a site's request; return the file to send back, and what was signed.
+
+    Parameters
+    ----------
+    home, path
+        The coordinator's folder, and the request.
+    expected
+        What people compared; anything else is not signed.
+    renew
+        The site is enrolled, and gets a new certificate.
+    valid_days
+        Of the certificate (None: as the consortium has it).
+
+    Raises
+    ------
+    FederationError
+        As :func:`asked`; the request is for another consortium, or another than was expected.
     """
     require_flare()
-    fingerprint = request_fingerprint(request)
-    signed = home / request.name.replace(".request.zip", ".signed.zip")
-    signed.unlink(missing_ok=True)
-    days = valid_days or consortium_of(home).valid_days
-    _nvflare(
-        home, "cert", "approve", request, "-c", home / "ca", "--profile", home / "profile.yml", "--out", signed,
-        "--valid-days", days,
-    )  # fmt: skip
-    return signed, fingerprint
+    with tempfile.TemporaryDirectory(dir=home) as work, explained(path, "read"):
+        copy = Path(shutil.copyfile(path, Path(work) / path.name))  # what is read is what is signed
+        request = asked(home, copy, renew=renew)
+        if expected not in (None, request):
+            raise FederationError(f"the file changed after its fingerprint was shown: ask who sent {request.name!r}")
+        days = valid_days or consortium_of(home).valid_days
+        made = _sign(home, copy, Path(work) / f"{request.name}.signed.zip", days)
+        entry = entry_of(made)
+        if (entry.name, entry.key) != (request.name, request.fingerprint):
+            raise FederationError("nvflare signed another name or key than was asked for: nothing was enrolled")
+        write_register(home, [*read_register(home), entry])
+        return made.replace(home / made.name), request
 
 
 def install(home: Path, approved: Path, fingerprint: str) -> Path:
@@ -193,7 +231,8 @@ def renew_coordinator(home: Path) -> None:
     consortium, fingerprint = consortium_of(home), _fingerprint(home / "ca" / "rootCA.pem")
     for name, kind, kit in ((consortium.host, "server", "kit"), (ADMIN, "admin", "admin")):
         shutil.rmtree(home / "request" / name, ignore_errors=True)
-        signed = approve(home, _request(home, consortium, name, kind))[0]
+        request = _request(home, consortium, name, kind)
+        signed = _sign(home, request, home / f"{name}.signed.zip", consortium.valid_days)
         _replace_startup(home, signed, kit, fingerprint)
         signed.unlink()
 
@@ -206,11 +245,10 @@ def revoke(home: Path, name: str) -> None:
     FederationError
         No site of this name was enrolled here.
     """
-    if not (home / f"{name}.signed.zip").exists():
-        raise FederationError(f"{name!r} was not enrolled here: the files {home}/*.signed.zip say who was")
-    write_atomic(
-        home / "kit" / REVOKED, json.dumps({"disabled_clients": [*revoked(home), name]}).encode(), overwrite=True
-    )
+    register = without(read_register(home), name)
+    out = sorted({entry.name for entry in register if entry.revoked} | set(revoked(home)))
+    write_atomic(home / "kit" / REVOKED, json.dumps({"disabled_clients": out}).encode(), overwrite=True)
+    write_register(home, register)
 
 
 def revoked(home: Path) -> tuple[str, ...]:
@@ -220,22 +258,6 @@ def revoked(home: Path) -> tuple[str, ...]:
         return ()
     with explained(path, "read"):
         return tuple(json.loads(path.read_text())["disabled_clients"])
-
-
-def request_fingerprint(request: Path) -> str:
-    """Return the SHA-256 of the public key in a request or an approved file, in groups to read aloud."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    try:
-        with zipfile.ZipFile(request) as archive:
-            content = next(archive.read(n) for n in archive.namelist() if n.endswith(".csr"))
-        key = x509.load_pem_x509_csr(content).public_key()
-    except FileNotFoundError:
-        raise FileError(f"{request} does not exist") from None
-    except (zipfile.BadZipFile, StopIteration, ValueError, OSError):
-        raise FederationError(f"{request} is not a request of `infl site enrol`") from None
-    return _groups(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 
 def days_left(kit: Path) -> float:
@@ -256,6 +278,15 @@ def _request(home: Path, consortium: Consortium, name: str, kind: str) -> Path:
     write_atomic(definition, consortium.participant(name, kind).encode(), overwrite=True)
     _nvflare(home, "cert", "request", "-p", definition, "--out", folder)
     return folder / f"{name}.request.zip"
+
+
+def _sign(home: Path, request: Path, out: Path, days: int) -> Path:
+    """Have FLARE sign a request, whatever it is for."""
+    _nvflare(
+        home, "cert", "approve", request, "-c", home / "ca", "--profile", home / "profile.yml", "--out", out,
+        "--valid-days", days,
+    )  # fmt: skip
+    return out
 
 
 def _package(home: Path, signed: Path, kit: str, fingerprint: str) -> Path:
@@ -315,14 +346,7 @@ def _fingerprint(certificate: Path) -> str:
     from cryptography.hazmat.primitives.serialization import Encoding
 
     content = x509.load_pem_x509_certificate(certificate.read_bytes()).public_bytes(Encoding.DER)
-    return _groups(content)
-
-
-def _groups(content: bytes) -> str:
-    import hashlib
-
-    digest = hashlib.sha256(content).hexdigest()
-    return " ".join(digest[i : i + 8] for i in range(0, 64, 8))
+    return groups(content)
 
 
 def _nvflare(home: Path, *arguments: object) -> None:

@@ -64,7 +64,7 @@ class Rehearsal:
         for site, table in data.items():
             request, mine = enrol(root / site, site, self.consortium)
             approved, told = approve(self.coordinator, request)
-            assert mine == told
+            assert mine == told.fingerprint
             install(root / site, approved, self.fingerprint)
             table.write_h5ad(root / site / "cohort.h5ad")
             files = (root / site / "cohort.h5ad", root / "ring.key", root / "identity.key")
