@@ -4,8 +4,10 @@ Each has an environment variable of the same name in capitals with the prefix ``
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from infl.errors import SettingsError
 
@@ -18,9 +20,14 @@ def _folder(variable: str) -> Path | None:
     return Path(value).expanduser() if value else None
 
 
+def _folders(variable: str) -> dict[str, Path]:
+    pairs = (pair.partition("=") for pair in os.environ.get(variable, "").split(os.pathsep) if pair)
+    return {name: Path(place).expanduser() for name, _, place in pairs}
+
+
 @dataclass
 class Settings:
-    """Where data are, and how much is said.
+    """Where data and pretrained models are, and how much is said.
 
     Attributes
     ----------
@@ -31,6 +38,11 @@ class Settings:
         Mirror of that folder, from which a missing file is fetched and verified (``INFL_DATA_URL``; default: none).
     cache_dir
         Where downloads are kept (``INFL_CACHE_DIR``; default: the operating system's cache folder).
+    bases
+        What names of pretrained transformers mean here: folders by name (``INFL_BASES="name=folder:name=folder"``). Messages
+        and model files bring names alone.
+    backbones
+        What names of image models mean here: functions that return a torch module, by name.
     identity
         Your age identity, which opens the key files made for you (``INFL_IDENTITY``; default:
         ``~/.config/infl/identity.key``).
@@ -52,6 +64,8 @@ class Settings:
     data_dir: Path | None = field(default_factory=lambda: _folder("INFL_DATA_DIR"))
     data_url: str | None = field(default_factory=lambda: os.environ.get("INFL_DATA_URL") or None)
     cache_dir: Path | None = field(default_factory=lambda: _folder("INFL_CACHE_DIR"))
+    bases: dict[str, Path] = field(default_factory=lambda: _folders("INFL_BASES"))
+    backbones: dict[str, Callable[..., Any]] = field(default_factory=dict)
     identity: Path | None = field(default_factory=lambda: _folder("INFL_IDENTITY"))
     progress: bool | None = field(
         default_factory=lambda: None if "INFL_PROGRESS" not in os.environ else os.environ["INFL_PROGRESS"] != "0"

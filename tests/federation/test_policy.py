@@ -40,8 +40,9 @@ def test_an_ordinary_run_is_accepted(agreement: Agreement) -> None:
         ({"max_rounds": 19}, r"20 rounds \(at most 19\)"),
         ({"seals": ["pairwise"]}, "seal 'group'"),
         ({"locks": []}, "lock 'field'"),
+        ({"max_features": 2}, r"\d+ features \(at most 2\)"),
         ({"key_versions": [2, 3]}, "key version 1"),
-        ({"max_epsilon": 8.0}, "no differential privacy of epsilon 8 or less"),
+        ({"max_epsilon": 8.0}, "what exceeds epsilon 8 at delta 1e-05"),
     ],
 )
 def test_refusals_name_what_is_not_accepted(agreement: Agreement, policy: dict[str, object], why: str) -> None:
@@ -49,15 +50,48 @@ def test_refusals_name_what_is_not_accepted(agreement: Agreement, policy: dict[s
         Policy(**policy).check(agreement, "site_1")
 
 
-def test_epsilon_within_the_budget_is_accepted(agreement: Agreement) -> None:
-    for epsilon, accepted in ((8.0, True), (8.1, False)):
-        private = DP(epsilon=epsilon, delta=1e-5, noise_multiplier=1.0).to_json()
-        run = replace(agreement, privacy=private)
-        if accepted:
-            Policy(max_epsilon=8.0).check(run, "site_1")
-        else:
-            with pytest.raises(FederationError, match="epsilon 8 or less"):
-                Policy(max_epsilon=8.0).check(run, "site_1")
+def test_defaults_take_no_run_without_protection(agreement: Agreement) -> None:
+    assert Policy().ask
+    for changes, why in (
+        ({"seal": "none"}, "seal 'none'"),
+        ({"lock": "none", "strength": 0.0}, "lock 'none'"),
+        ({"lock": "published"}, "lock 'published'"),
+        ({"strength": 0.0}, "strength 0"),
+        ({"local_epochs": 101}, "101 local epochs"),
+    ):
+        with pytest.raises(FederationError, match=why):
+            Policy().check(replace(agreement, **changes), "site_1")
+
+
+def test_epsilon_is_what_the_site_computes(agreement: Agreement) -> None:
+    """A declared epsilon counts for nothing: noise and rounds do."""
+
+    def run(rounds: int = 20, **settings: float) -> Agreement:
+        return replace(
+            agreement, rounds=rounds, privacy=DP(**({"delta": 1e-5, "sample_rate": 0.2} | settings)).to_json()
+        )
+
+    fits = DP(epsilon=8.0, delta=1e-5).resolve(20)[0].noise_multiplier
+    Policy(max_epsilon=8.0).check(run(epsilon=8.0, noise_multiplier=fits), "site_1")
+    Policy(max_epsilon=8.0).check(run(noise_multiplier=fits), "site_1")
+    for lie in (
+        run(epsilon=1.0, noise_multiplier=1e-6),
+        run(epsilon=1.0, noise_multiplier=fits * 0.9),
+        run(epsilon=8.0, noise_multiplier=fits, rounds=40),
+        run(epsilon=8.0, noise_multiplier=fits, delta=1e-2),
+        run(epsilon=8.0),
+        replace(agreement, privacy=None),
+    ):
+        with pytest.raises(FederationError, match="what exceeds epsilon 8 at delta 1e-05"):
+            Policy(max_epsilon=8.0).check(lie, "site_1")
+
+
+def test_without_a_persons_yes_the_policy_names_the_columns(agreement: Agreement) -> None:
+    """Offers of one column after the other would list the classes of all."""
+    with pytest.raises(FederationError, match="names no targets, and asks nobody"):
+        Policy(ask=False).check(agreement, "site_1", consented=False)
+    Policy(ask=False, targets=["label"]).check(agreement, "site_1", consented=False)
+    Policy(ask=False).check(agreement, "site_1", consented=True)
 
 
 @pytest.mark.parametrize(

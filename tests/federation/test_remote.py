@@ -22,12 +22,13 @@ from infl.errors import DataError, FederationError, SealError
 from infl.federation.agreement import Agreement
 from infl.federation.attempt import AGAIN, Attempt, RunFolder, Status
 from infl.federation.checkpoint import Checkpoint, restore_snapshot, take_snapshot
-from infl.federation.coordinator import MAX_TOTALS, Coordinator, programme
+from infl.federation.coordinator import MAX_TOTALS, Coordinator
 from infl.federation.local import run_in_process
 from infl.federation.messages import Alive, Answer, Done, Offer, Plan, Refusal, Trouble
+from infl.federation.programme import Programme
 from infl.federation.remote import Patience, RemoteTransport
 from infl.federation.replica import Replica, build_bench
-from infl.federation.resident import Resident
+from infl.federation.resident import DECLINED, Resident
 from infl.federation.site import Site
 from infl.federation.wire import decode, encode
 from infl.keys import Keyring
@@ -35,7 +36,7 @@ from infl.models import Classifier, Mosaic
 from infl.models.task import Task
 from infl.privacy.seal import Ledger, Packing, Words
 
-QUICK = Patience(silence=0.5, repeat=0.1, first=20, least=20, consent=20)
+QUICK = Patience(silence=2, repeat=0.1, first=20, least=20, consent=20)
 TASK = Classifier(target="label", width=8, n_blocks=1)
 
 ONE = threading.Lock()
@@ -118,7 +119,7 @@ class House:
         )
         return Coordinator(
             self.agreement,
-            programme(self.task, self.agreement, shared),
+            Programme(self.task, self.agreement, shared).exchanges,
             self.transport,
             progress=store.progress(),
             keep=store.keep_progress,
@@ -359,7 +360,7 @@ def test_too_few_sites_end_the_attempt_and_are_named(
             list(steps)
 
 
-def test_a_site_says_why_it_declines(small_sites: dict[str, AnnData], tmp_path: Path) -> None:
+def test_a_site_declines_and_keeps_to_itself_why(small_sites: dict[str, AnnData], tmp_path: Path) -> None:
     def refuse(agreement: Agreement) -> Site:
         raise DataError("site_2: target 'label' is missing in obs")
 
@@ -368,7 +369,7 @@ def test_a_site_says_why_it_declines(small_sites: dict[str, AnnData], tmp_path: 
         house.start("site_2", refuse)
         with pytest.raises(FederationError, match="missing: site_2"):
             list(house.coordinator().run())
-        assert house.transport.peers["site_2"].trouble == "site_2: target 'label' is missing in obs"
+        assert house.transport.peers["site_2"].trouble == f"site_2: {DECLINED}"
 
 
 def test_a_plan_changed_midway_is_refused(small_sites: dict[str, AnnData], tmp_path: Path) -> None:
@@ -378,7 +379,7 @@ def test_a_plan_changed_midway_is_refused(small_sites: dict[str, AnnData], tmp_p
         next(steps)
         other = replace(house.agreement, rounds=400)
         house.transport.offer(Offer(__version__, other.to_json().encode()), enough=lambda said: False)
-        assert "another run was offered" in house.transport.peers["site_1"].trouble
+        assert house.transport.peers["site_1"].trouble == f"site_1: {DECLINED}"
 
 
 @pytest.mark.parametrize(
@@ -392,11 +393,15 @@ def test_a_plan_changed_midway_is_refused(small_sites: dict[str, AnnData], tmp_p
 )
 def test_offers_that_a_site_cannot_take(offer: Offer, why: str) -> None:
     sent: list[Any] = []
-    resident = Resident("site_1", lambda agreement: pytest.fail("prepared"), lambda c: sent.append(decode(c)))
+    noted: list[str] = []
+    resident = Resident(
+        "site_1", lambda agreement: pytest.fail("prepared"), lambda c: sent.append(decode(c)), note=noted.append
+    )
     resident._consider(offer)
     (trouble,) = sent
     assert isinstance(trouble, Trouble)
-    assert re.search(why, trouble.reason)
+    assert re.search(why, noted[0])
+    assert trouble.reason == (noted[0] if "version" in why else f"site_1: {DECLINED}")
 
 
 def test_what_is_not_a_sites_own_message_is_dropped_and_counted() -> None:

@@ -56,7 +56,8 @@ class Only:
 
 def outcome_of(sites: dict[str, AnnData], key: Keyring | None = None, **settings: object) -> Outcome:
     task = Classifier(target="label", width=8, n_blocks=1)
-    agreement = Agreement.new(task, task.agree(sites), sites, key, **{"rounds": 3, "lock": None, **settings})
+    seal = {} if key else {"seal": "none", "min_sites": 3}
+    agreement = Agreement.new(task, task.agree(sites), sites, key, **{"rounds": 3, "lock": None, **seal, **settings})
     return run_in_process(agreement, task, sites, key)
 
 

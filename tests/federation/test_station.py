@@ -10,7 +10,6 @@ from anndata import AnnData
 
 from infl.errors import DataError, FederationError, FileError, InflWarning, KeyringError
 from infl.federation.agreement import Agreement
-from infl.federation.coordinator import programme
 from infl.federation.local import run_in_process
 from infl.federation.messages import Answer, Plan
 from infl.federation.packings import count_packing
@@ -39,6 +38,7 @@ def station(small_sites: dict[str, AnnData], key: Keyring, tmp_path: Path) -> St
     key.save(tmp_path / "ring.key", recipients=identity)
     station = Station(tmp_path / "site_1")
     station.home.mkdir()
+    (station.home / "policy.toml").write_text("ask = false\ntargets = ['label']\n")
     files = (tmp_path / name for name in ("cohort.h5ad", "ring.key", "me.key"))
     station.keep(SiteSettings("site_1", *map(str, files)))
     return station
@@ -69,7 +69,7 @@ def test_a_site_is_made_and_goes_on_where_it_was(station: Station, agreement: Ag
     assert first.words.digest() == second.words.digest()
     assert len(station.ledger(station.run_folder(agreement))) == 1
     assert again.local.equal(torch.empty(0))
-    assert len(programme(TASK, agreement, again.replica.bench.shared)) > 20
+    assert len(again.replica.programme.exchanges) > 20
 
 
 def test_nothing_of_a_run_is_named_by_it(station: Station, agreement: Agreement) -> None:
@@ -87,6 +87,8 @@ def test_refusals(station: Station, agreement: Agreement, small_sites: dict[str,
         station.prepare(replace(agreement, fingerprint="abcd"))
     with pytest.raises(KeyringError, match="version 7"):
         station.prepare(replace(agreement, key_version=7))
+    with pytest.raises(KeyringError, match="need a key, and none is named"):
+        replace(agreement, fingerprint="")
     fewer = {**agreement.panel, "classes": ["a", "b"]}
     with pytest.raises(DataError, match="site_1 has 'c', which is not a class of the run"):
         station.prepare(replace(agreement, panel=fewer))
@@ -136,6 +138,27 @@ def test_a_persons_yes(station: Station, agreement: Agreement) -> None:
         station.approve("abcdefgh")
     assert station.approve(agreement.digest[:12]) == agreement.digest
     station.prepare(agreement)
+
+
+def test_its_own_run_file_is_a_persons_yes(station: Station, agreement: Agreement) -> None:
+    (station.home / "policy.toml").unlink()
+    with pytest.raises(FederationError, match="a person must say yes"):
+        station.prepare(agreement)
+    changed(station, expects=specification_digest(agreement)).prepare(agreement)
+
+
+def test_a_site_is_not_offered_runs_for_ever(station: Station, agreement: Agreement) -> None:
+    (station.home / "policy.toml").write_text("max_runs = 2\n")
+    for number in range(4):
+        with pytest.raises(FederationError, match="a person must say yes" if number < 2 else "accepts no more"):
+            station.prepare(replace(agreement, run=f"{number:032x}"))
+    assert len(station.runs()) == 2
+
+
+def test_files_of_a_site_are_its_own(station: Station, agreement: Agreement) -> None:
+    station.prepare(agreement)
+    kept = [station.home / "site.json", station.run_folder(agreement) / "agreement.json"]
+    assert {path.stat().st_mode & 0o777 for path in kept} == {0o600}
 
 
 def test_without_settings(tmp_path: Path) -> None:

@@ -46,7 +46,9 @@ def test_threads_of_a_fit(
 ) -> None:
     monkeypatch.setattr(infl._threads, "SMALL", largest)
     task = Watched(target="label", width=8, n_blocks=1)
-    agreement = Agreement.new(task, task.agree(small_sites), small_sites, None, rounds=2, lock=None)
+    agreement = Agreement.new(
+        task, task.agree(small_sites), small_sites, None, rounds=2, lock=None, seal="none", min_sites=3
+    )
     run_in_process(agreement, task, small_sites, None, stacked=stacked)
     assert seen_threads == {expected}
     assert torch.get_num_threads() == 3

@@ -20,7 +20,9 @@ from infl.models.task import Task
 
 
 def outcome(sites: dict[str, AnnData], task: Classifier, *, stacked: bool = True, **settings: Any) -> Outcome:
-    agreement = Agreement.new(task, task.agree(sites), sites, None, **{"rounds": 3, "lock": None, **settings})
+    agreement = Agreement.new(
+        task, task.agree(sites), sites, None, **{"rounds": 3, "lock": None, "seal": "none", "min_sites": 3, **settings}
+    )
     return run_in_process(agreement, task, sites, None, stacked=stacked)
 
 

@@ -19,7 +19,7 @@ from infl.federation.messages import Alive, Done, Key, Offer, Plan, Refusal, Tot
 from infl.federation.remote import Patience
 from infl.federation.replica import Replica
 from infl.federation.report import round_bar
-from infl.federation.resident import Resident
+from infl.federation.resident import DECLINED, Resident
 from infl.federation.rules import fedprox
 from infl.federation.site import Site
 from infl.federation.wire import decode, encode
@@ -31,17 +31,23 @@ TASK = Classifier(target="label", width=8, n_blocks=1)
 
 
 def specified(sites: dict[str, AnnData], **settings: Any) -> Agreement:
-    return Agreement.new(TASK, TASK.agree(sites), sites, None, **{"rounds": 2, "lock": None, **settings})
+    return Agreement.new(
+        TASK, TASK.agree(sites), sites, None, **{"rounds": 2, "lock": None, "seal": "none", **settings}
+    )
 
 
 def offer(agreement: Agreement) -> bytes:
     return encode(Offer(__version__, agreement.to_json().encode()))
 
 
-def said_by(prepare: Callable[[Agreement], Any], *contents: bytes) -> list[Any]:
+CODE = f"site_1: {DECLINED}"
+
+
+def said_by(prepare: Callable[[Agreement], Any], *contents: bytes, noted: list[str] | None = None) -> list[Any]:
     """Return the messages that a site sends to the coordinator when it gets these, one after the other."""
     sent: list[Any] = []
-    resident = Resident("site_1", prepare, lambda content: sent.append(decode(content)))
+    note = (noted if noted is not None else []).append
+    resident = Resident("site_1", prepare, lambda content: sent.append(decode(content)), note=note)
     for content in contents:
         resident.receive(content)
     resident._inbox.put(None)
@@ -69,24 +75,29 @@ def raises(error: Exception) -> Callable[[Any], Any]:
 
 
 # -- at a site ---------------------------------------------------------------------------------------------------------
-def test_a_site_that_cannot_prepare_says_why(small_sites: dict[str, AnnData]) -> None:
-    (said,) = said_by(raises(DataError("site_1 has no column 'label'")), offer(specified(small_sites)))
-    assert said == Trouble("site_1", 0, "site_1 has no column 'label'")
-
-
-def test_a_defect_is_logged_at_the_site_and_not_told(
-    small_sites: dict[str, AnnData], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "error",
+    [DataError("site_1 has no column 'label'"), SettingsError("no"), ZeroDivisionError("patient 7")],
+)
+def test_why_a_site_declines_stays_at_the_site(
+    small_sites: dict[str, AnnData], error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (said,) = said_by(raises(ZeroDivisionError("patient 7")), offer(specified(small_sites)))
-    assert said == Trouble("site_1", 0, "site_1: a defect of infl; see the log at the site")
-    assert "patient 7" in caplog.text
+    """One code, whatever the reason is: from reasons, offers would read columns and classes of the data."""
+    noted: list[str] = []
+    (said,) = said_by(raises(error), offer(specified(small_sites)), noted=noted)
+    assert said == Trouble("site_1", 0, CODE)
+    assert str(error) in caplog.text or str(error) in noted
 
 
 def test_a_second_run_is_refused_where_one_was_accepted(small_sites: dict[str, AnnData]) -> None:
     station = Station(small_sites, raises(AssertionError("asked")))
-    consent, said = said_by(station, offer(specified(small_sites)), offer(specified(small_sites, rounds=3)))
+    noted: list[str] = []
+    consent, said = said_by(
+        station, offer(specified(small_sites)), offer(specified(small_sites, rounds=3)), noted=noted
+    )
     assert consent.site == "site_1"
-    assert said == Trouble("site_1", 0, "site_1: another run was offered after one was accepted; refused")
+    assert said == Trouble("site_1", 0, CODE)
+    assert noted == ["site_1: another run was offered after one was accepted; refused"]
 
 
 def a_plan(agreement: Agreement) -> Plan:
@@ -113,8 +124,9 @@ def test_a_site_that_cannot_answer_says_why_and_is_there_for_the_next_plan(
 
     agreement = specified(small_sites)
     plan = encode(a_plan(agreement))
-    _, trouble, done = said_by(Station(small_sites, handle), offer(agreement), plan, plan)
-    assert trouble == Trouble("site_1", 0, why)
+    noted: list[str] = []
+    _, trouble, done = said_by(Station(small_sites, handle), offer(agreement), plan, plan, noted=noted)
+    assert trouble == Trouble("site_1", 0, CODE) and noted == [why]
     assert isinstance(done, Done)
 
 
@@ -165,7 +177,7 @@ def test_a_sum_of_strangers_or_out_of_turn_is_not_counted(small_sites: dict[str,
     with pytest.raises(FederationError, match="the sum of exchange 0 is missing, the next that came is 3"):
         replica.catch_up((late,))
     strange = Total(0, "count", 0, 0, ("stranger",), ("stranger",), Packing(()), words)  # type: ignore[arg-type]
-    with pytest.raises(SealError, match="names a site that is not in the agreement"):
+    with pytest.raises(SealError, match="other sites are asked than agreed"):
         replica.catch_up((strange,))
     assert replica.seq == -1
 
@@ -184,7 +196,12 @@ def test_a_checkpoint_that_is_damaged_is_one_line(
 ) -> None:
     key = Keyring.create() if protected else None
     agreement = Agreement.new(
-        TASK, TASK.agree(small_sites), small_sites, key, rounds=2, **({} if protected else {"lock": None})
+        TASK,
+        TASK.agree(small_sites),
+        small_sites,
+        key,
+        rounds=2,
+        **({} if protected else {"lock": None, "seal": "none"}),
     )
     run_in_process(agreement, TASK, small_sites, key, checkpoint=tmp_path / "run")
     files = [file for file in (tmp_path / "run").rglob("*.safetensors") if file.stat().st_size]

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from sklearn.decomposition import PCA
 import infl
 from infl.errors import DataError, InflError, InflWarning, SettingsError
 from infl.federation.seeds import generator
-from infl.models.registry import make_task
+from infl.models.registry import make_task, task_from_json
 from infl.models.task import Step
 from infl.nn.flat import FlatModule
 from infl.privacy.dp import clipped_gradients
@@ -172,7 +174,7 @@ def test_methods_can_be_compared(khan_sites, base):
     ("options", "error", "words"),
     [
         ({"base": ""}, SettingsError, "needs base="),
-        ({"base": "nowhere"}, SettingsError, "neither a folder with a transformers model nor an installed base"),
+        ({"base": "nowhere"}, SettingsError, "is not known here"),
         ({"target": []}, SettingsError, "needs target="),
         ({"target": ["colour"]}, DataError, "no site has the column 'colour'"),
         ({"average": "mean"}, SettingsError, "one of 'exact', 'naive'"),
@@ -274,3 +276,28 @@ def test_many_numbers_are_no_classes_and_few_come_back_as_numbers(khan_sites, ba
     assert adata.obs["infl_grade_prediction"].dtype == np.int64
     assert adata.obs["infl_relapse_prediction"].dtype == bool
     assert (adata.obs["infl_relapse_prediction"] == adata.obs["relapse"]).mean() > 0
+
+
+def test_a_file_names_its_base_and_no_folder_is_followed(khan_sites, base, tmp_path, monkeypatch):
+    run, key = fit(khan_sites, base)
+    name = Path(base).name
+    assert run.model.header.options["base"] == name
+    monkeypatch.setattr(infl.settings, "bases", {})
+    with pytest.raises(SettingsError, match=r"infl\.settings\.bases\['"):
+        infl.tl.predict(khan_sites["site_1"], run.model, key=key)
+    with pytest.raises(SettingsError, match="is not known here"):
+        task_from_json("adapter", {"target": TASKS, "base": str(base)})
+    assert infl.settings.bases == {}
+    infl.settings.bases[name] = base
+    infl.tl.predict(khan_sites["site_1"], run.model, key=key)
+
+
+def test_two_folders_with_one_name(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(infl.settings, "bases", {})
+    make_task("adapter", {"target": TASKS, "base": str(base)})
+    other = tmp_path / Path(base).name
+    write_base(other)
+    with pytest.raises(SettingsError, match="choose a name"):
+        make_task("adapter", {"target": TASKS, "base": str(other)})
+    infl.settings.bases["other"] = other
+    assert make_task("adapter", {"target": TASKS, "base": "other"}).base == "other"

@@ -112,10 +112,9 @@ def test_results_survive_a_file_and_genes_are_found_by_name(sites, tmp_path):
     np.testing.assert_allclose(back[:, "gene_3"].layers["infl_predicted"], again[:, "gene_3"].layers["infl_predicted"])
 
 
-def test_the_patch_alone_with_a_backbone_of_the_users(sites):
-    run = fit(
-        sites, statistics=False, context=0, backbone="torch.nn:Flatten", gene_likelihood="poisson", stain="macenko"
-    )
+def test_the_patch_alone_with_a_backbone_of_the_users(sites, monkeypatch):
+    monkeypatch.setitem(infl.settings.backbones, "flat", torch.nn.Flatten)
+    run = fit(sites, statistics=False, context=0, backbone="flat", gene_likelihood="poisson", stain="macenko")
     assert "coefficients" not in run.model.private_arrays(run.key)
     assert run.history["val_loss"].min() < run.history["val_loss"].iloc[0]
     del sites["site_0"].obsm["spatial"]
@@ -168,9 +167,7 @@ def test_other_units_and_other_channels_are_told_of(sites):
         (lambda a: None, {"stain": "vahadane"}, "stain='vahadane': give one of"),
         (lambda a: None, {"validation": 2.0}, "validation=2.0"),
         (lambda a: None, {"context": -1}, "context=-1: give a whole number"),
-        (lambda a: None, {"backbone": "nowhere:net"}, "'nowhere:net' cannot be imported"),
-        (lambda a: None, {"backbone": "torch.nn:Linear"}, "backbone_options"),
-        (lambda a: None, {"backbone": "builtins:dict"}, "gave dict: it has to return a torch module"),
+        (lambda a: None, {"backbone": "resnet18"}, "backbone='resnet18' is not known here"),
         (lambda a: None, {"privacy": infl.privacy.DP(epsilon=8.0, delta=1e-5)}, "no noise"),
     ],
 )  # fmt: skip
@@ -222,14 +219,46 @@ def test_count_loss_is_the_likelihood():
     np.testing.assert_allclose(count_loss(log_mean, counts, dispersion).numpy(), expected, rtol=1e-4)
 
 
-def test_batch_norm_of_a_backbone_becomes_group_norm_and_maps_are_averaged():
-    import sys
-    import types
+def test_no_code_is_run_because_a_file_names_it(sites, monkeypatch, tmp_path):
+    """Neither the words of an offer nor those of a model file are import paths."""
+    (tmp_path / "evil.py").write_text("import pathlib\npathlib.Path(__file__).with_name('ran').touch()\nmake = None")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("evil:make", "evil.make", "torch.nn:Flatten", str(tmp_path / "evil.py")):
+        with pytest.raises(SettingsError, match="is not known here"):
+            fit(sites, backbone=name)
+    monkeypatch.setitem(infl.settings.backbones, "evil:make", torch.nn.Flatten)
+    run = fit(sites, backbone="evil:make", statistics=False)
+    run.save(tmp_path / "m.safetensors")
+    monkeypatch.delitem(infl.settings.backbones, "evil:make")
+    model = infl.load_model(tmp_path / "m.safetensors")
+    with pytest.raises(SettingsError, match="is not known here"):
+        infl.tl.predict(sites["site_0"], model, key=run.key)
+    assert not (tmp_path / "ran").exists()
 
-    module = types.ModuleType("their_backbones")
-    module.make = lambda: torch.nn.Sequential(torch.nn.Conv2d(3, 12, 3), torch.nn.BatchNorm2d(12))
-    sys.modules["their_backbones"] = module
-    backbone = load_backbone("their_backbones:make", {})
+
+def test_options_of_a_backbone_have_types(monkeypatch):
+    def made(width: int, name: str = "a") -> torch.nn.Module:
+        return torch.nn.Conv2d(3, width, 3)
+
+    monkeypatch.setattr(infl.settings, "backbones", {"made": made, "bare": lambda **options: torch.nn.Flatten()})
+    assert load_backbone("made", {"width": 5}).out_channels == 5
+    monkeypatch.setitem(infl.settings.backbones, "dict", dict)
+    with pytest.raises(SettingsError, match="gave dict: it has to return a torch module"):
+        load_backbone("dict", {})
+    for name, options in (
+        ("made", {"width": "5"}),
+        ("made", {"width": 5, "path": "x"}),
+        ("made", {}),
+        ("bare", {"path": "/x"}),
+    ):
+        with pytest.raises(SettingsError, match="backbone_options"):
+            load_backbone(name, options)
+
+
+def test_batch_norm_of_a_backbone_becomes_group_norm_and_maps_are_averaged(monkeypatch):
+    made = lambda: torch.nn.Sequential(torch.nn.Conv2d(3, 12, 3), torch.nn.BatchNorm2d(12))  # noqa: E731
+    monkeypatch.setitem(infl.settings.backbones, "theirs", made)
+    backbone = load_backbone("theirs", {})
     assert isinstance(backbone[1], torch.nn.GroupNorm)
     net = HistologyNet(backbone, 0, 5, image=(8, 8))
     assert net.image.in_features == 12 and net(torch.zeros(2, 3, 8, 8), torch.zeros(2, 0)).shape == (2, 5)

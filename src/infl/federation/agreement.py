@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from infl._parameters import LOCKS, PARAMETERS, Choice, Names, Whole, read_all
-from infl.errors import DataError, SettingsError
+from infl.errors import DataError, KeyringError, SettingsError
 from infl.federation.rules import rule
 from infl.models.lock_schemes import lock_scheme
 
@@ -107,6 +107,7 @@ class Agreement:
     def __post_init__(self) -> None:
         for name, value in read_all(SPECIFIED, {name: getattr(self, name) for name in SPECIFIED}).items():
             object.__setattr__(self, name, value)
+        self._check_key()
         cohort = self.cohort_size
         if self.min_sites > len(self.sites):
             raise SettingsError(
@@ -121,6 +122,13 @@ class Agreement:
         rule(self.aggregation, self.aggregation_options)
         lock_scheme(self.lock, self.strength)
         check_classes(self.panel)
+
+    def _check_key(self) -> None:
+        if (self.seal, self.lock) != ("none", "none") and not (self.fingerprint and self.key_version > 0):
+            raise KeyringError(
+                f"seal={self.seal!r} and lock={self.lock!r} need a key, and none is named: without one nothing would be sealed "
+                "or locked; pass key=, or seal='none' and lock=None"
+            )
 
     @classmethod
     def new(

@@ -22,8 +22,9 @@ from infl._files import explained, write_atomic
 from infl.errors import FederationError, FileError, InflError
 from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
-from infl.federation.coordinator import Coordinator, Exchange, Progress, programme
+from infl.federation.coordinator import Coordinator, Progress
 from infl.federation.messages import Consent, Offer, Total
+from infl.federation.programme import Exchange, Programme
 from infl.federation.remote import Patience, RemoteTransport
 from infl.federation.replica import build_bench
 from infl.federation.resident import panel_digest
@@ -228,7 +229,7 @@ class Attempt:
     def _work(self) -> tuple[str, str]:
         agreement = self.run.agreement
         task = task_from_json(agreement.task, agreement.options)
-        exchanges = programme(task, agreement, build_bench(task, agreement).shared)
+        exchanges = Programme(task, agreement, build_bench(task, agreement).shared).exchanges
         progress = self.run.store.progress()
         self._note(rounds=agreement.rounds, exchanges=len(exchanges), position=progress.position)
         needed = len(agreement.sites) if progress.position == 0 else agreement.min_sites

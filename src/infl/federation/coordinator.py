@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from infl.errors import FederationError, KeyringError
 from infl.federation.agreement import Agreement
@@ -23,15 +23,10 @@ from infl.federation.messages import (
     Stopped,
     Total,
 )
-from infl.federation.packings import WIDEN, count_packing, judge_fields, stage_packing, train_packing
-from infl.federation.seeds import generator
+from infl.federation.packings import WIDEN
+from infl.federation.programme import MAX_ATTEMPTS, Exchange, cohort_of
 from infl.privacy.seal import Packing, Revealed, Words, add, uncover
 
-if TYPE_CHECKING:
-    from infl.models.task import Task
-    from infl.nn.flat import Layout
-
-MAX_ATTEMPTS = 12
 MAX_TOTALS = 4
 """Sums that are kept for sites that were away; then a snapshot takes their place."""
 
@@ -51,47 +46,6 @@ class Transport(Protocol):
 
     def holder(self, site: str) -> str:
         """Name of the replica that `site` uses; sites in one process share one."""
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """One sum over sites: what, in which round, packed how.
-
-    Attributes
-    ----------
-    kind
-        What is summed: ``"count"``, ``"train"``, ``"judge"``, or a task's own sum.
-    round
-        Training round, 0 before and after.
-    packing
-        Arrays and their scales.
-
-    Examples
-    --------
-    >>> Exchange("count", 0, count_packing()).packing.n64
-    1
-    """
-
-    kind: str
-    round: int
-    packing: Packing
-
-
-def programme(task: Task, agreement: Agreement, shared: Layout) -> tuple[Exchange, ...]:
-    """Return all exchanges of a run, in order: count, set-up sums, rounds, last judgement, final sums."""
-    panel = agreement.panel
-
-    def stages(names: object) -> list[Exchange]:
-        return [Exchange(s, 0, stage_packing(task.stage_shapes(s, panel))) for s in names]  # type: ignore[attr-defined]
-
-    train = train_packing(task, agreement, shared)
-    return (
-        Exchange("count", 0, count_packing()),
-        *stages(task.stages()),
-        *(Exchange("train", number, train) for number in range(1, agreement.rounds + 1)),
-        Exchange("judge", 0, Packing(judge_fields(task, panel))),
-        *stages(task.final_stages()),
-    )
 
 
 @dataclass(frozen=True)
@@ -132,7 +86,7 @@ class Coordinator:
     agreement
         The run's specification.
     exchanges
-        From :func:`programme`.
+        Of its :class:`~infl.federation.programme.Programme`.
     transport
         Moves the messages.
     progress
@@ -158,7 +112,7 @@ class Coordinator:
     >>> from infl.federation.site import Site
     >>> replica = Replica(agreement, key, task)
     >>> transport = LocalTransport({name: Site(name, adata, replica) for name, adata in sites.items()})
-    >>> exchanges = programme(task, agreement, replica.bench.shared)
+    >>> exchanges = replica.programme.exchanges
     >>> [exchange.kind for exchange in Coordinator(agreement, exchanges, transport).run()]
     ['count', 'means', 'deviations', 'train', 'train', 'judge', 'temperature']
     """
@@ -208,7 +162,7 @@ class Coordinator:
                 pass
 
     def _exchange(self, exchange: Exchange) -> tuple[Total | None, tuple[str, ...]]:
-        cohort = self._cohort(exchange)
+        cohort = cohort_of(self.agreement, exchange)
         widened = self.progress.widened
         for attempt in range(MAX_ATTEMPTS):
             packing = exchange.packing
@@ -334,14 +288,6 @@ class Coordinator:
                 f"only {len(responders)} of {len(cohort)} sites answered, {needed} are needed; missing: "
                 f"{', '.join(missing[:8])}"
             )
-
-    def _cohort(self, exchange: Exchange) -> tuple[str, ...]:
-        sites = self.agreement.sites
-        size = self.agreement.cohort_size
-        if not exchange.round or size == len(sites):
-            return sites
-        chosen = generator(self.agreement.seed, "cohort", exchange.round).choice(len(sites), size, replace=False)
-        return tuple(sites[i] for i in sorted(chosen))
 
     def _plan(self, site: str, exchange: Exchange, cohort: tuple[str, ...], attempt: int, packing: Packing) -> Plan:
         a, seen, snapshot = self.agreement, self._seen.get(self.transport.holder(site), -1), self.progress.snapshot

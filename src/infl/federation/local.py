@@ -15,7 +15,7 @@ from infl import _tell
 from infl.errors import FederationError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
-from infl.federation.coordinator import Coordinator, Progress, Transport, programme
+from infl.federation.coordinator import Coordinator, Progress, Transport
 from infl.federation.replica import Replica
 from infl.federation.report import last_metrics, round_bar, say
 from infl.federation.run import FederatedRun
@@ -50,10 +50,10 @@ class LocalTransport:
     >>> from infl.federation.agreement import Agreement
     >>> task, key = infl.models.Classifier(target="tumour_class"), infl.keys.Keyring.create()
     >>> agreement = Agreement.new(task, task.agree(sites), sites, key, rounds=2)
-    >>> from infl.federation.coordinator import Coordinator, programme
+    >>> from infl.federation.coordinator import Coordinator
     >>> replica = Replica(agreement, key, task)
     >>> transport = LocalTransport({name: Site(name, adata, replica) for name, adata in sites.items()})
-    >>> first = next(Coordinator(agreement, programme(task, agreement, replica.bench.shared), transport).run())
+    >>> first = next(Coordinator(agreement, replica.programme.exchanges, transport).run())
     >>> first.kind
     'count'
     """
@@ -159,7 +159,7 @@ def run_in_process(
     transport = wrap(LocalTransport(members))
     coordinator = Coordinator(
         agreement,
-        programme(task, agreement, replica.bench.shared),
+        replica.programme.exchanges,
         transport,
         progress=state,
         keep=_keep(store, replica, members),

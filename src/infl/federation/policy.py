@@ -1,6 +1,6 @@
 """What a site accepts: its own file, read when a run is offered, never sent.
 
-A missing file means the defaults: sealed runs of any task with at least three sites.
+A missing file means the defaults: sealed and locked runs of any task with at least three sites, each after a person's yes.
 """
 
 from __future__ import annotations
@@ -17,16 +17,23 @@ if TYPE_CHECKING:
     from infl.federation.agreement import Agreement
 
 TEMPLATE = """\
-# What this site accepts. A run that asks for anything else is refused, with one line at both ends.
+# What this site accepts. A run that asks for anything else is declined; why stands in events.log here, and is not sent.
+ask = true            # a person says yes to each run: `infl site start run.toml`, or `infl site approve DIGEST`
 tasks = []            # names of tasks; empty: any
-targets = []          # columns of obs that may be learned; empty: any
+targets = []          # columns of obs that may be learned; empty: any, after a person's yes
 min_sites = 3         # fewest sites whose sum may be opened
 max_rounds = 1000
+max_local_epochs = 100
+max_features = 100000
+max_runs = 1000       # that are offered in this site's life
 seals = ["group", "pairwise"]
-locks = ["field", "published"]
+locks = ["field"]
+min_strength = 1.0    # of the lock
 key_versions = []     # empty: any that the ring has
-max_epsilon = 0       # differential privacy: largest budget; 0: not asked for
-ask = false           # a person must say yes to each run: `infl site approve`
+max_epsilon = 0       # differential privacy: largest budget, as this site computes it; 0: not asked for
+max_delta = 1e-5
+
+[bases]               # pretrained transformers by name: what a run may call them, and their folders here
 """
 
 
@@ -35,15 +42,21 @@ class Policy(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    ask: bool = True
     tasks: list[str] = []
     targets: list[str] = []
     min_sites: int = Field(default=3, ge=1)
     max_rounds: int = Field(default=1000, ge=1)
+    max_local_epochs: int = Field(default=100, ge=1)
+    max_features: int = Field(default=100_000, ge=1)
+    max_runs: int = Field(default=1000, ge=1)
     seals: list[str] = ["group", "pairwise"]
-    locks: list[str] = ["field", "published"]
+    locks: list[str] = ["field"]
+    min_strength: float = Field(default=1.0, ge=0, le=1)
     key_versions: list[int] = []
     max_epsilon: float = Field(default=0.0, ge=0)
-    ask: bool = False
+    max_delta: float = Field(default=1e-5, gt=0, lt=1)
+    bases: dict[str, Path] = {}
 
     @classmethod
     def read(cls, path: Path) -> Policy:
@@ -58,31 +71,59 @@ class Policy(BaseModel):
             return cls()
         return read_checked(path, lambda raw: cls(**raw))
 
-    def check(self, agreement: Agreement, site: str) -> None:
+    def check(self, agreement: Agreement, site: str, *, consented: bool = True) -> None:
         """Raise a FederationError unless the site accepts the run.
+
+        Parameters
+        ----------
+        agreement, site
+            What is offered to whom.
+        consented
+            A person at the site said yes to this run.
 
         Examples
         --------
         >>> Policy(max_rounds=10).min_sites
         3
         """
-        a, target = agreement, agreement.options.get("target")
+        a = agreement
+        target = a.options.get("target")
+        targets = [target] if isinstance(target, str) else list(target or [])
+        features = sum(len(names) for names in _features(a.panel))
         refusals = {
             f"task {a.task!r}": self.tasks and a.task not in self.tasks,
-            f"target {target!r}": self.targets and target not in self.targets,
+            f"target {target!r}": self.targets and not set(targets) <= set(self.targets),
+            "just any target: it names no targets, and asks nobody": not (consented or self.targets) and bool(targets),
             f"min_sites {a.min_sites} (at least {self.min_sites})": a.min_sites < self.min_sites,
             f"{a.rounds} rounds (at most {self.max_rounds})": a.rounds > self.max_rounds,
+            f"{a.local_epochs} local epochs (at most {self.max_local_epochs})": a.local_epochs > self.max_local_epochs,
+            f"{features} features (at most {self.max_features})": features > self.max_features,
             f"seal {a.seal!r}": a.seal not in self.seals,
             f"lock {a.lock!r}": a.lock not in self.locks,
+            f"strength {a.strength:g} (at least {self.min_strength:g})": a.strength < self.min_strength,
             f"key version {a.key_version}": self.key_versions and a.key_version not in self.key_versions,
-            f"no differential privacy of epsilon {self.max_epsilon:g} or less": self._too_much(agreement),
+            f"what exceeds epsilon {self.max_epsilon:g} at delta {self.max_delta:g}": self._too_much(agreement),
         }
         for what, refused in refusals.items():
             if refused:
                 raise FederationError(f"{site} refuses: its policy does not accept {what}")
 
     def _too_much(self, agreement: Agreement) -> bool:
+        """Whether the privacy loss, computed here from the noise and the rounds, is more than is accepted."""
         if not self.max_epsilon:
             return False
         dp = agreement.dp
-        return dp is None or not dp.epsilon or dp.epsilon > self.max_epsilon
+        if dp is None or not dp.noise_multiplier or not dp.delta or dp.delta > self.max_delta:
+            return True
+        return dp.epsilon_after(agreement.rounds) > self.max_epsilon * (1 + 1e-3)
+
+
+def _features(panel: dict) -> list[list]:
+    """All lists of names in a panel."""
+    return [list(v) for v in panel.values() if isinstance(v, list | tuple)] + [
+        list(names)
+        for v in panel.values()
+        if isinstance(v, dict)
+        for names in v.values()
+        if isinstance(names, list | tuple)
+    ]

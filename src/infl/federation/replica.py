@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from infl._isolation import torch_seed
-from infl.errors import FederationError, SealError, SettingsError
+from infl.errors import FederationError, KeyringError, SealError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.messages import Total
+from infl.federation.programme import Exchange, Programme
 from infl.federation.rules import fedadam, rule
 from infl.federation.seeds import derive
 from infl.models.lock_schemes import lock_scheme
@@ -88,13 +89,19 @@ class Replica:
     """
 
     def __init__(self, agreement: Agreement, key: Keyring | None, task: Task | None = None) -> None:
+        if agreement.fingerprint:
+            if key is None:
+                raise KeyringError(
+                    f"the run needs key version {agreement.key_version}, {agreement.fingerprint}: pass key="
+                )
+            key.check(agreement.key_version, agreement.fingerprint)
         self.agreement = agreement
         self.task = task or task_from_json(agreement.task, agreement.options)
         self.scheme = lock_scheme(agreement.lock, agreement.strength)
         self.key = key
         self.bench = build_bench(self.task, agreement)
         self.scheme.arm(self.bench.module, self._secret(self.scheme.label))
-        self.sealed = agreement.seal != "none" and key is not None
+        self.sealed = agreement.seal != "none"
         self.seal_secret = self._secret("seal") or b""
         self.gain = self._gain()
         self.seal = self._seal()
@@ -104,6 +111,7 @@ class Replica:
             self.rule = fedadam(lr=self.task.lr, eps=1e-8)
         self.rule_state: dict[str, Tensor] = {}
         self.optimiser = self.task.optimise([self.bench.flat])
+        self.programme = Programme(self.task, agreement, self.bench.shared)
         self.theta = self.bench.copy_shared()
         self.best_theta: Tensor | None = None
         self.best_round = 0
@@ -161,10 +169,15 @@ class Replica:
             self._apply(total)
             self.seq = total.seq
 
+    @property
+    def due(self) -> Exchange | None:
+        """The exchange that comes next (None: the run is over)."""
+        return self.programme.due(self.seq + 1, rounds=len(self.rows), stopped=self.stopped)
+
     def _apply(self, total: Total) -> None:
         a = self.agreement
-        if not set(total.cohort) <= set(a.sites):
-            raise SealError("round rejected: its cohort names a site that is not in the agreement")
+        if fault := self.programme.fault(total, self.due):
+            raise SealError(f"round rejected: {fault}")
         context = _context(a.run, total)
         low, high = self.seal.unseal(context, total.responders, total.words, total.packing)
         vector, sums = dequantise((low, high), total.packing)
@@ -210,7 +223,7 @@ class Replica:
         best = self.rows[self.best_round - 1][f"val_{self.task.monitor}"] if self.best_round else None
         if best is None or (value > best if self.task.maximise else value < best):
             self.best_round, self.best_theta = last, self.theta.clone()
-        self.stopped = 0 < self.agreement.patience <= last - self.best_round
+        self.stopped = self.stopped or 0 < self.agreement.patience <= last - self.best_round
 
     @property
     def control(self) -> Tensor:

@@ -22,6 +22,10 @@ from infl.federation.wire import decode, encode
 log = logging.getLogger(__name__)
 
 
+DECLINED = "it declined, or could not answer; why stands in the site's own log"
+"""All that the coordinator is told: a reason may tell of the data."""
+
+
 class Resident:
     """Keeps a :class:`Site` and talks to the coordinator for it.
 
@@ -30,7 +34,7 @@ class Resident:
     name
         The site's name, as it is enrolled.
     prepare
-        Makes the site for a specification, or raises an InflError: the one line that the coordinator is told.
+        Makes the site for a specification, or raises an InflError: one line for the site's own log.
     send
         Sends bytes to the coordinator; returns at once, and may lose them.
     finish
@@ -93,9 +97,9 @@ class Resident:
     def _consider(self, offer: Offer) -> None:
         try:
             if offer.version != __version__:
-                raise FederationError(
-                    f"{self.name} has infl {__version__}, the coordinator {offer.version}: install one version everywhere"
-                )
+                line = f"{self.name} has infl {__version__}, the coordinator {offer.version}: install one version everywhere"
+                self._say(Trouble(self.name, 0, line), tell=True)
+                return
             agreement = Agreement.from_json(offer.agreement.decode())
             if self._site is None:
                 self._site = self._prepare(agreement)
@@ -132,9 +136,11 @@ class Resident:
         self._alive = replace(self._alive, busy=0)
         self._pulse.set()
 
-    def _say(self, message: Any) -> None:
+    def _say(self, message: Any, *, tell: bool = False) -> None:
         if isinstance(message, Trouble):
             self._note(message.reason)
+        if isinstance(message, Trouble) and not tell:
+            message = replace(message, reason=f"{self.name}: {DECLINED}")
         self._send(encode(message))
 
 

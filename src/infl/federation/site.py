@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -129,6 +130,7 @@ class Site:
         if self._kept != replica.seq:
             self.keep(self)
             self._kept = replica.seq
+        self._check_due(plan)
         if plan.kind == END:
             return None
         if plan.kind == SNAPSHOT:
@@ -184,6 +186,24 @@ class Site:
                 f"{self.name}: the plan is for key version {plan.key_version} ({plan.fingerprint}), "
                 f"agreed was {a.key_version} ({a.fingerprint})"
             )
+
+    def _check_due(self, plan: Plan) -> None:
+        """Refuse a plan for anything but the exchange that comes next in the programme that this site computed."""
+        replica = self.replica
+        if plan.kind in (KEYS, SNAPSHOT):
+            return
+        due = replica.due
+        if plan.kind == END:
+            fault = "" if due is None else f"the run is not over: {due.kind!r} of round {due.round} is due"
+        elif plan.seq != replica.seq + 1:
+            fault = f"exchange {replica.seq + 1} is due, not {plan.seq}"
+        elif plan.kind == "train" and replica.stopped:
+            fault = ""  # nothing but a word that training has stopped is the answer
+        else:
+            kind = plan.kind.removeprefix(REVEAL)
+            fault = replica.programme.fault(replace(plan, kind=kind) if kind != plan.kind else plan, due)
+        if fault:
+            raise FederationError(f"{self.name}: the plan is not as agreed ({fault}); refused")
 
     def _compute(self, plan: Plan) -> tuple[np.ndarray, np.ndarray, float]:
         """Return the update (locked, flat; empty outside training), the sums and the update's weight."""

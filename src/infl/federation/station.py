@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infl._files import explained, write_atomic
+from infl._settings import settings as package_settings
 from infl.errors import DataError, FederationError, FileError
 from infl.federation.agreement import Agreement
 from infl.federation.attempt import alone
@@ -67,10 +68,12 @@ class Station:
     ----------
     home
         Has ``site.json``, ``policy.toml``, ``runs`` and the kit.
+    settings
+        What the site would use, for checks that write nothing (None: what was kept).
     """
 
-    def __init__(self, home: str | Path) -> None:
-        self.home = Path(home)
+    def __init__(self, home: str | Path, settings: SiteSettings | None = None) -> None:
+        self.home, self._settings = Path(home), settings
 
     @property
     def settings(self) -> SiteSettings:
@@ -81,17 +84,17 @@ class Station:
         FileError
             Nothing was set yet.
         """
+        if self._settings is not None:
+            return self._settings
         path = self.home / "site.json"
         if not path.exists():
-            raise FileError(
-                f"{path} is missing: run `infl site start` or `infl site check` with --data and --key first"
-            )
+            raise FileError(f"{path} is missing: run `infl site start` with --data and --key first")
         with explained(path, "read"):
             return SiteSettings(**json.loads(path.read_text()))
 
     def keep(self, settings: SiteSettings) -> None:
         """Write down what the site uses."""
-        write_atomic(self.home / "site.json", json.dumps(asdict(settings), indent=1).encode(), overwrite=True)
+        _keep(self.home / "site.json", json.dumps(asdict(settings), indent=1).encode())
 
     @property
     def policy(self) -> Policy:
@@ -125,7 +128,7 @@ class Station:
             raise FederationError(f"{len(found)} runs with digest {digest!r} were offered: give what the refusal says")
         folder = self.home / "approved"
         folder.mkdir(exist_ok=True)
-        write_atomic(folder / found[0], b"", overwrite=True)
+        _keep(folder / found[0], b"")
         return found[0]
 
     def runs(self, beginning: str = "") -> list[Path]:
@@ -170,18 +173,26 @@ class Station:
         """
         settings, policy = self.settings, self.policy
         name = settings.name
-        policy.check(agreement, name)
+        known = (self.home / "approved" / agreement.digest).exists() or (
+            bool(settings.expects) and settings.expects == specification_digest(agreement)
+        )
+        policy.check(agreement, name, consented=known or policy.ask)  # who is asked, is asked below
         if name not in agreement.sites:
             raise FederationError(f"{name} is not a site of this run ({', '.join(agreement.sites[:8])})")
         if settings.expects and settings.expects != specification_digest(agreement):
             raise FederationError(f"{name}: the run differs from this site's run.toml; refused")
+        if len(self.runs()) >= policy.max_runs and not known:
+            raise FederationError(
+                f"{name} refuses: {policy.max_runs} runs were offered, and its policy accepts no more"
+            )
         folder = self.run_folder(agreement)
-        write_atomic(folder / "agreement.json", agreement.to_json().encode(), overwrite=True)
-        if policy.ask and not (self.home / "approved" / agreement.digest).exists():
+        _keep(folder / "agreement.json", agreement.to_json().encode())
+        if policy.ask and not known:
             raise FederationError(
                 f"{name}: a person must say yes; read {folder}/agreement.json, then `infl site approve {agreement.digest[:12]}`"
             )
         key = self.open_key(agreement)
+        package_settings.bases.update(policy.bases)
         replica = Replica(agreement, key)
         if settings.stamp and settings.stamp != stamp(Path(settings.data)):
             raise DataError(
@@ -229,14 +240,12 @@ class Station:
         folder = self.run_folder(agreement)
         assert site.ledger is not None
         run = FederatedRun.of(site.replica, site.ledger.frame().assign(site=site.name))
-        run.save(folder / "model.infl.safetensors", overwrite=True)
+        run.save(folder / "model.infl.safetensors", overwrite=True).chmod(0o600)
         if (own := site.own_model()) is not None:
-            own.save(folder / "own_model.infl.safetensors", overwrite=True)
+            own.save(folder / "own_model.infl.safetensors", overwrite=True).chmod(0o600)
         for name, table in (("history", run.history), ("ledger", run.ledger)):
-            write_atomic(folder / f"{name}.csv", table.to_csv(index=name == "history").encode(), overwrite=True)
-        write_atomic(
-            folder / "privacy.json", json.dumps(run.privacy).encode(), overwrite=True
-        )  # last: says it is all there
+            _keep(folder / f"{name}.csv", table.to_csv(index=name == "history").encode())
+        _keep(folder / "privacy.json", json.dumps(run.privacy).encode())  # last: says it is all there
         self.note(f"run {agreement.run} finished: {folder / 'model.infl.safetensors'}")
 
     def has_result(self, agreement: Agreement) -> bool:
@@ -258,6 +267,11 @@ class Station:
             own = folder / "own_model.infl.safetensors"
             site_models = {self.settings.name: load_model(own)} if own.exists() else {}
         return FederatedRun(model, key, history, agreement.settings(), ledger, privacy, site_models)
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Write a file of the site's that nobody else on the machine reads."""
+    write_atomic(path, content, overwrite=True, mode=0o600)
 
 
 def stamp(path: Path) -> str:

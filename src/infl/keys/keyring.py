@@ -331,7 +331,8 @@ class Keyring:
         passphrase
             For a file under one.
         in_transit
-            The file has just come by mail and is to be imported: its mode does not matter yet.
+            The file has just come by mail and is to be imported: its mode does not matter yet, and nobody that it names gets
+            what is saved from it.
 
         Raises
         ------
@@ -344,7 +345,7 @@ class Keyring:
         plain = decrypt(content, identity=identity, passphrase=passphrase, source=path)
         roots, signer, kept_for, trail = unpack(plain, path)
         ring = cls._new(roots, trail, signer)
-        ring._kept_for = kept_for
+        ring._kept_for = None if in_transit else kept_for  # whom a stranger wrote it for is no wish of ours
         return ring
 
     # -- what is shown and compared --------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from infl._isolation import torch_seed
 from infl._parameters import LAYER, SEED, SHARE, Choice, Flag, Kind, Names, Real, Text, Whole
 from infl.errors import DataError, SettingsError
-from infl.models.bases import load_base
+from infl.models.bases import is_known, load_base, name_of
 from infl.models.labelled import stratified_split
 from infl.models.logistic import logistic_regression
 from infl.models.matrix import FeatureMatrix
@@ -43,8 +43,8 @@ class Adapter(Task):
     target
         Column or columns of ``obs``. A site need not have all of them, nor a label for each observation.
     base
-        Folder of a transformers model with its tokenizer, alike at all sites, or an installed base
-        (:func:`infl.models.bases.load_base`).
+        Folder of a transformers model with its tokenizer, alike at all sites, or the name of one
+        (:func:`infl.models.bases.load_base`). The task keeps the name alone; a folder's is its last part.
     layer
         Layer to rank (None: ``X``).
     length
@@ -120,12 +120,19 @@ class Adapter(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "base", name_of(self.base))
         object.__setattr__(self, "tasks", tuple(name for name in self.target if name))
         object.__setattr__(self, "target", list(self.tasks))
 
     def options(self) -> dict[str, Any]:
         """Return the options as JSON."""
         return {name: value for name, value in super().options().items() if name != "tasks"}
+
+    @classmethod
+    def check_names(cls, options: Mapping[str, Any]) -> None:
+        """Refuse a base that is not known here: only who calls may give a folder in place of a name."""
+        if not is_known(str(options.get("base", ""))):
+            load_base(str(options.get("base", "")))
 
     # -- agreement -------------------------------------------------------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:

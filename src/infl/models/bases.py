@@ -1,4 +1,4 @@
-"""Pretrained transformers that adapters are put on: found by folder or by entry point, never by code in a model file."""
+"""Pretrained transformers that adapters are put on: found by name, never by a path or by code in a model file."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from infl._settings import settings
 from infl.errors import DataError, MissingExtraError, SettingsError
 
 GROUP = "infl.bases"
@@ -71,15 +72,42 @@ class Base:
         return []
 
 
-@lru_cache(maxsize=4)
+def name_of(base: str) -> str:
+    """Return the name of a base that its user gives by name or by folder; a folder gets its own name as that of the base.
+
+    Raises
+    ------
+    SettingsError
+        Another folder has that name already.
+    """
+    folder = Path(base).expanduser()
+    if not base or is_known(base) or not (folder / "config.json").is_file():
+        return base
+    folder = folder.resolve()
+    known = settings.bases.setdefault(folder.name, folder)
+    if Path(known).expanduser().resolve() != folder:
+        raise SettingsError(
+            f"base={base!r} would be called {folder.name!r}, which is {known} here: choose a name, and set "
+            "infl.settings.bases[name] to the folder"
+        )
+    return folder.name
+
+
+def is_known(base: str) -> bool:
+    """Whether a name of a base means something here."""
+    return base in settings.bases or any(point.name == base for point in entry_points(group=GROUP))
+
+
 def load_base(base: str) -> Base:
-    """Load a base model.
+    """Load the base model that a name means here.
+
+    A name comes with messages and model files. Which folder it means is for those to say whose machine this is, by
+    ``infl.settings.bases``, or by an installed package with an entry point of the group ``infl.bases``; a path is not followed.
 
     Parameters
     ----------
     base
-        Folder with a model and a tokenizer, as ``save_pretrained`` writes them; or the name of an entry point of the group
-        ``infl.bases``. Code that comes with a folder is not run.
+        The name. Its folder has a model and a tokenizer, as ``save_pretrained`` writes them; code in it is not run.
 
     Returns
     -------
@@ -97,17 +125,27 @@ def load_base(base: str) -> Base:
     --------
     >>> load_base("nowhere")
     Traceback (most recent call last):
-    infl.errors.SettingsError: base='nowhere' is neither a folder with a transformers model nor an installed base
+    infl.errors.SettingsError: base='nowhere' is not known here: set infl.settings.bases['nowhere'] to the folder ...
     """
     if not base:
         raise SettingsError("model='adapter' needs base=, the folder of a transformers model with its tokenizer")
+    if not is_known(base):
+        raise SettingsError(
+            f"base={base!r} is not known here: set infl.settings.bases[{base!r}] to the folder of the transformers model (at a "
+            "site, [bases] in policy.toml)"
+        )
     if find_spec("transformers") is None or find_spec("peft") is None:
         raise MissingExtraError("adapters need PEFT and transformers: pip install 'infl[trex]'")
-    points = {point.name: point for point in entry_points(group=GROUP)}
-    if base in points:
-        model, tokenizer = points[base].load()()
+    return _load(base, str(settings.bases.get(base, "")))
+
+
+@lru_cache(maxsize=4)
+def _load(base: str, folder: str) -> Base:
+    if folder:
+        model, tokenizer = _from_folder(Path(folder).expanduser())
     else:
-        model, tokenizer = _from_folder(Path(base).expanduser())
+        (point,) = (point for point in entry_points(group=GROUP) if point.name == base)
+        model, tokenizer = point.load()()
     return Base(model.float().eval(), tokenizer, digest_of(model))
 
 
@@ -115,7 +153,7 @@ def _from_folder(folder: Path) -> tuple[nn.Module, Any]:
     from transformers import AutoModel, AutoTokenizer
 
     if not (folder / "config.json").is_file():
-        raise SettingsError(f"base={str(folder)!r} is neither a folder with a transformers model nor an installed base")
+        raise SettingsError(f"base={str(folder)!r} is no folder with a transformers model and its tokenizer")
     try:
         model = AutoModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -72,8 +72,9 @@ class Histology(Task):
     gene_likelihood
         Of the network: ``"nb"`` (negative binomial) or ``"poisson"``.
     backbone, backbone_options
-        Import path of a function that returns a torch module from images (n, 3, h, w), e.g. ``"timm:create_model"`` with
-        ``{"model_name": "resnet18", "num_classes": 0}``; it must be installed at all sites. Empty: a small CNN.
+        Name of what returns a torch module from images (n, 3, h, w), and its arguments (:func:`infl.nn.histology.load_backbone`):
+        set ``infl.settings.backbones["resnet18"] = lambda: timm.create_model("resnet18", num_classes=0)``, at all sites and
+        where the model is used, or install a package that brings it. Empty: a small CNN.
     width, rank, dropout
         Of the network.
     validation
@@ -127,7 +128,7 @@ class Histology(Task):
         "ridge": Real(0, open="low"),
         "target_sum": Real(0, open="low"),
         "gene_likelihood": Choice(("nb", "poisson")),
-        "backbone": Text(empty=True, says="the import path of a function, or ''"),
+        "backbone": Text(empty=True, says="the name of a backbone, or ''"),
         "backbone_options": Options(),
         "width": Whole(1),
         "rank": Whole(1),

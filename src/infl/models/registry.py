@@ -106,5 +106,12 @@ def _unknown(model: str, option: str, known: Sequence[str], also: Sequence[str])
 
 
 def task_from_json(name: str, options: dict[str, Any]) -> Task:
-    """Return the task of a model file."""
+    """Return the task of a model file or an offer, which name nothing that is not known here.
+
+    Raises
+    ------
+    SettingsError
+        As :func:`make_task`; a name is not known on this machine.
+    """
+    task_class(name).check_names(options)
     return make_task(name, options)

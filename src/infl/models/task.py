@@ -378,6 +378,10 @@ class Task(metaclass=_Spellings):
         return Stepper(parameters, self.optimiser, lr=self.lr, eps=ADAM_EPS, weight_decay=self.weight_decay)
 
     # -- as data ---------------------------------------------------------------------------------------------------
+    @classmethod
+    def check_names(cls, options: Mapping[str, Any]) -> None:
+        """Refuse options of a message or a model file that name what is not known on this machine."""
+
     def options(self) -> dict[str, Any]:
         """Return the options as JSON."""
         return dataclasses.asdict(self)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from importlib import import_module
+from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
+from pydantic import ConfigDict, ValidationError, validate_call
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from infl import _entry_points
+from infl._settings import settings
 from infl.errors import SettingsError
 
 GROUPS = 8
@@ -153,27 +157,47 @@ def count_loss(log_mean: Tensor, counts: Tensor, dispersion: Tensor | None) -> T
     return -(ways + theta.exp() * (theta - total) + counts * (log_mean - total))
 
 
-def load_backbone(path: str, options: dict[str, object]) -> nn.Module:
-    """Return a backbone by its import path, ``"timm:create_model"``, called with `options`; BatchNorm becomes GroupNorm.
+GROUP = "infl.backbones"
+"""Entry points of functions that return a torch module from images (n, 3, h, w)."""
+
+
+def load_backbone(name: str, options: Mapping[str, object]) -> nn.Module:
+    """Return the backbone that a name means here, made with `options`; BatchNorm becomes GroupNorm.
+
+    A name comes with messages and model files. What it means is for those to say whose machine this is: by
+    ``infl.settings.backbones``, or by a package with an entry point of the group ``infl.backbones``. Import paths are not
+    followed. Options are checked against the annotations of the function's parameters, of which each needs one.
 
     Raises
     ------
     SettingsError
-        It cannot be imported, cannot be called so, or is no module.
+        Nothing here has this name, the options are not of its types, or it makes no module.
     """
-    place, _, name = path.partition(":")
-    try:
-        factory = getattr(import_module(place), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    own = settings.backbones
+    installed = _entry_points.known(GROUP, {})
+    if name not in own and name not in installed:
+        known = ", ".join(map(repr, sorted({*own, *installed}))) or "none yet"
         raise SettingsError(
-            f"backbone={path!r} cannot be imported ({error}): give 'package.module:function', installed at every site"
-        ) from None
+            f"backbone={name!r} is not known here ({known}): set infl.settings.backbones[{name!r}] to a function that makes it, "
+            f"or install a package that brings it as an entry point of {GROUP!r}"
+        )
+    factory = own[name] if name in own else _entry_points.load(name, installed[name])
     try:
-        module = factory(**options)
-    except TypeError as error:
-        raise SettingsError(f"backbone={path!r} with backbone_options={options}: {error}") from None
+        parameters = inspect.signature(factory).parameters.values()
+        bare = [p.name for p in parameters if p.annotation is p.empty or p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    except (TypeError, ValueError):
+        bare = ["its parameters"]
+    if bare and options:
+        raise SettingsError(
+            f"backbone={name!r} takes no backbone_options: {bare[0]} has no type; annotate int, float, bool or str"
+        )
+    try:
+        module = validate_call(config=ConfigDict(strict=True))(factory)(**options) if options else factory()
+    except (TypeError, ValidationError) as error:
+        reason = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
+        raise SettingsError(f"backbone={name!r} with backbone_options={dict(options)}: {reason}") from None
     if not isinstance(module, nn.Module):
-        raise SettingsError(f"backbone={path!r} gave {type(module).__name__}: it has to return a torch module")
+        raise SettingsError(f"backbone={name!r} gave {type(module).__name__}: it has to return a torch module")
     return _without_batch_norm(module)
 
 

@@ -291,3 +291,15 @@ def test_sealed_words_look_random_and_reused_masks_do_not() -> None:
 def test_no_secret_in_repr() -> None:
     assert KEY.hex() not in repr(GroupSeal(KEY))
     assert repr(KEY) not in repr(GroupSeal(KEY))
+
+
+def test_secrets_are_not_pickled() -> None:
+    import copy
+    import pickle
+
+    from infl.privacy.seal import Ledger, PairwiseSite
+
+    for holder in (GroupSeal(KEY), PairwiseSite("a", KEY, "run"), Ledger(None, KEY)):
+        for way in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(KeyringError, match="not pickled"):
+                way(holder)

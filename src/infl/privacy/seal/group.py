@@ -7,7 +7,7 @@ Two streams are left for every maximal run of responders, whatever the number of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import numpy as np
 
@@ -198,6 +198,9 @@ class GroupSeal(NoSeal):
 
     def __repr__(self) -> str:
         return f"GroupSeal(min_sites={self.min_sites})"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise KeyringError("a seal holds a secret and is not pickled or copied: make it again from the key ring")
 
     def _close(self, context: Context, position: int, words: Words, low: Quantiser, high: Quantiser) -> None:
         lanes = self._lanes(context, [(position, position + 1)])

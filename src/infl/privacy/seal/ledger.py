@@ -14,9 +14,9 @@ import os
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from infl.errors import FileError, SealError
+from infl.errors import FileError, KeyringError, SealError
 from infl.privacy.seal.context import Context, Words
 
 if TYPE_CHECKING:
@@ -103,6 +103,9 @@ class Ledger:
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of :meth:`frame`."""
         return [entry | {"kind": _kind(str(entry["kind"]))} for entry in self.entries]
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise KeyringError("a ledger holds a secret and is not pickled or copied: open its file again")
 
     def close(self) -> None:
         """Let another process have the file."""

@@ -40,6 +40,7 @@ import hashlib
 import hmac
 import os
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -48,7 +49,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
-from infl.errors import FederationError, SealError
+from infl.errors import FederationError, KeyringError, SealError
 from infl.privacy.seal.context import Context, Words
 from infl.privacy.seal.reveal import (
     SECRET_BYTES,
@@ -117,6 +118,9 @@ class PairwiseSite:
 
     def __repr__(self) -> str:
         return f"PairwiseSite({self.name!r})"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise KeyringError("a seal holds a secret and is not pickled or copied: make it again from the key ring")
 
     def advertise(self) -> bytes:
         """Return the public key and its MAC (64 bytes), then its signature if the site has an identity (64 bytes)."""

@@ -1,0 +1,146 @@
+"""The programme of a run: all its exchanges, in order, as each site computes them from the agreement that it consented to.
+
+A coordinator says which exchange it asks for. A site knows which one is due, and answers no other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from infl.federation.messages import Total
+from infl.federation.packings import WIDEN, count_packing, judge_fields, stage_packing, train_packing
+from infl.federation.seeds import generator
+from infl.privacy.seal import Packing
+
+if TYPE_CHECKING:
+    from infl.federation.agreement import Agreement
+    from infl.federation.messages import Plan
+    from infl.models.task import Task
+    from infl.nn.flat import Layout
+
+MAX_ATTEMPTS = 12
+"""At one exchange."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One sum over sites: what, in which round, packed how.
+
+    Attributes
+    ----------
+    kind
+        What is summed: ``"count"``, ``"train"``, ``"judge"``, or a task's own sum.
+    round
+        Training round, 0 before and after.
+    packing
+        Arrays and their scales.
+
+    Examples
+    --------
+    >>> Exchange("count", 0, count_packing()).packing.n64
+    1
+    """
+
+    kind: str
+    round: int
+    packing: Packing
+
+
+@dataclass(frozen=True)
+class Programme:
+    """All exchanges of a run: count, set-up sums, rounds, last judgement, final sums.
+
+    Parameters
+    ----------
+    task, agreement, shared
+        The run, and which weights its sites share.
+
+    Examples
+    --------
+    >>> import infl
+    >>> from infl.federation.agreement import Agreement
+    >>> from infl.federation.replica import Replica
+    >>> sites = infl.datasets.khan_sites()
+    >>> task, key = infl.models.Classifier(target="tumour_class"), infl.keys.Keyring.create()
+    >>> agreement = Agreement.new(task, task.agree(sites), sites, key, rounds=2)
+    >>> programme = Replica(agreement, key, task).programme
+    >>> [exchange.kind for exchange in programme.exchanges]
+    ['count', 'means', 'deviations', 'train', 'train', 'judge', 'temperature']
+    >>> programme.due(4, rounds=1, stopped=True).kind
+    'judge'
+    """
+
+    task: Task
+    agreement: Agreement
+    shared: Layout
+
+    @cached_property
+    def exchanges(self) -> tuple[Exchange, ...]:
+        """All exchanges, in order."""
+        task, agreement, panel = self.task, self.agreement, self.agreement.panel
+
+        def stages(names: object) -> list[Exchange]:
+            return [Exchange(s, 0, stage_packing(task.stage_shapes(s, panel))) for s in names]  # type: ignore[attr-defined]
+
+        train = train_packing(task, agreement, self.shared)
+        return (
+            Exchange("count", 0, count_packing()),
+            *stages(task.stages()),
+            *(Exchange("train", number, train) for number in range(1, agreement.rounds + 1)),
+            Exchange("judge", 0, Packing(judge_fields(task, panel))),
+            *stages(task.final_stages()),
+        )
+
+    def due(self, done: int, *, rounds: int, stopped: bool) -> Exchange | None:
+        """Return the next exchange (None: the run is over).
+
+        Parameters
+        ----------
+        done
+            Sums that were applied.
+        rounds
+            How many of them were of training rounds.
+        stopped
+            No further round is due.
+        """
+        before = next(i for i, exchange in enumerate(self.exchanges) if exchange.round)
+        skipped = self.agreement.rounds - rounds if stopped and done >= before else 0
+        return self.exchanges[done + skipped] if done + skipped < len(self.exchanges) else None
+
+    def cohort(self, exchange: Exchange) -> tuple[str, ...]:
+        """Return which sites are asked in an exchange, in order."""
+        return cohort_of(self.agreement, exchange)
+
+    def fault(self, asked: Plan | Total, due: Exchange | None) -> str:
+        """Return what of a plan or a sum is not as it is due; empty if all is.
+
+        Scales may be wider than planned, by as many steps as there are attempts: sites say when theirs do not fit.
+        """
+        if due is None:
+            return "the run is over"
+        if (asked.kind, asked.round) != (due.kind, due.round):
+            return f"{due.kind!r} of round {due.round} is due, not {asked.kind!r} of round {asked.round}"
+        if asked.cohort != self.cohort(due):
+            return "other sites are asked than agreed"
+        if not 0 <= asked.attempt < MAX_ATTEMPTS:
+            return f"attempt {asked.attempt} is one too many"
+        if len(asked.packing.fields) != len(due.packing.fields):
+            return "other arrays are asked for than agreed"
+        for mine, other in zip(due.packing.fields, asked.packing.fields, strict=True):
+            if (mine.name, mine.shape, mine.bits) != (other.name, other.shape, other.bits):
+                return "other arrays are asked for than agreed"
+            steps, rest = divmod(other.exponent - mine.exponent, WIDEN)
+            if rest or not 0 <= steps <= MAX_ATTEMPTS:
+                return f"{mine.name!r} is asked for on a scale that was not agreed"
+        return ""
+
+
+def cohort_of(agreement: Agreement, exchange: Exchange) -> tuple[str, ...]:
+    """Return which sites are asked in an exchange, in order."""
+    sites, size = agreement.sites, agreement.cohort_size
+    if not exchange.round or size == len(sites):
+        return sites
+    chosen = generator(agreement.seed, "cohort", exchange.round).choice(len(sites), size, replace=False)
+    return tuple(sites[i] for i in sorted(chosen))

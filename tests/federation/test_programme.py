@@ -1,0 +1,183 @@
+"""A coordinator that deviates, by real messages through the wire: a site answers what it agreed to, and nothing else."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from anndata import AnnData
+
+from infl.errors import FederationError, InflError, SealError
+from infl.federation.agreement import Agreement
+from infl.federation.coordinator import Coordinator, Progress
+from infl.federation.local import LocalTransport
+from infl.federation.messages import END, Answer, Plan, Refusal, Total
+from infl.federation.packings import WIDEN
+from infl.federation.programme import MAX_ATTEMPTS
+from infl.federation.replica import Replica
+from infl.federation.site import Site
+from infl.federation.wire import decode, encode
+from infl.keys import Keyring
+from infl.models import Classifier
+from infl.privacy.seal import Field, Packing
+
+TASK = Classifier(target="label", width=8, n_blocks=1)
+Change = Callable[[Plan], Plan]
+
+
+class Trusting(Site):
+    """The control: a site as that of version 0.1, which does what a plan says."""
+
+    def _check_due(self, plan: Plan) -> None:
+        pass
+
+
+class House:
+    """Three sites with replicas of their own, and the plans that an honest coordinator sends them, as bytes."""
+
+    def __init__(self, data: dict[str, AnnData], kind: type[Site] = Site, lr: float = 1e-3, **settings: Any) -> None:
+        task = replace(TASK, lr=lr)
+        self.key, names = Keyring.create(), [*data][:3]
+        data = {name: data[name] for name in names}
+        self.agreement = Agreement.new(task, task.agree(data), data, self.key, **{"rounds": 3} | settings)
+        self.sites = {name: kind(name, adata, Replica(self.agreement, self.key)) for name, adata in data.items()}
+        self.plans: list[Plan] = []
+        self.replies: list[Any] = []
+        self.transport = LocalTransport(self.sites)
+        self.exchanges = self.sites[names[0]].replica.programme.exchanges
+        self.coordinator = Coordinator(self.agreement, self.exchanges, self)
+
+    def holder(self, site: str) -> str:
+        return site
+
+    def ask(self, cohort: tuple[str, ...], plan_for: Callable[[str], Plan]) -> Iterator[Any]:
+        for name in cohort:
+            plan = decode(encode(plan_for(name)))
+            self.plans.append(plan)
+            reply = self.sites[name].handle(plan)
+            if reply is not None:
+                self.replies.append(reply)
+                yield reply
+
+    def until(self, kind: str, round: int = 0) -> Plan:
+        """Run to the exchange before this one, and return its plan for the first site, as it would be sent."""
+        for exchange in self.coordinator.run():
+            progress: Progress = self.coordinator.progress
+            following = self.exchanges[progress.position]
+            if (following.kind, following.round) == (kind, round):
+                name = self.agreement.sites[0]
+                return self.coordinator._plan(name, following, self.agreement.sites, 0, following.packing)
+            assert exchange
+        raise AssertionError
+
+    def tell(self, plan: Plan) -> Any:
+        return self.sites[self.agreement.sites[0]].handle(decode(encode(plan)))
+
+
+def finer(plan: Plan) -> Plan:
+    return replace(plan, packing=Packing(tuple(replace(f, exponent=f.exponent - WIDEN) for f in plan.packing.fields)))
+
+
+def wider(plan: Plan, by: int = WIDEN * (MAX_ATTEMPTS + 1)) -> Plan:
+    return replace(plan, packing=Packing(tuple(replace(f, exponent=f.exponent + by) for f in plan.packing.fields)))
+
+
+def renamed(plan: Plan) -> Plan:
+    return replace(
+        plan, packing=Packing((*plan.packing.fields[:-1], replace(plan.packing.fields[-1], name="metric.x")))
+    )
+
+
+DEVIATIONS: dict[str, Change] = {
+    "extra_round": lambda p: replace(p, round=4),
+    "a round twice": lambda p: replace(p, round=1),
+    "skipped_round": lambda p: replace(p, round=3),
+    "train_again_for_judge": lambda p: replace(p, kind="judge", round=0),
+    "count_again": lambda p: replace(p, kind="count", round=0, packing=Packing((Field("n", (), 0, bits=64),))),
+    "early_end": lambda p: replace(p, kind=END, round=0, packing=Packing(())),
+    "replayed_exchange": lambda p: replace(p, seq=p.seq - 1),
+    "future_exchange": lambda p: replace(p, seq=p.seq + 1),
+    "differencing": lambda p: replace(p, cohort=p.cohort[1:]),
+    "other_order": lambda p: replace(p, cohort=p.cohort[::-1]),
+    "chosen_scale, finer": finer,
+    "chosen_scale, wider": wider,
+    "chosen_scale, between": lambda p: wider(p, 1),
+    "other_arrays": renamed,
+    "fewer_arrays": lambda p: replace(p, packing=Packing(p.packing.fields[:-1])),
+    "endless_attempts": lambda p: replace(p, attempt=MAX_ATTEMPTS),
+    "negative_attempt": lambda p: replace(p, attempt=-1),
+}
+
+
+@pytest.mark.parametrize("change", DEVIATIONS.values(), ids=DEVIATIONS)
+def test_nothing_but_the_exchange_that_is_due_is_answered(small_sites: dict[str, AnnData], change: Change) -> None:
+    house = House(small_sites)
+    plan = house.until("train", 2)
+    with pytest.raises(FederationError, match=r"not as agreed|a number is missing or out of range"):
+        house.tell(change(plan))
+    assert isinstance(house.tell(plan), Answer)  # the site is there for the plan that is due
+
+
+@pytest.mark.parametrize(
+    "name", ["extra_round", "replayed_exchange", "early_end", "chosen_scale, finer", "count_again"]
+)
+def test_the_control_answers(small_sites: dict[str, AnnData], name: str) -> None:
+    """A site without the check does as it is told, so the test above would fail without it."""
+    house = House(small_sites, Trusting)
+    plan = house.until("train", 2)
+    assert isinstance(house.tell(DEVIATIONS[name](plan)), Answer | Refusal | type(None))
+
+
+def test_before_the_rounds_no_round_is_trained(small_sites: dict[str, AnnData]) -> None:
+    """Training on moments of a sum that never came would use the data with scales of the coordinator's choice."""
+    house = House(small_sites)
+    plan = house.until("means")
+    train = next(e for e in house.exchanges if e.kind == "train")
+    with pytest.raises(FederationError, match="'means' of round 0 is due, not 'train' of round 1"):
+        house.tell(replace(plan, kind="train", round=1, packing=train.packing))
+
+
+def test_after_stopping_no_round_is_trained_and_all_is_judged(small_sites: dict[str, AnnData]) -> None:
+    house = House(small_sites, lr=0.05, rounds=40, patience=1)
+    kinds = [exchange.kind for exchange in house.coordinator.run()]
+    replica = house.sites[house.agreement.sites[0]].replica
+    assert replica.stopped and kinds.count("train") < 40 and kinds[-2:] == ["judge", "temperature"]
+    assert replica.due is None
+    last = house.plans[-1]
+    assert last.kind == END
+    train = next(e for e in house.exchanges if e.kind == "train")
+    with pytest.raises(FederationError, match="the run is over"):
+        house.tell(replace(last, kind="judge", packing=train.packing))
+
+
+def test_a_sum_of_another_exchange_is_not_applied(small_sites: dict[str, AnnData]) -> None:
+    """A sum that passed its tag in its own place is refused in another one."""
+    house = House(small_sites)
+    plan = house.until("train", 2)
+    (total,) = [t for t in house.coordinator.progress.totals if t.seq == plan.seq - 1]
+    replica = house.sites[house.agreement.sites[0]].replica
+    before = replica.theta.clone()
+    for wrong in (
+        replace(total, round=2),
+        replace(total, kind="judge", round=0),
+        replace(total, cohort=total.cohort[::-1]),
+        replace(total, packing=finer(plan).packing),
+        replace(total, attempt=1),
+    ):
+        with pytest.raises(SealError):
+            replica.catch_up((decode(encode(wrong)),))
+        assert np.array_equal(replica.theta.numpy(), before.numpy()) and replica.seq == total.seq - 1
+    replica.catch_up((total,))
+    assert isinstance(total, Total) and replica.seq == total.seq
+
+
+def test_wider_scales_after_refusals_are_as_agreed(small_sites: dict[str, AnnData]) -> None:
+    for adata in small_sites.values():
+        adata.X = adata.X * np.float32(1e9)
+    house = House(small_sites)
+    try:
+        list(house.coordinator.run())
+    except InflError as error:
+        assert "not as agreed" not in str(error)
+    assert any(isinstance(reply, Refusal) for reply in house.replies) or len(house.plans) > 20
