@@ -34,9 +34,9 @@ def _data_dir() -> Path | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Give torch its one thread again: numba, under UMAP, sets the number of threads of the library that both use."""
+    """Give torch its own number of threads again: numba, under UMAP, sets that of the library which both use."""
     if "PYTEST_XDIST_WORKER" in os.environ and "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
+        sys.modules["torch"].set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def pytest_configure(config: pytest.Config) -> None:
