@@ -131,6 +131,32 @@ def test_a_fit_alters_only_what_it_writes():
         np.testing.assert_array_equal(adata.X.indices, before[name][1])
 
 
+USERS = {
+    "predict": lambda sites, run: infl.tl.predict(sites, run, copy=True),
+    "embed": lambda sites, run: infl.tl.embed(sites["s0"], run, copy=True),
+    "compare": lambda sites, run: infl.tl.compare(
+        sites, target="kind", rounds=1, seeds=1, methods=["fedavg", "baseline"]
+    ),
+    "audit": lambda sites, run: infl.tl.audit(run, sites, attacks=["no_key", "site_balance"]),
+    "site_metrics": lambda sites, run: infl.tl.site_metrics(run, sites),
+    "personalise": lambda sites, run: infl.tl.personalise(sites, run, epochs=1),
+    "lock_curve": lambda sites, run: infl.tl.lock_curve(run.model, sites, key=run.key, n_keys=1),
+    "pictures": lambda sites, run: infl.pl.sites(sites, "kind"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", USERS)
+def test_what_uses_a_model_alters_no_byte(name):
+    sites = {
+        f"s{i}": site(i, kind, "float32", "memory", None) for i, kind in enumerate(("repeated", "csc", "columns first"))
+    }
+    run = infl.tl.fit_federated({n: a.copy() for n, a in sites.items()}, target="kind", rounds=1, progress=False)
+    before = {n: buffers(a) for n, a in sites.items()}
+    USERS[name](sites, run)
+    assert {n: buffers(a) for n, a in sites.items()} == before
+
+
 @pytest.mark.parametrize("storage", [s for s in STORAGE if s != "dense"])
 def test_results_do_not_depend_on_storage(storage):
     def results(storage, function):
