@@ -35,7 +35,7 @@ def test_an_ordinary_run_is_accepted(agreement: Agreement) -> None:
     ("policy", "why"),
     [
         ({"tasks": ["scvi"]}, "task 'classifier'"),
-        ({"targets": ["stage"]}, "target 'label'"),
+        ({"targets": ["stage"]}, "column 'label'"),
         ({"min_sites": 4}, r"min_sites 3 \(at least 4\)"),
         ({"max_rounds": 19}, r"20 rounds \(at most 19\)"),
         ({"seals": ["pairwise"]}, "seal 'group'"),
@@ -71,6 +71,7 @@ def test_epsilon_is_what_the_site_computes(agreement: Agreement) -> None:
             agreement, rounds=rounds, privacy=DP(**({"delta": 1e-5, "sample_rate": 0.2} | settings)).to_json()
         )
 
+    agreement = replace(agreement, seal="pairwise")
     fits = DP(epsilon=8.0, delta=1e-5).resolve(20)[0].noise_multiplier
     Policy(max_epsilon=8.0).check(run(epsilon=8.0, noise_multiplier=fits), "site_1")
     Policy(max_epsilon=8.0).check(run(noise_multiplier=fits), "site_1")
@@ -81,6 +82,7 @@ def test_epsilon_is_what_the_site_computes(agreement: Agreement) -> None:
         run(epsilon=8.0, noise_multiplier=fits, delta=1e-2),
         run(epsilon=8.0),
         replace(agreement, privacy=None),
+        replace(run(noise_multiplier=fits), seal="group"),
     ):
         with pytest.raises(FederationError, match="what exceeds epsilon 8 at delta 1e-05"):
             Policy(max_epsilon=8.0).check(lie, "site_1")
@@ -88,7 +90,7 @@ def test_epsilon_is_what_the_site_computes(agreement: Agreement) -> None:
 
 def test_without_a_persons_yes_the_policy_names_the_columns(agreement: Agreement) -> None:
     """Offers of one column after the other would list the classes of all."""
-    with pytest.raises(FederationError, match="names no targets, and asks nobody"):
+    with pytest.raises(FederationError, match="just any column: it names no targets"):
         Policy(ask=False).check(agreement, "site_1", consented=False)
     Policy(ask=False, targets=["label"]).check(agreement, "site_1", consented=False)
     Policy(ask=False).check(agreement, "site_1", consented=True)
@@ -107,3 +109,24 @@ def test_mistakes_are_named_with_their_line(tmp_path: Path, text: str, why: str)
     path.write_text(text)
     with pytest.raises(SettingsError, match=why):
         Policy.read(path)
+
+
+def test_every_option_that_names_a_column_is_looked_at(agreement: Agreement) -> None:
+    run = replace(
+        agreement, task="scvi", options={"categorical_covariates": ["hiv"], "continuous_covariates": ["label"]}
+    )
+    with pytest.raises(FederationError, match="column 'hiv'"):
+        Policy(targets=["label"]).check(run, "site_1", consented=False)
+    Policy(targets=["label", "hiv"]).check(run, "site_1", consented=False)
+
+
+def test_all_sites_take_part_and_what_takes_work_is_looked_at_last(
+    agreement: Agreement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = replace(agreement, sites=("site_1", "b", "c", "d", "e"), participation=0.6)
+    with pytest.raises(FederationError, match="participation 0.6"):
+        Policy().check(run, "site_1")
+    monkeypatch.setattr(DP, "epsilon_after", lambda self, rounds: pytest.fail("computed"))
+    private = DP(noise_multiplier=1.0, delta=1e-5).to_json()
+    with pytest.raises(FederationError, match="1000000000 rounds"):
+        Policy(max_epsilon=1.0).check(replace(agreement, seal="pairwise", rounds=10**9, privacy=private), "site_1")

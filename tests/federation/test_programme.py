@@ -12,7 +12,7 @@ from infl.errors import FederationError, InflError, SealError
 from infl.federation.agreement import Agreement
 from infl.federation.coordinator import Coordinator, Progress
 from infl.federation.local import LocalTransport
-from infl.federation.messages import END, Answer, Plan, Refusal, Total
+from infl.federation.messages import END, KEYS, Answer, Plan, Refusal, Total
 from infl.federation.packings import WIDEN
 from infl.federation.programme import MAX_ATTEMPTS
 from infl.federation.replica import Replica
@@ -181,3 +181,33 @@ def test_wider_scales_after_refusals_are_as_agreed(small_sites: dict[str, AnnDat
     except InflError as error:
         assert "not as agreed" not in str(error)
     assert any(isinstance(reply, Refusal) for reply in house.replies) or len(house.plans) > 20
+
+
+def test_what_is_asked_for_at_any_time_changes_nothing(small_sites: dict[str, AnnData]) -> None:
+    """Neither the word for a public key in the middle of a run, nor a plan that is refused, moves a site's own weights."""
+    house = House(small_sites, rounds=6, aggregation="fedbn", seal="pairwise")
+    plan = house.until("train", 5)
+    site = house.sites[house.agreement.sites[0]]
+    before, trained = site.kept.clone(), site._trained
+    house.tell(replace(plan, kind=KEYS, packing=Packing(()), previous=()))
+    with pytest.raises(FederationError):
+        house.tell(replace(plan, seq=plan.seq + 7, previous=()))
+    assert site.kept.equal(before) and site._trained is trained
+
+
+def test_sites_that_agreed_on_other_things_open_nothing_together(small_sites: dict[str, AnnData]) -> None:
+    """One site is told of more rounds than the others: their masks do not fit each other."""
+    house = House(small_sites)
+    names = house.agreement.sites
+    other = replace(house.agreement, rounds=4)
+    house.sites[names[0]] = Site(names[0], small_sites[names[0]], Replica(other, house.key))
+
+    def ask(cohort: tuple[str, ...], plan_for: Callable[[str], Plan]) -> Iterator[Any]:
+        for name in cohort:
+            plan = plan_for(name)
+            digest = other.digest if name == names[0] else plan.agreement
+            yield house.sites[name].handle(decode(encode(replace(plan, agreement=digest))))
+
+    house.ask = ask  # type: ignore[method-assign]
+    with pytest.raises(SealError):
+        list(house.coordinator.run())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from anndata import AnnData
 
-from infl.errors import DataError, FederationError, FileError, InflWarning, KeyringError
+from infl.errors import DataError, FederationError, FileError, InflWarning, KeyringError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.local import run_in_process
 from infl.federation.messages import Answer, Plan
@@ -16,6 +16,7 @@ from infl.federation.packings import count_packing
 from infl.federation.station import SiteSettings, Station, specification_digest, stamp
 from infl.keys import Identity, Keyring
 from infl.models import Classifier
+from infl.privacy import DP
 
 TASK = Classifier(target="label", width=8, n_blocks=1)
 
@@ -145,6 +146,36 @@ def test_its_own_run_file_is_a_persons_yes(station: Station, agreement: Agreemen
     with pytest.raises(FederationError, match="a person must say yes"):
         station.prepare(agreement)
     changed(station, expects=specification_digest(agreement)).prepare(agreement)
+
+
+def test_a_persons_yes_is_to_one_run(station: Station, agreement: Agreement) -> None:
+    """Else the coordinator had as many runs as it likes of what was agreed on once, each with a salt of its choice."""
+    (station.home / "policy.toml").unlink()
+    changed(station, expects=specification_digest(agreement)).prepare(agreement).ledger.close()  # type: ignore[union-attr]
+    station.prepare(agreement).ledger.close()  # type: ignore[union-attr]
+    with pytest.raises(FederationError, match="a person must say yes"):
+        station.prepare(replace(agreement, run="0" * 32))
+    changed(station).prepare(replace(agreement, run="0" * 32))
+
+
+def test_another_run_under_a_runs_name_changes_nothing(station: Station, agreement: Agreement) -> None:
+    station.prepare(agreement).ledger.close()  # type: ignore[union-attr]
+    kept = station.run_folder(agreement) / "agreement.json"
+    before = kept.read_bytes()
+    with pytest.raises(FederationError, match="under this run's name"):
+        station.prepare(replace(agreement, local_epochs=50))
+    assert kept.read_bytes() == before
+
+
+def test_a_line_for_people_has_no_control_characters(station: Station) -> None:
+    station.note("refused \x1b[2J site")
+    assert station.events()[-1].endswith("refused ?[2J site")
+
+
+def test_under_differential_privacy_nothing_is_summed_without_noise(station: Station, agreement: Agreement) -> None:
+    private = DP(noise_multiplier=1.0, delta=1e-5).to_json()
+    with pytest.raises(SettingsError, match="nothing but noisy sums"):
+        station.prepare(replace(agreement, privacy=private))
 
 
 def test_a_site_is_not_offered_runs_for_ever(station: Station, agreement: Agreement) -> None:

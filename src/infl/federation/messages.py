@@ -98,8 +98,13 @@ class Plan:
 
     @cached_property
     def _context(self) -> Context:  # sites of one process share a plan, and so the digest of its context
-        kind = f"{self.seq}:{self.kind.removeprefix(REVEAL)}"
-        return Context(self.run, self.round, self.attempt, self.cohort, kind, self.packing.digest())
+        return context_of(self.run, self, self.agreement)
+
+
+def context_of(run: str, of: Plan | Total, agreement: str) -> Context:
+    """Return what the seal of an exchange is bound to."""
+    kind = f"{of.seq}:{of.kind.removeprefix(REVEAL)}"
+    return Context(run, of.round, of.attempt, of.cohort, kind, of.packing.digest(), agreement)
 
 
 @dataclass(frozen=True)

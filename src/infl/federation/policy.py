@@ -5,6 +5,8 @@ A missing file means the defaults: sealed and locked runs of any task with at le
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from infl.errors import FederationError
 from infl.federation.toml import read_checked
+from infl.models.registry import task_class
 
 if TYPE_CHECKING:
     from infl.federation.agreement import Agreement
@@ -20,7 +23,7 @@ TEMPLATE = """\
 # What this site accepts. A run that asks for anything else is declined; why stands in events.log here, and is not sent.
 ask = true            # a person says yes to each run: `infl site start run.toml`, or `infl site approve DIGEST`
 tasks = []            # names of tasks; empty: any
-targets = []          # columns of obs that may be learned; empty: any, after a person's yes
+targets = []          # columns of obs that may be used; empty: any, after a person's yes
 min_sites = 3         # fewest sites whose sum may be opened
 max_rounds = 1000
 max_local_epochs = 100
@@ -86,26 +89,30 @@ class Policy(BaseModel):
         >>> Policy(max_rounds=10).min_sites
         3
         """
-        a = agreement
-        target = a.options.get("target")
-        targets = [target] if isinstance(target, str) else list(target or [])
+        a, named = agreement, columns_of(agreement)
+        other = sorted(named - set(self.targets))
         features = sum(len(names) for names in _features(a.panel))
-        refusals = {
-            f"task {a.task!r}": self.tasks and a.task not in self.tasks,
-            f"target {target!r}": self.targets and not set(targets) <= set(self.targets),
-            "just any target: it names no targets, and asks nobody": not (consented or self.targets) and bool(targets),
-            f"min_sites {a.min_sites} (at least {self.min_sites})": a.min_sites < self.min_sites,
-            f"{a.rounds} rounds (at most {self.max_rounds})": a.rounds > self.max_rounds,
-            f"{a.local_epochs} local epochs (at most {self.max_local_epochs})": a.local_epochs > self.max_local_epochs,
-            f"{features} features (at most {self.max_features})": features > self.max_features,
-            f"seal {a.seal!r}": a.seal not in self.seals,
-            f"lock {a.lock!r}": a.lock not in self.locks,
-            f"strength {a.strength:g} (at least {self.min_strength:g})": a.strength < self.min_strength,
-            f"key version {a.key_version}": self.key_versions and a.key_version not in self.key_versions,
-            f"what exceeds epsilon {self.max_epsilon:g} at delta {self.max_delta:g}": self._too_much(agreement),
+        refusals: dict[str, Callable[[], bool]] = {  # looked at in this order; what takes work comes last
+            f"task {a.task!r}": lambda: bool(self.tasks) and a.task not in self.tasks,
+            f"column {other[0] if other else ''!r}": lambda: bool(self.targets and other),
+            "just any column: it names no targets, and asks nobody": lambda: (
+                not (consented or self.targets) and bool(named)
+            ),
+            f"min_sites {a.min_sites} (at least {self.min_sites})": lambda: a.min_sites < self.min_sites,
+            f"participation {a.participation:g}: all sites take part in each round": lambda: a.participation < 1,
+            f"{a.rounds} rounds (at most {self.max_rounds})": lambda: a.rounds > self.max_rounds,
+            f"{a.local_epochs} local epochs (at most {self.max_local_epochs})": lambda: (
+                a.local_epochs > self.max_local_epochs
+            ),
+            f"{features} features (at most {self.max_features})": lambda: features > self.max_features,
+            f"seal {a.seal!r}": lambda: a.seal not in self.seals,
+            f"lock {a.lock!r}": lambda: a.lock not in self.locks,
+            f"strength {a.strength:g} (at least {self.min_strength:g})": lambda: a.strength < self.min_strength,
+            f"key version {a.key_version}": lambda: bool(self.key_versions) and a.key_version not in self.key_versions,
+            f"what exceeds epsilon {self.max_epsilon:g} at delta {self.max_delta:g}": lambda: self._too_much(agreement),
         }
         for what, refused in refusals.items():
-            if refused:
+            if refused():
                 raise FederationError(f"{site} refuses: its policy does not accept {what}")
 
     def _too_much(self, agreement: Agreement) -> bool:
@@ -115,7 +122,28 @@ class Policy(BaseModel):
         dp = agreement.dp
         if dp is None or not dp.noise_multiplier or not dp.delta or dp.delta > self.max_delta:
             return True
+        if dp.noise == "distributed" and agreement.seal != "pairwise":
+            return True  # whoever opens single sites' parts sees them with a share of the noise alone
         return dp.epsilon_after(agreement.rounds) > self.max_epsilon * (1 + 1e-3)
+
+
+def columns_of(agreement: Agreement) -> set[str]:
+    """Return the names of all obs columns that a run's task would look for: given, or by default.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> sorted(columns_of(SimpleNamespace(task="scvi", options={"continuous_covariates": ["age"]})))
+    ['age']
+    """
+    task = task_class(agreement.task)
+    defaults = {f.name: f.default for f in dataclasses.fields(task) if f.default is not dataclasses.MISSING}
+    found: set[str] = set()
+    for option, kind in task.parameters.items():
+        if "obs column" in kind.says:
+            value = agreement.options.get(option, defaults.get(option))
+            found |= {value} if isinstance(value, str) else {name for name in value or () if isinstance(name, str)}
+    return found - {""}
 
 
 def _features(panel: dict) -> list[list]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from infl._isolation import torch_seed
 from infl.errors import FederationError, KeyringError, SealError, SettingsError
 from infl.federation.agreement import Agreement
-from infl.federation.messages import Total
+from infl.federation.messages import Total, context_of
 from infl.federation.programme import Exchange, Programme
 from infl.federation.rules import fedadam, rule
 from infl.federation.seeds import derive
@@ -97,6 +97,11 @@ class Replica:
             key.check(agreement.key_version, agreement.fingerprint)
         self.agreement = agreement
         self.task = task or task_from_json(agreement.task, agreement.options)
+        if agreement.dp is not None and self.task.privately().options() != self.task.options():
+            raise SettingsError(
+                "under differential privacy nothing but noisy sums may be taken, and this task's options ask for others: "
+                "agree on what task.privately() gives"
+            )
         self.scheme = lock_scheme(agreement.lock, agreement.strength)
         self.key = key
         self.bench = build_bench(self.task, agreement)
@@ -178,7 +183,7 @@ class Replica:
         a = self.agreement
         if fault := self.programme.fault(total, self.due):
             raise SealError(f"round rejected: {fault}")
-        context = _context(a.run, total)
+        context = context_of(a.run, total, a.digest)
         low, high = self.seal.unseal(context, total.responders, total.words, total.packing)
         vector, sums = dequantise((low, high), total.packing)
         arrays = split_sums(sums, total.packing)
@@ -268,13 +273,6 @@ class Replica:
         return lock_model(
             header, effective, self.private | (kept or {}), self.key if a.lock != "none" else None, salt=salt
         )
-
-
-def _context(run: str, total: Total) -> Any:
-    from infl.privacy.seal import Context
-
-    kind = f"{total.seq}:{total.kind}"
-    return Context(run, total.round, total.attempt, total.cohort, kind, total.packing.digest())
 
 
 def split_sums(sums: np.ndarray, packing: Packing) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from infl.errors import DataError, FileError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.remote import Patience
 from infl.federation.toml import read_checked
-from infl.models.registry import make_task
+from infl.models.registry import make_task, task_from_json
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
@@ -165,7 +165,7 @@ class RunFile(_Table):
         """Return the specification of a new run; only its random name and salt differ from call to call."""
         from infl.privacy.dp import DP
 
-        task = make_task(self.model.name, dict(self.model.model_extra or {}))
+        task = task_from_json(self.model.name, dict(self.model.model_extra or {}))
         privacy = None
         if self.privacy is not None:
             task, privacy = task.privately(), DP(**cast(Any, self.privacy.model_dump()))

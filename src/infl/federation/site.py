@@ -126,11 +126,11 @@ class Site:
         if plan.snapshot:
             restore_snapshot(replica, plan.snapshot)
         replica.catch_up(plan.previous)
+        self._check_due(plan)
         self.settle(plan)
         if self._kept != replica.seq:
             self.keep(self)
             self._kept = replica.seq
-        self._check_due(plan)
         if plan.kind == END:
             return None
         if plan.kind == SNAPSHOT:
@@ -169,10 +169,12 @@ class Site:
 
     def settle(self, plan: Plan) -> None:
         """Let what stays here be that of the global model which `plan` brought."""
-        replica = self.replica
+        replica, kind = self.replica, plan.kind.removeprefix(REVEAL)
+        if kind in (KEYS, SNAPSHOT):
+            return  # asked for at any time, of the site as it is
         if replica.best_round != self.best[0]:
             self.best = (replica.best_round, self.kept)  # what that round was judged with
-        if plan.kind not in ("train", "judge") and self.best[0]:
+        if kind not in ("train", "judge") and self.best[0]:
             self.kept, self._trained = self.best[1], None
         if self._trained is not None and self._trained[0] < plan.seq:
             self.kept, self._trained = self._trained[1], None

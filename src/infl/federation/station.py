@@ -93,13 +93,24 @@ class Station:
             return SiteSettings(**json.loads(path.read_text()))
 
     def keep(self, settings: SiteSettings) -> None:
-        """Write down what the site uses."""
+        """Write down what the site uses; a run's file among it is a new yes."""
+        (self.home / "approved" / "expected").unlink(missing_ok=True)
         _keep(self.home / "site.json", json.dumps(asdict(settings), indent=1).encode())
 
     @property
     def policy(self) -> Policy:
         """What the site accepts."""
         return Policy.read(self.home / "policy.toml")
+
+    def _said_yes(self, agreement: Agreement) -> bool:
+        """Whether a person did: by ``infl site approve``, or by naming the run's file at ``infl site start``."""
+        approved, expects = self.home / "approved", self.settings.expects
+        if (approved / agreement.digest).exists():
+            return True
+        if not expects or expects != specification_digest(agreement):
+            return False
+        taken = approved / "expected"
+        return not taken.exists() or taken.read_text() == agreement.digest
 
     def run_folder(self, agreement: Agreement) -> Path:
         """Return where the site keeps what it has of a run; its name is random, and only that."""
@@ -156,7 +167,7 @@ class Station:
         """Write down for the people at the site what happened."""
         when = datetime.now(UTC).isoformat(timespec="seconds")
         with explained(self.home, "write to"), (self.home / "events.log").open("a") as log:
-            log.write(f"{when} {line}\n")
+            log.write(f"{when} {''.join(c if c.isprintable() else '?' for c in line)}\n")
 
     def events(self) -> list[str]:
         """Return what was noted."""
@@ -173,24 +184,28 @@ class Station:
         """
         settings, policy = self.settings, self.policy
         name = settings.name
-        known = (self.home / "approved" / agreement.digest).exists() or (
-            bool(settings.expects) and settings.expects == specification_digest(agreement)
-        )
+        known = self._said_yes(agreement)
         policy.check(agreement, name, consented=known or policy.ask)  # who is asked, is asked below
         if name not in agreement.sites:
             raise FederationError(f"{name} is not a site of this run ({', '.join(agreement.sites[:8])})")
         if settings.expects and settings.expects != specification_digest(agreement):
             raise FederationError(f"{name}: the run differs from this site's run.toml; refused")
-        if len(self.runs()) >= policy.max_runs and not known:
+        folder = self.run_folder(agreement)
+        offered = folder / "agreement.json"
+        if not offered.exists() and len(self.runs()) >= policy.max_runs:
             raise FederationError(
                 f"{name} refuses: {policy.max_runs} runs were offered, and its policy accepts no more"
             )
-        folder = self.run_folder(agreement)
+        accepted = folder / "accepted"
+        if accepted.exists() and accepted.read_text() != agreement.digest:
+            raise FederationError(f"{name}: another run was offered under this run's name; refused")
         _keep(folder / "agreement.json", agreement.to_json().encode())
         if policy.ask and not known:
             raise FederationError(
                 f"{name}: a person must say yes; read {folder}/agreement.json, then `infl site approve {agreement.digest[:12]}`"
             )
+        if settings.expects:  # a yes to one run: another one with the same settings is asked for anew
+            _keep(self.home / "approved" / "expected", agreement.digest.encode())
         key = self.open_key(agreement)
         package_settings.bases.update(policy.bases)
         replica = Replica(agreement, key)
@@ -214,6 +229,7 @@ class Station:
             Ledger(store.ledger_path(name), ledger_key, run=agreement.run),
             keep=lambda s: store.keep_sites(s.replica, {name: s}),
         )
+        _keep(accepted, agreement.digest.encode())
         store.note_data(replica, {name: site})
         store.restore_sites(replica, {name: site})
         return site
@@ -271,6 +287,7 @@ class Station:
 
 def _keep(path: Path, content: bytes) -> None:
     """Write a file of the site's that nobody else on the machine reads."""
+    path.parent.mkdir(exist_ok=True)
     write_atomic(path, content, overwrite=True, mode=0o600)
 
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from infl.cli.app import app
 from infl.errors import FederationError, FileError, InflError
+from infl.federation.attempt import alone
 from infl.federation.flare import kits
 from infl.federation.flare.enrolment import read_register, read_request
 from infl.federation.flare.kits import REVOKED, Consortium, approve, enrol, init_coordinator, revoke
@@ -65,10 +66,15 @@ def inside(request: Path, ending: str) -> bytes:
 
 def refused(here: Path, request: Path, **options: bool) -> str:
     """The line; nothing is signed and nobody enrolled."""
-    before = sorted((here / "coordinator").rglob("*")), read_register(here / "coordinator")
+
+    def now() -> object:
+        files = sorted(p for p in (here / "coordinator").rglob("*") if p.name != "lock")
+        return files, read_register(here / "coordinator")
+
+    before = now()
     with pytest.raises(InflError) as error:
         approve(here / "coordinator", request, **options)
-    assert (sorted((here / "coordinator").rglob("*")), read_register(here / "coordinator")) == before
+    assert now() == before
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -199,3 +205,22 @@ def test_the_command_shows_the_name_inside(here: Path) -> None:
     assert isinstance(result.exception, FederationError) and read_register(here / "coordinator") == []
     result = typed(str(shutil.copy(of(here, "hospital_b"), here / "hospital_a.request.zip")), "--yes")
     assert isinstance(result.exception, FederationError) and read_register(here / "coordinator") == []
+
+
+@pytest.mark.parametrize("name", ["server", "admin", "All", "rootCA", "con"])
+def test_names_that_mean_somebody_else_to_flare(here: Path, name: str) -> None:
+    enrol(here / "evil", name, CONSORTIUM)
+    assert "no site can have" in refused(here, here / "evil" / f"{name}.request.zip")
+
+
+def test_a_site_that_was_revoked_before_there_was_a_register(here: Path) -> None:
+    home = here / "coordinator"
+    approve(home, of(here, "hospital_a"))
+    revoke(home, "hospital_a")
+    (home / "members.json").unlink()
+    assert "was revoked" in refused(here, of(here, "hospital_a"), renew=True)
+
+
+def test_one_request_at_a_time(here: Path) -> None:
+    with alone(here / "coordinator" / "ca"), pytest.raises(FileError, match="in use by another process"):
+        approve(here / "coordinator", of(here, "hospital_a"))

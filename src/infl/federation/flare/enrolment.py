@@ -10,10 +10,13 @@ import hashlib
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from infl._files import explained, write_atomic
 from infl.errors import FederationError, FileError
@@ -23,6 +26,13 @@ if TYPE_CHECKING:
 
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 CLIENT = "client"
+RESERVED = ("server", "admin", "all", "rootCA")
+"""Names that mean somebody else, or everybody, to FLARE."""
+BROKEN = (
+    zipfile.BadZipFile, zlib.error, UnsupportedAlgorithm, EOFError, KeyError, NotImplementedError, OSError, RuntimeError,
+    ValueError,
+)  # fmt: skip
+"""What zip, JSON and certificates of a stranger's make may raise."""
 _LARGEST = 1 << 16  # bytes of a file in a request
 
 
@@ -88,11 +98,19 @@ def read_request(path: Path) -> Request:
             asked = x509.load_pem_x509_csr(archive.read(requests[0]))
             said = json.loads(archive.read("request.json"))
             name, role = _one(asked.subject, _OID.name), _one(asked.subject, _OID.role)
-            if not asked.is_signature_valid or not isinstance(said, dict):
+            short = getattr(asked.public_key(), "key_size", 0) < 2048
+            if (
+                short
+                or not asked.is_signature_valid
+                or not isinstance(said, dict)
+                or _one(asked.subject, _OID.org) != "infl"
+            ):
                 raise nothing
     except FileNotFoundError:
         raise FileError(f"{shown(path)} does not exist") from None
-    except (zipfile.BadZipFile, ValueError, KeyError, OSError, RuntimeError, NotImplementedError):
+    except FederationError:
+        raise
+    except BROKEN:
         raise nothing from None
     if (said.get("name"), said.get("cert_type"), requests[0]) != (name, role, f"{name}.csr"):
         raise FederationError(
@@ -127,7 +145,7 @@ def check_request(
         raise FederationError(
             f"{shown(path)} asks for the certificate of a server or an administrator: sites alone are enrolled"
         )
-    if not SITE_NAME.fullmatch(name) or name.casefold() in {own.casefold() for own in reserved}:
+    if not SITE_NAME.fullmatch(name) or name.casefold() in {own.casefold() for own in (*reserved, *RESERVED)}:
         raise FederationError(f"{shown(path)} asks for a name that no site can have: letters, digits, '_' and '-'")
     if path.name != f"{name}.request.zip":
         raise FederationError(
@@ -199,7 +217,7 @@ def entry_of(signed: Path) -> Entry:
             key_fingerprint(certificate),
             groups(certificate.public_bytes(Encoding.DER)),
         )
-    except (zipfile.BadZipFile, ValueError, OSError):
+    except BROKEN:
         raise FederationError(f"{shown(signed)} holds no certificate: sign the request again") from None
 
 
@@ -225,7 +243,7 @@ def shown(path: Path) -> str:
 class _OID:
     """Where FLARE writes who asks, and for which role."""
 
-    name, role = "2.5.4.3", "1.2.840.113549.1.9.2"
+    name, org, role = "2.5.4.3", "2.5.4.10", "1.2.840.113549.1.9.2"
 
 
 _OTHERS = ["request.json", "site.yaml"]

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
@@ -23,6 +23,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from infl._files import explained, write_atomic
 from infl.errors import FederationError, FileError, SettingsError
+from infl.federation.attempt import alone
 from infl.federation.flare import CONTROLLER, EXECUTOR, require_flare
 from infl.federation.flare.enrolment import (
     SITE_NAME,
@@ -159,7 +160,9 @@ def asked(home: Path, path: Path, *, renew: bool = False) -> Request:
         The request is damaged, for no site, or for a site that is enrolled (without `renew`).
     """
     request = read_request(path)
-    check_request(request, path, read_register(home), (consortium_of(home).host, ADMIN), renew=renew)
+    consortium, out = consortium_of(home), revoked(home)
+    register = [replace(entry, revoked=entry.revoked or entry.name in out) for entry in read_register(home)]
+    check_request(request, path, register, (consortium.host, consortium.name, ADMIN), renew=renew)
     return request
 
 
@@ -185,7 +188,7 @@ def approve(
         As :func:`asked`; the request is for another consortium, or another than was expected.
     """
     require_flare()
-    with tempfile.TemporaryDirectory(dir=home) as work, explained(path, "read"):
+    with alone(home / "ca", wait=0), tempfile.TemporaryDirectory(dir=home) as work, explained(path, "read"):
         copy = Path(shutil.copyfile(path, Path(work) / path.name))  # what is read is what is signed
         request = asked(home, copy, renew=renew)
         if expected not in (None, request):

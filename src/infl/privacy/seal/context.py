@@ -28,6 +28,8 @@ class Context:
         What is summed.
     packing
         Digest of the arrays and their scales.
+    agreement
+        Digest of what the sites agreed on, where there is such: sites that agreed on other things open nothing together.
 
     Examples
     --------
@@ -43,6 +45,7 @@ class Context:
     cohort: tuple[str, ...]
     kind: str
     packing: str
+    agreement: str = ""
 
     def __post_init__(self) -> None:
         if len(set(self.cohort)) < len(self.cohort):
@@ -51,7 +54,8 @@ class Context:
 
     @cached_property
     def _digest(self) -> bytes:
-        content = {field.name: getattr(self, field.name) for field in fields(self)}
+        content = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "agreement"}
+        content |= {"agreement": self.agreement} if self.agreement else {}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
 
     @cached_property
