@@ -22,6 +22,7 @@ from infl._parameters import (
     Names,
     Options,
     Real,
+    Renamed,
     Several,
     Text,
     Whole,
@@ -70,6 +71,8 @@ def wrong_values(kind: Kind) -> list[Any]:
             wrong += [3, ["a", "a"], [1], False, {"a": 1}]
         case Several():
             wrong += ["a", [], [1.5, "a"], True, [0, 0], {}]
+        case Renamed():
+            wrong += [3, "a", {1: "b"}, {"a": ""}, {"a": None}, {"a": "nan"}]
         case Options():
             wrong += [3, "a", {1: 2}, ["a"]]
         case Having():
@@ -105,6 +108,8 @@ def right_values(kind: Kind) -> list[Any]:
         case Several():
             low = getattr(kind.kind, "low", None) or 0
             right += [[low], np.array([low, low + 1]), (low,)]
+        case Renamed():
+            right += [{}, {"a": "b"}]
         case Options():
             right += [{}, {"a": np.float32(0.5)}]
     return right

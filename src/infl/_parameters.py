@@ -297,6 +297,16 @@ class Options(Kind):
         return {name: plain(one) for name, one in value.items()}
 
 
+class Renamed(Options):
+    """New names by name; text that stands for no value is none."""
+
+    def take(self, value: Any) -> dict[str, Any]:
+        names = super().take(value)
+        if any(not isinstance(new, str) or new.strip() in NO_VALUE for new in names.values()):
+            raise _Refused
+        return names
+
+
 @dataclass(frozen=True)
 class Having(Kind):
     """An object with some methods, where its class cannot be imported here."""
@@ -325,6 +335,8 @@ class OneOrSeveral(Having):
         return value if isinstance(value, Mapping) else super().take(value)
 
 
+NO_VALUE = ("", "nan", "NaN", "<NA>", "NaT")
+"""Text that stands for no value: white space apart, what pandas makes of a missing one with ``.astype(str)``."""
 SEALS = ("group", "pairwise", "none")
 LOCKS = ("field", "published", "none")
 SEED = Whole(0, 2**32 - 1)
@@ -342,7 +354,7 @@ SHARE = Real(0, 1, open="high")
 CUTOFF = Real(infinite=True)
 AXES = Having(("set_xlabel", "get_figure"), none=True, says="axes of matplotlib, e.g. of plt.subplots()")
 FEATURES = Choice(("intersection", "union"))
-NAMES = Options(none=True, says="a dict of names by name")
+NAMES = Renamed(none=True, says="a dict of names by name")
 
 PARAMETERS: Mapping[str, Kind] = {
     "aggregation": Text(says="the name of an aggregation rule, e.g. 'fedavg'"),

@@ -197,3 +197,125 @@ def test_warnings_name_the_line_of_the_user() -> None:
             warnings.simplefilter("always", InflWarning)
             call()
         assert seen and {w.filename for w in seen if w.category is InflWarning} == {__file__}
+
+
+def laden() -> AnnData:
+    """With what people have in their objects beside what is read."""
+    one = made()
+    h = one.obs["hospital"].to_numpy()
+    one.obs["kind"] = pd.Categorical(
+        np.select([h == "a", h == "b"], ["z", "m"], "a"), categories=["none", "a", "m", "z"]
+    )
+    one.uns["kind_colors"] = ["red", "green", "blue", "black"]
+    one.obs["stage"] = pd.Categorical(np.where(h == "a", "I", "II"), categories=["I", "II", "III"], ordered=True)
+    one.obsm["table"] = pd.DataFrame({"c": pd.Categorical(np.where(h == "a", "k", "l"))}, index=one.obs_names)
+    one.var["chromosome"] = pd.Categorical(np.resize(["1", "2"], one.n_vars), categories=["1", "2", "X"])
+    one.uns["many"] = [np.arange(3), np.arange(3)]
+    one.uns["more"] = {"index": pd.Index(["a"]), "na": pd.NA, "objects": np.array([[1], "a"], dtype=object)}
+    one.obs["mixed"] = pd.array([1, None] * 30, dtype="Int64")
+    return one
+
+
+@pytest.mark.filterwarnings("ignore::infl.errors.InflWarning")
+@pytest.mark.parametrize("name", [*CALLS, "panel_of", "moments, read", "qc_summary, read", "hvg, read"])
+def test_what_was_not_written_is_left_as_it_was(name: str) -> None:
+    calls = CALLS | {
+        "panel_of": infl.pp.panel_of,
+        "highly_variable_genes": lambda s, **k: infl.pp.highly_variable_genes(s, check_values=False, **k),
+        "moments, read": lambda s, **k: infl.pp.moments(s, inplace=False, **k),
+        "qc_summary, read": infl.pp.qc_summary,
+        "hvg, read": lambda s, **k: infl.pp.highly_variable_genes(s, inplace=False, check_values=False, **k),
+    }
+    one, before = laden(), laden()
+    calls[name](one, site_key="hospital")
+    for column in ("kind", "stage", "mixed", "hospital"):
+        pd.testing.assert_series_equal(one.obs[column], before.obs[column])
+    pd.testing.assert_frame_equal(one.obsm["table"], before.obsm["table"])
+    assert one.var["chromosome"].dtype == before.var["chromosome"].dtype
+    assert one.var["chromosome"].tolist() == before.var["chromosome"].tolist()
+    assert one.uns["kind_colors"] == before.uns["kind_colors"] and list(one.uns["more"]) == list(before.uns["more"])
+    if "read" in name or name == "panel_of":
+        np.testing.assert_array_equal(one.X, before.X)
+        assert (
+            list(one.obs) == list(before.obs) and list(one.var) == list(before.var) and set(one.uns) == set(before.uns)
+        )
+
+
+def test_a_united_panel_of_one_object() -> None:
+    one = made()
+    one.var["infl_present"] = np.arange(20) < 15
+    sites = apart(one)
+    infl.pp.harmonise(sites, aliases={"gene_3": "KRAS"})
+    infl.pp.harmonise(one, site_key="hospital", aliases={"gene_3": "KRAS"})
+    assert_alike(one, sites)
+    assert one.n_vars == 15 and "KRAS" in one.var_names and "infl_present" not in one.var
+
+
+@pytest.mark.parametrize("name", ["normalize_total", "cluster"])
+def test_the_column_of_sites_is_not_written_over(name: str) -> None:
+    one = made()
+    with pytest.raises(SettingsError, match="key_added='hospital'"):
+        if name == "cluster":
+            infl.tl.cluster(one, 2, site_key="hospital", key_added="hospital")
+        else:
+            infl.pp.normalize_total(one, site_key="hospital", key_added="hospital")
+    pd.testing.assert_frame_equal(one.obs, made().obs)
+
+
+@pytest.mark.parametrize("names", [{"x": ""}, {"x": None}, {"x": "nan"}, {"x": 1}, {"x": " "}], ids=str)
+@pytest.mark.parametrize("option", ["labels", "aliases"])
+def test_new_names_that_are_none(option: str, names: dict[str, Any]) -> None:
+    names = names if option == "labels" else {"gene_1": names["x"]}
+    sites = apart(made())
+    with pytest.raises(InflError, match=f"{option}="):
+        infl.pp.harmonise(sites, target="type", **{option: names})
+    assert_alike(made(), sites)
+
+
+def test_columns_of_lists_are_no_labels_and_no_sites() -> None:
+    one = made()
+    one.obs["lists"] = [["a"], ["b"], ["a"]] * 20
+    with pytest.raises(DataError, match="'lists' has values that are no labels"):
+        infl.pp.moments(one, site_key="lists", inplace=False)
+    with pytest.raises(DataError, match="'lists' has values that are no labels"):
+        infl.pp.panel_of(apart(one), target="lists")
+
+
+@pytest.mark.parametrize(
+    "wrong", [sparse.csr_matrix(np.ones((20, 3))), np.full((20, 3), "a"), np.ones((20, 3, 2)), np.ones((20, 0))],
+    ids=["sparse", "text", "three axes", "none"],
+)  # fmt: skip
+def test_coordinates_that_cannot_be_clustered(wrong: Any) -> None:
+    sites = apart(made())
+    for adata in sites.values():
+        adata.obsm["X_infl"] = wrong
+    with pytest.raises(DataError, match=r"obsm\['X_infl'\] of a"):
+        infl.tl.cluster(sites, 2)
+
+
+def test_the_same_barcodes_at_predict() -> None:
+    one = made(twice=True)
+    run = infl.tl.fit_federated(one, target="type", site_key="hospital", rounds=1, progress=False)
+    infl.tl.predict(one, run, site_key="hospital", key_added="again")
+    for site in SITES:
+        rows = np.flatnonzero(one.obs["hospital"] == site)
+        part = infl.tl.predict(one[rows].copy(), run.model, key=run.key, copy=True)
+        np.testing.assert_array_equal(one.obsm["X_again"][rows], part.obsm["X_infl"])
+
+
+def test_predictions_of_a_view_of_a_file(tmp_path: Any) -> None:
+    one = made()
+    run = infl.tl.fit_federated(apart(one), target="type", rounds=1, progress=False)
+    one.write_h5ad(tmp_path / "a.h5ad")
+    view = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")[10:30]
+    with pytest.raises(DataError, match="to_memory"):
+        infl.tl.predict(view, run)
+    assert infl.tl.predict(view, run, copy=True).n_obs == 20
+
+
+def test_names_with_signs_of_formulas(tmp_path: Any) -> None:
+    sites = dict(zip(("a$b_$c", "x^2", "$x_1^{2}$"), apart(made()).values(), strict=True))
+    infl.pl.sites(sites, "type", save=tmp_path / "sites.png")
+    with pytest.raises(InflError, match="save=3"):
+        infl.pl.sites(sites, save=3)
+    plt.close("all")

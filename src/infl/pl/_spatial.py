@@ -155,8 +155,8 @@ def confusion(
         ax.text(j, i, f"{share:.2f}", ha="center", va="center", color="white" if share > 0.6 else "black", fontsize=9)
         for (i, j), share in np.ndenumerate(shares.to_numpy())
     ]
-    ax.set_xticks(range(len(across)), across, rotation=90 if rotated else 0)
-    ax.set_yticks(range(len(down)), down)
+    ax.set_xticks(range(len(across)), across, rotation=90 if rotated else 0, parse_math=False)
+    ax.set_yticks(range(len(down)), down, parse_math=False)
     ax.set(xlabel=found.replace("_", " "), ylabel=f"{reference.replace('_', ' ')} ({unit_of(objects.values())})")
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)

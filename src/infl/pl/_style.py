@@ -18,8 +18,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from infl._files import explained
-from infl._parameters import PARAMETERS, Kind, door
-from infl.errors import DataError, FileError
+from infl._parameters import PARAMETERS, Kind, door, shown
+from infl.errors import DataError, FileError, SettingsError
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000",
@@ -68,6 +68,8 @@ def _picture(function: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         for name, value in (("show", show), ("return_fig", return_fig)):
             PARAMETERS[name].read(name, value)
+        if not (save is None or isinstance(save, bool | str | Path)):
+            raise SettingsError(f"save={shown(save)}: give a path, True, or None")
         path = None if save is None or save is False else _path(save, function.__name__)
         found = function(*args, **kw)
         figure = np.ravel(found)[0].get_figure(root=True)
@@ -145,7 +147,7 @@ def axes(ax: Axes | None, width: float, height: float) -> Axes:
 
 def rows(ax: Axes, labels: list[str]) -> None:
     """Lay out horizontal rows, the first on top."""
-    ax.set_yticks(range(len(labels)), labels)
+    ax.set_yticks(range(len(labels)), labels, parse_math=False)  # names may have a dollar
     ax.set_ylim(len(labels) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)

@@ -8,11 +8,10 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
+from infl._parameters import NO_VALUE
 from infl.errors import DataError
 
 _SHOWN = 3
-_NO_VALUE = ("", "nan", "NaN", "<NA>", "NaT")
-"""Text that stands for no value: white space apart, what pandas makes of a missing one with ``.astype(str)``."""
 
 
 def obs_column(adata: AnnData | MuData, name: str, *, where: str, role: str) -> pd.Series:
@@ -71,12 +70,12 @@ def missing_values(values: pd.Series) -> np.ndarray:
     """
     missing = np.array(values.isna(), dtype=bool)  # a copy: pandas lends its own read-only
     if isinstance(values.dtype, pd.CategoricalDtype):
-        empty = [str(category).strip() in _NO_VALUE for category in values.cat.categories]
+        empty = [str(category).strip() in NO_VALUE for category in values.cat.categories]
         return missing | np.append(np.asarray(empty, dtype=bool), True)[values.cat.codes.to_numpy()]
     if pd.api.types.is_numeric_dtype(values.dtype):
         return missing
     known = values[~missing].astype(str).str.strip()
-    missing[~missing] = np.asarray(known.isin(_NO_VALUE), dtype=bool)
+    missing[~missing] = np.asarray(known.isin(NO_VALUE), dtype=bool)
     return missing
 
 

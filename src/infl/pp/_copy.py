@@ -34,6 +34,11 @@ def subset_obs(adata: AnnData | MuData, index: np.ndarray) -> AnnData | MuData:
         return copy
 
 
+def in_memory(adata: D) -> D:
+    """Return a copy, of an object on disk one in memory."""
+    return adata.to_memory() if adata.isbacked and isinstance(adata, AnnData) else adata.copy()
+
+
 def own(adata: D) -> D:
     """Make a view an object of its own, in place, as scanpy does before it writes."""
     if adata.is_view:

@@ -1,7 +1,7 @@
 """What a label is, and what is none: for all tasks, covariates and columns; and checking class labels across sites."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from itertools import combinations
 from typing import Any
@@ -116,6 +116,11 @@ def label_text(values: pd.Series) -> pd.Series:
         text[known] = of[values.cat.codes.to_numpy()[known]]
     else:
         plain = values[known].astype(object)
+        odd = next((value for value in plain if not isinstance(value, Hashable)), None)
+        if odd is not None:
+            raise DataError(
+                f"{values.name!r} has values that are no labels, such as {odd!r}: name a column of text or numbers"
+            )
         text[known] = plain.map({value: _text(value) for value in plain.unique()}).to_numpy(dtype=object)
     return text
 

@@ -42,14 +42,14 @@ def as_sites(sites: Mapping[str, Data] | Data, site_key: str | None) -> dict[str
         raise DataError(
             f"sites= takes a dict of AnnData or MuData, or one of them with site_key=, not {type(sites).__name__}{remedy}"
         )
-    return {name: sites[rows] for name, rows in _rows(sites, site_key).items()}
+    return {name: sites[rows] for name, rows in site_rows(sites, site_key).items()}
 
 
 def over_sites(**own: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let a function that works on a dict of sites take one object with ``site_key=``, too, and check its arguments.
 
-    Of one object, each site's rows are handed over as a view, and what the function wrote at the sites is put together in
-    the object. With ``copy=True`` that is a copy, which is returned.
+    Of one object, each site's rows are handed over as a view, and what the function wrote at the sites, and nothing else, is
+    put together in the object, all of it after all is computed. With ``copy=True`` that is a copy, which is returned.
 
     Parameters
     ----------
@@ -65,15 +65,22 @@ def over_sites(**own: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
             if isinstance(sites, Mapping) and site_key is None:
                 return function(*args, **kwargs)
             parts = as_sites(sites, site_key)
+            if kwargs.get("key_added") == site_key:
+                raise SettingsError(
+                    f"key_added={site_key!r} is the column that says what is of which site: choose another name"
+                )
             if any(getattr(table, "isbacked", False) for table in (sites, *getattr(sites, "mod", {}).values())):
                 raise DataError(
-                    "sites= is one object on disk, and its sites' rows cannot be written there: pass .to_memory()"
+                    "sites= is one object on disk, whose rows cannot be taken apart there: pass .to_memory(), or a dict of files"
                 )
             copied = bool(kwargs.get("copy"))
             options = kwargs | {"site_key": None} | ({"copy": False} if copied else {})
             result = function(parts, *rest, **options)  # type: ignore[arg-type]
+            handed, rows = as_sites(sites, site_key), site_rows(sites, site_key)
+            written = _written(sites, [(handed[s], parts[s], rows[s]) for s in parts])
             whole = sites.copy() if copied else own_object(sites)
-            _gather(whole, list(parts.values()), list(_rows(whole, site_key).values()))
+            for write in written:
+                write(whole)
             return whole if copied else result
 
         return door(**own)(call)
@@ -81,7 +88,7 @@ def over_sites(**own: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return taking
 
 
-def _rows(adata: Data, site_key: str | None) -> dict[str, np.ndarray]:
+def site_rows(adata: Data, site_key: str | None) -> dict[str, np.ndarray]:
     """Which rows are of which site; in the order of names."""
     if site_key is None:
         raise SettingsError(
@@ -93,47 +100,100 @@ def _rows(adata: Data, site_key: str | None) -> dict[str, np.ndarray]:
     return {name: np.flatnonzero((names == name).to_numpy()) for name in sorted(names.unique())}
 
 
-def _gather(whole: Data, parts: list[Data], rows: list[np.ndarray]) -> None:
-    """Write into one object what was written at its parts, (n_part,) rows of it each."""
-    back = np.argsort(np.concatenate(rows))
-    first = parts[0]
-    masks = getattr(whole, "mod", {})  # mudata keeps one a modality in obsm
-    for modality, table in masks.items():
-        of_modality = [part.mod[modality] for part in parts if modality in part.mod]
-        _gather(table, of_modality, [table.obs_names.get_indexer(part.obs_names) for part in of_modality])
+Part = tuple[Any, Any, np.ndarray]
+"""What was handed over of one site, what it is now, and which rows of the whole it has."""
+SLOTS = ("obs", "obsm", "layers")
+SHARED = ("var", "varm", "uns")
+
+
+def _written(whole: Data, parts: list[Part]) -> list[Callable[[Any], None]]:
+    """Return what writes into the whole what was written at its parts; prepared, so that writing is all that is left."""
+    writes: list[Callable[[Any], None]] = []
+    tables = getattr(whole, "mod", {})  # mudata keeps a mask a modality in obsm
+    for modality, table in tables.items():
+        of = [(a.mod[modality], b.mod[modality], row) for a, b, row in parts if modality in b.mod]
+        rows = [table.obs_names.get_indexer(b.obs_names) for _, b, _ in of]
+        inner = _written(table, [(a, b, row) for (a, b, _), row in zip(of, rows, strict=True)])
+        writes += [_within(modality, write) for write in inner]
+    handed, first, _ = parts[0]
+    back = np.argsort(np.concatenate([row for _, _, row in parts]))
     if isinstance(whole, AnnData):
-        if first.n_vars < whole.n_vars:
-            whole._inplace_subset_var(whole.var_names.isin(first.var_names))
-        elif not whole.var_names.equals(first.var_names):
-            whole.var_names = first.var_names
-        if whole.X is not None and not _same(new := _joined([part.X for part in parts], back), whole.X):
-            whole.X = new
-    for slot in ("obs", "obsm", "layers"):
-        if (held := getattr(whole, slot, None)) is None:
+        if all(part.is_view for _, part, _ in parts):
+            return writes  # an object that was written to is none any more
+        if not first.var_names.equals(handed.var_names):
+            positions = _positions(whole, first)
+            writes.append(_panel(positions, first.var_names))
+            parts = [(a[:, positions], b, row) for a, b, row in parts]
+            handed = parts[0][0]
+        if whole.X is not None and not all(_same(b.X, a.X) for a, b, _ in parts):
+            writes.append(_put("X", None, _joined([b.X for _, b, _ in parts], back)))
+    for slot in (*SLOTS, *SHARED):
+        if getattr(whole, slot, None) is None:
             continue
-        for name in [name for name in getattr(first, slot) if name is not None and name not in masks]:
-            new = _joined([getattr(part, slot)[name] for part in parts], back)
-            if name not in held or not _same(new, held[name]):
-                held[name] = new.array if isinstance(new, pd.Series) else new  # names of rows may be there twice
-    for slot in ("var", "varm", "uns"):
-        _update(getattr(whole, slot), getattr(first, slot))
-    for name in [name for name in whole.uns if name not in first.uns]:
-        del whole.uns[name]
+        now, before = getattr(first, slot), getattr(handed, slot)
+        for name in [name for name in now if name is not None and name not in tables]:
+            pairs = [(getattr(a, slot), getattr(b, slot)) for a, b, _ in parts]
+            if all(name in a and _same(b[name], a[name]) for a, b in pairs):
+                continue
+            value = now[name] if slot in SHARED else _joined([b[name] for _, b in pairs], back)
+            writes.append(_put(slot, name, value))
+        writes += [_drop(slot, name) for name in before if name not in now and name is not None]
+    return writes
 
 
-def _update(held: Any, new: Any) -> None:
-    for name in list(new):
-        if name not in held or not _same(new[name], held[name]):
-            held[name] = new[name]
+def _positions(whole: AnnData, part: AnnData) -> np.ndarray:
+    """Which of the whole's features a part has still; the name that one had before is in a column then."""
+    before = part.var.get("infl_name_before", pd.Series(part.var_names, index=part.var_names)).astype(str)
+    old = [name if name in whole.var_names else was for name, was in zip(part.var_names, before, strict=True)]
+    return whole.var_names.get_indexer(old)
+
+
+def _panel(positions: np.ndarray, names: pd.Index) -> Callable[[Any], None]:
+    def write(w: AnnData) -> None:
+        if not np.array_equal(positions, np.arange(w.n_vars)):
+            w._inplace_subset_var(positions)
+        w.var_names = names
+
+    return write
+
+
+def _within(modality: str, write: Callable[[Any], None]) -> Callable[[Any], None]:
+    return lambda w: write(w.mod[modality])
+
+
+def _put(slot: str, name: str | None, value: Any) -> Callable[[Any], None]:
+    if isinstance(value, pd.Series):
+        value = value.array  # names of rows may be there twice
+
+    def write(w: Any) -> None:
+        if name is None:
+            setattr(w, slot, value)
+        else:
+            getattr(w, slot)[name] = value
+
+    return write
+
+
+def _drop(slot: str, name: str) -> Callable[[Any], None]:
+    def write(w: Any) -> None:
+        if name in getattr(w, slot):
+            del getattr(w, slot)[name]
+
+    return write
 
 
 def _joined(values: list[Any], back: np.ndarray) -> Any:
     """Rows of several arrays or columns, one below the other, then in the order `back`."""
     first = values[0]
-    if isinstance(first, pd.Series) and all(isinstance(value.dtype, pd.CategoricalDtype) for value in values):
-        joined = union_categoricals(values, ignore_order=len({value.cat.ordered for value in values}) > 1)
-        return pd.Series(joined, index=pd.concat(values).index).iloc[back]
-    if isinstance(first, pd.Series | pd.DataFrame):
+    if isinstance(first, pd.DataFrame):
+        columns = {name: _joined([value[name] for value in values], back) for name in first}
+        index = values[0].index.append([value.index for value in values[1:]])[back]
+        return pd.DataFrame({name: column.array for name, column in columns.items()}, index=index)
+    if isinstance(first, pd.Series):
+        if all(isinstance(value.dtype, pd.CategoricalDtype) for value in values):
+            alike = all(value.dtype == first.dtype for value in values)
+            parts = values if alike else [value.cat.as_unordered() for value in values]
+            return pd.Series(union_categoricals(parts)).iloc[back]
         return pd.concat(values).iloc[back]
     if sparse.issparse(first):
         return sparse.vstack(values, format=first.format)[back].asformat(first.format)
@@ -141,13 +201,26 @@ def _joined(values: list[Any], back: np.ndarray) -> Any:
 
 
 def _same(a: Any, b: Any) -> bool:
-    if sparse.issparse(a) and sparse.issparse(b):
+    if type(a) is not type(b) and not (isinstance(a, np.ndarray | Mapping) and isinstance(b, np.ndarray | Mapping)):
+        return False
+    if sparse.issparse(a):
         return a.dtype == b.dtype and a.shape == b.shape and a.format == b.format and not (a != b).nnz
-    if isinstance(a, pd.Series | pd.DataFrame):
-        return type(a) is type(b) and a.equals(b)
+    if isinstance(a, pd.Series | pd.DataFrame):  # names of features may be others
+        a, b = a.reset_index(drop=True), b.reset_index(drop=True)
+        if all(isinstance(getattr(value, "dtype", None), pd.CategoricalDtype) for value in (a, b)):
+            a, b = a.astype(object), b.astype(object)  # a view lets go of categories that it does not have
+        return a.equals(b)
+    if isinstance(a, pd.Index | pd.Categorical):
+        return a.equals(b) and getattr(a, "dtype", None) == getattr(b, "dtype", None)
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return list(a) == list(b) and all(_same(a[name], b[name]) for name in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        equal_nan = a.dtype.kind in "fc" and b.dtype.kind in "fc"
-        return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=equal_nan)
-    return type(a) is type(b) and bool(a == b)
+        if a.dtype != b.dtype or a.shape != b.shape:
+            return False
+        return a.dtype.kind == "O" or np.array_equal(a, b, equal_nan=a.dtype.kind in "fc")
+    try:
+        return a is b or bool(a == b)
+    except (TypeError, ValueError):
+        return True  # of a kind that nothing here writes

@@ -163,7 +163,13 @@ def _latents(sites: Mapping[str, AnnData | MuData], use_rep: str, key: Keyring |
             has = list(getattr(adata, "obsm", {}))
             hint = f"it has {shortlist(has)}" if has else "infl.tl.embed writes 'X_infl', infl.pp.pca 'X_pca'"
             raise DataError(f"use_rep {use_rep!r} is missing in obsm of {site}; {hint}")
-        x = np.asarray(adata.obsm[use_rep], dtype=np.float64)
+        try:
+            x = np.asarray(adata.obsm[use_rep], dtype=np.float64)
+        except (TypeError, ValueError):
+            x = np.empty(())
+        x = x[:, None] if x.ndim == 1 else x
+        if x.ndim != 2 or not x.shape[1]:
+            raise DataError(f"obsm[{use_rep!r}] of {site} is no dense table of coordinates, (n_obs, at least 1)")
         if not np.isfinite(x).all():
             raise DataError(f"obsm[{use_rep!r}] of {site} has NaN or infinite values: compute it again")
         first = next(iter(latents), site)

@@ -15,8 +15,9 @@ from infl._warn import warn
 from infl.errors import SettingsError
 from infl.federation.run import FederatedRun
 from infl.pp._check import check_site_names
-from infl.pp._sites import as_sites
-from infl.tl._results import all_or_none, model_and_key, use_facts
+from infl.pp._copy import in_memory
+from infl.pp._sites import as_sites, site_rows
+from infl.tl._results import all_or_none, check_writable, model_and_key, use_facts
 from infl.tl._use import check_use, with_layer
 
 if TYPE_CHECKING:
@@ -226,6 +227,8 @@ def _use(
     objects = as_sites(adata, site_key) if whole is None else {"the data": whole}
     parts = objects if site_key is None else as_sites(adata, site_key)
     check_site_names(parts)
+    if not copy:
+        check_writable(objects)
     task = with_layer(shared.header.build_task(), layer, parts)
     if not write and not hasattr(task, "embed"):
         raise SettingsError(f"model {shared.header.task!r} has no latent to embed with")
@@ -234,8 +237,8 @@ def _use(
     models = {} if run is None else {name: run.site_models[name] for name in parts if name in run.site_models}
     outputs = {name: infer(part, models.get(name, shared), key, name=name, task=task) for name, part in parts.items()}
     if whole is not None and site_key is not None:
-        outputs = {"the data": _together(whole, parts, outputs)}
-    results = {name: part.copy() for name, part in objects.items()} if copy else objects
+        outputs = {"the data": _together(whole, site_key, parts, outputs)}
+    results = {name: in_memory(part) for name, part in objects.items()} if copy else objects
     with all_or_none(results), _tell.added(results):
         for name, part in results.items():
             if write:
@@ -250,12 +253,13 @@ def _use(
 
 
 def _together(
-    adata: Data, parts: Mapping[str, Data], outputs: Mapping[str, Mapping[str, np.ndarray]]
+    adata: Data, site_key: str, parts: Mapping[str, Data], outputs: Mapping[str, Mapping[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
     """Return the outputs of the parts of one object in the order of its observations."""
     whole: dict[str, np.ndarray] = {}
-    for site, part in parts.items():
-        rows = adata.obs_names.get_indexer(part.obs_names)
+    of_site = site_rows(adata, site_key)
+    for site in parts:
+        rows = of_site[site]
         for name, values in outputs[site].items():
             if len(values) != len(rows):
                 raise SettingsError(
