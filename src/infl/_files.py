@@ -176,7 +176,9 @@ def check_data_name(path: Path, data: AnnData | MuData) -> None:
 
 
 def check_new(path: Path) -> None:
-    """Refuse a file that exists, or whose folder does not, before any work."""
+    """Refuse a file that exists, has no name, or whose folder does not exist, before any work."""
+    if not path.name:
+        raise FileError(f"{str(path)!r} is no name for a file: choose one")
     if path.exists():
         raise FileError(f"{path} exists: choose another name")
     if not path.absolute().parent.is_dir():

@@ -371,3 +371,9 @@ def test_a_write_that_fails_undoes_all(run, monkeypatch) -> None:
     with pytest.raises(OSError, match="no room"):
         infl.tl.predict(sites, run)
     assert all(not adata.obsm and not adata.uns and list(adata.obs) == ["label"] for adata in sites.values())
+
+
+def test_a_modality_of_what_has_none(khan_sites: dict[str, AnnData]) -> None:
+    for call in (infl.tl.fit_federated, infl.tl.compare):
+        with pytest.raises(SettingsError, match="modality='rna' is of a MuData"):
+            call(khan_sites, target="tumour_class", modality="rna")

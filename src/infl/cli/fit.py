@@ -46,10 +46,10 @@ def fit(
     from infl._files import check_data_name, check_new, read_data, write_data
     from infl.tl import fit_federated
 
-    ring_path = key or out.with_name(f"{out.name.partition('.')[0]}.key")
     for path in (out, results):
         if path is not None:
             check_new(path)
+    ring_path = key or out.with_name(f"{out.name.partition('.')[0]}.key")
     data = read_data(file)
     if results is not None:
         check_data_name(results, data)

@@ -28,6 +28,7 @@ from infl.models.task import LOWER_IS_BETTER
 from infl.pp._sites import as_sites
 from infl.tl._personalise import personalise
 from infl.tl._predict import infer, open_model
+from infl.tl._use import check_modality
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,6 +156,7 @@ def compare(
         raise SettingsError(f"holdout='site' leaves one site out and needs at least 3 sites; there are {len(tables)}")
     run_options = read_all(PARAMETERS, {k: options.pop(k) for k in list(options) if k in RUN_OPTIONS})
     task = make_task(model, options | ({} if target is None else {"target": target}), OWN_OPTIONS)
+    check_modality(task, tables)
     panel = task.agree(tables)
     check_classes(panel)
     run_options |= {"rounds": rounds, "local_epochs": local_epochs}

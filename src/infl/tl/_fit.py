@@ -22,6 +22,7 @@ from infl.pp._sites import as_sites
 from infl.privacy.dp import log_run
 from infl.tl._calibrate import lock_curve
 from infl.tl._results import all_or_none, check_writable, model_facts, run_facts
+from infl.tl._use import check_modality
 
 if TYPE_CHECKING:
     from infl._types import Data
@@ -152,6 +153,7 @@ def fit_federated(
         raise KeyringError("key= is given, but lock=None: it would lock nothing; leave key= out, or use lock='field'")
     if privacy is not None:
         task = task.privately()
+    check_modality(task, tables)
     panel = (engine.panel() if engine else None) or task.agree(tables)
     if seal == "none":
         warn("seal='none': the coordinator reads every site's update; for simulation and debugging only")

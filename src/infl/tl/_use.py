@@ -33,6 +33,12 @@ def with_layer(task: Task, layer: str | None, data: Mapping[str, Data]) -> Task:
     return dataclasses.replace(task, layer=layer if named else None)  # type: ignore[call-arg]
 
 
+def check_modality(task: Task, data: Mapping[str, Data]) -> None:
+    """Refuse a modality where there are none, before a fit."""
+    if getattr(task, "modality", None) is not None and not any(hasattr(adata, "mod") for adata in data.values()):
+        raise SettingsError(f"modality={task.modality!r} is of a MuData, and these are AnnData: leave it out")  # type: ignore[attr-defined]
+
+
 def check_use(
     data: Mapping[str, Data],
     task: Task,
