@@ -10,6 +10,7 @@ from anndata import AnnData
 
 from infl.errors import FederationError, InflError, SealError
 from infl.federation.agreement import Agreement
+from infl.federation.checkpoint import Checkpoint
 from infl.federation.coordinator import Coordinator, Progress
 from infl.federation.local import LocalTransport
 from infl.federation.messages import END, KEYS, Answer, Plan, Refusal, Total
@@ -211,3 +212,34 @@ def test_sites_that_agreed_on_other_things_open_nothing_together(small_sites: di
     house.ask = ask  # type: ignore[method-assign]
     with pytest.raises(SealError):
         list(house.coordinator.run())
+
+
+def test_a_sum_is_opened_once(small_sites: dict[str, AnnData], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairwise seal: the sum of all in one attempt and of all but one in the next would give that one away."""
+    house = House(small_sites, seal="pairwise")
+    house.until("train", 2)
+    steps, seen = house.coordinator, []
+    monkeypatch.setattr(
+        steps, "_uncover", lambda *a: seen.append(Coordinator._uncover(steps, *a))
+    )  # opened, and not told
+    with pytest.raises(FederationError, match="opened already"):
+        next(iter(steps.run()))
+    assert seen and seen[0] is not None
+    control = House(small_sites, Trusting, seal="pairwise")
+    control.until("train", 2)
+    steps, seen = control.coordinator, []
+    monkeypatch.setattr(steps, "_uncover", lambda *a: seen.append(Coordinator._uncover(steps, *a)))
+    with pytest.raises(FederationError, match="sites were lost"):
+        next(iter(steps.run()))
+    assert len(seen) == MAX_ATTEMPTS
+
+
+def test_what_was_opened_is_remembered(small_sites: dict[str, AnnData], tmp_path: Any) -> None:
+    house = House(small_sites, seal="pairwise")
+    name = house.agreement.sites[0]
+    site, store = house.sites[name], Checkpoint(tmp_path / "site")
+    site.keep = lambda s: store.keep_sites(s.replica, {name: s})
+    house.until("train", 2)
+    again = Site(name, small_sites[name], Replica(house.agreement, house.key))
+    store.restore_sites(again.replica, {name: again})
+    assert again.revealed == site.revealed and again.revealed[0] == again.replica.seq + 1

@@ -168,7 +168,8 @@ class Checkpoint:
             if state["trained"] is not None:
                 trained[name], after = state["trained"]
                 arrays[f"trained.{name}"] = after.numpy()
-        facts |= {"trained": trained, "best": best, "data": self._data}
+        revealed = {name: site.revealed for name, site in sites.items()}
+        facts |= {"trained": trained, "best": best, "data": self._data, "revealed": revealed}
         content = _encrypt(save(arrays, metadata={"facts": json.dumps(facts)}), replica.key, replica.agreement)
         write_atomic(self.folder / "sites.checkpoint", content, overwrite=True, mode=0o600)
 
@@ -186,7 +187,7 @@ class Checkpoint:
         arrays, metadata = _open(path, _decrypt(path, replica.key, replica.agreement))
         tensors = {name: torch.from_numpy(value) for name, value in arrays.items() if not name.startswith("private.")}
         facts: dict[str, Any] = json.loads(metadata["facts"])
-        trained, best = facts.pop("trained"), facts.pop("best")
+        trained, best, revealed = facts.pop("trained"), facts.pop("best"), facts.pop("revealed", {})
         self._check_data(facts.pop("data", {}))
         _restore_replica(replica, arrays, facts)
         for name, site in sites.items():
@@ -194,7 +195,8 @@ class Checkpoint:
             after = (trained[name], tensors[f"trained.{name}"]) if name in trained else None
             noise_key = arrays[f"noise_key.{name}"].tobytes()
             judged = (best[name], tensors.get(f"best.{name}", site.kept))
-            site.restore({"local": local, "best": judged, "trained": after, "noise_key": noise_key})
+            opened = tuple(revealed.get(name, (-1, 0)))
+            site.restore({"local": local, "best": judged, "trained": after, "noise_key": noise_key, "revealed": opened})
 
     def _check_data(self, kept: Mapping[str, str]) -> None:
         if self._data and not kept:

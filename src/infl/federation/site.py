@@ -104,6 +104,8 @@ class Site:
         """Let go of an update when it is answered with; asked again, which is rare, the site trains again."""
         self.noise_key = os.urandom(32)
         """The site's own secret; the other sites could take its noise off again if they knew it."""
+        self.revealed = (-1, 0)
+        """The exchange, and its attempt, whose pairwise masks this site helped to take off last."""
         self._pending: tuple[int, np.ndarray, np.ndarray, float] | None = None  # seq, vector, sums, weight
 
     def handle(self, plan: Plan) -> Reply | None:
@@ -138,6 +140,8 @@ class Site:
         if plan.kind == KEYS:
             return Key(self.name, plan.seq, self.pairwise.advertise())
         if plan.kind.startswith(REVEAL):
+            self.revealed = (plan.seq, plan.attempt)
+            self.keep(self)  # before it is sent
             return Reveal(self.name, plan.seq, self.pairwise.reveal(plan.context(), plan.answered, plan.shares))
         if plan.kind == "train" and replica.stopped:
             return Stopped(self.name, plan.seq)
@@ -201,6 +205,8 @@ class Site:
             fault = f"exchange {replica.seq + 1} is due, not {plan.seq}"
         elif plan.kind == "train" and replica.stopped:
             fault = ""  # nothing but a word that training has stopped is the answer
+        elif self.revealed[0] == plan.seq and self.revealed[1] != plan.attempt:
+            fault = f"the sum of attempt {self.revealed[1]} was opened already, and another one would give single sites away"
         else:
             kind = plan.kind.removeprefix(REVEAL)
             fault = replica.programme.fault(replace(plan, kind=kind) if kind != plan.kind else plan, due)
@@ -330,9 +336,16 @@ class Site:
 
         Those of a round count from the next exchange on, so that a round that is asked for again starts where it did.
         """
-        return {"local": self.kept, "best": self.best, "trained": self._trained, "noise_key": self.noise_key}
+        return {
+            "local": self.kept,
+            "best": self.best,
+            "trained": self._trained,
+            "noise_key": self.noise_key,
+            "revealed": self.revealed,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state`."""
         self.kept, self.best = state["local"], state["best"]
         self._trained, self.noise_key = state["trained"], state["noise_key"]
+        self.revealed = state["revealed"]
