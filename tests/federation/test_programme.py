@@ -21,7 +21,7 @@ from infl.federation.site import Site
 from infl.federation.wire import decode, encode
 from infl.keys import Keyring
 from infl.models import Classifier
-from infl.privacy.seal import Field, Packing
+from infl.privacy.seal import Field, Packing, add
 
 TASK = Classifier(target="label", width=8, n_blocks=1)
 Change = Callable[[Plan], Plan]
@@ -243,3 +243,18 @@ def test_what_was_opened_is_remembered(small_sites: dict[str, AnnData], tmp_path
     again = Site(name, small_sites[name], Replica(house.agreement, house.key))
     store.restore_sites(again.replica, {name: again})
     assert again.revealed == site.revealed and again.revealed[0] == again.replica.seq + 1
+
+
+def test_a_count_of_some_sites_is_not_applied(small_sites: dict[str, AnnData]) -> None:
+    """All else is weighted by it; and two sites that were told of different ones would have different models."""
+    house = House({**small_sites}, min_sites=2)
+    names = house.agreement.sites
+    first = house.exchanges[0]
+    plans = [house.coordinator._plan(name, first, names, 0, first.packing) for name in names]
+    words = None
+    for name, plan in zip(names[:2], plans, strict=False):
+        reply = house.sites[name].handle(decode(encode(plan)))
+        words = add(words, reply.words)
+    total = Total(0, "count", 0, 0, names, names[:2], first.packing, words)
+    with pytest.raises(SealError, match="the count is not of all sites"):
+        house.sites[names[0]].replica.catch_up((decode(encode(total)),))

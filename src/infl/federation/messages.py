@@ -211,11 +211,11 @@ class Consent:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Site to coordinator: it declines the run, or cannot answer a plan, and says why in one line."""
+    """Site to coordinator: it declines the run, or cannot answer a plan."""
 
     site: str = shown("the site's name")
     seq: int = shown("number of the exchange, 0 when the run is declined")
-    reason: str = shown("one line for people; names a setting, file or feature, never a value of a record")
+    reason: str = shown("a fixed line, or other versions of infl; why stays in the site's own log")
 
 
 @dataclass(frozen=True)

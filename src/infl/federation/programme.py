@@ -124,6 +124,8 @@ class Programme:
             return f"{due.kind!r} of round {due.round} is due, not {asked.kind!r} of round {asked.round}"
         if asked.cohort != self.cohort(due):
             return "other sites are asked than agreed"
+        if due.kind == "count" and isinstance(asked, Total) and asked.responders != asked.cohort:
+            return "the count is not of all sites"  # and all else is weighted by it
         if not 0 <= asked.attempt < MAX_ATTEMPTS:
             return f"attempt {asked.attempt} is one too many"
         if len(asked.packing.fields) != len(due.packing.fields):
