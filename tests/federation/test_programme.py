@@ -1,6 +1,7 @@
 """A coordinator that deviates, by real messages through the wire: a site answers what it agreed to, and nothing else."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -258,3 +259,33 @@ def test_a_count_of_some_sites_is_not_applied(small_sites: dict[str, AnnData]) -
     total = Total(0, "count", 0, 0, names, names[:2], first.packing, words)
     with pytest.raises(SealError, match="the count is not of all sites"):
         house.sites[names[0]].replica.catch_up((decode(encode(total)),))
+
+
+@pytest.mark.parametrize("chained", [True, False], ids=["chained", "control"])
+def test_sites_that_were_given_other_sums_open_nothing_together_again(
+    small_sites: dict[str, AnnData], chained: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Split view: one site is told of a round without its neighbour, the others of the round with all."""
+    if not chained:
+        monkeypatch.setattr("infl.federation.replica.linked", lambda *_: "")
+    house = House(small_sites, min_sites=2)
+    house.until("train", 2)
+    names, coordinator = house.agreement.sites, house.coordinator
+    due = house.exchanges[coordinator.progress.position]
+    answers = [r for r in house.replies if isinstance(r, Answer) and r.seq == coordinator.progress.seq - 1]
+    (honest,) = [t for t in coordinator.progress.totals if t.seq == coordinator.progress.seq - 1]
+    words = None
+    for answer in answers[:2]:
+        words = add(words, answer.words)
+    other = replace(honest, responders=names[:2], words=words)
+    sums = dict.fromkeys(names, honest) | {names[2]: other}
+    words = None
+    for name in names:
+        plan = coordinator._plan(name, due, names, 0, due.packing)
+        reply = house.sites[name].handle(decode(encode(replace(plan, previous=(sums[name],)))))
+        words = add(words, reply.words)
+    assert not house.sites[names[0]].replica.theta.equal(house.sites[names[2]].replica.theta)  # each sum passed its tag
+    total = Total(honest.seq + 1, due.kind, due.round, 0, names, names, due.packing, words)
+    for name in names:
+        with pytest.raises(SealError, match="not what the sites sealed") if chained else nullcontext():
+            house.sites[name].replica.catch_up((total,))

@@ -112,6 +112,7 @@ class Checkpoint:
         if progress.snapshot is not None:
             arrays["snapshot"] = np.frombuffer(progress.snapshot.state, dtype=np.uint8)
         state = {"position": progress.position, "seq": progress.seq, "widened": progress.widened, "totals": totals}
+        state["chain"] = progress.chain
         state["snapshot"] = None if progress.snapshot is None else [progress.snapshot.site, progress.snapshot.seq]
         path = self.folder / "coordinator.safetensors"
         facts = {"progress": json.dumps(state)}
@@ -141,7 +142,9 @@ class Checkpoint:
         if state["snapshot"] is not None:
             site, seq = state["snapshot"]
             snapshot = Snapshot(site, seq, arrays["snapshot"].tobytes())
-        return Progress(state["position"], state["seq"], tuple(state["widened"]), totals, snapshot)
+        return Progress(
+            state["position"], state["seq"], tuple(state["widened"]), totals, snapshot, state.get("chain", "")
+        )
 
     # -- sites -----------------------------------------------------------------------------------------------------
     def note_data(self, replica: Replica, sites: Mapping[str, Site]) -> None:
@@ -243,7 +246,7 @@ def _replica_state(replica: Replica) -> tuple[dict[str, np.ndarray], dict[str, A
         arrays["best"] = replica.best_theta.numpy()
     arrays |= {f"rule.{name}": value.numpy() for name, value in replica.rule_state.items()}
     arrays |= {f"private.{name}": np.asarray(value, order="C") for name, value in replica.private.items()}
-    names = ("seq", "n_total", "best_round", "stopped", "rows")
+    names = ("seq", "chain", "n_total", "best_round", "stopped", "rows")
     return arrays, {name: getattr(replica, name) for name in names}
 
 

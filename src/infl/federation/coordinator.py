@@ -22,6 +22,8 @@ from infl.federation.messages import (
     Snapshot,
     Stopped,
     Total,
+    context_of,
+    linked,
 )
 from infl.federation.packings import WIDEN
 from infl.federation.programme import MAX_ATTEMPTS, Exchange, cohort_of
@@ -64,6 +66,8 @@ class Progress:
         Sums that some site has not seen, after the snapshot if there is one.
     snapshot
         The model after an earlier sum, for sites that were away for long; encrypted under the sites' key.
+    chain
+        Digest of all sums so far (pairwise seal).
 
     Examples
     --------
@@ -76,6 +80,7 @@ class Progress:
     widened: tuple[str, ...] = ()
     totals: tuple[Total, ...] = ()
     snapshot: Snapshot | None = None
+    chain: str = ""
 
 
 class Coordinator:
@@ -150,6 +155,7 @@ class Coordinator:
                 widened,
                 (*(t for t in self.progress.totals if t.seq > oldest), total),
                 self.progress.snapshot,
+                self._chain(total),
             )
             if len(self.progress.totals) > MAX_TOTALS:
                 self._take_snapshot(total)
@@ -160,6 +166,13 @@ class Coordinator:
             last = Exchange(END, 0, Packing(()))
             for _ in self.transport.ask(self.agreement.sites, lambda site: self._plan(site, last, (), 0, last.packing)):
                 pass
+
+    def _chain(self, total: Total) -> str:
+        """Return the sites' chain after a sum, which taking pairwise masks off the next one needs."""
+        if self.agreement.seal != "pairwise":
+            return ""
+        context = context_of(self.agreement.run, total, self.agreement.digest, self.progress.chain)
+        return linked(self.progress.chain, context, total)
 
     def _exchange(self, exchange: Exchange) -> tuple[Total | None, tuple[str, ...]]:
         cohort = cohort_of(self.agreement, exchange)
@@ -264,7 +277,8 @@ class Coordinator:
         for reply in self.transport.ask(responders, plan):
             if isinstance(reply, Reveal) and reply.seq == self.progress.seq and reply.site in responders:
                 given.append(reply.revealed)
-        context = self._plan(cohort[0], exchange, cohort, attempt, packing).context()
+        plan_of_all = self._plan(cohort[0], exchange, cohort, attempt, packing)
+        context = context_of(self.agreement.run, plan_of_all, self.agreement.digest, self.progress.chain)
         try:
             return uncover(context, words, given, responders)
         except FederationError:

@@ -6,10 +6,10 @@ field has none.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
 from typing import Any
 
 from infl.privacy.seal import Context, Packing, Revealed, Words
@@ -66,7 +66,7 @@ class Plan:
     Examples
     --------
     >>> plan = Plan("run", 0, "count", 0, 0, ("a", "b", "c"), Packing(()), "", 1, "", ())
-    >>> plan.context().kind
+    >>> context_of("run", plan, plan.agreement, "").kind
     '0:count'
     """
 
@@ -92,19 +92,30 @@ class Plan:
         default_factory=dict,
     )
 
-    def context(self) -> Context:
-        """Return what the seal binds an answer to."""
-        return self._context
 
-    @cached_property
-    def _context(self) -> Context:  # sites of one process share a plan, and so the digest of its context
-        return context_of(self.run, self, self.agreement)
+def context_of(run: str, of: Plan | Total, agreement: str, chain: str) -> Context:
+    """Return what the seal of an exchange is bound to; sites with another agreement or history open nothing together.
 
-
-def context_of(run: str, of: Plan | Total, agreement: str) -> Context:
-    """Return what the seal of an exchange is bound to."""
+    Parameters
+    ----------
+    run, agreement
+        Random name of the run, and digest of its specification.
+    of
+        The exchange.
+    chain
+        Of all sums before, see :func:`linked`; empty before the first.
+    """
     kind = f"{of.seq}:{of.kind.removeprefix(REVEAL)}"
-    return Context(run, of.round, of.attempt, of.cohort, kind, of.packing.digest(), agreement)
+    return Context(run, of.round, of.attempt, of.cohort, kind, of.packing.digest(), f"{agreement}:{chain}")
+
+
+def linked(chain: str, context: Context, total: Total) -> str:
+    """Return the chain after a sum: SHA-256 over the chain before, the sum's context, who is in it, and its words.
+
+    Words are integers, so all sites that applied the same sums have the same chain, whatever their processors.
+    """
+    parts = [chain, context.digest().hex(), *total.responders, total.words.digest()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

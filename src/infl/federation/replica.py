@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from infl._isolation import torch_seed
 from infl.errors import FederationError, KeyringError, SealError, SettingsError
 from infl.federation.agreement import Agreement
-from infl.federation.messages import Total, context_of
+from infl.federation.messages import REVEAL, Total, context_of, linked
 from infl.federation.programme import Exchange, Programme
 from infl.federation.rules import fedadam, rule
 from infl.federation.seeds import derive
@@ -29,8 +29,10 @@ from infl.privacy.dp import check_module, steps_of
 from infl.privacy.seal import GroupSeal, NoSeal, Packing, dequantise
 
 if TYPE_CHECKING:
+    from infl.federation.messages import Plan
     from infl.keys import Keyring
     from infl.models.task import Sums, Task
+    from infl.privacy.seal import Context
 
 
 def build_bench(task: Task, agreement: Agreement) -> FlatModule:
@@ -122,7 +124,8 @@ class Replica:
         self.best_round = 0
         self.private: dict[str, np.ndarray] = {}
         self.n_total = 0
-        self.seq = -1
+        self.seq, self.chain = -1, ""
+        self._context: tuple[object, Context] | None = None
         self.stopped = False
         self.rows: list[dict[str, Any]] = []
 
@@ -171,19 +174,26 @@ class Replica:
                     f"the sum of exchange {self.seq + 1} is missing, the next that came is {total.seq}: "
                     "ask the coordinator to send it again"
                 )
-            self._apply(total)
-            self.seq = total.seq
+            context = self._apply(total)
+            self.seq, self.chain = total.seq, linked(self.chain, context, total)
 
     @property
     def due(self) -> Exchange | None:
         """The exchange that comes next (None: the run is over)."""
         return self.programme.due(self.seq + 1, rounds=len(self.rows), stopped=self.stopped)
 
-    def _apply(self, total: Total) -> None:
+    def context(self, of: Plan | Total) -> Context:
+        """Return what the seal of the exchange that is due is bound to; one for all sites of this process."""
+        key = (of.seq, of.kind.removeprefix(REVEAL), of.attempt, self.chain, of.packing)
+        if self._context is None or self._context[0] != key:
+            self._context = (key, context_of(self.agreement.run, of, self.agreement.digest, self.chain))
+        return self._context[1]
+
+    def _apply(self, total: Total) -> Context:
         a = self.agreement
         if fault := self.programme.fault(total, self.due):
             raise SealError(f"round rejected: {fault}")
-        context = context_of(a.run, total, a.digest)
+        context = self.context(total)
         low, high = self.seal.unseal(context, total.responders, total.words, total.packing)
         vector, sums = dequantise((low, high), total.packing)
         arrays = split_sums(sums, total.packing)
@@ -214,6 +224,7 @@ class Replica:
         else:
             self.private = self.task.absorb(total.kind, arrays, self.private)
             self.task.configure(self.bench.module, self.private)
+        return context
 
     def _judge(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Note the validation metrics of the last round's model, and keep it when it is the best."""

@@ -142,7 +142,7 @@ class Site:
         if plan.kind.startswith(REVEAL):
             self.revealed = (plan.seq, plan.attempt)
             self.keep(self)  # before it is sent
-            return Reveal(self.name, plan.seq, self.pairwise.reveal(plan.context(), plan.answered, plan.shares))
+            return Reveal(self.name, plan.seq, self.pairwise.reveal(replica.context(plan), plan.answered, plan.shares))
         if plan.kind == "train" and replica.stopped:
             return Stopped(self.name, plan.seq)
         if self._pending is None or self._pending[0] != plan.seq:
@@ -153,7 +153,7 @@ class Site:
         private = replica.agreement.dp
         try:
             words = replica.seal.seal(
-                plan.context(),
+                replica.context(plan),
                 self.name,
                 vector,
                 sums,
@@ -168,7 +168,7 @@ class Site:
         shares: dict[str, bytes] = {}
         if replica.agreement.seal == "pairwise":
             self.pairwise.meet(plan.peers)
-            shares = self.pairwise.cover(plan.context(), words)
+            shares = self.pairwise.cover(replica.context(plan), words)
         return Answer(self.name, plan.run, plan.seq, plan.attempt, plan.key_version, plan.fingerprint, words, shares)
 
     def settle(self, plan: Plan) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from infl.federation.messages import context_of, linked
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
 from infl.privacy.attacks.evidence import UNPROTECTED
 from infl.privacy.attacks.statistics import correlation, interval
@@ -13,15 +14,16 @@ from infl.privacy.seal.lanes import open_
 from infl.privacy.seal.masks import Streams
 
 if TYPE_CHECKING:
-    from infl.federation.messages import Answer, Plan
+    from infl.federation.messages import Answer
     from infl.privacy.attacks.evidence import Evidence, Recorded
+    from infl.privacy.seal import Context
 
 N_ROUNDS = 6
 
 
-def open_with_group_key(subkey: bytes, plan: Plan, answer: Answer) -> np.ndarray:
+def open_with_group_key(subkey: bytes, context: Context, answer: Answer) -> np.ndarray:
     """Take the group masks off one site's message, as anybody with the ring can; return its integers (n32,)."""
-    low, context = answer.words.low.copy(), plan.context()
+    low = answer.words.low.copy()
     place, streams = context.position(answer.site), Streams(subkey, context.digest())
     open_(low, None, [(streams.key("low", place + 1), streams.key("low", place))])
     return low.view(np.int32)
@@ -59,12 +61,16 @@ class Collusion(Attack):
     @staticmethod
     def _opened(evidence: Evidence, recorded: Recorded, plain: dict[tuple[str, int], np.ndarray]) -> list[float]:
         secret = recorded.outcome.replica.seal_secret
-        steps, found = None, []
+        steps, found, chain, seen = None, [], "", -1
         for plan, answer in recorded.heard:
+            for total in plan.previous:  # the chain of all sums, which anybody who hears them has
+                if total.seq > seen:
+                    chain, seen = linked(chain, context_of(plan.run, total, plan.agreement, chain), total), total.seq
             if plan.kind != "train":
                 continue
             if steps is None:
                 steps = np.concatenate([np.full(f.size, f.step) for f in plan.packing.fields if f.bits == 32])
-            values = open_with_group_key(secret, plan, answer) * steps
+            context = context_of(plan.run, plan, plan.agreement, chain)
+            values = open_with_group_key(secret, context, answer) * steps
             found.append(correlation(values, plain[answer.site, plan.round]))
         return found
