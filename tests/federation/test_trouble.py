@@ -11,6 +11,7 @@ from tests.federation.test_engine import Line, run_over
 
 from infl import __version__
 from infl.errors import DataError, FederationError, FileError, SealError, SettingsError
+from infl.federation import checkpoint
 from infl.federation.agreement import Agreement
 from infl.federation.attempt import RunFolder
 from infl.federation.checkpoint import restore_snapshot, take_snapshot
@@ -239,3 +240,21 @@ def test_no_bar_is_drawn_where_none_was_asked_for(capsys: pytest.CaptureFixture[
 def test_the_proximal_term_is_not_negative() -> None:
     with pytest.raises(SettingsError, match=r"fedprox mu=-1: give a number of at least 0"):
         fedprox(mu=-1)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_one_line(
+    small_sites: dict[str, AnnData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = Keyring.create()
+    agreement = Agreement.new(TASK, TASK.agree(small_sites), small_sites, key, rounds=2)
+    state = checkpoint._replica_state
+
+    def without_chain(replica: Replica) -> Any:
+        arrays, facts = state(replica)
+        return arrays, {name: value for name, value in facts.items() if name != "chain"}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_replica_state", without_chain)
+        run_in_process(agreement, TASK, small_sites, key, checkpoint=tmp_path / "run")
+    with pytest.raises(FileError, match="of infl 0.1"):
+        run_in_process(agreement, TASK, small_sites, key, checkpoint=tmp_path / "run", resume=True)

@@ -251,6 +251,10 @@ def _replica_state(replica: Replica) -> tuple[dict[str, np.ndarray], dict[str, A
 
 
 def _restore_replica(replica: Replica, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+    if "chain" not in facts:
+        raise FileError(
+            "this checkpoint is of infl 0.1, whose seal was bound to less: begin the run again in another folder"
+        )
     for name, value in facts.items():
         setattr(replica, name, value)
     replica.theta = torch.from_numpy(arrays["theta"])
