@@ -72,7 +72,7 @@ def test_a_fit_does_no_more_than_it_needs(counts: Counter) -> None:
         "stream": streams,
         "HMAC": streams,
         "plan": messages + N_SITES,  # the last one brings the last sum
-        "SHA-256 of a message": messages,
+        "SHA-256 of a message": messages + EXCHANGES,  # and of each sum, for the chain
         "quantised lane": 2 * messages,
         "addition": messages,
         "step": ROUNDS * batches,  # of all sites at once

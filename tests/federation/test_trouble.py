@@ -148,8 +148,10 @@ def test_messages_that_are_not_for_sites_are_logged(caplog: pytest.LogCaptureFix
         (lambda plan, reply: Key(reply.site, reply.seq, b""), "sent Key where an answer was due"),
         (lambda plan, reply: Refusal("stranger", reply.seq, 0, ()), "an answer of 'stranger' to exchange 0 was not"),
         (
-            lambda plan, reply: Refusal(
-                reply.site, reply.seq, plan.attempt, tuple(f.name for f in plan.packing.fields)
+            lambda plan, reply: (
+                Refusal(reply.site, reply.seq, plan.attempt, tuple(f.name for f in plan.packing.fields if f.bits == 32))
+                if plan.kind == "train"
+                else reply
             ),
             "left the agreed range .* times: training diverges; lower lr=, or scale the data",
         ),
@@ -167,7 +169,7 @@ def test_shares_that_never_come_end_a_pairwise_run_in_one_line(small_sites: dict
                 if type(reply).__name__ != "Reveal":
                     yield reply
 
-    with pytest.raises(FederationError, match="sites were lost in .* attempts at one exchange"):
+    with pytest.raises(FederationError, match="was opened already, and another one would give"):
         run_over(small_sites, Deaf, seal="pairwise")
 
 
