@@ -89,9 +89,9 @@ def test_noise_in_the_opened_sum_is_what_was_accounted(khan_sites: dict[str, Ann
     original = Replica._apply
     dp = DP(delta=1e-5, noise_multiplier=50.0, clip_norm=1.0, noise=noise, sample_rate=0.5)
 
-    def spying(self: Replica, total) -> None:
+    def spying(self: Replica, total: object) -> object:
         self.rule = Rule("spy", at_sum=lambda theta, update, state: sums.append(update.clone()))
-        original(self, total)
+        return original(self, total)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Replica, "_apply", spying)
