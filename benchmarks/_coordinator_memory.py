@@ -69,7 +69,7 @@ class Line(RemoteTransport):
 
 def main(n: int, n_sites: int) -> None:
     sites = [f"site_{i}" for i in range(n_sites)]
-    agreement = Agreement.new(Classifier(target="y"), {"features": [], "classes": []}, sites, Keyring.create())
+    agreement = Agreement.new(Classifier(target="y"), {"features": [], "classes": ["a", "b"]}, sites, Keyring.create())
     packing = Packing((Field("w", (n,), -31), Field("n", (), 0, bits=64)))
     before = Line(agreement)
     count = Exchange("count", 0, replace(packing, fields=packing.fields[1:]))

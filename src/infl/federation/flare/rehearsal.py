@@ -75,7 +75,11 @@ class Rehearsal:
         return Station(self.root / site)
 
     def begin(self, name: str, agreement: Agreement) -> RunFolder:
-        """Make a run's folder at the coordinator."""
+        """Make a run's folder at the coordinator, and have the people at each site say yes to it."""
+        for site in agreement.sites:
+            approved = self.root / site / "approved"
+            approved.mkdir(exist_ok=True)
+            (approved / agreement.digest).touch()
         run = RunFolder(self.coordinator / "runs" / name)
         run.store.begin(agreement)
         return run
