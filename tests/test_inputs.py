@@ -171,10 +171,14 @@ def test_13_repeated_entries_are_left_alone() -> None:
     np.testing.assert_array_equal(a.X.data, [1, 1, 4])
 
 
-def test_14_an_adapter_under_differential_privacy() -> None:
-    """Trained in tests/models/test_adapter.py, where there is a base; without one it is a line before the work."""
-    refused(lambda: fit({n: counts(name=n) for n in "abc"}, "adapter", target="type", base="gpt2",
-                        privacy=infl.privacy.DP(epsilon=8, delta=1e-5)))  # fmt: skip
+def test_14_an_adapter_under_differential_privacy(khan_sites: Sites, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="needs the extra infl[trex]")
+    from tests.models.test_adapter import OPTIONS, write_base
+
+    private = infl.privacy.DP(epsilon=8, delta=1e-3, sample_rate=0.5)
+    base = write_base(tmp_path / "a base")
+    run = fit(khan_sites, "adapter", target="tumour_class", base=base, privacy=private, **OPTIONS)
+    assert 0 < run.privacy["epsilon"] <= 8
 
 
 def test_15_names_that_are_paths(sites: Sites, tmp_path: Path) -> None:

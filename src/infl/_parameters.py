@@ -354,7 +354,7 @@ SHARE = Real(0, 1, open="high")
 CUTOFF = Real(infinite=True)
 AXES = Having(("set_xlabel", "get_figure"), none=True, says="axes of matplotlib, e.g. of plt.subplots()")
 FEATURES = Choice(("intersection", "union"))
-NAMES = Renamed(none=True, says="a dict of names by name")
+NEW_NAMES = Renamed(none=True, says="a dict of names by name")
 
 PARAMETERS: Mapping[str, Kind] = {
     "aggregation": Text(says="the name of an aggregation rule, e.g. 'fedavg'"),

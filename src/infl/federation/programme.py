@@ -109,10 +109,6 @@ class Programme:
         skipped = self.agreement.rounds - rounds if stopped and done >= before else 0
         return self.exchanges[done + skipped] if done + skipped < len(self.exchanges) else None
 
-    def cohort(self, exchange: Exchange) -> tuple[str, ...]:
-        """Return which sites are asked in an exchange, in order."""
-        return cohort_of(self.agreement, exchange)
-
     def fault(self, asked: Plan | Total, due: Exchange | None) -> str:
         """Return what of a plan or a sum is not as it is due; empty if all is.
 
@@ -122,7 +118,7 @@ class Programme:
             return "the run is over"
         if (asked.kind, asked.round) != (due.kind, due.round):
             return f"{due.kind!r} of round {due.round} is due, not {asked.kind!r} of round {asked.round}"
-        if asked.cohort != self.cohort(due):
+        if asked.cohort != cohort_of(self.agreement, due):
             return "other sites are asked than agreed"
         if due.kind == "count" and isinstance(asked, Total) and asked.responders != asked.cohort:
             return "the count is not of all sites"  # and all else is weighted by it

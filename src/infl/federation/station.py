@@ -113,7 +113,7 @@ class Station:
         return not taken.exists() or taken.read_text() == agreement.digest
 
     def run_folder(self, agreement: Agreement) -> Path:
-        """Return where the site keeps what it has of a run; its name is random, and only that."""
+        """Return where the site keeps what it has of a run, made if it is not there; its name is random, and only that."""
         if not re.fullmatch(r"[0-9a-f]{32}", agreement.run):
             raise FederationError(f"{self.settings.name}: the run has no random name; refused")
         folder = self.home / "runs" / agreement.run

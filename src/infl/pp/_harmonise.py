@@ -10,7 +10,7 @@ from mudata import MuData
 from scipy import sparse
 
 from infl._mudata import without_pull
-from infl._parameters import FEATURES, NAMES, OTHER_COLUMN, Flag
+from infl._parameters import FEATURES, NEW_NAMES, OTHER_COLUMN, Flag
 from infl.errors import DataError
 from infl.pp._check import PRESENT, Features, check_site_names, examine, measured, tables, units_by_modality
 from infl.pp._columns import layer_names
@@ -22,7 +22,7 @@ from infl.pp._units import check_units as refuse_mixture
 _BEFORE = "infl_name_before"  # column of var: what a feature was called at this site before it was spelt alike
 
 
-@over_sites(target=OTHER_COLUMN, features=FEATURES, aliases=NAMES, labels=NAMES, check_units=Flag())
+@over_sites(target=OTHER_COLUMN, features=FEATURES, aliases=NEW_NAMES, labels=NEW_NAMES, check_units=Flag())
 def harmonise(
     sites: Mapping[str, AnnData | MuData] | AnnData | MuData,
     *,

@@ -76,8 +76,8 @@ def over_sites(**own: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
             copied = bool(kwargs.get("copy"))
             options = kwargs | {"site_key": None} | ({"copy": False} if copied else {})
             result = function(parts, *rest, **options)  # type: ignore[arg-type]
-            handed, rows = as_sites(sites, site_key), site_rows(sites, site_key)
-            written = _written(sites, [(handed[s], parts[s], rows[s]) for s in parts])
+            rows = site_rows(sites, site_key)
+            written = _written(sites, [(sites[rows[s]], parts[s], rows[s]) for s in parts])
             whole = sites.copy() if copied else own_object(sites)
             for write in written:
                 write(whole)

@@ -32,7 +32,8 @@ BROKEN = (
     zipfile.BadZipFile, zlib.error, UnsupportedAlgorithm, EOFError, KeyError, NotImplementedError, OSError, RuntimeError,
     ValueError,
 )  # fmt: skip
-"""What zip, JSON and certificates of a stranger's make may raise."""
+"""What zip, JSON and certificates of a stranger's make may raise: zipfile, for one, NotImplementedError and RuntimeError for ways of
+packing that it does not know, or that are encrypted."""
 _LARGEST = 1 << 16  # bytes of a file in a request
 
 

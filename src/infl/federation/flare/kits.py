@@ -188,8 +188,9 @@ def approve(
         As :func:`asked`; the request is for another consortium, or another than was expected.
     """
     require_flare()
-    with alone(home / "ca", wait=0), tempfile.TemporaryDirectory(dir=home) as work, explained(path, "read"):
-        copy = Path(shutil.copyfile(path, Path(work) / path.name))  # what is read is what is signed
+    with alone(home / "ca", wait=0), tempfile.TemporaryDirectory(dir=home) as work:
+        with explained(path, "read"):
+            copy = Path(shutil.copyfile(path, Path(work) / path.name))  # what is read is what is signed
         request = asked(home, copy, renew=renew)
         if expected not in (None, request):
             raise FederationError(f"the file changed after its fingerprint was shown: ask who sent {request.name!r}")
@@ -248,10 +249,11 @@ def revoke(home: Path, name: str) -> None:
     FederationError
         No site of this name was enrolled here.
     """
-    register = without(read_register(home), name)
-    out = sorted({entry.name for entry in register if entry.revoked} | set(revoked(home)))
-    write_atomic(home / "kit" / REVOKED, json.dumps({"disabled_clients": out}).encode(), overwrite=True)
-    write_register(home, register)
+    with alone(home / "ca"):
+        register = without(read_register(home), name)
+        out = sorted({entry.name for entry in register if entry.revoked} | set(revoked(home)))
+        write_atomic(home / "kit" / REVOKED, json.dumps({"disabled_clients": out}).encode(), overwrite=True)
+        write_register(home, register)
 
 
 def revoked(home: Path) -> tuple[str, ...]:
