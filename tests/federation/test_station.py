@@ -183,7 +183,9 @@ def test_a_site_is_not_offered_runs_for_ever(station: Station, agreement: Agreem
     for number in range(4):
         with pytest.raises(FederationError, match="a person must say yes" if number < 2 else "accepts no more"):
             station.prepare(replace(agreement, run=f"{number:032x}"))
-    assert len(station.runs()) == 2
+    with pytest.raises(FederationError, match="accepts no more"), station.hold(replace(agreement, run="f" * 32)):
+        pass
+    assert len(list((station.home / "runs").iterdir())) == 2
 
 
 def test_files_of_a_site_are_its_own(station: Station, agreement: Agreement) -> None:

@@ -116,7 +116,11 @@ class Station:
         """Return where the site keeps what it has of a run, made if it is not there; its name is random, and only that."""
         if not re.fullmatch(r"[0-9a-f]{32}", agreement.run):
             raise FederationError(f"{self.settings.name}: the run has no random name; refused")
-        folder = self.home / "runs" / agreement.run
+        folder, most = self.home / "runs" / agreement.run, self.policy.max_runs
+        if not folder.exists() and len(list(folder.parent.glob("*"))) >= most:
+            raise FederationError(
+                f"{self.settings.name} refuses: {most} runs were offered, and its policy accepts no more"
+            )
         with explained(folder, "make"):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -191,11 +195,6 @@ class Station:
         if settings.expects and settings.expects != specification_digest(agreement):
             raise FederationError(f"{name}: the run differs from this site's run.toml; refused")
         folder = self.run_folder(agreement)
-        offered = folder / "agreement.json"
-        if not offered.exists() and len(self.runs()) >= policy.max_runs:
-            raise FederationError(
-                f"{name} refuses: {policy.max_runs} runs were offered, and its policy accepts no more"
-            )
         accepted = folder / "accepted"
         if accepted.exists() and accepted.read_text() != agreement.digest:
             raise FederationError(f"{name}: another run was offered under this run's name; refused")
