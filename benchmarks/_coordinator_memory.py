@@ -19,7 +19,7 @@ from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
 from infl.federation.coordinator import Coordinator, Exchange
 from infl.federation.messages import END, Answer, Done
-from infl.federation.remote import TAG_WORDS, Patience, RemoteTransport
+from infl.federation.remote import Patience, RemoteTransport
 from infl.federation.wire import encode
 from infl.keys import Keyring
 from infl.models import Classifier
@@ -50,8 +50,8 @@ class Line(RemoteTransport):
 
     def ask(self, cohort, plan_for):
         self.plan, self.waiting = plan_for(cohort[0]), list(cohort)
-        if len(self.low) != self.plan.packing.n32:
-            self.low = np.zeros(self.plan.packing.n32, np.uint32)  # never written: takes no memory
+        if len(self.low) != self.plan.lanes[0]:
+            self.low = np.zeros(self.plan.lanes[0], np.uint32)  # never written: takes no memory
         yield from super().ask(cohort, plan_for)
 
     def _next(self):
@@ -60,7 +60,7 @@ class Line(RemoteTransport):
             if plan.kind == END:
                 self.receive(site, encode(Done(site, plan.seq)))
             else:
-                words = Words(self.low, np.zeros(plan.packing.n64 + TAG_WORDS, np.uint64))
+                words = Words(self.low, np.zeros(plan.lanes[1], np.uint64))
                 who = (site, agreement.run, plan.seq, plan.attempt, agreement.key_version, agreement.fingerprint)
                 self.receive(site, encode(Answer(*who, words)))
             self.note()

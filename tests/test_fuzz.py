@@ -31,13 +31,13 @@ import torch
 import infl
 from infl.errors import FileError, InflError
 from infl.federation import wire
-from infl.federation.messages import Alive, Answer, Offer, Plan, Refusal, Total
+from infl.federation.messages import Alive, Answer, Offer, Plan, Stopped, Total
 from infl.federation.policy import Policy
 from infl.federation.runfile import RunFile
 from infl.keys import Identity, Keyring
 from infl.keys.payload import pack, unpack
 from infl.models.locked import Header, _digest, load_model, lock_model
-from infl.privacy.seal import Context, Field, Ledger, Packing, Words
+from infl.privacy.seal import Context, Ledger, Words
 
 CASES = 1_000_000
 ODD: tuple[Any, ...] = (
@@ -201,9 +201,8 @@ MODEL = _model()
 
 
 def _messages() -> list[bytes]:
-    packing = Packing((Field("w", (2, 3), -20), Field("n", (), 0, bits=64)))
     words = Words(np.arange(6, dtype="<u4"), np.arange(3, dtype="<u8"))
-    total = Total(1, "train", 1, 0, ("a", "b", "c"), ("a", "c"), packing, words)
+    total = Total(1, "train", 1, 0, ("a", "b", "c"), ("a", "c"), words)
     plan = Plan(
         run="r",
         seq=2,
@@ -211,15 +210,14 @@ def _messages() -> list[bytes]:
         round=1,
         attempt=0,
         cohort=("a", "b", "c"),
-        packing=packing,
+        lanes=(6, 3),
         agreement="d",
         key_version=1,
         fingerprint="f",
         previous=(total,),
-        snapshot=b"snapshot",
         peers={"a": b"key"},
     )
-    others = [plan, Answer("a", "r", 2, 0, 1, "f", words, {"b": b"share"}), Refusal("a", 2, 0, ("w",))]
+    others = [plan, Answer("a", "r", 2, 0, 1, "f", words, {"b": b"share"}), Stopped("a", 2)]
     return [wire.encode(m) for m in (*others, *_plain(Offer), *_plain(Alive))]
 
 

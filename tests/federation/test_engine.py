@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,9 @@ from infl.federation.agreement import Agreement
 from infl.federation.coordinator import Reply, Transport
 from infl.federation.local import run_in_process
 from infl.federation.messages import Answer, Plan
-from infl.federation.packings import update_exponent
+from infl.federation.packings import fitted, split_sums, stage_packing, update_exponent
+from infl.federation.replica import Replica
+from infl.federation.site import Site
 from infl.keys import Keyring
 from infl.models import Classifier
 
@@ -104,8 +107,11 @@ def test_average_is_weighted_by_training_samples(small_sites: dict[str, AnnData]
         panel = task.agree(small_sites)
         agreement = Agreement.new(task, panel, [*small_sites], None, rounds=1, lock=None, seal="none")
         outcome = run_in_process(agreement, task, small_sites, None, wrap=lambda t, n=name: Line(t, _only(n)))
-        parts.append((small_sites[name].n_obs, weights(outcome.run)))
-    expected = sum(n * w for n, w in parts) / sum(n for n, _ in parts)
+        parts.append(weights(outcome.run))
+    begun = Replica(agreement, None, task).theta
+    expected = begun + sum(part - begun for part in parts)  # who is lost counts as zero, with the weight agreed on
+    alone = [task.read(small_sites[name], panel, site=name, rng=np.random.default_rng(0)) for name in small_sites]
+    assert [len(data.train) for data in alone] == [adata.n_obs for adata in small_sites.values()]
     torch.testing.assert_close(weights(run), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -213,16 +219,86 @@ def test_every_site_must_be_counted(small_sites: dict[str, AnnData]) -> None:
         run_over(small_sites, lambda t: Line(t, lose))
 
 
-def test_value_out_of_range_widens_the_scale_and_nothing_else(
-    small_sites: dict[str, AnnData], monkeypatch: pytest.MonkeyPatch
+def test_an_update_out_of_range_counts_as_zero_and_later_scales_are_wider(
+    small_sites: dict[str, AnnData], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    expected = fit(small_sites, lock=None)
+    """The first round on a scale that is 2¹⁸ times too fine is lost for all; the other three are as they would be."""
+    expected = fit(small_sites, lock=None, rounds=3)
     tight = update_exponent(1e-3, 1) - 18
     monkeypatch.setattr("infl.federation.packings.update_exponent", lambda lr, epochs: tight)
     lines: list[Line] = []
-    run = run_over(small_sites, lambda t: lines.append(Line(t)) or lines[0], lock="field")
-    assert max(p.attempt for p in lines[0].asked) >= 2
-    assert relative(weights(run), weights(expected)) < 1e-5
+    run = run_over(small_sites, lambda t: lines.append(Line(t)) or lines[0])
+    assert {plan.attempt for plan in lines[0].asked} == {0}
+    assert run.history["n_sites"].tolist() == [0, 4, 4, 4]
+    assert np.isnan(run.history["loss"].iloc[0]) and run.history["loss"].iloc[1:].notna().all()
+    assert "round 1: 4 of 4 updates were not finite or out of range" in capsys.readouterr().err
+    assert run.history["val_loss"].iloc[-1] == pytest.approx(expected.history["val_loss"].iloc[-1], rel=0.1)
+
+
+@pytest.mark.parametrize("value", [1e12, np.nan])
+def test_one_site_out_of_range_costs_itself_that_round(
+    small_sites: dict[str, AnnData], monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    """As if it had been lost, to the bit; and its own weights stay as they were."""
+    compute = Site._values
+
+    def large(site: Site, plan: Plan) -> Any:
+        update, arrays, weight = compute(site, plan)
+        if plan.kind == "train" and plan.round == 2 and site.name == "site_2":
+            update = update * np.float32(value)
+        return update, arrays, weight
+
+    def lose(plan: Plan, reply: Answer) -> Answer | None:
+        return None if plan.kind == "train" and plan.round == 2 and reply.site == "site_2" else reply
+
+    lost = run_over(small_sites, lambda t: Line(t, lose), rounds=2, lock=None)
+    monkeypatch.setattr(Site, "_values", large)
+    run = run_over(small_sites, lambda t: t, rounds=2, lock=None)
+    assert run.history["n_sites"].tolist() == [4, 3]
+    assert run.history["loss"].tolist() == lost.history["loss"].tolist()
+    assert torch.equal(weights(run), weights(lost))
+
+
+def test_a_round_without_a_finite_update_ends_the_run_in_one_line(
+    small_sites: dict[str, AnnData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = Site._values
+
+    def broken(site: Site, plan: Plan) -> Any:
+        update, arrays, weight = compute(site, plan)
+        return (update * np.float32(np.nan) if plan.kind == "train" else update), arrays, weight
+
+    monkeypatch.setattr(Site, "_values", broken)
+    with pytest.raises(FederationError, match="round 1: no site's update is finite; training diverges: lower lr="):
+        run_over(small_sites, lambda t: t)
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan, 1e40])
+def test_a_sum_that_is_not_finite_ends_the_run_and_names_no_site_to_others(
+    small_sites: dict[str, AnnData], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: float
+) -> None:
+    compute = Site._values
+
+    def broken(site: Site, plan: Plan) -> Any:
+        update, arrays, weight = compute(site, plan)
+        if plan.kind == "means" and site.name == "site_2":
+            arrays = {name: array * value for name, array in arrays.items()}
+        return update, arrays, weight
+
+    monkeypatch.setattr(Site, "_values", broken)
+    with pytest.raises(
+        FederationError, match=r"^1 of 4 sites have values that are not finite, or larger than any scale"
+    ):
+        run_over(small_sites, lambda t: t)
+    assert "site_2: what it had for the sums for 'means' was not finite or out of range" in capsys.readouterr().err
+
+
+def test_sums_of_any_expected_size_are_exact(small_sites: dict[str, AnnData]) -> None:
+    """Sums of squares of raw counts: more than one limb of 64 bits holds on a scale of 2⁻²⁰."""
+    packing = stage_packing({"x": (4,)})
+    parts = [np.array([3.0e34, 1.5, -7e15, 2.0**-20]), np.array([-1e34, 2.0**-20, 7e15 + 0.5, 0.0])]
+    total = sum(fitted(np.empty(0), {"x": part}, packing, 2, weight=1.0)[1] for part in parts)
+    assert np.array_equal(split_sums(total, packing)["x"], parts[0] + parts[1])
 
 
 # -- enemies on the line -----------------------------------------------------------------------------------------------
@@ -264,9 +340,9 @@ def test_answers_that_nobody_asked_for_are_refused(small_sites: dict[str, AnnDat
 
 def test_what_the_coordinator_gets_holds_no_weight(small_sites: dict[str, AnnData], tmp_path: Path) -> None:
     run = fit(small_sites, checkpoint=tmp_path / "run")
-    content = (tmp_path / "run" / "coordinator.safetensors").read_bytes() + (
-        tmp_path / "run" / "sites.checkpoint"
-    ).read_bytes()
+    files = [*(tmp_path / "run" / "sums").iterdir(), *(tmp_path / "run").glob("*.json")]
+    assert len(files) == 3
+    content = b"".join(file.read_bytes() for file in (*files, tmp_path / "run" / "sites.checkpoint"))
     for tensor in run.model.effective(run.key).values():
         assert tensor.numpy().tobytes()[:16] not in content
 

@@ -14,6 +14,7 @@ from infl.federation.agreement import Agreement
 from infl.federation.coordinator import Reply, Transport
 from infl.federation.local import Outcome, run_in_process
 from infl.federation.messages import Plan
+from infl.federation.replica import Replica
 from infl.federation.rules import RULES, fedadam, fedyogi, rule
 from infl.federation.run import FederatedRun
 from infl.keys import Keyring
@@ -116,10 +117,14 @@ def test_a_site_counts_by_its_samples_by_its_loss_too_or_as_every_other(small_si
         agreement = Agreement.new(task, panel, [*small_sites], None, **settings)
         return run_in_process(agreement, task, small_sites, None, wrap=wrap).run
 
+    settings = {"rounds": 1, "lock": None, "seal": "none"}
+    begun = Replica(Agreement.new(task, panel, [*small_sites], None, **settings), None, task).theta
     parts = []
     for site, adata in small_sites.items():
         run = one_round("fedavg", lambda line, s=site: Only(line, s))
-        parts.append((adata.n_obs * run.history["loss"].iloc[0] ** 2, weights(run)))
+        change = weights(run) - begun  # of one site, by its share of the samples; the others count as zero
+        n = sum(adata.n_obs for adata in small_sites.values())
+        parts.append((adata.n_obs * run.history["loss"].iloc[0] ** 2, begun + change * n / adata.n_obs))
     expected = sum(w * x for w, x in parts) / sum(w for w, _ in parts)
     torch.testing.assert_close(weights(one_round("qfedavg", q=2)), expected, rtol=1e-4, atol=1e-6)
     alike = sum(x for _, x in parts) / len(parts)

@@ -53,7 +53,7 @@ def changed(station: Station, **settings: str) -> Station:
 def count(agreement: Agreement) -> Plan:
     a = agreement
     return Plan(
-        a.run, 0, "count", 0, 0, a.sites, count_packing(), a.digest, a.key_version, a.fingerprint, ()
+        a.run, 0, "count", 0, 0, a.sites, count_packing().lanes, a.digest, a.key_version, a.fingerprint, ()
     )  # fmt: skip
 
 

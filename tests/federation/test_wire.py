@@ -15,20 +15,19 @@ from infl.federation.messages import (
     MESSAGES,
     Alive,
     Answer,
+    Applied,
     Consent,
     Done,
     Key,
     Offer,
     Plan,
-    Refusal,
     Reveal,
-    Snapshot,
     Stopped,
     Total,
     Trouble,
 )
 from infl.federation.wire import MAGIC, VERSION, decode, encode, encode_parts
-from infl.privacy.seal import Field, Packing, Revealed, Words
+from infl.privacy.seal import Revealed, Words
 
 names = st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=12)
 numbers = st.integers(0, 1 << 53)
@@ -40,35 +39,23 @@ lanes = st.builds(
     st.lists(st.integers(0, 2**32 - 1), max_size=5),
     st.lists(st.integers(0, 2**64 - 1), max_size=5),
 )
-packings = st.lists(
-    st.builds(
-        Field,
-        names,
-        st.lists(st.integers(0, 9), max_size=3).map(tuple),
-        st.integers(-60, 60),
-        st.sampled_from([32, 64]),
-    ),
-    max_size=3,
-    unique_by=lambda f: f.name,
-).map(lambda f: Packing(tuple(f)))
-totals = st.builds(Total, numbers, names, numbers, numbers, sites, sites, packings, lanes)
+totals = st.builds(Total, numbers, names, numbers, numbers, sites, sites, lanes)
 plans = st.builds(
-    Plan, names, numbers, names, numbers, numbers, sites, packings, names, numbers, names,
-    st.lists(totals, max_size=2).map(tuple), blobs, tables, sites, tables,
+    Plan, names, numbers, names, numbers, numbers, sites, st.tuples(numbers, numbers), names, numbers, names,
+    st.lists(totals, max_size=2).map(tuple), tables, sites, tables,
 )  # fmt: skip
 messages = st.one_of(
     plans,
     totals,
     st.builds(Answer, names, names, numbers, numbers, numbers, names, lanes, tables),
-    st.builds(Refusal, names, numbers, numbers, sites),
     st.builds(Stopped, names, numbers),
     st.builds(Key, names, numbers, blobs),
-    st.builds(Snapshot, names, numbers, blobs),
+    st.builds(Applied, names, numbers),
     st.builds(Reveal, names, numbers, st.builds(Revealed, names, tables, tables)),
     st.builds(Offer, names, blobs),
-    st.builds(Consent, names, names, names, names, names),
+    st.builds(Consent, names, names, names, names, names, numbers),
     st.builds(Trouble, names, numbers, names),
-    st.builds(Alive, names, numbers, numbers, names, st.integers(0, 1)),
+    st.builds(Alive, names, numbers, numbers, names),
     st.builds(Done, names, numbers),
 )
 
@@ -78,7 +65,7 @@ def same(a: Any, b: Any) -> bool:
         return bool(np.array_equal(a.low, b.low) and np.array_equal(a.high, b.high))
     if isinstance(a, tuple):
         return len(a) == len(b) and all(map(same, a, b))
-    if is_dataclass(a) and not isinstance(a, Packing):
+    if is_dataclass(a):
         return type(a) is type(b) and all(same(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
     return a == b
 
@@ -163,8 +150,9 @@ def test_a_field_of_another_kind_is_refused(message: Any, data: st.DataObject) -
 
 
 def edited(change: Callable[[dict[str, Any]], None]) -> bytes:
-    header = {"Refusal": {"site": "a", "seq": 1, "attempt": 0, "fields": ["w"]}}
-    change(header["Refusal"])
+    header: dict[str, Any] = {"Total": {"seq": 1, "kind": "count", "round": 0, "attempt": 0}}
+    header["Total"] |= {"cohort": ["a"], "responders": ["a"], "words": [0, 0]}
+    change(header["Total"])
     return framed(json.dumps(header).encode())
 
 
@@ -172,7 +160,7 @@ def edited(change: Callable[[dict[str, Any]], None]) -> bytes:
     ("content", "why"),
     [
         (b"", "not a message of infl"),
-        (MAGIC + (7).to_bytes(4, "little") + bytes(8), "format 7, this infl reads 1"),
+        (MAGIC + (7).to_bytes(4, "little") + bytes(8), "format 7, this infl reads 2"),
         (framed(b'{"Plan": {}}'), "Plan has other fields than run"),
         (framed(b'{"System": {}}'), "not one of a message"),
         (framed(b'{"Stopped": {"site": "a", "site": "b", "seq": 1}}'), "named twice"),
@@ -183,10 +171,10 @@ def edited(change: Callable[[dict[str, Any]], None]) -> bytes:
         (edited(lambda f: f.update(seq=-1)), "out of range"),
         (edited(lambda f: f.update(seq=True)), "out of range"),
         (edited(lambda f: f.update(seq=1.0)), "out of range"),
-        (edited(lambda f: f.update(site="a\nb")), "unprintable"),
-        (edited(lambda f: f.update(site="\ud800")), "unprintable"),
-        (edited(lambda f: f.update(site="a" * 2000)), "too long"),
-        (edited(lambda f: f.update(fields=["w"] * 70_000)), "too long"),
+        (edited(lambda f: f.update(kind="a\nb")), "unprintable"),
+        (edited(lambda f: f.update(kind="\ud800")), "unprintable"),
+        (edited(lambda f: f.update(kind="a" * 2000)), "too long"),
+        (edited(lambda f: f.update(cohort=["w"] * 70_000)), "too long"),
         (edited(lambda f: f.update(more=1)), "other fields"),
     ],
 )  # fmt: skip

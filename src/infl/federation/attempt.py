@@ -236,7 +236,10 @@ class Attempt:
         offer = Offer(__version__, agreement.to_json().encode())
         consents = self.transport.offer(offer, enough=lambda said: len(said) >= needed)
         self._check(consents, agreement, needed)
-        coordinator = Coordinator(agreement, exchanges, self.transport, progress=progress, keep=self._keep)
+        applied = {site: said.applied for site, said in consents.items()}
+        coordinator = Coordinator(
+            agreement, exchanges, self.transport, progress=progress, keep=self._keep, applied=applied
+        )
         self._note(state="running")
         self._clock = self._begun = time.monotonic()
         for exchange in coordinator.run():
@@ -256,9 +259,8 @@ class Attempt:
         return ("finished" if self._status.deliveries >= DELIVERIES else "ended"), message
 
     def _keep(self, progress: Progress) -> Progress:
-        total, peers = progress.totals[-1], self.transport.peers
-        now, took = time.monotonic(), {site: peers[site].took for site in total.responders}
-        self.run.record(total, seconds=round(now - self._begun, 4), took=took)
+        total, now = progress.totals[-1], time.monotonic()
+        self.run.record(total, seconds=round(now - self._begun, 4))
         self._begun = now
         return self.run.store.keep_progress(progress)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,12 @@ from cryptography.exceptions import InvalidTag
 
 from infl._files import check_file_names, explained, file_name, write_atomic
 from infl._warn import warn
-from infl.errors import DataError, FileError, SealError, SettingsError
+from infl.errors import DataError, FileError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.coordinator import Progress
 from infl.federation.digest import data_digest
-from infl.federation.messages import Snapshot, Total
-from infl.privacy.seal import Packing, Words
+from infl.federation.messages import Total
+from infl.privacy.seal import Words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,51 +101,46 @@ class Checkpoint:
 
     # -- coordinator -----------------------------------------------------------------------------------------------
     def keep_progress(self, progress: Progress) -> Progress:
-        """Write the coordinator's state; return it with its sums on disk, mapped, where they take no memory of their own."""
+        """Write the coordinator's state; return it with its sums on disk, mapped, where they take no memory of their own.
+
+        A sum is a file of its own, written once, and removed when all sites have applied it.
+        """
         from safetensors.numpy import save_file
 
-        arrays: dict[str, np.ndarray] = {}
-        totals = []
         for total in progress.totals:
-            arrays |= {f"low.{total.seq}": total.words.low, f"high.{total.seq}": total.words.high}
-            row = {k: v for k, v in vars(total).items() if k not in ("words", "packing")}
-            totals.append(row | {"packing": total.packing.to_json()})
-        if progress.snapshot is not None:
-            arrays["snapshot"] = np.frombuffer(progress.snapshot.state, dtype=np.uint8)
-        state = {"position": progress.position, "seq": progress.seq, "widened": progress.widened, "totals": totals}
-        state["chain"] = progress.chain
-        state["snapshot"] = None if progress.snapshot is None else [progress.snapshot.site, progress.snapshot.seq]
-        path = self.folder / "coordinator.safetensors"
-        facts = {"progress": json.dumps(state)}
-        write_atomic(path, lambda part: save_file(arrays, part, metadata=facts), overwrite=True)
+            path = self._total_path(total.seq)
+            if total is progress.totals[-1] or not path.exists():  # the last one may be there from before a crash
+                arrays = {"low": total.words.low, "high": total.words.high}
+                row = {k: v for k, v in vars(total).items() if k != "words"}
+                facts = {"total": json.dumps(row)}
+                path.parent.mkdir(exist_ok=True)
+                write_atomic(path, partial(save_file, arrays, metadata=facts), overwrite=True)
+        seqs = [total.seq for total in progress.totals]
+        state = {"position": progress.position, "seq": progress.seq, "totals": seqs, "chain": progress.chain}
+        write_atomic(self.folder / "coordinator.json", json.dumps(state).encode(), overwrite=True)
+        for path in (self.folder / "sums").glob("*.safetensors"):
+            if int(path.stem) not in seqs:
+                path.unlink()
         return self.progress()
 
     def progress(self) -> Progress:
         """Return the coordinator's state."""
-        path = self.folder / "coordinator.safetensors"
+        path = self.folder / "coordinator.json"
         if not path.exists():
             return Progress()
-        arrays, metadata = _mapped(path)
-        state = json.loads(metadata["progress"])
-        totals = tuple(
-            Total(
-                **{
-                    **row,
-                    "cohort": tuple(row["cohort"]),
-                    "responders": tuple(row["responders"]),
-                    "packing": Packing.from_json(row["packing"]),
-                    "words": Words(arrays[f"low.{row['seq']}"], arrays[f"high.{row['seq']}"]),
-                }
-            )
-            for row in state["totals"]
-        )
-        snapshot = None
-        if state["snapshot"] is not None:
-            site, seq = state["snapshot"]
-            snapshot = Snapshot(site, seq, arrays["snapshot"].tobytes())
-        return Progress(
-            state["position"], state["seq"], tuple(state["widened"]), totals, snapshot, state.get("chain", "")
-        )
+        with explained(path, "read"):
+            state = json.loads(path.read_text())
+        totals = tuple(map(self._total, state["totals"]))
+        return Progress(state["position"], state["seq"], totals, state["chain"])
+
+    def _total(self, seq: int) -> Total:
+        arrays, metadata = _mapped(self._total_path(seq))
+        row = json.loads(metadata["total"])
+        words = Words(arrays["low"], arrays["high"])
+        return Total(**{**row, "cohort": tuple(row["cohort"]), "responders": tuple(row["responders"]), "words": words})
+
+    def _total_path(self, seq: int) -> Path:
+        return self.folder / "sums" / f"{seq}.safetensors"
 
     # -- sites -----------------------------------------------------------------------------------------------------
     def note_data(self, replica: Replica, sites: Mapping[str, Site]) -> None:
@@ -215,38 +211,13 @@ class Checkpoint:
                 )
 
 
-def take_snapshot(replica: Replica) -> bytes:
-    """Return the model after the last sum, encrypted when there is a key: the same at every site."""
-    from safetensors.numpy import save
-
-    arrays, facts = _replica_state(replica)
-    return _encrypt(save(arrays, metadata={"facts": json.dumps(facts)}), replica.key, replica.agreement)
-
-
-def restore_snapshot(replica: Replica, content: bytes) -> None:
-    """Take a model that another site is further with; nothing happens when this one is as far.
-
-    Raises
-    ------
-    SealError
-        It was altered, or is of another run or key.
-    """
-    try:
-        arrays, metadata = _open(Path("snapshot"), _decipher(content, replica.key, replica.agreement))
-    except (InvalidTag, FileError):
-        raise SealError("the model that came for a site that was away was altered; refused") from None
-    facts = json.loads(metadata["facts"])
-    if facts["seq"] > replica.seq:
-        _restore_replica(replica, arrays, facts)
-
-
 def _replica_state(replica: Replica) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     arrays: dict[str, np.ndarray] = {"theta": replica.theta.numpy()}
     if replica.best_theta is not None:
         arrays["best"] = replica.best_theta.numpy()
     arrays |= {f"rule.{name}": value.numpy() for name, value in replica.rule_state.items()}
     arrays |= {f"private.{name}": np.asarray(value, order="C") for name, value in replica.private.items()}
-    names = ("seq", "chain", "n_total", "best_round", "stopped", "rows")
+    names = ("seq", "chain", "n_total", "best_round", "stopped", "rows", "wider")
     return arrays, {name: getattr(replica, name) for name in names}
 
 
@@ -305,16 +276,13 @@ def _encrypt(content: bytes, key: Keyring | None, agreement: Agreement) -> bytes
 
 
 def _decrypt(path: Path, key: Keyring | None, agreement: Agreement) -> bytes:
-    try:
-        return _decipher(path.read_bytes(), key, agreement)
-    except InvalidTag:
-        raise FileError(f"{path} is damaged or belongs to another key or run") from None
-
-
-def _decipher(content: bytes, key: Keyring | None, agreement: Agreement) -> bytes:
+    content = path.read_bytes()
     if key is None:
         return content
-    return _vault(key, agreement).decrypt(content[:12].ljust(12, b"\0"), content[12:], agreement.digest.encode())
+    try:
+        return _vault(key, agreement).decrypt(content[:12].ljust(12, b"\0"), content[12:], agreement.digest.encode())
+    except InvalidTag:
+        raise FileError(f"{path} is damaged or belongs to another key or run") from None
 
 
 def _vault(key: Keyring, agreement: Agreement) -> Any:

@@ -11,26 +11,24 @@ from infl.federation.agreement import Agreement
 from infl.federation.messages import (
     END,
     KEYS,
+    REPLAY,
     REVEAL,
-    SNAPSHOT,
     Answer,
+    Applied,
     Key,
     Plan,
-    Refusal,
     Reply,
     Reveal,
-    Snapshot,
     Stopped,
     Total,
     context_of,
     linked,
 )
-from infl.federation.packings import WIDEN
 from infl.federation.programme import MAX_ATTEMPTS, Exchange, cohort_of
 from infl.privacy.seal import Packing, Revealed, Words, add, uncover
 
 MAX_TOTALS = 4
-"""Sums that are kept for sites that were away; then a snapshot takes their place."""
+"""Most sums in one message; a site that lacks more is sent the others before it is asked again."""
 
 
 class Transport(Protocol):
@@ -60,12 +58,8 @@ class Progress:
         Number of exchanges of the programme that are done (rounds that early stopping saved count as done).
     seq
         Number of the next exchange.
-    widened
-        How often the scale of each array of training rounds was widened.
     totals
-        Sums that some site has not seen, after the snapshot if there is one.
-    snapshot
-        The model after an earlier sum, for sites that were away for long; encrypted under the sites' key.
+        Sums that some site has not applied.
     chain
         Digest of all sums so far (pairwise seal).
 
@@ -77,9 +71,7 @@ class Progress:
 
     position: int = 0
     seq: int = 0
-    widened: tuple[str, ...] = ()
     totals: tuple[Total, ...] = ()
-    snapshot: Snapshot | None = None
     chain: str = ""
 
 
@@ -99,6 +91,8 @@ class Coordinator:
     keep
         Called with the new :class:`Progress` after each exchange, before anybody sees its sum; may return an equal one to go
         on with, whose sums are not in memory.
+    applied
+        How many sums each site has applied already (default: unknown; it is sent all that are kept).
 
     Attributes
     ----------
@@ -130,11 +124,12 @@ class Coordinator:
         *,
         progress: Progress | None = None,
         keep: Callable[[Progress], Progress | None] = lambda progress: None,
+        applied: Mapping[str, int] | None = None,
     ) -> None:
         self.agreement, self.exchanges, self.transport = agreement, exchanges, transport
         self.progress, self.keep = progress or Progress(), keep
         self.interrupted = False
-        self._seen: dict[str, int] = {}
+        self._seen = {transport.holder(site): n - 1 for site, n in (applied or {}).items()}
         self._peers: dict[str, bytes] = {}
 
     def run(self) -> Iterator[Exchange]:
@@ -143,7 +138,7 @@ class Coordinator:
             self._collect_keys()
         while self.progress.position < len(self.exchanges) and not self.interrupted:
             exchange = self.exchanges[self.progress.position]
-            total, widened = self._exchange(exchange)
+            total = self._exchange(exchange)
             if total is None:  # early stopping: the next exchange that is no training round
                 position = next(i for i, e in enumerate(self.exchanges) if i > self.progress.position and not e.round)
                 self.progress = replace(self.progress, position=position)
@@ -152,107 +147,92 @@ class Coordinator:
             self.progress = Progress(
                 self.progress.position + 1,
                 self.progress.seq + 1,
-                widened,
                 (*(t for t in self.progress.totals if t.seq > oldest), total),
-                self.progress.snapshot,
-                self._chain(total),
+                self._chain(exchange, total),
             )
-            if len(self.progress.totals) > MAX_TOTALS:
-                self._take_snapshot(total)
             del total
             self.progress = self.keep(self.progress) or self.progress
             yield exchange
         if not self.interrupted:
-            last = Exchange(END, 0, Packing(()))
-            for _ in self.transport.ask(self.agreement.sites, lambda site: self._plan(site, last, (), 0, last.packing)):
+            last, cohort = Exchange(END, 0, Packing(())), self._brought_up(self.agreement.sites)
+            for _ in self.transport.ask(cohort, lambda site: self._plan(site, last, (), 0)):
                 pass
 
-    def _chain(self, total: Total) -> str:
+    def _chain(self, exchange: Exchange, total: Total) -> str:
         """Return the sites' chain after a sum, which taking pairwise masks off the next one needs."""
         if self.agreement.seal != "pairwise":
             return ""
-        context = context_of(self.agreement.run, total, self.agreement.digest, self.progress.chain)
+        context = context_of(self.agreement.run, total, exchange.packing, self.agreement.digest, self.progress.chain)
         return linked(self.progress.chain, context, total)
 
-    def _exchange(self, exchange: Exchange) -> tuple[Total | None, tuple[str, ...]]:
+    def _exchange(self, exchange: Exchange) -> Total | None:
         cohort = cohort_of(self.agreement, exchange)
-        widened = self.progress.widened
         for attempt in range(MAX_ATTEMPTS):
-            packing = exchange.packing
-            for name in {f.name for f in packing.fields} & set(widened):
-                packing = packing.coarser([name], WIDEN * widened.count(name))
-            words, responders, refused = self._collect(exchange, cohort, attempt, packing)
+            words, responders = self._collect(exchange, cohort, attempt)
             if responders is None:
-                return None, widened
-            if words is not None and not refused:
-                return (
-                    Total(
-                        self.progress.seq, exchange.kind, exchange.round, attempt, cohort, responders, packing, words
-                    ),
-                    widened,
-                )
-            widened = (*widened, *sorted(refused))  # nothing refused: a site was lost while the pairwise masks came off
-        if not refused:
-            raise FederationError(
-                f"sites were lost in {MAX_ATTEMPTS} attempts at one exchange: check their connections"
-            )
-        raise FederationError(
-            f"{', '.join(sorted(refused)[:3])} left the agreed range {MAX_ATTEMPTS} times: training diverges; "
-            "lower lr=, or scale the data"
-        )
+                return None
+            if words is not None:
+                return Total(self.progress.seq, exchange.kind, exchange.round, attempt, cohort, responders, words)
+        raise FederationError(f"sites were lost in {MAX_ATTEMPTS} attempts at one exchange: check their connections")
 
     def _collect(
-        self, exchange: Exchange, cohort: tuple[str, ...], attempt: int, packing: Packing
-    ) -> tuple[Words | None, tuple[str, ...] | None, set[str]]:
-        """Ask the cohort once; return the sum, who is in it (None: training has stopped) and what was out of range."""
+        self, exchange: Exchange, cohort: tuple[str, ...], attempt: int
+    ) -> tuple[Words | None, tuple[str, ...] | None]:
+        """Ask the cohort once; return the sum, and who is in it (None: training has stopped).
+
+        There is no sum where a site was lost while the pairwise masks came off.
+        """
         words: Words | None = None
         asked, answered = set(cohort), set[str]()
-        refused: set[str] = set()
         shares: dict[str, Mapping[str, bytes]] = {}
         plans: dict[int, Plan] = {}  # one for all sites that have seen the same sums: with many sites it is long
 
         def plan_for(site: str) -> Plan:
             seen = self._seen.get(self.transport.holder(site), -1)
             if seen not in plans:
-                plans[seen] = self._plan(site, exchange, cohort, attempt, packing)
+                plans[seen] = self._plan(site, exchange, cohort, attempt)
             return plans[seen]
 
-        for reply in self.transport.ask(cohort, plan_for):
+        for reply in self.transport.ask(self._brought_up(cohort), plan_for):
             if reply.site not in asked or reply.seq != self.progress.seq or reply.site in answered:
                 raise FederationError(f"an answer of {reply.site!r} to exchange {reply.seq} was not asked for; refused")
             self._seen[self.transport.holder(reply.site)] = self.progress.seq - 1
             if isinstance(reply, Stopped):
-                return None, None, set()
-            if isinstance(reply, Refusal):
-                refused |= set(reply.fields)
-                continue
+                return None, None
             if not isinstance(reply, Answer):
                 raise FederationError(f"{reply.site} sent {type(reply).__name__} where an answer was due; refused")
-            self._check_answer(reply, attempt, packing)
+            self._check_answer(reply, exchange, attempt)
             answered.add(reply.site)
             words, shares[reply.site] = add(words, reply.words), reply.shares
             del reply  # its buffer goes before the next one comes
         responders = tuple(site for site in cohort if site in answered)
-        if not refused:
-            self._check_enough(exchange, cohort, responders)
-        if self.agreement.seal == "pairwise" and words is not None and not refused:
-            words = self._uncover(exchange, cohort, attempt, packing, words, responders, shares)
-        return words, responders, refused
+        self._check_enough(exchange, cohort, responders)
+        if self.agreement.seal == "pairwise" and words is not None:
+            words = self._uncover(exchange, cohort, attempt, words, responders, shares)
+        return words, responders
 
-    def _take_snapshot(self, total: Total) -> None:
-        """Have a site of the last sum send the model after it, and let go of the sums before: some site is away."""
-        wanted, progress = Exchange(SNAPSHOT, 0, Packing(())), self.progress
-        for site in total.responders:
-            for reply in self.transport.ask((site,), lambda site: self._plan(site, wanted, (), 0, wanted.packing)):
-                if isinstance(reply, Snapshot):
-                    snapshot = replace(reply, seq=total.seq)
-                    self.progress = replace(progress, totals=(total,), snapshot=snapshot)
-                    return
+    def _brought_up(self, cohort: tuple[str, ...]) -> tuple[str, ...]:
+        """Send sites that were away for long the sums that they lack, some at a time; return who lacks only a few now."""
+        replay = Exchange(REPLAY, 0, Packing(()))
+
+        def lacking(site: str) -> int:
+            return sum(t.seq > self._seen.get(self.transport.holder(site), -1) for t in self.progress.totals)
+
+        behind = tuple(site for site in cohort if lacking(site) > MAX_TOTALS)
+        while behind:
+            plans = {site: self._plan(site, replay, (), 0) for site in behind}
+            going_on = []
+            for reply in self.transport.ask(behind, plans.__getitem__):
+                if isinstance(reply, Applied) and reply.site in plans:
+                    self._seen[self.transport.holder(reply.site)] = plans[reply.site].previous[-1].seq
+                    going_on.append(reply.site)
+            behind = tuple(site for site in going_on if lacking(site) > MAX_TOTALS)
+        return tuple(site for site in cohort if lacking(site) <= MAX_TOTALS)
 
     def _collect_keys(self) -> None:
         """Ask every site for its public key of the pairwise seal."""
         sites, empty = self.agreement.sites, Exchange(KEYS, 0, Packing(()))
-        for reply in self.transport.ask(sites, lambda site: self._plan(site, empty, sites, 0, empty.packing)):
+        for reply in self.transport.ask(sites, lambda site: self._plan(site, empty, sites, 0)):
             if isinstance(reply, Key):
                 self._peers[reply.site] = reply.public
 
@@ -261,7 +241,6 @@ class Coordinator:
         exchange: Exchange,
         cohort: tuple[str, ...],
         attempt: int,
-        packing: Packing,
         words: Words,
         responders: tuple[str, ...],
         shares: Mapping[str, Mapping[str, bytes]],
@@ -271,40 +250,42 @@ class Coordinator:
 
         def plan(site: str) -> Plan:
             mine = {sender: boxes[site] for sender, boxes in shares.items() if site in boxes}
-            return replace(self._plan(site, opening, cohort, attempt, packing), answered=responders, shares=mine)
+            return replace(self._plan(site, opening, cohort, attempt), answered=responders, shares=mine)
 
         given: list[Revealed] = []
         for reply in self.transport.ask(responders, plan):
             if isinstance(reply, Reveal) and reply.seq == self.progress.seq and reply.site in responders:
                 given.append(reply.revealed)
-        plan_of_all = self._plan(cohort[0], exchange, cohort, attempt, packing)
-        context = context_of(self.agreement.run, plan_of_all, self.agreement.digest, self.progress.chain)
+        asked = self._plan(cohort[0], exchange, cohort, attempt)
+        context = context_of(self.agreement.run, asked, exchange.packing, self.agreement.digest, self.progress.chain)
         try:
             return uncover(context, words, given, responders)
         except FederationError:
             return None
 
-    def _check_answer(self, reply: Answer, attempt: int, packing: Packing) -> None:
+    def _check_answer(self, reply: Answer, exchange: Exchange, attempt: int) -> None:
         a = self.agreement
         if (reply.key_version, reply.fingerprint) != (a.key_version, a.fingerprint):
             raise KeyringError(
                 f"{reply.site} used key version {reply.key_version} ({reply.fingerprint or 'none'}), the run has "
                 f"{a.key_version} ({a.fingerprint or 'none'}): give that site the run's key"
             )
-        if (reply.run, reply.attempt) != (a.run, attempt) or len(reply.words.low) != packing.n32:
+        found = len(reply.words.low), len(reply.words.high)
+        if (reply.run, reply.attempt, found) != (a.run, attempt, exchange.packing.lanes):
             raise FederationError(f"{reply.site} answered to another run or attempt; refused")
 
     def _check_enough(self, exchange: Exchange, cohort: tuple[str, ...], responders: tuple[str, ...]) -> None:
         missing = [site for site in cohort if site not in responders]
-        needed = len(cohort) if exchange.kind == "count" else self.agreement.min_sites
+        needed = len(cohort) if exchange.of_all else self.agreement.min_sites
         if len(responders) < needed:
             raise FederationError(
                 f"only {len(responders)} of {len(cohort)} sites answered, {needed} are needed; missing: "
                 f"{', '.join(missing[:8])}"
             )
 
-    def _plan(self, site: str, exchange: Exchange, cohort: tuple[str, ...], attempt: int, packing: Packing) -> Plan:
-        a, seen, snapshot = self.agreement, self._seen.get(self.transport.holder(site), -1), self.progress.snapshot
+    def _plan(self, site: str, exchange: Exchange, cohort: tuple[str, ...], attempt: int) -> Plan:
+        a, seen = self.agreement, self._seen.get(self.transport.holder(site), -1)
+        lacking = tuple(total for total in self.progress.totals if total.seq > seen)
         return Plan(
             run=a.run,
             seq=self.progress.seq,
@@ -312,11 +293,10 @@ class Coordinator:
             round=exchange.round,
             attempt=attempt,
             cohort=cohort,
-            packing=packing,
+            lanes=exchange.packing.lanes,
             agreement=a.digest,
             key_version=a.key_version,
             fingerprint=a.fingerprint,
-            previous=tuple(total for total in self.progress.totals if total.seq > seen),
-            snapshot=snapshot.state if snapshot is not None and snapshot.seq > seen else b"",
+            previous=lacking[:MAX_TOTALS],
             peers=self._peers,
         )

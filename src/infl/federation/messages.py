@@ -18,8 +18,8 @@ KEYS, REVEAL = "keys", "reveal "
 """Kinds of plans that belong to the pairwise seal: advertise a key; open the sum of the exchange of the kind that follows."""
 END = "end"
 """Kind of the last plan: it brings the last sum, and asks for nothing."""
-SNAPSHOT = "snapshot"
-"""Kind of a plan that asks for the model as it is after a sum, so that sites that were away need not get every sum."""
+REPLAY = "replay"
+"""Kind of a plan that brings sums to a site that was away for long, some at a time, and asks for nothing."""
 
 
 class Visibility(StrEnum):
@@ -28,7 +28,6 @@ class Visibility(StrEnum):
     PUBLIC = "coordinator and sites"
     SEALED = "nobody before the sum; the sum: sites"
     ENCRYPTED = "the one site that it is for"
-    LOCKED_AWAY = "sites, under a key of the run's key ring"
 
 
 def shown(what: str, to: Visibility = Visibility.PUBLIC, **options: Any) -> Any:
@@ -43,20 +42,24 @@ class Total:
     Examples
     --------
     >>> import numpy as np
-    >>> from infl.privacy.seal import Packing, Words
+    >>> from infl.privacy.seal import Words
     >>> words = Words(np.zeros(0, np.uint32), np.zeros(3, np.uint64))
-    >>> Total(0, "count", 0, 0, ("a", "b", "c"), ("a", "c"), Packing(()), words).responders
+    >>> Total(0, "count", 0, 0, ("a", "b", "c"), ("a", "c"), words).responders
     ('a', 'c')
     """
 
     seq: int = shown("number of the exchange")
     kind: str = shown("what was summed")
     round: int = shown("training round, 0 outside training")
-    attempt: int = shown("attempt; one more after a value left the agreed range")
+    attempt: int = shown("attempt; one more after a site was lost while pairwise masks came off")
     cohort: tuple[str, ...] = shown("sites that were asked, in order")
     responders: tuple[str, ...] = shown("sites that answered, in order")
-    packing: Packing = shown("names, shapes and scales of the summed arrays")
     words: Words = shown("the sum", Visibility.SEALED)
+
+    @property
+    def lanes(self) -> tuple[int, ...]:
+        """Words of 32 and of 64 bits."""
+        return len(self.words.low), len(self.words.high)
 
 
 @dataclass(frozen=True)
@@ -65,25 +68,22 @@ class Plan:
 
     Examples
     --------
-    >>> plan = Plan("run", 0, "count", 0, 0, ("a", "b", "c"), Packing(()), "", 1, "", ())
-    >>> context_of("run", plan, plan.agreement, "").kind
-    '0:count'
+    >>> plan = Plan("run", 0, "count", 0, 0, ("a", "b", "c"), (0, 3), "", 1, "", ())
+    >>> plan.lanes
+    (0, 3)
     """
 
     run: str = shown("random name of the run")
     seq: int = shown("number of the exchange")
     kind: str = shown("count, stage, train, judge or end")
     round: int = shown("training round, 0 outside training")
-    attempt: int = shown("attempt; one more after a value left the agreed range")
+    attempt: int = shown("attempt; one more after a site was lost while pairwise masks came off")
     cohort: tuple[str, ...] = shown("sites that are asked, in order")
-    packing: Packing = shown("names, shapes and scales of the arrays to send")
+    lanes: tuple[int, ...] = shown("words of 32 and of 64 bits that each site is to send; the same whatever its data")
     agreement: str = shown("digest of the run's specification")
     key_version: int = shown("version of the key in use")
     fingerprint: str = shown("fingerprint of the key in use")
     previous: tuple[Total, ...] = shown("sums since the last exchange that this site took part in")
-    snapshot: bytes = shown(
-        "for a site that was away: the model after a sum that it missed", Visibility.LOCKED_AWAY, default=b""
-    )
     peers: Mapping[str, bytes] = shown("pairwise seal: public keys of the sites", default_factory=dict)
     answered: tuple[str, ...] = shown("pairwise seal: sites whose messages are in the sum to be opened", default=())
     shares: Mapping[str, bytes] = shown(
@@ -93,7 +93,7 @@ class Plan:
     )
 
 
-def context_of(run: str, of: Plan | Total, agreement: str, chain: str) -> Context:
+def context_of(run: str, of: Plan | Total, packing: Packing, agreement: str, chain: str) -> Context:
     """Return what the seal of an exchange is bound to; sites with another agreement or history open nothing together.
 
     Parameters
@@ -102,11 +102,13 @@ def context_of(run: str, of: Plan | Total, agreement: str, chain: str) -> Contex
         Random name of the run, and digest of its specification.
     of
         The exchange.
+    packing
+        Its arrays; scales play no part.
     chain
         Of all sums before, see :func:`linked`; empty before the first.
     """
     kind = f"{of.seq}:{of.kind.removeprefix(REVEAL)}"
-    return Context(run, of.round, of.attempt, of.cohort, kind, of.packing.digest(), f"{agreement}:{chain}")
+    return Context(run, of.round, of.attempt, of.cohort, kind, packing.digest(), f"{agreement}:{chain}")
 
 
 def linked(chain: str, context: Context, total: Total) -> str:
@@ -141,7 +143,6 @@ class Answer:
     shares: Mapping[str, bytes] = shown(
         "pairwise seal: shares of this site's mask, one for each peer", Visibility.ENCRYPTED, default_factory=dict
     )
-    took: int = shown("milliseconds that it took the site, between machines", default=0)
 
 
 @dataclass(frozen=True)
@@ -154,12 +155,17 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """Site to coordinator, for sites that were away: the model after the last sum, encrypted."""
+class Applied:
+    """Site to coordinator: sums that were replayed arrived, and it applied them.
+
+    Examples
+    --------
+    >>> Applied("a", seq=12).seq
+    12
+    """
 
     site: str = shown("the site's name")
-    seq: int = shown("number of the exchange")
-    state: bytes = shown("weights, history and private arrays of the run", Visibility.LOCKED_AWAY)
+    seq: int = shown("number of the exchange that is under way")
 
 
 @dataclass(frozen=True)
@@ -169,22 +175,6 @@ class Reveal:
     site: str = shown("the site's name")
     seq: int = shown("number of the exchange")
     revealed: Revealed = shown("shares of the masks of sites that answered, seeds shared with sites that did not")
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Site to coordinator: a value left the agreed range, so nothing was sent; try again with a wider scale.
-
-    Examples
-    --------
-    >>> Refusal("a", seq=3, attempt=0, fields=("weight",)).fields
-    ('weight',)
-    """
-
-    site: str = shown("the site's name")
-    seq: int = shown("number of the exchange")
-    attempt: int = shown("attempt")
-    fields: tuple[str, ...] = shown("names of the arrays that left the range (not by how much)")
 
 
 @dataclass(frozen=True)
@@ -218,6 +208,7 @@ class Consent:
     agreement: str = shown("digest of the run's specification")
     panel: str = shown("digest of the features and classes that the site read its data with")
     fingerprint: str = shown("fingerprint of the key that the site holds for the run")
+    applied: int = shown("how many of the run's sums it has applied, at an earlier attempt", default=0)
 
 
 @dataclass(frozen=True)
@@ -237,7 +228,6 @@ class Alive:
     seq: int = shown("number of the exchange it was last asked for")
     attempt: int = shown("attempt of it")
     kind: str = shown("kind of it; empty before the first")
-    busy: int = shown("1 while it works at it, else 0")
 
 
 @dataclass(frozen=True)
@@ -248,5 +238,5 @@ class Done:
     seq: int = shown("number of the exchange")
 
 
-Reply = Answer | Refusal | Stopped | Key | Reveal | Snapshot
-MESSAGES = (Plan, Answer, Refusal, Stopped, Key, Reveal, Snapshot, Total, Offer, Consent, Trouble, Alive, Done)
+Reply = Answer | Stopped | Key | Reveal | Applied
+MESSAGES = (Plan, Answer, Stopped, Key, Reveal, Applied, Total, Offer, Consent, Trouble, Alive, Done)

@@ -1,8 +1,8 @@
-"""Which arrays each exchange sums, and on which scales.
+"""Which arrays each exchange sums, on which scales, and how a site's values are laid into them.
 
-The scales are public: they follow from the specification alone, never from a site's values. Where a value does not
-fit, the site refuses and the coordinator asks again with the named arrays' scales 16 times wider; nothing but those
-names leaves the site.
+A message tells its size and nothing else. Scales are never told: the first ones follow from the specification, later ones
+from sums that the sites opened. Sums are three limbs wide, so that no expected value leaves their range. An update that leaves it counts as zero: the site says so by a number *inside* the sum, and all sites widen the scale
+of that array for the rounds after. So nothing that the coordinator sees depends on a value.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from math import ceil, floor, log2
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from infl.federation.rules import rule
 from infl.privacy.dp import GRID
 from infl.privacy.seal import Field, Packing
+from infl.privacy.seal.packing import limit, misfits
 
 if TYPE_CHECKING:
     from infl.federation.agreement import Agreement
@@ -22,9 +25,18 @@ if TYPE_CHECKING:
     from infl.privacy.dp import DP
 
 SUM_EXPONENT = -20
-"""Sums are multiples of 2⁻²⁰: a range of ± 2⁴³ shared by the sites."""
+"""Sums are multiples of 2⁻²⁰; their three limbs have a range of ± 2¹¹⁹ shared by the sites."""
+LIMB = 40
+"""Bits from one limb of a sum to the next: limbs of 59 bits add over 2¹⁹ sites."""
+UPPER = (".high", ".higher")
+"""How the names of a sum's upper limbs end, the lower one first."""
 WIDEN = 4
-"""Powers of two by which a scale is widened after a refusal."""
+"""Powers of two of a step by which scales are widened."""
+STEPS = 16
+"""Most steps that a site asks for at once."""
+LEFT_OUT, WIDER = "left_out", "wider"
+"""Numbers inside a sum: sites whose part of it counts as zero, since it was not finite or out of range; and of each array of
+an update, how many sites need its scale wider, by so many steps."""
 CONTROL_EXPONENT = -24
 """Mean gradients are multiples of 2⁻²⁴ before they are weighted: a range of ± 2⁷ shared by the sites."""
 STEPS_GUESS = 64
@@ -50,40 +62,151 @@ def count_packing() -> Packing:
     return Packing((Field("n", (), 0, bits=64),))
 
 
-def stage_packing(shapes: Mapping[str, tuple[int, ...]], exponents: Mapping[str, int] | None = None) -> Packing:
-    """Return the packing of a task's own sums; `exponents` where they are not :data:`SUM_EXPONENT`."""
+def sums_packing(shapes: Mapping[str, tuple[int, ...]], exponents: Mapping[str, int] | None = None) -> Packing:
+    """Return the packing of sums of one limb; `exponents` where they are not :data:`SUM_EXPONENT`."""
     exponents = exponents or {}
     return Packing(
         tuple(Field(name, tuple(shape), exponents.get(name, SUM_EXPONENT), bits=64) for name, shape in shapes.items())
     )
 
 
-def judge_fields(task: Task, panel: Mapping[str, object]) -> tuple[Field, ...]:
-    """Return the fields of validation metrics."""
-    return tuple(
-        Field(f"metric.{name}", tuple(shape), SUM_EXPONENT, bits=64)
-        for name, shape in task.metric_shapes(panel).items()
-    )
+def stage_packing(shapes: Mapping[str, tuple[int, ...]]) -> Packing:
+    """Return the packing of a task's own sums."""
+    wide = (field for name, shape in shapes.items() for field in _wide(name, shape))
+    return Packing((*wide, Field(LEFT_OUT, (), 0, bits=64)))
+
+
+def judge_packing(task: Task, panel: Mapping[str, object]) -> Packing:
+    """Return the packing of validation metrics."""
+    return stage_packing(_metric_shapes(task, panel))
 
 
 def train_packing(task: Task, agreement: Agreement, shared: Layout) -> Packing:
     """Return the packing of a training round: update, sample count, training loss and validation metrics.
 
     Under differential privacy the update is a sum of clipped gradients with noise, on the grid that the noise lies on,
-    and the training loss, which would need noise too, is not sent.
+    and the training loss, which would need noise too, is not sent; nor is whether something was out of range.
     """
     dp = agreement.dp
     exponent = update_exponent(task.lr, agreement.local_epochs) if dp is None else grid_exponent(dp)
     update = tuple(Field(entry.name, entry.shape, exponent) for entry in shared.entries)
     sums: tuple[Field, ...] = (Field("n", (), 0, bits=64),)
     if dp is None:
-        sums += (Field("train_loss", (), SUM_EXPONENT, bits=64),)
+        sums += _wide("train_loss", ())
         chosen = rule(agreement.aggregation, agreement.aggregation_options)
         if chosen.importance is not None:
-            sums += (Field("importance", (), SUM_EXPONENT, bits=64),)
+            sums += _wide("importance", ())
         if chosen.control:
             update += tuple(Field(f"control.{entry.name}", entry.shape, CONTROL_EXPONENT) for entry in shared.entries)
-    return Packing(update + sums + judge_fields(task, agreement.panel))
+        sums += (Field(LEFT_OUT, (), 0, bits=64), Field(WIDER, (len(update), STEPS), 0, bits=64))
+    metrics = (f for name, shape in _metric_shapes(task, agreement.panel).items() for f in _wide(name, shape))
+    return Packing((*update, *sums, *metrics))
+
+
+def _metric_shapes(task: Task, panel: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
+    return {f"metric.{name}": tuple(shape) for name, shape in task.metric_shapes(panel).items()}
+
+
+def _wide(name: str, shape: tuple[int, ...]) -> tuple[Field, ...]:
+    """Return the limbs of a sum: multiples of 2⁻²⁰, of 2²⁰ and of 2⁶⁰."""
+    limbs = enumerate(("", *UPPER))
+    return tuple(Field(name + end, tuple(shape), SUM_EXPONENT + LIMB * n, bits=64) for n, end in limbs)
+
+
+def join_sums(arrays: Mapping[str, np.ndarray], packing: Packing) -> np.ndarray:
+    """Lay named arrays one after the other, as the packing's 64-bit lane has them; marks that are not given are 0.
+
+    Examples
+    --------
+    >>> packing = stage_packing({"x": (2,)})
+    >>> lane = join_sums({"x": np.array([0.5, 3e12])}, packing)
+    >>> {name: array.tolist() for name, array in split_sums(lane, packing).items()}
+    {'x': [0.5, 3000000000000.0], 'left_out': 0.0}
+    """
+    lane = np.zeros(packing.n64)
+    places = {field.name: (field, place) for field, place in packing.lane(64)}
+    for name, (_, place) in places.items():
+        if name.endswith(UPPER) or (name in (LEFT_OUT, WIDER) and name not in arrays):
+            continue
+        lane[place] = np.ravel(arrays[name])
+        for end in reversed(UPPER if name + UPPER[0] in places else ()):
+            upper, at = places[name + end]
+            lane[at] = np.rint(lane[place] / upper.step) * upper.step
+            with np.errstate(invalid="ignore"):  # infinite less infinite
+                lane[place] -= lane[at]  # exact: a multiple of the value's last bit, and smaller
+    return lane
+
+
+def split_sums(sums: np.ndarray, packing: Packing) -> dict[str, np.ndarray]:
+    """Inverse of :func:`join_sums`."""
+    arrays: dict[str, np.ndarray] = {}
+    for field, place in packing.lane(64):
+        value = sums[place].reshape(field.shape)
+        base = field.name.removesuffix(UPPER[1]).removesuffix(UPPER[0])
+        arrays[base] = arrays[base] + value if base != field.name else value
+    return arrays
+
+
+def fitted(
+    update: np.ndarray, arrays: Mapping[str, np.ndarray], packing: Packing, n_sites: int, *, weight: float
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Return the lanes of a site's message, zeros in place of what does not fit, and whether it all did.
+
+    What does not fit, or is not finite, is marked inside the message: under :data:`LEFT_OUT`, and for arrays of an update
+    that need a wider scale under :data:`WIDER`. Metrics that do not fit count as zero by themselves; all else together.
+
+    Parameters
+    ----------
+    update
+        32-bit lane, flat; empty outside training.
+    arrays
+        Sums by name.
+    packing
+        Of the exchange that is due.
+    n_sites
+        In the cohort.
+    weight
+        Of the update, and the site's share of its range.
+
+    Examples
+    --------
+    >>> lane = fitted(np.empty(0), {"x": np.array([np.nan, 1.0])}, stage_packing({"x": (2,)}), 3, weight=1.0)[1]
+    >>> {name: array.tolist() for name, array in split_sums(lane, stage_packing({"x": (2,)})).items()}
+    {'x': [0.0, 0.0], 'left_out': 1.0}
+    """
+    high = join_sums(arrays, packing)
+    wrong = misfits(high, packing, 64, largest=limit(64, n_sites))
+    metrics = {name for name in wrong if name.startswith("metric.")}
+    factors = misfits(update, packing, 32, largest=limit(32, n_sites, weight), weight=weight) if len(update) else {}
+    names = {field.name for field, _ in packing.lane(64)}
+    apart = WIDER in names  # metrics are one thing, the update and what belongs to it another
+    rest = bool(factors) or len(metrics) < len(wrong) or (not apart and bool(wrong))
+    kept = {
+        name: np.zeros_like(value) if (bool(metrics) if apart and name.startswith("metric.") else rest) else value
+        for name, value in arrays.items()
+    }
+    if rest:
+        kept[LEFT_OUT], update = np.asarray(1.0), np.zeros_like(update)
+    if factors and apart:
+        wider = np.zeros((len(packing.lane(32)), STEPS))
+        for number, (field, _) in enumerate(packing.lane(32)):
+            if np.isfinite(factor := factors.get(field.name, np.inf)):
+                wider[number, min(ceil(log2(factor) / WIDEN), STEPS) - 1] = 1
+        kept[WIDER] = wider
+    return update, join_sums(kept, packing), not (wrong or factors)
+
+
+def widened(wider: np.ndarray, packing: Packing) -> dict[str, int]:
+    """Return by which powers of two the scales of an update's arrays are to be widened after a sum.
+
+    Examples
+    --------
+    >>> packing = Packing((Field("weight", (2,), -30),))
+    >>> widened(np.eye(1, STEPS, 2), packing)  # one site needs three steps
+    {'weight': 12}
+    """
+    steps = [int(np.flatnonzero(row)[-1]) + 1 if row.any() else 0 for row in wider]
+    return {field.name: WIDEN * n for (field, _), n in zip(packing.lane(32), steps, strict=True) if n}
 
 
 def grid_exponent(dp: DP) -> int:

@@ -5,12 +5,13 @@ A coordinator says which exchange it asks for. A site knows which one is due, an
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from infl.federation.messages import Total
-from infl.federation.packings import WIDEN, count_packing, judge_fields, stage_packing, train_packing
+from infl.federation.packings import count_packing, judge_packing, stage_packing, train_packing
 from infl.federation.seeds import generator
 from infl.privacy.seal import Packing
 
@@ -35,7 +36,9 @@ class Exchange:
     round
         Training round, 0 before and after.
     packing
-        Arrays and their scales.
+        Arrays and their first scales.
+    of_all
+        The sum counts only if all sites are in it.
 
     Examples
     --------
@@ -46,6 +49,7 @@ class Exchange:
     kind: str
     round: int
     packing: Packing
+    of_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,16 +85,16 @@ class Programme:
         """All exchanges, in order."""
         task, agreement, panel = self.task, self.agreement, self.agreement.panel
 
-        def stages(names: object) -> list[Exchange]:
-            return [Exchange(s, 0, stage_packing(task.stage_shapes(s, panel))) for s in names]  # type: ignore[attr-defined]
+        def stages(names: Iterable[str], *, of_all: bool) -> list[Exchange]:
+            return [Exchange(s, 0, stage_packing(task.stage_shapes(s, panel)), of_all) for s in names]
 
         train = train_packing(task, agreement, self.shared)
-        return (
-            Exchange("count", 0, count_packing()),
-            *stages(task.stages()),
+        return (  # all later sums build on those before the first round
+            Exchange("count", 0, count_packing(), of_all=True),
+            *stages(task.stages(), of_all=True),
             *(Exchange("train", number, train) for number in range(1, agreement.rounds + 1)),
-            Exchange("judge", 0, Packing(judge_fields(task, panel))),
-            *stages(task.final_stages()),
+            Exchange("judge", 0, judge_packing(task, panel)),
+            *stages(task.final_stages(), of_all=False),
         )
 
     def due(self, done: int, *, rounds: int, stopped: bool) -> Exchange | None:
@@ -110,29 +114,19 @@ class Programme:
         return self.exchanges[done + skipped] if done + skipped < len(self.exchanges) else None
 
     def fault(self, asked: Plan | Total, due: Exchange | None) -> str:
-        """Return what of a plan or a sum is not as it is due; empty if all is.
-
-        Scales may be wider than planned, by as many steps as there are attempts: sites say when theirs do not fit.
-        """
+        """Return what of a plan or a sum is not as it is due; empty if all is."""
         if due is None:
             return "the run is over"
         if (asked.kind, asked.round) != (due.kind, due.round):
             return f"{due.kind!r} of round {due.round} is due, not {asked.kind!r} of round {asked.round}"
         if asked.cohort != cohort_of(self.agreement, due):
             return "other sites are asked than agreed"
-        if due.kind == "count" and isinstance(asked, Total) and asked.responders != asked.cohort:
-            return "the count is not of all sites"  # and all else is weighted by it
+        if isinstance(asked, Total) and due.of_all and asked.responders != asked.cohort:
+            return f"{due.kind!r} is not of all sites"
         if not 0 <= asked.attempt < MAX_ATTEMPTS:
             return f"attempt {asked.attempt} is one too many"
-        if len(asked.packing.fields) != len(due.packing.fields):
-            return "other arrays are asked for than agreed"
-        for mine, other in zip(due.packing.fields, asked.packing.fields, strict=True):
-            if (mine.name, mine.shape, mine.bits) != (other.name, other.shape, other.bits):
-                return "other arrays are asked for than agreed"
-            steps, rest = divmod(other.exponent - mine.exponent, WIDEN)
-            fixed = mine.name == "n" or mine.name.startswith("metric.")  # of known size: no reason to round them
-            if rest or not 0 <= steps <= (0 if fixed else MAX_ATTEMPTS):
-                return f"{mine.name!r} is asked for on a scale that was not agreed"
+        if asked.lanes != due.packing.lanes:
+            return f"{asked.lanes} words are asked for, agreed was {due.packing.lanes}"
         return ""
 
 

@@ -21,29 +21,28 @@ from infl.errors import FederationError
 from infl.federation.messages import (
     END,
     KEYS,
+    REPLAY,
     REVEAL,
-    SNAPSHOT,
     Alive,
     Answer,
+    Applied,
     Consent,
     Done,
     Key,
     Offer,
     Plan,
-    Refusal,
     Reply,
     Reveal,
-    Snapshot,
     Stopped,
     Trouble,
 )
-from infl.federation.wire import MAX_BLOB, decode, encode_parts
+from infl.federation.wire import decode, encode_parts
 
 log = logging.getLogger(__name__)
 SMALL = 1 << 20
 """Bytes that any message may have beside its words."""
-TAG_WORDS = 2
-"""64-bit words of a sealed message beside its sums: the tag, or zeros."""
+SLOWEST = 6
+"""A site is asked again after `Patience.repeat` seconds, then after twice as many, and so on, doubled at most so often."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Patience:
     silence
         A site that was not heard of for so long counts as lost until it is heard of again.
     repeat
-        A site that is up, idle and has not answered is asked again after this.
+        A site that is up and has not answered is asked again after this, then after twice as long, and so on.
     first
         Deadline of an exchange of which there is no past.
     least, factor
@@ -88,8 +87,6 @@ class Peer:
         Why it declined, or could not answer last time.
     bytes_in, bytes_out
         Bytes from and to it.
-    took
-        Seconds that its last answer took it.
     """
 
     heard: float = float("-inf")
@@ -98,7 +95,6 @@ class Peer:
     trouble: str = ""
     bytes_in: int = 0
     bytes_out: int = 0
-    took: float = 0.0
 
 
 @dataclass
@@ -106,8 +102,8 @@ class _Due:
     """A plan that was sent and not answered."""
 
     plan: Plan
-    begun: float
     sent: float = float("-inf")
+    times: int = 0
 
 
 class RemoteTransport:
@@ -147,9 +143,7 @@ class RemoteTransport:
             if site not in self.peers:
                 raise FederationError(f"{site!r} is not a site of this run")
             message = decode(content, limit=self.limit)
-            if not isinstance(
-                message, Alive | Answer | Consent | Done | Key | Refusal | Reveal | Snapshot | Stopped | Trouble
-            ):
+            if not isinstance(message, Alive | Answer | Applied | Consent | Done | Key | Reveal | Stopped | Trouble):
                 raise FederationError(f"{type(message).__name__} does not come from a site")
             if message.site != site:
                 raise FederationError(f"it used the name of {message.site!r}")
@@ -212,11 +206,9 @@ class RemoteTransport:
             plan = plan_for(site)
             if self.peers[site].declined:
                 continue
-            due[site] = _Due(plan, begun)
-            self.limit = SMALL + 4 * plan.packing.n32 + 8 * plan.packing.n64 + (len(cohort) << 10)
+            due[site] = _Due(plan)
+            self.limit = SMALL + 4 * plan.lanes[0] + 8 * plan.lanes[1] + (len(cohort) << 10)
             self.peers[site].trouble = ""
-            if plan.kind == SNAPSHOT:
-                self.limit += MAX_BLOB
         kind = plan.kind if cohort else ""
         deadline = begun + self._deadline(kind)
         while due and self._clock() < deadline:
@@ -236,7 +228,6 @@ class RemoteTransport:
                     self.peers[site].trouble = f"{site} sent {wrong}; left out of this exchange"
                     log.warning(self.peers[site].trouble)
                     continue
-                self.peers[site].took = getattr(message, "took", 0) / 1000
                 self._seconds[kind].append(self._clock() - begun)
                 if isinstance(message, Done):
                     self.done.add(site)
@@ -253,18 +244,16 @@ class RemoteTransport:
         return max(patience.least, patience.factor * statistics.median(past)) if past else patience.first
 
     def _ask_again(self, due: Mapping[str, _Due], encoded: dict[int, tuple[Plan, list[memoryview]]]) -> None:
-        """Send plans to sites that are up and have not got them, or are idle and have not answered: something was lost."""
+        """Send plans to sites that are up and have not answered: something may have been lost, or it takes them long."""
         now, lost = self._clock(), set(self.lost())
         for site, d in due.items():
-            alive = self.peers[site].alive
-            sent_before = d.sent > float("-inf")
-            if site in lost or (sent_before and (now - d.sent < self.patience.repeat or (alive and alive.busy))):
+            if site in lost or now - d.sent < self.patience.repeat * 2 ** min(d.times - 1, SLOWEST):
                 continue
             if (
                 id(d.plan) not in encoded
             ):  # a plan that several sites get is encoded once, and kept, so the id stays its own
                 encoded[id(d.plan)] = d.plan, encode_parts(d.plan)
-            d.sent = now
+            d.sent, d.times = now, d.times + 1
             self._put(site, encoded[id(d.plan)][1])
 
     def _put(self, site: str, content: list[memoryview]) -> None:
@@ -304,15 +293,13 @@ def _answers(message: Any, plan: Plan) -> bool:
         return isinstance(message, Reveal)
     if plan.kind == END:
         return isinstance(message, Done)
-    if plan.kind == SNAPSHOT:
-        return isinstance(message, Snapshot)
-    return isinstance(message, Stopped) or (isinstance(message, Answer | Refusal) and message.attempt == plan.attempt)
+    if plan.kind == REPLAY:
+        return isinstance(message, Applied)
+    return isinstance(message, Stopped) or (isinstance(message, Answer) and message.attempt == plan.attempt)
 
 
 def _misfit(message: Any, plan: Plan) -> str:
     """Return what is wrong with an answer to a plan, empty if nothing is."""
-    if isinstance(message, Refusal) and not set(message.fields) <= {f.name for f in plan.packing.fields}:
-        return "a refusal of arrays that were not asked for"
     if isinstance(message, Reveal) and message.revealed.site != message.site:
         return "shares in another's name"
     if not isinstance(message, Answer):
@@ -321,5 +308,5 @@ def _misfit(message: Any, plan: Plan) -> str:
         return "an answer to another run"
     if (message.key_version, message.fingerprint) != (plan.key_version, plan.fingerprint):
         return f"an answer under key version {message.key_version} ({message.fingerprint[:40]})"
-    found, due = (len(message.words.low), len(message.words.high)), (plan.packing.n32, plan.packing.n64 + TAG_WORDS)
+    found, due = (len(message.words.low), len(message.words.high)), plan.lanes
     return "" if found == due else f"{found[0]} and {found[1]} words where {due[0]} and {due[1]} are due"

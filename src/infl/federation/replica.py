@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from infl import _tell
 from infl._isolation import torch_seed
 from infl.errors import FederationError, KeyringError, SealError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.messages import REVEAL, Total, context_of, linked
+from infl.federation.packings import LEFT_OUT, WIDER, split_sums, widened
 from infl.federation.programme import Exchange, Programme
 from infl.federation.rules import fedadam, rule
 from infl.federation.seeds import derive
@@ -77,6 +79,8 @@ class Replica:
         Training samples of all sites.
     stopped
         Early stopping has been decided.
+    wider
+        By which powers of two the scales of an update's arrays were widened, after sums that said so.
 
     Examples
     --------
@@ -127,6 +131,7 @@ class Replica:
         self.seq, self.chain = -1, ""
         self._context: tuple[object, Context] | None = None
         self.stopped = False
+        self.wider: dict[str, int] = {}
         self.rows: list[dict[str, Any]] = []
 
     def _secret(self, label: str) -> bytes | None:
@@ -184,19 +189,26 @@ class Replica:
 
     def context(self, of: Plan | Total) -> Context:
         """Return what the seal of the exchange that is due is bound to; one for all sites of this process."""
-        key = (of.seq, of.kind.removeprefix(REVEAL), of.attempt, self.chain, of.packing)
+        key = (of.seq, of.kind.removeprefix(REVEAL), of.attempt, self.chain)
         if self._context is None or self._context[0] != key:
-            self._context = (key, context_of(self.agreement.run, of, self.agreement.digest, self.chain))
+            self._context = (key, context_of(self.agreement.run, of, self.packing, self.agreement.digest, self.chain))
         return self._context[1]
+
+    @property
+    def packing(self) -> Packing:
+        """Arrays of the exchange that is due, on the scales that are due."""
+        due = self.due
+        return Packing(()) if due is None else due.packing.coarser(self.wider if due.round else {})
 
     def _apply(self, total: Total) -> Context:
         a = self.agreement
         if fault := self.programme.fault(total, self.due):
             raise SealError(f"round rejected: {fault}")
         context = self.context(total)
-        low, high = self.seal.unseal(context, total.responders, total.words, total.packing)
-        vector, sums = dequantise((low, high), total.packing)
-        arrays = split_sums(sums, total.packing)
+        packing = self.packing
+        vector, sums = dequantise(self.seal.unseal(context, total.responders, total.words, packing), packing)
+        arrays = split_sums(sums, packing)
+        n_out = self._left_out(total, arrays)
         if total.kind == "count":
             self.n_total = int(arrays["n"])
             if a.dp is not None:
@@ -207,16 +219,28 @@ class Replica:
             # Σ wᵢΔᵢ / Σ wᵢ with wᵢ = nᵢ / n_total; or minus the mean of a Poisson sample's clipped, noisy gradients
             dp = a.dp
             counted = float(arrays.get("importance", n))  # Σ nᵢ fᵢ where the rule counts sites by a factor fᵢ too
+            if "importance" not in arrays and total.cohort == a.sites:
+                counted = (
+                    self.n_total
+                )  # all were asked: who is not in the sum counts as zero, with the weight agreed on
             # one row: the update, and with control variates a second: their weighted change
             rows = torch.from_numpy(vector).view(-1, self.bench.shared.total)
             if self.gain is not None:
                 rows.mul_(self.gain)
-            update = rows[0].mul_(self.n_total / counted if dp is None else -1 / (dp.sample_rate * n))
+            share = self.n_total / counted if counted else 0.0
+            update = rows[0].mul_(share if dp is None else -1 / (dp.sample_rate * self.n_total))
             self.rule.at_sum(self.theta, update, self.rule_state)
+            if not self.theta.isfinite().all():
+                raise FederationError(
+                    f"round {total.round}: the model is not finite any more; training diverges: lower lr=, or scale the data"
+                )
             if self.rule.control:
                 self.rule_state["control"] = self.control + rows[1]
-            loss = float(arrays["train_loss"]) / n if dp is None else float("nan")
-            self.rows.append({"loss": loss, "n_sites": len(total.responders)})
+            loss = float(arrays["train_loss"]) / n if dp is None and n else float("nan")
+            self.rows.append({"loss": loss, "n_sites": len(total.responders) - n_out})
+            if WIDER in arrays:
+                steps = widened(arrays[WIDER], packing)
+                self.wider = {name: self.wider.get(name, 0) + steps.get(name, 0) for name in {**self.wider, **steps}}
         elif total.kind == "judge":
             self._judge(arrays)
             if self.best_theta is not None:
@@ -225,6 +249,32 @@ class Replica:
             self.private = self.task.absorb(total.kind, arrays, self.private)
             self.task.configure(self.bench.module, self.private)
         return context
+
+    def _left_out(self, total: Total, arrays: dict[str, np.ndarray]) -> int:
+        """Return how many sites' parts of a sum count as zero.
+
+        Raises
+        ------
+        FederationError
+            It is a sum that all must be in, or a round that nobody is in, and no wider scale would help.
+        """
+        n_out, n = int(arrays.pop(LEFT_OUT, 0)), len(total.responders)
+        if not n_out:
+            return 0
+        if total.kind == "train" and (n_out < n or arrays[WIDER].any()):
+            scale = "; later rounds have a wider scale" if arrays[WIDER].any() else ""
+            _tell.warning(
+                f"round {total.round}: {n_out} of {n} updates were not finite or out of range, and count as zero{scale}"
+            )
+            return n_out
+        if total.kind == "train":
+            raise FederationError(
+                f"round {total.round}: no site's update is finite; training diverges: lower lr=, or scale the data"
+            )
+        raise FederationError(
+            f"{n_out} of {n} sites have values that are not finite, or larger than any scale, in the sums for {total.kind!r}: "
+            "each site's own log says which site it is; look at its data"
+        )
 
     def _judge(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Note the validation metrics of the last round's model, and keep it when it is the best."""
@@ -284,20 +334,3 @@ class Replica:
         return lock_model(
             header, effective, self.private | (kept or {}), self.key if a.lock != "none" else None, salt=salt
         )
-
-
-def split_sums(sums: np.ndarray, packing: Packing) -> dict[str, np.ndarray]:
-    """Cut the flat 64-bit lane into its named arrays."""
-    arrays, start = {}, 0
-    for field in packing.fields:
-        if field.bits == 64:
-            size = int(np.prod(field.shape, dtype=int))
-            arrays[field.name] = sums[start : start + size].reshape(field.shape)
-            start += size
-    return arrays
-
-
-def join_sums(arrays: Mapping[str, np.ndarray], packing: Packing) -> np.ndarray:
-    """Lay named arrays one after the other, as the packing's 64-bit lane has them."""
-    parts = [np.ravel(arrays[field.name]) for field in packing.fields if field.bits == 64]
-    return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)

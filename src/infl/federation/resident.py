@@ -7,15 +7,15 @@ import json
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from infl import __version__
 from infl.errors import FederationError, InflError
 from infl.federation.agreement import Agreement
-from infl.federation.messages import Alive, Answer, Consent, Done, Offer, Plan, Trouble
+from infl.federation.messages import Alive, Consent, Done, Offer, Plan, Trouble
 from infl.federation.site import Site
 from infl.federation.wire import decode, encode
 
@@ -58,7 +58,7 @@ class Resident:
         self.name, self.beat = name, beat
         self._prepare, self._send, self._finish, self._note = prepare, send, finish, note
         self._inbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._alive = Alive(name, 0, 0, "", 0)
+        self._alive = Alive(name, 0, 0, "")
         self._site: Site | None = None
         self._stopped, self._pulse = threading.Event(), threading.Event()
 
@@ -91,8 +91,19 @@ class Resident:
                 self._consider(message)
             elif isinstance(message, Plan):
                 self._answer(message)
+                self._forget(content)
             else:
                 log.warning("refused a message of the coordinator: %s is not for sites", type(message).__name__)
+
+    def _forget(self, content: bytes) -> None:
+        """Drop what was asked again while it was being answered."""
+        waiting = []
+        with suppress(queue.Empty):
+            while True:
+                waiting.append(self._inbox.get_nowait())
+        for other in waiting:
+            if other != content:
+                self._inbox.put(other)
 
     def _consider(self, offer: Offer) -> None:
         try:
@@ -113,27 +124,24 @@ class Resident:
             log.exception("could not prepare")
             self._say(Trouble(self.name, 0, f"{self.name}: a defect of infl; see the log at the site"))
         else:
-            self._say(Consent(self.name, __version__, agreement.digest, panel_digest(agreement), agreement.fingerprint))
+            mine = agreement.digest, panel_digest(agreement), agreement.fingerprint
+            self._say(Consent(self.name, __version__, *mine, applied=self._site.replica.seq + 1))
 
     def _answer(self, plan: Plan) -> None:
         if self._site is None:
             return  # nothing was accepted yet; the coordinator offers the run before it asks
-        self._alive = Alive(self.name, plan.seq, plan.attempt, plan.kind, 1)
-        begun = time.monotonic()
+        self._alive = Alive(self.name, plan.seq, plan.attempt, plan.kind)
         try:
             reply: Any = self._site.handle(plan)
             if reply is None:
                 self._finish(self._site)
                 reply = Done(self.name, plan.seq)
-            elif isinstance(reply, Answer):
-                reply = replace(reply, took=round(1000 * (time.monotonic() - begun)))
         except InflError as error:
             reply = Trouble(self.name, plan.seq, str(error))
         except Exception:
             log.exception("could not answer exchange %d", plan.seq)
             reply = Trouble(self.name, plan.seq, f"{self.name}: a defect of infl; see the log at the site")
         self._say(reply)
-        self._alive = replace(self._alive, busy=0)
         self._pulse.set()
 
     def _say(self, message: Any, *, tell: bool = False) -> None:

@@ -10,30 +10,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from infl import _tell
 from infl._isolation import torch_seed
 from infl._threads import threads_for
 from infl.errors import FederationError, KeyringError
-from infl.federation.checkpoint import restore_snapshot, take_snapshot
 from infl.federation.messages import (
     END,
     KEYS,
+    REPLAY,
     REVEAL,
-    SNAPSHOT,
     Answer,
+    Applied,
     Key,
     Plan,
-    Refusal,
     Reply,
     Reveal,
-    Snapshot,
     Stopped,
 )
-from infl.federation.packings import grid_exponent
-from infl.federation.replica import Replica, join_sums
+from infl.federation.packings import fitted, grid_exponent, join_sums
+from infl.federation.replica import Replica
 from infl.federation.seeds import derive, generator
 from infl.models.task import Step
 from infl.privacy.dp import SecretUniform, clipped_gradients, discrete_gaussian
-from infl.privacy.seal import PairwiseSite, RangeError
+from infl.privacy.seal import PairwiseSite
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -125,8 +124,6 @@ class Site:
     def _handle(self, plan: Plan) -> Reply | None:
         replica = self.replica
         self._check(plan)
-        if plan.snapshot:
-            restore_snapshot(replica, plan.snapshot)
         replica.catch_up(plan.previous)
         self._check_due(plan)
         self.settle(plan)
@@ -135,8 +132,8 @@ class Site:
             self._kept = replica.seq
         if plan.kind == END:
             return None
-        if plan.kind == SNAPSHOT:
-            return Snapshot(self.name, plan.seq, take_snapshot(replica))
+        if plan.kind == REPLAY:
+            return Applied(self.name, plan.seq)
         if plan.kind == KEYS:
             return Key(self.name, plan.seq, self.pairwise.advertise())
         if plan.kind.startswith(REVEAL):
@@ -151,20 +148,17 @@ class Site:
         if self.forgets:
             self._pending = None
         private = replica.agreement.dp
-        try:
-            words = replica.seal.seal(
-                replica.context(plan),
-                self.name,
-                vector,
-                sums,
-                plan.packing,
-                weight=weight,
-                share=weight if len(vector) and private is None else None,
-                clip=private is not None,  # a refusal would tell what the noise is there to hide
-                ledger=self.ledger,
-            )
-        except RangeError as error:
-            return Refusal(self.name, plan.seq, plan.attempt, tuple(error.fields))
+        words = replica.seal.seal(
+            replica.context(plan),
+            self.name,
+            vector,
+            sums,
+            replica.packing,
+            weight=weight,
+            share=weight if len(vector) and private is None else None,
+            clip=private is not None,
+            ledger=self.ledger,
+        )
         shares: dict[str, bytes] = {}
         if replica.agreement.seal == "pairwise":
             self.pairwise.meet(plan.peers)
@@ -174,7 +168,7 @@ class Site:
     def settle(self, plan: Plan) -> None:
         """Let what stays here be that of the global model which `plan` brought."""
         replica, kind = self.replica, plan.kind.removeprefix(REVEAL)
-        if kind in (KEYS, SNAPSHOT):
+        if kind in (KEYS, REPLAY):
             return  # asked for at any time, of the site as it is
         if replica.best_round != self.best[0]:
             self.best = (replica.best_round, self.kept)  # what that round was judged with
@@ -196,7 +190,7 @@ class Site:
     def _check_due(self, plan: Plan) -> None:
         """Refuse a plan for anything but the exchange that comes next in the programme that this site computed."""
         replica = self.replica
-        if plan.kind in (KEYS, SNAPSHOT):
+        if plan.kind in (KEYS, REPLAY):
             return
         due = replica.due
         if plan.kind == END:
@@ -215,16 +209,33 @@ class Site:
 
     def _compute(self, plan: Plan) -> tuple[np.ndarray, np.ndarray, float]:
         """Return the update (locked, flat; empty outside training), the sums and the update's weight."""
+        replica, packing = self.replica, self.replica.packing
+        update, arrays, weight = self._values(plan)
+        if plan.kind == "count":
+            return update, join_sums(arrays, packing), weight
+        if (
+            replica.agreement.dp is not None
+        ):  # clipped, and not marked: a mark would tell what the noise is there to hide
+            return update, np.nan_to_num(join_sums(arrays, packing)), weight
+        update, sums, fits = fitted(update, arrays, packing, len(plan.cohort), weight=weight)
+        if not fits:
+            what = f"round {plan.round}" if plan.round else f"the sums for {plan.kind!r}"
+            _tell.warning(f"{self.name}: what it had for {what} was not finite or out of range, and counts as zero")
+            self._trained = None  # what stays here goes with the update
+        return update, sums, weight
+
+    def _values(self, plan: Plan) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
+        """Return the update, the sums by name and the update's weight, as they are."""
         replica, empty = self.replica, np.empty(0, dtype=np.float32)
         if plan.kind == "count":
-            return empty, np.asarray([float(len(self.data.train))]), 1.0
+            return empty, {"n": np.asarray(float(len(self.data.train)))}, 1.0
         if plan.kind in ("train", "judge"):
             arrays = self._judge(plan)
             if plan.kind == "judge":
-                return empty, join_sums(arrays, plan.packing), 1.0
+                return empty, arrays, 1.0
             n, arrays["n"] = len(self.data.train), np.asarray(float(len(self.data.train)))
             if replica.agreement.dp is not None:
-                return self._noisy_gradient(replica.agreement.dp, plan), join_sums(arrays, plan.packing), 1.0
+                return self._noisy_gradient(replica.agreement.dp, plan), arrays, 1.0
             rows, loss = self._train(plan) if self.together is None else self.together.update(self, plan)
             if replica.gain is not None:
                 rows.div_(replica.gain)
@@ -233,10 +244,10 @@ class Site:
                 factor = replica.rule.importance(loss, n, float(self.kept[-1]))
                 arrays["importance"] = np.asarray(n * factor)
                 rows[0].mul_(factor)
-            return rows.flatten().numpy(), join_sums(arrays, plan.packing), n / replica.n_total
+            return rows.flatten().numpy(), arrays, n / replica.n_total
         module = replica.module(self.local)
         sums = replica.task.measure(plan.kind, self.data, replica.agreement.panel, replica.private, module)
-        return empty, join_sums(sums, plan.packing), 1.0
+        return empty, sums, 1.0
 
     def _judge(self, plan: Plan) -> dict[str, np.ndarray]:
         """Return the validation sums of the global model."""

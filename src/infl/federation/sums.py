@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from infl.errors import SealError
-from infl.federation.packings import WIDEN, stage_packing
-from infl.federation.replica import join_sums, split_sums
+from infl.federation.packings import WIDEN, join_sums, split_sums, sums_packing
 from infl.privacy.seal import Context, GroupSeal, NoSeal, RangeError, add, dequantise
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def sum_over_sites(
     True
     """
     first = next(iter(parts.values()))
-    packing = stage_packing({name: np.shape(value) for name, value in first.items()}, exponents)
+    packing = sums_packing({name: np.shape(value) for name, value in first.items()}, exponents)
     sealed = key is not None and len(parts) >= 3
     seal = GroupSeal(key.subkey("seal"), min_sites=3) if key is not None and sealed else NoSeal(min_sites=1)
     run, cohort, empty = os.urandom(16).hex(), tuple(parts), np.empty(0, dtype=np.float32)
@@ -72,5 +71,5 @@ def sum_over_sites(
         if not refused and total is not None:
             _, sums = dequantise(seal.unseal(context, cohort, total, packing), packing)
             return split_sums(sums, packing)
-        packing = packing.coarser(sorted(refused), WIDEN)
+        packing = packing.coarser(dict.fromkeys(refused, WIDEN))
     raise SealError(f"sums for {purpose} are beyond any scale: look for extreme values in the data")

@@ -37,11 +37,14 @@ SUMS = """## What is inside the sealed words
 | `train`, rule `fedavg` with `weight="sites"` | 1, which adds up to the number of sites; the update is divided by the samples | multiples of 2⁻²⁰ |
 | `judge` | summed validation metrics of the last model | as above |
 | final sums (a classifier: `temperature`) | validation loss at each candidate temperature | multiples of 2⁻²⁰ |
+| `train`, set-up and final sums | `left_out`, sites whose part counts as zero; `wider`, by how many steps an array's scale must be wider | exact |
 | every exchange | integrity tag, linear in all words, keyed | – |
 
-The scales are public and follow from the specification alone (learning rate, local epochs), never from a site's values.
-A value outside the range is not sent: the site answers with a `Refusal` that names the array, and the coordinator asks
-again with a scale 16 times wider. That an array's name was refused is the only thing that this tells.
+Messages tell no scale. The first scales follow from the specification (learning rate, local epochs), later ones from sums that
+the sites opened. Sums are three limbs of 64 bits wide, up to 2¹¹⁹. An update outside its range, and whatever is not finite,
+travels as zeros with a mark *inside* the sealed sum: all sites then widen the scale of that array for the rounds after.
+So neither the size of a message, nor its time in the programme, nor a repetition follows from a value. The exception: where
+*no* site has a finite update, or a site has a sum that is not finite, all sites end the run after that sum, with one code.
 
 Early stopping is decided by every site alike from the same opened sum of validation metrics; the coordinator learns
 only that the run ended.

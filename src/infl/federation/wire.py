@@ -18,9 +18,9 @@ import numpy as np
 
 from infl.errors import FederationError, InflError
 from infl.federation.messages import MESSAGES
-from infl.privacy.seal import Packing, Words
+from infl.privacy.seal import Words
 
-MAGIC, VERSION = b"INFL", 1
+MAGIC, VERSION = b"INFL", 2
 PREFIX = 16
 MAX_BYTES = 1 << 33
 """Largest message; a receiver that knows what is due gives `decode` a smaller limit."""
@@ -36,9 +36,9 @@ def encode(message: Any) -> bytes:
 
     Examples
     --------
-    >>> from infl.federation.messages import Refusal
-    >>> decode(encode(Refusal("site_1", seq=3, attempt=0, fields=("head.weight",))))
-    Refusal(site='site_1', seq=3, attempt=0, fields=('head.weight',))
+    >>> from infl.federation.messages import Stopped
+    >>> decode(encode(Stopped("site_1", seq=3)))
+    Stopped(site='site_1', seq=3)
     """
     return b"".join(encode_parts(message))
 
@@ -114,8 +114,6 @@ def _plain(value: Any, buffers: list[Any]) -> Any:
     if isinstance(value, bytes):
         buffers.append(value)
         return len(value)
-    if isinstance(value, Packing):
-        return [[f.name, list(f.shape), f.exponent, f.bits] for f in value.fields]
     if dataclasses.is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name), buffers) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -206,19 +204,6 @@ def _words(raw: Any, buffers: _Buffers) -> Words:
     return Words(low, high)
 
 
-def _packing(raw: Any, buffers: _Buffers) -> Packing:
-    rows = [
-        {
-            "name": _text(name),
-            "shape": [_integer(n, most=1 << 40) for n in _list(shape)],
-            "exponent": _integer(exponent, least=-999, most=999),
-            "bits": _integer(bits),
-        }
-        for name, shape, exponent, bits in _list(raw)
-    ]
-    return Packing.from_json(rows)
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Read a JSON object; one that names a field twice is read differently by different readers."""
     result = dict(pairs)
@@ -232,5 +217,4 @@ READERS: dict[Any, Callable[[Any, _Buffers], Any]] = {
     str: _text,
     bytes: _blob,
     Words: _words,
-    Packing: _packing,
 }

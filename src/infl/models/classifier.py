@@ -528,7 +528,7 @@ def _count(y: np.ndarray, probability: np.ndarray, confusion: np.ndarray, bins: 
     predicted, confidence = probability.argmax(1), probability.max(1)
     np.add.at(confusion, (y, predicted), 1)
     rows = np.stack([np.ones(len(y)), confidence, predicted == y], 1)
-    np.add.at(bins, np.minimum((confidence * N_BINS).astype(int), N_BINS - 1), rows)
+    np.add.at(bins, np.minimum((np.nan_to_num(confidence) * N_BINS).astype(int), N_BINS - 1), rows)
 
 
 @torch.no_grad()

@@ -123,7 +123,7 @@ def test_same_weights_as_in_process_and_a_coordinator_that_has_none(network: Reh
         assert found(traces, memories["site_1"]) == {"key", "model", "record"}
         assert found(traces, memories["coordinator"]) == set()
     files = [p for p in network.coordinator.rglob("*") if p.is_file()]
-    assert any(p.name == "coordinator.safetensors" for p in files)
+    assert any(p.name == "coordinator.json" for p in files)
     assert not {p: kinds for p in files if (kinds := found(traces, p.read_bytes()))}
     for kind, forms in traces.items():
         assert found(traces, b"x" + forms[-1] + b"y") == {kind}

@@ -32,7 +32,8 @@ def _words(raw: bytes, size: int) -> list[int]:
 def reference(case: dict) -> dict[str, list[int]]:
     """Seal one message in plain Python."""
     key = bytes.fromhex(case["subkey"])
-    packing_digest = hashlib.sha256(json.dumps(case["packing"], sort_keys=True).encode()).hexdigest()
+    arrays = [[f["name"], f["shape"], f["bits"]] for f in case["packing"]]
+    packing_digest = hashlib.sha256(json.dumps(arrays).encode()).hexdigest()
     c = {**case["context"], "packing": packing_digest}
     digest = hashlib.sha256(json.dumps(c, sort_keys=True).encode()).digest()
     place = c["cohort"].index(case["site"])

@@ -60,17 +60,18 @@ class Collusion(Attack):
 
     @staticmethod
     def _opened(evidence: Evidence, recorded: Recorded, plain: dict[tuple[str, int], np.ndarray]) -> list[float]:
-        secret = recorded.outcome.replica.seal_secret
-        steps, found, chain, seen = None, [], "", -1
+        secret, packing = recorded.outcome.replica.seal_secret, recorded.packing
+        exchanges = {e.kind: e.packing for e in recorded.outcome.replica.programme.exchanges}
+        steps = np.concatenate([np.full(f.size, f.step) for f, _ in packing.lane(32)])
+        found, chain, seen = [], "", -1
         for plan, answer in recorded.heard:
             for total in plan.previous:  # the chain of all sums, which anybody who hears them has
                 if total.seq > seen:
-                    chain, seen = linked(chain, context_of(plan.run, total, plan.agreement, chain), total), total.seq
+                    context = context_of(plan.run, total, exchanges[total.kind], plan.agreement, chain)
+                    chain, seen = linked(chain, context, total), total.seq
             if plan.kind != "train":
                 continue
-            if steps is None:
-                steps = np.concatenate([np.full(f.size, f.step) for f in plan.packing.fields if f.bits == 32])
-            context = context_of(plan.run, plan, plan.agreement, chain)
+            context = context_of(plan.run, plan, packing, plan.agreement, chain)
             values = open_with_group_key(secret, context, answer) * steps
             found.append(correlation(values, plain[answer.site, plan.round]))
         return found

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from infl.federation.agreement import Agreement
+from infl.federation.packings import WIDER, split_sums, widened
 from infl.federation.seeds import derive, generator
 from infl.models.registry import task_from_json
 from infl.privacy.dp import DP
+from infl.privacy.seal.packing import TAG_WORDS
 
 if TYPE_CHECKING:
     from infl._types import Data
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from infl.federation.run import FederatedRun
     from infl.models.locked import LockedModel
     from infl.models.task import SiteData, Task
+    from infl.privacy.seal import Packing, Words
 
 OPEN: dict[str, Any] = {"lock": "none", "seal": "none", "strength": 0.0}
 """Changes to a run's settings that take lock and seal away."""
@@ -75,15 +78,25 @@ class Recorded:
         return self.outcome.run.model
 
     def updates(self) -> list[Update]:
-        """Return the training messages as a listener reads them: words as numbers on the plan's public scales."""
+        """Return the training messages as a listener reads them: words as numbers on the agreement's scales."""
         from infl.privacy.seal import dequantise
 
-        updates = []
+        updates, packing, seen = [], self.packing, -1
         for plan, answer in self.heard:
+            for total in (
+                plan.previous if not self.outcome.replica.sealed else ()
+            ):  # whoever reads sums knows what they widen
+                if total.kind == "train" and total.seq > seen:
+                    sums = split_sums(dequantise(_signed(total.words), packing)[1], packing)
+                    packing, seen = packing.coarser(widened(sums[WIDER], packing) if WIDER in sums else {}), total.seq
             if plan.kind == "train":
-                words = (answer.words.low.view(np.int32), answer.words.high[: plan.packing.n64].view(np.int64))
-                updates.append(Update(answer.site, plan.round, dequantise(words, plan.packing)[0]))
+                updates.append(Update(answer.site, plan.round, dequantise(_signed(answer.words), packing)[0]))
         return updates
+
+    @property
+    def packing(self) -> Packing:
+        """Arrays of a training message, and their first scales; they follow from the agreement."""
+        return next(e.packing for e in self.outcome.replica.programme.exchanges if e.round)
 
     def tensors(self, flat: np.ndarray) -> dict[str, np.ndarray]:
         """Cut a flat update into the module's tensors; their names and shapes are public."""
@@ -91,6 +104,11 @@ class Recorded:
 
         views = self.outcome.replica.bench.shared.views(torch.from_numpy(np.array(flat, dtype=np.float32)))
         return {name: view.numpy() for name, view in views.items()}
+
+
+def _signed(words: Words) -> tuple[np.ndarray, np.ndarray]:
+    """Return both lanes of a message as numbers, without the tag."""
+    return words.low.view(np.int32), words.high[:-TAG_WORDS].view(np.int64)
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class NoSeal:
         self._check_cohort(n)
         if len(vector) != packing.n32 or len(sums) != packing.n64 or context.packing != packing.digest():
             raise SealError(f"{site}: the arrays are not those of the round's packing; nothing was sealed")
-        words = Words(np.empty(packing.n32, dtype=np.uint32), np.zeros(packing.n64 + 2, dtype=np.uint64))
+        words = Words(np.empty(packing.n32, dtype=np.uint32), np.zeros(packing.lanes[1], dtype=np.uint64))
         low = Quantiser(vector, packing, 32, weight=weight, largest=limit(32, n, share), clip=clip)
         high = Quantiser(sums, packing, 64, weight=1.0, largest=limit(64, n), clip=clip)
         self._close(context, position, words, low, high)
@@ -130,7 +130,7 @@ class NoSeal:
                 f"{len(places)} sites answered; a sum of fewer than min_sites={self.min_sites} is not opened, it would tell "
                 "too much about each: wait for more sites, or agree on a smaller min_sites"
             )
-        if len(total.low) != packing.n32 or len(total.high) != packing.n64 + 2 or context.packing != packing.digest():
+        if (len(total.low), len(total.high)) != packing.lanes or context.packing != packing.digest():
             raise SealError("round rejected: the sum does not have the sizes of the round's packing")
         words = Words(total.low.copy(), total.high.copy())
         self._open(context, places, words)

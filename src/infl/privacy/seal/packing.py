@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from math import prod
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,8 @@ from infl.errors import SealError, SettingsError
 
 RANGE = {32: (1 << 31) - 1, 64: 1 << 59}
 """Largest size of a sum in each lane."""
+TAG_WORDS = 2
+"""64-bit words of a message beside its sums: the tag, or zeros."""
 
 
 class RangeError(SealError):
@@ -91,8 +92,8 @@ class Packing:
     >>> packing = Packing((Field("weight", (2, 3), -30), Field("n", (), 0, bits=64)))
     >>> packing.n32, packing.n64
     (6, 1)
-    >>> Packing.from_json(packing.to_json()) == packing
-    True
+    >>> packing.coarser({"weight": 4}).fields[0].exponent
+    -26
     """
 
     fields: tuple[Field, ...]
@@ -114,6 +115,11 @@ class Packing:
     def n64(self) -> int:
         """Words of the 64-bit lane, without the tag."""
         return sum(f.size for f in self.fields if f.bits == 64)
+
+    @property
+    def lanes(self) -> tuple[int, int]:
+        """Words of a message of 32 and of 64 bits, the tag's two among the latter: all that its size tells."""
+        return self.n32, self.n64 + TAG_WORDS
 
     def lane(self, bits: int) -> list[tuple[Field, slice]]:
         """Return the fields of a lane and where they lie in it."""
@@ -140,25 +146,17 @@ class Packing:
             runs[bits] = [(group[0][1].start, group[-1][1].stop, step) for step, group in groups]
         return runs
 
-    def coarser(self, names: Collection[str], by: int) -> Packing:
-        """Return the packing with the scales of the named arrays widened by ``2**by``."""
-        return Packing(tuple(replace(f, exponent=f.exponent + by) if f.name in names else f for f in self.fields))
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """Return the packing as JSON."""
-        return [vars(f).copy() for f in self.fields]
-
-    @classmethod
-    def from_json(cls, rows: list[dict[str, Any]]) -> Packing:
-        """Inverse of :meth:`to_json`."""
-        return cls(tuple(Field(r["name"], tuple(r["shape"]), r["exponent"], r["bits"]) for r in rows))
+    def coarser(self, by: Mapping[str, int]) -> Packing:
+        """Return the packing with the scales of the named arrays widened by ``2**by[name]``."""
+        return Packing(tuple(replace(f, exponent=f.exponent + by.get(f.name, 0)) for f in self.fields)) if by else self
 
     @cached_property
     def _digest(self) -> str:
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+        rows = [(f.name, f.shape, f.bits) for f in self.fields]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     def digest(self) -> str:
-        """Return the SHA-256 of names, shapes and scales."""
+        """Return the SHA-256 of names, shapes and bits; not of scales, which may follow from sums that only sites opened."""
         return self._digest
 
 
@@ -171,6 +169,41 @@ def limit(bits: int, n_sites: int, share: float | None = None) -> int:
     """
     top = RANGE[bits] - n_sites - (RANGE[bits] >> 48)  # room for the rounding of shares
     return top // n_sites if share is None else int(min(share, 1.0) * top)
+
+
+def misfits(values: np.ndarray, packing: Packing, bits: int, *, largest: int, weight: float = 1.0) -> dict[str, float]:
+    """Return which arrays of a lane do not fit it, by which factor: infinity where a value is NaN or infinite.
+
+    It takes as long whatever the values are.
+
+    Parameters
+    ----------
+    values
+        The lane's values, flat.
+    packing, bits
+        Which lane of which packing.
+    largest
+        Largest size of an integer, see :func:`limit`.
+    weight
+        Multiplies the values.
+
+    Examples
+    --------
+    >>> packing = Packing((Field("a", (2,), 0), Field("b", (2,), 0)))
+    >>> misfits(np.array([1.0, -2.0, 30.0, 0.0]), packing, 32, largest=10)
+    {'b': 3.0}
+    """
+    found = {}
+    for f, place in packing.lane(bits):
+        if not f.size:
+            continue
+        part = values[place]
+        highest = max(float(part.max()), -float(part.min())) * abs(weight) / f.step
+        if not np.isfinite(highest):
+            found[f.name] = float("inf")
+        elif np.rint(highest) > largest:
+            found[f.name] = highest / max(largest, 1)
+    return found
 
 
 class Quantiser:
