@@ -96,6 +96,15 @@ def test_without_a_persons_yes_the_policy_names_the_columns(agreement: Agreement
     Policy(ask=False).check(agreement, "site_1", consented=True)
 
 
+def test_without_a_persons_yes_the_policy_names_the_panel(agreement: Agreement) -> None:
+    """Yes and no to one panel after the other would tell which classes and features a site has."""
+    assert Policy(ask=False, targets=["label"]).asks(agreement)
+    listed = Policy(ask=False, targets=["label"], panels=[agreement.panel_digest])
+    assert not listed.asks(agreement)
+    assert listed.asks(replace(agreement, panel={**agreement.panel, "classes": ["a", "b", "rare"]}))
+    assert Policy(ask=True, panels=["*"]).asks(agreement)
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

@@ -39,7 +39,7 @@ def station(small_sites: dict[str, AnnData], key: Keyring, tmp_path: Path) -> St
     key.save(tmp_path / "ring.key", recipients=identity)
     station = Station(tmp_path / "site_1")
     station.home.mkdir()
-    (station.home / "policy.toml").write_text("ask = false\ntargets = ['label']\n")
+    (station.home / "policy.toml").write_text("ask = false\ntargets = ['label']\npanels = ['*']\n")
     files = (tmp_path / name for name in ("cohort.h5ad", "ring.key", "me.key"))
     station.keep(SiteSettings("site_1", *map(str, files)))
     return station
@@ -186,6 +186,25 @@ def test_a_site_is_not_offered_runs_for_ever(station: Station, agreement: Agreem
     with pytest.raises(FederationError, match="accepts no more"), station.hold(replace(agreement, run="f" * 32)):
         pass
     assert len(list((station.home / "runs").iterdir())) == 2
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["closed", "control"])
+def test_a_panel_that_nobody_said_yes_to_does_not_open_the_data(
+    station: Station, agreement: Agreement, listed: bool
+) -> None:
+    """Offers with one class more or less would learn by yes and no which classes are here."""
+    panels = "panels = ['*']" if listed else f"panels = ['{agreement.panel_digest}']"
+    (station.home / "policy.toml").write_text(f"ask = false\ntargets = ['label']\n{panels}\n")
+    said = set()
+    for classes in (["a", "b"], ["a", "b", "c"]):  # of the site's three
+        offer = replace(agreement, run=f"{len(classes):032x}", panel={**agreement.panel, "classes": classes})
+        try:
+            station.prepare(offer)
+            said.add("yes")
+        except (DataError, FederationError) as error:
+            said.add(str(error).split(";")[0])
+    answer = "site_1 has 'c', which is not a class of the run: harmonise, or agree on it anew"
+    assert said == ({"yes", answer} if listed else {"yes", "site_1: a person must say yes"})
 
 
 def test_files_of_a_site_are_its_own(station: Station, agreement: Agreement) -> None:

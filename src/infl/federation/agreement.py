@@ -205,6 +205,11 @@ class Agreement:
         """SHA-256 of the specification."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
+    @cached_property
+    def panel_digest(self) -> str:
+        """SHA-256 of the features and classes that all sites share."""
+        return hashlib.sha256(json.dumps(self.panel, sort_keys=True).encode()).hexdigest()
+
     def settings(self) -> dict[str, Any]:
         """Return what a reader of the results wants to know: all but the names of features."""
         raw = json.loads(self.to_json())

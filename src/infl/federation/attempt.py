@@ -27,7 +27,6 @@ from infl.federation.messages import Consent, Offer, Total
 from infl.federation.programme import Exchange, Programme
 from infl.federation.remote import Patience, RemoteTransport
 from infl.federation.replica import build_bench
-from infl.federation.resident import panel_digest
 from infl.models.registry import task_from_json
 
 log = logging.getLogger(__name__)
@@ -267,7 +266,7 @@ class Attempt:
     def _check(self, consents: dict[str, Consent], agreement: Agreement, needed: int) -> None:
         """Version, specification, panel and key, before the first round."""
         for site, said in consents.items():
-            mine = Consent(site, __version__, agreement.digest, panel_digest(agreement), agreement.fingerprint)
+            mine = Consent(site, __version__, agreement.digest, agreement.panel_digest, agreement.fingerprint)
             for name in ("version", "agreement", "panel", "fingerprint"):
                 if getattr(said, name) != getattr(mine, name):
                     raise FederationError(

@@ -24,6 +24,8 @@ TEMPLATE = """\
 ask = true            # a person says yes to each run: `infl site start run.toml`, or `infl site approve DIGEST`
 tasks = []            # names of tasks; empty: any
 targets = []          # columns of obs that may be used; empty: any, after a person's yes
+panels = []           # with ask = false: digests of the panels (features and classes) that may be used; "*": any, and
+                      # then offers learn by yes and no which classes and features are here
 min_sites = 3         # fewest sites whose sum may be opened
 max_rounds = 1000
 max_local_epochs = 100
@@ -48,6 +50,7 @@ class Policy(BaseModel):
     ask: bool = True
     tasks: list[str] = []
     targets: list[str] = []
+    panels: list[str] = []
     min_sites: int = Field(default=3, ge=1)
     max_rounds: int = Field(default=1000, ge=1)
     max_local_epochs: int = Field(default=100, ge=1)
@@ -73,6 +76,18 @@ class Policy(BaseModel):
         if not path.exists():
             return cls()
         return read_checked(path, lambda raw: cls(**raw))
+
+    def asks(self, agreement: Agreement) -> bool:
+        """Whether a person must say yes to a run: always, but where features and classes are such as the policy lists.
+
+        A yes or no that follows from the data tells which features and classes a site has.
+
+        Examples
+        --------
+        >>> Policy().asks(None), Policy(ask=False, panels=["*"]).asks(None)
+        (True, False)
+        """
+        return self.ask or not ("*" in self.panels or agreement.panel_digest in self.panels)
 
     def check(self, agreement: Agreement, site: str, *, consented: bool = True) -> None:
         """Raise a FederationError unless the site accepts the run.

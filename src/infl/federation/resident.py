@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import queue
 import threading
@@ -124,7 +122,7 @@ class Resident:
             log.exception("could not prepare")
             self._say(Trouble(self.name, 0, f"{self.name}: a defect of infl; see the log at the site"))
         else:
-            mine = agreement.digest, panel_digest(agreement), agreement.fingerprint
+            mine = agreement.digest, agreement.panel_digest, agreement.fingerprint
             self._say(Consent(self.name, __version__, *mine, applied=self._site.replica.seq + 1))
 
     def _answer(self, plan: Plan) -> None:
@@ -150,8 +148,3 @@ class Resident:
         if isinstance(message, Trouble) and not tell:
             message = replace(message, reason=f"{self.name}: {DECLINED}")
         self._send(encode(message))
-
-
-def panel_digest(agreement: Agreement) -> str:
-    """Return the SHA-256 of the features and classes that all sites share."""
-    return hashlib.sha256(json.dumps(agreement.panel, sort_keys=True).encode()).hexdigest()

@@ -189,7 +189,7 @@ class Station:
         settings, policy = self.settings, self.policy
         name = settings.name
         known = self._said_yes(agreement)
-        policy.check(agreement, name, consented=known or policy.ask)  # who is asked, is asked below
+        policy.check(agreement, name, consented=known or policy.asks(agreement))  # who is asked, is asked below
         if name not in agreement.sites:
             raise FederationError(f"{name} is not a site of this run ({', '.join(agreement.sites[:8])})")
         if settings.expects and settings.expects != specification_digest(agreement):
@@ -199,9 +199,10 @@ class Station:
         if accepted.exists() and accepted.read_text() != agreement.digest:
             raise FederationError(f"{name}: another run was offered under this run's name; refused")
         _keep(folder / "agreement.json", agreement.to_json().encode())
-        if policy.ask and not known:
+        if policy.asks(agreement) and not known:
             raise FederationError(
-                f"{name}: a person must say yes; read {folder}/agreement.json, then `infl site approve {agreement.digest[:12]}`"
+                f"{name}: a person must say yes; read {folder}/agreement.json, then `infl site approve {agreement.digest[:12]}`, "
+                f"or add its panel, {agreement.panel_digest}, to the policy's panels"
             )
         if settings.expects:  # a yes to one run: another one with the same settings is asked for anew
             _keep(self.home / "approved" / "expected", agreement.digest.encode())
