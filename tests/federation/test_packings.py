@@ -1,0 +1,136 @@
+"""What a site lays into a message: all that fits, zeros and a mark where something does not."""
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infl.federation.agreement import Agreement
+from infl.federation.packings import (
+    LEFT_OUT,
+    STEPS,
+    WIDEN,
+    WIDER,
+    fitted,
+    join_sums,
+    split_sums,
+    stage_packing,
+    train_packing,
+    widened,
+)
+from infl.federation.replica import build_bench
+from infl.keys import Keyring
+from infl.models import Classifier
+from infl.privacy import DP
+from infl.privacy.seal import Field, Packing
+from infl.privacy.seal.packing import limit
+
+UPDATE = (Field("w", (2,), -20), Field("b", (3,), -24))
+TRAIN = Packing(
+    (
+        *UPDATE,
+        Field("n", (), 0, bits=64),
+        *stage_packing({"train_loss": ()}).fields,
+        Field(WIDER, (2, STEPS), 0, bits=64),
+        *stage_packing({"metric.loss": (), "metric.of": (2,)}).fields[:-1],
+    )
+)
+SUMS = {
+    "n": np.array(7.0),
+    "train_loss": np.array(3.5),
+    "metric.loss": np.array(1.5),
+    "metric.of": np.array([2.0, 4.0]),
+}
+ROOM = [limit(32, 3, 0.5) * f.step for f in UPDATE]
+"""Largest values of a site with half the weight, after weighting."""
+
+
+def laid(update: list[float], **changes: object) -> tuple[list[float], dict[str, np.ndarray], bool]:
+    arrays = SUMS | {name.replace("__", "."): np.asarray(value) for name, value in changes.items()}
+    low, high, fits = fitted(np.array(update, np.float32), arrays, TRAIN, 3, weight=0.5)
+    return low.tolist(), split_sums(high, TRAIN), fits
+
+
+def test_what_fits_is_as_it_is() -> None:
+    low, sums, fits = laid([1.0, -2.0, 0.5, 0.0, 3.0])
+    assert fits and low == [1.0, -2.0, 0.5, 0.0, 3.0]
+    assert {name: sums[name].tolist() for name in SUMS} == {name: value.tolist() for name, value in SUMS.items()}
+    assert sums[LEFT_OUT] == 0 and not sums[WIDER].any()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_last_value_that_fits_and_the_first_that_does_not(number: int, sign: int) -> None:
+    place, step = (0, 2)[number], UPDATE[number].step
+    update = np.zeros(5)
+    for units, fits in ((0, True), (1, False)):
+        update[place] = sign * (ROOM[number] + units * step) / 0.5
+        low, _, fit = fitted(update, SUMS, TRAIN, 3, weight=0.5)
+        assert fit is fits and bool(low[place]) is fits
+
+
+@pytest.mark.parametrize(
+    ("factor", "steps"), [(1.01, 1), (15.9, 1), (16.1, 2), (2.0**23.9, 6), (2.0**59.9, 15), (2.0**80, STEPS)]
+)
+def test_an_array_out_of_range_says_by_how_many_steps(factor: float, steps: int) -> None:
+    low, sums, fits = laid([0.0, 0.0, 0.0, 2 * ROOM[1] * factor, 0.0])
+    assert not fits and low == [0.0] * 5
+    assert sums[LEFT_OUT] == 1 and sums["n"] == 0 and sums["train_loss"] == 0
+    assert sums[WIDER].sum() == 1 and sums[WIDER][1, steps - 1] == 1
+    assert widened(sums[WIDER], TRAIN) == {"b": WIDEN * steps}
+    assert sums["metric.loss"] == 1.5 and sums["metric.of"].tolist() == [2.0, 4.0]  # they are of the model before
+    wider = TRAIN.coarser(widened(sums[WIDER], TRAIN))
+    if steps < STEPS:  # and then it fits
+        update = np.array([0.0, 0.0, 0.0, 2 * ROOM[1] * factor, 0.0], np.float32)
+        assert fitted(update, SUMS, wider, 3, weight=0.5)[2]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_is_left_out_and_asks_for_no_scale(value: float) -> None:
+    low, sums, fits = laid([0.0, value, 1.0, 1.0, 1.0])
+    assert not fits and low == [0.0] * 5 and sums[LEFT_OUT] == 1 and not sums[WIDER].any()
+
+
+def test_a_loss_that_is_not_finite_takes_the_update_with_it() -> None:
+    low, sums, fits = laid([1.0] * 5, train_loss=np.nan)
+    assert not fits and low == [0.0] * 5 and sums["n"] == 0 and sums["metric.loss"] == 1.5
+
+
+def test_metrics_that_are_not_finite_are_all_zero_and_the_update_stays() -> None:
+    low, sums, fits = laid([1.0] * 5, metric__loss=np.inf)
+    assert not fits and low == [1.0] * 5 and sums["n"] == 7 and sums[LEFT_OUT] == 0
+    assert sums["metric.loss"] == 0 and sums["metric.of"].tolist() == [0.0, 0.0]
+
+
+def test_the_widest_need_of_several_sites_decides() -> None:
+    asked = np.zeros((2, STEPS))
+    asked[0, [0, 4]], asked[1, 2] = (3, 1), 2
+    assert widened(asked, TRAIN) == {"w": 5 * WIDEN, "b": 3 * WIDEN}
+    assert widened(np.zeros((2, STEPS)), TRAIN) == {}
+
+
+@given(st.lists(st.floats(-1e34, 1e34), min_size=1, max_size=5), st.integers(1, 4))
+def test_limbs_add_to_the_sum(values: list[float], n: int) -> None:
+    packing = stage_packing({"x": (len(values),)})
+    rows = [np.array(values) / 2**k for k in range(n)]
+    total = sum(join_sums({"x": row}, packing) for row in rows)
+    for field, place in packing.lane(64):
+        assert np.abs(total[place]).max() <= limit(64, 1) * field.step
+    np.testing.assert_allclose(split_sums(total, packing)["x"], sum(rows), rtol=1e-14, atol=n * 2.0**-21)
+
+
+def test_an_array_that_a_task_forgot_is_an_error() -> None:
+    with pytest.raises(KeyError, match="x"):
+        join_sums({}, stage_packing({"x": (2,)}))
+
+
+def test_under_differential_privacy_nothing_is_marked(small_sites: dict[str, AnnData]) -> None:
+    """A mark would say exactly what the noise is there to hide."""
+    task, key = Classifier(target="label", width=8, n_blocks=1), Keyring.create()
+    for privacy in (None, DP(noise_multiplier=1.0, delta=1e-3)):
+        chosen = task if privacy is None else task.privately()
+        agreement = Agreement.new(chosen, chosen.agree(small_sites), small_sites, key, rounds=2, privacy=privacy)
+        names = {f.name for f in train_packing(chosen, agreement, build_bench(chosen, agreement).shared).fields}
+        assert ({LEFT_OUT, WIDER} <= names) is (privacy is None)
+        assert privacy is None or not {LEFT_OUT, WIDER} & names
