@@ -32,7 +32,7 @@ UPPER = (".high", ".higher")
 """How the names of a sum's upper limbs end, the lower one first."""
 WIDEN = 4
 """Powers of two of a step by which scales are widened."""
-STEPS = 16
+STEPS = 8
 """Most steps that a site asks for at once."""
 LEFT_OUT, WIDER = "left_out", "wider"
 """Numbers inside a sum: sites whose part of it counts as zero, since it was not finite or out of range; and of each array of
@@ -72,8 +72,7 @@ def sums_packing(shapes: Mapping[str, tuple[int, ...]], exponents: Mapping[str, 
 
 def stage_packing(shapes: Mapping[str, tuple[int, ...]]) -> Packing:
     """Return the packing of a task's own sums."""
-    wide = (field for name, shape in shapes.items() for field in _wide(name, shape))
-    return Packing((*wide, Field(LEFT_OUT, (), 0, bits=64)))
+    return Packing((*_wide(shapes), Field(LEFT_OUT, (), 0, bits=64)))
 
 
 def judge_packing(task: Task, panel: Mapping[str, object]) -> Packing:
@@ -90,27 +89,30 @@ def train_packing(task: Task, agreement: Agreement, shared: Layout) -> Packing:
     dp = agreement.dp
     exponent = update_exponent(task.lr, agreement.local_epochs) if dp is None else grid_exponent(dp)
     update = tuple(Field(entry.name, entry.shape, exponent) for entry in shared.entries)
-    sums: tuple[Field, ...] = (Field("n", (), 0, bits=64),)
+    counts: tuple[Field, ...] = (Field("n", (), 0, bits=64),)
+    sums: dict[str, tuple[int, ...]] = {}
     if dp is None:
-        sums += _wide("train_loss", ())
+        sums["train_loss"] = ()
         chosen = rule(agreement.aggregation, agreement.aggregation_options)
         if chosen.importance is not None:
-            sums += _wide("importance", ())
+            sums["importance"] = ()
         if chosen.control:
             update += tuple(Field(f"control.{entry.name}", entry.shape, CONTROL_EXPONENT) for entry in shared.entries)
-        sums += (Field(LEFT_OUT, (), 0, bits=64), Field(WIDER, (len(update), STEPS), 0, bits=64))
-    metrics = (f for name, shape in _metric_shapes(task, agreement.panel).items() for f in _wide(name, shape))
-    return Packing((*update, *sums, *metrics))
+        counts += (Field(LEFT_OUT, (), 0, bits=64), Field(WIDER, (len(update), STEPS), 0, bits=64))
+    return Packing((*update, *counts, *_wide(sums | _metric_shapes(task, agreement.panel))))
 
 
 def _metric_shapes(task: Task, panel: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
     return {f"metric.{name}": tuple(shape) for name, shape in task.metric_shapes(panel).items()}
 
 
-def _wide(name: str, shape: tuple[int, ...]) -> tuple[Field, ...]:
-    """Return the limbs of a sum: multiples of 2⁻²⁰, of 2²⁰ and of 2⁶⁰."""
-    limbs = enumerate(("", *UPPER))
-    return tuple(Field(name + end, tuple(shape), SUM_EXPONENT + LIMB * n, bits=64) for n, end in limbs)
+def _wide(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Field, ...]:
+    """Return the limbs of sums, multiples of 2⁻²⁰, of 2²⁰ and of 2⁶⁰; those on one scale are neighbours."""
+    return tuple(
+        Field(name + end, tuple(shape), SUM_EXPONENT + LIMB * number, bits=64)
+        for number, end in enumerate(("", *UPPER))
+        for name, shape in shapes.items()
+    )
 
 
 def join_sums(arrays: Mapping[str, np.ndarray], packing: Packing) -> np.ndarray:
@@ -178,6 +180,8 @@ def fitted(
     wrong = misfits(high, packing, 64, largest=limit(64, n_sites))
     metrics = {name for name in wrong if name.startswith("metric.")}
     factors = misfits(update, packing, 32, largest=limit(32, n_sites, weight), weight=weight) if len(update) else {}
+    if not (wrong or factors):
+        return update, high, True
     names = {field.name for field, _ in packing.lane(64)}
     apart = WIDER in names  # metrics are one thing, the update and what belongs to it another
     rest = bool(factors) or len(metrics) < len(wrong) or (not apart and bool(wrong))
@@ -193,7 +197,7 @@ def fitted(
             if np.isfinite(factor := factors.get(field.name, np.inf)):
                 wider[number, min(ceil(log2(factor) / WIDEN), STEPS) - 1] = 1
         kept[WIDER] = wider
-    return update, join_sums(kept, packing), not (wrong or factors)
+    return update, join_sums(kept, packing), False
 
 
 def widened(wider: np.ndarray, packing: Packing) -> dict[str, int]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from math import prod
+from math import inf, isfinite, prod
 
 import numpy as np
 
@@ -174,8 +174,6 @@ def limit(bits: int, n_sites: int, share: float | None = None) -> int:
 def misfits(values: np.ndarray, packing: Packing, bits: int, *, largest: int, weight: float = 1.0) -> dict[str, float]:
     """Return which arrays of a lane do not fit it, by which factor: infinity where a value is NaN or infinite.
 
-    It takes as long whatever the values are.
-
     Parameters
     ----------
     values
@@ -193,17 +191,16 @@ def misfits(values: np.ndarray, packing: Packing, bits: int, *, largest: int, we
     >>> misfits(np.array([1.0, -2.0, 30.0, 0.0]), packing, 32, largest=10)
     {'b': 3.0}
     """
-    found = {}
-    for f, place in packing.lane(bits):
-        if not f.size:
-            continue
-        part = values[place]
-        highest = max(float(part.max()), -float(part.min())) * abs(weight) / f.step
-        if not np.isfinite(highest):
-            found[f.name] = float("inf")
-        elif np.rint(highest) > largest:
-            found[f.name] = highest / max(largest, 1)
-    return found
+
+    def highest(start: int, stop: int, step: float) -> float:
+        part = values[start:stop]
+        found = max(float(part.max()), -float(part.min())) * abs(weight) / step
+        return found if isfinite(found) else inf
+
+    if all(np.rint(highest(*run)) <= largest for run in packing.runs(bits)):  # neighbours on one scale at once
+        return {}
+    sizes = {f.name: highest(at.start, at.stop, f.step) for f, at in packing.lane(bits) if f.size}
+    return {name: size / max(largest, 1) for name, size in sizes.items() if np.rint(size) > largest}
 
 
 class Quantiser:
