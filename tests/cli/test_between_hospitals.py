@@ -23,8 +23,8 @@ from typer.testing import CliRunner
 import infl
 from infl.cli.app import app
 from infl.errors import MAX_LENGTH, FederationError, FileError, InflError, SettingsError
-from infl.federation.attempt import alone
 from infl.federation.flare.rehearsal import free_port
+from infl.federation.folders import alone
 from infl.federation.station import SiteSettings, Station
 from infl.keys import Keyring
 

@@ -118,9 +118,9 @@ def renew(home: Home = HOME) -> None:
 
     Example: `infl coordinator renew`
     """
-    from infl.federation.attempt import alone
     from infl.federation.flare.checks import days
     from infl.federation.flare.kits import consortium_of, renew_coordinator
+    from infl.federation.folders import alone
 
     consortium_of(home)
     with alone(home, wait=0):

@@ -57,8 +57,8 @@ def install(
 
     Example: `infl site install hospital_b.signed.zip --fingerprint "1a2b3c4d …"`
     """
-    from infl.federation.attempt import alone
     from infl.federation.flare.kits import install as make
+    from infl.federation.folders import alone
 
     home = find_home(home)
     with alone(home, wait=0):

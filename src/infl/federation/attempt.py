@@ -6,23 +6,21 @@ asked to end; the next one goes on at the exchange after the last finished one.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from infl import __version__
 from infl._files import explained, write_atomic
-from infl.errors import FederationError, FileError, InflError
+from infl.errors import FederationError, InflError
 from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
 from infl.federation.coordinator import Coordinator, Progress
+from infl.federation.folders import alone
 from infl.federation.messages import Consent, Offer, Total
 from infl.federation.programme import Exchange, Programme
 from infl.federation.remote import Patience, RemoteTransport
@@ -32,8 +30,6 @@ from infl.models.registry import task_from_json
 log = logging.getLogger(__name__)
 STOP, AGAIN = "stop", "again"
 """Requests to a running attempt: end for good; end so that sites which came back take part in the next."""
-WAIT = 20.0
-"""Seconds that a process of an earlier attempt, whose parent is gone, may take to notice."""
 DELIVERIES = 3
 """How often the last sum is sent round before a run counts as finished without a site that is away."""
 DAY = 86_400.0
@@ -167,33 +163,6 @@ class RunFolder:
     def clear_request(self) -> None:
         """Forget what was asked for."""
         (self.folder / "request").unlink(missing_ok=True)
-
-
-@contextmanager
-def alone(folder: Path, *, wait: float | None = None) -> Iterator[None]:
-    """Hold a folder that two processes must never write to; one that still has it is given some seconds to end.
-
-    Raises
-    ------
-    FileError
-        Another process has it.
-    """
-    with explained(folder / "lock", "open"), (folder / "lock").open("a+") as handle:
-        if not _locked(handle, WAIT if wait is None else wait):
-            raise FileError(f"{folder} is in use by another process: wait until it has ended")
-        yield
-
-
-def _locked(handle: IO[str], wait: float) -> bool:
-    until = time.monotonic() + wait
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > until:
-                return False
-            time.sleep(0.2)
 
 
 class Attempt:

@@ -17,8 +17,8 @@ from infl._files import explained, write_atomic
 from infl._settings import settings as package_settings
 from infl.errors import DataError, FederationError, FileError
 from infl.federation.agreement import Agreement
-from infl.federation.attempt import alone
 from infl.federation.checkpoint import Checkpoint
+from infl.federation.folders import alone
 from infl.federation.policy import Policy
 from infl.federation.replica import Replica
 from infl.federation.run import FederatedRun

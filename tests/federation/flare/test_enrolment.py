@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from infl.cli.app import app
 from infl.errors import FederationError, FileError, InflError
-from infl.federation.attempt import alone
 from infl.federation.flare import kits
 from infl.federation.flare.enrolment import read_register, read_request
 from infl.federation.flare.kits import REVOKED, Consortium, approve, enrol, init_coordinator, revoke
+from infl.federation.folders import alone
 
 CONSORTIUM = Consortium("con", "localhost")
 

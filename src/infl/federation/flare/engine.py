@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from infl.errors import FederationError, FileError
-from infl.federation.attempt import AGAIN, OVER, STOP, RunFolder, Status, alone
+from infl.federation.attempt import AGAIN, OVER, STOP, RunFolder, Status
 from infl.federation.flare import require_flare
 from infl.federation.flare.checks import check_port
 from infl.federation.flare.console import Console, over
 from infl.federation.flare.job import write_job
 from infl.federation.flare.kits import consortium_of
+from infl.federation.folders import alone
 from infl.federation.remote import Patience
 
 if TYPE_CHECKING:

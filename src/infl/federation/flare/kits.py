@@ -8,10 +8,7 @@ code.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
 from dataclasses import asdict, dataclass, replace
@@ -23,8 +20,8 @@ from pydantic import ConfigDict, TypeAdapter
 
 from infl._files import explained, write_atomic
 from infl.errors import FederationError, FileError, SettingsError
-from infl.federation.attempt import alone
 from infl.federation.flare import CONTROLLER, EXECUTOR, require_flare
+from infl.federation.flare.commands import nvflare
 from infl.federation.flare.enrolment import (
     SITE_NAME,
     Request,
@@ -36,6 +33,7 @@ from infl.federation.flare.enrolment import (
     without,
     write_register,
 )
+from infl.federation.folders import alone
 from infl.federation.toml import read_checked
 
 ADMIN = "coordinator@infl.local"
@@ -102,7 +100,7 @@ def init_coordinator(home: Path, consortium: Consortium) -> str:
         home.mkdir(parents=True, exist_ok=True)
     write_atomic(home / "consortium.json", json.dumps(asdict(consortium), indent=1).encode(), overwrite=True)
     write_atomic(home / "profile.yml", consortium.profile().encode(), overwrite=True)
-    _nvflare(home, "cert", "init", "--profile", home / "profile.yml", "-o", home / "ca")
+    nvflare(home, "cert", "init", "--profile", home / "profile.yml", "-o", home / "ca")
     for name, kind, kit in ((consortium.host, "server", "kit"), (ADMIN, "admin", "admin")):
         request = _request(home, consortium, name, kind)
         signed = _sign(home, request, home / f"{name}.signed.zip", consortium.valid_days)
@@ -281,13 +279,13 @@ def _request(home: Path, consortium: Consortium, name: str, kind: str) -> Path:
     folder.parent.mkdir(mode=0o700, exist_ok=True)
     definition = home / "request" / f"{name}.yml"
     write_atomic(definition, consortium.participant(name, kind).encode(), overwrite=True)
-    _nvflare(home, "cert", "request", "-p", definition, "--out", folder)
+    nvflare(home, "cert", "request", "-p", definition, "--out", folder)
     return folder / f"{name}.request.zip"
 
 
 def _sign(home: Path, request: Path, out: Path, days: int) -> Path:
     """Have FLARE sign a request, whatever it is for."""
-    _nvflare(
+    nvflare(
         home, "cert", "approve", request, "-c", home / "ca", "--profile", home / "profile.yml", "--out", out,
         "--valid-days", days,
     )  # fmt: skip
@@ -300,7 +298,7 @@ def _package(home: Path, signed: Path, kit: str, fingerprint: str) -> Path:
     with zipfile.ZipFile(signed) as archive:
         name = next((Path(n).stem for n in archive.namelist() if n.endswith(".crt")), "")
     with tempfile.TemporaryDirectory(dir=home) as work:
-        _nvflare(
+        nvflare(
             home, "package", signed, "--request-dir", home / "request" / name, "-w", work,
             "--fingerprint", fingerprint.replace(" ", ""),
         )  # fmt: skip
@@ -352,17 +350,3 @@ def _fingerprint(certificate: Path) -> str:
 
     content = x509.load_pem_x509_certificate(certificate.read_bytes()).public_bytes(Encoding.DER)
     return groups(content)
-
-
-def _nvflare(home: Path, *arguments: object) -> None:
-    """Run FLARE's own command; its audit files stay in `home`."""
-    command = [sys.executable, "-c", "from nvflare.cli import main; main()", *map(str, arguments)]
-    environment = os.environ | {"HOME": str(home.resolve()), "NO_COLOR": "1"}
-    done = subprocess.run(
-        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        raise FederationError(
-            f"nvflare {arguments[0]} {arguments[1] if len(arguments) > 1 else ''}: {' '.join(said[:2])}"
-        )
