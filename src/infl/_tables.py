@@ -126,6 +126,13 @@ NUMBERS = ("got (95 %)", "chance", "unprotected")
 """Columns of :func:`by_finding` that are numbers."""
 
 
+def bare(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table without its ``attrs``: pandas copies them, record by record, with each part that is taken of it."""
+    table = table.copy(deep=False)
+    table.attrs = {}
+    return table
+
+
 def by_method(table: pd.DataFrame, metrics: list[str] | None = None) -> pd.DataFrame:
     """Return a comparison as people read it: a row a method, a column a metric, then the worst site for the first metric.
 
@@ -135,6 +142,7 @@ def by_method(table: pd.DataFrame, metrics: list[str] | None = None) -> pd.DataF
     >>> by_method(long).to_dict("records")
     [{'method': 'infl, right key', 'auroc': '0.900 ± 0.100', 'worst site': '0.800'}]
     """
+    table = bare(table)
     metrics = metrics or list(dict.fromkeys(table["metric"]))
     rows = []
     for method, part in table.groupby("method", sort=False):

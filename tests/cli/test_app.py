@@ -139,7 +139,7 @@ def test_demonstration_makes_all_that_it_promises(tmp_path: Path) -> None:
         "report.data_sheet.json",
         "lock.png",
         "comparison.png",
-        "umap.png",
+        "tsne.png",
     } <= names
     adata = anndata.read_h5ad(tmp_path / "out" / "site_1.h5ad")
     assert adata.obsm["X_infl"].shape == (adata.n_obs, 64)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from infl.models.classifier import N_BINS, TEMPERATURES, Classifier
-from infl.models.labelled import stratified_split
+from infl.models.labelled import area_under_curve, stratified_split
 from infl.models.matrix import FeatureMatrix
 
 CLASSES = st.lists(st.integers(0, 4), min_size=1, max_size=80)
@@ -94,3 +94,15 @@ def test_every_kind_of_matrix_reads_the_same(khan, tmp_path, kind: str) -> None:
     np.testing.assert_array_equal(matrix.rows(index), expected[index])
     np.testing.assert_array_equal(np.concatenate([matrix.rows(c) for c in matrix.chunks(32)]), expected)
     assert matrix.rows(index).dtype == np.float32
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=2, max_size=40))
+def test_area_under_the_curve_is_scikit_learns(rows: list[tuple[int, bool]]) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    scores, positive = np.array([score / 9 for score, _ in rows]), np.array([yes for _, yes in rows])
+    area = area_under_curve(scores, positive)
+    if len(set(positive)) == 1:
+        assert np.isnan(area)
+    else:
+        assert area == pytest.approx(roc_auc_score(positive, scores), abs=1e-12)

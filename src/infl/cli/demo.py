@@ -137,25 +137,25 @@ def _figures(
         "comparison": draw(infl.pl.compare, table),
         "lock": draw(infl.pl.lock, curve),
         "rounds": draw(infl.pl.rounds, run),
-        "umap": _umap(sites),
+        "tsne": _tsne(sites),
     }
 
 
-def _umap(sites: dict[str, AnnData]) -> Figure:
+def _tsne(sites: dict[str, AnnData]) -> Figure:
+    """Draw the samples of all sites in the model's latent space; UMAP would compile itself for longer than all fits take."""
     import anndata
     import matplotlib.pyplot as plt
     import scanpy as sc
 
     together = anndata.concat(sites, label="hospital")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # umap-learn and numba say much about themselves
-        sc.pp.neighbors(together, use_rep="X_infl")
-        sc.tl.umap(together)
+        warnings.simplefilter("ignore")  # numba says much about itself
+        sc.tl.tsne(together, use_rep="X_infl")
     figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
     palette = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"]
     for ax, column in zip(axes, [TARGET, "hospital"], strict=True):
         classes = together.obs[column].astype("category").cat.categories
-        sc.pl.umap(
+        sc.pl.tsne(
             together,
             color=column,
             ax=ax,

@@ -17,6 +17,7 @@ from infl.models.labelled import (
     FUSED,
     LabelledRows,
     Scale,
+    area_under_curve,
     fused,
     stratified_split,
     with_column,
@@ -440,8 +441,6 @@ class Classifier(Task):
         self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any]
     ) -> dict[str, float]:
         """Return balanced accuracy, macro F1, calibration error, AUROC (one against rest, macro) and logarithmic loss."""
-        from sklearn.metrics import roc_auc_score
-
         k, probability = len(panel["classes"]), outputs["probability"].astype(np.float64)
         labels = label_text(self._labels(self._table(adata, "the data"), "the data"))
         truth = pd.Index(panel["classes"], dtype=object).get_indexer(labels)
@@ -452,7 +451,8 @@ class Classifier(Task):
         metrics = self.summarise({"confusion": confusion, "bins": bins, "weighted_loss": 0.0, "weight": 1.0})  # type: ignore[dict-item]
         one_hot = np.eye(k, dtype=bool)[y]
         both = one_hot.any(0) & ~one_hot.all(0)
-        auroc = float(roc_auc_score(one_hot[:, both], p[:, both])) if both.any() else float("nan")
+        by_class = [area_under_curve(p[:, c], one_hot[:, c]) for c in np.flatnonzero(both)]
+        auroc = float(np.mean(by_class)) if by_class else float("nan")
         chosen = {name: metrics[name] for name in ("balanced_accuracy", "macro_f1", "calibration_error")}
         log_loss = -float(np.log(np.maximum(p[np.arange(len(y)), y], 1e-12)).mean()) if len(y) else float("nan")
         return chosen | {"auroc": auroc, "log_loss": log_loss}

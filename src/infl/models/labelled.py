@@ -140,6 +140,24 @@ def write_rows(adata: AnnData | MuData, key: str, values: np.ndarray, names: pd.
     adata.obsm[key] = values if everywhere else pd.DataFrame(values, index=names).reindex(adata.obs_names).to_numpy()
 
 
+def area_under_curve(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Return the chance that a positive scores above a negative (AUROC), ties half; nan without one of either.
+
+    Scores (n,) that are not finite are left out.
+
+    Examples
+    --------
+    >>> area_under_curve(np.array([3.0, 1.0, 2.0, 0.0]), np.array([True, True, False, False]))
+    0.75
+    """
+    from scipy.stats import rankdata
+
+    known = np.isfinite(scores)
+    ranks, inside = rankdata(scores[known]), positive[known]
+    n, m = int(inside.sum()), int((~inside).sum())
+    return float((ranks[inside].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
+
+
 def stratified_split(labels: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Split off `share` of the samples by systematic sampling within classes; one of each class stays in training.
 

@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from infl._tables import method_words, words
+from infl._tables import bare, method_words, words
 from infl.errors import DataError
 from infl.pl._style import GREY, KEYED, PALE, REFERENCE, UNKEYED, axes, legend_above, need_columns, picture, rows
 
@@ -55,7 +55,7 @@ def compare(table: pd.DataFrame, *, metric: str | None = None, ax: Axes | None =
         metric = "balanced_accuracy" if "balanced_accuracy" in metrics else metrics[0]
     if metric not in metrics:
         raise DataError(f"the table has no metric {metric!r}; it has {', '.join(map(repr, metrics))}")
-    part = table[table["metric"] == metric]
+    part = bare(table)[table["metric"] == metric]
     ax = axes(ax, 6.4, 1.2 + 0.32 * len(part))
     rows(ax, [method_words(str(method)) for method in part["method"]])
 

@@ -16,7 +16,9 @@ def test_each_command_begins_anew_where_the_caller_is(tmp_path: Path, monkeypatc
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
-        (tmp_path / name / "profile.yml").write_text('{"name": "con", "scheme": "tcp", "server": {"host": "localhost"}}')
+        (tmp_path / name / "profile.yml").write_text(
+            '{"name": "con", "scheme": "tcp", "server": {"host": "localhost"}}'
+        )
         nvflare(tmp_path / name, "cert", "init", "--profile", "profile.yml", "-o", "ca")
         with pytest.raises(FederationError, match="^nvflare cert inity: ") as error:
             nvflare(tmp_path / name, "cert", "inity")

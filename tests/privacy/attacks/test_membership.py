@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from infl.models.labelled import area_under_curve
 from infl.privacy.attacks import Evidence, Status
 from infl.privacy.attacks.membership import (
     Membership,
     allowed_area,
     allowed_rate,
-    area_under_curve,
     confidence,
     likelihood_ratio,
     likelihood_ratios,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from infl.models.labelled import area_under_curve
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
 from infl.privacy.attacks.evidence import OPEN
 
@@ -82,22 +83,6 @@ def true_positive_rate(ratios: np.ndarray, member: np.ndarray, fpr: float) -> fl
     if not len(inside) or not len(out):
         return float("nan")
     return float((inside > out[int(np.floor(fpr * len(out)))]).mean())
-
-
-def area_under_curve(ratios: np.ndarray, member: np.ndarray) -> float:
-    """Return the chance that a member scores above somebody else.
-
-    Examples
-    --------
-    >>> area_under_curve(np.array([3.0, 1.0, 2.0, 0.0]), np.array([True, True, False, False]))
-    0.75
-    """
-    from scipy.stats import rankdata
-
-    known = np.isfinite(ratios)
-    ranks, inside = rankdata(ratios[known]), member[known]
-    n, m = int(inside.sum()), int((~inside).sum())
-    return float((ranks[inside].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
 
 
 def allowed_rate(fpr: float, epsilon: float, delta: float) -> float:
