@@ -1,5 +1,7 @@
 """The command line as a user meets it: exit codes, one line for what can be mended, and the demonstration."""
 
+import contextlib
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -10,20 +12,30 @@ import pytest
 from anndata import AnnData
 
 import infl
+from infl.cli import main
 from infl.keys import Identity, Keyring
 
 
-def run(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
-    import os
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """What `infl` does, in this process."""
+    command, out, err, code = ["infl", *map(str, arguments)], io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", command)
+        patch.setattr(infl.settings, "progress", False)
+        patch.setenv("COLUMNS", "120")
+        if cwd is not None:
+            patch.chdir(cwd)
+        try:
+            main()
+        except SystemExit as left:
+            code = 0 if left.code is None else int(left.code)
+    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
 
-    return subprocess.run(
-        [sys.executable, "-m", "infl", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env=os.environ | {"INFL_PROGRESS": "0", "COLUMNS": "120"} | environment,
-    )
+
+def run_apart(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own."""
+    command = [sys.executable, "-m", "infl", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +50,13 @@ def test_help_has_an_example(command: tuple[str, ...]) -> None:
 
 
 def test_version() -> None:
-    assert run("--version").stdout.strip() == infl.__version__
+    assert run_apart("--version").stdout.strip() == infl.__version__
+
+
+def test_a_process_ends_as_the_function_does(tmp_path: Path) -> None:
+    done = run_apart("key", "show", tmp_path / "nowhere.key")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "nowhere.key" in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -127,7 +145,7 @@ def test_model_show_and_relock(khan_sites: dict[str, AnnData], tmp_path: Path) -
 
 @pytest.mark.slow
 def test_demonstration_makes_all_that_it_promises(tmp_path: Path) -> None:
-    done = run("demo", "--out", tmp_path / "out", "--seeds", 2)
+    done = run_apart("demo", "--out", tmp_path / "out", "--seeds", 2)
     assert done.returncode == 0, done.stderr
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert {f"site_{i}.h5ad" for i in range(1, 6)} <= names

@@ -23,10 +23,11 @@ MOST = 60
 
 
 def instructions(n: int) -> int:
-    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable, "-c", SEAL, str(n)]
+    counter = ("--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null")
+    command = ["valgrind", *counter, sys.executable, "-c", SEAL, str(n)]
     environment = os.environ | {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return int(re.findall(r"Collected : (\d+)", done.stderr)[-1])
+    return int(re.findall(r"I\s+refs:\s+([\d,]+)", done.stderr)[-1].replace(",", ""))
 
 
 @pytest.mark.slow
