@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import pairwise_distances_argmin, pairwise_distances_argmin_min
+from scipy.spatial.distance import cdist
+from sklearn.metrics import pairwise_distances_argmin
 
 from infl.models import domains
 from infl.models.domains import BEGINNINGS, FEWEST
@@ -174,9 +175,9 @@ def nearest(z: np.ndarray, centres: np.ndarray) -> Sums:
     n, sums, squares = np.zeros((begun, k)), np.zeros((begun, k, q)), np.zeros(begun)
     if len(z):
         for i, own in enumerate(centres):
-            label, distance = pairwise_distances_argmin_min(z, own)
-            member = np.eye(k)[label]
-            n[i], sums[i], squares[i] = member.sum(0), member.T @ z, (distance**2).sum()
+            distances = cdist(z, own, "sqeuclidean")
+            member = np.eye(k)[distances.argmin(1)]
+            n[i], sums[i], squares[i] = member.sum(0), member.T @ z, distances.min(1).sum()
     return {"n": n, "sum": sums, "squares": squares}
 
 

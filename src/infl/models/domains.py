@@ -13,8 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
-from sklearn.metrics import pairwise_distances
 
 from infl.models.task import Sums
 
@@ -56,11 +56,10 @@ def part_shapes(k: int, d: int, beginnings: int = BEGINNINGS) -> dict[str, tuple
     return {"n": each, "sum": (*each, d), "squares": each, "likelihood": (beginnings,)}
 
 
-def log_joint(z: np.ndarray, mixture: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Log-density of spots and domains (n, k) for latents (n, d) and one mixture, up to a constant."""
-    variances = mixture["variances"]
-    squares = pairwise_distances(z, mixture["centres"], metric="sqeuclidean")
-    return np.log(mixture["shares"]) - z.shape[1] / 2 * np.log(variances) - squares / (2 * variances)
+def log_joint(squares: np.ndarray, mixture: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Log-density of spots and domains (n, k) for squared distances (n, k) to a mixture's centres, up to a constant."""
+    variances, d = mixture["variances"], mixture["centres"].shape[-1]
+    return np.log(mixture["shares"]) - d / 2 * np.log(variances) - squares / (2 * variances)
 
 
 def parts(z: np.ndarray, mixtures: Mapping[str, np.ndarray]) -> Sums:
@@ -70,11 +69,12 @@ def parts(z: np.ndarray, mixtures: Mapping[str, np.ndarray]) -> Sums:
     if len(z):
         for i in range(begun):
             own = {name: mixtures[name][i] for name in ("centres", "variances", "shares")}
-            joint = log_joint(z, own)
+            squares = cdist(z, own["centres"], "sqeuclidean")
+            joint = log_joint(squares, own)
             total = logsumexp(joint, axis=1, keepdims=True)
             belongs = np.exp(joint - total)
             sums["n"][i], sums["sum"][i], sums["likelihood"][i] = belongs.sum(0), belongs.T @ z, total.sum()
-            sums["squares"][i] = (belongs * pairwise_distances(z, own["centres"], metric="sqeuclidean")).sum(0)
+            sums["squares"][i] = (belongs * squares).sum(0)
     return sums
 
 
@@ -120,7 +120,7 @@ def assign(z: np.ndarray, mixture: Mapping[str, np.ndarray], graph: sparse.csr_m
     >>> assign(z, two, path, 0).tolist(), assign(z, two, path, 1).tolist()
     ([0, 0, 1, 0, 0], [0, 0, 0, 0, 0])
     """
-    label = log_joint(z, mixture).argmax(1)
+    label = log_joint(cdist(z, mixture["centres"], "sqeuclidean"), mixture).argmax(1)
     one_hot = np.eye(len(mixture["shares"]))
     for _ in range(smooth):
         label = (graph @ one_hot[label] + (1 + 1e-6) * one_hot[label]).argmax(1)

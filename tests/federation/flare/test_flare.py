@@ -118,18 +118,18 @@ def memory_of(kit: Path) -> bytes:
 
 
 def test_same_weights_as_in_process_and_a_coordinator_that_has_none(network: Rehearsal) -> None:
-    agreement = agree(network, rounds=25)
+    agreement = agree(network, rounds=100)
     folder = network.begin("same", agreement)
     memories: dict[str, bytes] = {}
 
     def look(supervisor: Supervisor, line: str) -> None:
         if not memories and folder.status.round >= 5 and sys.platform == "linux":
-            for name in ("site_1", "coordinator"):
+            for name in ("coordinator", "site_1"):  # what the site still has shows that the coordinator was at work
                 memories[name] = memory_of(network.root / name / "kit")
 
     with network.sites_up():
         status = network.supervise("same", QUICK, on_line=look)
-    assert (status.state, status.round, status.attempts) == ("finished", 25, 1), network.said
+    assert (status.state, status.round, status.attempts) == ("finished", 100, 1), network.said
     assert all(row["responders"] == [*network.data] for row in folder.exchanges())
     watching: list[Watching] = []
 
@@ -141,7 +141,7 @@ def test_same_weights_as_in_process_and_a_coordinator_that_has_none(network: Reh
     assert_sites_have(network, agreement, weights(run.model, network.key))
     initial = watching[0].models[0]  # of the public seed: the coordinator makes it, too, to know the shapes
     traces = traces_of(network, [m for m in watching[0].models if m != initial], run)
-    if memories:  # the site's memory shows that the search finds what is there
+    if sys.platform == "linux":  # the site's memory shows that the search finds what is there
         assert found(traces, memories["site_1"]) == {"key", "model", "record"}
         assert found(traces, memories["coordinator"]) == set()
     files = [p for p in network.coordinator.rglob("*") if p.is_file()]
