@@ -45,8 +45,9 @@ def refused(*arguments: object, kind: type[InflError]) -> str:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, khan: AnnData) -> Path:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, khan: AnnData, age_by_hand: Any) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("infl.keys.age.encrypt_under", age_by_hand)
     monkeypatch.setenv("INFL_IDENTITY", str(tmp_path / "mine" / "identity.key"))
     monkeypatch.setenv("INFL_KEY_PASSPHRASE", "correct horse battery staple")
     khan.obs["hospital"] = [f"h{i % 3}" for i in range(khan.n_obs)]

@@ -401,8 +401,9 @@ infl.tl.fit_federated(make_sites(), key=ring, checkpoint={checkpoint!r}, resume=
 
 @pytest.mark.parametrize("round", [1, 3])
 def test_resume_after_kill_9_in_the_middle_of_a_round(
-    small_sites: dict[str, AnnData], tmp_path: Path, round: int
+    small_sites: dict[str, AnnData], tmp_path: Path, round: int, monkeypatch: pytest.MonkeyPatch, age_by_hand: Any
 ) -> None:
+    monkeypatch.setattr("infl.keys.age.encrypt_under", age_by_hand)
     key = Keyring.create()
     key.save(tmp_path / "ring.key", passphrase="test")
     script = SCRIPT.format(
