@@ -1,6 +1,8 @@
 """Laws of the seal: sums are sums, noise is noise, and nothing that was touched gets through."""
 
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -30,8 +32,17 @@ def plain(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sealed(n: int, seed: int = 0, seal: NoSeal | None = None) -> list[Words]:
-    seal, c = seal or GroupSeal(KEY), context(n)
+    return deepcopy(_sealed(n, seed)) if seal is None else _sealed_by(seal, n, seed)
+
+
+@cache
+def _sealed(n: int, seed: int) -> list[Words]:
+    return _sealed_by(GroupSeal(KEY), n, seed)  # the same each time
+
+
+def _sealed_by(seal: NoSeal, n: int, seed: int) -> list[Words]:
     updates, sums = plain(n, seed)
+    c = context(n)
     return [seal.seal(c, s, updates[i], sums[i], PACKING, weight=1 / n) for i, s in enumerate(c.cohort)]
 
 
