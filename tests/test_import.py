@@ -28,3 +28,9 @@ def test_help_loads_nothing_heavy() -> None:
     assert "typer" in modules
     assert not modules & {*HEAVY, "numpy"}
     assert len(modules) <= 450
+
+
+def test_certificates_and_the_administrators_session_load_nothing_heavy() -> None:
+    modules = loaded("import infl.federation.flare.console, infl.federation.flare.kits, infl.federation.flare.commands")
+    assert "infl.federation.flare.enrolment" in modules
+    assert not modules & {*HEAVY, "numpy"}

@@ -88,7 +88,10 @@ def test_new_for_recipients_is_for_them_only(folder: Path) -> None:
     assert not infl.settings.identity.exists()
 
 
-def test_new_under_a_passphrase_from_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_under_a_passphrase_from_the_environment(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, age_by_hand: Callable[[bytes, str], bytes]
+) -> None:
+    monkeypatch.setattr("infl.keys.age.encrypt_under", age_by_hand)
     monkeypatch.setenv("INFL_KEY_PASSPHRASE", "correct horse")
     assert "Opens with its passphrase" in ok("new", "ring.key")
     assert Keyring.load("ring.key", passphrase="correct horse").fingerprint() in ok("show", "ring.key")
