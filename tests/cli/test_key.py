@@ -319,7 +319,7 @@ def own_ring() -> Path:
 def test_identity_makes_ones_own_once_and_writes_its_public_key(folder: Path) -> None:
     out = ok("identity", "hospital_b")
     mine = Identity.own()
-    assert Path("hospital_b.pub").read_text().strip() == mine.public and mine.public in out
+    assert Path("hospital_b.pub").read_text().strip() == mine.public_line and mine.public_line in out
     assert "SECRET" not in out and is_private(infl.settings.identity)
     assert ok("identity", "hospital_b") == out and Identity.own() == mine
     Path("hospital_b.pub").write_text("something else\n")

@@ -220,8 +220,8 @@ def test_an_age_file_with_something_else_in_it_is_refused(tmp_path: Path, ring: 
 
 
 def test_a_newer_format_says_so(tmp_path: Path, ring: Keyring) -> None:
-    path = put(tmp_path / "ring.key", forge(ring, format_version=2, keys="of another shape"))
-    with pytest.raises(FileError, match="has key format 2, this infl reads 1: upgrade infl"):
+    path = put(tmp_path / "ring.key", forge(ring, format_version=3, keys="of another shape"))
+    with pytest.raises(FileError, match="has key format 3, this infl reads 2: upgrade infl"):
         Keyring.load(path, ME)
 
 

@@ -157,6 +157,61 @@ def test_a_granted_ring_is_saved_for_its_site(consortium: Keyring, tmp_path: Pat
     assert Keyring.load(path, SITES["hospital_c"]) == consortium
 
 
+# -- identities ------------------------------------------------------------------------------------------------------
+def test_a_grant_by_the_public_line_has_the_sites_identity(ring: Keyring, tmp_path: Path) -> None:
+    site = SITES["hospital_b"]
+    ring.grant("hospital_b", site.save_public(tmp_path / "hospital_b.pub"))
+    assert ring.members["hospital_b"].identity == site.verifier == ring.trail.lines[-1].identity
+    ring.rotate()
+    assert ring.trail.lines[-1].identity == site.verifier
+    path = ring.granted("hospital_b").save(tmp_path / "b.key")
+    assert Keyring.load(path, site).members["hospital_b"].identity == site.verifier
+
+
+def test_granted_without_an_identity_a_site_has_none_until_it_is_granted_again(ring: Keyring) -> None:
+    """What infl 0.1 wrote stays as it is; the new NAME.pub adds a line."""
+    site = SITES["hospital_b"]
+    ring.grant("hospital_b", site.public)
+    assert ring.members["hospital_b"].identity == ""
+    earlier = ring.granted("hospital_b")
+    ring.grant("hospital_b", site.public_line)
+    assert ring.members["hospital_b"] == Member("hospital_b", site.public, (1,), site.verifier)
+    assert [(line.action, line.versions) for line in ring.trail.lines[1:]] == [("grant", (1,))] * 2
+    before = ring.trail
+    ring.grant("hospital_b", site.public)
+    ring.grant("hospital_b", site.public_line)
+    assert ring.trail == before
+    ring.trail.verify()
+    assert earlier.accept(ring.granted("hospital_b")) == [] and earlier.trail == ring.trail
+
+
+def test_two_names_with_one_identity_are_refused(consortium: Keyring) -> None:
+    """One site with two recipients would count as two of min_sites."""
+    before, other = consortium.trail, Identity.create()
+    twin = f"{other.public} ed25519:{SITES['hospital_b'].verifier}"
+    with pytest.raises(KeyringError, match="'hospital_d' has the public key of 'hospital_b'"):
+        consortium.grant("hospital_d", twin)
+    changed = f"{SITES['hospital_b'].public} ed25519:{other.verifier}"
+    with pytest.raises(KeyringError, match="a site 'hospital_b' with another public key has a grant"):
+        consortium.grant("hospital_b", changed)
+    assert consortium.trail == before
+
+
+def test_a_trail_of_infl_0_1_verifies_to_the_same_chain() -> None:
+    """`trail_0_1.json` was written by infl 0.1: created, two grants, rotated."""
+    content = json.loads((Path(__file__).parent / "trail_0_1.json").read_text())
+    old = Trail.from_json(content)
+    old.verify()
+    assert json.loads(json.dumps(old.to_json())) == content and old.members()["hospital_b"].identity == ""
+
+
+def test_an_identity_cannot_be_written_into_a_line_afterwards() -> None:
+    for at in (0, 1, 4):
+        noticed([line if i != at else line | {"identity": "00" * 32} for i, line in enumerate(LINES)])
+    for at in (1, 5):
+        noticed([{k: v for k, v in line.items() if i != at or k != "identity"} for i, line in enumerate(LINES)])
+
+
 # -- the trail -------------------------------------------------------------------------------------------------------
 def test_the_trail_says_who_which_version_and_when() -> None:
     lines = [(line.action, line.who, line.versions) for line in STORY.lines]

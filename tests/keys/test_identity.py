@@ -1,6 +1,7 @@
 """Identities, public keys, and age files as bytes."""
 
 import copy
+import hmac
 import os
 import pickle
 import stat
@@ -9,10 +10,13 @@ from pathlib import Path
 
 import pyrage
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from infl.errors import FileError, InflError, KeyringError, SettingsError
 from infl.keys import Identity, decrypt, encrypt
-from infl.keys.identity import own_path, public_keys
+from infl.keys.derive import OWN_LABELS
+from infl.keys.identity import own_path, public_identities, public_keys
 
 # a pair published with age (https://github.com/FiloSottile/age), in a file as age-keygen writes it
 PUBLISHED = """# created: 2021-01-02T15:30:45+01:00
@@ -58,7 +62,10 @@ def test_an_identity_under_a_passphrase_needs_it(tmp_path: Path, age_by_hand: Ca
 
 def test_the_public_key_file_has_the_public_key_and_may_be_read(tmp_path: Path, me: Identity) -> None:
     path = me.save_public(tmp_path / "hospital_b.pub")
-    assert path.read_text() == f"{me.public}\n" and stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert (
+        path.read_text() == f"{me.public} ed25519:{me.verifier}\n" == f"{me.public_line}\n"
+        and stat.S_IMODE(path.stat().st_mode) == 0o644
+    )
     assert public_keys(path) == public_keys(str(path)) == public_keys(me) == public_keys([me, path]) == [me.public]
 
 
@@ -187,6 +194,46 @@ def test_what_is_no_age_file_is_said_to_be_none(me: Identity) -> None:
     for content in (b"", b"PK\3\4", b"age-encryption.org/v2\n-> "):
         with pytest.raises(FileError, match="model is not an age file"):
             decrypt(content, identity=me, source="model")
+
+
+# -- signatures ------------------------------------------------------------------------------------------------------
+def test_an_identity_file_of_any_age_signs_and_no_other_does(tmp_path: Path, me: Identity) -> None:
+    """The signing key follows from what age-keygen wrote: old files need no change, and give the same key each time."""
+    old = Identity.load(write(tmp_path / "key.txt", PUBLISHED))
+    assert old.verifier == Identity.load(tmp_path / "key.txt").verifier != me.verifier
+    key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(old.verifier))
+    key.verify(old.sign(b"statement"), b"statement")
+    for forged in (me.sign(b"statement"), old.sign(b"statement "), bytes(64)):
+        with pytest.raises(InvalidSignature):
+            key.verify(forged, b"statement")
+
+
+def test_the_signing_key_is_hkdf_of_the_private_key_written_out(tmp_path: Path) -> None:
+    identity = Identity.load(write(tmp_path / "key.txt", PUBLISHED))
+    secret = PUBLISHED.splitlines()[-1].encode()
+    extracted = hmac.digest(bytes(32), secret, "sha256")
+    seed = hmac.digest(extracted, b"infl/1/identity/sign\x01", "sha256")
+    assert Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw().hex() == identity.verifier
+    assert identity.subkey("sign") == seed
+    assert len({identity.subkey(use, salt=salt) for use in OWN_LABELS for salt in (b"", b"run")}) == 2 * len(OWN_LABELS)
+    with pytest.raises(KeyringError, match="no subkey of an identity is called 'seal'"):
+        identity.subkey("seal")
+
+
+def test_a_public_file_of_infl_0_1_has_no_verifier(tmp_path: Path, me: Identity) -> None:
+    old = write(tmp_path / "old.pub", f"{me.public}\n", 0o644)
+    assert public_identities(old) == public_identities(me.public) == [(me.public, "")]
+    assert (
+        public_identities(me.save_public(tmp_path / "new.pub")) == public_identities(me) == [(me.public, me.verifier)]
+    )
+
+
+@pytest.mark.parametrize(
+    "rest", ["ed25519:", "ed25519:00", "ed25519:" + "g" * 64, "ed25519:" + "A" * 64, "more", "a b"]
+)
+def test_a_public_line_with_something_else_in_it_is_refused(me: Identity, rest: str) -> None:
+    with pytest.raises(KeyringError, match="is not an age public key"):
+        public_keys(f"{me.public} {rest}")
 
 
 # -- the user's own identity -----------------------------------------------------------------------------------------

@@ -81,7 +81,8 @@ def show(
         current = "  (current)" if version == ring.current else ""
         typer.echo(f"version {version:<5} {ring.fingerprint(version)}{current}")
     for name, member in ring.members.items():
-        typer.echo(f"granted       {name}: {_versions(member.versions)}")
+        unsigned = "" if member.identity else f"; no member of runs between machines, grant its new {name}.pub"
+        typer.echo(f"granted       {name}: {_versions(member.versions)}{unsigned}")
     if trail:
         for line in ring.trail.lines:
             what = " ".join(filter(None, (line.action, line.who, _versions(line.versions))))
@@ -192,13 +193,13 @@ def import_(
 
 @app.command()
 def identity(
-    name: Annotated[str, typer.Argument(help="The site's name; its public key is written to NAME.pub.")],
+    name: Annotated[str, typer.Argument(help="The site's name; its public keys are written to NAME.pub.")],
     identity: Annotated[
         Path | None, typer.Option("--identity", help="Identity file, made if it is missing.  [default: your own]")
     ] = None,
     passphrase: Annotated[bool, typer.Option("--passphrase", help="Ask for a passphrase for a new identity.")] = False,
 ) -> None:
-    """Make this site's identity if it has none, and write its public key for the key holder.
+    """Make this site's identity if it has none, and write its public keys for the key holder.
 
     Example: `infl key identity hospital_b`
     """
@@ -209,10 +210,11 @@ def identity(
         raise FileError(f"{path} exists already: name another with --identity")
     mine = _identity(identity, create=True, passphrase=passphrase)
     public = Path(f"{name}.pub")
-    if not (public.exists() and public.read_text(errors="replace").strip() == mine.public):
-        mine.save_public(public)
+    there = public.read_text(errors="replace").strip() if public.exists() else ""
+    if there != mine.public_line:
+        mine.save_public(public, overwrite=there == mine.public)  # as infl 0.1 wrote it
     typer.echo(f"{path}: this site's identity; it never leaves the site.")
-    typer.echo(f"{public}: its public key {mine.public}; send it to the key holder.")
+    typer.echo(f"{public}: its public keys {mine.public_line}; send it to the key holder.")
 
 
 # -- for this file and the other commands --------------------------------------------------------------------------

@@ -26,6 +26,14 @@ LABELS = {
 """Every label that a subkey may have, and what the subkey protects."""
 
 
+OWN_LABELS = {
+    "sign": "the Ed25519 key that says which member a site is",
+    "ledger": "proof that a site's ledger of a run between machines was written by that site",
+    "checkpoint": "what a site keeps of a run between machines",
+}
+"""Every label that a subkey of an identity may have, and what the subkey protects."""
+
+
 def hkdf(root: bytes, *, salt: bytes, info: bytes, length: int) -> bytes:
     """Return `length` bytes derived from `root` by HKDF-SHA256.
 
@@ -62,6 +70,23 @@ def derive(root: bytes, label: str, version: int, *, salt: bytes = b"", length: 
     if not 1 <= length <= 255 * 32:
         raise KeyringError(f"a subkey has 1 to {255 * 32} bytes, asked for {length}")
     return hkdf(root, salt=salt, info=f"infl/1/{label}/{version}".encode(), length=length)
+
+
+def derive_own(secret: bytes, label: str, *, salt: bytes = b"") -> bytes:
+    """Return 32 bytes of a site's own secret for one use.
+
+    Parameters
+    ----------
+    secret
+        An identity's private key, as age writes it.
+    label
+        One of :data:`OWN_LABELS`.
+    salt
+        Public bytes that set one run apart from the next.
+    """
+    if label not in OWN_LABELS:
+        raise KeyringError(f"no subkey of an identity is called {label!r}: the labels are {', '.join(OWN_LABELS)}")
+    return hkdf(secret, salt=salt, info=f"infl/1/identity/{label}".encode(), length=32)
 
 
 def fingerprint(root: bytes, version: int) -> str:

@@ -50,6 +50,8 @@ class Line:
         The site's public key (grant).
     chain
         SHA-256 of the line before and this one.
+    identity
+        The Ed25519 public key that checks the site's signatures, in hexadecimal (grant; empty in lines of infl 0.1).
     """
 
     number: int
@@ -60,11 +62,17 @@ class Line:
     fingerprints: tuple[str, ...] = ()
     recipient: str = ""
     chain: str = ""
+    identity: str = ""
 
     def chained_to(self, before: str) -> str:
         """Return what :attr:`chain` has to be."""
-        fields = asdict(self) | {"chain": before}
+        fields = self.to_json() | {"chain": before}
         return hashlib.sha256(_DOMAIN + json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the line as JSON; without an identity it is what infl 0.1 wrote, and has the same chain."""
+        fields = asdict(self)
+        return fields if self.identity else {name: value for name, value in fields.items() if name != "identity"}
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,8 @@ class Member:
         Its public key.
     versions
         That it may open.
+    identity
+        The Ed25519 public key that checks its signatures, in hexadecimal; empty where it was granted without one.
 
     Examples
     --------
@@ -92,6 +102,7 @@ class Member:
     name: str
     recipient: str
     versions: tuple[int, ...]
+    identity: str = ""
 
 
 @dataclass(frozen=True)
@@ -185,8 +196,9 @@ class Trail:
         members: dict[str, Member] = {}
         for line in self.lines:
             if line.action == "grant":
-                had = members[line.who].versions if line.who in members else ()
-                members[line.who] = Member(line.who, line.recipient, tuple(sorted({*had, *line.versions})))
+                had = members.get(line.who, Member(line.who, line.recipient, ()))
+                versions = tuple(sorted({*had.versions, *line.versions}))
+                members[line.who] = Member(line.who, line.recipient, versions, line.identity or had.identity)
             elif line.action == "revoke":
                 members.pop(line.who, None)
         return members
@@ -202,29 +214,31 @@ class Trail:
             )
         return members[name]
 
-    def refuse_clash(self, name: str, recipient: str) -> None:
-        """Raise a KeyringError if `name` has another public key, or the key another name."""
+    def refuse_clash(self, name: str, recipient: str, identity: str = "") -> None:
+        """Raise a KeyringError if `name` has another public key or identity, or one of these another name."""
         if not _NAME.fullmatch(name):
             raise SettingsError(f"{name[:80]!r} cannot be a site's name: letters, digits, '_', '-' and '.', at most 64")
         for member in self.members().values():
-            if member.name == name and member.recipient != recipient:
+            other = bool(identity and member.identity) and member.identity != identity
+            if member.name == name and (member.recipient != recipient or other):
                 raise KeyringError(
                     f"a site {name!r} with another public key has a grant: choose another name, or revoke that one first"
                 )
-            if member.name != name and member.recipient == recipient:
+            same = member.recipient == recipient or (identity and member.identity == identity)
+            if member.name != name and same:
                 raise KeyringError(f"{name!r} has the public key of {member.name!r}: each site makes its own identity")
 
     def to_frame(self) -> pd.DataFrame:
         """Return the lines as a table, for people."""
         import pandas as pd
 
-        columns = ["when", "action", "who", "versions", "fingerprints", "recipient"]
+        columns = ["when", "action", "who", "versions", "fingerprints", "recipient", "identity"]
         rows = [[getattr(line, column) for column in columns] for line in self.lines]
         return pd.DataFrame(rows, columns=columns, index=pd.RangeIndex(1, len(rows) + 1, name="line"))
 
     def to_json(self) -> dict[str, Any]:
         """Return the trail as JSON."""
-        return asdict(self)
+        return {"holder": self.holder, "lines": [line.to_json() for line in self.lines], "signature": self.signature}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Trail:
@@ -253,7 +267,7 @@ def _private(signer: bytes):
 
 def _line(row: Mapping[str, Any]) -> Line:
     line = Line(**{**row, "versions": tuple(row["versions"]), "fingerprints": tuple(row["fingerprints"])})
-    for text in (line.when, line.action, line.who, line.recipient, line.chain, *line.fingerprints):
+    for text in (line.when, line.action, line.who, line.recipient, line.chain, line.identity, *line.fingerprints):
         _text(text)
     if line.action not in ACTIONS or not all(type(n) is int for n in (line.number, *line.versions)):
         raise ValueError("not a line of a trail")

@@ -1,11 +1,16 @@
 """Identities and recipients: the two halves of an X25519 key pair, as age writes them.
 
-An *identity* is the private half; its public half, ``age1…``, is a *recipient*. Their files are those of ``age-keygen``.
+An *identity* is the private half; its public half, ``age1…``, is a *recipient*. Identity files are those of ``age-keygen``.
+
+With a signature a site shows in a run which member it is. The signing key (Ed25519) follows from the identity by HKDF, so
+there is one secret to keep, and an identity file of any age has it. Its public half stands beside the recipient in
+``NAME.pub``: ``age1… ed25519:…``. An older ``NAME.pub`` has the recipient alone; write it anew with `infl key identity NAME`.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
@@ -15,7 +20,9 @@ import pyrage
 from infl._files import explained, write_atomic
 from infl.errors import FileError, KeyringError, SettingsError
 from infl.keys import age
+from infl.keys.derive import derive_own
 
+_SIGNS = re.compile(r"ed25519:([0-9a-f]{64})")
 _SECRET = "AGE-SECRET-KEY-"
 _LARGEST_TEXT = 65536  # bytes of an identity or recipient file; anything longer is something else
 
@@ -117,6 +124,42 @@ class Identity:
         """The public key, ``age1…``, to which others encrypt."""
         return str(self._secret.to_public())
 
+    @property
+    def verifier(self) -> str:
+        """The Ed25519 public key that checks this identity's signatures, in hexadecimal."""
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        return Ed25519PrivateKey.from_private_bytes(self.subkey("sign")).public_key().public_bytes_raw().hex()
+
+    @property
+    def public_line(self) -> str:
+        """What ``NAME.pub`` has, and the key holder is given: both public keys, ``age1… ed25519:…``."""
+        return f"{self.public} ed25519:{self.verifier}"
+
+    def sign(self, statement: bytes) -> bytes:
+        """Return the signature (64 bytes) that :attr:`verifier` checks.
+
+        Examples
+        --------
+        >>> len(Identity.create().sign(b"here I am"))
+        64
+        """
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        return Ed25519PrivateKey.from_private_bytes(self.subkey("sign")).sign(statement)
+
+    def subkey(self, label: str, *, salt: bytes = b"") -> bytes:
+        """Return 32 secret bytes for one use of this site alone, by HKDF-SHA256.
+
+        Parameters
+        ----------
+        label
+            The use: ``"ledger"`` or ``"checkpoint"`` of runs between machines, ``"sign"``.
+        salt
+            Public bytes that set one run apart from the next.
+        """
+        return derive_own(str(self._secret).encode(), label, salt=salt)
+
     def save(self, path: str | os.PathLike[str], passphrase: str | None = None, *, overwrite: bool = False) -> Path:
         """Write the private key to a file of mode 0600, under a passphrase if one is given."""
         text = f"# public key: {self.public}\n{self._secret}\n".encode()
@@ -124,8 +167,8 @@ class Identity:
         return age.write_private(path, content, overwrite=overwrite)
 
     def save_public(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write the public key to a file that may be sent to anybody (``NAME.pub``)."""
-        return write_atomic(Path(path), f"{self.public}\n".encode(), overwrite=overwrite, mode=0o644)
+        """Write the public keys to a file that may be sent to anybody (``NAME.pub``)."""
+        return write_atomic(Path(path), f"{self.public_line}\n".encode(), overwrite=overwrite, mode=0o644)
 
     def __eq__(self, other: object) -> bool:
         return self.public == other.public if isinstance(other, Identity) else NotImplemented
@@ -165,12 +208,25 @@ def public_keys(recipients: Recipients) -> list[str]:
     several = [recipients] if isinstance(recipients, str | os.PathLike | Identity) else list(recipients)
     if not several:
         raise SettingsError("recipients is empty, so nobody could open the file: give at least one public key")
-    return list(dict.fromkeys(key for recipient in several for key in _keys_of(recipient)))
+    return list(dict.fromkeys(key for recipient in several for key, _ in _keys_of(recipient)))
 
 
-def _keys_of(recipient: str | os.PathLike[str] | Identity) -> list[str]:
+def public_identities(recipients: Recipients) -> list[tuple[str, str]]:
+    """Return recipient and verifier of each of `recipients`; the verifier is empty where only the recipient is given.
+
+    Examples
+    --------
+    >>> identity = Identity.create()
+    >>> public_identities(identity.public_line) == [(identity.public, identity.verifier)]
+    True
+    """
+    several = [recipients] if isinstance(recipients, str | os.PathLike | Identity) else list(recipients)
+    return list(dict.fromkeys(keys for recipient in several for keys in _keys_of(recipient)))
+
+
+def _keys_of(recipient: str | os.PathLike[str] | Identity) -> list[tuple[str, str]]:
     if isinstance(recipient, Identity):
-        return [recipient.public]
+        return [(recipient.public, recipient.verifier)]
     _refuse_secret_text(recipient, "a public key (age1…)")
     if isinstance(recipient, str) and recipient.startswith("age1") and not Path(recipient).exists():
         lines, source = [recipient], recipient
@@ -184,12 +240,20 @@ def _keys_of(recipient: str | os.PathLike[str] | Identity) -> list[str]:
             f"{source} holds a private key: give the public one, NAME.pub, and send the private to nobody"
         )
     try:
-        keys = [str(pyrage.x25519.Recipient.from_str(line)) for line in lines]
-    except pyrage.RecipientError:
+        keys = [_public_line(line) for line in lines]
+    except (pyrage.RecipientError, ValueError):
         keys = []
     if not keys:
         raise KeyringError(f"{source} is not an age public key (age1…): make a pair with `infl key identity NAME`")
     return keys
+
+
+def _public_line(line: str) -> tuple[str, str]:
+    recipient, _, rest = line.partition(" ")
+    signs = _SIGNS.fullmatch(rest.strip()) if rest else None
+    if rest and signs is None:
+        raise ValueError("not a line of a public key")
+    return str(pyrage.x25519.Recipient.from_str(recipient)), signs[1] if signs else ""
 
 
 def encrypt(content: bytes, *, recipients: Recipients | None = None, passphrase: str | None = None) -> bytes:

@@ -14,7 +14,7 @@ from infl.errors import FileError, KeyringError
 from infl.keys import age
 from infl.keys.derive import ROOT_BYTES, derive, fingerprint
 from infl.keys.grants import Member, Trail, public_of
-from infl.keys.identity import Identity, Recipients, decrypt, encrypt, public_keys
+from infl.keys.identity import Identity, Recipients, decrypt, encrypt, public_identities, public_keys
 from infl.keys.payload import pack, unpack
 
 
@@ -175,29 +175,34 @@ class Keyring:
         name
             The site's name, one for each public key.
         recipient
-            The site's public key, or the path of its file ``NAME.pub``.
+            The site's public keys, ``age1… ed25519:…``, or the path of its file ``NAME.pub``. With ``age1…`` alone the site
+            opens models, and is no member of runs between machines.
         versions
             Others than the current one, for a site that is to open older models too.
 
         Examples
         --------
         >>> ring, hospital_b = Keyring.create(), Identity.create()
-        >>> ring.grant("hospital_b", hospital_b.public)
+        >>> ring.grant("hospital_b", hospital_b.public_line)
         Keyring(version 1: ..., granted)
         >>> ring.members["hospital_b"].versions
         (1,)
         """
         self._require_holder("grant")
-        keys = public_keys(recipient)
+        keys = public_identities(recipient)
         if len(keys) != 1:
             raise KeyringError(f"a grant is to one public key, {name!r} has {len(keys)}: give each site its own name")
-        self.trail.refuse_clash(name, keys[0])
+        ((public, identity),) = keys
+        self.trail.refuse_clash(name, public, identity)
         wanted = {self.current} if versions is None else set(versions)
         for version in wanted:
             self._root(version)
         member = self.members.get(name)
-        if new := sorted(wanted - set(member.versions if member else ())):
-            self._record({"action": "grant", "who": name, "recipient": keys[0], "versions": tuple(new)})
+        new = sorted(wanted - set(member.versions if member else ()))
+        identity = identity or (member.identity if member else "")
+        if new or identity != (member.identity if member else ""):
+            site = Member(name, public, (), identity)
+            self._record({"action": "grant", **_site(site), "versions": tuple(new or sorted(wanted))})
         return self.granted(name)
 
     def granted(self, name: str) -> Keyring:
@@ -375,7 +380,7 @@ class Keyring:
 
 
 def _site(member: Member) -> dict[str, str]:
-    return {"who": member.name, "recipient": member.recipient}
+    return {"who": member.name, "recipient": member.recipient, "identity": member.identity}
 
 
 def _ranges(versions: list[int]) -> str:

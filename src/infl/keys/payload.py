@@ -16,7 +16,8 @@ from infl.keys.derive import ROOT_BYTES, fingerprint
 from infl.keys.grants import Trail, public_of
 
 _FORMAT = "infl-keyring"
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
+"""Since 2 lines of the trail may have identities; a trail without is written as 1, which infl 0.1 reads too."""
 
 Content = tuple[dict[int, bytes], bytes | None, tuple[str, ...], Trail]
 """Roots by version, the key holder's signing seed, the public keys that the file is made for, the trail."""
@@ -26,7 +27,7 @@ def pack(roots: Mapping[int, bytes], signer: bytes | None, kept_for: Iterable[st
     """Return the content of a ring's file, to be encrypted."""
     payload = {
         "format": _FORMAT,
-        "format_version": _FORMAT_VERSION,
+        "format_version": _FORMAT_VERSION if any(line.identity for line in trail.lines) else 1,
         "keys": {str(version): root.hex() for version, root in roots.items()},
         "signer": None if signer is None else signer.hex(),
         "kept_for": list(kept_for),
@@ -59,7 +60,7 @@ def _parse(plain: bytes) -> tuple[Any, Content | None]:
         payload = json.loads(plain)
         if payload["format"] == _FORMAT:
             format_version = payload["format_version"]
-        if format_version != _FORMAT_VERSION:
+        if format_version not in (1, _FORMAT_VERSION):
             return format_version, None
         roots = {int(version): bytes.fromhex(root) for version, root in payload["keys"].items()}
         signer = None if payload["signer"] is None else bytes.fromhex(payload["signer"])
