@@ -14,7 +14,7 @@ from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
 from infl.federation.coordinator import Coordinator, Progress
 from infl.federation.local import LocalTransport
-from infl.federation.messages import END, KEYS, Answer, Plan, Total
+from infl.federation.messages import END, KEYS, Answer, Plan, Reveal, Total
 from infl.federation.packings import fitted
 from infl.federation.programme import MAX_ATTEMPTS
 from infl.federation.replica import Replica
@@ -33,6 +33,10 @@ class Trusting(Site):
 
     def _check_due(self, plan: Plan) -> None:
         pass
+
+    def _reveal(self, plan: Plan) -> Reveal:
+        self._given = None
+        return super()._reveal(plan)
 
 
 class House:

@@ -24,6 +24,7 @@ from infl.federation.attempt import AGAIN, Attempt, RunFolder, Status
 from infl.federation.checkpoint import Checkpoint
 from infl.federation.coordinator import MAX_TOTALS, Coordinator
 from infl.federation.local import run_in_process
+from infl.federation.membership import Membership
 from infl.federation.messages import Alive, Answer, Done, Offer, Plan, Trouble
 from infl.federation.programme import Programme
 from infl.federation.remote import Patience, RemoteTransport
@@ -31,7 +32,7 @@ from infl.federation.replica import Replica, build_bench
 from infl.federation.resident import DECLINED, Resident
 from infl.federation.site import Site
 from infl.federation.wire import decode, encode
-from infl.keys import Keyring
+from infl.keys import Identity, Keyring
 from infl.models import Classifier, Mosaic
 from infl.models.task import Task
 from infl.privacy.seal import Ledger, Words
@@ -59,6 +60,9 @@ class House:
         **settings: Any,
     ) -> None:
         self.data, self.folder, self.lose, self.key, self.task = sites, folder, lose, Keyring.create(), task
+        self.identities = {name: Identity.create() for name in sites}
+        for name, identity in self.identities.items():
+            self.key.grant(name, identity)
         self.agreement = Agreement.new(task, task.agree(sites), sites, self.key, **{"rounds": 4, **settings})
         self.residents: dict[str, Resident] = {}
         self.results: dict[str, Replica] = {}
@@ -76,12 +80,13 @@ class House:
 
     def prepare(self, site: str) -> Callable[[Agreement], Site]:
         def make(agreement: Agreement) -> Site:
-            store = Checkpoint(self.folder / site)
+            membership = Membership.of(site, self.identities[site], agreement.sites, self.key.trail)
+            store = Checkpoint(self.folder / site, membership.identity.subkey("checkpoint"))
             with ONE:
                 replica = Replica(agreement, self.key)
-            ledger = Ledger(store.ledger_path(site), self.key.subkey("ledger"))
+            ledger = Ledger(store.ledger_path(site), membership.identity.subkey("ledger"))
             keep = lambda s: store.keep_sites(s.replica, {site: s})  # noqa: E731
-            member = Site(site, self.data[site], replica, ledger, keep=keep)
+            member = Site(site, self.data[site], replica, ledger, membership=membership, keep=keep)
             store.restore_sites(replica, {site: member})
             handle = member.handle
 
@@ -123,6 +128,7 @@ class House:
             self.transport,
             progress=store.progress(),
             keep=store.keep_progress,
+            between_machines=True,
             applied={site: said.applied for site, said in consents.items()} if told else None,
         )
 

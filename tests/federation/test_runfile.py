@@ -28,7 +28,7 @@ def test_template_becomes_a_run(tmp_path: Path) -> None:
     run = RunFile.read(written(tmp_path))
     agreement = run.agreement()
     assert (agreement.task, agreement.options["target"], agreement.rounds) == ("classifier", "label", 20)
-    assert (agreement.key_version, agreement.fingerprint, agreement.seal) == (1, "abcd-efgh", "group")
+    assert (agreement.key_version, agreement.fingerprint, agreement.seal) == (1, "abcd-efgh", "pairwise")
     assert agreement.panel == {"features": ["g1", "g2"], "classes": ["a", "b"]}
     assert run.patience() == Patience()
 
@@ -90,7 +90,7 @@ def test_the_line_is_that_of_the_field(tmp_path: Path) -> None:
         (('name = "classifier"', 'name = "classifer"'), "'classifer' is not known"),
         (("# width = 64", "widht = 64"), "did you mean 'width'"),
         ((r"^\[key\]\nversion = 1\nfingerprint = .*$", ""), r"\[key\] is missing"),
-        (('seal = "group"', 'seal = "wax"'), "seal='wax'"),
+        (('seal = "pairwise"', 'seal = "wax"'), "seal='wax'"),
     ],
 )
 def test_what_only_the_task_and_the_engine_know(tmp_path: Path, change: tuple[str, str], why: str) -> None:

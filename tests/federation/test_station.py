@@ -1,5 +1,6 @@
 """A site's own files decide: data, key, policy, a person's yes."""
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,33 +11,43 @@ from anndata import AnnData
 
 from infl.errors import DataError, FederationError, FileError, InflWarning, KeyringError, SettingsError
 from infl.federation.agreement import Agreement
+from infl.federation.checkpoint import Checkpoint
 from infl.federation.local import run_in_process
-from infl.federation.messages import Answer, Plan
+from infl.federation.messages import KEYS, Answer, Key, Plan
 from infl.federation.packings import count_packing
+from infl.federation.site import Site
 from infl.federation.station import SiteSettings, Station, specification_digest, stamp
 from infl.keys import Identity, Keyring
 from infl.models import Classifier
 from infl.privacy import DP
+from infl.privacy.seal import Ledger, Packing, PairwiseSite
 
 TASK = Classifier(target="label", width=8, n_blocks=1)
 
 
 @pytest.fixture
-def key() -> Keyring:
-    return Keyring.create()
+def identities(small_sites: dict[str, AnnData]) -> dict[str, Identity]:
+    return {name: Identity.create() for name in small_sites}
+
+
+@pytest.fixture
+def key(identities: dict[str, Identity]) -> Keyring:
+    ring = Keyring.create()
+    for name, identity in identities.items():
+        ring.grant(name, identity)
+    return ring
 
 
 @pytest.fixture
 def agreement(small_sites: dict[str, AnnData], key: Keyring) -> Agreement:
-    return Agreement.new(TASK, TASK.agree(small_sites), small_sites, key)
+    return Agreement.new(TASK, TASK.agree(small_sites), small_sites, key, seal="pairwise")
 
 
 @pytest.fixture
-def station(small_sites: dict[str, AnnData], key: Keyring, tmp_path: Path) -> Station:
+def station(small_sites: dict[str, AnnData], key: Keyring, identities: dict[str, Identity], tmp_path: Path) -> Station:
     small_sites["site_1"].write_h5ad(tmp_path / "cohort.h5ad")
-    identity = Identity.create()
-    identity.save(tmp_path / "me.key")
-    key.save(tmp_path / "ring.key", recipients=identity)
+    identities["site_1"].save(tmp_path / "me.key")
+    key.granted("site_1").save(tmp_path / "ring.key")
     station = Station(tmp_path / "site_1")
     station.home.mkdir()
     (station.home / "policy.toml").write_text("ask = false\ntargets = ['label']\npanels = ['*']\n")
@@ -50,25 +61,52 @@ def changed(station: Station, **settings: str) -> Station:
     return station
 
 
-def count(agreement: Agreement) -> Plan:
-    a = agreement
+def plan(agreement: Agreement, kind: str, peers: dict[str, bytes]) -> Plan:
+    a, lanes = agreement, count_packing().lanes if kind == "count" else Packing(()).lanes
     return Plan(
-        a.run, 0, "count", 0, 0, a.sites, count_packing().lanes, a.digest, a.key_version, a.fingerprint, ()
+        a.run, 0, kind, 0, 0, a.sites, lanes, a.digest, a.key_version, a.fingerprint, (), peers=peers
     )  # fmt: skip
 
 
-def test_a_site_is_made_and_goes_on_where_it_was(station: Station, agreement: Agreement) -> None:
+@pytest.fixture
+def others(identities: dict[str, Identity], agreement: Agreement, key: Keyring) -> dict[str, bytes]:
+    """What the other sites advertise."""
+    secret = key.subkey("seal", version=1, salt=bytes.fromhex(agreement.salt))
+    return {
+        name: PairwiseSite(name, secret, agreement.run, identity=identity).advertise()
+        for name, identity in identities.items()
+        if name != "site_1"
+    }
+
+
+def count(site: Site, others: dict[str, bytes]) -> Plan:
+    """The first plan, after the site was asked for its key."""
+    agreement = site.replica.agreement
+    public = site.handle(plan(agreement, KEYS, {}))
+    assert isinstance(public, Key)
+    return plan(agreement, "count", others | {"site_1": public.public})
+
+
+def test_a_site_is_made_and_goes_on_where_it_was(
+    station: Station, agreement: Agreement, others: dict[str, bytes]
+) -> None:
     site = station.prepare(agreement)
-    first = site.handle(count(agreement))
+    asked = count(site, others)
+    first, again = site.handle(asked), site.handle(asked)
+    assert isinstance(first, Answer)
+    assert isinstance(again, Answer)
+    assert first.words.digest() == again.words.digest()  # the same bytes within one start
     assert site.ledger is not None
     site.ledger.close()
     again = station.prepare(agreement)
     assert again.noise_key == site.noise_key
-    second = again.handle(count(agreement))
-    assert isinstance(first, Answer)
+    with pytest.raises(FederationError, match="site_1: the keys are not those of its last start"):
+        again.handle(asked)
+    second = again.handle(count(again, others))
     assert isinstance(second, Answer)
-    assert first.words.digest() == second.words.digest()
-    assert len(station.ledger(station.run_folder(agreement))) == 1
+    assert first.words.digest() != second.words.digest()
+    kinds = [entry["kind"] for entry in station.ledger(station.run_folder(agreement))]
+    assert kinds == ["0:keys", "0:count", "0:keys", "0:count"]
     assert again.local.equal(torch.empty(0))
     assert len(again.replica.programme.exchanges) > 20
 
@@ -97,6 +135,68 @@ def test_refusals(station: Station, agreement: Agreement, small_sites: dict[str,
         changed(station, data=str(tmp_path / "gone.h5ad")).prepare(agreement)
 
 
+def test_only_members_of_the_sites_own_trail(
+    station: Station, agreement: Agreement, identities: dict[str, Identity], key: Keyring, tmp_path: Path
+) -> None:
+    """The coordinator names whom it likes; a site takes part with those that its key holder granted, each an identity."""
+    ghost = replace(agreement, sites=("site_1", "site_2", "ghost"))
+    with pytest.raises(KeyringError, match="site_1: 'ghost' is no member in this site's copy of the grant trail"):
+        station.prepare(ghost)
+    policy = station.home / "policy.toml"
+    policy.write_text(policy.read_text() + "seals = ['group', 'pairwise']\n")
+    with pytest.raises(KeyringError, match="'ghost' is no member"):
+        station.prepare(replace(ghost, seal="group"))
+
+    def ring_with(change: Callable[[Keyring], object]) -> None:
+        ring = Keyring._from_roots(dict(key._roots))
+        change(ring)
+        ring.save(tmp_path / "ring.key", recipients=identities["site_1"], overwrite=True)
+
+    def granted(ring: Keyring, **other: Identity | str) -> None:
+        for name, identity in (identities | other).items():
+            ring.grant(name, identity)
+
+    for change, why in (
+        (
+            lambda r: granted(r, site_3=identities["site_3"].public),
+            "'site_3' was granted without an identity: .* new site_3.pub",
+        ),
+        (lambda r: granted(r, site_1=Identity.create()), "ring does not have its identity: send site_1.pub"),
+        (lambda r: granted(r, site_1=identities["site_1"].public), "ring does not have its identity"),
+        (lambda r: r.grant("hospital", identities["site_1"]), "ring calls it 'hospital'"),
+        (lambda r: (granted(r), r.revoke("site_4")), "'site_4' is no member"),
+    ):
+        ring_with(change)
+        with pytest.raises(KeyringError, match=f"site_1: .*{why}"):
+            station.prepare(agreement)
+    assert not list((station.run_folder(agreement)).glob("ledgers/*"))  # refused before any work
+    ring_with(granted)
+    station.prepare(agreement)
+
+
+def test_what_a_site_keeps_is_under_its_own_key(
+    station: Station, agreement: Agreement, identities: dict[str, Identity], key: Keyring
+) -> None:
+    """Another member has the same ring: it opens neither the checkpoint nor forges a line of the ledger."""
+    site = station.prepare(agreement)
+    site.keep(site)
+    assert site.ledger is not None
+    site.ledger.record_other(agreement.run, 0, "refusal")
+    site.ledger.close()
+    folder = station.run_folder(agreement)
+    with pytest.raises(FileError, match="belongs to another key or run"):
+        Checkpoint(folder).restore_sites(site.replica, {"site_1": site})
+    other = identities["site_2"].subkey("checkpoint", salt=bytes.fromhex(agreement.run))
+    with pytest.raises(FileError, match="belongs to another key or run"):
+        Checkpoint(folder, other).restore_sites(site.replica, {"site_1": site})
+    path = Checkpoint(folder).ledger_path("site_1")
+    for wrong in (key.subkey("ledger"), identities["site_2"].subkey("ledger", salt=bytes.fromhex(agreement.run))):
+        with pytest.raises(FileError, match="written under another key"):
+            Ledger(path, wrong)
+    assert [entry["kind"] for entry in station.ledger(folder)] == ["0:refusal"]
+    station.prepare(agreement)
+
+
 def test_data_that_changed_since_the_check(station: Station, agreement: Agreement, tmp_path: Path) -> None:
     changed(station, stamp=stamp(tmp_path / "cohort.h5ad")).prepare(agreement).ledger.close()  # type: ignore[union-attr]
     with (tmp_path / "cohort.h5ad").open("ab") as file:
@@ -107,15 +207,18 @@ def test_data_that_changed_since_the_check(station: Station, agreement: Agreemen
 
 @pytest.mark.parametrize("n_obs", [None, 1])
 def test_a_site_with_one_class_joins_with_a_warning(
-    small_sites: dict[str, AnnData], station: Station, agreement: Agreement, tmp_path: Path, n_obs: int | None
+    small_sites: dict[str, AnnData],
+    station: Station,
+    agreement: Agreement,
+    others: dict[str, bytes],
+    tmp_path: Path,
+    n_obs: int | None,
 ) -> None:
     adata = small_sites["site_1"]
     adata[adata.obs["label"] == "a"][:n_obs].copy().write_h5ad(tmp_path / "cohort.h5ad")
     with pytest.warns(InflWarning, match=r"one class only of 'label' at 'site_1 \(a\)'"):
         site = station.prepare(agreement)
-    assert site.ledger is not None
-    site.ledger.close()
-    assert isinstance(site.handle(count(agreement)), Answer)
+    assert isinstance(site.handle(count(site, others)), Answer)
 
 
 def test_a_run_with_one_class_is_refused(agreement: Agreement) -> None:
@@ -237,7 +340,7 @@ def test_what_stays_at_a_site_is_written_there_as_its_own_model(
     small_sites: dict[str, AnnData], station: Station, key: Keyring
 ) -> None:
     plain, partial = (
-        Agreement.new(TASK, TASK.agree(small_sites), small_sites, key, rounds=2, aggregation=rule)
+        Agreement.new(TASK, TASK.agree(small_sites), small_sites, key, rounds=2, aggregation=rule, seal="pairwise")
         for rule in ("fedavg", "partial")
     )
     for agreement in (plain, partial):
@@ -253,7 +356,7 @@ def test_digests_that_look_like_numbers_are_read_back_as_text(
     small_sites: dict[str, AnnData], station: Station, key: Keyring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = "0" * 20 + "12e" + "34" * 20 + "5"  # a number to who guesses, and too large a one for pandas 2.3's parser
-    agreement = Agreement.new(TASK, TASK.agree(small_sites), small_sites, key, rounds=2)
+    agreement = Agreement.new(TASK, TASK.agree(small_sites), small_sites, key, rounds=2, seal="pairwise")
     station.prepare(agreement)
     site = run_in_process(agreement, TASK, small_sites, key).sites["site_1"]
     frame = site.ledger.frame().assign(run="1e" + "0" * 30, context=digest, digest=digest)  # type: ignore[union-attr]

@@ -14,6 +14,7 @@ from infl._parameters import LOCKS, PARAMETERS, Choice, Names, Whole, read_all
 from infl.errors import DataError, KeyringError, SettingsError
 from infl.federation.rules import rule
 from infl.models.lock_schemes import lock_scheme
+from infl.privacy.seal.reveal import threshold
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from infl.privacy.dp import DP
 
 
+MAX_PAIRWISE = 100
+"""Most sites under the pairwise seal, which masks between each pair of them."""
 SPECIFIED = {
     name: PARAMETERS[name]
     for name in (
@@ -119,6 +122,11 @@ class Agreement:
                 f"participation={self.participation} asks {cohort} of {len(self.sites)} sites a round, fewer than "
                 f"min_sites={self.min_sites}: raise participation"
             )
+        if self.seal == "pairwise" and len(self.sites) > MAX_PAIRWISE:
+            raise SettingsError(
+                f"seal='pairwise' is for at most {MAX_PAIRWISE} sites, and there are {len(self.sites)}: each works for each "
+                "other one; split the run, or agree on seal='group', which a coordinator and one site together can open"
+            )
         rule(self.aggregation, self.aggregation_options)
         lock_scheme(self.lock, self.strength)
         check_classes(self.panel)
@@ -189,6 +197,29 @@ class Agreement:
     def cohort_size(self) -> int:
         """Number of sites that are asked in a training round."""
         return max(1, round(self.participation * len(self.sites)))
+
+    @property
+    def quorum(self) -> int:
+        """Fewest sites whose sum can be opened: `min_sites`, and under the pairwise seal more than two thirds."""
+        return max(self.min_sites, threshold(self.cohort_size) if self.seal == "pairwise" else 0)
+
+    def tolerance(self) -> str:
+        """Say in one line what the seal needs of the sites, for people before a run; empty where any may be lost.
+
+        Examples
+        --------
+        >>> import infl
+        >>> sites = infl.datasets.khan_sites()
+        >>> task, key = infl.models.Classifier(target="tumour_class"), infl.keys.Keyring.create()
+        >>> Agreement.new(task, task.agree(sites), sites, key, seal="pairwise").tolerance()
+        'seal "pairwise" opens a sum of at least 4 of the 5 sites: a round waits when more than 1 is away'
+        """
+        if self.seal != "pairwise":
+            return ""
+        n, lost = self.cohort_size, self.cohort_size - self.quorum
+        if not lost:
+            return f'seal "pairwise" opens sums of all {n} sites only: the run waits whenever one is away'
+        return f'seal "pairwise" opens a sum of at least {n - lost} of the {n} sites: a round waits when more than {lost} is away'
 
     def to_json(self) -> str:
         """Return the specification as JSON."""

@@ -200,13 +200,19 @@ class Attempt:
         exchanges = Programme(task, agreement, build_bench(task, agreement).shared).exchanges
         progress = self.run.store.progress()
         self._note(rounds=agreement.rounds, exchanges=len(exchanges), position=progress.position)
-        needed = len(agreement.sites) if progress.position == 0 else agreement.min_sites
+        needed = len(agreement.sites) if progress.position == 0 else agreement.quorum
         offer = Offer(__version__, agreement.to_json().encode())
         consents = self.transport.offer(offer, enough=lambda said: len(said) >= needed)
         self._check(consents, agreement, needed)
         applied = {site: said.applied for site, said in consents.items()}
         coordinator = Coordinator(
-            agreement, exchanges, self.transport, progress=progress, keep=self._keep, applied=applied
+            agreement,
+            exchanges,
+            self.transport,
+            progress=progress,
+            keep=self._keep,
+            applied=applied,
+            between_machines=True,
         )
         self._note(state="running")
         self._clock = self._begun = time.monotonic()
@@ -227,6 +233,8 @@ class Attempt:
         return ("finished" if self._status.deliveries >= DELIVERIES else "ended"), message
 
     def _keep(self, progress: Progress) -> Progress:
+        if progress.opening is not None:
+            return self.run.store.keep_progress(progress)
         total, now = progress.totals[-1], time.monotonic()
         self.run.record(total, seconds=round(now - self._begun, 4))
         self._begun = now

@@ -1,7 +1,7 @@
 """A run on disk: what the coordinator keeps and what the sites keep, each written in one step.
 
-The coordinator's file has sealed sums and the plan only. The sites' file has the model and is encrypted under the
-key ring's checkpoint subkey.
+The coordinator's file has sealed sums and the plan only. The sites' file has the model and is encrypted: between machines
+under a key of the site's own, in one process under the key ring's checkpoint subkey.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from infl._files import check_file_names, explained, file_name, write_atomic
 from infl._warn import warn
 from infl.errors import DataError, FileError, SettingsError
 from infl.federation.agreement import Agreement
-from infl.federation.coordinator import Progress
+from infl.federation.coordinator import Opening, Progress
 from infl.federation.digest import data_digest
 from infl.federation.messages import Total
+from infl.federation.wire import decode, encode
 from infl.privacy.seal import Words
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from infl.federation.replica import Replica
     from infl.federation.site import Site
-    from infl.keys import Keyring
 
 
 class Checkpoint:
@@ -40,6 +40,8 @@ class Checkpoint:
     ----------
     folder
         Made if it is missing.
+    secret
+        32 secret bytes of the site that alone uses the folder (None: what is kept of sites is under the run's key ring).
 
     Examples
     --------
@@ -57,8 +59,8 @@ class Checkpoint:
     True
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).expanduser()
+    def __init__(self, folder: str | Path, secret: bytes | None = None) -> None:
+        self.folder, self._secret = Path(folder).expanduser(), secret
         self._data: dict[str, str] = {}  # digests of the sites' data
         with explained(self.folder, "make"):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -103,41 +105,62 @@ class Checkpoint:
     def keep_progress(self, progress: Progress) -> Progress:
         """Write the coordinator's state; return it with its sums on disk, mapped, where they take no memory of their own.
 
-        A sum is a file of its own, written once, and removed when all sites have applied it.
+        A sum is a file of its own, written once, and removed when all sites have applied it. So is one that is being opened;
+        nothing else has changed then.
         """
-        from safetensors.numpy import save_file
-
+        if (opening := progress.opening) is not None:
+            shares = {site: _hexed(boxes) for site, boxes in opening.shares.items()}
+            self._keep_total(self._opening_path, opening.total, peers=_hexed(opening.peers), shares=shares)
+            return progress
         for total in progress.totals:
             path = self._total_path(total.seq)
             if total is progress.totals[-1] or not path.exists():  # the last one may be there from before a crash
-                arrays = {"low": total.words.low, "high": total.words.high}
-                row = {k: v for k, v in vars(total).items() if k != "words"}
-                facts = {"total": json.dumps(row)}
-                path.parent.mkdir(exist_ok=True)
-                write_atomic(path, partial(save_file, arrays, metadata=facts), overwrite=True)
+                self._keep_total(path, total)
         seqs = [total.seq for total in progress.totals]
         state = {"position": progress.position, "seq": progress.seq, "totals": seqs, "chain": progress.chain}
         write_atomic(self.folder / "coordinator.json", json.dumps(state).encode(), overwrite=True)
         for path in (self.folder / "sums").glob("*.safetensors"):
             if int(path.stem) not in seqs:
                 path.unlink()
+        self._opening_path.unlink(missing_ok=True)
         return self.progress()
 
     def progress(self) -> Progress:
         """Return the coordinator's state."""
         path = self.folder / "coordinator.json"
         if not path.exists():
-            return Progress()
+            return Progress(opening=self._opening(0))
         with explained(path, "read"):
             state = json.loads(path.read_text())
-        totals = tuple(map(self._total, state["totals"]))
-        return Progress(state["position"], state["seq"], totals, state["chain"])
+        totals = tuple(self._total(self._total_path(seq))[0] for seq in state["totals"])
+        return Progress(state["position"], state["seq"], totals, state["chain"], self._opening(state["seq"]))
 
-    def _total(self, seq: int) -> Total:
-        arrays, metadata = _mapped(self._total_path(seq))
+    def _opening(self, seq: int) -> Opening | None:
+        if not self._opening_path.exists():
+            return None
+        total, more = self._total(self._opening_path)
+        shares = {site: _unhexed(boxes) for site, boxes in more["shares"].items()}
+        return Opening(total, _unhexed(more["peers"]), shares) if total.seq == seq else None  # else it was opened
+
+    def _keep_total(self, path: Path, total: Total, **more: Any) -> None:
+        from safetensors.numpy import save_file
+
+        arrays = {"low": total.words.low, "high": total.words.high}
+        row = {k: v for k, v in vars(total).items() if k != "words"}
+        facts = {"total": json.dumps(row), "more": json.dumps(more)}
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, partial(save_file, arrays, metadata=facts), overwrite=True)
+
+    def _total(self, path: Path) -> tuple[Total, dict[str, Any]]:
+        arrays, metadata = _mapped(path)
         row = json.loads(metadata["total"])
         words = Words(arrays["low"], arrays["high"])
-        return Total(**{**row, "cohort": tuple(row["cohort"]), "responders": tuple(row["responders"]), "words": words})
+        row |= {"cohort": tuple(row["cohort"]), "responders": tuple(row["responders"])}
+        return Total(**row, words=words), json.loads(metadata["more"])
+
+    @property
+    def _opening_path(self) -> Path:
+        return self.folder / "opening.safetensors"
 
     def _total_path(self, seq: int) -> Path:
         return self.folder / "sums" / f"{seq}.safetensors"
@@ -146,14 +169,13 @@ class Checkpoint:
     def note_data(self, replica: Replica, sites: Mapping[str, Site]) -> None:
         """Take a digest of what the sites read, before anything is done with it; it is kept with their state.
 
-        It is keyed by the ring and the run's salt, by the salt alone where there is no ring.
+        It is keyed by the site's own key, or by the ring and the run's salt; by the salt alone where there is no ring.
         """
-        a, salt = replica.agreement, bytes.fromhex(replica.agreement.salt)
-        secret = salt if replica.key is None else replica.key.subkey("checkpoint", version=a.key_version, salt=salt)
+        secret = self._key(replica) or bytes.fromhex(replica.agreement.salt)
         self._data = {name: data_digest(site.data, secret) for name, site in sites.items()}
 
     def keep_sites(self, replica: Replica, sites: Mapping[str, Site]) -> None:
-        """Write the replica and the sites' local weights, encrypted when there is a key."""
+        """Write the replica and what the sites keep to themselves, encrypted when there is a key."""
         from safetensors.numpy import save
 
         arrays, facts = _replica_state(replica)
@@ -169,7 +191,9 @@ class Checkpoint:
                 arrays[f"trained.{name}"] = after.numpy()
         revealed = {name: site.revealed for name, site in sites.items()}
         facts |= {"trained": trained, "best": best, "data": self._data, "revealed": revealed}
-        content = _encrypt(save(arrays, metadata={"facts": json.dumps(facts)}), replica.key, replica.agreement)
+        facts["starts"] = {name: _start_facts(site.state()) for name, site in sites.items()}
+        content = save(arrays, metadata={"facts": json.dumps(facts)})
+        content = _encrypt(content, self._key(replica), replica.agreement)
         write_atomic(self.folder / "sites.checkpoint", content, overwrite=True, mode=0o600)
 
     def restore_sites(self, replica: Replica, sites: Mapping[str, Site]) -> None:
@@ -183,10 +207,11 @@ class Checkpoint:
         path = self.folder / "sites.checkpoint"
         if not path.exists():
             return
-        arrays, metadata = _open(path, _decrypt(path, replica.key, replica.agreement))
+        arrays, metadata = _open(path, _decrypt(path, self._key(replica), replica.agreement))
         tensors = {name: torch.from_numpy(value) for name, value in arrays.items() if not name.startswith("private.")}
         facts: dict[str, Any] = json.loads(metadata["facts"])
         trained, best, revealed = facts.pop("trained"), facts.pop("best"), facts.pop("revealed", {})
+        starts = facts.pop("starts", {})
         self._check_data(facts.pop("data", {}))
         _restore_replica(replica, arrays, facts)
         for name, site in sites.items():
@@ -194,8 +219,15 @@ class Checkpoint:
             after = (trained[name], tensors[f"trained.{name}"]) if name in trained else None
             noise_key = arrays[f"noise_key.{name}"].tobytes()
             judged = (best[name], tensors.get(f"best.{name}", site.kept))
-            opened = tuple(revealed.get(name, (-1, 0)))
-            site.restore({"local": local, "best": judged, "trained": after, "noise_key": noise_key, "revealed": opened})
+            state = {"local": local, "best": judged, "trained": after, "noise_key": noise_key}
+            state["revealed"] = tuple(revealed.get(name, (-1, 0, "")))
+            site.restore(state | _start_state(starts.get(name, {})))
+
+    def _key(self, replica: Replica) -> bytes | None:
+        a, ring = replica.agreement, replica.key
+        if self._secret is not None or ring is None:
+            return self._secret
+        return ring.subkey("checkpoint", version=a.key_version, salt=bytes.fromhex(a.salt))
 
     def _check_data(self, kept: Mapping[str, str]) -> None:
         if self._data and not kept:
@@ -266,30 +298,57 @@ def _mapped(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise FileError(f"{path} is damaged: begin the run again in another folder") from None
 
 
-def _encrypt(content: bytes, key: Keyring | None, agreement: Agreement) -> bytes:
+def _start_facts(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return as JSON in which start a site answered last, and what it gave to open a sum."""
+    facts: dict[str, Any] = {}
+    if state["epoch"] is not None:
+        private, met = state["epoch"]
+        facts["epoch"] = [private.hex(), _hexed(met)]
+    if state["given"] is not None:
+        agreed, reveal = state["given"]
+        facts["given"] = [agreed, encode(reveal).hex()]
+    return facts
+
+
+def _start_state(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Inverse of :func:`_start_facts`."""
+    private, met = facts.get("epoch", ("", {}))
+    epoch = (bytes.fromhex(private), _unhexed(met)) if private else None
+    given = (facts["given"][0], decode(bytes.fromhex(facts["given"][1]))) if "given" in facts else None
+    return {"epoch": epoch, "given": given}
+
+
+def _hexed(values: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: value.hex() for name, value in values.items()}
+
+
+def _unhexed(values: Mapping[str, str]) -> dict[str, bytes]:
+    return {name: bytes.fromhex(value) for name, value in values.items()}
+
+
+def _encrypt(content: bytes, key: bytes | None, agreement: Agreement) -> bytes:
     if key is None:
         return content
     import os
 
     nonce = os.urandom(12)
-    return nonce + _vault(key, agreement).encrypt(nonce, content, agreement.digest.encode())
+    return nonce + _vault(key).encrypt(nonce, content, agreement.digest.encode())
 
 
-def _decrypt(path: Path, key: Keyring | None, agreement: Agreement) -> bytes:
+def _decrypt(path: Path, key: bytes | None, agreement: Agreement) -> bytes:
     content = path.read_bytes()
     if key is None:
         return content
     try:
-        return _vault(key, agreement).decrypt(content[:12].ljust(12, b"\0"), content[12:], agreement.digest.encode())
+        return _vault(key).decrypt(content[:12].ljust(12, b"\0"), content[12:], agreement.digest.encode())
     except InvalidTag:
         raise FileError(f"{path} is damaged or belongs to another key or run") from None
 
 
-def _vault(key: Keyring, agreement: Agreement) -> Any:
+def _vault(key: bytes) -> Any:
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-    salt = bytes.fromhex(agreement.salt)
-    return ChaCha20Poly1305(key.subkey("checkpoint", version=agreement.key_version, salt=salt))
+    return ChaCha20Poly1305(key)
 
 
 def _settings(agreement: Agreement) -> dict[str, Any]:

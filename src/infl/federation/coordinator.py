@@ -25,7 +25,7 @@ from infl.federation.messages import (
     linked,
 )
 from infl.federation.programme import MAX_ATTEMPTS, Exchange, cohort_of
-from infl.privacy.seal import Packing, Revealed, Words, add, uncover
+from infl.privacy.seal import Packing, Revealed, Words, add, epochs_of, uncover
 
 MAX_TOTALS = 4
 """Most sums in one message; a site that lacks more is sent the others before it is asked again."""
@@ -49,6 +49,25 @@ class Transport(Protocol):
 
 
 @dataclass(frozen=True)
+class Opening:
+    """A sum whose pairwise masks are coming off. Sites give their parts once, so it is kept before any is asked for.
+
+    Attributes
+    ----------
+    total
+        The sum, masked.
+    peers
+        What the sites had advertised.
+    shares
+        What they sent to each other along with their messages, encrypted.
+    """
+
+    total: Total
+    peers: Mapping[str, bytes]
+    shares: Mapping[str, Mapping[str, bytes]]
+
+
+@dataclass(frozen=True)
 class Progress:
     """Where a run is; with the sums that some site has not seen yet, all that a coordinator must keep.
 
@@ -62,6 +81,8 @@ class Progress:
         Sums that some site has not applied.
     chain
         Digest of all sums so far (pairwise seal).
+    opening
+        The sum of the next exchange, where only its masks have to come off (pairwise seal, between machines).
 
     Examples
     --------
@@ -73,6 +94,7 @@ class Progress:
     seq: int = 0
     totals: tuple[Total, ...] = ()
     chain: str = ""
+    opening: Opening | None = None
 
 
 class Coordinator:
@@ -93,6 +115,9 @@ class Coordinator:
         on with, whose sums are not in memory.
     applied
         How many sums each site has applied already (default: unknown; it is sent all that are kept).
+    between_machines
+        Sites start and start again on their own: each brings a key that it made at its start, and what is being opened is
+        kept (:class:`Opening`).
 
     Attributes
     ----------
@@ -125,18 +150,22 @@ class Coordinator:
         progress: Progress | None = None,
         keep: Callable[[Progress], Progress | None] = lambda progress: None,
         applied: Mapping[str, int] | None = None,
+        between_machines: bool = False,
     ) -> None:
         self.agreement, self.exchanges, self.transport = agreement, exchanges, transport
+        self.between_machines = between_machines
         self.progress, self.keep = progress or Progress(), keep
         self.interrupted = False
         self._seen = {transport.holder(site): n - 1 for site, n in (applied or {}).items()}
         self._peers: dict[str, bytes] = {}
+        self._complete = False  # everybody answered last time, so nobody has started again
 
     def run(self) -> Iterator[Exchange]:
         """Do the exchanges one after the other, yielding each when it is done; the last sum is delivered too."""
-        if self.agreement.seal == "pairwise":
-            self._collect_keys()
+        keyed = self.agreement.seal == "pairwise" or (self.between_machines and self.agreement.seal != "none")
         while self.progress.position < len(self.exchanges) and not self.interrupted:
+            if keyed and not self._complete:
+                self._collect_keys()
             exchange = self.exchanges[self.progress.position]
             total = self._exchange(exchange)
             if total is None:  # early stopping: the next exchange that is no training round
@@ -166,22 +195,28 @@ class Coordinator:
         return linked(self.progress.chain, context, total)
 
     def _exchange(self, exchange: Exchange) -> Total | None:
+        if (opening := self.progress.opening) is not None:  # of an attempt at the run before
+            masked = Words(opening.total.words.low.copy(), opening.total.words.high.copy())
+            self._uncover(exchange, replace(opening, total=replace(opening.total, words=masked)))
+            return replace(opening.total, words=masked)
         cohort = cohort_of(self.agreement, exchange)
         for attempt in range(MAX_ATTEMPTS):
-            words, responders = self._collect(exchange, cohort, attempt)
-            if responders is None:
+            total, shares = self._collect(exchange, cohort, attempt)
+            if total is None:
                 return None
-            if words is not None:
-                return Total(self.progress.seq, exchange.kind, exchange.round, attempt, cohort, responders, words)
+            if self.agreement.seal != "pairwise":
+                return total
+            opening = Opening(total, self._peers, shares)
+            if self.between_machines:
+                self.keep(replace(self.progress, opening=opening))
+            if self._uncover(exchange, opening):
+                return total
         raise FederationError(f"sites were lost in {MAX_ATTEMPTS} attempts at one exchange: check their connections")
 
     def _collect(
         self, exchange: Exchange, cohort: tuple[str, ...], attempt: int
-    ) -> tuple[Words | None, tuple[str, ...] | None]:
-        """Ask the cohort once; return the sum, and who is in it (None: training has stopped).
-
-        There is no sum where a site was lost while the pairwise masks came off.
-        """
+    ) -> tuple[Total | None, Mapping[str, Mapping[str, bytes]]]:
+        """Ask the cohort once; return the sum (None: training has stopped), and what sites sent each other to open it."""
         words: Words | None = None
         asked, answered = set(cohort), set[str]()
         shares: dict[str, Mapping[str, bytes]] = {}
@@ -198,7 +233,7 @@ class Coordinator:
                 raise FederationError(f"an answer of {reply.site!r} to exchange {reply.seq} was not asked for; refused")
             self._seen[self.transport.holder(reply.site)] = self.progress.seq - 1
             if isinstance(reply, Stopped):
-                return None, None
+                return None, {}
             if not isinstance(reply, Answer):
                 raise FederationError(f"{reply.site} sent {type(reply).__name__} where an answer was due; refused")
             self._check_answer(reply, exchange, attempt)
@@ -207,9 +242,10 @@ class Coordinator:
             del reply  # its buffer goes before the next one comes
         responders = tuple(site for site in cohort if site in answered)
         self._check_enough(exchange, cohort, responders)
-        if self.agreement.seal == "pairwise" and words is not None:
-            words = self._uncover(exchange, cohort, attempt, words, responders, shares)
-        return words, responders
+        self._complete = responders == cohort
+        assert words is not None  # for the type checker: enough sites answered
+        seq, epochs = self.progress.seq, epochs_of(self._peers)
+        return Total(seq, exchange.kind, exchange.round, attempt, cohort, responders, words, epochs), shares
 
     def _brought_up(self, cohort: tuple[str, ...]) -> tuple[str, ...]:
         """Send sites that were away for long the sums that they lack, some at a time; return who lacks only a few now."""
@@ -230,38 +266,43 @@ class Coordinator:
         return tuple(site for site in cohort if lacking(site) <= MAX_TOTALS)
 
     def _collect_keys(self) -> None:
-        """Ask every site for its public key of the pairwise seal."""
-        sites, empty = self.agreement.sites, Exchange(KEYS, 0, Packing(()))
-        for reply in self.transport.ask(sites, lambda site: self._plan(site, empty, sites, 0)):
+        """Ask every site for the public key that it made when it started; one that is away counts as lost until it has one."""
+        sites, empty, self._peers = self.agreement.sites, Exchange(KEYS, 0, Packing(())), {}
+        for reply in self.transport.ask(self._brought_up(sites), lambda site: self._plan(site, empty, sites, 0)):
             if isinstance(reply, Key):
                 self._peers[reply.site] = reply.public
 
-    def _uncover(
-        self,
-        exchange: Exchange,
-        cohort: tuple[str, ...],
-        attempt: int,
-        words: Words,
-        responders: tuple[str, ...],
-        shares: Mapping[str, Mapping[str, bytes]],
-    ) -> Words | None:
-        """Have the pairwise masks taken off a sum; None where a site was lost meanwhile and another attempt is due."""
-        opening = replace(exchange, kind=REVEAL + exchange.kind)
+    def _uncover(self, exchange: Exchange, opening: Opening) -> bool:
+        """Have the pairwise masks taken off a sum, in place.
+
+        Where sites were lost meanwhile: False in one process, and another attempt may be due; between machines an error, and
+        the next attempt at the run asks for their parts again.
+        """
+        total, responders = opening.total, opening.total.responders
+        asked = replace(exchange, kind=REVEAL + exchange.kind)
 
         def plan(site: str) -> Plan:
-            mine = {sender: boxes[site] for sender, boxes in shares.items() if site in boxes}
-            return replace(self._plan(site, opening, cohort, attempt), answered=responders, shares=mine)
+            mine = {sender: boxes[site] for sender, boxes in opening.shares.items() if site in boxes}
+            known = self._plan(site, asked, total.cohort, total.attempt)
+            return replace(known, answered=responders, shares=mine, peers=opening.peers)
 
         given: list[Revealed] = []
         for reply in self.transport.ask(responders, plan):
             if isinstance(reply, Reveal) and reply.seq == self.progress.seq and reply.site in responders:
                 given.append(reply.revealed)
-        asked = self._plan(cohort[0], exchange, cohort, attempt)
-        context = context_of(self.agreement.run, asked, exchange.packing, self.agreement.digest, self.progress.chain)
+        run, agreement = self.agreement.run, self.agreement.digest
+        context = context_of(run, total, exchange.packing, agreement, self.progress.chain)
         try:
-            return uncover(context, words, given, responders)
+            uncover(context, total.words, given, responders, opening.peers)
         except FederationError:
-            return None
+            if not self.between_machines:
+                return False
+            missing = [s for s in responders if s not in {revealed.site for revealed in given}]
+            raise FederationError(
+                f"{', '.join(missing[:8]) or 'sites'} gave no part to open the sum of exchange {total.seq}: it is opened when "
+                "they are back"
+            ) from None
+        return True
 
     def _check_answer(self, reply: Answer, exchange: Exchange, attempt: int) -> None:
         a = self.agreement
@@ -276,7 +317,7 @@ class Coordinator:
 
     def _check_enough(self, exchange: Exchange, cohort: tuple[str, ...], responders: tuple[str, ...]) -> None:
         missing = [site for site in cohort if site not in responders]
-        needed = len(cohort) if exchange.of_all else self.agreement.min_sites
+        needed = len(cohort) if exchange.of_all else self.agreement.quorum
         if len(responders) < needed:
             raise FederationError(
                 f"only {len(responders)} of {len(cohort)} sites answered, {needed} are needed; missing: "

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from infl.privacy.seal import Context, Packing, Revealed, Words
+from infl.privacy.seal import Context, Packing, Revealed, Words, epochs_of
 
 KEYS, REVEAL = "keys", "reveal "
-"""Kinds of plans that belong to the pairwise seal: advertise a key; open the sum of the exchange of the kind that follows."""
+"""Kinds of plans beside those for sums: advertise a key; open the pairwise sum of the exchange of the kind that follows."""
 END = "end"
 """Kind of the last plan: it brings the last sum, and asks for nothing."""
 REPLAY = "replay"
@@ -55,6 +55,7 @@ class Total:
     cohort: tuple[str, ...] = shown("sites that were asked, in order")
     responders: tuple[str, ...] = shown("sites that answered, in order")
     words: Words = shown("the sum", Visibility.SEALED)
+    epochs: str = shown("digest of the keys that the sites made when they started; empty in one process", default="")
 
     @property
     def lanes(self) -> tuple[int, ...]:
@@ -84,13 +85,18 @@ class Plan:
     key_version: int = shown("version of the key in use")
     fingerprint: str = shown("fingerprint of the key in use")
     previous: tuple[Total, ...] = shown("sums since the last exchange that this site took part in")
-    peers: Mapping[str, bytes] = shown("pairwise seal: public keys of the sites", default_factory=dict)
+    peers: Mapping[str, bytes] = shown("public keys that the sites made when they started", default_factory=dict)
     answered: tuple[str, ...] = shown("pairwise seal: sites whose messages are in the sum to be opened", default=())
     shares: Mapping[str, bytes] = shown(
         "pairwise seal: shares of their masks that the sites sent to this one",
         Visibility.ENCRYPTED,
         default_factory=dict,
     )
+
+    @property
+    def epochs(self) -> str:
+        """Digest of :attr:`peers`; empty in one process."""
+        return epochs_of(self.peers)
 
 
 def context_of(run: str, of: Plan | Total, packing: Packing, agreement: str, chain: str) -> Context:
@@ -108,7 +114,7 @@ def context_of(run: str, of: Plan | Total, packing: Packing, agreement: str, cha
         Of all sums before, see :func:`linked`; empty before the first.
     """
     kind = f"{of.seq}:{of.kind.removeprefix(REVEAL)}"
-    return Context(run, of.round, of.attempt, of.cohort, kind, packing.digest(), f"{agreement}:{chain}")
+    return Context(run, of.round, of.attempt, of.cohort, kind, packing.digest(), f"{agreement}:{chain}", of.epochs)
 
 
 def linked(chain: str, context: Context, total: Total) -> str:
@@ -147,11 +153,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Key:
-    """Site to coordinator, for the other sites: the public key of the pairwise seal, signed with the run's key."""
+    """Site to coordinator, for the other sites: the public key that it made when it started, signed."""
 
     site: str = shown("the site's name")
     seq: int = shown("number of the exchange")
-    public: bytes = shown("X25519 public key and its MAC")
+    public: bytes = shown(
+        "X25519 public key, its MAC under the run's key, and the member's Ed25519 signature (between machines)"
+    )
 
 
 @dataclass(frozen=True)

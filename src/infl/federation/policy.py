@@ -31,7 +31,7 @@ max_rounds = 1000
 max_local_epochs = 100
 max_features = 100000
 max_runs = 1000       # that are offered in this site's life
-seals = ["group", "pairwise"]
+seals = ["pairwise"]  # "group" too: then a coordinator and one site together can open this site's updates
 locks = ["field"]
 min_strength = 1.0    # of the lock
 key_versions = []     # empty: any that the ring has
@@ -56,7 +56,7 @@ class Policy(BaseModel):
     max_local_epochs: int = Field(default=100, ge=1)
     max_features: int = Field(default=100_000, ge=1)
     max_runs: int = Field(default=1000, ge=1)
-    seals: list[str] = ["group", "pairwise"]
+    seals: list[str] = ["pairwise"]
     locks: list[str] = ["field"]
     min_strength: float = Field(default=1.0, ge=0, le=1)
     key_versions: list[int] = []

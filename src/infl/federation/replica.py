@@ -189,7 +189,7 @@ class Replica:
 
     def context(self, of: Plan | Total) -> Context:
         """Return what the seal of the exchange that is due is bound to; one for all sites of this process."""
-        key = (of.seq, of.kind.removeprefix(REVEAL), of.attempt, self.chain)
+        key = (of.seq, of.kind.removeprefix(REVEAL), of.attempt, self.chain, of.epochs)
         if self._context is None or self._context[0] != key:
             self._context = (key, context_of(self.agreement.run, of, self.packing, self.agreement.digest, self.chain))
         return self._context[1]

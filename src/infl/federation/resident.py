@@ -139,6 +139,9 @@ class Resident:
         except Exception:
             log.exception("could not answer exchange %d", plan.seq)
             reply = Trouble(self.name, plan.seq, f"{self.name}: a defect of infl; see the log at the site")
+        if isinstance(reply, Trouble):
+            with suppress(InflError):  # of a disk that is full the coordinator may hear all the same
+                self._site.note_refusal()
         self._say(reply)
         self._pulse.set()
 

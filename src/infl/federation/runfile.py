@@ -39,7 +39,7 @@ participation = 1.0           # share of the sites that is asked in each round
 patience = 0                  # stop after so many rounds without a better validation metric; 0: never
 lock = "field"
 strength = 1.0
-seal = "group"                # "pairwise" holds against a coordinator that conspires with a site, too
+seal = "pairwise"             # "group" lets more sites be away, and is open to a coordinator that conspires with a site
 min_sites = 3                 # fewest sites whose sum is opened
 seed = 0
 
@@ -92,7 +92,7 @@ class _Fit(_Table):
     patience: int = Field(default=0, ge=0)
     lock: str = "field"
     strength: float = Field(default=1.0, ge=0, le=1)
-    seal: str = "group"
+    seal: str = "pairwise"
     min_sites: int = Field(default=3, ge=1)
     seed: int = 0
 

@@ -13,7 +13,7 @@ import torch
 from infl import _tell
 from infl._isolation import torch_seed
 from infl._threads import threads_for
-from infl.errors import FederationError, KeyringError
+from infl.errors import FederationError, KeyringError, SealError
 from infl.federation.messages import (
     END,
     KEYS,
@@ -30,14 +30,17 @@ from infl.federation.messages import (
 from infl.federation.packings import fitted, grid_exponent, join_sums
 from infl.federation.replica import Replica
 from infl.federation.seeds import derive, generator
+from infl.federation.wire import encode_parts
 from infl.models.task import Step
 from infl.privacy.dp import SecretUniform, clipped_gradients, discrete_gaussian
-from infl.privacy.seal import PairwiseSite
+from infl.privacy.seal import PairwiseSite, epochs_of
+from infl.privacy.seal.reveal import list_digest
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+    from infl.federation.membership import Membership
     from infl.federation.together import Together
     from infl.models.locked import LockedModel
     from infl.privacy.dp import DP
@@ -57,6 +60,8 @@ class Site:
         The global model.
     ledger
         Where what leaves the site is written down before it leaves.
+    membership
+        Who it is and who the others are, between machines (None: all sites are in one process, and nobody is asked).
     keep
         Called with the site when its state has changed, before anything is answered: the coordinator drops a sum when
         all sites have answered the plan that brought it.
@@ -81,14 +86,19 @@ class Site:
         replica: Replica,
         ledger: Ledger | None = None,
         *,
+        membership: Membership | None = None,
         keep: Callable[[Site], None] = lambda site: None,
     ) -> None:
         self.name, self.replica, self.ledger, self.keep = name, replica, ledger, keep
-        self._kept: int | None = None  # the replica's seq when it was kept
+        self.membership = membership
+        self._kept: tuple[int, str] | None = None  # the replica's seq, and the epochs, when it was kept
         a = replica.agreement
         rng = generator(a.seed, "validation part", name)
         self.data = replica.task.read(adata, a.panel, site=name, rng=rng)
-        self.pairwise = PairwiseSite(name, replica.seal_secret, a.run)
+        self.pairwise = self._epoch()
+        """The key of this start."""
+        self.answering = self.pairwise
+        """The start in which the exchange under way was answered: this one, or that before the site started again."""
         n_control = replica.bench.shared.total if replica.rule.control else 0
         n_excess = 1 if replica.rule.importance is not None else 0
         self.kept = torch.cat([replica.bench.copy_local(), torch.zeros(n_control + n_excess)])
@@ -103,9 +113,17 @@ class Site:
         """Let go of an update when it is answered with; asked again, which is rare, the site trains again."""
         self.noise_key = os.urandom(32)
         """The site's own secret; the other sites could take its noise off again if they knew it."""
-        self.revealed = (-1, 0)
-        """The exchange, and its attempt, whose pairwise masks this site helped to take off last."""
+        self.revealed = (-1, 0, "")
+        """The exchange, its attempt and epochs, whose pairwise masks this site helped to take off last."""
+        self._given: tuple[str, Reveal] | None = None  # digest of exchange and list, and what was given for it
         self._pending: tuple[int, np.ndarray, np.ndarray, float] | None = None  # seq, vector, sums, weight
+
+    def _epoch(self, private: bytes | None = None) -> PairwiseSite:
+        """Return this start of the site, or an earlier one by its private key."""
+        a, m = self.replica.agreement, self.membership
+        identity, members = (None, None) if m is None else (m.identity, m.members)
+        secret = self.replica.seal_secret
+        return PairwiseSite(self.name, secret, a.run, identity=identity, members=members, private=private)
 
     def handle(self, plan: Plan) -> Reply | None:
         """Answer a plan (None when the run has ended).
@@ -127,19 +145,21 @@ class Site:
         replica.catch_up(plan.previous)
         self._check_due(plan)
         self.settle(plan)
-        if self._kept != replica.seq:
+        self._meet(plan)
+        if self._kept != (state := (replica.seq, epochs_of(self.answering.met))):
             self.keep(self)
-            self._kept = replica.seq
+            self._kept = state
         if plan.kind == END:
             return None
         if plan.kind == REPLAY:
             return Applied(self.name, plan.seq)
         if plan.kind == KEYS:
-            return Key(self.name, plan.seq, self.pairwise.advertise())
+            public = self.pairwise.advertise()
+            if self.ledger is not None:
+                self.ledger.record_other(plan.run, plan.seq, KEYS, public)
+            return Key(self.name, plan.seq, public)
         if plan.kind.startswith(REVEAL):
-            self.revealed = (plan.seq, plan.attempt)
-            self.keep(self)  # before it is sent
-            return Reveal(self.name, plan.seq, self.pairwise.reveal(replica.context(plan), plan.answered, plan.shares))
+            return self._reveal(plan)
         if plan.kind == "train" and replica.stopped:
             return Stopped(self.name, plan.seq)
         if self._pending is None or self._pending[0] != plan.seq:
@@ -161,9 +181,42 @@ class Site:
         )
         shares: dict[str, bytes] = {}
         if replica.agreement.seal == "pairwise":
-            self.pairwise.meet(plan.peers)
             shares = self.pairwise.cover(replica.context(plan), words)
         return Answer(self.name, plan.run, plan.seq, plan.attempt, plan.key_version, plan.fingerprint, words, shares)
+
+    def _meet(self, plan: Plan) -> None:
+        """Take the keys of the sites' last starts from a plan; this site's own must be among them."""
+        sealed = self.membership is not None and self.replica.sealed
+        if plan.kind in (END, KEYS, REPLAY) or not (sealed or self.replica.agreement.seal == "pairwise"):
+            return
+        if not plan.kind.startswith(REVEAL):
+            self.pairwise.meet(plan.peers)
+            self.answering = self.pairwise
+        else:
+            self.answering.meet(plan.peers)
+
+    def _reveal(self, plan: Plan) -> Reveal:
+        """Return what takes the pairwise masks off one sum of an exchange; asked again, the same."""
+        context = self.replica.context(plan)
+        agreed = list_digest(context, plan.answered).hex()
+        if self._given is not None and self._given[0] == agreed:
+            return self._given[1]
+        if self._given is not None and self._given[1].seq == plan.seq:
+            raise SealError(
+                f"{self.name}: refused; shares of this exchange were already given for another list of sites"
+            )
+        reveal = Reveal(self.name, plan.seq, self.answering.reveal(context, plan.answered, plan.shares))
+        if self.ledger is not None:
+            size = sum(map(len, encode_parts(reveal)))
+            self.ledger.record_reveal(plan.seq, context, plan.answered, size)
+        self.revealed, self._given = (plan.seq, plan.attempt, plan.epochs), (agreed, reveal)
+        self.keep(self)  # before it is sent
+        return reveal
+
+    def note_refusal(self) -> None:
+        """Write down that a plan is refused, once an exchange however often it is asked for, before that is sent."""
+        if self.ledger is not None:
+            self.ledger.record_other(self.replica.agreement.run, self.replica.seq + 1, "refusal")
 
     def settle(self, plan: Plan) -> None:
         """Let what stays here be that of the global model which `plan` brought."""
@@ -199,13 +252,21 @@ class Site:
             fault = f"exchange {replica.seq + 1} is due, not {plan.seq}"
         elif plan.kind == "train" and replica.stopped:
             fault = ""  # nothing but a word that training has stopped is the answer
-        elif self.revealed[0] == plan.seq and self.revealed[1] != plan.attempt:
-            fault = f"the sum of attempt {self.revealed[1]} was opened already, and another one would give single sites away"
+        elif self._has_opened(plan):
+            fault = "a sum of this exchange was opened already, and another one would give single sites away"
         else:
             kind = plan.kind.removeprefix(REVEAL)
             fault = replica.programme.fault(replace(plan, kind=kind) if kind != plan.kind else plan, due)
         if fault:
             raise FederationError(f"{self.name}: the plan is not as agreed ({fault}); refused")
+
+    def _has_opened(self, plan: Plan) -> bool:
+        """Whether a sum of the plan's exchange but not of its attempt was opened with this site's help."""
+        if self.revealed[0] == plan.seq:
+            return self.revealed[1:] != (plan.attempt, plan.epochs)
+        return self.ledger is not None and self.ledger.revealed(
+            plan.run, plan.seq
+        )  # it may know more than old files do
 
     def _compute(self, plan: Plan) -> tuple[np.ndarray, np.ndarray, float]:
         """Return the update (locked, flat; empty outside training), the sums and the update's weight."""
@@ -353,10 +414,16 @@ class Site:
             "trained": self._trained,
             "noise_key": self.noise_key,
             "revealed": self.revealed,
+            "epoch": None if self.membership is None else (self.answering.private, self.answering.met),
+            "given": None if self.membership is None else self._given,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state`."""
         self.kept, self.best = state["local"], state["best"]
         self._trained, self.noise_key = state["trained"], state["noise_key"]
-        self.revealed = state["revealed"]
+        self.revealed, self._given = state["revealed"], state["given"]
+        if state["epoch"] is not None and self.membership is not None and state["epoch"][1]:
+            private, met = state["epoch"]
+            self.answering = self._epoch(private)
+            self.answering.meet(met)

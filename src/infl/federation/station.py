@@ -19,6 +19,7 @@ from infl.errors import DataError, FederationError, FileError
 from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
 from infl.federation.folders import alone
+from infl.federation.membership import Membership
 from infl.federation.policy import Policy
 from infl.federation.replica import Replica
 from infl.federation.run import FederatedRun
@@ -46,7 +47,7 @@ class SiteSettings:
     key
         The site's key ring, empty for runs without one.
     identity
-        Identity file that opens it (empty: the user's own).
+        The site's identity file: opens the ring, and shows in runs who it is (empty: the user's own).
     expects
         Digest of the specification in the site's own copy of ``run.toml`` (empty: the policy alone decides).
     stamp
@@ -207,6 +208,7 @@ class Station:
         if settings.expects:  # a yes to one run: another one with the same settings is asked for anew
             _keep(self.home / "approved" / "expected", agreement.digest.encode())
         key = self.open_key(agreement)
+        membership = None if key is None else self.membership(agreement, key)
         package_settings.bases.update(policy.bases)
         replica = Replica(agreement, key)
         if settings.stamp and settings.stamp != stamp(Path(settings.data)):
@@ -220,13 +222,14 @@ class Station:
             raise DataError(
                 f"{name} has {absent[0]!r}, which is not a class of the run: harmonise, or agree on it anew"
             )
-        store = Checkpoint(folder)
-        ledger_key = key.subkey("ledger", version=agreement.key_version) if key else bytes(32)
+        own_keys = self._own_keys(membership, agreement)
+        store = Checkpoint(folder, own_keys.get("checkpoint"))
         site = Site(
             name,
             data,
             replica,
-            Ledger(store.ledger_path(name), ledger_key, run=agreement.run),
+            Ledger(store.ledger_path(name), own_keys.get("ledger", bytes(32)), run=agreement.run),
+            membership=membership,
             keep=lambda s: store.keep_sites(s.replica, {name: s}),
         )
         _keep(accepted, agreement.digest.encode())
@@ -246,6 +249,29 @@ class Station:
         ring = Keyring.load(settings.key, settings.identity or None, os.environ.get("INFL_KEY_PASSPHRASE"))
         ring.check(agreement.key_version, agreement.fingerprint)
         return ring
+
+    def membership(self, agreement: Agreement, ring: Keyring) -> Membership:
+        """Return who this site and the others are, by the grant trail in its own ring.
+
+        Raises
+        ------
+        KeyringError
+            One of them is no member, or has no identity; one line says what to do.
+        """
+        from infl.keys import Identity
+
+        settings, passphrase = self.settings, os.environ.get("INFL_KEY_PASSPHRASE")
+        mine = (
+            Identity.load(settings.identity, passphrase) if settings.identity else Identity.own(passphrase=passphrase)
+        )
+        return Membership.of(settings.name, mine, agreement.sites, ring.trail)
+
+    def _own_keys(self, membership: Membership | None, agreement: Agreement) -> dict[str, bytes]:
+        """Return what ledger and checkpoint are under: keys that no other member has. None for a run without a key."""
+        if membership is None:
+            return {}
+        salt = bytes.fromhex(agreement.run)
+        return {use: membership.identity.subkey(use, salt=salt) for use in ("ledger", "checkpoint")}
 
     def finish(self, site: Site) -> None:
         """Write the locked model, history and ledger into the run's folder, after the last sum.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from infl import _tell
-from infl._parameters import door
+from infl._parameters import SEALS, Choice, door
 from infl._warn import warn
 from infl.errors import DataError, KeyringError, SettingsError
 from infl.federation.agreement import Agreement
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from infl.privacy.dp import DP
 
 
-@door()
+@door(seal=Choice(("auto", *SEALS)))
 def fit_federated(
     sites: Mapping[str, Data] | Data,
     model: str | Task = "classifier",
@@ -49,7 +49,7 @@ def fit_federated(
     patience: int = 0,
     lock: str | None = "field",
     strength: float = 1.0,
-    seal: str = "group",
+    seal: str = "auto",
     min_sites: int | None = None,
     privacy: DP | None = None,
     seed: int = 0,
@@ -87,8 +87,9 @@ def fit_federated(
     lock, strength
         ``"field"`` (default), ``"published"`` or None; strength from 0 to 1.
     seal
-        What hides a site's update from the coordinator: ``"group"`` (default); ``"pairwise"``, from a coordinator too
-        that conspires with a site, slower; or ``"none"``, with a warning.
+        What hides a site's update from the coordinator: ``"group"``; ``"pairwise"``, from a coordinator too that conspires
+        with a site, slower; or ``"none"``, with a warning. ``"auto"`` (default) is ``"group"`` in this process, and
+        ``"pairwise"`` with `engine`.
     min_sites
         Fewest sites whose sum is opened (default: 3 with a seal, else 1).
     privacy
@@ -155,6 +156,8 @@ def fit_federated(
         task = task.privately()
     check_modality(task, tables)
     panel = (engine.panel() if engine else None) or task.agree(tables)
+    if seal == "auto":
+        seal = "pairwise" if engine else "group"
     if seal == "none":
         warn("seal='none': the coordinator reads every site's update; for simulation and debugging only")
     fresh = key is None and (locked or seal != "none")

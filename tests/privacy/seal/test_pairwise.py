@@ -227,9 +227,9 @@ def test_enrolled_identities_keep_a_conspirators_keys_out() -> None:
         site.meet(keys)
     forged = PairwiseSite("s1", KEY, "run", identity=identities["s2"]).advertise()
     for fake in (forged, forged[:64], forged[:64] + keys["s1"][64:]):
-        with pytest.raises(SealError, match="'s1' is not signed with its enrolled identity"):
+        with pytest.raises(SealError, match="'s1' is not signed with its member's identity"):
             sites["s0"].meet({**keys, "s1": fake})
-    with pytest.raises(SealError, match="'s9' is not enrolled"):
+    with pytest.raises(SealError, match="'s9' is not a member"):
         sites["s0"].meet({**keys, "s9": PairwiseSite("s9", KEY, "run").advertise()})
     PairwiseSite("s0", KEY, "run").meet({**keys, "s1": forged})  # without members, the MAC has to do
 

@@ -133,15 +133,18 @@ def _versions() -> str:
 
 def _run(run: Path) -> str:
     agreement = RunFile.read(run).agreement()
-    return f"{agreement.task}, {len(agreement.sites)} sites, {agreement.rounds} rounds"
+    said = f"{agreement.task}, {len(agreement.sites)} sites, {agreement.rounds} rounds"
+    return "; ".join(filter(None, (said, agreement.tolerance())))
 
 
 def _policy(station: Station, run: Path | None) -> str:
     policy = station.policy
     if run is None:
         return "can be read"
-    policy.check(RunFile.read(run).agreement(), station.settings.name)
-    return "accepts the run" + (", after a person's yes" if policy.ask else "")
+    agreement = RunFile.read(run).agreement()
+    policy.check(agreement, station.settings.name)
+    said = "accepts the run" + (", after a person's yes" if policy.ask else "")
+    return "; ".join(filter(None, (said, agreement.tolerance())))
 
 
 def _data(station: Station, run: Path | None) -> str:
@@ -164,5 +167,8 @@ def _key(station: Station, run: Path | None) -> str:
     if run is None:
         return "not asked for without run.toml"
     agreement = RunFile.read(run).agreement()
-    station.open_key(agreement)
-    return f"version {agreement.key_version}, {agreement.fingerprint}" if agreement.fingerprint else "none needed"
+    ring = station.open_key(agreement)
+    if ring is None:
+        return "none needed"
+    station.membership(agreement, ring)
+    return f"version {agreement.key_version}, {agreement.fingerprint}; all {len(agreement.sites)} sites are members"

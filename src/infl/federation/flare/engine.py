@@ -244,7 +244,7 @@ class Attempts:
             self._note(state="stopped", message="")
             return
         up = [site for site in self.console.sites() if site in self.agreement.sites]
-        needed = len(self.agreement.sites) if self.run.position == 0 else self.agreement.min_sites
+        needed = len(self.agreement.sites) if self.run.position == 0 else self.agreement.quorum
         missing = sorted(set(self.agreement.sites) - set(up))
         if len(up) < needed:
             if missing != self._missing:
@@ -259,7 +259,7 @@ class Attempts:
         self.run.clear_request()
         with tempfile.TemporaryDirectory() as folder:
             job = write_job(
-                Path(folder) / self.name, self.name, up, min_sites=self.agreement.min_sites, patience=self.patience,
+                Path(folder) / self.name, self.name, up, min_sites=self.agreement.quorum, patience=self.patience,
                 agreement=self.agreement if self.brings_agreement else None,
             )  # fmt: skip
             self._before = status.attempts
@@ -349,6 +349,8 @@ class Supervisor(Attempts):
                 self._note(state="ended", message="", deliveries=0)
             self.daemon.clear()
             check_port(consortium_of(self.home))
+            if said := self.agreement.tolerance():
+                self.say(said)
             try:
                 return self.work(poll, give_up)
             finally:

@@ -30,6 +30,9 @@ class Context:
         Digest of the arrays and their scales.
     agreement
         Digest of what the sites agreed on, where there is such: sites that agreed on other things open nothing together.
+    epochs
+        Digest of the keys that the sites made when they started (:func:`infl.privacy.seal.epochs_of`), between machines:
+        a site that starts again, from an old backup too, never seals under masks that it used before.
 
     Examples
     --------
@@ -46,6 +49,7 @@ class Context:
     kind: str
     packing: str
     agreement: str = ""
+    epochs: str = ""
 
     def __post_init__(self) -> None:
         if len(set(self.cohort)) < len(self.cohort):
@@ -54,8 +58,11 @@ class Context:
 
     @cached_property
     def _digest(self) -> bytes:
-        content = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "agreement"}
-        content |= {"agreement": self.agreement} if self.agreement else {}
+        late = (
+            "agreement",
+            "epochs",
+        )  # absent where there are none, so that vectors of the seal alone stay what they are
+        content = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) or f.name not in late}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
 
     @cached_property

@@ -1,8 +1,9 @@
 """What left a site: an append-only list that is on disk before anything is sent, and survives kill −9.
 
-Each line is JSON with the digest of the line before and an HMAC under the ring's ledger subkey: a line that was changed,
-removed or moved is noticed. The last line may be torn by a crash; it was then not sent, and is dropped. What cannot be
-noticed is a whole ledger put back to an earlier state: keep it where only the site's own process writes.
+Each line is JSON with the digest of the line before and an HMAC under a key of the site's own (in one process: the ring's
+ledger subkey): a line that was changed, removed or moved is noticed. The last line may be torn by a crash; it was then not
+sent, and is dropped. What cannot be noticed is a whole ledger put back to an earlier state: keep it where only the site's
+own process writes. Between machines no mask is used twice even then, see :mod:`pairwise`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import hmac
 import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from infl.errors import FileError, KeyringError, SealError
 from infl.privacy.seal.context import Context, Words
+from infl.privacy.seal.reveal import list_digest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +41,7 @@ class Ledger:
     path
         File (None: in memory). One process at a time may have it.
     key
-        The ring's ledger subkey.
+        Subkey of the site's identity, or of the ring where all sites are in one process.
     run
         Refuse a file with entries of another run (None: any runs).
 
@@ -78,18 +81,47 @@ class Ledger:
         FileError
             It cannot be written; nothing may be sent.
         """
-        exchange, digest = context.digest().hex(), words.digest()
+        why = (
+            f"refused: another message was already sealed for round {context.round}, attempt {context.attempt} of this run; "
+            "a second one under the same masks would give both away"
+        )
+        what = (context.run, context.kind, context.round, context.attempt, len(context.cohort), words.nbytes, sealed)
+        self._enter(what, context.digest().hex(), words.digest(), why)
+
+    def record_reveal(self, seq: int, context: Context, answered: Sequence[str], n_bytes: int) -> None:
+        """Write down what is given to take the pairwise masks off one sum of an exchange, before it is sent.
+
+        Raises
+        ------
+        SealError
+            It was given for another sum of this exchange: two would tell their difference.
+        FileError
+            It cannot be written; nothing may be sent.
+        """
+        why = (
+            f"refused: the masks were taken off another sum of exchange {seq} already; two would give single sites away"
+        )
+        what = (context.run, f"{seq}:reveal", context.round, context.attempt, len(context.cohort), n_bytes, True)
+        self._enter(what, _once("reveal", context.run, seq), list_digest(context, answered).hex(), why)
+
+    def revealed(self, run: str, seq: int) -> bool:
+        """Whether something was given to open a sum of this exchange."""
+        return _once("reveal", run, seq) in self._sent
+
+    def record_other(self, run: str, seq: int, kind: str, content: bytes = b"") -> None:
+        """Write down, once an exchange, a message with nothing of the data: a public key, a refusal."""
+        digest = hashlib.sha256(content).hexdigest()
+        what = (run, f"{seq}:{kind}", 0, 0, 0, len(content), True)
+        self._enter(what, _once(kind, run, seq, digest), digest, "")
+
+    def _enter(self, what: tuple[object, ...], exchange: str, digest: str, why: str) -> None:
         known = self._sent.get(exchange)
         if known is not None and known != digest:
-            raise SealError(
-                f"refused: another message was already sealed for round {context.round}, attempt {context.attempt} of this run; "
-                "a second one under the same masks would give both away"
-            )
+            raise SealError(why)
         if known is not None:
             return
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        values = (now, context.run, context.kind, context.round, context.attempt, len(context.cohort))
-        entry = dict(zip(COLUMNS, (*values, words.nbytes, sealed, exchange, digest), strict=True))
+        entry = dict(zip(COLUMNS, (now, *what, exchange, digest), strict=True))
         self._append(entry)
         self.entries.append(entry)
         self._sent[exchange] = digest
@@ -205,6 +237,10 @@ def _kind(kind: str) -> str:
     ('train', 'train')
     """
     return kind.partition(":")[2] or kind
+
+
+def _once(*what: object) -> str:
+    return hashlib.sha256("\n".join(map(str, what)).encode()).hexdigest()
 
 
 def _lock(handle: int) -> None:

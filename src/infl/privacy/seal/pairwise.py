@@ -18,13 +18,16 @@ the peer gives with its own answer for L. This is the consistency check of the p
 round. With t = ⌊2n/3⌋ + 1 and c conspiring sites, two lists would both open only if 2 (t − c) ≤ n − c; so at most one
 does while c < (n + 2) / 3: one conspirator among 3 or 4 sites, 2 among 5, 21 among 64.
 
-Sites may be lost as long as t remain. Where one is lost in step 2 and another in step 3, the mask between the two stays
-and the exchange has to be asked for again.
+Sites may be lost as long as t remain; one that is away in step 1 has no masks with the others, and counts as lost. Where
+one is lost in step 2 and another in step 3, the mask between the two stays until that one gives its part after all.
 
-**What remains.** If an exchange is asked for again with another list after the first sum was opened, the two sums differ
-by single updates; a coordinator can feign the loss that leads to this, and only the sites' ledgers show the attempts.
-Public keys carry a MAC under the group seal's key: a coordinator alone cannot put its own in between, but a conspiring
-site could help it to. With `identity` and `members` (Ed25519 keys from enrolment) they are signed, and nobody can.
+**Who the peers are.** Public keys carry a MAC under the group seal's key: a coordinator alone cannot put its own in between,
+but a conspiring site could help it to. With `identity` and `members` (Ed25519 keys of the key holder's grant trail) they are
+signed, and nobody can. The key is made anew at each start of a site, its *epoch*, and the digest of all epochs is in every
+exchange's context. So a site that was put back to an earlier state seals nothing under masks that it has used before.
+
+**What remains.** A site that revealed for a list, was put back to a state before that, and reveals for another one counts
+as a conspirator in the bound above.
 
 Secrets bᵢ have 128 bits, what the secret sharing of PyCryptodome takes.
 
@@ -38,12 +41,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -64,6 +68,30 @@ from infl.privacy.seal.reveal import (
     xor,
 )
 
+UNSIGNED = 64
+"""Bytes of a public key and its MAC; a signature follows."""
+
+
+class Signer(Protocol):
+    """An :class:`infl.keys.Identity`, or another Ed25519 key."""
+
+    def sign(self, data: bytes, /) -> bytes:
+        """Return an Ed25519 signature."""
+
+
+def epochs_of(peers: Mapping[str, bytes]) -> str:
+    """Return the digest of what sites advertised at their last starts; empty where nothing is signed, in one process.
+
+    Examples
+    --------
+    >>> epochs_of({"a": bytes(64)}), len(epochs_of({"a": bytes(128)}))
+    ('', 64)
+    """
+    if not peers or any(len(advertised) <= UNSIGNED for advertised in peers.values()):
+        return ""
+    keys = sorted((name, advertised[:32].hex()) for name, advertised in peers.items())
+    return hashlib.sha256(json.dumps(keys).encode()).hexdigest()
+
 
 class PairwiseSite:
     """A site's part: its private key for the run, and what it already revealed.
@@ -77,9 +105,11 @@ class PairwiseSite:
     run
         Name of the run.
     identity
-        The site's enrolled signing key; signs its public key as well.
+        The site's own identity; signs its public key as well.
     members
-        Enrolled Ed25519 public keys (32 bytes each) by site; given, a peer's public key must be signed with its own.
+        Ed25519 public keys (32 bytes each) by site; given, a peer's public key must be signed with its own.
+    private
+        X25519 private key of an earlier start, to open what was sealed in it (default: a fresh one).
 
     Examples
     --------
@@ -106,12 +136,16 @@ class PairwiseSite:
         subkey: bytes,
         run: str,
         *,
-        identity: Ed25519PrivateKey | None = None,
+        identity: Signer | None = None,
         members: Mapping[str, bytes] | None = None,
+        private: bytes | None = None,
     ) -> None:
         self.name, self._subkey, self._run = name, subkey, run
         self._identity, self._members = identity, members
-        self._private = X25519PrivateKey.generate()
+        fresh = X25519PrivateKey.generate
+        self._private = fresh() if private is None else X25519PrivateKey.from_private_bytes(private)
+        self.met: dict[str, bytes] = {}
+        """What the peers advertised, this site's own among it."""
         self._peers: dict[str, bytes] = {}
         self._covered: tuple[bytes, bytes, dict[str, bytes]] | None = None  # context, own mask, encrypted shares of it
         self._revealed: dict[bytes, tuple[tuple[str, ...], Revealed]] = {}
@@ -129,15 +163,29 @@ class PairwiseSite:
         signature = self._identity.sign(statement) if self._identity else b""
         return public + hmac.digest(self._subkey, statement, "sha256") + signature
 
+    @property
+    def private(self) -> bytes:
+        """The private key of this start: secret, for the site's own encrypted state."""
+        return self._private.private_bytes_raw()
+
     def meet(self, peers: Mapping[str, bytes]) -> None:
         """Agree on a secret with each peer.
 
         Raises
         ------
         SealError
-            A public key is not of this run's key holders, or not of the enrolled site.
+            A public key is not of this run's key holders, or not of the member of that name.
+        FederationError
+            This site's own key is not among them as it is since its last start (where `members` are given).
         """
-        self._peers = {}
+        if peers == self.met:
+            return
+        secrets: dict[str, bytes] = {}
+        mine = self._private.public_key().public_bytes_raw()
+        if self._members is not None and peers.get(self.name, b"")[:32] != mine:
+            raise FederationError(
+                f"{self.name}: the keys are not those of its last start; they must be asked for again"
+            )
         for name, advertised in peers.items():
             public, mac, signature = advertised[:32], advertised[32:64], advertised[64:]
             statement = self._statement(name, public)
@@ -151,7 +199,8 @@ class PairwiseSite:
                 except ValueError:  # a point of small order: the secret would be zero
                     raise SealError(f"the public key of {name!r} is none; refused") from None
                 both = hashlib.sha256("\x1f".join(sorted((name, self.name))).encode()).digest()
-                self._peers[name] = HKDF(SHA256(), 32, both, b"infl pair " + self._run.encode()).derive(shared)
+                secrets[name] = HKDF(SHA256(), 32, both, b"infl pair " + self._run.encode()).derive(shared)
+        self.met, self._peers = dict(peers), secrets
 
     def cover(self, context: Context, words: Words) -> dict[str, bytes]:
         """Add this site's masks to a group-sealed message, in place; return the encrypted shares of its own mask.
@@ -161,23 +210,26 @@ class PairwiseSite:
         Raises
         ------
         FederationError
-            A site of the cohort has not advertised a key.
+            Too few sites of the cohort have advertised a key.
         """
         missing = [s for s in context.cohort if s != self.name and s not in self._peers]
-        if missing:
-            raise FederationError(f"no public key of {missing[0]!r} for the pairwise seal: it must join before round 1")
+        if len(context.cohort) - len(missing) < threshold(len(context.cohort)):
+            raise FederationError(f"no public key of {missing[0]!r} for the pairwise seal: too few sites joined")
         place, digest = context.position(self.name), context.digest()
         if self._covered is None or self._covered[0] != digest:
             own = os.urandom(SECRET_BYTES)
             boxes = {
                 peer: _encrypt(self._box(peer, context, self.name), share, context)
                 for peer, share in split(own, context.cohort).items()
+                if peer not in missing
             }
             self._covered = digest, own, boxes
         _, own, boxes = self._covered
-        seeds = {s: self._seed(s, context) for s in context.cohort if s != self.name}
-        later, earlier = context.cohort[place + 1 :], context.cohort[:place]
-        mask(words, [spread(own, context), *(seeds[s] for s in later)], [seeds[s] for s in earlier])
+        later, earlier = (
+            [self._seed(s, context) for s in sites if s not in missing]
+            for sites in (context.cohort[place + 1 :], context.cohort[:place])
+        )
+        mask(words, [spread(own, context), *later], earlier)
         return dict(boxes)
 
     def reveal(self, context: Context, answered: Sequence[str], shares: Mapping[str, bytes]) -> Revealed:
@@ -214,7 +266,7 @@ class PairwiseSite:
         if self.name not in answered:
             raise SealError(f"{self.name}: refused; its own message is not in the sum that is to be opened")
         opened = [self._open_share(context, peer, shares) for peer in answered]
-        lost = [s for s in context.cohort if s not in answered]
+        lost = [s for s in context.cohort if s not in answered and s in self._peers]
         given = self._lock(context, answered, opened, [self._seed(s, context) for s in lost])
         self._revealed[context.digest()] = answered, given
         return given
@@ -229,10 +281,11 @@ class PairwiseSite:
         """Encrypt what is given so that it opens with the tokens of others for the same list only."""
         key, agreed = os.urandom(SECRET_BYTES), list_digest(context, answered)
         box = once(key, agreed).encrypt(bytes(12), b"".join(shares + seeds), agreed)
-        peers = [s for s in context.cohort if s != self.name]
-        keys = split(key, context.cohort)
-        for peer in peers:
-            keys[peer] = xor(keys[peer], self._token(peer, peer, agreed))
+        peers = [s for s in context.cohort if s in self._peers]
+        parts = split(key, context.cohort)  # those of sites that are away leave with nobody
+        keys = {peer: xor(parts[peer], self._token(peer, peer, agreed)) for peer in peers} | {
+            self.name: parts[self.name]
+        }
         return Revealed(self.name, {s: self._token(s, self.name, agreed) for s in peers}, keys, box)
 
     def _statement(self, name: str, public: bytes) -> bytes:
@@ -255,11 +308,11 @@ class PairwiseSite:
 
 def _check_identity(name: str, member: bytes | None, signature: bytes, statement: bytes) -> None:
     if member is None:
-        raise SealError(f"{name!r} is not enrolled, so its public key is refused; enrol it, or leave it out")
+        raise SealError(f"{name!r} is not a member in this site's grant trail, so its public key is refused")
     try:
         Ed25519PublicKey.from_public_bytes(member).verify(signature, statement)
     except (InvalidSignature, ValueError):
-        raise SealError(f"the public key of {name!r} is not signed with its enrolled identity; refused") from None
+        raise SealError(f"the public key of {name!r} is not signed with its member's identity; refused") from None
 
 
 def _encrypt(box: ChaCha20Poly1305, plain: bytes, context: Context) -> bytes:

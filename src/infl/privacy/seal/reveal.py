@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,7 +63,13 @@ class Revealed:
     box: bytes = field(repr=False)
 
 
-def uncover(context: Context, total: Words, revealed: Sequence[Revealed], answered: Sequence[str]) -> Words:
+def uncover(
+    context: Context,
+    total: Words,
+    revealed: Sequence[Revealed],
+    answered: Sequence[str],
+    joined: Iterable[str] | None = None,
+) -> Words:
     """Take the pairwise masks off a sum, at the coordinator, in place; what is left is the group-sealed sum.
 
     Parameters
@@ -76,6 +82,8 @@ def uncover(context: Context, total: Words, revealed: Sequence[Revealed], answer
         What sites gave in step 3.
     answered
         Whose messages are in the sum.
+    joined
+        Who advertised a key (default: the cohort).
 
     Returns
     -------
@@ -102,12 +110,13 @@ def uncover(context: Context, total: Words, revealed: Sequence[Revealed], answer
     enough = threshold(n)
     if len(given) < enough:
         raise FederationError(f"{len(given)} of {n} sites gave shares, {enough} are needed to open the pairwise seal")
-    lost = [s for s in context.cohort if s not in answered]
+    keyed = set(context.cohort if joined is None else joined)
+    lost = [s for s in context.cohort if s not in answered and s in keyed]
     silent = [s for s in answered if s not in given]
     if lost and silent:
         raise FederationError(f"{silent[0]!r} was lost after {lost[0]!r}: the mask between them stays; ask again")
     # Without a lost site, any `enough` of the boxes have all that is needed.
-    opened = {s: _open(context, s, given, answered) for s in (given if lost else list(given)[:enough])}
+    opened = {s: _open(context, s, given, answered, len(lost)) for s in (given if lost else list(given)[:enough])}
     own = []
     for k in range(len(answered)):
         parts = {s: content[k * SECRET_BYTES : (k + 1) * SECRET_BYTES] for s, content in opened.items()}
@@ -122,10 +131,10 @@ def uncover(context: Context, total: Words, revealed: Sequence[Revealed], answer
     return total
 
 
-def _open(context: Context, site: str, given: Mapping[str, Revealed], answered: tuple[str, ...]) -> bytes:
+def _open(context: Context, site: str, given: Mapping[str, Revealed], answered: tuple[str, ...], n_lost: int) -> bytes:
     """Open what one site gave with the tokens of the others."""
     agreed = list_digest(context, answered)
-    size = len(answered) * SECRET_BYTES + (len(context.cohort) - len(answered)) * SEED_BYTES
+    size = len(answered) * SECRET_BYTES + n_lost * SEED_BYTES
     try:
         keys = given[site].keys
         parts = {s: keys[s] if s == site else xor(keys[s], r.tokens[site]) for s, r in given.items()}
