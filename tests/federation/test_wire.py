@@ -151,7 +151,7 @@ def test_a_field_of_another_kind_is_refused(message: Any, data: st.DataObject) -
 
 def edited(change: Callable[[dict[str, Any]], None]) -> bytes:
     header: dict[str, Any] = {"Total": {"seq": 1, "kind": "count", "round": 0, "attempt": 0}}
-    header["Total"] |= {"cohort": ["a"], "responders": ["a"], "words": [0, 0]}
+    header["Total"] |= {"cohort": ["a"], "responders": ["a"], "words": [0, 0], "epochs": ""}
     change(header["Total"])
     return framed(json.dumps(header).encode())
 
