@@ -223,10 +223,12 @@ def test_coordinator_dies_after_any_exchange_and_goes_on(
     assert all(torch.equal(r.theta, house.expected()) for r in house.results.values())
 
 
+@pytest.mark.parametrize("seal", ["group", "pairwise"])
 def test_a_dead_site_costs_itself_and_catches_up_when_it_is_back(
-    small_sites: dict[str, AnnData], tmp_path: Path
+    small_sites: dict[str, AnnData], tmp_path: Path, seal: str
 ) -> None:
-    house = House(small_sites, tmp_path, rounds=6)
+    """When it starts again it has a new key; the others' keys are asked for again, too, while somebody is missing."""
+    house = House(small_sites, tmp_path, rounds=6, seal=seal)
     seen: dict[int, tuple[str, ...]] = {}
     with house.open():
         coordinator = house.coordinator()
@@ -486,6 +488,43 @@ def test_deadline_follows_the_past() -> None:
     assert transport._deadline("train") == 6
     transport._seconds["train"].extend([0.1] * 9)
     assert transport._deadline("train") == 2
+
+
+# -- restarts under the pairwise seal -------------------------------------------------------------------------------
+def test_of_three_sites_one_dies_while_masks_come_off_and_the_next_attempt_opens_that_sum(
+    small_sites: dict[str, AnnData], tmp_path: Path
+) -> None:
+    """No site can be spared, and the others have revealed: the sum is opened when the third is back."""
+    three = {name: small_sites[name] for name in ("site_1", "site_2", "site_3")}
+    died: list[int] = []
+
+    def die(site: str, way: str, message: Any) -> bool:
+        if (
+            site == "site_2"
+            and way == "to"
+            and isinstance(message, Plan)
+            and message.kind == "reveal train"
+            and not died
+        ):
+            died.append(message.seq)
+            house.kill(site)
+        return bool(died) and site == "site_2" and not house.residents.get(site)
+
+    house = House(three, tmp_path, die, seal="pairwise")
+    house.quick = replace(QUICK, silence=1)
+    with house.open():
+        first = house.attempt()
+        assert (first.state, len(died)) == ("ended", 1)
+        assert "site_2 gave no part to open the sum" in first.message
+        opening = RunFolder(tmp_path / "coordinator").store.progress().opening
+        assert opening is not None and opening.total.seq == died[0]
+        house.start("site_2")
+        last = house.attempt()
+    assert (last.state, last.attempts) == ("finished", 2)
+    rows = RunFolder(tmp_path / "coordinator").exchanges()
+    assert [row["seq"] for row in rows] == [*range(len(rows))] and {row["attempt"] for row in rows} == {0}
+    assert len(house.results) == 3
+    assert all(torch.equal(r.theta, house.expected()) for r in house.results.values())
 
 
 # -- attempts --------------------------------------------------------------------------------------------------------
