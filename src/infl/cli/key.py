@@ -119,6 +119,8 @@ def grant(
 ) -> None:
     """Grant a site the current version, and write the file that only that site can open.
 
+    The other sites' files are written anew: in a run a site accepts those only whom its own copy of the trail names.
+
     Example: `infl key grant hospital_b.pub`
     """
     file = find_ring(key)
@@ -127,12 +129,18 @@ def grant(
             raise KeyringError("whose public key is it? give --name SITE, or the key's file SITE.pub")
         name = Path(site).stem
     with _changing(file, identity) as ring:
-        _copy_for(name, file, out)  # nothing is granted if the file cannot be written
+        _copy_for(name, file, out)  # nothing is granted if the files cannot be written
+        others = [other for other in ring.members if other != name]
+        for other in others:
+            _copy_for(other, file)
         before = len(ring.trail.lines)
         ring.grant(name, site, versions=ring.versions if all_versions else None)
     versions = _versions(ring.members[name].versions)
     typer.echo(f"{name}: {'granted' if len(ring.trail.lines) > before else 'already had'} {versions}")
     _write_grant(ring, name, file, out)
+    if len(ring.trail.lines) > before:
+        for other in others:
+            _write_grant(ring, other, file)
 
 
 @app.command()

@@ -67,6 +67,9 @@ KINDS = {
     "centres": "for each group: number of records, sums and spread of the values that the model gives to them",
     "domains": "for each domain: number of spots, sums and spread of the values that the model gives to them",
     "align": "for each group: number of records, sums and products of the values that the model gives to them",
+    "keys": "a public key that the site made when it started; nothing of the data",
+    "reveal": "what takes the masks between pairs of sites off one sum of several sites; nothing of the data",
+    "refusal": "that the site does not do what the coordinator asked for, and not why; nothing of the data",
     "centroids": "for each group of sentences: their number, and sums of the values that the model gives to them",
 }
 """What messages carry, by the kind that the ledger gives, without numbers at its end."""

@@ -119,7 +119,7 @@ def memory_of(kit: Path) -> bytes:
 
 
 def test_same_weights_as_in_process_and_a_coordinator_that_has_none(network: Rehearsal) -> None:
-    agreement = agree(network, rounds=150)
+    agreement = agree(network, rounds=150, seal="pairwise")
     folder = network.begin("same", agreement)
     memories: dict[str, bytes] = {}
     over = threading.Event()

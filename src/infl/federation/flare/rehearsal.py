@@ -41,7 +41,7 @@ class Rehearsal:
     data
         The sites' data by name.
     key
-        Their key ring; all of them open it with one identity, which is written beside it.
+        The key holder's ring. Each site is granted it, with an identity of its own, both in the site's folder.
 
     Attributes
     ----------
@@ -58,16 +58,18 @@ class Rehearsal:
         self.said: list[str] = []
         self.consortium = Consortium("rehearsal", "localhost", free_port())
         self.fingerprint = init_coordinator(self.coordinator, self.consortium)
-        identity = Identity.create()
-        identity.save(root / "identity.key")
-        key.save(root / "ring.key", recipients=identity)
+        identities = {site: Identity.create() for site in data}
+        for site, identity in identities.items():
+            key.grant(site, identity)
         for site, table in data.items():
             request, mine = enrol(root / site, site, self.consortium)
             approved, told = approve(self.coordinator, request)
             assert mine == told.fingerprint
             install(root / site, approved, self.fingerprint)
             table.write_h5ad(root / site / "cohort.h5ad")
-            files = (root / site / "cohort.h5ad", root / "ring.key", root / "identity.key")
+            identities[site].save(root / site / "identity.key")
+            key.granted(site).save(root / site / "ring.key")
+            files = (root / site / "cohort.h5ad", root / site / "ring.key", root / site / "identity.key")
             self.station(site).keep(SiteSettings(site, *map(str, files)))
 
     def station(self, site: str) -> Station:
