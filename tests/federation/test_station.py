@@ -324,7 +324,7 @@ def test_without_settings(tmp_path: Path) -> None:
 
 
 def test_one_process_at_a_time(station: Station, agreement: Agreement, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infl.federation.attempt.WAIT", 0.0)
+    monkeypatch.setattr("infl.federation.folders.WAIT", 0.0)
     with station.hold(agreement), pytest.raises(FileError, match="in use by another process"), station.hold(agreement):
         pass
 
