@@ -57,7 +57,7 @@ def make_sites(n_sites: int, n_vars: int) -> dict[str, AnnData]:
 def agree(network: Rehearsal, width: int, rounds: int) -> tuple[Agreement, float]:
     """Return a run and its megabytes of weights."""
     task = Classifier(target="label", width=width, n_blocks=1, batch_size=64)
-    agreement = Agreement.new(task, task.agree(network.data), network.data, network.key, rounds=rounds)
+    agreement = Agreement.new(task, task.agree(network.data), network.data, network.key, rounds=rounds, seal="pairwise")
     return agreement, 4e-6 * build_bench(task, agreement).shared.total
 
 
