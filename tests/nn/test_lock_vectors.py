@@ -1,6 +1,6 @@
 """The published test vectors of the lock, recomputed by a slow implementation that shares no code with the package.
 
-``tests/vectors/lock.json`` lets another implementation check its factors. M and A are the factors, ``effective`` and
+``tests/vectors/lock.json`` lets another implementation check its factors, ``lock-1.json`` those of files of infl 0.1. M and A are the factors, ``effective`` and
 ``stored`` weights before and after the lock; tensors are flattened in C order.
 """
 
@@ -20,7 +20,10 @@ import torch
 from infl.nn.field import public_network as package_network
 from infl.nn.lock import Field
 
-FILE = Path(__file__).parents[1] / "vectors" / "lock.json"
+FILES = {
+    1: Path(__file__).parents[1] / "vectors" / "lock-1.json",
+    2: Path(__file__).parents[1] / "vectors" / "lock.json",
+}
 
 
 # ---- RFC 8439 and RFC 5869, word by word --------------------------------------------------------------------------
@@ -60,8 +63,8 @@ def hkdf_expand(key: bytes, info: bytes, length: int = 32) -> bytes:
     return hmac.new(key, info + b"\x01", hashlib.sha256).digest()[:length]
 
 
-def info(*parts: str | int) -> bytes:
-    raw = [p.encode() if isinstance(p, str) else struct.pack("<I", p) for p in parts]
+def info(*parts: str | int | bytes) -> bytes:
+    raw = [p.encode() if isinstance(p, str) else struct.pack("<I", p) if isinstance(p, int) else p for p in parts]
     return b"".join(struct.pack("<I", len(p)) + p for p in raw)
 
 
@@ -117,17 +120,22 @@ def gain(key: bytes, axis: int, place: int, names: list[str] | None) -> float:
     return 2 * (word >> 11) / 2**53 - 1
 
 
+def key_info(case: dict) -> bytes:
+    if case["version"] == 1:
+        return info("infl lock 1", case["name"])
+    return info("infl lock 2", case["name"], struct.pack("<d", case["strength"]), case["widening"])
+
+
 def factors(case: dict) -> tuple[list[float], list[float]]:
     shape, strength = case["shape"], case["strength"]
     units = {int(axis): names for axis, names in case["units"].items()}
-    key = hkdf_expand(
-        hkdf_extract(bytes.fromhex(case["salt"]), bytes.fromhex(case["subkey"])), info("infl lock 1", case["name"])
-    )
+    key = hkdf_expand(hkdf_extract(bytes.fromhex(case["salt"]), bytes.fromhex(case["subkey"])), key_info(case))
     named = sorted(units)
     others = [axis for axis in range(len(shape)) if axis not in units]
     scale = 0.5
     if len(shape) > 1:
         scale = 2.0 / math.prod(1024 if axis in units else shape[axis] for axis in range(1, len(shape))) ** 0.25
+    scale *= 4 ** case["widening"]
     unit = 32767 * math.sqrt(8)
     m, a = [], []
     for index in itertools.product(*map(range, shape)):
@@ -159,14 +167,16 @@ CASES = [
     {"name": "conv.weight", "shape": [2, 2, 2, 3], "units": {}, "strength": 0.5},
     {"name": "norm.weight", "shape": [5], "units": {}, "strength": 1.0},
     {"name": "gate", "shape": [], "units": {}, "strength": 1.0},
+    {"name": "px_r", "shape": [2], "units": {"0": ["TP53", "EGFR"]}, "strength": 0.5, "widening": 2},
 ]
 
 
-def make() -> list[dict]:
+def make(version: int) -> list[dict]:
     source = random.Random(0)
     cases = []
-    for number, case in enumerate(CASES):
-        case = {"subkey": bytes(range(number, number + 32)).hex(), "salt": f"salt {number}".encode().hex(), **case}
+    for number, case in enumerate(CASES[: -1 if version == 1 else None]):
+        secrets = {"subkey": bytes(range(number, number + 32)).hex(), "salt": f"salt {number}".encode().hex()}
+        case = {"version": version, "widening": 0, **secrets, **case}
         m, a = factors(case)
         effective = [round(source.gauss(0, 1), 6) for _ in m]
         stored = [(x - a_) / m_ for x, m_, a_ in zip(effective, m, a, strict=True)]
@@ -174,7 +184,7 @@ def make() -> list[dict]:
     return cases
 
 
-VECTORS = json.loads(FILE.read_text()) if FILE.exists() else []
+VECTORS = {version: json.loads(path.read_text()) if path.exists() else [] for version, path in FILES.items()}
 
 
 def test_the_slow_implementation_gives_the_published_chacha20_keystream():
@@ -184,10 +194,11 @@ def test_the_slow_implementation_gives_the_published_chacha20_keystream():
     assert stream[128:].startswith("9f07e7be5551387a98ba977c732d080dcb0f29a048e3656912c6533e32ee7aed")
 
 
-def test_the_file_is_what_the_slow_implementation_gives():
-    made = make()
-    assert len(made) == len(VECTORS)
-    for ours, theirs in zip(made, VECTORS, strict=True):
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_file_is_what_the_slow_implementation_gives(version: int):
+    made = make(version)
+    assert len(made) == len(VECTORS[version]) > 7
+    for ours, theirs in zip(made, VECTORS[version], strict=True):
         assert {k: v for k, v in ours.items() if isinstance(v, str | dict)} == {
             k: v for k, v in theirs.items() if isinstance(v, str | dict)
         }
@@ -195,9 +206,14 @@ def test_the_file_is_what_the_slow_implementation_gives():
             np.testing.assert_allclose(ours[what], theirs[what], rtol=1e-13, atol=1e-15)
 
 
-@pytest.mark.parametrize("vector", VECTORS, ids=lambda v: f"{v['name']}-{v['strength']}")
-def test_the_package_gives_the_vectors(vector: dict):
-    field = Field(bytes.fromhex(vector["subkey"]), bytes.fromhex(vector["salt"]), vector["strength"])
+@pytest.mark.parametrize(
+    ("vector", "version"),
+    [(vector, version) for version, vectors in VECTORS.items() for vector in vectors],
+    ids=lambda v: f"{v['name']}-{v['strength']}" if isinstance(v, dict) else v,
+)
+def test_the_package_gives_the_vectors(vector: dict, version: int):
+    secrets = bytes.fromhex(vector["subkey"]), bytes.fromhex(vector["salt"])
+    field = Field(*secrets, vector["strength"], vector.get("widening", 0), version)
     units = {int(axis): names for axis, names in vector["units"].items()}
     shape = tuple(vector["shape"])
     m, a = field.factors(vector["name"], shape, units)
@@ -224,4 +240,5 @@ def test_the_public_network_is_the_documented_one():
 
 
 if __name__ == "__main__":  # python tests/nn/test_lock_vectors.py writes the file
-    FILE.write_text("[\n" + ",\n".join(json.dumps(case, ensure_ascii=False) for case in make()) + "\n]\n")
+    rows = [json.dumps(case, ensure_ascii=False) for case in make(2)]  # those of version 1 stay as infl 0.1 had them
+    FILES[2].write_text("[\n" + ",\n".join(rows) + "\n]\n")

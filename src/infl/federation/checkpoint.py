@@ -249,12 +249,12 @@ def _replica_state(replica: Replica) -> tuple[dict[str, np.ndarray], dict[str, A
         arrays["best"] = replica.best_theta.numpy()
     arrays |= {f"rule.{name}": value.numpy() for name, value in replica.rule_state.items()}
     arrays |= {f"private.{name}": np.asarray(value, order="C") for name, value in replica.private.items()}
-    names = ("seq", "chain", "n_total", "best_round", "stopped", "rows", "wider")
+    names = ("seq", "chain", "made", "best_made", "n_total", "best_round", "stopped", "rows", "wider")
     return arrays, {name: getattr(replica, name) for name in names}
 
 
 def _restore_replica(replica: Replica, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-    if "chain" not in facts:
+    if not {"chain", "made"} <= facts.keys():
         raise FileError(
             "this checkpoint is of infl 0.1, whose seal was bound to less: begin the run again in another folder"
         )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from infl.federation.programme import Exchange, Programme
 from infl.federation.rules import fedadam, rule
 from infl.federation.seeds import derive
 from infl.models.lock_schemes import lock_scheme
-from infl.models.locked import Header, LockedModel, lock_model
+from infl.models.locked import Header, LockedModel, content_of, lock_model, tensor_salt
 from infl.models.registry import task_from_json
 from infl.nn.flat import FlatModule
 from infl.privacy.dp import check_module, steps_of
@@ -71,6 +73,9 @@ class Replica:
         The module that sites load weights into to train and to judge.
     theta
         Global weights as the module computes with them (unlocked), flat.
+    made
+        Names what `theta` was computed from: the agreement, and the sums that were opened, in hexadecimal. Salts of the
+        lock follow from it; it is a secret of the sites.
     seq
         Number of the last exchange whose sum was applied (−1: none).
     private
@@ -124,6 +129,9 @@ class Replica:
         self.optimiser = self.task.optimise([self.bench.flat])
         self.programme = Programme(self.task, agreement, self.bench.shared)
         self.theta = self.bench.copy_shared()
+        locked = self.bench.shared.views(self.theta) if self.scheme.name == "field" else {}
+        self._initial = {name: content_of(view) for name, view in locked.items()}
+        self.made = self.best_made = named("run", self._recipe).hex()
         self.best_theta: Tensor | None = None
         self.best_round = 0
         self.private: dict[str, np.ndarray] = {}
@@ -134,11 +142,24 @@ class Replica:
         self.wider: dict[str, int] = {}
         self.rows: list[dict[str, Any]] = []
 
+    @cached_property
+    def _recipe(self) -> str:
+        """Digest of all that the weights follow from beside the sums: not the run's names, nor how long it went on."""
+        return replace(self.agreement, run="", salt="", rounds=1, patience=0).digest
+
     def _secret(self, label: str) -> bytes | None:
         if self.key is None:
             return None
-        salt = bytes.fromhex(self.agreement.salt)
+        salt = bytes.fromhex(self._published_salt if label == "published" else self.agreement.salt)
         return self.key.subkey(label, version=self.agreement.key_version, salt=salt)
+
+    @property
+    def _published_salt(self) -> str:
+        return self._salt("", named("published lock", self._recipe)) if self.scheme.name == "published" else ""
+
+    def _salt(self, name: str, made: bytes) -> str:
+        assert self.key is not None
+        return tensor_salt(self.key, self.agreement.key_version, name, made)
 
     def _gain(self) -> Tensor | None:
         """Return M of the coordinate field, flat: update_effective = update_locked · M.
@@ -147,12 +168,17 @@ class Replica:
         """
         if self.sealed:
             return None
-        field = self.scheme.field(self._secret("lock"), bytes.fromhex(self.agreement.salt))
-        if field is None:
+        if self.key is None or self.scheme.name != "field":
             return None
+        secret = self.key.subkey("lock", version=self.agreement.key_version)
+        made = named(
+            "updates of a run", self.agreement.digest
+        )  # with the run's name: no file and no other run has this M
         gain = torch.empty(self.bench.shared.total)
         units = self.task.units(self.agreement.panel)
         for name, view in self.bench.shared.views(gain).items():
+            field = self.scheme.field(secret, bytes.fromhex(self._salt(name, made)))
+            assert field is not None
             field.multipliers(name, tuple(view.shape), units.get(name), out=view)
         return gain
 
@@ -205,8 +231,11 @@ class Replica:
         if fault := self.programme.fault(total, self.due):
             raise SealError(f"round rejected: {fault}")
         context = self.context(total)
-        packing = self.packing
-        vector, sums = dequantise(self.seal.unseal(context, total.responders, total.words, packing), packing)
+        packing, made = self.packing, self.made
+        low, high = self.seal.unseal(context, total.responders, total.words, packing)
+        if total.kind in ("count", "train"):
+            made = named("opened sum", made, total.kind, packing.digest(), low.tobytes(), high.tobytes()).hex()
+        vector, sums = dequantise((low, high), packing)
         arrays = split_sums(sums, packing)
         n_out = self._left_out(total, arrays)
         if total.kind == "count":
@@ -245,9 +274,11 @@ class Replica:
             self._judge(arrays)
             if self.best_theta is not None:
                 self.theta, self.best_theta = self.best_theta, None
+                made = self.best_made
         else:
             self.private = self.task.absorb(total.kind, arrays, self.private)
             self.task.configure(self.bench.module, self.private)
+        self.made = made
         return context
 
     def _left_out(self, total: Total, arrays: dict[str, np.ndarray]) -> int:
@@ -288,7 +319,7 @@ class Replica:
             return  # under differential privacy the last round is kept: choosing one would look at records again
         best = self.rows[self.best_round - 1][f"val_{self.task.monitor}"] if self.best_round else None
         if best is None or (value > best if self.task.maximise else value < best):
-            self.best_round, self.best_theta = last, self.theta.clone()
+            self.best_round, self.best_theta, self.best_made = last, self.theta.clone(), self.made
         self.stopped = self.stopped or 0 < self.agreement.patience <= last - self.best_round
 
     @property
@@ -309,28 +340,39 @@ class Replica:
         module = self.bench.module
         return module if module.training == training else module.train(training)
 
-    def model(self, site: str = "", local: Tensor | None = None, kept: Sums | None = None) -> LockedModel:
-        """Return the global model, locked under the run's key with a salt of its own that follows from the run's.
+    def model(self, local: Tensor | None = None, kept: Sums | None = None) -> LockedModel:
+        """Return the global model, locked under the run's key.
 
-        With a site's local weights, and arrays that it keeps, it is that site's model, under another salt.
+        With a site's local weights, and arrays that it keeps, it is that site's model. Shared tensors have one salt at all
+        sites, whatever their processors' rounding: it follows from the sums that were opened. Those that no sum moved, and a
+        site's own, have salts that follow from their weights.
         """
         a = self.agreement
-        name = f"model {a.salt} {site}".rstrip()
-        salt = a.salt if a.lock == "published" else hashlib.sha256(name.encode()).hexdigest()[:32]
         header = Header(
             task=a.task,
             options=a.options,
             panel=a.panel,
             lock=a.lock,
             strength=self.scheme.strength,
-            salt=salt,
+            salt=self._published_salt,
             key_version=a.key_version if a.lock != "none" else 0,
             fingerprint=a.fingerprint if a.lock != "none" else "",
             seed=a.seed,
             sites=a.sites,
         )
-        views = self.bench.shared.views(self.theta) | ({} if local is None else self.bench.local.views(local))
+        shared = self.bench.shared.views(self.theta)
+        views = shared | ({} if local is None else self.bench.local.views(local))
         effective = {name: view.clone() for name, view in views.items()}
+        made = bytes.fromhex(self.made)
+        moved = [name for name, initial in self._initial.items() if content_of(shared[name]) != initial]
+        salts = {name: self._salt(name, made) for name in moved}
         return lock_model(
-            header, effective, self.private | (kept or {}), self.key if a.lock != "none" else None, salt=salt
+            header, effective, self.private | (kept or {}), self.key if a.lock != "none" else None, salts=salts
         )
+        packing, made = self.packing, self.made
+        low, high = self.seal.unseal(context, total.responders, total.words, packing)
+        if total.kind in ("count", "train"):
+            made = named("opened sum", made, total.kind, packing.digest(), low.tobytes(), high.tobytes()).hex()
+        vector, sums = dequantise((low, high), packing)
+        arrays = split_sums(sums, packing)
+        n_out = self._left_out(total, arrays)

@@ -396,7 +396,7 @@ class Site:
     def own_model(self) -> LockedModel | None:
         """Return this site's whole model, where weights or moments stay here; else None."""
         replica, kept = self.replica, self.replica.task.keep(self.data)
-        return replica.model(self.name, self.local, kept) if replica.bench.local.total or kept else None
+        return replica.model(self.local, kept) if replica.bench.local.total or kept else None
 
     @property
     def local(self) -> torch.Tensor:

@@ -31,8 +31,8 @@ class NoLock:
     def arm(self, module: nn.Module, secret: bytes | None) -> None:
         """Hand the key's secret to a module that computes with it (None: take it away)."""
 
-    def field(self, secret: bytes | None, salt: bytes) -> Field | None:
-        """Return the coordinate field between effective and stored weights, if there is one."""
+    def field(self, secret: bytes | None, salt: bytes, **construction: int) -> Field | None:
+        """Return the coordinate field between effective and stored weights of a tensor, if there is one."""
         return None
 
 
@@ -47,11 +47,11 @@ class FieldLock(NoLock):
         if not 0 <= self.strength <= 1:
             raise SettingsError(f"strength={self.strength}: give a number from 0 (no lock) to 1")
 
-    def field(self, secret: bytes | None, salt: bytes) -> Field | None:
-        """Return the field of a key and a salt; None without a key."""
+    def field(self, secret: bytes | None, salt: bytes, **construction: int) -> Field | None:
+        """Return the field of a key and a salt, of a widening and a version; None without a key."""
         from infl.nn.lock import Field
 
-        return None if secret is None else Field(secret, salt, strength=self.strength)
+        return None if secret is None else Field(secret, salt, self.strength, **construction)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import os
 from collections.abc import Mapping
@@ -26,8 +27,12 @@ if TYPE_CHECKING:
 
     from infl.keys import Keyring
     from infl.models.task import Sums, Task
+    from infl.nn.lock import Field
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, FORMAT)
+"""Formats that are read; a model of an older one is locked in the newest when it is locked again."""
+SALT = 16  # bytes
 PRIVATE = "__private__"
 
 
@@ -39,12 +44,19 @@ class Header:
     ----------
     task, options, panel
         Name and options of the task, names of features and classes.
-    lock, strength, salt
-        How the weights are locked; the salt is public, random and fresh for each model.
+    lock, strength
+        How the weights are locked.
     key_version, fingerprint
         Which key opens it (0 and "" for a model without a key).
     seed, sites
         Of the run that made it.
+    salts
+        Of a field lock, by tensor: public, and a keyed function of what made the tensor (:func:`tensor_salt`). Two files in
+        which a tensor has the same salt have the same tensor.
+    widenings
+        By how many steps a tensor's secret term is wider than its shape asks, where it is (:func:`infl.nn.lock.widening`).
+    salt
+        Of a published lock; of all tensors in a file of format 1.
     digest
         SHA-256 over all of the header and the stored tensors.
     infl_version
@@ -67,11 +79,13 @@ class Header:
     panel: dict[str, Any]
     lock: str
     strength: float
-    salt: str
     key_version: int
     fingerprint: str
     seed: int
     sites: tuple[str, ...]
+    salts: dict[str, str] = field(default_factory=dict)
+    widenings: dict[str, int] = field(default_factory=dict)
+    salt: str = ""
     infl_version: str = __version__
     format: int = FORMAT
     digest: str = ""
@@ -83,6 +97,19 @@ class Header:
     def build_task(self) -> Task:
         """Return the task with its options."""
         return task_from_json(self.task, self.options)
+
+    def field_of(self, secret: bytes | None, name: str) -> Field | None:
+        """Return the field between a tensor's effective and stored weights, where there is one."""
+        if self.format == 1:
+            return self.scheme().field(secret, bytes.fromhex(self.salt), version=1)
+        return self.scheme().field(
+            secret, bytes.fromhex(self.salts.get(name, "")), widening=self.widenings.get(name, 0)
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the file says, ready for JSON."""
+        facts = asdict(self)
+        return {name: value for name, value in facts.items() if self.format > 1 or name not in ("salts", "widenings")}
 
 
 @dataclass
@@ -167,11 +194,24 @@ class LockedModel:
 
     def effective(self, key: Keyring | None, *, verify: bool = True) -> dict[str, Tensor]:
         """Return the weights that the module computes with; without a key the stored ones."""
-        lock = self.header.scheme().field(self.secret(key, verify=verify), bytes.fromhex(self.header.salt))
-        if lock is None:
-            return dict(self.stored)
+        secret = self.secret(key, verify=verify)
         units = self.header.build_task().units(self.header.panel)
-        return {name: lock.unlock(name, tensor, units.get(name)) for name, tensor in self.stored.items()}
+        opened = {}
+        for name, tensor in self.stored.items():
+            lock = self.header.field_of(secret, name)
+            opened[name] = tensor if lock is None else lock.unlock(name, tensor, units.get(name))
+        return opened
+
+    def salts_of(self, weights: Mapping[str, Tensor], key: Keyring | None) -> dict[str, str]:
+        """Return the salts of those tensors that did not change since this model was opened.
+
+        A tensor that is locked again keeps its salt (``lock_model(…, salts=)``): versions of it under several salts,
+        averaged, would open a lock of less than full strength.
+        """
+        import torch
+
+        before, salts = self.effective(key), self.header.salts
+        return {n: salts[n] for n, t in weights.items() if n in salts and torch.equal(t.detach().cpu(), before[n])}
 
     def private_arrays(self, key: Keyring | None) -> Sums:
         """Return the decrypted private arrays; empty without a key.
@@ -214,7 +254,9 @@ class LockedModel:
         return module.eval()
 
     def relock(self, key: Keyring, *, version: int | None = None, strength: float | None = None) -> LockedModel:
-        """Return the same model under another version or strength, with a fresh salt and without training.
+        """Return the same model under another version or strength, without training.
+
+        Each tensor keeps its salt, so locking it again under the same version and strength gives the same numbers.
 
         Parameters
         ----------
@@ -235,7 +277,8 @@ class LockedModel:
             key_version=version,
             fingerprint=key.fingerprint(version),
         )
-        return lock_model(header, self.effective(key), self.private_arrays(key), key)
+        private = self.private_arrays(key)  # first: it shows a file that was altered
+        return lock_model(header, self.effective(key), private, key, salts=h.salts)
 
     def to_scvi(
         self,
@@ -300,7 +343,7 @@ class LockedModel:
             )
         tensors = {name: t.contiguous() for name, t in self.stored.items()}
         tensors[PRIVATE] = torch.frombuffer(bytearray(self.private), dtype=torch.uint8)
-        content = save(tensors, metadata={"infl": json.dumps(asdict(self.header))})
+        content = save(tensors, metadata={"infl": json.dumps(self.header.facts())})
         if recipients:
             from infl.keys import encrypt
 
@@ -308,23 +351,77 @@ class LockedModel:
         return write_atomic(path, content, overwrite=overwrite)
 
 
+def tensor_salt(key: Keyring, version: int, name: str, made: bytes) -> str:
+    """Return the public salt of a tensor: a keyed function of its name and of what made it.
+
+    Nobody chooses it, it tells nothing of the weights, and what is made again in the same way gets it again.
+
+    Parameters
+    ----------
+    key, version
+        Key ring and its version.
+    name
+        The tensor's name.
+    made
+        32 bytes of SHA-256 over what the weights follow from: the weights themselves (:func:`content_of`), or the sums of a
+        run that they were computed from.
+
+    Examples
+    --------
+    >>> import infl
+    >>> key = infl.keys.Keyring.create()
+    >>> one, other = (tensor_salt(key, 1, "head.weight", bytes([i]) * 32) for i in range(2))
+    >>> len(one), one == tensor_salt(key, 1, "head.weight", bytes(32)), one == other
+    (32, True, False)
+    """
+    if len(made) != 32:
+        raise SettingsError(f"what made a tensor is named by 32 bytes, got {len(made)}")
+    return hmac.digest(key.subkey("salt", version=version), name.encode() + made, "sha256")[:SALT].hex()
+
+
+def content_of(tensor: Tensor) -> bytes:
+    """Return the SHA-256 of a tensor's type, shape and bytes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> (
+    ...     content_of(torch.zeros(3)) == content_of(torch.zeros(3)),
+    ...     content_of(torch.zeros(3)) == content_of(torch.ones(3)),
+    ... )
+    (True, False)
+    """
+    import torch
+
+    tensor = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"infl tensor {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+    digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.digest()
+
+
 def lock_model(
-    header: Header, effective: Mapping[str, Tensor], private: Sums, key: Keyring | None, *, salt: str | None = None
+    header: Header,
+    effective: Mapping[str, Tensor],
+    private: Sums,
+    key: Keyring | None,
+    *,
+    salts: Mapping[str, str] | None = None,
 ) -> LockedModel:
-    """Lock effective weights under a key with a fresh salt, and encrypt the private arrays.
+    """Lock effective weights under a key, and encrypt the private arrays.
 
     Parameters
     ----------
     header
-        Its salt and digest are filled in here.
+        Its salts, widenings and digest are filled in here.
     effective
         Weights by name, as trained.
     private
         Arrays to encrypt.
     key
         Key ring; None leaves everything open, under a header that says so.
-    salt
-        A salt under which nothing was passed on yet (None: a fresh one).
+    salts
+        Of tensors that have one already: those that did not change (:meth:`LockedModel.salts_of`), or were computed from
+        sums. The others' follow from their weights. A salt under which other weights were locked gives both away.
 
     Raises
     ------
@@ -337,14 +434,23 @@ def lock_model(
         )
     if key is not None:
         key.check(header.key_version, header.fingerprint)
-    salt = salt or os.urandom(16).hex()
-    header = replace(header, salt=salt, digest="")
-    lock = None
-    if key is not None:
-        secret = key.subkey(header.scheme().label, version=header.key_version, salt=bytes.fromhex(salt))
-        lock = header.scheme().field(secret, bytes.fromhex(salt))
-    units = header.build_task().units(header.panel)
-    stored = {n: t.detach().clone() if lock is None else lock.lock(n, t, units.get(n)) for n, t in effective.items()}
+    new: dict[str, Any] = {"format": FORMAT, "infl_version": __version__, "salts": {}, "widenings": {}, "digest": ""}
+    if header.lock != "published":
+        new["salt"] = ""
+    header = replace(header, **new)
+    units, secret = header.build_task().units(header.panel), None
+    if key is not None and header.lock == "field":
+        from infl.nn.lock import widening
+
+        known, version = salts or {}, header.key_version
+        salts = {n: known.get(n) or tensor_salt(key, version, n, content_of(t)) for n, t in effective.items()}
+        steps = {n: widening(t, units.get(n)) for n, t in effective.items()}
+        header = replace(header, salts=salts, widenings={n: step for n, step in steps.items() if step})
+        secret = key.subkey(header.scheme().label, version=version)
+    stored = {}
+    for name, tensor in effective.items():
+        lock = header.field_of(secret, name)
+        stored[name] = tensor.detach().clone() if lock is None else lock.lock(name, tensor, units.get(name))
     header = replace(header, digest=_digest(header, stored))
     content = _bytes(private)
     if key is not None:
@@ -398,14 +504,15 @@ def load_model(path: str | Path, *, identity: str | Path | None = None) -> Locke
         tensors = load(content)
         raw = json.loads(metadata)
         version = raw["format"]
-        if version == FORMAT:
-            header = _header(raw)
+        if version in READABLE:
             private = tensors.pop(PRIVATE).numpy().tobytes()
+            header = _header(raw, tensors)
     except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
         raise FileError(f"{path} is not an infl model, or was cut off or altered: get it again") from None
-    if version != FORMAT:
+    if version not in READABLE:
         age = "older" if isinstance(version, int) and version < FORMAT else "newer"
-        raise FileError(f"{path} has the {age} model format {version!r}; this infl {__version__} reads {FORMAT}")
+        formats = " and ".join(map(str, READABLE))
+        raise FileError(f"{path} has the {age} model format {version!r}; this infl {__version__} reads {formats}")
     if _digest(replace(header, digest=""), tensors) != header.digest:
         raise FileError(f"{path} was altered after it was written: its digest does not match; get it again")
     try:
@@ -414,7 +521,7 @@ def load_model(path: str | Path, *, identity: str | Path | None = None) -> Locke
         raise FileError(f"{path}: {error}") from None
 
 
-def _header(raw: dict[str, Any]) -> Header:
+def _header(raw: dict[str, Any], tensors: Mapping[str, Tensor]) -> Header:
     """Return the header that JSON has, each field of its type; a ValueError or KeyError when it is not."""
     kinds: dict[str, type | tuple[type, ...]] = {
         **dict.fromkeys(("task", "lock", "salt", "fingerprint", "infl_version", "digest"), str),
@@ -423,6 +530,8 @@ def _header(raw: dict[str, Any]) -> Header:
         "strength": (int, float),
         "sites": list,
     }
+    if raw["format"] > 1:
+        kinds |= dict.fromkeys(("salts", "widenings"), dict)
     if raw.keys() != kinds.keys() or any(
         not isinstance(raw[name], kind) or isinstance(raw[name], bool) for name, kind in kinds.items()
     ):
@@ -431,6 +540,16 @@ def _header(raw: dict[str, Any]) -> Header:
         raise ValueError("a field has a value that it cannot have")
     if not all(isinstance(raw["panel"].get(name, []), list) for name in ("features", "classes")):
         raise ValueError("features and classes are lists")
+    if raw["format"] > 1:
+        from infl.nn.field import MOST_STEPS
+
+        salted = tensors if raw["lock"] == "field" else {}
+        if raw["salts"].keys() != salted.keys() or not raw["widenings"].keys() <= salted.keys():
+            raise ValueError("a field lock has a salt for each tensor")
+        if any(len(bytes.fromhex(salt)) != SALT for salt in raw["salts"].values()):
+            raise ValueError("a salt is too short or too long")
+        if any(type(steps) is not int or not 0 < steps <= MOST_STEPS for steps in raw["widenings"].values()):
+            raise ValueError("a widening is a small number")
     bytes.fromhex(raw["salt"])
     return Header(**{**raw, "sites": tuple(raw["sites"])})
 
@@ -438,11 +557,12 @@ def _header(raw: dict[str, Any]) -> Header:
 def _vault(key: Keyring, header: Header) -> Any:
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-    return ChaCha20Poly1305(key.subkey("file", version=header.key_version, salt=bytes.fromhex(header.salt)))
+    salt = header.salt if header.format == 1 else header.digest  # what is encrypted belongs to these weights alone
+    return ChaCha20Poly1305(key.subkey("file", version=header.key_version, salt=bytes.fromhex(salt)))
 
 
 def _digest(header: Header, stored: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(asdict(header), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(header.facts(), sort_keys=True).encode())
     for name in sorted(stored):
         tensor = stored[name]
         digest.update(f"\n{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())

@@ -156,7 +156,6 @@ def from_scvi(model: Any, *, key: Keyring | None, lock: str | None = "field", st
         panel=panel,
         lock=lock_scheme(lock, strength).name,
         strength=lock_scheme(lock, strength).strength,
-        salt="",
         key_version=key.current if key else 0,
         fingerprint=key.fingerprint() if key else "",
         seed=0,

@@ -1,11 +1,16 @@
 """The secret coordinate field: one factor M and one term A for every weight of a tensor.
 
 Every weight has a secret coordinate u of four 16-bit numbers, one 64-bit word of a ChaCha20 stream (RFC 8439) whose key is
-derived by HKDF-SHA256 (RFC 5869) from a subkey, a salt and the tensor's name. Where the units of an axis have names (genes,
-proteins, peaks), each has a stream of its own under that key; its nonce is derived from its name. A fixed public sinusoidal coordinate network (Sitzmann et al. 2020) maps u to three
-channels: a phase, from which the sign S follows, G for the magnitude and g for the additive part:
+derived by HKDF-SHA256 (RFC 5869) from a subkey, a salt, the tensor's name, the strength and the tensor's widening. Where the
+units of an axis have names (genes, proteins, peaks), each has a stream of its own under that key; its nonce is derived from
+its name. A fixed public sinusoidal coordinate network (Sitzmann et al. 2020) maps u to three channels: a phase, from which
+the sign S follows, G for the magnitude and g for the additive part:
 
-    M = S · exp(κ · (tanh G + Σ_axes r))        A = scale(shape, strength) · g        r: secret log-gain of an axis's unit
+    M = S · exp(κ · (tanh G + Σ_axes r))        A = scale · g        r: secret log-gain of an axis's unit
+
+    scale = scale(shape) · 4^widening · strength^1.5
+
+Version 1 of the construction, which files of infl 0.1 have, knew no widening, and the key had no strength in it.
 
 The network is written in 16-bit integers: a phase is a number of 1/65536 turns, so that additions wrap as angles do, and
 the sine is a table. Sums of integers have no rounding, so every platform, block size and number of threads gives the same
@@ -13,11 +18,12 @@ signs and channels; float64 comes in only with tanh, exp and the final product, 
 """
 
 import hashlib
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
-from math import prod
+from math import inf, prod
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
@@ -34,7 +40,12 @@ GAIN = 1.0  # a unit's log-gain is uniform in [-GAIN, GAIN], in units of κ
 ALPHA = 2.0  # standard deviation of A, in units of fan-in^(-1/4), at strength 1
 ALPHA_VECTOR = 0.5  # the same for tensors with one dimension or none: biases, gains of norms, scalars
 POWER = 1.5  # A grows with strength^POWER
+WIDER = 4  # A is 1, 4, 16 … times as wide where a tensor's weights are large for its shape
+COVER = 4  # standard deviation of A at strength 1, in units of the tensor's root mean square: at least
 NAMED_UNITS = 1024  # what a named axis counts for in the fan-in, so that A depends on no panel's size
+
+MOST_STEPS = 16  # of widening
+VERSION = 2  # of the construction
 
 PUBLIC_SEED = b"infl coordinate field"
 WIDTH = 16  # sines in each of the two hidden layers
@@ -130,12 +141,15 @@ class TensorField:
         Names of the units of the axes that have any, in the tensor's order.
     strength
         From 0 (identity) to 1.
+    widening
+        By how many steps of ``WIDER`` A is wider than the shape asks.
     """
 
     key: bytes = field(repr=False)
     shape: tuple[int, ...]
     units: Units
     strength: float
+    widening: int = 0
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -145,16 +159,12 @@ class TensorField:
 
     @property
     def scale(self) -> float:
-        """Standard deviation of A, from the shape and the strength alone.
+        """Standard deviation of A.
 
         Initial weights shrink with the fan-in as its power -1/2 and an optimiser's steps not at all. What A has to hide
-        is their product, so A follows the power between.
+        is their product, so A follows the power between; where weights are larger than that covers, it is widened.
         """
-        full = ALPHA_VECTOR
-        if len(self.shape) > 1:
-            lengths = (NAMED_UNITS if axis in self.units else n for axis, n in enumerate(self.shape) if axis > 0)
-            full = ALPHA / max(prod(lengths), 1) ** 0.25
-        return full * self.strength**POWER
+        return shape_scale(self.shape, self.units) * WIDER**self.widening * self.strength**POWER
 
     def fill(self, write: Callable[[slice, np.ndarray, np.ndarray], None], *, additive: bool = True) -> None:
         """Call ``write(rows, M, A)`` on parts of the first axis of the tensor transposed to :attr:`order`.
@@ -239,9 +249,30 @@ class TensorField:
         return _block(HMAC(self.key, SHA256()), _encode(*use))
 
 
-def tensor_key(subkey: bytes, salt: bytes, name: str) -> bytes:
-    """Key of one tensor's streams."""
-    return HKDF(SHA256(), 32, salt, _encode("infl lock 1", name)).derive(subkey)
+def shape_scale(shape: Sequence[int], units: Units) -> float:
+    """Standard deviation of A at strength 1, without widening."""
+    if len(shape) < 2:
+        return ALPHA_VECTOR
+    lengths = (NAMED_UNITS if axis in units else n for axis, n in enumerate(shape) if axis > 0)
+    return ALPHA / max(prod(lengths), 1) ** 0.25
+
+
+def widening_of(rms: float, shape: Sequence[int], units: Units) -> int:
+    """By how many steps A has to be widened to cover weights of a root mean square."""
+    steps, scale = 0, shape_scale(shape, units)
+    while scale < COVER * rms < inf and steps < MOST_STEPS:
+        steps, scale = steps + 1, scale * WIDER
+    return steps
+
+
+def tensor_key(
+    subkey: bytes, salt: bytes, name: str, *, strength: float = 1.0, widening: int = 0, version: int = VERSION
+) -> bytes:
+    """Key of one tensor's streams: another for each strength and each widening, or two locks of one tensor would open it."""
+    info = _encode("infl lock 1", name)
+    if version > 1:
+        info = _encode("infl lock 2", name, struct.pack("<d", strength), widening)
+    return HKDF(SHA256(), 32, salt, info).derive(subkey)
 
 
 def check_units(name: str, shape: Sequence[int], units: Units | None) -> dict[int, list[str]]:
@@ -301,10 +332,10 @@ def _block(begun: HMAC, info: bytes) -> bytes:
     return mac.finalize()
 
 
-def _encode(*parts: str | int) -> bytes:
+def _encode(*parts: str | int | bytes) -> bytes:
     """Join parts so that no two lists of parts give the same bytes: each with its length before it."""
     joined = b""
     for part in parts:
-        raw = part.encode() if isinstance(part, str) else part.to_bytes(4, "little")
+        raw = part.encode() if isinstance(part, str) else part.to_bytes(4, "little") if isinstance(part, int) else part
         joined += len(raw).to_bytes(4, "little") + raw
     return joined

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from infl.errors import KeyringError, SettingsError
-from infl.nn.field import TensorField, Units, check_units, tensor_key
+from infl.nn.field import MOST_STEPS, VERSION, TensorField, Units, check_units, tensor_key, widening_of
 
 ModuleType = TypeVar("ModuleType", bound=nn.Module)
 _ACCURATE = {torch.float32, torch.float64}
@@ -36,11 +36,15 @@ class Field:
     subkey
         32 secret bytes, ``keyring.subkey("lock")``. Never shown, never pickled.
     salt
-        Public and fresh per model. Models locked under one key and one salt share every factor: whoever has two of them
-        unlocked can open the others.
+        Public, and never used for other weights. Models locked under one key and one salt share every factor: whoever has
+        two of them unlocked can open the others. Model files have a salt for each tensor
+        (:func:`infl.models.locked.lock_model`).
     strength
-        From 0 (stored weights are the effective ones) to 1. A weight's sign flips with probability ``strength / 2``; the
-        flips at a lower strength are among those at a higher one.
+        From 0 (stored weights are the effective ones) to 1. A weight's sign flips with probability ``strength / 2``.
+    widening
+        A is wider by so many factors of 4 than a tensor's shape asks; :func:`widening` says how much large weights need.
+    version
+        Of the construction: 2, or 1 to open what infl 0.1 locked.
 
     Examples
     --------
@@ -57,12 +61,16 @@ class Field:
     subkey: bytes = field(repr=False)
     salt: bytes
     strength: float = 1.0
+    widening: int = field(default=0, repr=False)
+    version: int = field(default=VERSION, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.subkey) != 32:
             raise SettingsError(f"a lock's subkey has 32 bytes, got {len(self.subkey)}: take keyring.subkey('lock').")
         if not 0 <= self.strength <= 1:  # false for nan too
             raise SettingsError(f"the lock's strength is from 0 (none) to 1 (full), got {self.strength}.")
+        if not 0 <= self.widening <= MOST_STEPS:
+            raise SettingsError(f"the lock's widening is from 0 to {MOST_STEPS} steps, got {self.widening}.")
 
     def factors(self, name: str, shape: tuple[int, ...], units: Units | None = None) -> tuple[Tensor, Tensor]:
         """Give M and A of one tensor, in float64."""
@@ -148,10 +156,18 @@ class Field:
 
     def _over(self, name: str, shape: tuple[int, ...], units: Units | None) -> TensorField:
         return TensorField(
-            key=tensor_key(self.subkey, self.salt, name),
+            key=tensor_key(
+                self.subkey,
+                self.salt,
+                name,
+                strength=float(self.strength),
+                widening=self.widening,
+                version=self.version,
+            ),
             shape=tuple(shape),
             units=check_units(name, shape, units),
             strength=float(self.strength),
+            widening=self.widening,
         )
 
     def __copy__(self) -> Self:
@@ -164,6 +180,21 @@ class Field:
         raise KeyringError(
             "a lock's field holds a key and is not pickled: save state_dict(), and make the field again."
         )
+
+
+def widening(tensor: Tensor, units: Units | None = None) -> int:
+    """Say by how many steps the secret term has to be widened to cover a tensor's weights.
+
+    It stands in the clear beside the stored weights, which show it anyway by their size: each step is a factor of 4.
+
+    Examples
+    --------
+    >>> import torch
+    >>> widening(torch.full((50,), 0.1)), widening(torch.ones(50)), widening(torch.full((50,), 10.0))
+    (0, 2, 4)
+    """
+    rms = float(tensor.detach().double().square().mean().sqrt()) if tensor.numel() else 0.0
+    return widening_of(rms, tensor.shape, units or {})
 
 
 def lock_module(module: ModuleType, field: Field, units: Mapping[str, Units] | None = None) -> ModuleType:

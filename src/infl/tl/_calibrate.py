@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +13,7 @@ from infl._parameters import door
 from infl.errors import SettingsError
 from infl.federation.seeds import generator
 from infl.federation.sums import sum_over_sites
-from infl.models.locked import LockedModel, lock_model
+from infl.models.locked import SALT, LockedModel, lock_model
 from infl.tl._results import needed_key
 from infl.tl._use import check_use
 
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
     from infl.federation.run import FederatedRun
     from infl.keys import Keyring
 
-N_SALTS = 24
-"""Salts that are tried; on few validation samples accuracy moves in steps, and another salt has other steps."""
+N_SEARCHES = 24
+"""Searches, each over other strengths; on few validation samples accuracy moves in steps, elsewhere at each strength."""
 TOLERANCE = 0.01
 
 
@@ -41,7 +43,8 @@ def calibrate_lock(
     Parameters
     ----------
     model
-        A model with ``lock="field"``, or its run; the model is locked again in place, under a fresh salt.
+        A model with ``lock="field"``, or its run; the model is locked again in place. Pass on one version:
+        each strength is another lock of the same weights, and the average of many opens them.
     sites
         Data of the sites of the fit; their validation parts are judged on, by sealed sums.
     key
@@ -71,19 +74,18 @@ def calibrate_lock(
     """
     locked, key = needed_key(model, key)
     probe = _Probe(locked, sites, key)
-    unlocked = probe.value(probe.locked(0.0, None))
+    unlocked = probe.value(probe.locked(0.0))
     if not 0 <= no_key <= unlocked:
         raise SettingsError(
             f"no_key={no_key}: the unlocked model has {probe.metric} {unlocked:.3f} on the validation data; "
             "give a value from 0 up to that"
         )
     best: tuple[float, float, LockedModel] | None = None
-    for _ in range(N_SALTS):
-        low, high, salt = 0.0, 1.0, None
+    for number in range(N_SEARCHES):
+        low, high = 0.0, 1.0 - number / 1000
         for _ in range(10):
             strength = (low + high) / 2
-            candidate = probe.locked(strength, salt)
-            salt = candidate.header.salt
+            candidate = probe.locked(strength)
             value = probe.value(candidate)
             if best is None or abs(value - no_key) < best[0]:
                 best = (abs(value - no_key), strength, candidate)
@@ -124,7 +126,7 @@ def lock_curve(
     strengths
         Strengths to measure at.
     n_keys
-        Number of random wrong keys, and of salts for the model without a key.
+        Number of random wrong keys, and of locks for the model without a key.
     validation_only
         Judge on the validation parts of the fit (True) or on all observations, when none was trained on.
 
@@ -151,7 +153,7 @@ def lock_curve(
     probe = _Probe(model, sites, key, validation_only=validation_only)
     rows = []
     for strength in strengths:
-        locked = [probe.locked(strength, None) for _ in range(n_keys)]
+        locked = [probe.locked(strength, other_salts=number > 0) for number in range(n_keys)]
         values = {
             "right key": [probe.value(locked[0], key)],
             "wrong key": [probe.value(m, Keyring.create()) for m in locked],
@@ -192,12 +194,12 @@ class _Probe:
                 index = data.validation if validation_only else np.union1d(data.train, data.validation)
                 self.data[name, keyless] = (data, index)
 
-    def locked(self, strength: float, salt: str | None) -> LockedModel:
-        """Return the model at a strength."""
-        from dataclasses import replace
-
-        header = replace(self.model.header, strength=strength)
-        return lock_model(header, self.effective, self.private, self.key, salt=salt)
+    def locked(self, strength: float, *, other_salts: bool = False) -> LockedModel:
+        """Return the model at a strength; under other salts only to be measured, never to be passed on."""
+        header, salts = replace(self.model.header, strength=strength), self.model.header.salts
+        if other_salts:
+            salts = {name: os.urandom(SALT).hex() for name in self.effective}
+        return lock_model(header, self.effective, self.private, self.key, salts=salts)
 
     def value(self, model: LockedModel, key: Keyring | None = None) -> float:
         """Return the headline metric with a key (checked against nothing) or without."""

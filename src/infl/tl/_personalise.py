@@ -161,7 +161,7 @@ def _fine_tuned(
         if metric in before:  # some headlines are measured on held-out observations only
             row |= {f"{metric}_before": before[metric], f"{metric}_after": best[metric]}
     row["note"] = note
-    return lock_model(h, weights, private | task.keep(data), key, salt=_salt(model)), row
+    return lock_model(h, weights, private | task.keep(data), key, salts=model.salts_of(weights, key)), row
 
 
 def _goodness(task: Task, metrics: Mapping[str, float]) -> tuple[float, float]:
@@ -176,8 +176,3 @@ def _goodness(task: Task, metrics: Mapping[str, float]) -> tuple[float, float]:
 
 def _copy(module: Any) -> dict[str, Any]:
     return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
-
-
-def _salt(model: LockedModel) -> str | None:
-    """The published method's secret is bound to its salt; every other model gets a fresh one."""
-    return model.header.salt if model.header.lock == "published" else None

@@ -72,4 +72,5 @@ def test_default_stays_closed(default: Evidence, unprotected: Evidence) -> None:
     findings = KnownModel().run(default)
     assert [f.status for f in findings] == [Status.HOLDS] * 4
     assert findings[0].control > 0.95
-    assert "4 models had 4 salts" in findings[0].note
+    n = 4 * len(default.run.model.stored)
+    assert f"{n} tensors had {n} salts" in findings[0].note

@@ -176,8 +176,7 @@ class Evidence:
     def repeat(self, sites: Mapping[str, Data] | None = None, **changes: Any) -> Recorded:
         """Fit the run again with an eavesdropper on the line; `changes` to the agreement (``lock="none"``, ``rounds=2``).
 
-        Without changes to the protections the run's own key and salt are used, so this is the user's run once more;
-        ``salt=None`` draws another.
+        Without changes to the protections the run's own key is used, so this is the user's run once more.
         """
         from infl.federation.local import run_in_process
         from infl.keys import Keyring
@@ -187,7 +186,7 @@ class Evidence:
         settings = {name: self.run.settings[name] for name in (*names, "lock", "strength", "seal", "min_sites", "seed")}
         task = changes.pop("task", self.task)
         dp = self.run.settings["privacy"]
-        settings |= {"privacy": None if dp is None else DP(**dp), "salt": self.run.settings["salt"]} | changes
+        settings |= {"privacy": None if dp is None else DP(**dp)} | changes
         needs_key = settings["lock"] != "none" or settings["seal"] != "none"
         key = (self.run.key or Keyring.create()) if needs_key else None
         if settings["seal"] == "none" and len(sites) < settings["min_sites"]:

@@ -143,8 +143,8 @@ class FileStatistics(Attack):
             chosen = {s: np.flatnonzero(rng.random(len(y)) < keep[y]) for s, y in labels.items()}
             chosen = {s: i if len(i) >= 2 else np.arange(len(labels[s])) for s, i in chosen.items()}
             sites = {s: a[chosen[s]] for s, a in evidence.sites.items()}
-            # Every run draws a salt of its own; under one salt the files' differences would be locked by M alone.
-            for where, changes in zip(files, ({"salt": None}, UNPROTECTED), strict=True):
+            # Other sums give other salts; under the same ones the files' differences would be locked by M alone.
+            for where, changes in zip(files, ({}, UNPROTECTED), strict=True):
                 recorded = evidence.repeat(sites, rounds=1, patience=0, participation=1.0, **changes)
                 where.append(per_file(recorded.model))
             y = np.concatenate([labels[s][i] for s, i in chosen.items()])

@@ -161,11 +161,13 @@ class NoKey(_WithoutTheKey):
     @staticmethod
     def _opened(file: ModelFile, stored: Weights, key: Keyring) -> dict[str, Tensor]:
         header = file.model.header
-        salt = bytes.fromhex(header.salt)
-        field = header.scheme().field(key.subkey(header.scheme().label, salt=salt), salt)
-        assert field is not None
-        units = file.task.units(header.panel)
-        return {name: field.unlock(name, tensor, units.get(name)) for name, tensor in stored.items()}
+        secret, units = key.subkey(header.scheme().label), file.task.units(header.panel)
+        opened = {}
+        for name, tensor in stored.items():
+            field = header.field_of(secret, name)
+            assert field is not None
+            opened[name] = field.unlock(name, tensor, units.get(name))
+        return opened
 
     @staticmethod
     def _committee(file: ModelFile, guesses: list[dict[str, Tensor]]) -> Committee:

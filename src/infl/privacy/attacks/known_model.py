@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from infl.models.locked import lock_model
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
 from infl.privacy.attacks.keys import Weights, clipped, rescaled
 from infl.privacy.attacks.model_file import ModelFile
@@ -101,10 +102,10 @@ class KnownModel(Attack):
     def _earlier_models(self, evidence: Evidence, file: ModelFile, copies: list[dict[str, Tensor]]) -> Finding:
         """Judge by what this model has over the earlier ones, for those the former member has anyway."""
         seed, rng = evidence.run.settings["seed"], evidence.rng(self.name, "earlier")
-        others = [{"seed": seed + 1 + i, "salt": None} | evidence.without_noise for i in range(N_EARLIER)]
+        others = [{"seed": seed + 1 + i} | evidence.without_noise for i in range(N_EARLIER)]
         runs = [evidence.repeat(**other).outcome.run for other in others]
         effective = [run.model.effective(evidence.run.key) for run in runs]
-        salts = {run.model.header.salt for run in runs} | {file.model.header.salt}
+        salts = [salt for model in (file.model, *(r.model for r in runs)) for salt in model.header.salts.values()]
 
         def read(stored: Weights, old: list[dict[str, Tensor]], n: int) -> float:
             some = effective[:n]
@@ -123,23 +124,18 @@ class KnownModel(Attack):
             for row, blind_row, n in zip(table, blind, (1, N_EARLIER), strict=True):
                 row.append(read(stored, old, n))
                 blind_row.append(read(elsewhere, old, n))
-        same = [self._under(file, e, file.model.header.salt) for e in effective]
+        salts_of_this = file.model.header.salts
+        same = [lock_model(file.model.header, e, {}, file.key, salts=salts_of_this).stored for e in effective]
         return self._paired(
             file,
             "rank correlation with what is new in this model, earlier ones known",
             np.array(table),
             np.array(blind),
-            f"{N_EARLIER} earlier models under the same key are known, locked and opened; {len(salts)} models had "
-            f"{len(salts)} salts. Chance: this model's stored numbers in random places. Control: had all been locked under "
-            "one salt.",
+            f"{N_EARLIER} earlier models under the same key are known, locked and opened; {len(salts)} tensors had "
+            f"{len(set(salts))} salts. Chance: this model's stored numbers in random places. Control: had all been locked "
+            "under this model's salts.",
             control=read(file.model.stored, same, N_EARLIER),
         )
-
-    @staticmethod
-    def _under(file: ModelFile, weights: Weights, salt: str) -> dict[str, Tensor]:
-        from infl.models.locked import lock_model
-
-        return lock_model(file.model.header, weights, {}, file.key, salt=salt).stored
 
     def _one_layer(self, evidence: Evidence, file: ModelFile, copies: list[dict[str, Tensor]], first: bool) -> Finding:
         layers = list(dict.fromkeys(name.rpartition(".")[0] for name in file.unlocked))

@@ -10,7 +10,7 @@ import numpy as np
 
 from infl._isolation import torch_seed
 from infl.federation.seeds import derive
-from infl.models.locked import lock_model
+from infl.models.locked import SALT, lock_model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -71,10 +71,11 @@ class ModelFile:
         return self.model.header.lock == "field" and self.model.header.strength == 1
 
     def locked_anew(self, weights: Weights, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Lock weights under the run's key and another salt; as they are where there is no field to lock with."""
+        """Lock weights under the run's key and other salts; as they are where there is no field to lock with."""
         if self.model.header.lock != "field":
             return dict(weights)
-        return lock_model(self.model.header, weights, {}, self.key, salt=rng.bytes(16).hex()).stored
+        salts = {name: rng.bytes(SALT).hex() for name in weights}
+        return lock_model(self.model.header, weights, {}, self.key, salts=salts).stored
 
     def copies(self, n: int, rng: np.random.Generator) -> list[dict[str, Tensor]]:
         """Return the stored weights and n − 1 more versions of them under other salts, to measure how chance varies.

@@ -289,7 +289,7 @@ def break_ins(
 ) -> Iterator[tuple[int, dict[tuple[str, float], float]]]:
     """Fit the run again on half of each site's samples, give its file and samples of the other half to a thief.
 
-    The split, the salt and the thief's samples are others in each trial; so is the run's seed. Yields the number of
+    The split and the thief's samples are others in each trial; so is the run's seed. Yields the number of
     samples and what came out.
     """
     import anndata
@@ -300,7 +300,7 @@ def break_ins(
         held = {s: task.hold_out(a, 0.5, rng) for s, a in evidence.sites.items()}
         halves = {s: a[~held[s]] for s, a in evidence.sites.items()}
         seed = derive(evidence.run.settings["seed"], "thief", number)
-        run = evidence.repeat(halves, seed=seed, salt=None, **evidence.without_noise).outcome.run
+        run = evidence.repeat(halves, seed=seed, **evidence.without_noise).outcome.run
         file = ModelFile(Evidence(run, halves, evidence.seed))
         mine = anndata.concat([a[held[s]] for s, a in evidence.sites.items()], index_unique="-", keys=list(held))
         data = task.read(mine, panel, site="the thief's data", rng=rng, keyless=True)
