@@ -15,7 +15,6 @@ ROOT_BYTES = 32
 
 LABELS = {
     "lock": "the secret coordinates, signs and gains of a model's lock",
-    "salt": "the public salts of a model's tensors, which nobody can choose",
     "seal": "the masks and tags of sealed updates",
     "ledger": "proof that a site's seal ledger was written by a holder of the ring",
     "fingerprint": "the public name of a key version; it is the only subkey that is ever shown",
@@ -23,6 +22,7 @@ LABELS = {
     "checkpoint": "a run's state between rounds",
     "published": "the secret coordinates of the published method",
     "seed": "random choices that the sites share and the coordinator must not foresee",
+    "salt": "the public salts of a model's tensors, which nobody can choose",
 }
 """Every label that a subkey may have, and what the subkey protects."""
 

@@ -22,6 +22,8 @@ ATTACKS: dict[str, str] = {
     "importance_thief": "infl.privacy.attacks.importance_thief:ImportanceThief",
     "relabelling": "infl.privacy.attacks.relabelling:Relabelling",
     "known_model": "infl.privacy.attacks.known_model:KnownModel",
+    "many_relocks": "infl.privacy.attacks.many_relocks:ManyRelocks",
+    "chosen_salt": "infl.privacy.attacks.chosen_salt:ChosenSalt",
     "file_statistics": "infl.privacy.attacks.file_statistics:FileStatistics",
     "membership": "infl.privacy.attacks.membership:Membership",
     "audited_epsilon": "infl.privacy.attacks.audited_epsilon:AuditedEpsilon",

@@ -52,7 +52,11 @@ class ModelFile:
     @cached_property
     def initial(self) -> dict[str, Tensor]:
         """The initial weights of the run, which its public seed gives to everybody."""
-        return parameters(self.build("initial weights", seed=self.evidence.run.settings["seed"]))
+        return self.start(self.evidence.run.settings["seed"])
+
+    def start(self, seed: int) -> dict[str, Tensor]:
+        """Return the initial weights of a run with a seed."""
+        return parameters(self.build("initial weights", seed=seed))
 
     # -- what only the owner has -----------------------------------------------------------------------------------
     @cached_property
