@@ -74,15 +74,15 @@ def one_model(file: ModelFile, table: Table) -> None:
     for strength in STRENGTHS:
         for rule in ("fresh salts", "salts by content"):
             values = []
+            counts = RELOCKS if rule == "fresh salts" else RELOCKS[:2]
             for _ in range(2):
                 key = Keyring.create()
-                n = max(RELOCKS) if rule == "fresh salts" else 16  # the others are equal
                 stored = [
                     locked(file.model, file.unlocked, key, strength, rng if rule == "fresh salts" else None)
-                    for _ in range(n)
+                    for _ in range(max(counts))
                 ]
-                values.append([file.accuracy(averaged(stored[:n])) for n in RELOCKS])
-            for n, column in zip(RELOCKS, np.transpose(values), strict=True):
+                values.append([file.accuracy(averaged(stored[:n])) for n in counts])
+            for n, column in zip(counts, np.transpose(values), strict=True):
                 asked = "that of 1" if rule == "salts by content" and n > 1 else "-"
                 table.add(f"one model, strength {strength:g}, {rule}, {n} locks", asked, column)
 
@@ -207,9 +207,9 @@ def timing(table: Table) -> None:
         seconds: list[list[float]] = [[], []]
         for _ in range(21):
             for times, work in zip(seconds, works, strict=True):
-                begun = time.perf_counter()
+                begun = time.process_time()
                 work()
-                times.append(time.perf_counter() - begun)
+                times.append(time.process_time() - begun)
         ratio = float(np.median(np.array(seconds[1][1:]) / np.array(seconds[0][1:])))
         more = {"before_s": min(seconds[0]), "now_s": min(seconds[1])}
         table.add(f"{what}, {n:,} weights, now / before", "1", ratio, seeds=20, **more)

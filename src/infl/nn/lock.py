@@ -193,7 +193,8 @@ def widening(tensor: Tensor, units: Units | None = None) -> int:
     >>> widening(torch.full((50,), 0.1)), widening(torch.ones(50)), widening(torch.full((50,), 10.0))
     (0, 2, 4)
     """
-    rms = float(tensor.detach().double().square().mean().sqrt()) if tensor.numel() else 0.0
+    norm = torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64)
+    rms = float(norm) / max(tensor.numel(), 1) ** 0.5
     return widening_of(rms, tensor.shape, units or {})
 
 
