@@ -173,8 +173,10 @@ def vectors(table: Table) -> None:
             table.add(f"scVI {name}, {what}", "0" if "now" in what else "-", values, rms=rms, widening=steps)
 
 
-def old_lock(header: Header, weights: Weights, key: Keyring, units: dict) -> None:
+def old_lock(header: Header, weights: Weights, key: Keyring) -> None:
     """What infl 0.1 did: one salt for a file."""
+    key.check(header.key_version, header.fingerprint)
+    units = header.build_task().units(header.panel)
     header = replace(header, format=1, salt=os.urandom(16).hex(), salts={}, widenings={}, digest="")
     field = Field(
         key.subkey("lock", salt=bytes.fromhex(header.salt)), bytes.fromhex(header.salt), header.strength, 0, 1
@@ -185,6 +187,11 @@ def old_lock(header: Header, weights: Weights, key: Keyring, units: dict) -> Non
     _vault(key, header).encrypt(nonce, _bytes({}), header.digest.encode())
 
 
+def old_unlock(model: LockedModel, field: Field) -> Weights:
+    units = model.header.build_task().units(model.header.panel)
+    return {n: field.unlock(n, t, units.get(n)) for n, t in model.stored.items()}
+
+
 def timing(table: Table) -> None:
     """A model of a million weights, paired within one process."""
     task = Classifier(target="t", width=256, n_blocks=2)
@@ -193,13 +200,13 @@ def timing(table: Table) -> None:
     weights = {n: p.detach().clone() for n, p in module.named_parameters()}
     key = Keyring.create()
     header = Header("classifier", task.options(), panel, "field", 1.0, 1, key.fingerprint(), 0, ("a",))
-    model, units = lock_model(header, weights, {}, key), task.units(panel)
+    model = lock_model(header, weights, {}, key)
     n = sum(t.numel() for t in weights.values())
     old_field = Field(key.subkey("lock"), b"salt of a file..", 1.0, 0, 1)
     pairs = {
-        "lock": (lambda: old_lock(header, weights, key, units), lambda: lock_model(header, weights, {}, key)),
+        "lock": (lambda: old_lock(header, weights, key), lambda: lock_model(header, weights, {}, key)),
         "unlock": (
-            lambda: {n: old_field.unlock(n, t, units.get(n)) for n, t in model.stored.items()},
+            lambda: old_unlock(model, old_field),
             lambda: model.effective(key),
         ),
     }
