@@ -171,9 +171,8 @@ class Replica:
         if self.key is None or self.scheme.name != "field":
             return None
         secret = self.key.subkey("lock", version=self.agreement.key_version)
-        made = named(
-            "updates of a run", self.agreement.digest
-        )  # with the run's name: no file and no other run has this M
+        # the digest has the run's random name: no file and no other run has this M
+        made = named("updates of a run", self.agreement.digest)
         gain = torch.empty(self.bench.shared.total)
         units = self.task.units(self.agreement.panel)
         for name, view in self.bench.shared.views(gain).items():
@@ -369,10 +368,12 @@ class Replica:
         return lock_model(
             header, effective, self.private | (kept or {}), self.key if a.lock != "none" else None, salts=salts
         )
-        packing, made = self.packing, self.made
-        low, high = self.seal.unseal(context, total.responders, total.words, packing)
-        if total.kind in ("count", "train"):
-            made = named("opened sum", made, total.kind, packing.digest(), low.tobytes(), high.tobytes()).hex()
-        vector, sums = dequantise((low, high), packing)
-        arrays = split_sums(sums, packing)
-        n_out = self._left_out(total, arrays)
+
+
+def named(what: str, *parts: str | bytes) -> bytes:
+    """Return the SHA-256 of what something is made of, each part with its length before it."""
+    digest = hashlib.sha256(f"infl {what}\n".encode())
+    for part in parts:
+        raw = part.encode() if isinstance(part, str) else part
+        digest.update(len(raw).to_bytes(8, "little") + raw)
+    return digest.digest()
