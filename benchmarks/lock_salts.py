@@ -6,6 +6,7 @@ The figures of docs/decisions/0021-salts-follow-from-what-made-the-tensor.md and
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -224,6 +225,7 @@ def timing(table: Table) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    sys.path.append(sys.path.pop(0))  # `import scvi` means scvi-tools, not a benchmark
     table = Table("lock_salts")
     sites = infl.datasets.khan_sites()
     run = infl.tl.fit_federated(sites, target="tumour_class", rounds=20, progress=False)
