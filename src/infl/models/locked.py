@@ -395,7 +395,7 @@ def content_of(tensor: Tensor) -> bytes:
 
     tensor = tensor.detach().cpu().contiguous()
     digest = hashlib.sha256(f"infl tensor {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-    digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.digest()
 
 

@@ -6,6 +6,7 @@ public seeds give. Had all three one salt, two known models would give each weig
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -66,5 +67,5 @@ class ChosenSalt(Attack):
         ]
 
     @staticmethod
-    def _opened(file: ModelFile, files: list[Weights], known: list[Weights]) -> float:
+    def _opened(file: ModelFile, files: Sequence[Weights], known: Sequence[Weights]) -> float:
         return file.accuracy(opened_with(file.model.stored, fitted_field(list(zip(files, known, strict=True)))))
