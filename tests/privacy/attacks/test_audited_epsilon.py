@@ -3,39 +3,90 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binom
+from scipy.stats import binom, norm
 from torch import nn
 
 from infl.nn.mlp import ResidualMLP
 from infl.privacy.attacks import Evidence, Status
 from infl.privacy.attacks.audited_epsilon import AuditedEpsilon, alignment
 from infl.privacy.attacks.one_run_bound import (
+    Curve,
     audited,
-    chance_of,
     correct_guesses,
+    curve_of,
+    gaussian_curve,
+    gaussian_lower_bound,
     guesses_for,
     likelihood_ratio,
     lower_bound,
+    ruled_out,
 )
+from infl.privacy.dp import epsilon_of
 
 
-@pytest.mark.parametrize("case", [(10, 10, 20, 1.0, 1e-2), (30, 40, 100, 0.7, 1e-4), (100, 120, 500, 2.0, 1e-3)])
-def test_chance_is_that_of_the_paper(case: tuple[int, int, int, float, float]) -> None:
-    """Appendix D of Steinke et al. 2023, step by step."""
-    correct, guesses, canaries, epsilon, delta = case
-    q = 1 / (1 + np.exp(-epsilon))
-    alpha = total = 0.0
-    for i in range(1, correct + 1):
-        total += binom.pmf(correct - i, guesses, q)
-        alpha = max(alpha, total / i)
-    expected = binom.sf(correct - 1, guesses, q) + alpha * delta * 2 * canaries
-    assert chance_of(*case) == pytest.approx(min(expected, 1.0), rel=1e-9)
+def highest_chance(correct: int, guesses: int, canaries: int, curve: Curve) -> float:
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (low, middle) if ruled_out(correct, guesses, canaries, curve, middle) else (middle, high)
+    return high
+
+
+@pytest.mark.parametrize("case", [(10, 10, 20, 1.0), (30, 40, 100, 0.7), (70, 100, 100, 0.5), (360, 500, 2000, 0.8)])
+def test_chance_is_no_less_than_that_of_randomised_response_and_near_it(case: tuple[int, int, int, float]) -> None:
+    """Telling each coin truly with chance e^ε / (1 + e^ε) is as good as any mechanism with δ = 0 can be."""
+    correct, guesses, canaries, epsilon = case
+    tail = binom.sf(correct - 1, guesses, 1 / (1 + np.exp(-epsilon)))
+    bound = highest_chance(correct, guesses, canaries, curve_of(epsilon, 0.0))
+    assert tail <= bound * (1 + 1e-6)
+    assert bound <= 2 * tail
+
+
+def test_chance_covers_a_mechanism_that_gives_a_canary_away() -> None:
+    """With chance δ for each canary its coin is told, and nothing of the others: (0, δ)-private, and sure of what it says."""
+    delta, m = 0.02, 50
+    says_one = 1 - (1 - delta) ** m
+    assert highest_chance(1, 1, m, curve_of(0.0, delta)) >= 0.5 + says_one / 2 - 1e-9
+
+
+def test_curve_of_gaussian_noise_by_hand() -> None:
+    for noise in (0.5, 1.0, 3.0):
+        curve = gaussian_curve(noise, 1.0, 1)
+        for p in (0.01, 0.3, 0.9):
+            assert curve(p) == pytest.approx(norm.cdf(norm.ppf(p) - 1 / noise), abs=1e-3)
+    four = gaussian_curve(2.0, 1.0, 4)  # as one round with half the noise
+    assert four(0.5) == pytest.approx(norm.cdf(-1.0), abs=1e-3)
+
+
+def test_curve_of_sampled_noise_has_the_accountants_epsilon() -> None:
+    curve, delta = gaussian_curve(1.1, 0.3, 15), 1e-3
+    epsilon = epsilon_of([(1.1, 0.3, 15)], delta)
+    p = np.geomspace(1e-4, 1, 400)
+    highest = max(float(v - np.exp(epsilon) * curve(v)) for v in p)  # of p − e^ε p', which is δ
+    assert highest == pytest.approx(delta, rel=0.1)
+
+
+def test_gaussian_bound_holds_for_gaussian_noise_and_proves_more_than_one_for_any_noise() -> None:
+    rng, m, mu = np.random.default_rng(0), 1000, 1.2
+    delta, guesses = 1e-5, 200
+    true = epsilon_of([(1 / mu, 1.0, 1)], delta)
+    tight, loose = [], []
+    for _ in range(20):
+        inside = rng.random(m) < 0.5
+        correct = correct_guesses(mu * inside + rng.normal(size=m), inside, guesses)
+        tight.append(gaussian_lower_bound(correct, guesses, m, delta, 1.0, 1))
+        loose.append(lower_bound(correct, guesses, m, delta))
+    assert max(tight) <= true
+    assert np.mean(tight) > 1.4 * np.mean(loose)
+    assert gaussian_lower_bound(guesses // 2, guesses, m, delta, 1.0, 1) == 0
 
 
 def test_bound_by_hand() -> None:
     # 50 of 50 right: q⁵⁰ = 0.05, so q = 0.9418 and ε = log(q / (1 − q)) = 2.785
     assert lower_bound(50, 50, 50, 0.0) == pytest.approx(2.785, abs=1e-3)
-    assert lower_bound(50, 50, 50, 1e-3) < 2.7
+    # With chance δ all canaries are given away together: q⁵⁰ (1 − δ) + δ = 0.05, so ε = 2.7783
+    assert lower_bound(50, 50, 50, 1e-3) == pytest.approx(2.778, abs=1e-3)
+    assert lower_bound(50, 50, 50, 1e-3) < 2.7783
     assert lower_bound(25, 50, 50, 0.0) == 0.0
 
 
@@ -47,7 +98,8 @@ def test_bound_holds_for_randomised_response_and_is_close_to_it(epsilon: float) 
     for _ in range(100):
         inside = rng.random(m) < 0.5
         told = np.where(rng.random(m) < 1 / (1 + np.exp(-epsilon)), inside, ~inside)
-        bounds.append(audited(told + 1e-3 * rng.random(m), inside, {m, m // 2}, 0.0)[0])
+        scores = told + 1e-3 * rng.random(m)
+        bounds.append(audited(scores, inside, {m, m // 2}, lambda c, g, n, p: lower_bound(c, g, n, 0.0, p))[0])
     assert (np.array(bounds) > epsilon).mean() <= 0.1
     assert np.mean(bounds) > epsilon - 0.4
 
@@ -94,14 +146,15 @@ def test_alignment_is_that_of_clipped_gradients() -> None:
 @pytest.mark.parametrize("noise", ["distributed", "local"])
 def test_noise_that_is_switched_off_is_a_leak(private: dict[str, Evidence], noise: str, monkeypatch) -> None:
     evidence = private[noise]
-    (finding,) = AuditedEpsilon().run(evidence)
-    assert finding.status is Status.HOLDS
-    assert finding.high == evidence.run.privacy["epsilon"]
-    assert finding.control > 2
+    findings = AuditedEpsilon().run(evidence)
+    for finding in findings:
+        assert finding.status is Status.HOLDS
+        assert finding.high == evidence.run.privacy["epsilon"]
+        assert finding.control > 2
     monkeypatch.setattr("infl.federation.site.discrete_gaussian", lambda sigma, size, rng: np.zeros(size))
-    (finding,) = AuditedEpsilon().run(evidence)
-    assert finding.status is Status.BROKEN
-    assert finding.value > finding.high
+    for finding in AuditedEpsilon().run(evidence):
+        assert finding.status is Status.BROKEN
+        assert finding.value > finding.high
 
 
 def test_runs_without_differential_privacy_have_no_epsilon(default: Evidence) -> None:

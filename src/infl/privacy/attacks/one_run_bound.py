@@ -1,61 +1,179 @@
 """Which ε do right guesses rule out? The statistics of an audit with canaries in one run.
 
+A trade-off curve bounds what anybody can tell of one canary; over all canaries it bounds how often so many guesses can be
+right. One test serves two families of curves: that of (ε, δ)-differential privacy, which assumes nothing of the noise, and
+that of Gaussian noise on Poisson samples, round after round, which is tighter because it is the curve that noise of the agreed
+kind really has.
+
 References
 ----------
-Steinke, Nasr, Jagielski, Privacy auditing with one (1) training run, NeurIPS 2023 (theorem 5.2 and appendix D).
+Mahloujifar, Melis, Chaudhuri, Auditing f-differential privacy in one run, ICML 2025. Steinke, Nasr, Jagielski, Privacy
+auditing with one (1) training run, NeurIPS 2023 (the game; for δ = 0 the two give the same bound). Dong, Roth, Su, Gaussian
+differential privacy, JRSS B 2022 (trade-off curves).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+
 import numpy as np
+
+from infl.privacy.dp import epsilon_of
 
 CONFIDENCE = 0.95
 SHARES = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02)
 """Of the canaries that are guessed on."""
+MOST = 40.0
+"""Largest ε that is looked for."""
+GRID = np.linspace(0.0, MOST, 801)
+"""Values of ε at which the curve of a noise is known."""
+MESH, ERROR = 0.02, 1e-7
+"""Step in which losses are added up, and the chance that is cut off, both per run."""
+
+Curve = Callable[[float], float]
+"""The smallest chance of an event without a canary, from its chance with it; or the other way round."""
 
 
-def chance_of(correct: int, guesses: int, canaries: int, epsilon: float, delta: float) -> float:
-    """Return the largest chance of so many correct guesses under (ε, δ)-differential privacy.
+def curve_of(epsilon: float, delta: float) -> Curve:
+    """Return the trade-off curve of (ε, δ)-differential privacy.
+
+    From ``p ≤ e^ε p' + δ`` for an event and for its complement (Dong et al. 2022, proposition 2.5).
+
+    Examples
+    --------
+    >>> round(curve_of(np.log(3), 0.0)(0.6), 6), round(curve_of(np.log(3), 0.0)(0.9), 6)
+    (0.2, 0.7)
+    """
+    factor = float(np.exp(epsilon))
+    return lambda p: max(0.0, (p - delta) / factor, 1 - delta - factor * (1 - p))
+
+
+@lru_cache(maxsize=256)
+def gaussian_curve(noise: float, sample_rate: float, rounds: int) -> Curve:
+    """Return the trade-off curve of so many rounds of Gaussian noise on Poisson samples, by numerical composition.
+
+    Parameters
+    ----------
+    noise
+        Standard deviation, in units of what one record can add.
+    sample_rate, rounds
+        Chance of a record to take part in a round, and the number of rounds.
+
+    Examples
+    --------
+    >>> from scipy.stats import norm
+    >>> alone = norm.cdf(norm.ppf(0.8) - 1 / 2.0)  # one round of all records is a shift by 1 / noise
+    >>> bool(abs(gaussian_curve(2.0, 1.0, 1)(0.8) - alone) < 1e-3)
+    True
+    """
+    from opacus.accountants.analysis import prv
+
+    # Opacus takes the logarithm of 1 − q; a rate of almost one is one.
+    loss = prv.PoissonSubsampledGaussianPRV(min(sample_rate, 1 - 1e-9), noise)
+    width = prv.compute_safe_domain_size([loss], [rounds], eps_error=MESH, delta_error=ERROR)
+    domain = prv.Domain.create_aligned(-width, width, MESH / rounds**0.5)
+    one = prv.discretize(prv.TruncatedPrivacyRandomVariable(loss, domain.t_min, domain.t_max), domain)
+    all_rounds = prv.compose_heterogeneous([one], [rounds])
+    # δ(ε) = Σ_{t > ε} p(t) (1 − e^(ε − t)) over the losses t
+    t, p = all_rounds.domain.ts, np.maximum(all_rounds.pmf, 0)
+    above, weighted = (np.append(np.cumsum(v[::-1])[::-1], 0.0) for v in (p, p * np.exp(-t)))
+    first = np.searchsorted(t, GRID, side="right")
+    factor = np.exp(GRID)
+    delta = np.clip(above[first] - factor * weighted[first], 0.0, 1.0) + ERROR
+    # What holds for each of these pairs holds: the largest of the lower bounds of `curve_of`.
+    return lambda p: max(0.0, float(((p - delta) / factor).max()), float((1 - delta - factor * (1 - p)).max()))
+
+
+def ruled_out(correct: int, guesses: int, canaries: int, curve: Curve, chance: float = 1 - CONFIDENCE) -> bool:
+    """Say whether a mechanism with this trade-off curve gets so many guesses right with less than `chance`.
+
+    Let ``right`` be the chance that a canary drawn at random is guessed, rightly, and at least i others are as well, and
+    ``wrong`` the same for a wrong guess. Going down from `correct`, the curve bounds ``wrong`` at i − 1 from below by
+    ``right`` at i, and the two grow in proportion to the right and wrong guesses of a run with i right ones. At the end
+    their sum is the share of canaries that is guessed on. If it comes out larger, the assumption was wrong that `correct` are
+    reached with `chance`.
 
     Parameters
     ----------
     correct, guesses, canaries
         Correct guesses, of how many, on how many canaries.
-    epsilon, delta
-        The hypothesis.
+    curve
+        From :func:`curve_of` or :func:`gaussian_curve`.
+    chance
+        Of an error.
 
     Examples
     --------
-    >>> round(chance_of(10, 10, 10, 0.0, 0.0) * 2**10, 6)
-    1.0
+    >>> ruled_out(60, 60, 60, curve_of(1.0, 0.0)), ruled_out(40, 60, 60, curve_of(1.0, 0.0))
+    (True, False)
     """
-    from scipy.stats import binom
-
-    rate = 1 / (1 + np.exp(-epsilon))  # of correct guesses, by randomised response
-    # What δ may add: the best way to spread it over the runs that fall short of `correct` by 1, 2, … guesses.
-    below = binom.cdf(correct - 1, guesses, rate) - binom.cdf(correct - 1 - np.arange(1, correct + 1), guesses, rate)
-    spread = float((below / np.arange(1, correct + 1)).max(initial=0.0))
-    return float(min(1.0, binom.sf(correct - 1, guesses, rate) + 2 * canaries * delta * spread))
+    right, wrong = chance * correct / canaries, chance * (guesses - correct) / canaries
+    for i in range(correct - 1, -1, -1):
+        before, wrong = wrong, max(wrong, curve(right))
+        right += i / (guesses - i) * (wrong - before)
+        if right + wrong > guesses / canaries:
+            return True
+    return False
 
 
 def lower_bound(correct: int, guesses: int, canaries: int, delta: float, confidence: float = CONFIDENCE) -> float:
-    """Return the largest ε that so many correct guesses rule out.
+    """Return the largest ε that so many correct guesses rule out, whatever the noise.
 
     Examples
     --------
     >>> lower_bound(50, 100, 100, 0.0), round(lower_bound(100, 100, 100, 0.0), 2)
     (0.0, 3.49)
     """
-    low, high = 0.0, 1.0
-    if chance_of(correct, guesses, canaries, low, delta) >= 1 - confidence:
-        return 0.0
-    while chance_of(correct, guesses, canaries, high, delta) < 1 - confidence and high < 64:
-        low, high = high, 2 * high
-    for _ in range(40):
+
+    def out(epsilon: float) -> bool:
+        return ruled_out(correct, guesses, canaries, curve_of(epsilon, delta), 1 - confidence)
+
+    low, high = 0.0, MOST
+    for _ in range(24 if out(low) else 0):
         middle = (low + high) / 2
-        ruled_out = chance_of(correct, guesses, canaries, middle, delta) < 1 - confidence
-        low, high = (middle, high) if ruled_out else (low, middle)
+        low, high = (middle, high) if out(middle) else (low, middle)
     return low
+
+
+def gaussian_lower_bound(
+    correct: int,
+    guesses: int,
+    canaries: int,
+    delta: float,
+    sample_rate: float,
+    rounds: int,
+    confidence: float = CONFIDENCE,
+) -> float:
+    """Return the ε of the least Gaussian noise that so many correct guesses rule out; 0 where they rule out none.
+
+    Examples
+    --------
+    >>> few, many = (gaussian_lower_bound(c, 200, 200, 1e-5, 0.5, 10) for c in (100, 150))
+    >>> few, 1 < many < 10
+    (0.0, True)
+    """
+
+    def out(noise: float) -> bool:
+        return ruled_out(correct, guesses, canaries, gaussian_curve(noise, sample_rate, rounds), 1 - confidence)
+
+    low, high = _noises(sample_rate, rounds)  # of which the higher is ruled out first
+    if not out(high):
+        return 0.0
+    for _ in range(0 if out(low) else 10):
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if out(middle) else (middle, high)
+    return epsilon_of([(low if out(low) else high, sample_rate, rounds)], delta)
+
+
+def _noises(sample_rate: float, rounds: int) -> tuple[float, float]:
+    """Return noises that are surely too little and too much to be told apart from the real one.
+
+    Many rounds come near to one Gaussian shifted by μ = q √(T (e^(1/σ²) − 1)) (Bu et al., Deep learning with Gaussian
+    differential privacy, HDSR 2020); these are those of μ = 10 and 0.1.
+    """
+    low, high = ((np.log1p((mu / sample_rate) ** 2 / rounds)) ** -0.5 for mu in (10.0, 0.1))
+    return float(low), float(high)
 
 
 def likelihood_ratio(
@@ -119,14 +237,30 @@ def correct_guesses(scores: np.ndarray, inside: np.ndarray, guesses: int) -> int
     return int(inside[order[:half]].sum() + (~inside[order[len(order) - half :]]).sum())
 
 
-def audited(scores: np.ndarray, inside: np.ndarray, choices: set[int], delta: float) -> tuple[float, int, int]:
+def audited(
+    scores: np.ndarray, inside: np.ndarray, choices: set[int], bound: Callable[[int, int, int, float], float]
+) -> tuple[float, int, int]:
     """Return the lower bound of ε with the numbers of correct guesses and of guesses that gave it.
 
-    Each choice of a number of guesses gets its part of the chance of error.
+    Parameters
+    ----------
+    scores, inside
+        How much speaks for each canary to be in, and whether it is. ``(m,)``
+    choices
+        Numbers of guesses to try; each gets its part of the chance of error.
+    bound
+        From correct guesses, guesses, canaries and confidence, e.g. :func:`lower_bound` at some δ.
+
+    Examples
+    --------
+    >>> scores, inside = np.arange(100.0), np.arange(100) >= 50
+    >>> bound, correct, guesses = audited(scores, inside, {20, 100}, lambda c, g, m, p: lower_bound(c, g, m, 0.0, p))
+    >>> round(bound, 1), correct, guesses
+    (3.3, 100, 100)
     """
     best = (0.0, 0, 0)
-    for guesses in choices:
+    for guesses in sorted(choices):
         correct = correct_guesses(scores, inside, guesses)
-        bound = lower_bound(correct, guesses, len(scores), delta, 1 - (1 - CONFIDENCE) / len(choices))
-        best = max(best, (bound, correct, guesses))
+        confidence = 1 - (1 - CONFIDENCE) / len(choices)
+        best = max(best, (bound(correct, guesses, len(scores), confidence), correct, guesses))
     return best
