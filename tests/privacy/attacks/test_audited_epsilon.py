@@ -8,7 +8,7 @@ from torch import nn
 
 from infl.nn.mlp import ResidualMLP
 from infl.privacy.attacks import Evidence, Status
-from infl.privacy.attacks.audited_epsilon import AuditedEpsilon, alignment
+from infl.privacy.attacks.audited_epsilon import AuditedEpsilon
 from infl.privacy.attacks.one_run_bound import (
     Curve,
     audited,
@@ -21,6 +21,7 @@ from infl.privacy.attacks.one_run_bound import (
     lower_bound,
     ruled_out,
 )
+from infl.privacy.attacks.shadows import alignment
 from infl.privacy.dp import epsilon_of
 
 

@@ -1,5 +1,8 @@
 """The attacks' numbers on cases that were made by hand."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -94,8 +97,18 @@ def test_registry() -> None:
         assert attack.name == name
         assert isinstance(attack.against, Attacker)
         assert attack.question.endswith("?")
-    with pytest.raises(SettingsError, match="'wrong_key'|wrong_key"):
+    with pytest.raises(SettingsError, match=r"'wrongkey' is not known: did you mean 'wrong_key'\? .*known_attacks\(\)"):
         load_attack("wrongkey")
+    with pytest.raises(SettingsError, match=r"'hope' is not known: infl\.privacy\.attacks\.known_attacks\(\) has"):
+        load_attack("hope")
+
+
+def test_documentation_names_every_attack_and_no_other() -> None:
+    pages = Path(__file__).parents[3] / "docs" / "privacy"
+    listed = re.findall(r"^\| (`[^|]+`) \|", (pages / "audit.md").read_text(), re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(listed))) == sorted(ATTACKS)
+    cells = re.findall(r"^\d\. (.+)$", (pages / "index.md").read_text(), re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", " ".join(cells))) == set(ATTACKS)
 
 
 def test_a_patch_is_found_from_its_gradient_and_not_from_noise():

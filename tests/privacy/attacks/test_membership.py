@@ -10,11 +10,11 @@ from infl.privacy.attacks.membership import (
     Membership,
     allowed_area,
     allowed_rate,
-    confidence,
     likelihood_ratio,
     likelihood_ratios,
     true_positive_rate,
 )
+from infl.privacy.attacks.shadows import confidence
 
 
 def test_ratios_find_members_that_are_fitted_and_nobody_else() -> None:

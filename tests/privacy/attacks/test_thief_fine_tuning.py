@@ -7,22 +7,22 @@ from torch import nn
 
 from infl.nn.mlp import ResidualMLP
 from infl.privacy.attacks import Evidence, Status
-from infl.privacy.attacks.model_file import parameters
-from infl.privacy.attacks.thief_fine_tuning import (
+from infl.privacy.attacks.fine_tuning import (
     FREE,
     STOLEN,
     UNLOCKED,
-    ThiefFineTuning,
     Way,
     balanced_accuracy,
     compare_starts,
     distilled,
-    draw,
     fine_tune,
     searched_signs,
     starts,
     summarise,
 )
+from infl.privacy.attacks.model_file import parameters
+from infl.privacy.attacks.theft import draw
+from infl.privacy.attacks.thief_fine_tuning import ThiefFineTuning
 
 
 @pytest.fixture

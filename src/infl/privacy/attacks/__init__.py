@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from infl import _entry_points
 from infl.errors import SettingsError
 from infl.privacy.attacks.contract import Attack, Attacker, Finding, Status
@@ -19,6 +21,9 @@ ATTACKS: dict[str, str] = {
     "wrong_key": "infl.privacy.attacks.keys:WrongKey",
     "one_bit_key": "infl.privacy.attacks.keys:OneBitKey",
     "thief_fine_tuning": "infl.privacy.attacks.thief_fine_tuning:ThiefFineTuning",
+    "file_plus_oracle": "infl.privacy.attacks.file_plus_oracle:FilePlusOracle",
+    "forged_key": "infl.privacy.attacks.forged_key:ForgedKey",
+    "public_model_thief": "infl.privacy.attacks.public_model_thief:PublicModelThief",
     "importance_thief": "infl.privacy.attacks.importance_thief:ImportanceThief",
     "relabelling": "infl.privacy.attacks.relabelling:Relabelling",
     "known_model": "infl.privacy.attacks.known_model:KnownModel",
@@ -26,6 +31,8 @@ ATTACKS: dict[str, str] = {
     "chosen_salt": "infl.privacy.attacks.chosen_salt:ChosenSalt",
     "file_statistics": "infl.privacy.attacks.file_statistics:FileStatistics",
     "membership": "infl.privacy.attacks.membership:Membership",
+    "rmia": "infl.privacy.attacks.rmia:Rmia",
+    "sum_membership": "infl.privacy.attacks.sum_membership:SumMembership",
     "audited_epsilon": "infl.privacy.attacks.audited_epsilon:AuditedEpsilon",
     "site_balance": "infl.privacy.attacks.site_balance:SiteBalance",
     "collusion": "infl.privacy.attacks.collusion:Collusion",
@@ -54,7 +61,7 @@ def load_attack(name: str) -> Attack:
     Raises
     ------
     SettingsError
-        Unknown name; the message lists the known ones. Or what another package registered cannot be imported.
+        Unknown name; the message has the nearest one, and where all are listed. Or what another package registered cannot be imported.
 
     Examples
     --------
@@ -63,5 +70,7 @@ def load_attack(name: str) -> Attack:
     """
     known = known_attacks()
     if name not in known:
-        raise SettingsError(f"attack {name!r} is not known: one of {', '.join(sorted(known))}")
+        near = difflib.get_close_matches(name, known, 1)  # the whole list would be longer than a message may be
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        raise SettingsError(f"attack {name!r} is not known: {meant}infl.privacy.attacks.known_attacks() has the names")
     return _entry_points.load(name, known[name])()

@@ -30,6 +30,7 @@ from infl.privacy.attacks.one_run_bound import (
     likelihood_ratio,
     lower_bound,
 )
+from infl.privacy.attacks.shadows import alignment
 from infl.privacy.dp import DP
 
 if TYPE_CHECKING:
@@ -42,35 +43,6 @@ N_CANARIES = 2000
 NO_NOISE = 1e-2
 """Noise multiplier of the control: a mechanism that noise cannot hide anything in, but that runs the same code."""
 ROWS = 512
-
-
-def alignment(
-    module: nn.Module, x: Tensor, y: Tensor, along: dict[str, Tensor], clip_norm: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return how far a sum of gradients goes along each record's in each layer, and the lengths of those: (layers, n) each.
-
-    Linear layers alone are looked at; a record's gradient there is the outer product of what comes back and what went in,
-    so it need not be formed. Lengths are those that are left when the whole is clipped.
-    """
-    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
-    kept: dict[str, tuple[Tensor, Tensor]] = {}
-    hooks = [
-        layer.register_forward_hook(lambda _, given, out, name=name: kept.__setitem__(name, (given[0].detach(), out)))
-        for name, layer in layers.items()
-    ]
-    try:
-        loss = nn.functional.cross_entropy(module(x), y, reduction="sum")
-    finally:
-        for hook in hooks:
-            hook.remove()
-    backs = torch.autograd.grad(loss, [out for _, out in kept.values()])
-    products, squares = [], []
-    for (name, (given, _)), back in zip(kept.items(), backs, strict=True):
-        products.append(((given @ along[f"{name}.weight"].T) * back).sum(1) + back @ along[f"{name}.bias"])
-        squares.append(back.square().sum(1) * (given.square().sum(1) + 1))
-    size = torch.stack(squares).sqrt().clamp(min=1e-12)
-    factor = clip_norm / size.norm(dim=0).clamp(min=clip_norm)
-    return (torch.stack(products) / size).numpy(), (size * factor).numpy()
 
 
 class AuditedEpsilon(Attack):

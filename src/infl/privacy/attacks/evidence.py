@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from infl.models.locked import LockedModel
     from infl.models.task import SiteData, Task
     from infl.privacy.seal import Packing, Words
+
+Made = TypeVar("Made")
 
 OPEN: dict[str, Any] = {"lock": "none", "seal": "none", "strength": 0.0}
 """Changes to a run's settings that take lock and seal away."""
@@ -146,7 +148,7 @@ class Evidence:
     run: FederatedRun
     sites: Mapping[str, Data]
     seed: int = 0
-    _judging: dict[bool, list[SiteData]] = field(default_factory=dict, repr=False)
+    _kept: dict[tuple[str | int, ...], Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def task(self) -> Task:
@@ -165,13 +167,20 @@ class Evidence:
 
     def judging(self, *, keyless: bool) -> list[SiteData]:
         """Return the sites' data with the run's validation parts, read with or without what the key tells."""
-        if keyless not in self._judging:
-            seed = self.run.settings["seed"]
-            self._judging[keyless] = [
+        seed = self.run.settings["seed"]
+        return self.once(
+            ("judging", keyless),
+            lambda: [
                 self.task.read(a, self.panel, site=s, rng=generator(seed, "validation part", s), keyless=keyless)
                 for s, a in self.sites.items()
-            ]
-        return self._judging[keyless]
+            ],
+        )
+
+    def once(self, name: tuple[str | int, ...], make: Callable[[], Made]) -> Made:
+        """Return what `make` makes, made once for each name: several attacks use what takes long, e.g. shadow models."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        return self._kept[name]
 
     def repeat(self, sites: Mapping[str, Data] | None = None, **changes: Any) -> Recorded:
         """Fit the run again with an eavesdropper on the line; `changes` to the agreement (``lock="none"``, ``rounds=2``).
