@@ -109,7 +109,8 @@ def test_thefts_are_shared_and_their_samples_are_others_than_the_runs(default: E
     assert len(one.samples[1]) + len(one.cohort[1]) == total
     x, _ = one.samples
     assert len(torch.unique(torch.cat([x, one.cohort[0]]), dim=0)) == total
-    assert one.file.model.header.salt != two.file.model.header.salt
+    salts = [set(theft.file.model.header.salts.values()) for theft in first]
+    assert salts[0].isdisjoint(salts[1])
     assert one.file.model.header.seed != two.file.model.header.seed
 
 
