@@ -76,17 +76,63 @@ def test_epsilon_is_what_the_site_computes(agreement: Agreement) -> None:
     fits = DP(epsilon=8.0, delta=1e-5).resolve(20)[0].noise_multiplier
     Policy(max_epsilon=8.0).check(run(epsilon=8.0, noise_multiplier=fits), "site_1")
     Policy(max_epsilon=8.0).check(run(noise_multiplier=fits), "site_1")
+    for much in (
+        run(noise_multiplier=1e-6),
+        run(noise_multiplier=fits * 0.9),
+        run(noise_multiplier=fits, rounds=40),
+        run(epsilon=8.0, noise_multiplier=fits, delta=1e-2),
+        replace(agreement, privacy=None),
+    ):
+        with pytest.raises(FederationError, match="what exceeds epsilon 8 at delta 1e-05"):
+            Policy(max_epsilon=8.0).check(much, "site_1")
     for lie in (
         run(epsilon=1.0, noise_multiplier=1e-6),
         run(epsilon=1.0, noise_multiplier=fits * 0.9),
         run(epsilon=8.0, noise_multiplier=fits, rounds=40),
-        run(epsilon=8.0, noise_multiplier=fits, delta=1e-2),
-        run(epsilon=8.0),
-        replace(agreement, privacy=None),
-        replace(run(noise_multiplier=fits), seal="group"),
     ):
-        with pytest.raises(FederationError, match="what exceeds epsilon 8 at delta 1e-05"):
-            Policy(max_epsilon=8.0, seals=["group", "pairwise"]).check(lie, "site_1")
+        with pytest.raises(FederationError, match="an epsilon that is not what its noise and rounds give"):
+            Policy().check(lie, "site_1")
+    with pytest.raises(SettingsError, match="needs noise_multiplier="):
+        run(epsilon=8.0)
+
+
+def test_shares_of_noise_are_for_the_pairwise_seal(agreement: Agreement) -> None:
+    """Under the group seal one conspirator opens a part with its share alone, whatever budget the site names or not."""
+
+    def run(seal: str, **settings: object) -> Agreement:
+        privacy = DP(noise_multiplier=4.0, delta=1e-5, **settings).to_json()  # type: ignore[arg-type]
+        return replace(agreement, seal=seal, privacy=privacy)
+
+    policy = Policy(seals=["group", "pairwise"])
+    with pytest.raises(FederationError, match="a share of noise under seal 'group'"):
+        policy.check(run("group"), "site_1")
+    policy.check(run("pairwise"), "site_1")
+    policy.check(run("group", noise="local"), "site_1")
+
+
+def test_a_site_says_how_many_may_conspire(agreement: Agreement) -> None:
+    """Noise that was chosen for members who keep their share to themselves is too little for one who does not."""
+    fits = DP(epsilon=8.0, delta=1e-5).resolve(20)[0].noise_multiplier
+
+    def run(colluders: int) -> Agreement:
+        privacy = DP(noise_multiplier=fits, delta=1e-5, colluders=colluders).to_json()
+        return replace(agreement, seal="pairwise", privacy=privacy)
+
+    for policy, ran in ((0, 0), (1, 1), (1, 2), (2, 2)):
+        Policy(max_epsilon=8.0, colluders=policy).check(run(ran), "site_1")
+    for policy, ran in ((1, 0), (2, 1), (3, 2)):
+        with pytest.raises(FederationError, match="what exceeds epsilon 8"):
+            Policy(max_epsilon=8.0, colluders=policy).check(run(ran), "site_1")
+    with pytest.raises(SettingsError, match="no noise would be left that the colluders do not know"):
+        run(3)
+
+
+def test_the_donors_column_is_one_that_the_policy_names(agreement: Agreement) -> None:
+    privacy = DP(noise_multiplier=4.0, delta=1e-5, unit="donor", donor_key="patient").to_json()
+    run = replace(agreement, seal="pairwise", privacy=privacy)
+    with pytest.raises(FederationError, match="column 'patient'"):
+        Policy(targets=["label"]).check(run, "site_1")
+    Policy(targets=["label", "patient"]).check(run, "site_1")
 
 
 def test_without_a_persons_yes_the_policy_names_the_columns(agreement: Agreement) -> None:

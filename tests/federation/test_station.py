@@ -278,7 +278,7 @@ def test_a_line_for_people_has_no_control_characters(station: Station) -> None:
 def test_under_differential_privacy_nothing_is_summed_without_noise(station: Station, agreement: Agreement) -> None:
     private = DP(noise_multiplier=1.0, delta=1e-5).to_json()
     with pytest.raises(SettingsError, match="nothing but noisy sums"):
-        station.prepare(replace(agreement, privacy=private))
+        station.prepare(replace(agreement, privacy=private, seal="pairwise"))
 
 
 def test_a_site_is_not_offered_runs_for_ever(station: Station, agreement: Agreement) -> None:

@@ -46,6 +46,16 @@ def test_secret_uniform_is_uniform_and_repeats_only_with_its_key_and_round() -> 
         assert abs(np.corrcoef(draws, other.random(100_000))[0, 1]) < 0.02
 
 
+def check_sum(got: np.ndarray, expected: torch.Tensor, n: int, exponent: int) -> None:
+    """The sum is the expected one, but for less than a step of the grid that rounding towards zero takes from each record."""
+    assert got.dtype == np.int64
+    assert np.abs(got * 2.0**exponent - expected.numpy()).max() <= n * 2.0**exponent + 1e-5
+
+
+def one_by_one(n: int) -> list[np.ndarray]:
+    return [np.array([i]) for i in range(n)]
+
+
 def test_gradients_are_clipped_one_record_at_a_time() -> None:
     torch.manual_seed(0)
     flat = FlatModule(ResidualMLP(5, 3, width=4, n_blocks=1, dropout=0.0))
@@ -57,8 +67,7 @@ def test_gradients_are_clipped_one_record_at_a_time() -> None:
         gradient = flat.flat.grad.clone()
         expected += gradient * min(1.0, 0.5 / float(gradient.norm()))
     loss = lambda index: nn.functional.cross_entropy(flat.module(x[index]), y[index])  # noqa: E731
-    got = clipped_gradients(flat.module, loss, np.arange(7), 0.5)
-    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+    check_sum(clipped_gradients(flat.module, loss, one_by_one(7), 0.5, -20), expected, 7, -20)
 
 
 def test_layers_that_opacus_does_not_know_are_clipped_alike() -> None:
@@ -73,15 +82,14 @@ def test_layers_that_opacus_does_not_know_are_clipped_alike() -> None:
         expected += gradient * min(1.0, 0.5 / float(gradient.norm()))
     before = flat.flat.grad.clone()
     loss = lambda index: nn.functional.cross_entropy(flat.module(x[index]), y[index])  # noqa: E731
-    got = clipped_gradients(flat.module, loss, np.arange(7), 0.5)
-    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+    check_sum(clipped_gradients(flat.module, loss, one_by_one(7), 0.5, -20), expected, 7, -20)
     torch.testing.assert_close(flat.flat.grad, before)
-    assert not clipped_gradients(flat.module, loss, np.arange(0), 0.5).any()
+    assert not clipped_gradients(flat.module, loss, [], 0.5, -20).any()
 
 
 @pytest.mark.parametrize("noise", ["distributed", "local"])
 def test_noise_in_the_opened_sum_is_what_was_accounted(khan_sites: dict[str, AnnData], noise: str) -> None:
-    """With a tiny clipping norm the sum is noise alone: compare its spread with σ · C · √(responders / promised)."""
+    """Of much noise the sum is noise alone: compare its spread with σ · C · √(responders / (promised − a curious one))."""
     from infl.federation.replica import Replica
     from infl.federation.rules import Rule
 
@@ -98,13 +106,13 @@ def test_noise_in_the_opened_sum_is_what_was_accounted(khan_sites: dict[str, Ann
         run = infl.tl.fit_federated(khan_sites, privacy=dp, **SETTINGS)
     n = sum(round(a.n_obs) for a in khan_sites.values())
     responders, promised = 5, run.settings["min_sites"]
-    expected = 50.0 * (responders / promised if noise == "distributed" else responders) ** 0.5
+    expected = 50.0 * (responders / (promised - 1) if noise == "distributed" else responders) ** 0.5
     trained = float(run.history["n_sites"].iloc[0])
     assert trained == responders
     scale = np.mean([float(s.std()) for s in sums])
     n_train = expected / scale / 0.5
     assert 0.7 * n <= n_train <= 0.9 * n  # the sum is divided by sampling rate × training samples: 80 % of all
-    promised_noise = 50.0 * (responders / promised) ** 0.5 if noise == "distributed" else 50.0
+    promised_noise = 50.0 * ((responders - 1) / (promised - 1)) ** 0.5 if noise == "distributed" else 50.0
     assert steps_of([5], dp, promised)[0][0] == pytest.approx(promised_noise)
 
 
@@ -158,7 +166,8 @@ def test_runs_on_the_same_data_add_up_and_the_account_survives(khan_sites: dict[
 
 def test_nothing_without_noise_leaves_in_a_private_run(khan_sites: dict[str, AnnData]) -> None:
     run = infl.tl.fit_federated(khan_sites, privacy=DP(epsilon=2.0, delta=1e-4), **SETTINGS)
-    assert set(run.ledger["kind"]) == {"count", "train", "judge"}
+    assert set(run.ledger["kind"]) == {"count", "train"}
+    assert not [name for name in run.history if name.startswith("val_")]
     assert set(run.model.private_arrays(run.key)) == set()
     assert run.history["loss"].isna().all()
     assert run.history.index[run.history["best"]].tolist() == [3]  # the last: none was chosen

@@ -127,6 +127,8 @@ class Agreement:
                 f"seal='pairwise' is for at most {MAX_PAIRWISE} sites, and there are {len(self.sites)}: each works for each "
                 "other one; split the run, or agree on seal='group', which a coordinator and one site together can open"
             )
+        if self.dp is not None:
+            self.dp.check_sites(self.min_sites)
         rule(self.aggregation, self.aggregation_options)
         lock_scheme(self.lock, self.strength)
         check_classes(self.panel)
@@ -163,6 +165,9 @@ class Agreement:
         """Return the specification of a new run, under the current version of `key`."""
         if privacy is not None:
             privacy, rounds = privacy.resolve(PARAMETERS["rounds"].read("rounds", rounds))
+        fewest = 1 if seal == "none" else 3
+        if privacy is not None and privacy.noise == "distributed":
+            fewest = max(fewest, privacy.colluders + 1)
         return cls(
             run=os.urandom(16).hex(),  # masks of the seal are bound to it, so it never follows from the seed
             task=task.name,
@@ -179,7 +184,7 @@ class Agreement:
             strength=0.0 if lock is None else strength,
             salt=salt or os.urandom(16).hex(),
             seal=seal,
-            min_sites=min_sites if min_sites is not None else (1 if seal == "none" else 3),
+            min_sites=min_sites if min_sites is not None else fewest,
             key_version=key.current if key else 0,
             fingerprint=key.fingerprint() if key else "",
             seed=seed,

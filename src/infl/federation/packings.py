@@ -8,13 +8,13 @@ of that array for the rounds after. So nothing that the coordinator sees depends
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil, floor, log2
+from math import ceil, log2
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from infl.federation.rules import rule
-from infl.privacy.dp import GRID
+from infl.privacy.dp import grid_exponent
 from infl.privacy.seal import Field, Packing
 from infl.privacy.seal.packing import limit, misfits
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from infl.federation.agreement import Agreement
     from infl.models.task import Task
     from infl.nn.flat import Layout
-    from infl.privacy.dp import DP
 
 SUM_EXPONENT = -20
 """Sums are multiples of 2⁻²⁰; their three limbs have a range of ± 2¹¹⁹ shared by the sites."""
@@ -83,22 +82,26 @@ def judge_packing(task: Task, panel: Mapping[str, object]) -> Packing:
 def train_packing(task: Task, agreement: Agreement, shared: Layout) -> Packing:
     """Return the packing of a training round: update, sample count, training loss and validation metrics.
 
-    Under differential privacy the update is a sum of clipped gradients with noise, on the grid that the noise lies on,
-    and the training loss, which would need noise too, is not sent; nor is whether something was out of range.
+    Under differential privacy the update is a sum of clipped gradients with noise, on the grid that the noise lies on, and
+    nothing else is sent: loss, counts, metrics and marks would need noise too.
     """
     dp = agreement.dp
-    exponent = update_exponent(task.lr, agreement.local_epochs) if dp is None else grid_exponent(dp)
+    if dp is not None:
+        exponent = grid_exponent(float(dp.clip_norm or 1), shared.total)
+        return Packing(tuple(Field(entry.name, entry.shape, exponent) for entry in shared.entries))
+    exponent = update_exponent(task.lr, agreement.local_epochs)
     update = tuple(Field(entry.name, entry.shape, exponent) for entry in shared.entries)
-    counts: tuple[Field, ...] = (Field("n", (), 0, bits=64),)
-    sums: dict[str, tuple[int, ...]] = {}
-    if dp is None:
-        sums["train_loss"] = ()
-        chosen = rule(agreement.aggregation, agreement.aggregation_options)
-        if chosen.importance is not None:
-            sums["importance"] = ()
-        if chosen.control:
-            update += tuple(Field(f"control.{entry.name}", entry.shape, CONTROL_EXPONENT) for entry in shared.entries)
-        counts += (Field(LEFT_OUT, (), 0, bits=64), Field(WIDER, (len(update), STEPS), 0, bits=64))
+    chosen = rule(agreement.aggregation, agreement.aggregation_options)
+    sums: dict[str, tuple[int, ...]] = {"train_loss": ()}
+    if chosen.importance is not None:
+        sums["importance"] = ()
+    if chosen.control:
+        update += tuple(Field(f"control.{entry.name}", entry.shape, CONTROL_EXPONENT) for entry in shared.entries)
+    counts = (
+        Field("n", (), 0, bits=64),
+        Field(LEFT_OUT, (), 0, bits=64),
+        Field(WIDER, (len(update), STEPS), 0, bits=64),
+    )
     return Packing((*update, *counts, *_wide(sums | _metric_shapes(task, agreement.panel))))
 
 
@@ -211,8 +214,3 @@ def widened(wider: np.ndarray, packing: Packing) -> dict[str, int]:
     """
     steps = [int(np.flatnonzero(row)[-1]) + 1 if row.any() else 0 for row in wider]
     return {field.name: WIDEN * n for (field, _), n in zip(packing.lane(32), steps, strict=True) if n}
-
-
-def grid_exponent(dp: DP) -> int:
-    """Return the exponent of the grid on which clipped gradients and noise lie."""
-    return floor(log2(float(dp.clip_norm or 1) * GRID))

@@ -37,6 +37,9 @@ min_strength = 1.0    # of the lock
 key_versions = []     # empty: any that the ring has
 max_epsilon = 0       # differential privacy: largest budget, as this site computes it; 0: not asked for
 max_delta = 1e-5
+lifetime_epsilon = 0  # what one record may spend over all runs and data sets of this site; 0: no limit, but all is on account
+lifetime_delta = 1e-5
+colluders = 1         # so many other members may pool what they know of the noise, at the least
 
 [bases]               # pretrained transformers by name: what a run may call them, and their folders here
 """
@@ -62,6 +65,9 @@ class Policy(BaseModel):
     key_versions: list[int] = []
     max_epsilon: float = Field(default=0.0, ge=0)
     max_delta: float = Field(default=1e-5, gt=0, lt=1)
+    lifetime_epsilon: float = Field(default=0.0, ge=0)
+    lifetime_delta: float = Field(default=1e-5, gt=0, lt=1)
+    colluders: int = Field(default=1, ge=0)
     bases: dict[str, Path] = {}
 
     @classmethod
@@ -124,31 +130,50 @@ class Policy(BaseModel):
             f"lock {a.lock!r}": lambda: a.lock not in self.locks,
             f"strength {a.strength:g} (at least {self.min_strength:g})": lambda: a.strength < self.min_strength,
             f"key version {a.key_version}": lambda: bool(self.key_versions) and a.key_version not in self.key_versions,
+            f"a share of noise under seal {a.seal!r}, which members open for each other": lambda: (
+                a.dp is not None and a.dp.noise == "distributed" and a.seal != "pairwise"
+            ),
+            "an epsilon that is not what its noise and rounds give": lambda: self._too_little_said(agreement),
             f"what exceeds epsilon {self.max_epsilon:g} at delta {self.max_delta:g}": lambda: self._too_much(agreement),
         }
         for what, refused in refusals.items():
             if refused():
                 raise FederationError(f"{site} refuses: its policy does not accept {what}")
 
+    def _epsilon(self, agreement: Agreement) -> float:
+        """Return the privacy loss, computed here from what will be done."""
+        from infl.privacy.dp import epsilon_of
+
+        dp = agreement.dp
+        assert dp is not None
+        noise = dp.least_noise(agreement.min_sites, agreement.seal, self.colluders)
+        return epsilon_of([(noise, dp.sample_rate, agreement.rounds)], float(dp.delta or 0), dp.accountant)
+
+    def _too_little_said(self, agreement: Agreement) -> bool:
+        """Whether an ε is declared that is less than what will be spent."""
+        dp = agreement.dp
+        if dp is None or dp.epsilon is None:
+            return False
+        return self._epsilon(agreement) > dp.epsilon * (1 + 1e-3)
+
     def _too_much(self, agreement: Agreement) -> bool:
         """Whether the privacy loss, computed here from the noise and the rounds, is more than is accepted."""
         if not self.max_epsilon:
             return False
         dp = agreement.dp
-        if dp is None or not dp.noise_multiplier or not dp.delta or dp.delta > self.max_delta:
+        if dp is None or float(dp.delta or 1) > self.max_delta:
             return True
-        if dp.noise == "distributed" and agreement.seal != "pairwise":
-            return True  # whoever opens single sites' parts sees them with a share of the noise alone
-        return dp.epsilon_after(agreement.rounds) > self.max_epsilon * (1 + 1e-3)
+        return self._epsilon(agreement) > self.max_epsilon * (1 + 1e-3)
 
 
 def columns_of(agreement: Agreement) -> set[str]:
-    """Return the names of all obs columns that a run's task would look for: given, or by default.
+    """Return the names of all obs columns that a run would look for: given, or by default.
 
     Examples
     --------
     >>> from types import SimpleNamespace
-    >>> sorted(columns_of(SimpleNamespace(task="scvi", options={"continuous_covariates": ["age"]})))
+    >>> options = {"continuous_covariates": ["age"]}
+    >>> sorted(columns_of(SimpleNamespace(task="scvi", options=options, dp=None)))
     ['age']
     """
     task = task_class(agreement.task)
@@ -158,6 +183,8 @@ def columns_of(agreement: Agreement) -> set[str]:
         if "obs column" in kind.says:
             value = agreement.options.get(option, defaults.get(option))
             found |= {value} if isinstance(value, str) else {name for name in value or () if isinstance(name, str)}
+    if agreement.dp is not None and agreement.dp.donor_key is not None:
+        found |= {agreement.dp.donor_key}
     return found - {""}
 
 

@@ -93,7 +93,7 @@ class Programme:
             Exchange("count", 0, count_packing(), of_all=True),
             *stages(task.stages(), of_all=True),
             *(Exchange("train", number, train) for number in range(1, agreement.rounds + 1)),
-            Exchange("judge", 0, judge_packing(task, panel)),
+            *([Exchange("judge", 0, judge_packing(task, panel))] if agreement.dp is None else []),
             *stages(task.final_stages(), of_all=False),
         )
 

@@ -29,8 +29,9 @@ from infl.models.lock_schemes import lock_scheme
 from infl.models.locked import Header, LockedModel, content_of, lock_model, tensor_salt
 from infl.models.registry import task_from_json
 from infl.nn.flat import FlatModule
-from infl.privacy.dp import check_module, steps_of
+from infl.privacy.dp import TAIL, check_module, grid_exponent, steps_of
 from infl.privacy.seal import GroupSeal, NoSeal, Packing, dequantise
+from infl.privacy.seal.packing import limit
 
 if TYPE_CHECKING:
     from infl.federation.messages import Plan
@@ -125,6 +126,11 @@ class Replica:
         if agreement.dp is not None:
             check_module(self.bench.module)
             self.rule = fedadam(lr=self.task.lr, eps=1e-8)
+            if self.room * 2.0 ** grid_exponent(float(agreement.dp.clip_norm or 1), self.bench.shared.total) < 1:
+                raise SettingsError(
+                    f"privacy: noise_multiplier={agreement.dp.noise_multiplier:g} for {self.bench.shared.total} weights leaves "
+                    "no room for gradients in what is summed: take a smaller model, or less noise"
+                )
         self.rule_state: dict[str, Tensor] = {}
         self.optimiser = self.task.optimise([self.bench.flat])
         self.programme = Programme(self.task, agreement, self.bench.shared)
@@ -146,6 +152,23 @@ class Replica:
     def _recipe(self) -> str:
         """Digest of all that the weights follow from beside the sums: not the run's names, nor how long it went on."""
         return replace(self.agreement, run="", salt="", rounds=1, patience=0).digest
+
+    @property
+    def noise_in_steps(self) -> float:
+        """Standard deviation of one site's noise under differential privacy, in steps of the grid."""
+        dp = self.agreement.dp
+        assert dp is not None
+        clip_norm = float(dp.clip_norm or 1)
+        return (
+            dp.site_noise(self.agreement.min_sites)
+            * clip_norm
+            / 2.0 ** grid_exponent(clip_norm, self.bench.shared.total)
+        )
+
+    @property
+    def room(self) -> int:
+        """Largest size of a site's summed gradient, in steps of the grid, beside which its noise fits the seal's range."""
+        return limit(32, self.agreement.cohort_size) - int(np.ceil(TAIL * self.noise_in_steps))
 
     def _secret(self, label: str) -> bytes | None:
         if self.key is None:
@@ -242,10 +265,12 @@ class Replica:
             if a.dp is not None:
                 a.dp.check_records(self.n_total)
         elif total.kind == "train":
-            self._judge(arrays)
-            n = float(arrays["n"])
-            # Σ wᵢΔᵢ / Σ wᵢ with wᵢ = nᵢ / n_total; or minus the mean of a Poisson sample's clipped, noisy gradients
             dp = a.dp
+            if dp is None:
+                self._judge(arrays)
+            # Σ wᵢΔᵢ / Σ wᵢ with wᵢ = nᵢ / n_total; or minus the mean of a Poisson sample's clipped, noisy gradients, to which
+            # a lost site gives zero: how many records answered is nobody's business
+            n = float(arrays["n"]) if dp is None else float(self.n_total)
             counted = float(arrays.get("importance", n))  # Σ nᵢ fᵢ where the rule counts sites by a factor fᵢ too
             if "importance" not in arrays and total.cohort == a.sites:
                 counted = (
@@ -314,8 +339,8 @@ class Replica:
         metrics = self.task.summarise(sums)
         self.rows[-1] |= {f"val_{name}": value for name, value in metrics.items()}
         value, last = metrics[self.task.monitor], len(self.rows)
-        if np.isnan(value) or self.agreement.dp is not None:
-            return  # under differential privacy the last round is kept: choosing one would look at records again
+        if np.isnan(value):
+            return
         best = self.rows[self.best_round - 1][f"val_{self.task.monitor}"] if self.best_round else None
         if best is None or (value > best if self.task.maximise else value < best):
             self.best_round, self.best_theta, self.best_made = last, self.theta.clone(), self.made

@@ -47,9 +47,11 @@ seed = 0
 version = 1
 fingerprint = ""              # of that version: `infl key show`
 
-# [privacy]                   # differential privacy of the training records
+# [privacy]                   # differential privacy of the training records; needs seal = "pairwise", or noise = "local" here
 # epsilon = 8.0
 # delta = 1e-5
+# unit = "donor"              # of patients, not of their single observations
+# donor_key = "patient"       # the obs column that says whose an observation is
 
 # [waiting]                   # seconds
 # silence = 15                # a site that was not heard of for so long counts as lost until it is back
@@ -110,6 +112,9 @@ class _Privacy(_Table):
     sample_rate: float = Field(default=0.2, gt=0, le=1)
     noise: str = "distributed"
     accountant: str = "prv"
+    colluders: int = Field(default=1, ge=0)
+    unit: str = "record"
+    donor_key: str | None = None
 
 
 class _Waiting(_Table):
@@ -169,6 +174,7 @@ class RunFile(_Table):
         privacy = None
         if self.privacy is not None:
             task, privacy = task.privately(), DP(**cast(Any, self.privacy.model_dump()))
+            privacy.check_seal(self.fit.seal)
         fit = self.fit.model_dump()
         if self.key is None and (fit["lock"] != "none" or fit["seal"] != "none"):
             raise SettingsError("[key] is missing: a lock or a seal needs version and fingerprint of a key ring")

@@ -27,12 +27,13 @@ from infl.federation.messages import (
     Reveal,
     Stopped,
 )
-from infl.federation.packings import fitted, grid_exponent, join_sums
+from infl.federation.packings import fitted, join_sums
 from infl.federation.replica import Replica
 from infl.federation.seeds import derive, generator
+from infl.federation.units import Units
 from infl.federation.wire import encode_parts
 from infl.models.task import Step
-from infl.privacy.dp import SecretUniform, clipped_gradients, discrete_gaussian
+from infl.privacy.dp import SecretUniform, clipped_gradients, discrete_gaussian, grid_exponent, round_key
 from infl.privacy.seal import PairwiseSite, epochs_of
 from infl.privacy.seal.reveal import list_digest
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from infl.federation.membership import Membership
     from infl.federation.together import Together
     from infl.models.locked import LockedModel
+    from infl.privacy.account import Account, RunAccount
     from infl.privacy.dp import DP
     from infl.privacy.seal import Ledger
 
@@ -65,6 +67,8 @@ class Site:
     keep
         Called with the site when its state has changed, before anything is answered: the coordinator drops a sum when
         all sites have answered the plan that brought it.
+    account
+        Of the site's records under differential privacy: asked before the run, charged before anything of them is sealed.
 
     Examples
     --------
@@ -88,6 +92,7 @@ class Site:
         *,
         membership: Membership | None = None,
         keep: Callable[[Site], None] = lambda site: None,
+        account: Account | None = None,
     ) -> None:
         self.name, self.replica, self.ledger, self.keep = name, replica, ledger, keep
         self.membership = membership
@@ -95,6 +100,8 @@ class Site:
         a = replica.agreement
         rng = generator(a.seed, "validation part", name)
         self.data = replica.task.read(adata, a.panel, site=name, rng=rng)
+        self.units = Units([], []) if a.dp is None else Units.of(a.dp, replica.task, adata, self.data, name)
+        self.account = None if a.dp is None or account is None else self._admitted(a.dp, account)
         self.pairwise = self._epoch()
         """The key of this start."""
         self.answering = self.pairwise
@@ -111,7 +118,7 @@ class Site:
         """Where sites of one process train together."""
         self.forgets = False
         """Let go of an update when it is answered with; asked again, which is rare, the site trains again."""
-        self.noise_key = os.urandom(32)
+        self.noise_key = os.urandom(32) if self.account is None else self.account.secret
         """The site's own secret; the other sites could take its noise off again if they knew it."""
         self.revealed = (-1, 0, "")
         """The exchange, its attempt and epochs, whose pairwise masks this site helped to take off last."""
@@ -124,6 +131,12 @@ class Site:
         identity, members = (None, None) if m is None else (m.identity, m.members)
         secret = self.replica.seal_secret
         return PairwiseSite(self.name, secret, a.run, identity=identity, members=members, private=private)
+
+    def _admitted(self, dp: DP, account: Account) -> RunAccount:
+        """Return the run's part of the site's account, if the budgets of its records have room for the run."""
+        a = self.replica.agreement
+        noise = dp.least_noise(a.min_sites, a.seal, account.colluders)
+        return account.admit(a.digest, self.units.names, noise=noise, sample_rate=dp.sample_rate, rounds=a.rounds)
 
     def handle(self, plan: Plan) -> Reply | None:
         """Answer a plan (None when the run has ended).
@@ -272,12 +285,8 @@ class Site:
         """Return the update (locked, flat; empty outside training), the sums and the update's weight."""
         replica, packing = self.replica, self.replica.packing
         update, arrays, weight = self._values(plan)
-        if plan.kind == "count":
+        if plan.kind == "count" or replica.agreement.dp is not None:  # a mark would tell what noise is there to hide
             return update, join_sums(arrays, packing), weight
-        if (
-            replica.agreement.dp is not None
-        ):  # clipped, and not marked: a mark would tell what the noise is there to hide
-            return update, np.nan_to_num(join_sums(arrays, packing)), weight
         update, sums, fits = fitted(update, arrays, packing, len(plan.cohort), weight=weight)
         if not fits:
             what = f"round {plan.round}" if plan.round else f"the sums for {plan.kind!r}"
@@ -289,14 +298,15 @@ class Site:
         """Return the update, the sums by name and the update's weight, as they are."""
         replica, empty = self.replica, np.empty(0, dtype=np.float32)
         if plan.kind == "count":
-            return empty, {"n": np.asarray(float(len(self.data.train)))}, 1.0
+            n = len(self.data.train) if replica.agreement.dp is None else len(self.units.records)
+            return empty, {"n": np.asarray(float(n))}, 1.0
+        if plan.kind == "train" and replica.agreement.dp is not None:
+            return self._noisy_gradient(replica.agreement.dp, plan), {}, 1.0
         if plan.kind in ("train", "judge"):
             arrays = self._judge(plan)
             if plan.kind == "judge":
                 return empty, arrays, 1.0
             n, arrays["n"] = len(self.data.train), np.asarray(float(len(self.data.train)))
-            if replica.agreement.dp is not None:
-                return self._noisy_gradient(replica.agreement.dp, plan), arrays, 1.0
             rows, loss = self._train(plan) if self.together is None else self.together.update(self, plan)
             if replica.gain is not None:
                 rows.div_(replica.gain)
@@ -363,26 +373,32 @@ class Site:
         self._trained = (plan.seq, torch.cat([local, gradients, excess]))
 
     def _noisy_gradient(self, dp: DP, plan: Plan) -> np.ndarray:
-        """Return this site's clipped gradients of a Poisson sample of its records, summed, with its share of the noise.
+        """Return this site's clipped gradients of a Poisson sample of its units, summed, with its share of the noise.
 
-        All of it lies on the grid of the plan's packing; divided by M where updates travel locked.
+        All of it lies on the grid of the due packing; divided by M where updates travel locked. Sample, dropout and noise are
+        the site's secret, and the same whenever the exchange is asked for after the same sums.
         """
-        replica = self.replica
-        rng = SecretUniform(self.noise_key, plan.round)
-        chosen = self.data.train[rng.random(len(self.data.train)) < dp.sample_rate]
+        replica, a, clip_norm = self.replica, self.replica.agreement, float(dp.clip_norm or 1)
+        key = round_key(self.noise_key, a.digest, plan.seq, replica.chain)
+        if self.account is not None:
+            self.account.charge(key)
+        rng = SecretUniform(key)
+        taken = rng.random(len(self.units.records)) < dp.sample_rate
+        chosen = [unit for unit, there in zip(self.units.records, taken, strict=True) if there]
         module = replica.module(self.local, training=True)
-        step = Step(plan.round, replica.agreement.rounds, 0, 1)
-        with torch_seed(derive(replica.agreement.seed, "dropout", self.name, plan.round)):
+        step = Step(plan.round, a.rounds, 0, 1)
+        exponent = grid_exponent(clip_norm, replica.bench.shared.total)
+        with torch_seed(int(rng.random(1)[0] * 2**53)):  # public dropout would tie records to each other
             total = clipped_gradients(
                 module,
                 lambda index: replica.task.loss(module, self.data.batch(index), step),
                 chosen,
-                float(dp.clip_norm or 1),
+                clip_norm,
+                exponent,
             )
-        grid = 2.0 ** grid_exponent(dp)
-        sigma = dp.site_noise(replica.agreement.min_sites) * float(dp.clip_norm or 1) / grid
-        noisy = (np.rint(total.numpy() / grid) + discrete_gaussian(sigma, len(total), rng)) * grid
-        noisy = noisy.astype(np.float32)
+        room = replica.room  # what is left of the seal's range beside noise; a record moves what is clipped no further
+        noise = discrete_gaussian(replica.noise_in_steps, len(total), rng)
+        noisy = (np.clip(total, -room, room) + noise) * 2.0**exponent  # in double precision, hence exact
         return noisy if replica.gain is None else noisy / replica.gain.numpy()
 
     def batches(self, plan: Plan) -> list[np.ndarray]:

@@ -24,6 +24,7 @@ from infl.federation.policy import Policy
 from infl.federation.replica import Replica
 from infl.federation.run import FederatedRun
 from infl.federation.site import Site
+from infl.privacy.account import Account
 from infl.privacy.seal import Ledger
 from infl.privacy.seal.ledger import TEXT_COLUMNS
 
@@ -102,6 +103,13 @@ class Station:
     def policy(self) -> Policy:
         """What the site accepts."""
         return Policy.read(self.home / "policy.toml")
+
+    @property
+    def account(self) -> Account:
+        """What the site's records have been exposed to under differential privacy, over all runs."""
+        policy = self.policy
+        limits = {"epsilon": policy.lifetime_epsilon, "delta": policy.lifetime_delta}
+        return Account(self.home / "account", **limits, colluders=policy.colluders)
 
     def _said_yes(self, agreement: Agreement) -> bool:
         """Whether a person did: by ``infl site approve``, or by naming the run's file at ``infl site start``."""
@@ -231,6 +239,7 @@ class Station:
             Ledger(store.ledger_path(name), own_keys.get("ledger", bytes(32)), run=agreement.run),
             membership=membership,
             keep=lambda s: store.keep_sites(s.replica, {name: s}),
+            account=None if agreement.dp is None else self.account,
         )
         _keep(accepted, agreement.digest.encode())
         store.note_data(replica, {name: site})

@@ -16,7 +16,7 @@ from infl._isolation import torch_seed
 from infl._parameters import LAYER, SEED, SHARE, Choice, Flag, Kind, Names, Real, Text, Whole
 from infl.errors import DataError, SettingsError
 from infl.models.bases import is_known, load_base, name_of
-from infl.models.labelled import stratified_split
+from infl.models.labelled import split_rows, stratified_split
 from infl.models.logistic import logistic_regression
 from infl.models.matrix import FeatureMatrix
 from infl.models.sentences import Sentences, sentences
@@ -62,6 +62,9 @@ class Adapter(Task):
         centroids of the base's tokens, which need no data.
     validation
         Share of each site's observations that judges rounds and is not trained on.
+    stratify
+        Split them off by class. Without it each is drawn by its name alone, whatever the others are: so it is under
+        differential privacy.
     public_seed
         Fixes A and the router.
 
@@ -96,6 +99,7 @@ class Adapter(Task):
     prior: bool = True
     intuition_rounds: int = 5
     validation: float = 0.2
+    stratify: bool = True
     public_seed: int = 0
     tasks: tuple[str, ...] = field(init=False, repr=False, compare=False, default=())
 
@@ -115,6 +119,7 @@ class Adapter(Task):
         "prior": Flag(),
         "intuition_rounds": Whole(0),
         "validation": SHARE,
+        "stratify": Flag(),
         "public_seed": SEED,
     }
 
@@ -191,7 +196,8 @@ class Adapter(Task):
         for number, (task, classes) in enumerate(panel["tasks"].items()):
             if task in adata.obs:
                 labels[:, number] = class_numbers(adata.obs[task], classes, task, site)
-        train, validation = stratified_split(_first_label(labels), self.validation, rng)
+        first = _first_label(labels)
+        train, validation = split_rows(adata.obs_names, first, self.validation, rng, stratify=self.stratify)
         return Sentences(ids, mask, torch.from_numpy(labels), train, validation)
 
     def _base(self, panel: Mapping[str, Any]) -> Any:
@@ -206,8 +212,8 @@ class Adapter(Task):
         return [f"centroids {number + 1}" for number in range(self.intuition_rounds)] if self.prior else ()
 
     def privately(self) -> Adapter:
-        """Take the centroids from the base's tokens."""
-        return replace(self, intuition_rounds=0)
+        """Take the centroids from the base's tokens, and hold out each observation by itself."""
+        return replace(self, intuition_rounds=0, stratify=False)
 
     def stage_shapes(self, stage: str, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Sum and number of the sentences that are nearest to each centroid."""

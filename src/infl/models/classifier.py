@@ -19,6 +19,7 @@ from infl.models.labelled import (
     Scale,
     area_under_curve,
     fused,
+    split_rows,
     stratified_split,
     with_column,
     write_classes,
@@ -63,6 +64,9 @@ class Classifier(Task):
     validation
         Share of each site's samples, by class, that judges rounds and is not trained on. One sample of each class at a site
         always is.
+    stratify
+        Split the validation samples off by class. Without it each sample is drawn by its name alone, whatever the others are:
+        so it is under differential privacy.
     standardise
         ``"federated"``: features are scaled by moments summed over sites; ``"site"``: by each site's own, also at a site
         that joins later; ``"rank"``: the same after ranking the features of each sample; ``"sample"``: each sample by its
@@ -104,6 +108,7 @@ class Classifier(Task):
     modality: str | None = None
     features: Features = "intersection"
     validation: float = 0.2
+    stratify: bool = True
     standardise: Literal["federated", "site", "rank", "sample", "none"] = "federated"
     balance: bool = True
     balance_moments: bool = True
@@ -119,6 +124,7 @@ class Classifier(Task):
         "modality": MODALITY,
         "features": Choice(("intersection", "union")),
         "validation": SHARE,
+        "stratify": Flag(),
         "standardise": Choice(("federated", "site", "rank", "sample", "none")),
         "balance": Flag(),
         "balance_moments": Flag(),
@@ -193,7 +199,7 @@ class Classifier(Task):
             everything = np.arange(table.n_obs)
             return LabelledRows(x, None, everything, everything[:0], standardise=own_scale)
         labels = class_numbers(self._labels(table, site), panel["classes"], self.target, site)
-        train, validation = stratified_split(labels, self.validation, rng)
+        train, validation = split_rows(table.obs_names, labels, self.validation, rng, stratify=self.stratify)
         balanced = self.balance_moments and not keyless
         return LabelledRows(x, torch.from_numpy(labels), train, validation, standardise=own_scale, balanced=balanced)
 
@@ -223,10 +229,17 @@ class Classifier(Task):
         return (*(["latent"] if self.coordinate else []), *(["temperature"] if self.calibrate else []))
 
     def privately(self) -> Classifier:
-        """Scale each sample by itself, and leave class weights and calibration out."""
+        """Scale and hold out each sample by itself, and leave class weights and calibration out."""
         if self.coordinate:
             raise SettingsError("coordinate= needs sums that have no noise; with privacy= leave it out")
-        return replace(self, standardise="sample", balance=False, calibrate=False)
+        return replace(self, standardise="sample", balance=False, calibrate=False, stratify=False)
+
+    def observations(self, adata: AnnData | MuData, site: str) -> pd.DataFrame:
+        """Return ``obs`` of the modality that is read, with the joint table's columns that it lacks."""
+        if not hasattr(adata, "mod") or self.modality is None:
+            return adata.obs
+        own = self._table(adata, site).obs
+        return own.join(adata.obs[adata.obs.columns.difference(own.columns)])
 
     def stage_shapes(self, stage: str, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Shapes of the sums of a stage."""

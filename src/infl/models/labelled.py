@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -178,6 +179,29 @@ def stratified_split(labels: np.ndarray, share: float, rng: np.random.Generator)
     taken = np.floor(np.arange(1, len(free) + 1) * rate + rng.random()).astype(int)
     validation = np.sort(free[np.diff(taken, prepend=0) > 0])
     return np.setdiff1d(np.arange(len(labels)), validation), validation
+
+
+def split_rows(
+    names: pd.Index, labels: np.ndarray, share: float, rng: np.random.Generator, *, stratify: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split off `share` of the samples: by class, or each by its name, whatever the others are.
+
+    Under differential privacy one record more or less must not move another one from one part to the other.
+
+    Examples
+    --------
+    >>> rows = pd.Index([f"cell_{i}" for i in range(1000)])
+    >>> train, validation = split_rows(rows, np.zeros(1000), 0.2, np.random.default_rng(0), stratify=False)
+    >>> fewer, _ = split_rows(rows[1:], np.zeros(999), 0.2, np.random.default_rng(0), stratify=False)
+    >>> set(rows[1:][fewer]) == set(rows[train]) - {"cell_0"}
+    True
+    """
+    if stratify:
+        return stratified_split(labels, share, rng)
+    key = rng.bytes(16)
+    digests = [hashlib.blake2b(str(name).encode(), key=key, digest_size=8).digest() for name in names]
+    drawn = np.frombuffer(b"".join(digests), dtype="<u8") * 2.0**-64
+    return np.flatnonzero(drawn >= share), np.flatnonzero(drawn < share)
 
 
 def with_column(table: AnnData, name: str, values: pd.Series) -> AnnData:

@@ -21,6 +21,7 @@ from infl.errors import SettingsError
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
+    from pandas import DataFrame
     from torch import Tensor, nn
 
     from infl.nn.steps import Stepper
@@ -245,6 +246,10 @@ class Task(metaclass=_Spellings):
             Read as somebody without the key would: what private arrays would tell is estimated from these data.
         """
 
+    def observations(self, adata: AnnData | MuData, site: str) -> DataFrame:
+        """Return ``obs`` of the table whose rows a :class:`SiteData` of this task numbers: whose data they are."""
+        return adata.obs
+
     # -- sums before and after the rounds --------------------------------------------------------------------------
     def stages(self) -> Sequence[str]:
         """Names of the sums that are needed before training, in order."""
@@ -268,6 +273,8 @@ class Task(metaclass=_Spellings):
 
     def privately(self) -> Task:
         """Return the task without sums over training records that have no noise: for differential privacy.
+
+        Whether a record is trained on must not depend on the others: see :func:`infl.models.labelled.split_rows`.
 
         Raises
         ------

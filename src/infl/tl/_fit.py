@@ -154,6 +154,8 @@ def fit_federated(
         raise KeyringError("key= is given, but lock=None: it would lock nothing; leave key= out, or use lock='field'")
     if privacy is not None:
         task = task.privately()
+        if engine:
+            privacy.check_seal(seal)
     check_modality(task, tables)
     panel = (engine.panel() if engine else None) or task.agree(tables)
     if seal == "auto":
