@@ -92,7 +92,7 @@ def split(name: str, seed: int) -> tuple[dict[str, AnnData], AnnData, str]:
     return train, anndata.concat([a[test[s]] for s, a in sites.items()]), target
 
 
-def accuracy(name: str, seed: int, noise: str, **privacy: float) -> float:
+def accuracy(name: str, seed: int, noise: str, **privacy: Any) -> float:
     """Return the balanced accuracy on test data of a fit under differential privacy."""
     sample_rate, settings = CURVES[name]
     train, test, target = split(name, seed)
@@ -106,6 +106,7 @@ def accuracy(name: str, seed: int, noise: str, **privacy: float) -> float:
     if noise == "trusted aggregator":  # one place that has all records adds the noise once
         train = {"all": anndata.concat(list(train.values()))}
         settings |= {"seal": "none", "min_sites": 1}
+        privacy["colluders"] = 0
     where = "local" if noise == "local" else "distributed"
     dp = DP(delta=DELTA, noise=where, sample_rate=sample_rate, **privacy)
     run = infl.tl.fit_federated(train, privacy=dp, **settings)
@@ -139,7 +140,8 @@ def shares(table: Table) -> None:
     for epsilon in (1.0, 8.0):
         noise = noise_for(epsilon, DELTA, 0.2, 60)
         for min_sites in (3, 5):
-            value = epsilon_of([(noise / min_sites**0.5, 0.2, 60)], DELTA)
+            share = DP(delta=DELTA, noise_multiplier=noise).site_noise(min_sites)
+            value = epsilon_of([(share, 0.2, 60)], DELTA)
             table.add(
                 f"epsilon {epsilon:g}, min_sites {min_sites}: epsilon against conspirators", "reported", value, seeds=1
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,8 @@ def _short(page: Page, facts: Facts) -> None:
         points.append(f"The model file is locked ({lock}) under the key {header.fingerprint}.")
     if run.privacy:
         points.append(
-            f"Differential privacy: ε = {run.privacy['epsilon']:.2f} at δ = {run.privacy['delta']:g} for each training record."
+            f"Differential privacy: ε = {run.privacy['epsilon']:.2f} at δ = {run.privacy['delta']:g} for each "
+            f"{_unit(run.privacy)}."
         )
     else:
         points.append(
@@ -290,19 +291,26 @@ def _privacy(page: Page, facts: Facts) -> None:
         "ε that was spent": f"{p['epsilon']:.3g}",
         "ε that was allowed": "no limit" if np.isinf(p["budget"]) else f"{p['budget']:g}",
         "δ": f"{p['delta']:g}",
-        "largest norm of one record's gradient": f"{p['clip_norm']:g}",
+        "whose data are bounded": f"each {_unit(p)}'s",
+        "largest norm of its gradient": f"{p['clip_norm']:g}",
         "noise, in units of that norm": f"{p['noise_multiplier']:.3g}",
         "who adds the noise": noise[p["noise"]],
-        "share of the records in a round": f"{p['sample_rate']:g}",
+        "members whose shares may be known": p.get("colluders", 0) if p["noise"] == "distributed" else "all",
+        "chance of taking part in a round": f"{p['sample_rate']:g}",
         "rounds": p["rounds"],
         "accounting": p["accountant"].upper(),
     }
     page.facts(rows, "Settings and account of differential privacy.")
     page.text(
-        "Whether one training record was there changes the odds of anything that can be concluded from the model by at most a "
+        f"Whether one {_unit(p)} was there changes the odds of anything that can be concluded from the model by at most a "
         f"factor of e^ε = {np.exp(min(p['epsilon'], 700)):.3g}, except with a probability of about δ. An ε up to 1 is strong, up "
-        "to 10 in common use, above that weak. Validation records and numbers of records are not covered."
+        "to 10 in common use, above that weak. Records that were held out stayed at their sites, and the number of records of all "
+        "sites together counts as public."
     )
+
+
+def _unit(privacy: Mapping[str, Any]) -> str:
+    return "patient of a site" if privacy.get("unit") == "donor" else "training record"
 
 
 def _audit(page: Page, facts: Facts) -> None:
@@ -353,7 +361,11 @@ def _quality(page: Page, facts: Facts) -> None:
             pd.DataFrame(rows, columns=["measure", "value", "meaning"]), "All sites together.", numbers=["value"]
         )
     else:
-        page.text("No validation records were set aside, so the run itself says nothing of this.")
+        page.text(
+            "Under differential privacy the sites send no measures, which would need noise too: the run itself says nothing of this."
+            if facts.run.privacy
+            else "No validation records were set aside, so the run itself says nothing of this."
+        )
     page.subheading("At each site")
     table = facts.at_sites
     if table is None:
