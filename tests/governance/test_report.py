@@ -197,7 +197,8 @@ def test_epsilon_is_told_and_what_it_means(khan_sites: dict[str, AnnData], tmp_p
     epsilon = run.privacy["epsilon"]
     assert f"ε = {epsilon:.2f} at δ = 0.001" in page.text
     assert f"e^ε = {np.exp(epsilon):.3g}" in page.text
-    assert "not trained on; the sites" in page.text  # the last round is kept, so validation chose nothing
+    assert "the sites send no measures, which would need noise too" in page.text
+    assert "for each training record" in page.text and "counts as public" in page.text
     assert "bounded by ε" in page.text and "not bounded" not in page.text and "no limit" in page.text
     stored = card["ethical_considerations"]["differential_privacy"]
     assert stored["epsilon"] == epsilon and stored["budget"] is None  # no limit is no number in JSON

@@ -352,9 +352,8 @@ def _quality(page: Page, facts: Facts) -> None:
     page.heading("How good the model is")
     if facts.quality:
         page.text(
-            "Measured at the sites on validation records, which were not trained on"
-            + ("" if facts.run.privacy else " but chose the best round")
-            + f"; the sites send sums only. Kept was round {facts.best_round} of {facts.n_rounds}."
+            "Measured at the sites on validation records, which were not trained on but chose the best round; the sites send sums "
+            f"only. Kept was round {facts.best_round} of {facts.n_rounds}."
         )
         rows = [(words(name), number(value), metric_words(name)) for name, value in facts.quality.items()]
         page.table(
