@@ -96,7 +96,7 @@ def test_a_station_keeps_an_account_over_its_runs(
     station.home.mkdir()
     station.keep(SiteSettings("site_1", *(str(tmp_path / n) for n in ("cohort.h5ad", "ring.key", "me.key"))))
     two = epsilon_of([(2.0, 0.2, 2)], 1e-5, "rdp")
-    policy = f"ask = false\npanels = ['{agreement.panel_digest}']\nlifetime_epsilon = {two + 1e-6}\n"
+    policy = f"ask = false\ntargets = ['label']\npanels = ['*']\nlifetime_epsilon = {two + 1e-6}\n"
     (station.home / "policy.toml").write_text(policy)
     site = station.prepare(agreement)
     assert site.ledger is not None
