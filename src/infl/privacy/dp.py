@@ -535,11 +535,14 @@ def _whole_steps(gradients: torch.Tensor, clip_norm: float, exponent: int) -> np
     import torch
 
     most = clip_norm * (1 - 2.0**-20)
-    length = torch.linalg.vector_norm(gradients, dim=1, dtype=torch.float64)
-    gradients[~length.isfinite()] = 0.0  # what is not a number would be the sum's
+    length = torch.stack([(double := row.double()).dot(double) for row in gradients]).sqrt()
+    if not length.isfinite().all():
+        gradients[~length.isfinite()] = 0.0  # what is not a number would be the sum's
     factor = 2.0**-exponent * most / length.nan_to_num(0.0, 0.0, 0.0).clamp(min=most)
     gradients.mul_(factor.to(gradients.dtype)[:, None]).trunc_()
-    return gradients.sum(0, dtype=torch.float64).numpy().astype(np.int64)
+    if len(gradients) * clip_norm * 2.0**-exponent >= 2**24:  # more than single precision adds exactly
+        return gradients.sum(0, dtype=torch.float64).numpy().astype(np.int64)
+    return (torch.ones(len(gradients)) @ gradients).numpy().astype(np.int64)
 
 
 def _has_samplers(module: nn.Module) -> bool:
