@@ -45,6 +45,7 @@ def test_two_readers_agree_on_all_but_the_random_name(tmp_path: Path) -> None:
 def test_options_of_the_task_and_privacy(tmp_path: Path) -> None:
     path = written(tmp_path, ("# width = 64", "width = 8"))
     path.write_text(path.read_text() + "\n[privacy]\nepsilon = 8.0\ndelta = 1e-5\n")
+    path.write_text(path.read_text().replace('seal = "pairwise"', 'seal = "group"'))
     with pytest.raises(SettingsError, match='which has only a share of the noise: use seal="pairwise"'):
         RunFile.read(path).agreement()
     path.write_text(path.read_text().replace('seal = "group"', 'seal = "pairwise"'))

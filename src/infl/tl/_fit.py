@@ -154,12 +154,12 @@ def fit_federated(
         raise KeyringError("key= is given, but lock=None: it would lock nothing; leave key= out, or use lock='field'")
     if privacy is not None:
         task = task.privately()
-        if engine:
-            privacy.check_seal(seal)
     check_modality(task, tables)
     panel = (engine.panel() if engine else None) or task.agree(tables)
     if seal == "auto":
         seal = "pairwise" if engine else "group"
+    if engine and privacy is not None:
+        privacy.check_seal(seal)
     if seal == "none":
         warn("seal='none': the coordinator reads every site's update; for simulation and debugging only")
     fresh = key is None and (locked or seal != "none")
