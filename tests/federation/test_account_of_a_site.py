@@ -26,8 +26,16 @@ TASK = Classifier(target="label", width=8, n_blocks=1).privately()
 
 
 @pytest.fixture
-def key() -> Keyring:
-    return Keyring.create()
+def identities(small_sites: dict[str, AnnData]) -> dict[str, Identity]:
+    return {name: Identity.create() for name in small_sites}
+
+
+@pytest.fixture
+def key(identities: dict[str, Identity]) -> Keyring:
+    ring = Keyring.create()
+    for name, identity in identities.items():
+        ring.grant(name, identity)
+    return ring
 
 
 @pytest.fixture
@@ -86,17 +94,20 @@ def test_a_run_that_begins_again_draws_and_charges_nothing_anew(
 
 
 def test_a_station_keeps_an_account_over_its_runs(
-    small_sites: dict[str, AnnData], agreement: Agreement, key: Keyring, tmp_path: Path
+    small_sites: dict[str, AnnData],
+    agreement: Agreement,
+    key: Keyring,
+    identities: dict[str, Identity],
+    tmp_path: Path,
 ) -> None:
     small_sites["site_1"].write_h5ad(tmp_path / "cohort.h5ad")
-    identity = Identity.create()
-    identity.save(tmp_path / "me.key")
-    key.save(tmp_path / "ring.key", recipients=identity)
+    identities["site_1"].save(tmp_path / "me.key")
+    key.granted("site_1").save(tmp_path / "ring.key")
     station = Station(tmp_path / "site_1")
     station.home.mkdir()
     station.keep(SiteSettings("site_1", *(str(tmp_path / n) for n in ("cohort.h5ad", "ring.key", "me.key"))))
     two = epsilon_of([(2.0, 0.2, 2)], 1e-5, "rdp")
-    policy = f"ask = false\ntargets = ['label']\npanels = ['*']\nlifetime_epsilon = {two + 1e-6}\n"
+    policy = f"ask = false\ntargets = ['label']\npanels = ['*']\nseals = ['group']\nlifetime_epsilon = {two + 1e-6}\n"
     (station.home / "policy.toml").write_text(policy)
     site = station.prepare(agreement)
     assert site.ledger is not None
