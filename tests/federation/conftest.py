@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
+from infl.keys import Identity, Keyring
+
 
 def make_sites(n_sites: int = 4, n_obs: int = 12, n_vars: int = 8, seed: int = 0) -> dict[str, AnnData]:
     """Three well separated classes at each site; sites differ in size."""
@@ -24,3 +26,17 @@ def make_sites(n_sites: int = 4, n_obs: int = 12, n_vars: int = 8, seed: int = 0
 @pytest.fixture
 def small_sites() -> dict[str, AnnData]:
     return make_sites()
+
+
+@pytest.fixture
+def identities(small_sites: dict[str, AnnData]) -> dict[str, Identity]:
+    return {name: Identity.create() for name in small_sites}
+
+
+@pytest.fixture
+def key(identities: dict[str, Identity]) -> Keyring:
+    """A ring that was granted to the sites."""
+    ring = Keyring.create()
+    for name, identity in identities.items():
+        ring.grant(name, identity)
+    return ring

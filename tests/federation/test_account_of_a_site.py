@@ -26,19 +26,6 @@ TASK = Classifier(target="label", width=8, n_blocks=1).privately()
 
 
 @pytest.fixture
-def identities(small_sites: dict[str, AnnData]) -> dict[str, Identity]:
-    return {name: Identity.create() for name in small_sites}
-
-
-@pytest.fixture
-def key(identities: dict[str, Identity]) -> Keyring:
-    ring = Keyring.create()
-    for name, identity in identities.items():
-        ring.grant(name, identity)
-    return ring
-
-
-@pytest.fixture
 def agreement(small_sites: dict[str, AnnData], key: Keyring) -> Agreement:
     dp = DP(noise_multiplier=2.0, delta=1e-3, noise="local", accountant="rdp")
     return Agreement.new(TASK, TASK.agree(small_sites), small_sites, key, rounds=2, privacy=dp)
