@@ -67,7 +67,7 @@ def test_a_fit_does_no_more_than_it_needs(counts: Counter) -> None:
     assert outcome.replica.seq == EXCHANGES - 1
     # two masks for each of three lanes (update, sums, tag), at each site and to open; two tags an exchange, for all
     streams = 6 * messages + 6 * EXCHANGES + 2 * EXCHANGES
-    batches = max(len(site.batches(_plan(agreement))) for site in outcome.sites.values())
+    batches = max(len(site.trainer.batches(_plan(agreement))) for site in outcome.sites.values())
     assert counts == {
         "stream": streams,
         "HMAC": streams,

@@ -201,11 +201,11 @@ def test_what_is_asked_for_at_any_time_changes_nothing(small_sites: dict[str, An
     house = House(small_sites, rounds=6, aggregation="fedbn", seal="pairwise")
     plan = house.until("train", 5)
     site = house.sites[house.agreement.sites[0]]
-    before, trained = site.kept.clone(), site._trained
+    before, trained = site.trainer.own.now, site.trainer.own.after
     house.tell(replace(plan, kind=KEYS, lanes=(0, 2), previous=()))
     with pytest.raises(FederationError):
         house.tell(replace(plan, seq=plan.seq + 7, previous=()))
-    assert site.kept.equal(before) and site._trained is trained
+    assert site.trainer.own.now is before and site.trainer.own.after is trained
 
 
 def test_sites_that_agreed_on_other_things_open_nothing_together(small_sites: dict[str, AnnData]) -> None:

@@ -91,11 +91,13 @@ def test_adaptive_rules_follow_their_formula(make: object, square: object) -> No
 
 def test_scaffold_keeps_the_weighted_mean_of_the_sites_gradients(small_sites: dict[str, AnnData]) -> None:
     outcome = outcome_of(small_sites, Keyring.create(), aggregation="scaffold")
-    parts = [s.kept * len(s.data.train) / outcome.replica.n_total for s in outcome.sites.values()]
+    parts = [s.trainer.own.now.control * len(s.data.train) / outcome.replica.n_total for s in outcome.sites.values()]
     control = outcome.replica.control
     assert control.norm() > 0.01
     torch.testing.assert_close(sum(parts), control, atol=1e-6, rtol=1e-4)
-    assert all(relative(s.kept, control) > 0.05 for s in outcome.sites.values())  # and is not any site's own
+    assert all(
+        relative(s.trainer.own.now.control, control) > 0.05 for s in outcome.sites.values()
+    )  # and is not any site's own
 
 
 def test_scaffold_begins_as_fedavg_and_corrects_from_the_second_round_on(small_sites: dict[str, AnnData]) -> None:
@@ -141,7 +143,7 @@ def test_afl_weights_grow_with_what_a_site_lost_above_the_mean(small_sites: dict
     sites["site_2"].obs["label"] = odd.cat.rename_categories(dict(zip(names, names[::-1], strict=True)))
     settings = {"rounds": 4, "aggregation": "afl", "aggregation_options": {"gamma": 1.0}}
     outcome = outcome_of(sites, Keyring.create(), **settings)
-    excess = {name: float(site.kept[-1]) for name, site in outcome.sites.items()}
+    excess = {name: site.trainer.own.now.excess for name, site in outcome.sites.items()}
     assert max(excess, key=lambda site: excess[site]) == "site_2"
     assert excess["site_2"] > 0.05 + max(value for site, value in excess.items() if site != "site_2")
     assert rule("afl", {"gamma": 2.0}).importance(0.0, 5, 0.5) == pytest.approx(np.exp(1.0))

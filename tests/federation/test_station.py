@@ -94,7 +94,7 @@ def test_a_site_is_made_and_goes_on_where_it_was(
     assert first.words.digest() != second.words.digest()
     kinds = [entry["kind"] for entry in station.ledger(station.run_folder(agreement))]
     assert kinds == ["0:keys", "0:count", "0:keys", "0:count"]
-    assert again.local.equal(torch.empty(0))
+    assert again.trainer.own.now.weights.equal(torch.empty(0))
     assert len(again.replica.programme.exchanges) > 20
 
 

@@ -179,18 +179,12 @@ class Checkpoint:
         from safetensors.numpy import save
 
         arrays, facts = _replica_state(replica)
-        trained, best = {}, {}
         for name, site in sites.items():
-            state = site.state()
-            arrays[f"noise_key.{name}"] = np.frombuffer(state["noise_key"], dtype=np.uint8)
-            if state["local"].numel():
-                arrays |= {f"local.{name}": state["local"].numpy(), f"best.{name}": state["best"][1].numpy()}
-            best[name] = state["best"][0]
-            if state["trained"] is not None:
-                trained[name], after = state["trained"]
-                arrays[f"trained.{name}"] = after.numpy()
+            arrays[f"noise_key.{name}"] = np.frombuffer(site.state()["noise_key"], dtype=np.uint8)
+            arrays |= {f"{what}.{name}": value for what, value in site.trainer.own.arrays().items()}
+        facts["own"] = {name: site.trainer.own.facts() for name, site in sites.items()}
         revealed = {name: site.revealed for name, site in sites.items()}
-        facts |= {"trained": trained, "best": best, "data": self._data, "revealed": revealed}
+        facts |= {"data": self._data, "revealed": revealed}
         facts["starts"] = {name: _start_facts(site.state()) for name, site in sites.items()}
         content = save(arrays, metadata={"facts": json.dumps(facts)})
         content = _encrypt(content, self._key(replica), replica.agreement)
@@ -208,18 +202,16 @@ class Checkpoint:
         if not path.exists():
             return
         arrays, metadata = _open(path, _decrypt(path, self._key(replica), replica.agreement))
-        tensors = {name: torch.from_numpy(value) for name, value in arrays.items() if not name.startswith("private.")}
         facts: dict[str, Any] = json.loads(metadata["facts"])
-        trained, best, revealed = facts.pop("trained"), facts.pop("best"), facts.pop("revealed", {})
+        own, revealed = facts.pop("own", {}), facts.pop("revealed", {})
         starts = facts.pop("starts", {})
         self._check_data(facts.pop("data", {}))
         _restore_replica(replica, arrays, facts)
         for name, site in sites.items():
-            local = tensors.get(f"local.{name}", site.kept)
-            after = (trained[name], tensors[f"trained.{name}"]) if name in trained else None
-            noise_key = arrays[f"noise_key.{name}"].tobytes()
-            judged = (best[name], tensors.get(f"best.{name}", site.kept))
-            state = {"local": local, "best": judged, "trained": after, "noise_key": noise_key}
+            end = f".{name}"
+            mine = {what.removesuffix(end): value for what, value in arrays.items() if what.endswith(end)}
+            site.trainer.own.restore(mine, own[name])
+            state: dict[str, Any] = {"noise_key": mine["noise_key"].tobytes()}
             state["revealed"] = tuple(revealed.get(name, (-1, 0, "")))
             site.restore(state | _start_state(starts.get(name, {})))
 

@@ -145,11 +145,13 @@ def run_in_process(
         agreement = store.agreement(agreement)
     replica = Replica(agreement, key, task)
     ledgers = {name: _ledger(store, name, replica) for name in agreement.sites}
-    members = {name: Site(name, tables[name], replica, ledgers[name]) for name in agreement.sites}
     forget = 4 * replica.bench.shared.total * agreement.cohort_size > UPDATES
-    together = Together(members, forget=forget) if stacked and stackable(replica) else None
-    for member in members.values():
-        member.together, member.forgets = together, forget
+    members = {name: Site(name, tables[name], replica, ledgers[name], forgets=forget) for name in agreement.sites}
+    trainers = {name: member.trainer for name, member in members.items()}
+    if stacked and stackable(replica):
+        together = Together(trainers, forget=forget)
+        for trainer in trainers.values():
+            trainer.join(together)
     state = Progress()
     if store is not None:
         store.note_data(replica, members)

@@ -8,10 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from infl import _tell
-from infl._isolation import torch_seed
 from infl._threads import threads_for
 from infl.errors import FederationError, KeyringError, SealError
 from infl.federation.messages import (
@@ -29,11 +27,11 @@ from infl.federation.messages import (
 )
 from infl.federation.packings import fitted, join_sums
 from infl.federation.replica import Replica
-from infl.federation.seeds import derive, generator
+from infl.federation.seeds import generator
+from infl.federation.training import Trainer
 from infl.federation.units import Units
 from infl.federation.wire import encode_parts
-from infl.models.task import Step
-from infl.privacy.dp import SecretUniform, clipped_gradients, discrete_gaussian, grid_exponent, round_key
+from infl.privacy.dp import round_key
 from infl.privacy.seal import PairwiseSite, epochs_of
 from infl.privacy.seal.reveal import list_digest
 
@@ -42,7 +40,6 @@ if TYPE_CHECKING:
     from mudata import MuData
 
     from infl.federation.membership import Membership
-    from infl.federation.together import Together
     from infl.models.locked import LockedModel
     from infl.privacy.account import Account, RunAccount
     from infl.privacy.dp import DP
@@ -69,6 +66,8 @@ class Site:
         all sites have answered the plan that brought it.
     account
         Of the site's records under differential privacy: asked before the run, charged before anything of them is sealed.
+    forgets
+        Let go of an update when it is answered with; asked again, which is rare, the site trains again.
 
     Examples
     --------
@@ -93,6 +92,7 @@ class Site:
         membership: Membership | None = None,
         keep: Callable[[Site], None] = lambda site: None,
         account: Account | None = None,
+        forgets: bool = False,
     ) -> None:
         self.name, self.replica, self.ledger, self.keep = name, replica, ledger, keep
         self.membership = membership
@@ -106,18 +106,9 @@ class Site:
         """The key of this start."""
         self.answering = self.pairwise
         """The start in which the exchange under way was answered: this one, or that before the site started again."""
-        n_control = replica.bench.shared.total if replica.rule.control else 0
-        n_excess = 1 if replica.rule.importance is not None else 0
-        self.kept = torch.cat([replica.bench.copy_local(), torch.zeros(n_control + n_excess)])
-        """What never leaves: the weights that stay here, then the control variate, or the excess of losses, of a rule that
-        has one."""
-        self.best = (0, self.kept)
-        """The best round so far, and what was kept then."""
-        self._trained: tuple[int, torch.Tensor] | None = None  # exchange, local weights after it
-        self.together: Together | None = None
-        """Where sites of one process train together."""
-        self.forgets = False
-        """Let go of an update when it is answered with; asked again, which is rare, the site trains again."""
+        self.trainer = Trainer(name, self.data, replica)
+        """Its rounds, and what never leaves the site."""
+        self._forgets = forgets
         self.noise_key = os.urandom(32) if self.account is None else self.account.secret
         """The site's own secret; the other sites could take its noise off again if they knew it."""
         self.revealed = (-1, 0, "")
@@ -178,7 +169,7 @@ class Site:
         if self._pending is None or self._pending[0] != plan.seq:
             self._pending = (plan.seq, *self._compute(plan))
         _, vector, sums, weight = self._pending
-        if self.forgets:
+        if self._forgets:
             self._pending = None
         private = replica.agreement.dp
         words = replica.seal.seal(
@@ -233,15 +224,9 @@ class Site:
 
     def settle(self, plan: Plan) -> None:
         """Let what stays here be that of the global model which `plan` brought."""
-        replica, kind = self.replica, plan.kind.removeprefix(REVEAL)
-        if kind in (KEYS, REPLAY):
-            return  # asked for at any time, of the site as it is
-        if replica.best_round != self.best[0]:
-            self.best = (replica.best_round, self.kept)  # what that round was judged with
-        if kind not in ("train", "judge") and self.best[0]:
-            self.kept, self._trained = self.best[1], None
-        if self._trained is not None and self._trained[0] < plan.seq:
-            self.kept, self._trained = self._trained[1], None
+        kind = plan.kind.removeprefix(REVEAL)
+        if kind not in (KEYS, REPLAY):  # they are asked for at any time, of the site as it is
+            self.trainer.settle(plan, kind)
 
     def _check(self, plan: Plan) -> None:
         a = self.replica.agreement
@@ -291,7 +276,7 @@ class Site:
         if not fits:
             what = f"round {plan.round}" if plan.round else f"the sums for {plan.kind!r}"
             _tell.warning(f"{self.name}: what it had for {what} was not finite or out of range, and counts as zero")
-            self._trained = None  # what stays here goes with the update
+            self.trainer.own.leave_out()  # what stays here goes with the update
         return update, sums, weight
 
     def _values(self, plan: Plan) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
@@ -303,131 +288,39 @@ class Site:
         if plan.kind == "train" and replica.agreement.dp is not None:
             return self._noisy_gradient(replica.agreement.dp, plan), {}, 1.0
         if plan.kind in ("train", "judge"):
-            arrays = self._judge(plan)
+            arrays = {f"metric.{name}": value for name, value in self.trainer.judge(plan).items()}
             if plan.kind == "judge":
                 return empty, arrays, 1.0
             n, arrays["n"] = len(self.data.train), np.asarray(float(len(self.data.train)))
-            rows, loss = self._train(plan) if self.together is None else self.together.update(self, plan)
+            rows, loss = self.trainer.update(plan)
             if replica.gain is not None:
                 rows.div_(replica.gain)
             arrays["train_loss"] = np.asarray(loss * n)
             if replica.rule.importance is not None:
-                factor = replica.rule.importance(loss, n, float(self.kept[-1]))
+                factor = replica.rule.importance(loss, n, self.trainer.own.now.excess)
                 arrays["importance"] = np.asarray(n * factor)
                 rows[0].mul_(factor)
             return rows.flatten().numpy(), arrays, n / replica.n_total
-        module = replica.module(self.local)
+        module = replica.module(self.trainer.own.now.weights)
         sums = replica.task.measure(plan.kind, self.data, replica.agreement.panel, replica.private, module)
         return empty, sums, 1.0
 
-    def _judge(self, plan: Plan) -> dict[str, np.ndarray]:
-        """Return the validation sums of the global model."""
-        if self.together is not None and not len(self.local):
-            sums = self.together.judge(self, plan)
-        else:
-            sums = self.replica.task.evaluate(self.replica.module(self.local), self.data, self.data.validation)
-        return {f"metric.{name}": value for name, value in sums.items()}
-
-    def _train(self, plan: Plan) -> tuple[torch.Tensor, float]:
-        """Train from the global weights; return the change of the shared weights and the mean loss.
-
-        The change is a row (1, n_shared); with control variates their change is a second one.
-        """
-        replica, a, bench = self.replica, self.replica.agreement, self.replica.bench
-        task, rule = replica.task, replica.rule
-        module, n_shared = replica.module(self.local, training=True), bench.shared.total
-        flat, gradient = bench.flat.data, bench.flat.grad
-        assert gradient is not None
-        optimiser = replica.optimiser
-        optimiser.restart()  # each round begins anew
-        total_loss = torch.zeros(())
-        n_control = n_shared if rule.control else 0
-        control, gradients = self.kept[bench.local.total :][:n_control], torch.zeros(n_control)
-        batches = self.batches(plan)
-        with torch_seed(derive(a.seed, "dropout", self.name, plan.round)):
-            for number, index in enumerate(batches):
-                gradient.zero_()
-                loss = task.loss(module, self.data.batch(index), Step(plan.round, a.rounds, number, len(batches)))
-                loss.backward()
-                if rule.control:
-                    gradients += gradient[:n_shared]
-                    gradient[:n_shared] += replica.control - control
-                rule.at_site(gradient[:n_shared], flat[:n_shared], replica.theta)
-                if task.grad_clip is not None:
-                    torch.nn.utils.clip_grad_norm_([bench.flat], task.grad_clip)
-                optimiser.step()
-                total_loss += loss.detach() * len(index)
-        gradients /= max(len(batches), 1)
-        mean_loss = float(total_loss) / max(sum(map(len, batches)), 1)
-        self.trained(plan, bench.copy_local(), gradients, mean_loss)
-        rows = [bench.flat.data[:n_shared] - replica.theta, *([gradients - control] if rule.control else [])]
-        return torch.stack(rows), mean_loss
-
-    def trained(self, plan: Plan, local: torch.Tensor, gradients: torch.Tensor, loss: float) -> None:
-        """Note what stays here after a round; it counts from the next exchange on."""
-        if not len(self.kept):
-            return
-        excess = self.kept[len(local) + len(gradients) :]
-        if len(excess) and self.replica.rows:
-            excess = excess + loss - self.replica.rows[-1]["loss"]
-        self._trained = (plan.seq, torch.cat([local, gradients, excess]))
-
     def _noisy_gradient(self, dp: DP, plan: Plan) -> np.ndarray:
-        """Return this site's clipped gradients of a Poisson sample of its units, summed, with its share of the noise.
-
-        All of it lies on the grid of the due packing; divided by M where updates travel locked. Sample, dropout and noise are
-        the site's secret, and the same whenever the exchange is asked for after the same sums.
-        """
-        replica, a, clip_norm = self.replica, self.replica.agreement, float(dp.clip_norm or 1)
-        key = round_key(self.noise_key, a.digest, plan.seq, replica.chain)
+        """Return the noisy gradient of a round, which is charged first; the same whenever it is asked for after the same sums."""
+        replica = self.replica
+        key = round_key(self.noise_key, replica.agreement.digest, plan.seq, replica.chain)
         if self.account is not None:
             self.account.charge(key)
-        rng = SecretUniform(key)
-        taken = rng.random(len(self.units.records)) < dp.sample_rate
-        chosen = [unit for unit, there in zip(self.units.records, taken, strict=True) if there]
-        module = replica.module(self.local, training=True)
-        step = Step(plan.round, a.rounds, 0, 1)
-        exponent = grid_exponent(clip_norm, replica.bench.shared.total)
-        with torch_seed(int(rng.random(1)[0] * 2**53)):  # public dropout would tie records to each other
-            total = clipped_gradients(
-                module,
-                lambda index: replica.task.loss(module, self.data.batch(index), step),
-                chosen,
-                clip_norm,
-                exponent,
-            )
-        room = replica.room  # what is left of the seal's range beside noise; a record moves what is clipped no further
-        noise = discrete_gaussian(replica.noise_in_steps, len(total), rng)
-        noisy = (np.clip(total, -room, room) + noise) * 2.0**exponent  # in double precision, hence exact
-        return noisy if replica.gain is None else noisy / replica.gain.numpy()
-
-    def batches(self, plan: Plan) -> list[np.ndarray]:
-        """Return a round's batches of training samples, those of an epoch of nearly equal size."""
-        a, data = self.replica.agreement, self.data
-        rng = generator(a.seed, "batches", self.name, plan.round)
-        orders = [data.order(rng) for _ in range(a.local_epochs if len(data.train) else 0)]
-        n = max(1, round(len(data.train) / self.replica.task.batch_size))
-        return [batch for order in orders for batch in np.array_split(order, n)]
+        return self.trainer.noisy_gradient(dp, plan, self.units.records, key)
 
     def own_model(self) -> LockedModel | None:
         """Return this site's whole model, where weights or moments stay here; else None."""
         replica, kept = self.replica, self.replica.task.keep(self.data)
-        return replica.model(self.local, kept) if replica.bench.local.total or kept else None
-
-    @property
-    def local(self) -> torch.Tensor:
-        """The weights that stay at this site."""
-        return self.kept[: self.replica.bench.local.total]
+        return replica.model(self.trainer.own.now.weights, kept) if replica.bench.local.total or kept else None
 
     def state(self) -> dict[str, Any]:
-        """Return what the site must remember between rounds beside the replica: what it keeps to itself.
-
-        Those of a round count from the next exchange on, so that a round that is asked for again starts where it did.
-        """
+        """Return what the site must remember beside the replica and what its trainer keeps: its secrets of the run."""
         return {
-            "local": self.kept,
-            "best": self.best,
-            "trained": self._trained,
             "noise_key": self.noise_key,
             "revealed": self.revealed,
             "epoch": None if self.membership is None else (self.answering.private, self.answering.met),
@@ -436,8 +329,7 @@ class Site:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state`."""
-        self.kept, self.best = state["local"], state["best"]
-        self._trained, self.noise_key = state["trained"], state["noise_key"]
+        self.noise_key = state["noise_key"]
         self.revealed, self._given = state["revealed"], state["given"]
         if state["epoch"] is not None and self.membership is not None and state["epoch"][1]:
             private, met = state["epoch"]

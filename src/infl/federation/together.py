@@ -19,7 +19,7 @@ from infl.federation.seeds import derive
 if TYPE_CHECKING:
     from infl.federation.messages import Plan
     from infl.federation.replica import Replica
-    from infl.federation.site import Site
+    from infl.federation.training import Trainer
     from infl.models.task import Sums, Task
 
 Batch = tuple[Tensor, ...]
@@ -41,67 +41,67 @@ def stackable(replica: Replica) -> bool:
 class Together:
     """Judges the sites of one process at once, and trains as many at a time as a stack holds.
 
-    The results are those of a site alone (:class:`infl.federation.site.Site`) to rounding: the same batches, the same
+    The results are those of a site alone (:class:`infl.federation.training.Trainer`) to rounding: the same batches, the same
     dropout.
 
     Parameters
     ----------
-    sites
-        By name; they share one replica.
+    trainers
+        Of the sites, by name; they share one replica.
     forget
         Sites let go of an update before the next group of sites trains, so that all groups may use the same memory.
     """
 
-    def __init__(self, sites: Mapping[str, Site], *, forget: bool = False) -> None:
-        self._sites = WeakValueDictionary(sites)  # no circle: a site ends, and lets its ledger go, with the run
-        self._replica = next(iter(sites.values())).replica
+    def __init__(self, trainers: Mapping[str, Trainer], *, forget: bool = False) -> None:
+        self._trainers = WeakValueDictionary(trainers)  # no circle: a site ends, and lets its data go, with the run
+        self._replica = next(iter(trainers.values())).replica
         self._judged: dict[str, Sums] = {}
         self._trained: dict[str, tuple[Tensor, float]] = {}
         self._changes: list[Tensor] = []  # one a group of sites; a site sends its part before the next exchange
         self._n_groups, self._seq, self._forget = 0, -1, forget
         bench = self._replica.bench
         self._losses = _Losses(self._replica.task, bench.module)
-        self._stack = _Stack(self._replica, min(len(sites), STACK // (bench.shared.total + bench.local.total)))
+        self._stack = _Stack(self._replica, min(len(trainers), STACK // (bench.shared.total + bench.local.total)))
 
-    def judge(self, site: Site, plan: Plan) -> Sums:
+    def judge(self, trainer: Trainer, plan: Plan) -> Sums:
         """Return a site's validation sums of the global model; the whole cohort's are computed with them."""
         self._begin(plan)
-        if site.name not in self._judged:
-            members = [self._sites[name] for name in plan.cohort]
+        if trainer.name not in self._judged:
+            members = [self._trainers[name] for name in plan.cohort]
             parts = [(member.data, member.data.validation) for member in members]
             sums = self._replica.task.evaluate_each(self._replica.module(), parts)
             self._judged = dict(zip(plan.cohort, sums, strict=True))
-        return self._judged.pop(site.name)
+        return self._judged.pop(trainer.name)
 
-    def update(self, site: Site, plan: Plan) -> tuple[Tensor, float]:
+    def update(self, trainer: Trainer, plan: Plan) -> tuple[Tensor, float]:
         """Return a site's update, row (1, n_shared), and mean loss; trains it with the next ones of the cohort."""
         self._begin(plan)
-        if site.name not in self._trained:
-            first = plan.cohort.index(site.name)
-            group = [self._sites[name] for name in plan.cohort[first : first + self._stack.capacity]]
+        if trainer.name not in self._trained:
+            first = plan.cohort.index(trainer.name)
+            group = [self._trainers[name] for name in plan.cohort[first : first + self._stack.capacity]]
             for member in group:
-                member.settle(plan)
+                member.settle(plan, plan.kind)
             self._trained |= self._train(group, plan)
-        return self._trained.pop(site.name)
+        return self._trained.pop(trainer.name)
 
     def _begin(self, plan: Plan) -> None:
         if self._seq != plan.seq:
             self._judged, self._trained, self._n_groups, self._seq = {}, {}, 0, plan.seq
 
-    def _train(self, sites: Sequence[Site], plan: Plan) -> dict[str, tuple[Tensor, float]]:
+    def _train(self, trainers: Sequence[Trainer], plan: Plan) -> dict[str, tuple[Tensor, float]]:
         replica, stack = self._replica, self._stack
         a, bench, task, rule = replica.agreement, replica.bench, replica.task, replica.rule
-        queues = {site.name: site.batches(plan) for site in sites}
+        queues = {t.name: t.batches(plan) for t in trainers}
         # those with most batches first, so that those that still train are always the first rows of the stack
-        sites = sorted(sites, key=lambda site: -len(queues[site.name]))
-        generators = [torch.Generator().manual_seed(derive(a.seed, "dropout", s.name, plan.round)) for s in sites]
+        trainers = sorted(trainers, key=lambda t: -len(queues[t.name]))
+        generators = [torch.Generator().manual_seed(derive(a.seed, "dropout", t.name, plan.round)) for t in trainers]
         anchor = bench.shared.views(replica.theta)
         replica.module(training=True)
-        stack.begin(anchor, [bench.local.views(site.local) for site in sites])
-        total = torch.zeros(len(sites))
-        for number in range(len(queues[sites[0].name])):
-            active = sum(number < len(queues[site.name]) for site in sites)
-            batches = [site.data.batch(queues[site.name][number]) for site in sites[:active]]
+        stack.begin(anchor, [bench.local.views(t.own.now.weights) for t in trainers])
+        total = torch.zeros(len(trainers))
+        for number in range(len(queues[trainers[0].name])):
+            active = sum(number < len(queues[t.name]) for t in trainers)
+            batches = [t.data.batch(queues[t.name][number]) for t in trainers[:active]]
             batch, share = _pad(batches)
             mean = self._losses(stack.first(active), batch, share, generators[:active])
             mean.sum().backward()
@@ -112,16 +112,16 @@ class Together:
             total[:active] += mean.detach() * torch.tensor([float(len(batch[0])) for batch in batches])
         if self._n_groups == len(self._changes):
             self._changes.append(torch.empty(stack.capacity, bench.shared.total))
-        change = self._changes[self._n_groups][: len(sites)]
+        change = self._changes[self._n_groups][: len(trainers)]
         self._n_groups += not self._forget
         for name, place in bench.shared.views(change).items():
-            torch.sub(stack.weights[name][: len(sites)], anchor[name], out=place)
+            torch.sub(stack.weights[name][: len(trainers)], anchor[name], out=place)
         result = {}
-        for number, site in enumerate(sites):
+        for number, trainer in enumerate(trainers):
             own = [stack.weights[entry.name][number].flatten() for entry in bench.local.entries]
-            loss = float(total[number]) / max(sum(map(len, queues[site.name])), 1)
-            site.trained(plan, torch.cat(own) if own else torch.empty(0), torch.empty(0), loss)
-            result[site.name] = (change[number : number + 1], loss)
+            loss = float(total[number]) / max(sum(map(len, queues[trainer.name])), 1)
+            trainer.note(plan, torch.cat(own) if own else torch.empty(0), torch.empty(0), loss)
+            result[trainer.name] = (change[number : number + 1], loss)
         return result
 
 

@@ -253,7 +253,7 @@ def write_results(objects: Mapping[str, Data], outcome: Outcome, key_added: str)
     outputs = {}
     for name, adata in objects.items():
         member = outcome.sites.get(name)
-        module = replica.module(member.local if member else None)
+        module = replica.module(member.trainer.own.now.weights if member else None)
         private = replica.private | (replica.task.keep(member.data) if member else {})
         outputs[name] = replica.task.infer(module, replica.task.read(adata, panel, site=name), private)
     with _tell.added(objects), all_or_none(objects):
