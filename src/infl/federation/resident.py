@@ -80,18 +80,22 @@ class Resident:
     def run(self) -> None:
         """Answer what comes until stopped."""
         while (content := self._inbox.get()) is not None and not self._stopped.is_set():
-            try:
-                message = decode(content)
-            except FederationError as error:
-                log.warning("refused a message of the coordinator: %s", error)
-                continue
-            if isinstance(message, Offer):
-                self._consider(message)
-            elif isinstance(message, Plan):
-                self._answer(message)
-                self._forget(content)
-            else:
-                log.warning("refused a message of the coordinator: %s is not for sites", type(message).__name__)
+            self.answer(content)
+
+    def answer(self, content: bytes) -> None:
+        """Answer one message of the coordinator, if an answer is due."""
+        try:
+            message = decode(content)
+        except FederationError as error:
+            log.warning("refused a message of the coordinator: %s", error)
+            return
+        if isinstance(message, Offer):
+            self._consider(message)
+        elif isinstance(message, Plan):
+            self._answer(message)
+            self._forget(content)
+        else:
+            log.warning("refused a message of the coordinator: %s is not for sites", type(message).__name__)
 
     def _forget(self, content: bytes) -> None:
         """Drop what was asked again while it was being answered."""

@@ -25,6 +25,7 @@ class Attacker(StrEnum):
     """
 
     COORDINATOR = "coordinator"
+    DEVIATING = "deviating coordinator"
     THIEF = "thief of a model file"
     FORMER_MEMBER = "former member"
     MODEL_USER = "model user"
@@ -62,7 +63,8 @@ class Finding:
     chance
         What guessing gets.
     control
-        The same attack on an unprotected run (for wrong keys and the like: the accuracy with the right key).
+        The same attack on an unprotected run (for wrong keys and the like: the accuracy with the right key; for lies that a
+        site is to refuse: the share of honest messages that it answers).
     promised
         Whether the run's protections promise to defeat this attack.
     margin

@@ -182,6 +182,13 @@ class Evidence:
             self._kept[name] = make()
         return self._kept[name]
 
+    def settings(self) -> dict[str, Any]:
+        """Return what the run was agreed with, as :meth:`infl.federation.agreement.Agreement.new` takes it."""
+        names = ("rounds", "local_epochs", "aggregation", "aggregation_options", "participation", "patience")
+        settings = {name: self.run.settings[name] for name in (*names, "lock", "strength", "seal", "min_sites", "seed")}
+        dp = self.run.settings["privacy"]
+        return settings | {"privacy": None if dp is None else DP(**dp)}
+
     def repeat(self, sites: Mapping[str, Data] | None = None, **changes: Any) -> Recorded:
         """Fit the run again with an eavesdropper on the line; `changes` to the agreement (``lock="none"``, ``rounds=2``).
 
@@ -191,11 +198,8 @@ class Evidence:
         from infl.keys import Keyring
 
         sites = self.sites if sites is None else sites
-        names = ("rounds", "local_epochs", "aggregation", "aggregation_options", "participation", "patience")
-        settings = {name: self.run.settings[name] for name in (*names, "lock", "strength", "seal", "min_sites", "seed")}
         task = changes.pop("task", self.task)
-        dp = self.run.settings["privacy"]
-        settings |= {"privacy": None if dp is None else DP(**dp)} | changes
+        settings = self.settings() | changes
         needs_key = settings["lock"] != "none" or settings["seal"] != "none"
         key = (self.run.key or Keyring.create()) if needs_key else None
         if settings["seal"] == "none" and len(sites) < settings["min_sites"]:

@@ -1,0 +1,146 @@
+"""Plans for something else than what is due, which a site that does as it is told would answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
+
+from infl.federation.messages import END, REVEAL, Plan
+from infl.federation.programme import MAX_ATTEMPTS
+from infl.privacy.attacks.coordinator.consortium import Consortium, Lies
+from infl.privacy.seal import Packing
+
+if TYPE_CHECKING:
+    from infl.privacy.attacks.evidence import Evidence
+
+Lie = Callable[[Plan], Plan]
+
+
+class _LiesInPlans(Lies):
+    """Lead the run honestly to its second training round; then send the first hospital something else than is due."""
+
+    plans: ClassVar[Mapping[str, Lie]]
+
+    def lies(self, evidence: Evidence) -> Iterator[tuple[str, bool]]:
+        """Send each plan that is not due, then the one that is."""
+        with Consortium(evidence) as hospitals:
+            plan = hospitals.until("train", 2)[hospitals.names[0]]
+            for what, lie in self.plans.items():
+                yield what, hospitals[hospitals.names[0]].does(lie(plan))
+            yield from self.more(hospitals)
+            yield "honest", hospitals[hospitals.names[0]].does(plan)
+
+    def more(self, hospitals: Consortium) -> Iterator[tuple[str, bool]]:
+        """Lies that take more than one plan."""
+        return iter(())
+
+
+def packed(plan: Plan, change: Callable[[Packing], Packing]) -> Plan:
+    """Ask for other arrays, or on other scales."""
+    return replace(plan, packing=change(plan.packing))
+
+
+def scaled(steps: int) -> Lie:
+    """Ask for all arrays on a coarser scale, or a finer one."""
+    return lambda plan: packed(plan, lambda p: p.coarser([f.name for f in p.fields], steps))
+
+
+class ReplayedRound(_LiesInPlans):
+    """Ask again for what was summed already: two answers over other sites, or other masks, give their difference."""
+
+    name: ClassVar[str] = "replayed_round"
+    question: ClassVar[str] = "Does a hospital answer an exchange whose sum it has?"
+    tried: ClassVar[str] = "A hospital is asked again for what it sent before."
+    plans: ClassVar[Mapping[str, Lie]] = {
+        "the exchange before": lambda p: replace(p, seq=p.seq - 1, round=p.round - 1),
+        "the round before under the next number": lambda p: replace(p, round=p.round - 1),
+        "the exchange before as a further attempt": lambda p: replace(p, seq=p.seq - 1, round=p.round - 1, attempt=1),
+        "the first sum again": lambda p: replace(p, seq=0, kind="count", round=0),
+        "the masks of the round before": lambda p: replace(p, seq=p.seq - 1, round=p.round - 1, kind=REVEAL + "train"),
+    }
+
+
+class ExtraRounds(_LiesInPlans):
+    """Ask for more than was agreed: rounds beyond the last, rounds out of order, sums of other kinds."""
+
+    name: ClassVar[str] = "extra_rounds"
+    question: ClassVar[str] = "Does a hospital train more, or otherwise, than was agreed?"
+    tried: ClassVar[str] = "A hospital is asked for what is not due."
+    plans: ClassVar[Mapping[str, Lie]] = {
+        "a round beyond the last": lambda p: replace(p, round=4),
+        "a round left out": lambda p: replace(p, seq=p.seq + 1, round=3),
+        "a later number": lambda p: replace(p, seq=p.seq + 1),
+        "the last judgement before its time": lambda p: replace(p, kind="judge", round=0),
+        "a sum of a kind that there is not": lambda p: replace(p, kind="records", round=0),
+        "an attempt beyond the bound": lambda p: replace(p, attempt=MAX_ATTEMPTS),
+        "another run": lambda p: replace(p, run="0" * 32),
+        "another agreement": lambda p: replace(p, agreement="0" * 64),
+    }
+
+
+class ChosenScale(_LiesInPlans):
+    """Ask for an update on a scale of one's own: so coarse that few bits are left, or so fine that most leave the range."""
+
+    name: ClassVar[str] = "chosen_scale"
+    question: ClassVar[str] = "Can the coordinator choose how finely an update is rounded?"
+    tried: ClassVar[str] = "A hospital is asked for its update on other scales, or for other arrays."
+    plans: ClassVar[Mapping[str, Lie]] = {
+        "a step finer": scaled(-4),
+        "a step coarser": scaled(4),
+        "many steps coarser": scaled(60),
+        "between two steps": scaled(1),
+        "an array less": lambda p: packed(p, lambda k: Packing(k.fields[:-1])),
+        "an array more": lambda p: packed(p, lambda k: Packing((*k.fields, replace(k.fields[-1], name="metric.x")))),
+        "an array alone": lambda p: packed(p, lambda k: Packing(k.fields[:1])),
+    }
+
+
+class EarlyEnd(_LiesInPlans):
+    """End the run before its end: a file would be written whose weights are still near the public start."""
+
+    name: ClassVar[str] = "early_end"
+    question: ClassVar[str] = "Does a hospital write a model before the agreed end?"
+    tried: ClassVar[str] = "A hospital is told that the run is over, two rounds early."
+    plans: ClassVar[Mapping[str, Lie]] = {
+        "the end": lambda p: replace(p, kind=END, round=0, packing=Packing(())),
+        "the end of the exchange before": lambda p: replace(p, kind=END, round=0, seq=p.seq - 1, packing=Packing(())),
+        "the end in a later exchange": lambda p: replace(p, kind=END, round=0, seq=p.seq + 9, packing=Packing(())),
+    }
+
+    def more(self, hospitals: Consortium) -> Iterator[tuple[str, bool]]:
+        """Look for a file, whatever the answer was."""
+        hospital = hospitals[hospitals.names[0]]
+        yield "a model file", hospital.finished or hospital.station.has_result(hospitals.agreement)
+
+
+class Differencing(_LiesInPlans):
+    """Have the same update summed over two sets of sites: the sums differ by one hospital's."""
+
+    name: ClassVar[str] = "differencing"
+    question: ClassVar[str] = "Can one hospital's update be had as the difference of two sums?"
+    tried: ClassVar[str] = "The same round is summed over other sites."
+    plans: ClassVar[Mapping[str, Lie]] = {
+        "a cohort without a neighbour": lambda p: replace(p, cohort=p.cohort[:-1]),
+        "a cohort in another order": lambda p: replace(p, cohort=p.cohort[::-1]),
+        "a cohort with a stranger": lambda p: replace(p, cohort=(*p.cohort[:-1], "stranger")),
+        "a cohort of one": lambda p: replace(p, cohort=p.cohort[:1]),
+    }
+
+    def more(self, hospitals: Consortium) -> Iterator[tuple[str, bool]]:
+        """Have a sum of too few opened; with the pairwise seal, have masks taken off twice, over other sites or attempts."""
+        *_, last = hospitals.names
+        plan = hospitals.plans[last]
+        few = hospitals.sum_of(plan.previous[-1], hospitals.names[: hospitals.agreement.min_sites - 1])
+        yield "a sum of too few", hospitals[last].does(replace(plan, previous=(*plan.previous[:-1], few)))
+        if hospitals.agreement.seal != "pairwise":
+            return
+        name, plan = hospitals.names[0], hospitals.until(REVEAL + "train", 2)[hospitals.names[0]]
+        hospitals[name].does(plan)  # opened, as is right; all that follows is not
+        fewer = {site: share for site, share in plan.shares.items() if site != hospitals.names[-1]}
+        yield (
+            "the masks once more, without a neighbour",
+            hospitals[name].does(replace(plan, answered=plan.answered[:-1], shares=fewer)),
+        )
+        yield "a further attempt after the masks", hospitals[name].does(replace(plan, kind="train", attempt=1))
+        yield "the masks of a further attempt", hospitals[name].does(replace(plan, attempt=1))
