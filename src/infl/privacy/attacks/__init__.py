@@ -36,6 +36,19 @@ ATTACKS: dict[str, str] = {
     "audited_epsilon": "infl.privacy.attacks.audited_epsilon:AuditedEpsilon",
     "site_balance": "infl.privacy.attacks.site_balance:SiteBalance",
     "collusion": "infl.privacy.attacks.collusion:Collusion",
+    "code_in_offer": "infl.privacy.attacks.coordinator.offers:CodeInOffer",
+    "code_in_file": "infl.privacy.attacks.coordinator.files:CodeInFile",
+    "downgrade": "infl.privacy.attacks.coordinator.offers:Downgrade",
+    "data_probe": "infl.privacy.attacks.coordinator.offers:DataProbe",
+    "ghost_members": "infl.privacy.attacks.coordinator.offers:GhostMembers",
+    "replayed_round": "infl.privacy.attacks.coordinator.plans:ReplayedRound",
+    "extra_rounds": "infl.privacy.attacks.coordinator.plans:ExtraRounds",
+    "chosen_scale": "infl.privacy.attacks.coordinator.plans:ChosenScale",
+    "early_end": "infl.privacy.attacks.coordinator.plans:EarlyEnd",
+    "differencing": "infl.privacy.attacks.coordinator.plans:Differencing",
+    "refusal_oracle": "infl.privacy.attacks.coordinator.visible:RefusalOracle",
+    "split_view": "infl.privacy.attacks.coordinator.sums:SplitView",
+    "crafted_model": "infl.privacy.attacks.coordinator.sums:CraftedModel",
 }
 
 

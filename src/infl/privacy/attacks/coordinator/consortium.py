@@ -7,6 +7,7 @@ and the resident that answers. They have some patients of the audited run's site
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -62,6 +63,10 @@ class Hospital:
     _back: list[bytes] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        """Begin as the program at the hospital does."""
         name = self.station.settings.name
         self._resident = Resident(name, self._prepare, self._back.append, finish=self._finish, note=self.log.append)
 
@@ -78,6 +83,17 @@ class Hospital:
         self._back.clear()
         self._resident.answer(encode(message))
         return decode(self._back[-1]) if self._back else None
+
+    def close(self) -> None:
+        """Let go of the files."""
+        if self.site is not None and self.site.ledger is not None:
+            self.site.ledger.close()
+
+    def forget(self) -> None:
+        """Start anew, as if nothing had been offered."""
+        self.close()
+        shutil.rmtree(self.station.home / "runs", ignore_errors=True)
+        self._start()
 
     def consents(self, agreement: Agreement) -> bool:
         """Whether the hospital takes part when it is offered a run."""
@@ -141,8 +157,7 @@ class Consortium:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for hospital in self.hospitals.values():
-            if hospital.site is not None and hospital.site.ledger is not None:
-                hospital.site.ledger.close()
+            hospital.close()
         self._folder.cleanup()
 
     def __getitem__(self, name: str) -> Hospital:
@@ -197,7 +212,8 @@ class Consortium:
 
     def offer(self) -> bool:
         """Offer the run as it was agreed; whether all take part."""
-        return all([hospital.consents(self.agreement) for hospital in self.hospitals.values()])
+        accepted = [hospital.consents(self.agreement) for hospital in self.hospitals.values()]
+        return all(accepted)
 
     def until(self, kind: str, round: int = 0) -> dict[str, Plan]:
         """Lead the run honestly up to an exchange, and return the plans that are due; nobody has got them."""
@@ -283,7 +299,7 @@ class Lies(Attack):
         honest = [worked for what, worked in told if what == "honest"]
         lies = {what: worked for what, worked in told if what != "honest"}
         share, worked = sum(lies.values()) / len(lies), [what for what, yes in lies.items() if yes]
-        came = f"Worked: {', '.join(worked)}." if worked else "All were refused, in one line that is always the same."
+        came = f"Worked: {', '.join(worked)}." if worked else "None worked."
         return [
             Finding(
                 metric="share of lies that worked",
@@ -294,6 +310,6 @@ class Lies(Attack):
                 control=sum(honest) / len(honest),
                 promised=True,
                 margin=0.0,
-                note=f"{self.tried} {len(lies)} lies: {', '.join(lies)}. {came} Control: the honest messages that are due.",
+                note=f"{self.tried} {len(lies)} lies: {', '.join(lies)}. {came} Control: what is true, and due.",
             )
         ]
