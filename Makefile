@@ -16,9 +16,9 @@ RUN     = if $(PYTHON) -c '' 2>/dev/null; then $(PYTHON) $(1); else PYENV_VERSIO
 # Which versions known to work together there are depends on the environment's Python.
 PINS    = $$($(BIN)/python -c 'import sys; print("constraints.txt" if sys.version_info < (3, 12) else "constraints-today.txt")')
 
-.PHONY: help environment interpreter demo test lint docs coverage mutants bench faults fuzz clean
+.PHONY: help environment interpreter demo test lint docs coverage mutants bench faults fuzz model-check clean
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 $(BIN)/python:
 	$(call RUN,-m venv $(VENV))
@@ -82,6 +82,9 @@ faults: $(STAMP)  ## kill, cut and fill what a run between machines needs, and s
 
 fuzz: $(STAMP)  ## give every parser a million broken files and messages (some minutes)
 	$(BIN)/python tests/test_fuzz.py
+
+model-check:  ## search every state of the model of attempts, reveals and epochs; needs spin and gcc (half a minute)
+	@$(call RUN,tests/model/check.py)
 
 clean:  ## remove what the other targets made
 	rm -rf .venv .venv-* demo_output docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
