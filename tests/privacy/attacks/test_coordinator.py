@@ -85,19 +85,19 @@ def keeps_no_history(patch: pytest.MonkeyPatch) -> None:
 
 def refuses_what_is_large(patch: pytest.MonkeyPatch) -> None:
     """A site that says nothing when a sum of its own is out of some range."""
-    usual = Site._compute
+    usual = Site._values
 
-    def compute(self: Site, plan: Any) -> Any:
-        result = usual(self, plan)
-        if any(np.abs(np.asarray(part)).max(initial=0) > 1e6 for part in result[:2]):
+    def values(self: Site, plan: Any) -> Any:
+        update, arrays, weight = usual(self, plan)
+        if any(np.abs(array).max(initial=0) > 1e6 for array in (update, *map(np.asarray, arrays.values()))):
             raise SealError("out of range")
-        return result
+        return update, arrays, weight
 
-    patch.setattr(Site, "_compute", compute)
+    patch.setattr(Site, "_values", values)
 
 
 def asks_nobody(patch: pytest.MonkeyPatch) -> None:
-    without(Policy, "read", Policy(ask=False, targets=["tumour_class"]))(patch)
+    without(Policy, "read", Policy(ask=False, targets=["tumour_class"], panels=["*"]))(patch)
 
 
 @dataclass(frozen=True)

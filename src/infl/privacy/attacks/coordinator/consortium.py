@@ -260,12 +260,13 @@ def some_of(evidence: Evidence) -> dict[str, Data]:
     return chosen
 
 
-def accepting(agreement: Agreement) -> str:
-    """Return a policy that asks no person, and accepts runs with these protections alone."""
+def accepting(agreement: Agreement, **others: Any) -> str:
+    """Return a policy that asks no person about this panel, and accepts runs with these protections alone."""
     a, dp = agreement, agreement.dp
     lines = {
         "ask": False,
         "targets": sorted(columns_of(agreement)),
+        "panels": [a.panel_digest],
         "min_sites": a.min_sites,
         "max_rounds": max(a.rounds, 1),
         "seals": [a.seal],
@@ -274,7 +275,7 @@ def accepting(agreement: Agreement) -> str:
     }
     if dp is not None and dp.epsilon and dp.delta:
         lines |= {"max_epsilon": dp.epsilon, "max_delta": dp.delta}
-    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in lines.items())
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in (lines | others).items())
 
 
 class Lies(Attack):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -129,7 +128,7 @@ def any_column(agreement: Agreement) -> str:
     """Return a policy that takes any task on the columns that tasks look for by default, so that offers get far."""
     named = [replace(agreement, task=task, options={}) for task in known_tasks()]
     columns = set().union(columns_of(agreement), *map(columns_of, named))
-    return re.sub("targets = .*", f"targets = {json.dumps(sorted(columns))}", accepting(agreement))
+    return accepting(agreement, targets=sorted(columns), panels=["*"])
 
 
 class CodeInOffer(Lies):
@@ -249,20 +248,21 @@ class DataProbe(Attack):
     def run(self, evidence: Evidence) -> list[Finding]:
         """Compare what hospitals with and without a value reply, under the default policy; control: one that asks nobody."""
         default, n = self._told(evidence, lambda agreement: "")
-        alone, _ = self._told(evidence, accepting)
+        listed, _ = self._told(evidence, accepting)
+        alone, _ = self._told(evidence, lambda agreement: accepting(agreement, panels=["*"]))
         return [
             Finding(
                 metric="share of offers whose reply tells who has a value",
-                value=default,
-                low=default,
-                high=default,
+                value=max(default, listed),
+                low=max(default, listed),
+                high=max(default, listed),
                 chance=0.0,
                 control=alone,
                 promised=True,
                 margin=0.1,
-                note=f"{n} offers leave one class out, and go to a hospital that has patients of it and to one that has not. By "
-                "default a person is asked, and every reply is the same line. Control: a policy that asks nobody, whose yes and "
-                "no tell.",
+                note=f"{n} offers leave one class out, and go to a hospital that has patients of it and to one that has not. A "
+                "person is asked, by default and for all panels but those that the policy lists, so every reply is the same "
+                "line. Control: a policy that asks nobody and takes any panel, whose yes and no tell.",
             )
         ]
 

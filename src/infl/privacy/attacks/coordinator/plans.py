@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar
 from infl.federation.messages import END, REVEAL, Plan
 from infl.federation.programme import MAX_ATTEMPTS
 from infl.privacy.attacks.coordinator.consortium import Consortium, Lies
-from infl.privacy.seal import Packing
 
 if TYPE_CHECKING:
     from infl.privacy.attacks.evidence import Evidence
@@ -36,14 +35,9 @@ class _LiesInPlans(Lies):
         return iter(())
 
 
-def packed(plan: Plan, change: Callable[[Packing], Packing]) -> Plan:
-    """Ask for other arrays, or on other scales."""
-    return replace(plan, packing=change(plan.packing))
-
-
-def scaled(steps: int) -> Lie:
-    """Ask for all arrays on a coarser scale, or a finer one."""
-    return lambda plan: packed(plan, lambda p: p.coarser([f.name for f in p.fields], steps))
+def sized(low: int, high: int) -> Lie:
+    """Ask for more words of 32 and of 64 bits than are due, or for fewer."""
+    return lambda plan: replace(plan, lanes=(max(plan.lanes[0] + low, 0), max(plan.lanes[1] + high, 0)))
 
 
 class ReplayedRound(_LiesInPlans):
@@ -72,7 +66,7 @@ class ExtraRounds(_LiesInPlans):
         "a round left out": lambda p: replace(p, seq=p.seq + 1, round=3),
         "a later number": lambda p: replace(p, seq=p.seq + 1),
         "the last judgement before its time": lambda p: replace(p, kind="judge", round=0),
-        "a sum of a kind that there is not": lambda p: replace(p, kind="records", round=0),
+        "a sum of a kind that is not agreed on": lambda p: replace(p, kind="records", round=0),
         "an attempt beyond the bound": lambda p: replace(p, attempt=MAX_ATTEMPTS),
         "another run": lambda p: replace(p, run="0" * 32),
         "another agreement": lambda p: replace(p, agreement="0" * 64),
@@ -80,19 +74,23 @@ class ExtraRounds(_LiesInPlans):
 
 
 class ChosenScale(_LiesInPlans):
-    """Ask for an update on a scale of one's own: so coarse that few bits are left, or so fine that most leave the range."""
+    """Ask for an update in another form. Plans name no scale, so what is left to choose is how many words come."""
 
     name: ClassVar[str] = "chosen_scale"
-    question: ClassVar[str] = "Can the coordinator choose how finely an update is rounded?"
-    tried: ClassVar[str] = "A hospital is asked for its update on other scales, or for other arrays."
+    question: ClassVar[str] = "Can the coordinator choose how finely an update is rounded, or which parts of it come?"
+    tried: ClassVar[str] = (
+        "A hospital is asked for more words than are due, or for fewer, or for those of another exchange."
+    )
     plans: ClassVar[Mapping[str, Lie]] = {
-        "a step finer": scaled(-4),
-        "a step coarser": scaled(4),
-        "many steps coarser": scaled(60),
-        "between two steps": scaled(1),
-        "an array less": lambda p: packed(p, lambda k: Packing(k.fields[:-1])),
-        "an array more": lambda p: packed(p, lambda k: Packing((*k.fields, replace(k.fields[-1], name="metric.x")))),
-        "an array alone": lambda p: packed(p, lambda k: Packing(k.fields[:1])),
+        "a number less": sized(-1, 0),
+        "a number more": sized(1, 0),
+        "one number alone": lambda p: replace(p, lanes=(1, p.lanes[1])),
+        "no update": lambda p: replace(p, lanes=(0, p.lanes[1])),
+        "a sum more": sized(0, 1),
+        "all numbers as sums": lambda p: replace(p, lanes=(0, sum(p.lanes))),
+        "the sums of the count": lambda p: replace(p, lanes=(0, 3)),
+        "a third lane": lambda p: replace(p, lanes=(*p.lanes, 1)),
+        "no lane": lambda p: replace(p, lanes=()),
     }
 
 
@@ -103,9 +101,9 @@ class EarlyEnd(_LiesInPlans):
     question: ClassVar[str] = "Does a hospital write a model before the agreed end?"
     tried: ClassVar[str] = "A hospital is told that the run is over, two rounds early."
     plans: ClassVar[Mapping[str, Lie]] = {
-        "the end": lambda p: replace(p, kind=END, round=0, packing=Packing(())),
-        "the end of the exchange before": lambda p: replace(p, kind=END, round=0, seq=p.seq - 1, packing=Packing(())),
-        "the end in a later exchange": lambda p: replace(p, kind=END, round=0, seq=p.seq + 9, packing=Packing(())),
+        "the end": lambda p: replace(p, kind=END, round=0, lanes=(0, 2)),
+        "the end of the exchange before": lambda p: replace(p, kind=END, round=0, seq=p.seq - 1, lanes=(0, 2)),
+        "the end in a later exchange": lambda p: replace(p, kind=END, round=0, seq=p.seq + 9, lanes=(0, 2)),
     }
 
     def more(self, hospitals: Consortium) -> Iterator[tuple[str, bool]]:

@@ -12,6 +12,7 @@ import torch
 
 from infl.errors import FederationError
 from infl.federation.messages import Plan, Total
+from infl.federation.packings import WIDER, join_sums, split_sums
 from infl.models.classifier import Classifier
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
 from infl.privacy.attacks.coordinator.consortium import Consortium, Lies
@@ -163,11 +164,10 @@ def opened(site: Site, total: Total) -> np.ndarray:
     """Return the update of a sum that the site was not given yet, flat."""
     replica = site.replica
     if len(total.responders) < replica.agreement.min_sites:  # no seal: whoever hears it reads it
-        words = (total.words.low.view(np.int32), total.words.high[: total.packing.n64].view(np.int64))
-        return dequantise(words, total.packing)[0]
-    return dequantise(
-        replica.seal.unseal(replica.context(total), total.responders, total.words, total.packing), total.packing
-    )[0]
+        lanes = total.words.low.view(np.int32), total.words.high[: replica.packing.n64].view(np.int64)
+    else:
+        lanes = replica.seal.unseal(replica.context(total), total.responders, total.words, replica.packing)
+    return dequantise(lanes, replica.packing)[0]
 
 
 def crafted(site: Site, rng: np.random.Generator) -> np.ndarray:
@@ -209,8 +209,12 @@ def profiles(site: Site, update: np.ndarray) -> np.ndarray:
 def forged(site: Site, total: Total, wanted: np.ndarray) -> Total:
     """Return a sum that passes its tag and makes `wanted` the model of all who apply it: whoever has the ring can seal for all."""
     replica = site.replica
-    context, packing = replica.context(total), total.packing
+    context, packing = replica.context(total), replica.packing
     _, sums = dequantise(replica.seal.unseal(context, total.responders, total.words, packing), packing)
+    arrays = split_sums(sums, packing)
+    for number, (part, _) in enumerate(packing.lane(32)):  # room for all but what is to be read
+        arrays[WIDER][number, 2] = 0.0 if part.name.startswith("embed") else 1.0
+    sums = join_sums(arrays, packing)
     change = (wanted - replica.theta.numpy()).astype(np.float32)
     if replica.gain is not None:
         change = change / replica.gain.numpy()

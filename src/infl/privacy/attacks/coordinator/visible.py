@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from infl.errors import FederationError
 from infl.federation.messages import Trouble
 from infl.models.registry import known_tasks
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
@@ -80,13 +82,13 @@ class RefusalOracle(Attack):
     @staticmethod
     def _seen(evidence: Evidence, data: dict[str, Data]) -> Seen:
         """Return what is seen of an honest run, with lies about scales in its second round."""
-        with Consortium(evidence, data) as hospitals:
+        with Consortium(evidence, data) as hospitals, suppress(FederationError):  # a run that ends early is seen to
             due = hospitals.until("train", 2)
             for name, plan in due.items():
                 for what, lie in ChosenScale.plans.items():
                     hospitals.transcript.append((name, what, *seen(hospitals[name].tell(lie(plan)))))
             hospitals.until("nothing")
-            return hospitals.transcript
+        return hospitals.transcript
 
 
 def difference(first: Seen, second: Seen) -> float:
