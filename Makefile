@@ -10,6 +10,7 @@ TESTS  :=
 ALONE   = $(shell grep -rlE 'mark\.alone\b' --include='*.py' $(or $(TESTS),tests))
 # Tests start many processes; each would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
+STEPS  := 20000
 # pyenv puts Pythons on the path that it runs only when they are chosen.
 PYENV   = $$(pyenv versions --bare 2>/dev/null | grep -E '^$(subst python,,$(notdir $(PYTHON)))\.[0-9.]+$$' | tail -1)
 RUN     = if $(PYTHON) -c '' 2>/dev/null; then $(PYTHON) $(1); else PYENV_VERSION=$(PYENV) $(PYTHON) $(1); fi
@@ -80,8 +81,9 @@ bench: $(STAMP) $(PEERS)  ## run every benchmark and write benchmarks/results/*.
 faults: $(STAMP)  ## kill, cut and fill what a run between machines needs, and see that it goes on (half an hour; as root for all)
 	$(BIN)/python tests/federation/flare/faults.py
 
-fuzz: $(STAMP)  ## give every parser a million broken files and messages (some minutes)
+fuzz: $(STAMP)  ## give every parser a million broken files and messages (some minutes), then let enemies play (ten more; STEPS=1000000: a night)
 	$(BIN)/python tests/test_fuzz.py
+	INFL_ENEMY_STEPS=$(STEPS) $(BIN)/python -m pytest -q tests/federation/test_enemy_machine.py -k enemies_get_nothing
 
 model-check:  ## search every state of the model of attempts, reveals and epochs; needs spin and gcc (half a minute)
 	@$(call RUN,tests/model/check.py)

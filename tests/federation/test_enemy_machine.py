@@ -34,7 +34,7 @@ from infl.federation.site import Site
 from infl.federation.wire import decode, encode
 from infl.keys import Keyring
 from infl.models.task import SiteData, Sums, Task
-from infl.privacy.seal import Context, GroupSeal, Ledger, NoSeal, Words, add, uncover
+from infl.privacy.seal import Context, GroupSeal, Ledger, NoSeal, PairwiseSite, Words, add, uncover
 
 SITES = ("a", "b", "c", "d")
 MIN_SITES = 3
@@ -299,7 +299,6 @@ class Enemies(RuleBasedStateMachine):
     def begin(self) -> None:
         self.worlds = [World(size, self.patches) for size in (1.0, 1e9)]
         self.told: list[tuple[str, list[Plan]]] = []
-        self.backups: dict[str, list[Path]] = {}
 
     def teardown(self) -> None:
         for world in getattr(self, "worlds", ()):
@@ -365,15 +364,6 @@ class Enemies(RuleBasedStateMachine):
         for world in self.worlds:
             world.start(name)
 
-    @rule(name=names)
-    def back_up(self, name: str) -> None:
-        if name not in self.backups:
-            self.backups[name] = []
-            for world in self.worlds:
-                copy = world.folder / f"backup_{name}"
-                shutil.copytree(world.folder / name, copy)
-                self.backups[name].append(copy)
-
     @invariant()
     def nothing_is_wrong(self) -> None:
         for world in getattr(self, "worlds", ()):
@@ -395,6 +385,28 @@ def play(machine: type[Enemies], examples: int, steps: int, phases: tuple[Phase,
 
 def test_enemies_get_nothing() -> None:
     play(Enemies, *((-(-STEPS // 50), 50) if STEPS else (25, 12)))
+
+
+@pytest.mark.xfail(strict=True, reason="no epoch is in the context yet", raises=AssertionError)
+def test_a_restored_backup_seals_nothing_under_old_masks() -> None:
+    """What a site sent after its backup was made is in no file of it any more; trained anew it is not the same."""
+    machine = Enemies()
+    machine.begin()
+    try:
+        machine.honest(0, SITES, True)
+        for world in machine.worlds:
+            shutil.copytree(world.folder / "a", world.folder / "backup")
+        machine.ask("a", 1, 0)
+        for world in machine.worlds:
+            world.sites["a"].ledger.close()  # type: ignore[union-attr]
+            shutil.rmtree(world.folder / "a")
+            shutil.move(world.folder / "backup", world.folder / "a")
+            world.start("a")
+        machine.ask("a", 1, 0)
+        assert all(world.heard for world in machine.worlds)
+        machine.nothing_is_wrong()
+    finally:
+        machine.teardown()
 
 
 # -- each old fault, put back, is found ----------------------------------------------------------------------------------
@@ -446,6 +458,13 @@ def any_list() -> Iterator[None]:
 
 
 @contextmanager
+def uncovered() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PairwiseSite, "cover", lambda *_: {})
+        yield
+
+
+@contextmanager
 def as_it_is() -> Iterator[None]:
     yield
 
@@ -456,7 +475,7 @@ FAULTS: dict[str, tuple[dict[str, Any], Callable[[], Any], str]] = {
     "a refusal follows from values": ({"site": Refusing}, as_it_is, "depends on its data|one world has heard"),
     "a site reveals twice": ({"site": Forgetful}, as_it_is, "two sums of exchange"),
     "no ledger": ({"ledger": False}, as_it_is, "two plaintexts under one mask"),
-    "no seal": ({"seal": NoSeal}, as_it_is, "in the clear"),
+    "no seal": ({"seal": NoSeal}, uncovered, "in the clear"),
     "sums of few are applied": ({"site": Blind}, any_list, "was opened"),
 }
 

@@ -150,7 +150,10 @@ class Consortium:
         self._until: tuple[str, int] = ("", 0)
         self.plans: dict[str, Plan] = {}
         lines = (policy or accepting)(self.agreement)
-        self.hospitals = {name: self._hospital(name, adata, lines, members) for name, adata in data.items()}
+        identities = {name: Identity.create() for name in data}
+        for name in data if members is None else members:
+            self.ring.grant(name, identities[name])
+        self.hospitals = {name: self._hospital(name, adata, identities[name], lines) for name, adata in data.items()}
 
     def __enter__(self) -> Consortium:
         return self
@@ -168,8 +171,8 @@ class Consortium:
         """Names of the hospitals, in order."""
         return self.agreement.sites
 
-    def _hospital(self, name: str, adata: Data, policy: str, members: tuple[str, ...] | None) -> Hospital:
-        home, identity = Path(self._folder.name) / name, Identity.create()
+    def _hospital(self, name: str, adata: Data, identity: Identity, policy: str) -> Hospital:
+        home = Path(self._folder.name) / name
         home.mkdir()
         paths = [
             home / "data.h5mu" if hasattr(adata, "mod") else home / "data.h5ad",
@@ -182,9 +185,7 @@ class Consortium:
             adata.uns = {}
         adata.write(paths[0])
         identity.save(paths[2])
-        if members is None or name in members:
-            self.ring.grant(name, identity.public)
-        self.ring.save(paths[1], recipients=[identity.public])
+        self.ring.only(self.ring.current).save(paths[1], recipients=[identity.public])
         (home / "policy.toml").write_text(policy)
         station = Station(home)
         station.keep(SiteSettings(name, *map(str, paths)))

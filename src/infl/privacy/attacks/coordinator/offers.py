@@ -203,6 +203,7 @@ class GhostMembers(Lies):
     """With a hospital's ring, run members that do not exist: two of them and the helper make a sum of three with the victim."""
 
     name: ClassVar[str] = "ghost_members"
+    quick: ClassVar[bool] = False
     against: ClassVar[Attacker] = Attacker.COLLUSION
     question: ClassVar[str] = "Does a hospital take part with members that the key holder never named?"
     tried: ClassVar[str] = "A coordinator and a hospital with the ring run the other members of a run themselves."
@@ -238,7 +239,6 @@ class DataProbe(Attack):
     name: ClassVar[str] = "data_probe"
     against: ClassVar[Attacker] = Attacker.DEVIATING
     question: ClassVar[str] = "Do yes and no to offers tell which values a column has?"
-    quick: ClassVar[bool] = True
 
     def applies(self, evidence: Evidence) -> bool:
         """Whether there are classes to ask for."""

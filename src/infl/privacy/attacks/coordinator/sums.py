@@ -33,6 +33,7 @@ class SplitView(Lies):
     """Give one hospital another sum than its neighbours, so that what they do next tells how they differ."""
 
     name: ClassVar[str] = "split_view"
+    quick: ClassVar[bool] = False
     question: ClassVar[str] = "Do hospitals that were told of different sums go on together?"
     tried: ClassVar[str] = "One of the hospitals is given another sum of the first round than the others."
 
@@ -94,7 +95,6 @@ class CraftedModel(Attack):
     name: ClassVar[str] = "crafted_model"
     against: ClassVar[Attacker] = Attacker.COLLUSION
     question: ClassVar[str] = "Can single patients be read from the sum of all hospitals, after a forged sum?"
-    quick: ClassVar[bool] = True
 
     def applies(self, evidence: Evidence) -> bool:
         """Whether the task is a classifier, and trains without noise."""

@@ -44,7 +44,6 @@ class RefusalOracle(Attack):
     name: ClassVar[str] = "refusal_oracle"
     against: ClassVar[Attacker] = Attacker.DEVIATING
     question: ClassVar[str] = "Does it show in who answers, how, and how often, what a hospital's data are?"
-    quick: ClassVar[bool] = True
 
     def applies(self, evidence: Evidence) -> bool:
         """Whether there is a seal, and the sites have a matrix of values that can be changed."""
