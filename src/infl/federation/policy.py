@@ -18,6 +18,7 @@ from infl.models.registry import task_class
 
 if TYPE_CHECKING:
     from infl.federation.agreement import Agreement
+    from infl.models.locked import Header
 
 TEMPLATE = """\
 # What this site accepts. A run that asks for anything else is declined; why stands in events.log here, and is not sent.
@@ -166,7 +167,7 @@ class Policy(BaseModel):
         return self._epsilon(agreement) > self.max_epsilon * (1 + 1e-3)
 
 
-def columns_of(agreement: Agreement) -> set[str]:
+def columns_of(agreement: Agreement | Header) -> set[str]:
     """Return the names of all obs columns that a run would look for: given, or by default.
 
     Examples
