@@ -221,7 +221,7 @@ class Consortium:
         if self.progress.seq == 0:
             self.offer()
         self._until = (kind, round)
-        coordinator = Coordinator(self.agreement, self.exchanges, self, progress=self.progress)
+        coordinator = Coordinator(self.agreement, self.exchanges, self, progress=self.progress, between_machines=True)
         try:
             for _ in coordinator.run():
                 self.progress = coordinator.progress
