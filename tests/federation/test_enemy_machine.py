@@ -26,13 +26,14 @@ from torch import Tensor, nn
 from infl.errors import InflError, SealError
 from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
+from infl.federation.membership import Membership
 from infl.federation.messages import END, KEYS, REPLAY, REVEAL, Answer, Key, Plan, Reveal, Total
 from infl.federation.packings import UPPER, join_sums
 from infl.federation.programme import Programme
 from infl.federation.replica import Replica
 from infl.federation.site import Site
 from infl.federation.wire import decode, encode
-from infl.keys import Keyring
+from infl.keys import Identity, Keyring
 from infl.models.task import SiteData, Sums, Task
 from infl.privacy.seal import Context, GroupSeal, Ledger, NoSeal, PairwiseSite, Words, add, uncover
 
@@ -105,7 +106,9 @@ class World:
         self.folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
         rng = np.random.default_rng(0)
         self.data = {name: rng.normal(size=(5 + k, 3)) * size for k, name in enumerate(SITES)}
-        self.key = Keyring.create()
+        self.key, self.identities = Keyring.create(), {name: Identity.create() for name in SITES}
+        for name, identity in self.identities.items():
+            self.key.grant(name, identity)
         common: dict[str, Any] = {"rounds": 2, "seal": "pairwise", "lock": None, "min_sites": MIN_SITES}
         self.agreement = Agreement.new(TASK, TASK.agree({}), SITES, self.key, **common)
         self.kind: type[Site] = patches.get("site", Site)
@@ -139,7 +142,15 @@ class World:
         replica = Replica(self.agreement, self.key, TASK)
         store = Checkpoint(self.folder / name)
         ledger = None if self.patches.get("ledger") is False else Ledger(store.ledger_path(name), bytes(32))
-        site = self.kind(name, self.data[name], replica, ledger, keep=lambda s: store.keep_sites(s.replica, {name: s}))  # type: ignore[arg-type]
+        member = Membership.of(name, self.identities[name], SITES, self.key.trail)
+        site = self.kind(
+            name,
+            self.data[name],
+            replica,
+            ledger,
+            membership=member,
+            keep=lambda s: store.keep_sites(s.replica, {name: s}),
+        )  # type: ignore[arg-type]
         store.restore_sites(replica, {name: site})
         self._watch(replica)
         self.sites[name] = site
