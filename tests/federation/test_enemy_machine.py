@@ -419,12 +419,13 @@ def test_a_restored_backup_seals_nothing_under_old_masks() -> None:
         machine.teardown()
 
 
+def test_a_restored_backup_does_without_epochs() -> None:
+    """The control of the test above."""
+    with one_epoch(), pytest.raises(AssertionError, match="two plaintexts under one mask"):
+        test_a_restored_backup_seals_nothing_under_old_masks()
+
+
 # -- each old fault, put back, is found ----------------------------------------------------------------------------------
-class Trusting(Site):
-    def _check_due(self, plan: Plan) -> None:
-        pass
-
-
 class Refusing(Site):
     """Says that its values are out of range, by saying nothing."""
 
@@ -439,8 +440,11 @@ class Forgetful(Site):
     """Remembers no reveal."""
 
     def _handle(self, plan: Plan) -> Any:
-        self.revealed, self.pairwise._revealed = (-1, 0), {}
+        self.revealed, self._given, self.answering._revealed = (-1, 0, ""), None, {}
         return super()._handle(plan)
+
+    def _has_opened(self, plan: Plan) -> bool:
+        return False
 
 
 class Blind(Site):
@@ -468,6 +472,14 @@ def any_list() -> Iterator[None]:
 
 
 @contextmanager
+def one_epoch() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("messages", "site"):
+            patch.setattr(f"infl.federation.{module}.epochs_of", lambda peers: "")
+        yield
+
+
+@contextmanager
 def uncovered() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PairwiseSite, "cover", lambda *_: {})
@@ -480,11 +492,10 @@ def as_it_is() -> Iterator[None]:
 
 
 FAULTS: dict[str, tuple[dict[str, Any], Callable[[], Any], str]] = {
-    "a site does what it is told": ({"site": Trusting}, as_it_is, "two sums of exchange|two plaintexts|opened|depends"),
     "no history in the context": ({}, unchained, "two models with one history"),
     "a refusal follows from values": ({"site": Refusing}, as_it_is, "depends on its data|one world has heard"),
-    "a site reveals twice": ({"site": Forgetful}, as_it_is, "two sums of exchange"),
-    "no ledger": ({"ledger": False}, as_it_is, "two plaintexts under one mask"),
+    "a site forgets what it revealed": ({"site": Forgetful, "ledger": False}, as_it_is, "two sums of exchange"),
+    "neither ledger nor epoch": ({"ledger": False}, one_epoch, "two plaintexts under one mask"),
     "no seal": ({"seal": NoSeal}, uncovered, "in the clear"),
     "sums of few are applied": ({"site": Blind}, any_list, "was opened"),
 }
