@@ -184,8 +184,9 @@ def columns_of(agreement: Agreement | Header) -> set[str]:
         if "obs column" in kind.says:
             value = agreement.options.get(option, defaults.get(option))
             found |= {value} if isinstance(value, str) else {name for name in value or () if isinstance(name, str)}
-    if agreement.dp is not None and agreement.dp.donor_key is not None:
-        found |= {agreement.dp.donor_key}
+    private = getattr(agreement, "dp", None)  # a model file's header has none
+    if private is not None and private.donor_key is not None:
+        found |= {private.donor_key}
     return found - {""}
 
 

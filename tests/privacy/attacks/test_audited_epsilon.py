@@ -152,7 +152,7 @@ def test_noise_that_is_switched_off_is_a_leak(private: dict[str, Evidence], nois
         assert finding.status is Status.HOLDS
         assert finding.high == evidence.run.privacy["epsilon"]
         assert finding.control > 2
-    monkeypatch.setattr("infl.federation.site.discrete_gaussian", lambda sigma, size, rng: np.zeros(size))
+    monkeypatch.setattr("infl.federation.training.discrete_gaussian", lambda sigma, size, rng: np.zeros(size))
     for finding in AuditedEpsilon().run(evidence):
         assert finding.status is Status.BROKEN
         assert finding.value > finding.high

@@ -97,7 +97,7 @@ def refuses_what_is_large(patch: pytest.MonkeyPatch) -> None:
 
 
 def asks_nobody(patch: pytest.MonkeyPatch) -> None:
-    without(Policy, "read", Policy(ask=False, targets=["tumour_class"], panels=["*"]))(patch)
+    without(Policy, "read", Policy(ask=False, targets=["tumour_class"], panels=["*"], seals=["group"]))(patch)
 
 
 def knows_no_members(patch: pytest.MonkeyPatch) -> None:

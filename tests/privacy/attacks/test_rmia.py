@@ -97,7 +97,7 @@ def test_noise_keeps_members_within_what_epsilon_allows_and_its_lack_shows(
         assert finding.promised
         assert finding.bound == pytest.approx(allowed_area(evidence.run.privacy["epsilon"], 1e-4))
         assert finding.status is Status.HOLDS
-    monkeypatch.setattr("infl.federation.site.discrete_gaussian", lambda sigma, size, rng: np.zeros(size))
+    monkeypatch.setattr("infl.federation.training.discrete_gaussian", lambda sigma, size, rng: np.zeros(size))
     (bare,) = SumMembership().run(Evidence(evidence.run, evidence.sites, seed=1))
     assert bare.value > with_noise[1].value + 0.1
 
