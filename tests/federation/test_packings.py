@@ -14,17 +14,17 @@ from infl.federation.packings import (
     WIDER,
     fitted,
     join_sums,
+    rescaled,
     split_sums,
     stage_packing,
     train_packing,
-    widened,
 )
 from infl.federation.replica import build_bench
 from infl.keys import Keyring
 from infl.models import Classifier
 from infl.privacy import DP
 from infl.privacy.seal import Field, Packing
-from infl.privacy.seal.packing import limit
+from infl.privacy.seal.packing import RANGE, limit
 
 UPDATE = (Field("w", (2,), -20), Field("b", (3,), -24))
 TRAIN = Packing(
@@ -78,9 +78,10 @@ def test_an_array_out_of_range_says_by_how_many_steps(factor: float, steps: int)
     assert not fits and low == [0.0] * 5
     assert sums[LEFT_OUT] == 1 and sums["n"] == 0 and sums["train_loss"] == 0
     assert sums[WIDER].sum() == 1 and sums[WIDER][1, steps - 1] == 1
-    assert widened(sums[WIDER], TRAIN) == {"b": WIDEN * steps}
+    asked = rescaled({}, sums[WIDER], np.zeros(5, np.int32), TRAIN)
+    assert asked == {"b": WIDEN * steps}
     assert sums["metric.loss"] == 1.5 and sums["metric.of"].tolist() == [2.0, 4.0]  # they are of the model before
-    wider = TRAIN.coarser(widened(sums[WIDER], TRAIN))
+    wider = TRAIN.coarser(asked)
     if steps < STEPS:  # and then it fits
         update = np.array([0.0, 0.0, 0.0, 2 * ROOM[1] * factor, 0.0], np.float32)
         assert fitted(update, SUMS, wider, 3, weight=0.5)[2]
@@ -106,8 +107,22 @@ def test_metrics_that_are_not_finite_are_all_zero_and_the_update_stays() -> None
 def test_the_widest_need_of_several_sites_decides() -> None:
     asked = np.zeros((2, STEPS))
     asked[0, [0, 4]], asked[1, 2] = (3, 1), 2
-    assert widened(asked, TRAIN) == {"w": 5 * WIDEN, "b": 3 * WIDEN}
-    assert widened(np.zeros((2, STEPS)), TRAIN) == {}
+    nothing = np.zeros(5, np.int32)
+    assert rescaled({}, asked, nothing, TRAIN) == {"w": 5 * WIDEN, "b": 3 * WIDEN}
+    assert rescaled({"w": WIDEN}, asked, nothing, TRAIN) == {"w": 6 * WIDEN, "b": 3 * WIDEN}
+    assert rescaled({}, np.zeros((2, STEPS)), nothing, TRAIN) == {}
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scales_go_back_a_step_when_sums_are_far_below_the_range(sign: int) -> None:
+    """One odd update must not leave all later ones on a scale on which they are zero."""
+    quiet, wide = np.zeros((2, STEPS)), {"w": 2 * WIDEN, "b": WIDEN}
+    low = np.zeros(5, np.int32)
+    low[1] = sign * (RANGE[32] >> 2 * WIDEN)  # of w, as large as may be
+    assert rescaled(wide, quiet, low, TRAIN) == {"w": 2 * WIDEN}
+    low[1] -= sign
+    assert rescaled(wide, quiet, low, TRAIN) == {"w": WIDEN}
+    assert rescaled({"w": WIDEN}, quiet, low, TRAIN) == {}
 
 
 @given(st.lists(st.floats(-1e34, 1e34), min_size=1, max_size=5), st.integers(1, 4))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from anndata import AnnData
+from tests.federation.conftest import make_sites
 
 from infl.errors import FederationError, SealError
 from infl.federation.agreement import Agreement
@@ -22,7 +23,7 @@ from infl.federation.site import Site
 from infl.federation.wire import decode, encode
 from infl.keys import Keyring
 from infl.models import Classifier
-from infl.privacy.seal import Packing, RangeError, Words, add
+from infl.privacy.seal import Ledger, Packing, RangeError, Words, add
 
 TASK = Classifier(target="label", width=8, n_blocks=1)
 Change = Callable[[Plan], Plan]
@@ -42,9 +43,11 @@ class Trusting(Site):
 class House:
     """Three sites with replicas of their own, and the plans that an honest coordinator sends them, as bytes."""
 
-    def __init__(self, data: dict[str, AnnData], kind: type[Site] = Site, lr: float = 1e-3, **settings: Any) -> None:
+    def __init__(
+        self, data: dict[str, AnnData], kind: type[Site] = Site, lr: float = 1e-3, n_sites: int = 3, **settings: Any
+    ) -> None:
         task = replace(TASK, lr=lr)
-        self.key, names = Keyring.create(), [*data][:3]
+        self.key, names = Keyring.create(), [*data][:n_sites]
         data = {name: data[name] for name in names}
         self.agreement = Agreement.new(task, task.agree(data), data, self.key, **{"rounds": 3} | settings)
         self.sites = {name: kind(name, adata, Replica(self.agreement, self.key)) for name, adata in data.items()}
@@ -130,7 +133,7 @@ def test_after_stopping_no_round_is_trained_and_all_is_judged(small_sites: dict[
     house = House(small_sites, lr=0.05, rounds=40, patience=1)
     kinds = [exchange.kind for exchange in house.coordinator.run()]
     replica = house.sites[house.agreement.sites[0]].replica
-    assert replica.stopped and kinds.count("train") < 40 and kinds[-2:] == ["judge", "temperature"]
+    assert replica.stopped and kinds.count("train") < 40 and kinds[-3:] == ["judge", "temperature", "close"]
     assert replica.due is None
     last = house.plans[-1]
     assert last.kind == END
@@ -300,3 +303,113 @@ def test_sites_that_were_given_other_sums_open_nothing_together_again(
     for name in names:
         with pytest.raises(SealError, match="not what the sites sealed") if chained else nullcontext():
             house.sites[name].replica.catch_up((total,))
+
+
+@pytest.mark.parametrize("kind", [Site, Trusting], ids=["site", "control"])
+@pytest.mark.parametrize("exchange", ["count", "train"])
+def test_masks_come_off_no_sum_of_fewer_sites_than_agreed(kind: type[Site], exchange: str) -> None:
+    """A coordinator and one member open what gets unmasked; the seal itself can do without one of five sites."""
+    house = House(make_sites(5), kind, n_sites=5, seal="pairwise", min_sites=5 if exchange == "train" else 3)
+    names = house.agreement.sites
+    if exchange == "train":
+        house.until("train", 2)
+    coordinator, due = house.coordinator, house.exchanges[0 if exchange == "count" else 4]
+    if exchange == "count":
+        coordinator._collect_keys()
+    assert due.kind == exchange
+    shares = {}
+    for name in names[:4]:
+        answer = house.sites[name].handle(decode(encode(coordinator._plan(name, due, names, 0))))
+        shares[name] = answer.shares
+    plan = coordinator._plan(names[0], replace(due, kind="reveal " + due.kind), names, 0)
+    mine = {sender: boxes[names[0]] for sender, boxes in shares.items() if names[0] in boxes}
+    for answered in (names[:4], names[:4][::-1], (*names[:4], "ghost"), (*names[:4], names[0])):
+        asked = replace(plan, answered=answered, shares=mine)
+        if kind is Site:
+            with pytest.raises(FederationError, match="a sum of 4 sites is to be opened|sites that were not asked"):
+                house.tell(asked)
+    if kind is Trusting:
+        assert isinstance(house.tell(replace(plan, answered=names[:4], shares=mine)), Reveal)
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "control"])
+def test_a_split_view_of_the_last_numbers_is_found_before_the_end(
+    small_sites: dict[str, AnnData], closed: bool
+) -> None:
+    """One site is given another temperature; without a sum after it, nobody would ever compare."""
+    house = House(small_sites, min_sites=2)
+    house.until("close")
+    names, coordinator = house.agreement.sites, house.coordinator
+    answers = [r for r in house.replies if isinstance(r, Answer) and r.seq == coordinator.progress.seq - 1]
+    (honest,) = [t for t in coordinator.progress.totals if t.seq == coordinator.progress.seq - 1]
+    words = None
+    for answer in answers[:2]:
+        words = add(words, answer.words)
+    sums = dict.fromkeys(names, honest) | {names[2]: replace(honest, responders=names[:2], words=words)}
+    due, words = house.exchanges[-1], None
+    for name in names:
+        plan = coordinator._plan(name, due, names, 0)
+        words = add(words, house.sites[name].handle(decode(encode(replace(plan, previous=(sums[name],))))).words)
+    private = [house.sites[name].replica.private["temperature"] for name in names]
+    assert private[0] == private[1]  # and each sum passed its tag
+    if not closed:
+        return
+    total = Total(honest.seq + 1, due.kind, due.round, 0, names, names, words)
+    for name in names:
+        with pytest.raises(SealError, match="not what the sites sealed"):
+            house.sites[name].replica.catch_up((total,))
+
+
+def test_what_a_round_leaves_is_kept_before_its_update_is_sent(small_sites: dict[str, AnnData], tmp_path: Any) -> None:
+    """A site that starts again between its answer and the next plan: its update is in the sum, so its own part counts."""
+    house = House(small_sites, aggregation="fedbn")
+    name = house.agreement.sites[0]
+    site, store = house.sites[name], Checkpoint(tmp_path / "site")
+    site.keep = lambda s: store.keep_sites(s.replica, {name: s})
+    plan = house.until("train", 2)
+    answer = house.tell(plan)
+    again = Site(name, small_sites[name], Replica(house.agreement, house.key))
+    store.restore_sites(again.replica, {name: again})
+    assert site.trainer.own.after is not None and again.trainer.own.after is not None
+    assert again.trainer.own.after[0] == plan.seq
+    assert again.trainer.own.after[1].weights.equal(site.trainer.own.after[1].weights)
+    assert isinstance(answer, Answer)
+
+
+def test_a_site_that_dies_while_it_writes_down_what_it_gives_gives_the_same_again(
+    small_sites: dict[str, AnnData], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(small_sites, seal="pairwise")
+    name = house.agreement.sites[0]
+    store = Checkpoint(tmp_path / "site")
+    ledger = Ledger(store.ledger_path(name), bytes(32))
+    site = Site(name, small_sites[name], Replica(house.agreement, house.key), ledger)
+    house.sites[name] = site
+    kept: list[Any] = []
+    site.keep = lambda s: kept.append(s._given)
+
+    def dies(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ledger, "record_reveal", dies)
+    with pytest.raises(KeyboardInterrupt):
+        next(iter(house.coordinator.run()))
+    monkeypatch.undo()
+    given = kept[-1]
+    assert given is not None
+    plan = house.plans[-1]
+    assert house.tell(plan) is given[1] and ledger.revealed(house.agreement.run, plan.seq)
+    ledger.close()
+
+
+def test_a_ledger_does_not_grow_by_being_asked_for_keys(small_sites: dict[str, AnnData]) -> None:
+    house = House(small_sites, seal="pairwise")
+    name = house.agreement.sites[0]
+    site = Site(name, small_sites[name], Replica(house.agreement, house.key), Ledger(None, bytes(32)))
+    house.sites[name] = site
+    plan = house.until("train", 1)
+    assert site.ledger is not None
+    before = len(site.ledger.entries)
+    for seq in range(50):
+        house.tell(replace(plan, kind=KEYS, seq=seq, lanes=(0, 2), previous=()))
+    assert len(site.ledger.entries) <= before + 1

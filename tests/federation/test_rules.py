@@ -15,8 +15,9 @@ from infl.federation.coordinator import Reply, Transport
 from infl.federation.local import Outcome, run_in_process
 from infl.federation.messages import Plan
 from infl.federation.replica import Replica
-from infl.federation.rules import RULES, fedadam, fedyogi, rule
+from infl.federation.rules import RULES, AtSite, fedadam, fedavg, fedyogi, qfedavg, rule
 from infl.federation.run import FederatedRun
+from infl.federation.training import Trainer
 from infl.keys import Keyring
 from infl.models import Classifier
 
@@ -109,7 +110,9 @@ def test_scaffold_begins_as_fedavg_and_corrects_from_the_second_round_on(small_s
     assert relative(*second) > 1e-3
 
 
-def test_a_site_counts_by_its_samples_by_its_loss_too_or_as_every_other(small_sites: dict[str, AnnData]) -> None:
+def test_a_site_counts_by_its_samples_by_its_loss_too_or_as_every_other(
+    small_sites: dict[str, AnnData], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One round against the average written out."""
     task = Classifier(target="label", width=8, n_blocks=1, validation=0.0)
     panel = task.agree(small_sites)
@@ -119,6 +122,14 @@ def test_a_site_counts_by_its_samples_by_its_loss_too_or_as_every_other(small_si
         agreement = Agreement.new(task, panel, [*small_sites], None, **settings)
         return run_in_process(agreement, task, small_sites, None, wrap=wrap).run
 
+    losses: dict[str, float] = {}
+    update = Trainer.update
+
+    def noted(self: Trainer, plan: Plan) -> tuple[torch.Tensor, float]:
+        rows, losses[self.name] = update(self, plan)
+        return rows, losses[self.name]
+
+    monkeypatch.setattr(Trainer, "update", noted)
     settings = {"rounds": 1, "lock": None, "seal": "none"}
     begun = Replica(Agreement.new(task, panel, [*small_sites], None, **settings), None, task).theta
     parts = []
@@ -126,7 +137,10 @@ def test_a_site_counts_by_its_samples_by_its_loss_too_or_as_every_other(small_si
         run = one_round("fedavg", lambda line, s=site: Only(line, s))
         change = weights(run) - begun  # of one site, by its share of the samples; the others count as zero
         n = sum(adata.n_obs for adata in small_sites.values())
-        parts.append((adata.n_obs * run.history["loss"].iloc[0] ** 2, begun + change * n / adata.n_obs))
+        assert np.isnan(
+            run.history["loss"].iloc[0]
+        )  # a loss of some sites beside one of all would tell that of the others
+        parts.append((adata.n_obs * losses[site] ** 2, begun + change * n / adata.n_obs))
     expected = sum(w * x for w, x in parts) / sum(w for w, _ in parts)
     torch.testing.assert_close(weights(one_round("qfedavg", q=2)), expected, rtol=1e-4, atol=1e-6)
     alike = sum(x for _, x in parts) / len(parts)
@@ -146,7 +160,7 @@ def test_afl_weights_grow_with_what_a_site_lost_above_the_mean(small_sites: dict
     excess = {name: site.trainer.own.now.excess for name, site in outcome.sites.items()}
     assert max(excess, key=lambda site: excess[site]) == "site_2"
     assert excess["site_2"] > 0.05 + max(value for site, value in excess.items() if site != "site_2")
-    assert rule("afl", {"gamma": 2.0}).importance(0.0, 5, 0.5) == pytest.approx(np.exp(1.0))
+    assert rule("afl", {"gamma": 2.0}).importance(AtSite(0.0, 5, excess=0.5)) == pytest.approx(np.exp(1.0))
     settings["aggregation_options"] = {"gamma": 0}
     plain = outcome_of(sites, Keyring.create(), **settings | {"aggregation": "fedavg", "aggregation_options": {}}).run
     assert relative(weights(outcome_of(sites, Keyring.create(), **settings).run), weights(plain)) < 1e-5
@@ -242,3 +256,44 @@ def test_a_rule_that_cannot_be(name: str, options: dict[str, object], said: str)
 def test_modules_that_cannot_stay(small_sites: dict[str, AnnData], local: list[str], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         fit(small_sites, aggregation="partial", aggregation_options={"local": local})
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_site_that_is_lost_keeps_the_control_variate_that_the_others_know(
+    small_sites: dict[str, AnnData], lost: bool
+) -> None:
+    """The mean of the sites' variates is what all have: a round that is not in the sum leaves nothing at its site."""
+
+    class Deaf:
+        def __init__(self, inner: Transport) -> None:
+            self.inner, self.holder = inner, inner.holder
+
+        def ask(self, cohort: tuple[str, ...], plan_for: Callable[[str], Plan]) -> Iterator[Reply]:
+            for reply in self.inner.ask(cohort, plan_for):
+                if not (lost and reply.site == "site_2" and plan_for(reply.site).round == 2):
+                    yield reply
+
+    task = Classifier(target="label", width=8, n_blocks=1)
+    key = Keyring.create()
+    agreement = Agreement.new(task, task.agree(small_sites), small_sites, key, rounds=4, aggregation="scaffold")
+    outcome = run_in_process(agreement, task, small_sites, key, wrap=Deaf)
+    parts = [s.trainer.own.now.control * len(s.data.train) / outcome.replica.n_total for s in outcome.sites.values()]
+    assert relative(sum(parts), outcome.replica.control) < 1e-4
+
+
+def test_factors_are_of_the_size_of_one_whatever_losses_and_sites_are() -> None:
+    """What is far below a step of the sum is lost: a fit that has come far would stand still, without a word."""
+    for loss in (2.0, 1e-2, 1e-6):
+        worse, usual = (qfedavg(q=10).importance(AtSite(x * loss, 50, last=loss)) for x in (1.1, 1.0))
+        assert usual == pytest.approx(1.0) and worse == pytest.approx(1.1**10)
+    for n in (10, 10**7):
+        assert fedavg(weight="sites").importance(AtSite(0.3, n, mean_n=n)) == 1.0
+
+
+def test_small_losses_still_move_the_model(small_sites: dict[str, AnnData]) -> None:
+    settings = {"aggregation": "qfedavg", "aggregation_options": {"q": 10}, "rounds": 30, "min_sites": 3}
+    task, key = Classifier(target="label", width=8, n_blocks=1, lr=0.02, dropout=0.0), Keyring.create()
+    agreement = Agreement.new(task, task.agree(small_sites), small_sites, key, **settings)
+    loss = run_in_process(agreement, task, small_sites, key).run.history["loss"]
+    assert loss.iloc[-1] < 0.15 < loss.iloc[0]
+    assert loss.diff().iloc[-5:].ne(0).all()

@@ -18,6 +18,8 @@ KEYS, REVEAL = "keys", "reveal "
 """Kinds of plans beside those for sums: advertise a key; open the pairwise sum of the exchange of the kind that follows."""
 END = "end"
 """Kind of the last plan: it brings the last sum, and asks for nothing."""
+CLOSE = "close"
+"""Kind of the last sum: of nothing. That it opens shows that all who are in it were given the same sums before."""
 REPLAY = "replay"
 """Kind of a plan that brings sums to a site that was away for long, some at a time, and asks for nothing."""
 
@@ -76,7 +78,7 @@ class Plan:
 
     run: str = shown("random name of the run")
     seq: int = shown("number of the exchange")
-    kind: str = shown("count, stage, train, judge or end")
+    kind: str = shown("count, a task's own sum, train, judge, close, or what is asked beside sums: keys, replay, end")
     round: int = shown("training round, 0 outside training")
     attempt: int = shown("attempt; one more after a site was lost while pairwise masks came off")
     cohort: tuple[str, ...] = shown("sites that are asked, in order")

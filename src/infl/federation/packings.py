@@ -16,7 +16,7 @@ import numpy as np
 from infl.federation.rules import rule
 from infl.privacy.dp import grid_exponent
 from infl.privacy.seal import Field, Packing
-from infl.privacy.seal.packing import limit, misfits
+from infl.privacy.seal.packing import RANGE, limit, misfits
 
 if TYPE_CHECKING:
     from infl.federation.agreement import Agreement
@@ -80,7 +80,7 @@ def judge_packing(task: Task, panel: Mapping[str, object]) -> Packing:
 
 
 def train_packing(task: Task, agreement: Agreement, shared: Layout) -> Packing:
-    """Return the packing of a training round: update, sample count, training loss and validation metrics.
+    """Return the packing of a training round: update, training loss and validation metrics.
 
     Under differential privacy the update is a sum of clipped gradients with noise, on the grid that the noise lies on, and
     nothing else is sent: loss, counts, metrics and marks would need noise too.
@@ -97,8 +97,11 @@ def train_packing(task: Task, agreement: Agreement, shared: Layout) -> Packing:
         sums["importance"] = ()
     if chosen.control:
         update += tuple(Field(f"control.{entry.name}", entry.shape, CONTROL_EXPONENT) for entry in shared.entries)
+    some = agreement.cohort_size < len(
+        agreement.sites
+    )  # else all are asked, and weigh what was counted at the beginning
     counts = (
-        Field("n", (), 0, bits=64),
+        *([Field("n", (), 0, bits=64)] if some else []),
         Field(LEFT_OUT, (), 0, bits=64),
         Field(WIDER, (len(update), STEPS), 0, bits=64),
     )
@@ -203,14 +206,38 @@ def fitted(
     return update, join_sums(kept, packing), False
 
 
-def widened(wider: np.ndarray, packing: Packing) -> dict[str, int]:
-    """Return by which powers of two the scales of an update's arrays are to be widened after a sum.
+def rescaled(scales: Mapping[str, int], wider: np.ndarray, low: np.ndarray, packing: Packing) -> dict[str, int]:
+    """Return by which powers of two the scales of an update's arrays are wider than the first ones, after a sum.
+
+    As many steps as some site asked for; one step back after a sum without such a mark that is far below the range, so that
+    one odd update does not leave all later ones on a coarse scale.
+
+    Parameters
+    ----------
+    scales
+        Before.
+    wider
+        Opened marks, arrays × steps.
+    low
+        The sum of the updates, as integers, flat.
+    packing
+        Of the exchange.
 
     Examples
     --------
     >>> packing = Packing((Field("weight", (2,), -30),))
-    >>> widened(np.eye(1, STEPS, 2), packing)  # one site needs three steps
+    >>> rescaled({}, np.eye(1, STEPS, 2), np.zeros(2, np.int32), packing)  # one site needs three steps
     {'weight': 12}
+    >>> rescaled({"weight": 12}, np.zeros((1, STEPS)), np.array([100, -7], np.int32), packing)
+    {'weight': 8}
     """
-    steps = [int(np.flatnonzero(row)[-1]) + 1 if row.any() else 0 for row in wider]
-    return {field.name: WIDEN * n for (field, _), n in zip(packing.lane(32), steps, strict=True) if n}
+    result = {}
+    for (field, place), marks in zip(packing.lane(32), wider, strict=True):
+        now = scales.get(field.name, 0)
+        if marks.any():
+            now += WIDEN * (int(np.flatnonzero(marks)[-1]) + 1)
+        elif now and max(int(low[place].max()), -int(low[place].min())) < RANGE[32] >> 2 * WIDEN:
+            now -= WIDEN
+        if now:
+            result[field.name] = now
+    return result

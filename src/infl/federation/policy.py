@@ -130,6 +130,9 @@ class Policy(BaseModel):
             f"seal {a.seal!r}": lambda: a.seal not in self.seals,
             f"lock {a.lock!r}": lambda: a.lock not in self.locks,
             f"strength {a.strength:g} (at least {self.min_strength:g})": lambda: a.strength < self.min_strength,
+            "no differential privacy, without which lifetime_epsilon cannot be kept": lambda: (
+                a.dp is None and self.lifetime_epsilon > 0
+            ),
             f"key version {a.key_version}": lambda: bool(self.key_versions) and a.key_version not in self.key_versions,
             f"a share of noise under seal {a.seal!r}, which members open for each other": lambda: (
                 a.dp is not None and a.dp.noise == "distributed" and a.seal != "pairwise"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from infl.federation.messages import Total
+from infl.federation.messages import CLOSE, Total
 from infl.federation.packings import count_packing, judge_packing, stage_packing, train_packing
 from infl.federation.seeds import generator
 from infl.privacy.seal import Packing
@@ -54,7 +54,7 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Programme:
-    """All exchanges of a run: count, set-up sums, rounds, last judgement, final sums.
+    """All exchanges of a run: count, set-up sums, rounds, last judgement, final sums, and a last one without numbers.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class Programme:
     >>> agreement = Agreement.new(task, task.agree(sites), sites, key, rounds=2)
     >>> programme = Replica(agreement, key, task).programme
     >>> [exchange.kind for exchange in programme.exchanges]
-    ['count', 'means', 'deviations', 'train', 'train', 'judge', 'temperature']
+    ['count', 'means', 'deviations', 'train', 'train', 'judge', 'temperature', 'close']
     >>> programme.due(4, rounds=1, stopped=True).kind
     'judge'
     """
@@ -95,6 +95,7 @@ class Programme:
             *(Exchange("train", number, train) for number in range(1, agreement.rounds + 1)),
             *([Exchange("judge", 0, judge_packing(task, panel))] if agreement.dp is None else []),
             *stages(task.final_stages(), of_all=False),
+            Exchange(CLOSE, 0, Packing(())),
         )
 
     def due(self, done: int, *, rounds: int, stopped: bool) -> Exchange | None:
@@ -127,6 +128,15 @@ class Programme:
             return f"attempt {asked.attempt} is one too many"
         if asked.lanes != due.packing.lanes:
             return f"{asked.lanes} words are asked for, agreed was {due.packing.lanes}"
+        return ""
+
+    def opening_fault(self, answered: tuple[str, ...], cohort: tuple[str, ...], due: Exchange | None) -> str:
+        """Return why the pairwise masks are not taken off the sum of these sites; empty if they are."""
+        if answered != tuple(site for site in cohort if site in set(answered)):
+            return "sites that were not asked, or in another order"
+        least = len(cohort) if due is None or due.of_all else self.agreement.quorum
+        if len(answered) < least:
+            return f"a sum of {len(answered)} sites is to be opened, agreed were at least {least}"
         return ""
 
 

@@ -20,8 +20,8 @@ from infl import _tell
 from infl._isolation import torch_seed
 from infl.errors import FederationError, KeyringError, SealError, SettingsError
 from infl.federation.agreement import Agreement
-from infl.federation.messages import REVEAL, Total, context_of, linked
-from infl.federation.packings import LEFT_OUT, WIDER, split_sums, widened
+from infl.federation.messages import CLOSE, REVEAL, Total, context_of, linked
+from infl.federation.packings import LEFT_OUT, WIDER, rescaled, split_sums
 from infl.federation.programme import Exchange, Programme
 from infl.federation.rules import fedadam, rule
 from infl.federation.seeds import derive
@@ -86,7 +86,9 @@ class Replica:
     stopped
         Early stopping has been decided.
     wider
-        By which powers of two the scales of an update's arrays were widened, after sums that said so.
+        By which powers of two the scales of an update's arrays are wider than the first ones, after what sums said.
+    absent
+        By number of the exchange, which sites of its cohort are not in the sum.
 
     Examples
     --------
@@ -146,6 +148,7 @@ class Replica:
         self._context: tuple[object, Context] | None = None
         self.stopped = False
         self.wider: dict[str, int] = {}
+        self.absent: dict[str, list[str]] = {}
         self.rows: list[dict[str, Any]] = []
 
     @cached_property
@@ -229,6 +232,8 @@ class Replica:
                 )
             context = self._apply(total)
             self.seq, self.chain = total.seq, linked(self.chain, context, total)
+            if absent := [site for site in total.cohort if site not in total.responders]:
+                self.absent[str(total.seq)] = absent
 
     @property
     def due(self) -> Exchange | None:
@@ -270,16 +275,16 @@ class Replica:
                 self._judge(arrays)
             # Σ wᵢΔᵢ / Σ wᵢ with wᵢ = nᵢ / n_total; or minus the mean of a Poisson sample's clipped, noisy gradients, to which
             # a lost site gives zero: how many records answered is nobody's business
-            n = float(arrays["n"]) if dp is None else float(self.n_total)
+            n = float(arrays.get("n", self.n_total))  # of those who are in the sum; where all are asked, of all
             counted = float(arrays.get("importance", n))  # Σ nᵢ fᵢ where the rule counts sites by a factor fᵢ too
-            if "importance" not in arrays and total.cohort == a.sites:
-                counted = (
-                    self.n_total
-                )  # all were asked: who is not in the sum counts as zero, with the weight agreed on
             # one row: the update, and with control variates a second: their weighted change
             rows = torch.from_numpy(vector).view(-1, self.bench.shared.total)
             if self.gain is not None:
                 rows.mul_(self.gain)
+            if not counted and "importance" in arrays and n_out < len(total.responders):
+                raise FederationError(
+                    f"round {total.round}: aggregation={a.aggregation!r} gives no site any weight: choose a smaller power"
+                )
             share = self.n_total / counted if counted else 0.0
             update = rows[0].mul_(share if dp is None else -1 / (dp.sample_rate * self.n_total))
             self.rule.at_sum(self.theta, update, self.rule_state)
@@ -289,11 +294,13 @@ class Replica:
                 )
             if self.rule.control:
                 self.rule_state["control"] = self.control + rows[1]
-            loss = float(arrays["train_loss"]) / n if dp is None and n else float("nan")
+            told = dp is None and n and ("n" in arrays or (not n_out and total.responders == total.cohort))
+            loss = float(arrays["train_loss"]) / n if told else float("nan")
             self.rows.append({"loss": loss, "n_sites": len(total.responders) - n_out})
             if WIDER in arrays:
-                steps = widened(arrays[WIDER], packing)
-                self.wider = {name: self.wider.get(name, 0) + steps.get(name, 0) for name in {**self.wider, **steps}}
+                self.wider = rescaled(self.wider, arrays[WIDER], low, packing)
+        elif total.kind == CLOSE:
+            pass
         elif total.kind == "judge":
             self._judge(arrays)
             if self.best_theta is not None:

@@ -29,6 +29,36 @@ def _add(theta: Tensor, update: Tensor, state: State) -> None:
 
 
 @dataclass(frozen=True)
+class AtSite:
+    """What a site's factor in the average may follow from.
+
+    Attributes
+    ----------
+    loss
+        Mean training loss of the round.
+    n
+        Training samples.
+    excess
+        Sum of losses above the mean, over the rounds before.
+    last
+        Mean training loss of all sites in the round before (1: not known).
+    mean_n
+        Training samples of a site on average.
+
+    Examples
+    --------
+    >>> AtSite(loss=0.3, n=50).last
+    1.0
+    """
+
+    loss: float
+    n: int
+    excess: float = 0.0
+    last: float = 1.0
+    mean_n: float = 1.0
+
+
+@dataclass(frozen=True)
 class Rule:
     """An aggregation rule.
 
@@ -59,7 +89,7 @@ class Rule:
     name: str
     at_site: Callable[[Tensor, Tensor, Tensor], None] = _no_change
     at_sum: Callable[[Tensor, Tensor, State], None] = _add
-    importance: Callable[[float, int, float], float] | None = None
+    importance: Callable[[AtSite], float] | None = None
     control: bool = False
     local: tuple[str, ...] = ()
 
@@ -86,12 +116,12 @@ def fedavg(weight: Literal["samples", "sites"] = "samples") -> Rule:
 
     Examples
     --------
-    >>> fedavg().importance is None, fedavg(weight="sites").importance(0.3, 50, 0.0)
+    >>> fedavg().importance is None, fedavg(weight="sites").importance(AtSite(0.3, 50, mean_n=100))
     (True, 0.02)
     """
     if weight not in ("samples", "sites"):
         raise SettingsError(f"fedavg weight={weight!r}: 'samples' or 'sites'")
-    return Rule("fedavg", importance=(lambda loss, n, excess: 1 / max(n, 1)) if weight == "sites" else None)
+    return Rule("fedavg", importance=(lambda site: site.mean_n / max(site.n, 1)) if weight == "sites" else None)
 
 
 def fedprox(mu: float = 0.01) -> Rule:
@@ -249,12 +279,13 @@ def qfedavg(q: float = 1.0) -> Rule:
 
     Examples
     --------
-    >>> qfedavg(q=2.0).importance(0.5, 10, 0.0)
-    0.25
+    >>> qfedavg(q=2.0).importance(AtSite(0.5, 10)), qfedavg(q=2.0).importance(AtSite(0.5, 10, last=0.5))
+    (0.25, 1.0)
     """
     if not 0 <= q <= 10:
         raise SettingsError(f"qfedavg q={q}: give a number from 0 to 10")
-    return Rule("qfedavg", importance=lambda loss, n, excess: max(loss, 1e-6) ** q)
+    # divided by the last round's mean, which all know: small losses would be lost in the steps of the sum
+    return Rule("qfedavg", importance=lambda site: _bounded(q * math.log(max(site.loss, 1e-9) / max(site.last, 1e-9))))
 
 
 def afl(gamma: float = 0.3) -> Rule:
@@ -277,12 +308,17 @@ def afl(gamma: float = 0.3) -> Rule:
     Examples
     --------
     >>> rule = afl(gamma=0.5)
-    >>> rule.importance(0.7, 10, 0.0), round(rule.importance(0.7, 10, 2.0), 3)
+    >>> rule.importance(AtSite(0.7, 10)), round(rule.importance(AtSite(0.7, 10, excess=2.0)), 3)
     (1.0, 2.718)
     """
     if not 0 <= gamma <= 10:
         raise SettingsError(f"afl gamma={gamma}: give a number from 0 to 10")
-    return Rule("afl", importance=lambda loss, n, excess: math.exp(min(max(gamma * excess, -8.0), 8.0)))
+    return Rule("afl", importance=lambda site: _bounded(gamma * site.excess))
+
+
+def _bounded(exponent: float) -> float:
+    """Return e to the power of a number, within e⁻⁸ and e⁸."""
+    return math.exp(min(max(exponent, -8.0), 8.0))
 
 
 def fedbn() -> Rule:

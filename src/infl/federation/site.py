@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from infl import _tell
 from infl._threads import threads_for
 from infl.errors import FederationError, KeyringError, SealError
 from infl.federation.messages import (
+    CLOSE,
     END,
     KEYS,
     REPLAY,
@@ -27,6 +29,7 @@ from infl.federation.messages import (
 )
 from infl.federation.packings import fitted, join_sums
 from infl.federation.replica import Replica
+from infl.federation.rules import AtSite
 from infl.federation.seeds import generator
 from infl.federation.training import Trainer
 from infl.federation.units import Units
@@ -159,8 +162,8 @@ class Site:
             return Applied(self.name, plan.seq)
         if plan.kind == KEYS:
             public = self.pairwise.advertise()
-            if self.ledger is not None:
-                self.ledger.record_other(plan.run, plan.seq, KEYS, public)
+            if self.ledger is not None:  # once in each start and exchange that is due, however often it is asked for
+                self.ledger.record_other(plan.run, replica.seq + 1, KEYS, public)
             return Key(self.name, plan.seq, public)
         if plan.kind.startswith(REVEAL):
             return self._reveal(plan)
@@ -168,6 +171,8 @@ class Site:
             return Stopped(self.name, plan.seq)
         if self._pending is None or self._pending[0] != plan.seq:
             self._pending = (plan.seq, *self._compute(plan))
+            if self.trainer.own.after is not None:
+                self.keep(self)  # with what the round left here, before its update is in any sum
         _, vector, sums, weight = self._pending
         if self._forgets:
             self._pending = None
@@ -203,18 +208,18 @@ class Site:
         """Return what takes the pairwise masks off one sum of an exchange; asked again, the same."""
         context = self.replica.context(plan)
         agreed = list_digest(context, plan.answered).hex()
-        if self._given is not None and self._given[0] == agreed:
-            return self._given[1]
-        if self._given is not None and self._given[1].seq == plan.seq:
+        if self._given is not None and self._given[0] != agreed and self._given[1].seq == plan.seq:
             raise SealError(
                 f"{self.name}: refused; shares of this exchange were already given for another list of sites"
             )
-        reveal = Reveal(self.name, plan.seq, self.answering.reveal(context, plan.answered, plan.shares))
+        if self._given is None or self._given[0] != agreed:
+            reveal = Reveal(self.name, plan.seq, self.answering.reveal(context, plan.answered, plan.shares))
+            self.revealed, self._given = (plan.seq, plan.attempt, plan.epochs), (agreed, reveal)
+            self.keep(self)  # before the ledger's line: whoever dies between them gives the same again
+        reveal = self._given[1]
         if self.ledger is not None:
             size = sum(map(len, encode_parts(reveal)))
             self.ledger.record_reveal(plan.seq, context, plan.answered, size)
-        self.revealed, self._given = (plan.seq, plan.attempt, plan.epochs), (agreed, reveal)
-        self.keep(self)  # before it is sent
         return reveal
 
     def note_refusal(self) -> None:
@@ -255,6 +260,8 @@ class Site:
         else:
             kind = plan.kind.removeprefix(REVEAL)
             fault = replica.programme.fault(replace(plan, kind=kind) if kind != plan.kind else plan, due)
+            if not fault and kind != plan.kind:
+                fault = replica.programme.opening_fault(plan.answered, plan.cohort, due)
         if fault:
             raise FederationError(f"{self.name}: the plan is not as agreed ({fault}); refused")
 
@@ -282,6 +289,8 @@ class Site:
     def _values(self, plan: Plan) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
         """Return the update, the sums by name and the update's weight, as they are."""
         replica, empty = self.replica, np.empty(0, dtype=np.float32)
+        if plan.kind == CLOSE:
+            return empty, {}, 1.0
         if plan.kind == "count":
             n = len(self.data.train) if replica.agreement.dp is None else len(self.units.records)
             return empty, {"n": np.asarray(float(n))}, 1.0
@@ -291,19 +300,33 @@ class Site:
             arrays = {f"metric.{name}": value for name, value in self.trainer.judge(plan).items()}
             if plan.kind == "judge":
                 return empty, arrays, 1.0
-            n, arrays["n"] = len(self.data.train), np.asarray(float(len(self.data.train)))
+            n = len(self.data.train)
+            if replica.agreement.cohort_size < len(replica.agreement.sites):
+                arrays["n"] = np.asarray(float(n))
             rows, loss = self.trainer.update(plan)
             if replica.gain is not None:
                 rows.div_(replica.gain)
             arrays["train_loss"] = np.asarray(loss * n)
             if replica.rule.importance is not None:
-                factor = replica.rule.importance(loss, n, self.trainer.own.now.excess)
+                factor = replica.rule.importance(self._seen(loss))
                 arrays["importance"] = np.asarray(n * factor)
                 rows[0].mul_(factor)
             return rows.flatten().numpy(), arrays, n / replica.n_total
         module = replica.module(self.trainer.own.now.weights)
         sums = replica.task.measure(plan.kind, self.data, replica.agreement.panel, replica.private, module)
         return empty, sums, 1.0
+
+    def _seen(self, loss: float) -> AtSite:
+        """Return what this site's factor in the average may follow from."""
+        replica = self.replica
+        last = replica.rows[-1]["loss"] if replica.rows else float("nan")
+        return AtSite(
+            loss=loss,
+            n=len(self.data.train),
+            excess=self.trainer.own.now.excess,
+            last=last if isfinite(last) else 1.0,
+            mean_n=replica.n_total / len(replica.agreement.sites),
+        )
 
     def _noisy_gradient(self, dp: DP, plan: Plan) -> np.ndarray:
         """Return the noisy gradient of a round, which is charged first; the same whenever it is asked for after the same sums."""

@@ -56,7 +56,7 @@ class SiteState:
     >>> state.settle(3, "train", best_round=0)  # asked for again
     >>> state.now.weights.item()
     0.0
-    >>> state.settle(4, "train", best_round=1)
+    >>> state.settle(4, "train", best_round=1, absent=False)
     >>> state.now.weights.item(), state.best[0]
     (1.0, 1)
     """
@@ -74,8 +74,20 @@ class SiteState:
         """Forget what the exchange under way left: it counts as zero."""
         self.after = None
 
-    def settle(self, seq: int, kind: str, *, best_round: int) -> None:
-        """Let what counts be that of the global model before an exchange; `best_round` is the model's."""
+    def settle(self, seq: int, kind: str, *, best_round: int, absent: bool = False) -> None:
+        """Let what counts be that of the global model before an exchange.
+
+        Parameters
+        ----------
+        seq, kind
+            The exchange.
+        best_round
+            Of the global model.
+        absent
+            The site is not in the sum of the exchange that :attr:`after` is of.
+        """
+        if absent:
+            self.after = None
         if best_round != self.best[0]:
             self.best = (best_round, self.now)  # what that round was judged with
         if kind not in ("train", "judge") and self.best[0]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -59,7 +60,9 @@ class Trainer:
 
     def settle(self, plan: Plan, kind: str) -> None:
         """Let what stays here be that of the global model which `plan` brought."""
-        self.own.settle(plan.seq, kind, best_round=self.replica.best_round)
+        after, absent = self.own.after, self.replica.absent
+        gone = after is not None and self.name in absent.get(str(after[0]), ())
+        self.own.settle(plan.seq, kind, best_round=self.replica.best_round, absent=gone)
 
     def judge(self, plan: Plan) -> Sums:
         """Return the validation sums of the global model."""
@@ -107,8 +110,8 @@ class Trainer:
     def note(self, plan: Plan, weights: torch.Tensor, control: torch.Tensor, loss: float) -> None:
         """Keep what a round leaves here; it counts from the next exchange on."""
         counts, excess = self.replica.rule.importance is not None, self.own.now.excess
-        if counts and self.replica.rows:
-            excess += loss - self.replica.rows[-1]["loss"]
+        if counts and self.replica.rows and isfinite(mean := self.replica.rows[-1]["loss"]):
+            excess += loss - mean
         if counts or len(weights) or len(control):
             self.own.note(plan.seq, Own(weights, control, excess))
 

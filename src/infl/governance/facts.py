@@ -113,7 +113,7 @@ class Facts:
     >>> sites = infl.datasets.khan_sites()
     >>> run = infl.tl.fit_federated(sites, target="tumour_class", rounds=1, progress=False)
     >>> Facts(run).by_kind["kind"].tolist()
-    ['count', 'means', 'deviations', 'train', 'judge', 'temperature']
+    ['count', 'means', 'deviations', 'train', 'judge', 'temperature', 'close']
     """
 
     run: FederatedRun

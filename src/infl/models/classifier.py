@@ -247,7 +247,7 @@ class Classifier(Task):
         if stage == "temperature":
             return {"nll": TEMPERATURES.shape}
         if stage == "latent":
-            return {"latent_sum": (self.width,), "latent_square": (self.width,)}
+            return {"latent_n": (), "latent_sum": (self.width,), "latent_square": (self.width,)}
         if stage == "deviations":
             return {"squares": (p,)}
         shapes: dict[str, tuple[int, ...]] = {"n": (), "class_counts": (k,)}
@@ -261,7 +261,8 @@ class Classifier(Task):
             return {"nll": negative_log_likelihood(module, data, TEMPERATURES)}
         if stage == "latent":
             z = latents(module, data, data.train).double()
-            return {"latent_sum": z.sum(0).numpy(), "latent_square": (z**2).sum(0).numpy()}
+            n = np.asarray(float(len(z)))  # once more: a site that was counted may be away now
+            return {"latent_n": n, "latent_sum": z.sum(0).numpy(), "latent_square": (z**2).sum(0).numpy()}
         if stage == "deviations":
             return {"squares": data.reduce(lambda x: np.nansum((x - private["center"]) ** 2, 0))}
         assert data.labels is not None
@@ -277,8 +278,8 @@ class Classifier(Task):
             best = TEMPERATURES[int(np.argmin(sums["nll"]))] if sums["nll"].any() else 1.0
             return {**private, "temperature": np.asarray(best)}
         if stage == "latent":
-            n = float(private["n"])
-            return {**private, **{name: value / n for name, value in sums.items()}}
+            n = float(sums["latent_n"])
+            return {**private, **{name: sums[name] / n for name in ("latent_sum", "latent_square")}}
         if stage == "deviations":
             variance = sums["squares"] / np.maximum(private["measured"] - 1, 1)
             scale = np.sqrt(np.where(variance > 1e-12, variance, 1.0))  # a constant feature is left as it is

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from infl.federation.agreement import Agreement
-from infl.federation.packings import WIDER, split_sums, widened
+from infl.federation.packings import WIDER, rescaled, split_sums
 from infl.federation.seeds import derive, generator
 from infl.models.registry import task_from_json
 from infl.privacy.dp import DP
@@ -83,14 +83,19 @@ class Recorded:
         """Return the training messages as a listener reads them: words as numbers on the agreement's scales."""
         from infl.privacy.seal import dequantise
 
-        updates, packing, seen = [], self.packing, -1
+        updates, first, scales, seen = [], self.packing, {}, -1
+        packing = first
         for plan, answer in self.heard:
             for total in (
                 plan.previous if not self.outcome.replica.sealed else ()
             ):  # whoever reads sums knows what they widen
                 if total.kind == "train" and total.seq > seen:
-                    sums = split_sums(dequantise(_signed(total.words), packing)[1], packing)
-                    packing, seen = packing.coarser(widened(sums[WIDER], packing) if WIDER in sums else {}), total.seq
+                    sums, low = (
+                        split_sums(dequantise(_signed(total.words), packing)[1], packing),
+                        _signed(total.words)[0],
+                    )
+                    scales, seen = rescaled(scales, sums[WIDER], low, packing) if WIDER in sums else {}, total.seq
+                    packing = first.coarser(scales)
             if plan.kind == "train":
                 updates.append(Update(answer.site, plan.round, dequantise(_signed(answer.words), packing)[0]))
         return updates
@@ -204,6 +209,8 @@ class Evidence:
         key = (self.run.key or Keyring.create()) if needs_key else None
         if settings["seal"] == "none" and len(sites) < settings["min_sites"]:
             settings["min_sites"] = 1
+            if settings["privacy"] is not None:
+                settings["privacy"] = replace(settings["privacy"], colluders=0)
         agreement = Agreement.new(task, self.panel, sites, key, **settings)
         ears: list[Eavesdropper] = []
 
