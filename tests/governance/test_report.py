@@ -114,7 +114,7 @@ def test_all_three_say_what_the_run_knows(usual: Any, audit, comparison, tmp_pat
     assert card["model_details"]["version"] == {
         "run": run.settings["run"],
         "sha256": run.model.header.digest,
-        "format": 1,
+        "format": run.model.header.format,
     }
     assert card["quantitative_analyses"]["unitary_results"]["balanced_accuracy"] == best["val_balanced_accuracy"]
     messages = card["ethical_considerations"]["messages"]

@@ -16,10 +16,10 @@ ROOT_BYTES = 32
 LABELS = {
     "lock": "the secret coordinates, signs and gains of a model's lock",
     "seal": "the masks and tags of sealed updates",
-    "ledger": "proof that a site's seal ledger was written by a holder of the ring",
+    "ledger": "proof that a site's seal ledger was written by a holder of the ring (all sites in one process)",
     "fingerprint": "the public name of a key version; it is the only subkey that is ever shown",
     "file": "the private arrays in a model file (moments, priors, calibration)",
-    "checkpoint": "a run's state between rounds",
+    "checkpoint": "a run's state between rounds (all sites in one process)",
     "published": "the secret coordinates of the published method",
     "seed": "random choices that the sites share and the coordinator must not foresee",
     "salt": "the public salts of a model's tensors, which nobody can choose",

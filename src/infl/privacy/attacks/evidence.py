@@ -83,7 +83,8 @@ class Recorded:
         """Return the training messages as a listener reads them: words as numbers on the agreement's scales."""
         from infl.privacy.seal import dequantise
 
-        updates, first, scales, seen = [], self.packing, {}, -1
+        updates, first, seen = [], self.packing, -1
+        scales: dict[str, int] = {}
         packing = first
         for plan, answer in self.heard:
             for total in (
@@ -209,8 +210,9 @@ class Evidence:
         key = (self.run.key or Keyring.create()) if needs_key else None
         if settings["seal"] == "none" and len(sites) < settings["min_sites"]:
             settings["min_sites"] = 1
-            if settings["privacy"] is not None:
-                settings["privacy"] = replace(settings["privacy"], colluders=0)
+        dp: DP | None = settings["privacy"]
+        if dp is not None and dp.colluders >= settings["min_sites"]:  # sites put together keep no noise from each other
+            settings["privacy"] = replace(dp, colluders=settings["min_sites"] - 1)
         agreement = Agreement.new(task, self.panel, sites, key, **settings)
         ears: list[Eavesdropper] = []
 

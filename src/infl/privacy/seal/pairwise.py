@@ -82,6 +82,16 @@ class Signer(Protocol):
 def epochs_of(peers: Mapping[str, bytes]) -> str:
     """Return the digest of what sites advertised at their last starts; empty where nothing is signed, in one process.
 
+    Parameters
+    ----------
+    peers
+        What each site advertised, by name.
+
+    Returns
+    -------
+    str
+        SHA-256 in hexadecimal, or an empty string.
+
     Examples
     --------
     >>> epochs_of({"a": bytes(64)}), len(epochs_of({"a": bytes(128)}))
