@@ -143,6 +143,15 @@ def test_without_a_persons_yes_the_policy_names_the_columns(agreement: Agreement
     Policy(ask=False).check(agreement, "site_1", consented=True)
 
 
+def test_a_model_that_no_memory_holds_is_refused_before_it_is_made(agreement: Agreement) -> None:
+    large = replace(agreement, options={**agreement.options, "width": 10**7})
+    with pytest.raises(FederationError, match="does not accept a model of more than 100,000,000 weights"):
+        Policy().check(large, "site_1")
+    Policy().check(agreement, "site_1")
+    with pytest.raises(FederationError, match="a model of more than 10 weights"):
+        Policy(max_weights=10).check(agreement, "site_1")
+
+
 def test_without_a_persons_yes_the_policy_names_the_panel(agreement: Agreement) -> None:
     """Yes and no to one panel after the other would tell which classes and features a site has."""
     assert Policy(ask=False, targets=["label"]).asks(agreement)

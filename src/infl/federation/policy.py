@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from infl.errors import FederationError
+from infl.errors import FederationError, InflError
 from infl.federation.toml import read_checked
-from infl.models.registry import task_class
+from infl.models.registry import task_class, task_from_json
 
 if TYPE_CHECKING:
     from infl.federation.agreement import Agreement
@@ -31,6 +31,7 @@ min_sites = 3         # fewest sites whose sum may be opened
 max_rounds = 1000
 max_local_epochs = 100
 max_features = 100000
+max_weights = 100000000
 max_runs = 1000       # that are offered in this site's life
 seals = ["pairwise"]  # "group" too: then a coordinator and one site together can open this site's updates
 locks = ["field"]
@@ -59,6 +60,7 @@ class Policy(BaseModel):
     max_rounds: int = Field(default=1000, ge=1)
     max_local_epochs: int = Field(default=100, ge=1)
     max_features: int = Field(default=100_000, ge=1)
+    max_weights: int = Field(default=100_000_000, ge=1)
     max_runs: int = Field(default=1000, ge=1)
     seals: list[str] = ["pairwise"]
     locks: list[str] = ["field"]
@@ -138,6 +140,7 @@ class Policy(BaseModel):
                 a.dp is not None and a.dp.noise == "distributed" and a.seal != "pairwise"
             ),
             "an epsilon that is not what its noise and rounds give": lambda: self._too_little_said(agreement),
+            f"a model of more than {self.max_weights:,} weights": lambda: weights_of(agreement) > self.max_weights,
             f"what exceeds epsilon {self.max_epsilon:g} at delta {self.max_delta:g}": lambda: self._too_much(agreement),
         }
         for what, refused in refusals.items():
@@ -168,6 +171,29 @@ class Policy(BaseModel):
         if dp is None or float(dp.delta or 1) > self.max_delta:
             return True
         return self._epsilon(agreement) > self.max_epsilon * (1 + 1e-3)
+
+
+def weights_of(agreement: Agreement) -> int:
+    """Return how many weights a run's model has, without making them; 0 where that cannot be told so.
+
+    What is read from a folder that the site named itself (adapters, image models) has the size that it has.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> panel = {"features": list("abc"), "classes": list("xy")}
+    >>> options = {"target": "label", "width": 10**6, "n_blocks": 1}
+    >>> weights_of(SimpleNamespace(task="classifier", options=options, panel=panel)) > 10**12
+    True
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            module = task_from_json(agreement.task, agreement.options).build(agreement.panel)
+        return sum(weight.numel() for weight in module.parameters())
+    except (RuntimeError, TypeError, ValueError, OSError, InflError):  # it does with numbers what shapes do not allow
+        return 0
 
 
 def columns_of(agreement: Agreement | Header) -> set[str]:

@@ -30,7 +30,8 @@ SUMS = """## What is inside the sealed words
 | `count` | number of training samples | exact |
 | set-up sums (a classifier: `means`, `deviations`) | samples, class counts, Σx, Σ(x − mean)² per feature | multiples of 2⁻²⁰ |
 | `train` | change of every shared weight × the site's share of the samples | per tensor, from the specification |
-| `train` | number of samples, summed training loss, summed validation metrics (a classifier: loss, confusion counts, calibration bins) | exact counts; else multiples of 2⁻²⁰ |
+| `train` | summed training loss, summed validation metrics (a classifier: loss, confusion counts, calibration bins) | exact counts; else multiples of 2⁻²⁰ |
+| `train`, where some sites are asked | number of samples | exact |
 | `train`, rule `scaffold` | change of the site's mean gradient × the site's share of the samples | multiples of 2⁻²⁴ |
 | `train`, rule `qfedavg` | samples × training loss to the power q, summed; the update is multiplied by that power too | multiples of 2⁻²⁰ |
 | `train`, rule `afl` | samples × the site's weight in the mixture; the update is multiplied by that weight too | multiples of 2⁻²⁰ |
@@ -38,6 +39,7 @@ SUMS = """## What is inside the sealed words
 | `judge` | summed validation metrics of the last model | as above |
 | final sums (a classifier: `temperature`) | validation loss at each candidate temperature | multiples of 2⁻²⁰ |
 | `train`, set-up and final sums | `left_out`, sites whose part counts as zero; `wider`, by how many steps an array's scale must be wider | exact |
+| `close` | nothing: that it opens shows that all had the same sums | – |
 | every exchange | integrity tag, linear in all words, keyed | – |
 
 Messages tell no scale. The first scales follow from the specification (learning rate, local epochs), later ones from sums that
