@@ -192,7 +192,14 @@ def weights_of(agreement: Agreement) -> int:
         with torch.device("meta"):
             module = task_from_json(agreement.task, agreement.options).build(agreement.panel)
         return sum(weight.numel() for weight in module.parameters())
-    except (RuntimeError, TypeError, ValueError, OSError, InflError):  # it does with numbers what shapes do not allow
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+        LookupError,
+        OSError,
+        InflError,
+    ):  # what is wrong is said when it is made
         return 0
 
 
