@@ -47,28 +47,28 @@ class SiteState:
     best
         The best round so far, and what was kept then.
     after
-        The exchange under way, and what is kept after it.
+        The exchange under way, its round, and what is kept after it.
 
     Examples
     --------
     >>> state = SiteState(Own(torch.zeros(1), torch.empty(0)))
-    >>> state.note(3, Own(torch.ones(1), torch.empty(0)))
+    >>> state.note(3, 1, Own(torch.ones(1), torch.empty(0)))
     >>> state.settle(3, "train", best_round=0)  # asked for again
     >>> state.now.weights.item()
     0.0
-    >>> state.settle(4, "train", best_round=1, absent=False)
-    >>> state.now.weights.item(), state.best[0]
-    (1.0, 1)
+    >>> state.settle(4, "train", best_round=0)
+    >>> state.now.weights.item()
+    1.0
     """
 
     def __init__(self, own: Own) -> None:
         self.now = own
         self.best = (0, own)
-        self.after: tuple[int, Own] | None = None
+        self.after: tuple[int, int, Own] | None = None
 
-    def note(self, seq: int, own: Own) -> None:
-        """Keep what an exchange leaves."""
-        self.after = (seq, own)
+    def note(self, seq: int, round: int, own: Own) -> None:
+        """Keep what a training round leaves."""
+        self.after = (seq, round, own)
 
     def leave_out(self) -> None:
         """Forget what the exchange under way left: it counts as zero."""
@@ -88,23 +88,25 @@ class SiteState:
         """
         if absent:
             self.after = None
+        if self.after is not None and self.after[0] < seq and self.after[1] <= best_round:
+            self.now, self.after = self.after[2], None  # of a site that was away: the best round is that one, or later
         if best_round != self.best[0]:
             self.best = (best_round, self.now)  # what that round was judged with
         if kind not in ("train", "judge") and self.best[0]:
             self.now, self.after = self.best[1], None
         if self.after is not None and self.after[0] < seq:
-            self.now, self.after = self.after[1], None
+            self.now, self.after = self.after[2], None
 
     # -- on disk ---------------------------------------------------------------------------------------------------
     def arrays(self) -> dict[str, np.ndarray]:
         """Return what must be kept, as arrays by name; :meth:`facts` is the rest."""
-        kept = {"now": self.now, "best": self.best[1]} | ({} if self.after is None else {"after": self.after[1]})
+        kept = {"now": self.now, "best": self.best[1]} | ({} if self.after is None else {"after": self.after[2]})
         named = {f"{when}.{what}": getattr(own, what) for when, own in kept.items() for what in ("weights", "control")}
         return {name: tensor.numpy() for name, tensor in named.items() if len(tensor)}
 
     def facts(self) -> dict[str, Any]:
         """Return what must be kept, as JSON."""
-        after = None if self.after is None else [self.after[0], self.after[1].excess]
+        after = None if self.after is None else [*self.after[:2], self.after[2].excess]
         return {"excess": self.now.excess, "best": [self.best[0], self.best[1].excess], "after": after}
 
     def restore(self, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
@@ -118,4 +120,5 @@ class SiteState:
             return Own(weights, control, excess)
 
         self.now, self.best = own("now", facts["excess"]), (facts["best"][0], own("best", facts["best"][1]))
-        self.after = None if facts["after"] is None else (facts["after"][0], own("after", facts["after"][1]))
+        seq, number, excess = facts["after"] or (0, 0, 0.0)
+        self.after = (seq, number, own("after", excess)) if facts["after"] else None

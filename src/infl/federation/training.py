@@ -113,7 +113,7 @@ class Trainer:
         if counts and self.replica.rows and isfinite(mean := self.replica.rows[-1]["loss"]):
             excess += loss - mean
         if counts or len(weights) or len(control):
-            self.own.note(plan.seq, Own(weights, control, excess))
+            self.own.note(plan.seq, plan.round, Own(weights, control, excess))
 
     def noisy_gradient(self, dp: DP, plan: Plan, records: Sequence[np.ndarray], key: bytes) -> np.ndarray:
         """Return the clipped gradients of a Poisson sample of units, summed, with this site's share of the noise.
