@@ -283,7 +283,7 @@ def test_a_site_that_was_away_for_long_is_sent_the_sealed_sums(
     thetas = [r.theta for r in house.results.values()]
     assert len(thetas) == 4
     assert all(torch.equal(t, thetas[0]) for t in thetas)
-    assert [r.rows for r in house.results.values()] == [house.results["site_1"].rows] * 4
+    assert len({repr(r.rows) for r in house.results.values()}) == 1  # NaN, a round's loss without a site, equals itself
     weights = [t.numpy().tobytes()[:24] for t in thetas]
     stored = [file.read_bytes() for file in (tmp_path / "coordinator").rglob("*") if file.is_file()]
     assert not any(w in content for w in weights for content in stored)
