@@ -191,7 +191,7 @@ def test_dropout_is_the_sites_own_randomness(khan_sites: dict[str, AnnData]) -> 
 def test_nothing_but_noisy_gradients_is_summed(khan_sites: dict[str, AnnData]) -> None:
     outcome, _ = open_run(khan_sites, DP(delta=1e-4, noise_multiplier=2.0, accountant="rdp"))
     exchanges = outcome.replica.programme.exchanges
-    assert [e.kind for e in exchanges] == ["count", "train", "train"]
+    assert [e.kind for e in exchanges] == ["count", "train", "train", "close"]
     assert all(e.packing.n64 == 0 for e in exchanges[1:])
     assert not [name for name in outcome.run.history if name.startswith("val_")]
     plain = Agreement.new(TASK, TASK.agree(khan_sites), khan_sites, None, rounds=2, lock=None, seal="none")

@@ -117,7 +117,7 @@ def fedavg(weight: Literal["samples", "sites"] = "samples") -> Rule:
     Examples
     --------
     >>> fedavg().importance is None, fedavg(weight="sites").importance(AtSite(0.3, 50, mean_n=100))
-    (True, 0.02)
+    (True, 2.0)
     """
     if weight not in ("samples", "sites"):
         raise SettingsError(f"fedavg weight={weight!r}: 'samples' or 'sites'")

@@ -1,8 +1,8 @@
 """Salts that many re-locks or an offer would choose, on real runs; each with the old rule put back as a control."""
 
-import os
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from infl.federation.replica import Replica
@@ -22,11 +22,14 @@ def test_many_locks_of_one_model_tell_no_more_than_one(default: Evidence, unprot
 
 
 def test_fresh_salts_at_each_lock_are_found_out(default: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+
     def relock(self: LockedModel, key: Keyring) -> LockedModel:
-        salts = {name: os.urandom(16).hex() for name in self.stored}
+        salts = {name: rng.bytes(16).hex() for name in self.stored}
         return lock_model(self.header, self.effective(key), {}, key, salts=salts)
 
     monkeypatch.setattr(LockedModel, "relock", relock)
+    monkeypatch.setattr("infl.privacy.attacks.many_relocks.N_FILES", 64)
     (finding,) = ManyRelocks().run(default)
     assert finding.status is Status.BROKEN
 
