@@ -4,7 +4,7 @@ import base64
 import hashlib
 import hmac
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from types import SimpleNamespace
 
@@ -30,15 +30,29 @@ def _keys_of_the_test(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
 
     ``INFL_TEST_KEYS=fresh`` draws from the operating system, as users do.
     """
+    _draw_keys(monkeypatch, request.node.nodeid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Draw the keys of what several tests share from its own name: it is made before any one test's are."""
+    if fixturedef.scope == "function":
+        return (yield)
+    with pytest.MonkeyPatch.context() as patch:
+        _draw_keys(patch, f"{fixturedef.baseid} {fixturedef.argname} {getattr(request, 'param', '')}")
+        return (yield)
+
+
+def _draw_keys(patch: pytest.MonkeyPatch, name: str) -> None:
     if os.environ.get("INFL_TEST_KEYS") == "fresh":
         return
-    number, name = count(), request.node.nodeid.encode()
+    number = count()
 
     def drawn(length: int) -> bytes:
-        return hashlib.shake_256(name + next(number).to_bytes(8, "big")).digest(length)
+        return hashlib.shake_256(name.encode() + next(number).to_bytes(8, "big")).digest(length)
 
     for module in ("infl.keys.keyring.os", "infl.models.locked.os", "infl.federation.agreement.os"):
-        monkeypatch.setattr(module, SimpleNamespace(**vars(os) | {"urandom": drawn}))
+        patch.setattr(module, SimpleNamespace(**vars(os) | {"urandom": drawn}))
 
 
 @pytest.fixture(scope="session")

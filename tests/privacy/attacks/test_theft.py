@@ -114,8 +114,8 @@ def test_thefts_are_shared_and_their_samples_are_others_than_the_runs(default: E
     assert one.file.model.header.seed != two.file.model.header.seed
 
 
-def judged(attack: Thief, evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
-    monkeypatch.setattr(type(attack), "n_trials", 4)
+def judged(attack: Thief, evidence: Evidence, monkeypatch: pytest.MonkeyPatch, n_trials: int = 4) -> list[Finding]:
+    monkeypatch.setattr(type(attack), "n_trials", n_trials)
     assert attack.applies(evidence)
     return attack.run(evidence)
 
@@ -137,7 +137,7 @@ def test_file_adds_nothing_to_a_public_model_and_an_open_one_does(
 def test_file_adds_nothing_to_predictions_and_an_open_one_does(
     default: Evidence, unprotected: Evidence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (locked,), (opened,) = (judged(FilePlusOracle(), evidence, monkeypatch) for evidence in (default, unprotected))
+    (locked,), (opened,) = (judged(FilePlusOracle(), evidence, monkeypatch, 8) for evidence in (default, unprotected))
     assert locked.status is Status.HOLDS
     assert opened.status is Status.NOT_PROMISED
     assert locked.chance > 0.5  # predictions alone are worth something

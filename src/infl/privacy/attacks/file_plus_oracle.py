@@ -62,7 +62,7 @@ class FilePlusOracle(Thief):
         **{f"public start, a field of {f}": Way("initial", field=f) for f in ("smooth", "whole")},
     }
     unlocked: ClassVar[Mapping[str, Way]] = {name: UNLOCKED[name] for name in ("unlocked, last layer alone",)}
-    n_trials: ClassVar[int] = 6
+    n_trials: ClassVar[int] = 8
     learning_rates: ClassVar[Sequence[float]] = (5e-3,)
 
     def prepare(self, theft: Theft, n: int, case: str) -> Task:
