@@ -89,10 +89,10 @@ class Three(Task):
         return {"loss": float(sums["loss"] / sums["n"])}
 
     def infer(self, module: Any, data: Any, private: Sums) -> dict[str, np.ndarray]:
-        raise NotImplementedError
+        raise AssertionError("enemies and sites exchange messages; no model is applied")
 
     def write(self, adata: Any, outputs: Any, panel: Any, *, key_added: str) -> None:
-        raise NotImplementedError
+        raise AssertionError("enemies and sites exchange messages; nothing is written")
 
 
 TASK = Three(lr=0.1, batch_size=4)

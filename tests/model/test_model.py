@@ -19,7 +19,7 @@ SMALL = [
 ]
 
 
-@pytest.mark.skipif(bool(check.missing()), reason="spin is not installed")
+@pytest.mark.skipif(bool(check.missing()), reason="needs spin and gcc: apt install spin gcc")
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.what)
 def test_the_model_is_safe_and_its_mutants_are_not(case) -> None:
     errors, states = check.search(case.define)

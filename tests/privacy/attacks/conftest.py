@@ -3,8 +3,10 @@
 import warnings
 
 import pytest
+import torch
 
 import infl
+from infl.nn.mlp import ResidualMLP
 from infl.privacy.attacks import Evidence
 
 
@@ -38,3 +40,17 @@ def private() -> dict[str, Evidence]:
     options = {"rounds": 25, "lr": 0.01, "width": 8, "n_blocks": 0}
     settings = {noise: infl.privacy.DP(epsilon=1.5, delta=1e-4, noise=noise) for noise in ("distributed", "local")}
     return {noise: attacked(privacy=privacy, **options) for noise, privacy in settings.items()}
+
+
+@pytest.fixture
+def easy() -> tuple[torch.Tensor, torch.Tensor]:
+    """Samples of three classes that anything learns."""
+    torch.manual_seed(0)
+    x, y = torch.randn(60, 6), torch.arange(60) % 3
+    x[torch.arange(60), y] += 4
+    return x, y
+
+
+def net() -> ResidualMLP:
+    torch.manual_seed(1)
+    return ResidualMLP(6, 3, width=8, n_blocks=1)

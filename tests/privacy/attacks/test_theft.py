@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tests.privacy.attacks.conftest import net
 from torch import nn
 
 from infl.nn.field import KAPPA
@@ -15,19 +16,6 @@ from infl.privacy.attacks.forged_key import ForgedKey
 from infl.privacy.attacks.model_file import parameters
 from infl.privacy.attacks.public_model_thief import CASES, PublicModelThief, by_direction, expected_weights
 from infl.privacy.attacks.theft import Thief, thefts
-
-
-@pytest.fixture
-def easy() -> tuple[torch.Tensor, torch.Tensor]:
-    torch.manual_seed(0)
-    x, y = torch.randn(60, 6), torch.arange(60) % 3
-    x[torch.arange(60), y] += 4
-    return x, y
-
-
-def net() -> ResidualMLP:
-    torch.manual_seed(1)
-    return ResidualMLP(6, 3, width=8, n_blocks=1)
 
 
 @pytest.mark.parametrize("form", list(FIELDS))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tests.privacy.attacks.conftest import net
 from torch import nn
 
 from infl.nn.mlp import ResidualMLP
@@ -23,19 +24,6 @@ from infl.privacy.attacks.fine_tuning import (
 from infl.privacy.attacks.model_file import parameters
 from infl.privacy.attacks.theft import draw
 from infl.privacy.attacks.thief_fine_tuning import ThiefFineTuning
-
-
-@pytest.fixture
-def easy() -> tuple[torch.Tensor, torch.Tensor]:
-    torch.manual_seed(0)
-    x, y = torch.randn(60, 6), torch.arange(60) % 3
-    x[torch.arange(60), y] += 4
-    return x, y
-
-
-def net() -> ResidualMLP:
-    torch.manual_seed(1)
-    return ResidualMLP(6, 3, width=8, n_blocks=1)
 
 
 def test_every_way_learns(easy) -> None:
