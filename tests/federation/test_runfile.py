@@ -30,7 +30,7 @@ def test_template_becomes_a_run(tmp_path: Path) -> None:
     assert (agreement.task, agreement.options["target"], agreement.rounds) == ("classifier", "label", 20)
     assert (agreement.key_version, agreement.fingerprint, agreement.seal) == (1, "abcd-efgh", "pairwise")
     assert agreement.panel == {"features": ["g1", "g2"], "classes": ["a", "b"]}
-    assert run.patience() == Patience()
+    assert run.waiting == Patience()
 
 
 def test_two_readers_agree_on_all_but_the_random_name(tmp_path: Path) -> None:
@@ -59,16 +59,21 @@ def test_options_of_the_task_and_privacy(tmp_path: Path) -> None:
 def test_waiting(tmp_path: Path) -> None:
     path = written(tmp_path)
     path.write_text(path.read_text() + "\n[waiting]\nsilence = 3\n")
-    assert RunFile.read(path).patience() == Patience(silence=3)
+    assert RunFile.read(path).waiting == Patience(silence=3)
 
 
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (("rounds = 20", "rounds = 0"), r"line \d+: fit\.rounds: .*greater than or equal to 1"),
-        (("rounds = 20", 'rounds = "many"'), r"fit\.rounds: .*valid integer"),
+        (("rounds = 20", "rounds = 0"), r"line \d+: fit\.rounds: .*whole number of at least 1"),
+        (("rounds = 20", 'rounds = "many"'), r"fit\.rounds: .*whole number"),
         (("rounds = 20", "round = 20"), r"fit\.round: is not known"),
         (("strength = 1.0", "strength = -1"), r"fit\.strength"),
+        (('seal = "pairwise"', 'seal = "wax"'), r"fit\.seal: .*'pairwise'"),
+        (("seed = 0", "aggregation_options = 3"), r"fit\.aggregation_options: .*dict"),
+        ((r"# \[waiting\].*$", "[waiting]\nfactor = 0.5"), r"line \d+: waiting\.factor: .*at least 1"),
+        ((r"# \[privacy\].*$", "[privacy]\ndelta = 2.0"), r"line \d+: privacy\.delta: "),
+        ((r"# \[privacy\].*$", "[privacy]\ndelta = 1e-5"), r"line \d+: privacy: give epsilon="),
         (('^name = "my_run"', 'name = "../x"'), r"line 2: name: "),
         ((r"^sites = .*$", ""), "sites: is missing"),
         ((r"^sites = .*$", "sites = ["), r"run\.toml: .*line"),
@@ -94,7 +99,6 @@ def test_the_line_is_that_of_the_field(tmp_path: Path) -> None:
         (('name = "classifier"', 'name = "classifer"'), "'classifer' is not known"),
         (("# width = 64", "widht = 64"), "did you mean 'width'"),
         ((r"^\[key\]\nversion = 1\nfingerprint = .*$", ""), r"\[key\] is missing"),
-        (('seal = "pairwise"', 'seal = "wax"'), "seal='wax'"),
     ],
 )
 def test_what_only_the_task_and_the_engine_know(tmp_path: Path, change: tuple[str, str], why: str) -> None:

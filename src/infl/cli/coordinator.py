@@ -88,7 +88,7 @@ def start(
         folder.store.begin(wanted)
     elif specification_digest(folder.agreement) != specification_digest(wanted):
         raise FileError(f"run {file.name!r} was begun with other settings: choose another name in {run}")
-    folder.keep_patience(file.patience())
+    folder.keep_patience(file.waiting)
     supervise(home, file.name, give_up=give_up, port=metrics)
 
 

@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from infl._parameters import LOCKS, PARAMETERS, Choice, Names, Whole, read_all
+from infl._parameters import LOCKS, Choice, Names, Whole, read_all
 from infl.errors import DataError, KeyringError, SettingsError
 from infl.federation.rules import rule
+from infl.federation.settings import RunSettings
 from infl.models.lock_schemes import lock_scheme
 from infl.privacy.seal.reveal import threshold
 
@@ -24,20 +25,7 @@ if TYPE_CHECKING:
 
 MAX_PAIRWISE = 100
 """Most sites under the pairwise seal, which masks between each pair of them."""
-SPECIFIED = {
-    name: PARAMETERS[name]
-    for name in (
-        "rounds",
-        "local_epochs",
-        "aggregation",
-        "aggregation_options",
-        "participation",
-        "patience",
-        "strength",
-        "seal",
-    )
-} | {
-    "seed": Whole(0, 2**63 - 1),  # attacks repeat runs with seeds that are derived, not given
+SPECIFIED = {name: kind for name, kind in RunSettings.parameters.items() if name != "privacy"} | {
     "sites": Names(says="names of the sites, as text, each of them once"),
     "lock": Choice(LOCKS),
     "min_sites": Whole(1),
@@ -147,47 +135,39 @@ class Agreement:
         panel: dict[str, Any],
         sites: Iterable[str],
         key: Keyring | None,
+        settings: RunSettings | None = None,
         *,
-        rounds: int = 20,
-        local_epochs: int = 1,
-        aggregation: str = "fedavg",
-        aggregation_options: Mapping[str, Any] | None = None,
-        participation: float = 1.0,
-        patience: int = 0,
-        lock: str | None = "field",
-        strength: float = 1.0,
-        seal: str = "group",
-        min_sites: int | None = None,
-        seed: int = 0,
-        privacy: DP | None = None,
         salt: str | None = None,
+        **changes: Any,
     ) -> Agreement:
-        """Return the specification of a new run, under the current version of `key`."""
+        """Return the specification of a new run, under the current version of `key`.
+
+        Parameters
+        ----------
+        task, panel, sites, key
+            What is fitted, on which names, by whom, under which key.
+        settings
+            How (default: those of :class:`RunSettings`).
+        salt
+            Of the lock (default: drawn).
+        **changes
+            Single settings in place of those of `settings`.
+        """
+        settings = replace(settings or RunSettings(), **changes)
+        privacy, rounds = settings.privacy, settings.rounds
         if privacy is not None:
-            privacy, rounds = privacy.resolve(PARAMETERS["rounds"].read("rounds", rounds))
-        fewest = 1 if seal == "none" else 3
-        if privacy is not None and privacy.noise == "distributed":
-            fewest = max(fewest, privacy.colluders + 1)
+            privacy, rounds = privacy.resolve(rounds)
         return cls(
             run=os.urandom(16).hex(),  # masks of the seal are bound to it, so it never follows from the seed
             task=task.name,
             options=task.options(),
             panel=panel,
             sites=tuple(sites),
-            rounds=rounds,
-            local_epochs=local_epochs,
-            aggregation=aggregation,
-            aggregation_options=dict(aggregation_options or {}),
-            participation=participation,
-            patience=patience,
-            lock="none" if lock is None else lock,
-            strength=0.0 if lock is None else strength,
             salt=salt or os.urandom(16).hex(),
-            seal=seal,
-            min_sites=min_sites if min_sites is not None else fewest,
             key_version=key.current if key else 0,
             fingerprint=key.fingerprint() if key else "",
-            seed=seed,
+            **{name: getattr(settings, name) for name in SPECIFIED if name != "sites"}
+            | {"rounds": rounds, "min_sites": settings.fewest},
             privacy=None if privacy is None else privacy.to_json(),
         )
 

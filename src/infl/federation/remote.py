@@ -15,8 +15,9 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+from infl._parameters import Kind, Real
 from infl.errors import FederationError
 from infl.federation.messages import (
     END,
@@ -69,6 +70,12 @@ class Patience:
     least: float = 60.0
     factor: float = 4.0
     consent: float = 120.0
+
+    parameters: ClassVar[dict[str, Kind]] = {
+        **dict.fromkeys(("silence", "repeat", "first", "least", "consent"), Real(0, open="low")),
+        "factor": Real(1),
+    }
+    """What each may be."""
 
 
 @dataclass

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import PydanticCustomError, core_schema
 
 from infl._files import explained
-from infl.errors import DataError, FileError, SettingsError
+from infl._parameters import Kind
+from infl.errors import DataError, FileError, InflError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.remote import Patience
+from infl.federation.settings import RunSettings
 from infl.federation.toml import read_checked
 from infl.models.registry import make_task, task_from_json
+from infl.privacy.dp import DP
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
@@ -59,6 +64,11 @@ fingerprint = ""              # of that version: `infl key show`
 """
 
 
+FIT = {name: kind for name, kind in RunSettings.parameters.items() if name != "privacy"}
+"""What the table ``[fit]`` may have; ``[privacy]`` is one of its own."""
+FIT_DEFAULTS: dict[str, Any] = {"seal": "pairwise"}
+
+
 @dataclass(frozen=True)
 class PublicKey:
     """What is public of a key: enough to agree on it, of no use for anything else."""
@@ -85,45 +95,44 @@ class _Panel(_Table):
     file: Path
 
 
-class _Fit(_Table):
-    rounds: int = Field(default=20, ge=1)
-    local_epochs: int = Field(default=1, ge=1)
-    aggregation: str = "fedavg"
-    aggregation_options: dict[str, float] = {}
-    participation: float = Field(default=1.0, gt=0, le=1)
-    patience: int = Field(default=0, ge=0)
-    lock: str = "field"
-    strength: float = Field(default=1.0, ge=0, le=1)
-    seal: str = "pairwise"
-    min_sites: int = Field(default=3, ge=1)
-    seed: int = 0
-
-
 class _Key(_Table):
     version: int = Field(ge=1)
     fingerprint: str = Field(min_length=1)
 
 
-class _Privacy(_Table):
-    epsilon: float | None = Field(default=None, gt=0)
-    delta: float = Field(gt=0, lt=1)
-    clip_norm: float = Field(default=1.0, gt=0)
-    noise_multiplier: float | None = Field(default=None, gt=0)
-    sample_rate: float = Field(default=0.2, gt=0, le=1)
-    noise: str = "distributed"
-    accountant: str = "prv"
-    colluders: int = Field(default=1, ge=0)
-    unit: str = "record"
-    donor_key: str | None = None
+class _Declared:
+    """Reads a table as the dataclass whose fields it sets; what each may be is declared there.
+
+    Parameters
+    ----------
+    kinds
+        The dataclass's ``parameters``, of those that the table may have.
+    **defaults
+        Where the file's defaults are others.
+    """
+
+    def __init__(self, kinds: Mapping[str, Kind], **defaults: Any) -> None:
+        self.kinds, self.defaults = kinds, defaults
+
+    def __get_pydantic_core_schema__(self, source: Any, _: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        fields = {
+            name: core_schema.typed_dict_field(
+                core_schema.no_info_plain_validator_function(partial(_told, kind.read, name)), required=False
+            )
+            for name, kind in self.kinds.items()
+        }
+        table = core_schema.typed_dict_schema(fields, extra_behavior="forbid")
+        return core_schema.no_info_after_validator_function(
+            lambda given: _told(lambda: source(**self.defaults | given)), table
+        )
 
 
-class _Waiting(_Table):
-    silence: float = Field(default=Patience.silence, gt=0)
-    repeat: float = Field(default=Patience.repeat, gt=0)
-    first: float = Field(default=Patience.first, gt=0)
-    least: float = Field(default=Patience.least, gt=0)
-    factor: float = Field(default=Patience.factor, ge=1)
-    consent: float = Field(default=Patience.consent, gt=0)
+def _told(read: Callable[..., Any], *args: Any) -> Any:
+    """Return what `read` reads; what it refuses is an error at this place of the file."""
+    try:
+        return read(*args)
+    except InflError as error:
+        raise PydanticCustomError("declared", "{text}", {"text": str(error)}) from None
 
 
 class RunFile(_Table):
@@ -139,10 +148,10 @@ class RunFile(_Table):
     sites: list[str] = Field(min_length=1)
     model: _Model
     panel: _Panel
-    fit: _Fit = _Fit()
+    fit: Annotated[RunSettings, _Declared(FIT, **FIT_DEFAULTS)] = RunSettings(**FIT_DEFAULTS)
     key: _Key | None = None
-    privacy: _Privacy | None = None
-    waiting: _Waiting = _Waiting()
+    privacy: Annotated[DP, _Declared(DP.parameters)] | None = None
+    waiting: Annotated[Patience, _Declared(Patience.parameters)] = Patience()
 
     @classmethod
     def read(cls, path: Path) -> RunFile:
@@ -168,15 +177,11 @@ class RunFile(_Table):
 
     def agreement(self) -> Agreement:
         """Return the specification of a new run; only its random name and salt differ from call to call."""
-        from infl.privacy.dp import DP
-
         task = task_from_json(self.model.name, dict(self.model.model_extra or {}))
-        privacy = None
         if self.privacy is not None:
-            task, privacy = task.privately(), DP(**cast(Any, self.privacy.model_dump()))
-            privacy.check_seal(self.fit.seal)
-        fit = self.fit.model_dump()
-        if self.key is None and (fit["lock"] != "none" or fit["seal"] != "none"):
+            task = task.privately()
+            self.privacy.check_seal(self.fit.seal)
+        if self.key is None and (self.fit.lock != "none" or self.fit.seal != "none"):
             raise SettingsError("[key] is missing: a lock or a seal needs version and fingerprint of a key ring")
         key = None if self.key is None else PublicKey(self.key.version, self.key.fingerprint)
         panel = self.read_panel()
@@ -185,15 +190,11 @@ class RunFile(_Table):
             raise SettingsError(
                 f"{self.panel.file} is of the sites {named}: name them as in sites, `infl run panel --site`"
             )
-        return Agreement.new(task, panel, self.sites, cast("Keyring | None", key), privacy=privacy, **fit)
+        return Agreement.new(task, panel, self.sites, cast("Keyring | None", key), self.fit, privacy=self.privacy)
 
     def read_panel(self) -> dict[str, Any]:
         """Return features and classes."""
         return read_panel(self.panel.file)
-
-    def patience(self) -> Patience:
-        """Return how long the coordinator waits."""
-        return Patience(**self.waiting.model_dump())
 
 
 def read_panel(path: Path) -> dict[str, Any]:

@@ -50,7 +50,8 @@ def _explain(path: Path, text: str, error: tomllib.TOMLDecodeError | ValidationE
     known |= dict.fromkeys(("missing", "missing_argument"), "is missing")
     what = known.get(first["type"], first["msg"])
     more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return SettingsError(f"{path}, line {line}: {'.'.join(place)}: {what}{more}")
+    where = ".".join(place)
+    return SettingsError(f"{path}, line {line}: {where}: {what.removeprefix(f'{where}: ')}{more}")
 
 
 def line_of(text: str, place: list[str]) -> int:

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from joblib import Parallel, delayed
 
-from infl._parameters import PARAMETERS, door, read_all
+from infl._parameters import door
 from infl._threads import one_thread
 from infl._warn import warn
 from infl.errors import DataError, InflWarning, SettingsError
@@ -22,6 +23,7 @@ from infl.federation.agreement import Agreement, check_classes
 from infl.federation.local import run_in_process
 from infl.federation.report import round_bar
 from infl.federation.seeds import generator
+from infl.federation.settings import RunSettings
 from infl.models.pooling import pool
 from infl.models.registry import make_task
 from infl.models.task import LOWER_IS_BETTER
@@ -154,18 +156,17 @@ def compare(
     assert isinstance(seeds, list)  # the door makes one of whatever it was
     if holdout == "site" and len(tables) < 3:
         raise SettingsError(f"holdout='site' leaves one site out and needs at least 3 sites; there are {len(tables)}")
-    run_options = read_all(PARAMETERS, {k: options.pop(k) for k in list(options) if k in RUN_OPTIONS})
+    settings = RunSettings(rounds, local_epochs, **{k: options.pop(k) for k in list(options) if k in RUN_OPTIONS})
     task = make_task(model, options | ({} if target is None else {"target": target}), OWN_OPTIONS)
     check_modality(task, tables)
     panel = task.agree(tables)
     check_classes(panel)
-    run_options |= {"rounds": rounds, "local_epochs": local_epochs}
     n_folds = len(tables) if holdout == "site" else 1
     n_fits = n_folds * len(chosen)
     by_seed: dict[int, tuple[list[dict[str, Any]], dict[str, float]]] = {}
     with round_bar(len(seeds) * n_fits, progress, what="fit") as show:
         fits = count(1)
-        one = partial(_one_seed, task, panel, tables, chosen, holdout, test_share, run_options)
+        one = partial(_one_seed, task, panel, tables, chosen, holdout, test_share, settings)
         if n_jobs == 1:
             by_seed = dict(one(seed, lambda: show(next(fits), [])) for seed in seeds)
         else:
@@ -197,7 +198,7 @@ def _one_seed(
     methods: Sequence[str],
     holdout: str,
     test_share: float,
-    run_options: Mapping[str, Any],
+    settings: RunSettings,
     seed: int,
     tell: Callable[[], None] = lambda: None,
 ) -> tuple[int, tuple[list[dict[str, Any]], dict[str, float]]]:
@@ -206,7 +207,7 @@ def _one_seed(
     seconds: dict[str, float] = defaultdict(float)
     overall: dict[str, list[Mapping[str, float]]] = defaultdict(list)
     for train, test in folds(task, tables, holdout, test_share, seed):
-        bench = _Bench(task, panel, train, test, seed, run_options)
+        bench = _Bench(task, panel, train, test, replace(settings, seed=seed))
         for method in methods:
             begun = time.perf_counter()
             together, by_site = bench.measure(method)
@@ -251,10 +252,9 @@ class _Bench:
         panel: dict[str, Any],
         train: Mapping[str, Data],
         test: Mapping[str, Data],
-        seed: int,
-        run_options: Mapping[str, Any],
+        settings: RunSettings,
     ) -> None:
-        self.task, self.panel, self.seed, self.options = task, panel, seed, dict(run_options)
+        self.task, self.panel, self.settings = task, panel, settings
         self.train = train
         self.test = {site: adata for site, adata in test.items() if adata.n_obs}
         self.join: Literal["inner", "outer"] = "outer" if getattr(task, "features", "") == "union" else "inner"
@@ -267,7 +267,7 @@ class _Bench:
 
         if method == "baseline":
             with one_thread():
-                predict = self.task.baseline(pool(self.train, self.join), self.panel, seed=self.seed)
+                predict = self.task.baseline(pool(self.train, self.join), self.panel, seed=self.settings.seed)
                 return self._judge(lambda site: predict(self.test[site]))
         if method == "alone":
             scores = dict(self._alone())
@@ -284,7 +284,7 @@ class _Bench:
             self.runs[kind] = self._fit(self.train, lock, "group" if kind == "infl" else "none")
         run = self.runs[kind]
         if method == "infl_personal":
-            personal = personalise(self.train, run, key=run.key, seed=self.seed).models
+            personal = personalise(self.train, run, key=run.key, seed=self.settings.seed).models
             return self._judge(lambda site: self._infer(site, personal[site], run.key))
         if method.endswith("no_key"):
             return self._judge(lambda site: self._infer(site, run.model, None))
@@ -338,17 +338,9 @@ class _Bench:
         from infl.keys import Keyring
 
         key = Keyring.create() if lock != "none" else None
-        minimum = min(3, len(tables)) if seal != "none" else 1
-        agreement = Agreement.new(
-            self.task,
-            self.panel,
-            tables,
-            key,
-            lock=lock,
-            seal=seal,
-            seed=self.seed,
-            **{"min_sites": minimum, **self.options},
-        )
+        fewest = min(3, len(tables)) if seal != "none" else 1
+        settings = replace(self.settings, lock=lock, seal=seal, min_sites=self.settings.min_sites or fewest)
+        agreement = Agreement.new(self.task, self.panel, tables, key, settings)
         return run_in_process(agreement, self.task, tables, key).run
 
 

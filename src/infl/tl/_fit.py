@@ -5,18 +5,20 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from infl import _tell
-from infl._parameters import SEALS, Choice, door
+from infl._parameters import Having, door
 from infl._warn import warn
 from infl.errors import DataError, KeyringError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.local import Outcome, run_in_process
 from infl.federation.report import last_metrics
+from infl.federation.settings import FIT_SEAL, Protection, RunSettings
 from infl.models.registry import make_task
 from infl.pp._sites import as_sites
 from infl.privacy.dp import log_run
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from infl.privacy.dp import DP
 
 
-@door(seal=Choice(("auto", *SEALS)))
+@door(seal=FIT_SEAL, protection=Having(("given_once",), none=True, says="infl.Protection(seal=…, min_sites=…)"))
 def fit_federated(
     sites: Mapping[str, Data] | Data,
     model: str | Task = "classifier",
@@ -51,6 +53,7 @@ def fit_federated(
     strength: float = 1.0,
     seal: str = "auto",
     min_sites: int | None = None,
+    protection: Protection | None = None,
     privacy: DP | None = None,
     seed: int = 0,
     key_added: str = "infl",
@@ -92,6 +95,8 @@ def fit_federated(
         ``"pairwise"`` with `engine`.
     min_sites
         Fewest sites whose sum is opened (default: 3 with a seal, else 1).
+    protection
+        Lock, strength, seal and min_sites as one object (:class:`infl.Protection`), in place of the four.
     privacy
         :class:`infl.privacy.DP`: differential privacy of the training records. Every round is then one step of DP-SGD
         over all sites, so there are many more of them; the last one is kept, and what would need sums without noise
@@ -149,39 +154,34 @@ def fit_federated(
     written = {"the data": cast("Data", sites)} if site_key is not None else tables
     check_writable(written)
     task = make_task(model, model_options | ({} if target is None else {"target": target}), OWN_OPTIONS)
-    locked = lock not in (None, "none")
+    chosen = Protection(lock, strength, seal, min_sites).given_once(protection)
+    locked = chosen.lock not in (None, "none")
     if key is not None and not locked:
         raise KeyringError("key= is given, but lock=None: it would lock nothing; leave key= out, or use lock='field'")
     if privacy is not None:
         task = task.privately()
     check_modality(task, tables)
     panel = (engine.panel() if engine else None) or task.agree(tables)
-    if seal == "auto":
-        seal = "pairwise" if engine else "group"
+    if chosen.seal == "auto":
+        chosen = replace(chosen, seal="pairwise" if engine else "group")
     if engine and privacy is not None:
-        privacy.check_seal(seal)
-    if seal == "none":
+        privacy.check_seal(chosen.seal)
+    if chosen.seal == "none":
         warn("seal='none': the coordinator reads every site's update; for simulation and debugging only")
-    fresh = key is None and (locked or seal != "none")
+    fresh = key is None and (locked or chosen.seal != "none")
     key = _fresh_key() if fresh else key
-    agreement = Agreement.new(
-        task,
-        panel,
-        names or tables,
-        key,
-        rounds=rounds,
-        local_epochs=local_epochs,
-        aggregation=aggregation,
-        aggregation_options=aggregation_options,
-        participation=participation,
-        patience=patience,
-        lock=lock,
-        strength=strength,
-        seal=seal,
-        min_sites=min_sites,
+    settings = RunSettings(
+        rounds,
+        local_epochs,
+        aggregation,
+        aggregation_options,
+        participation,
+        patience,
         seed=seed,
         privacy=privacy,
+        **asdict(chosen),
     )
+    agreement = Agreement.new(task, panel, names or tables, key, settings)
     if engine:
         return _fit_elsewhere(engine, agreement, tables, key, key_added)
     _tell.info(f"{task.name} on {len(tables)} sites, {rounds} rounds, lock {agreement.lock}, seal {agreement.seal}")

@@ -12,8 +12,8 @@ import numpy as np
 from infl.federation.agreement import Agreement
 from infl.federation.packings import WIDER, rescaled, split_sums
 from infl.federation.seeds import derive, generator
+from infl.federation.settings import RunSettings
 from infl.models.registry import task_from_json
-from infl.privacy.dp import DP
 from infl.privacy.seal.packing import TAG_WORDS
 
 if TYPE_CHECKING:
@@ -188,12 +188,10 @@ class Evidence:
             self._kept[name] = make()
         return self._kept[name]
 
-    def settings(self) -> dict[str, Any]:
-        """Return what the run was agreed with, as :meth:`infl.federation.agreement.Agreement.new` takes it."""
-        names = ("rounds", "local_epochs", "aggregation", "aggregation_options", "participation", "patience")
-        settings = {name: self.run.settings[name] for name in (*names, "lock", "strength", "seal", "min_sites", "seed")}
-        dp = self.run.settings["privacy"]
-        return settings | {"privacy": None if dp is None else DP(**dp)}
+    @property
+    def settings(self) -> RunSettings:
+        """What the run was agreed with."""
+        return RunSettings.of(self.run.settings)
 
     def repeat(self, sites: Mapping[str, Data] | None = None, **changes: Any) -> Recorded:
         """Fit the run again with an eavesdropper on the line; `changes` to the agreement (``lock="none"``, ``rounds=2``).
@@ -205,15 +203,15 @@ class Evidence:
 
         sites = self.sites if sites is None else sites
         task = changes.pop("task", self.task)
-        settings = self.settings() | changes
-        needs_key = settings["lock"] != "none" or settings["seal"] != "none"
+        settings = replace(self.settings, **changes)
+        needs_key = settings.lock != "none" or settings.seal != "none"
         key = (self.run.key or Keyring.create()) if needs_key else None
-        if settings["seal"] == "none" and len(sites) < settings["min_sites"]:
-            settings["min_sites"] = 1
-        dp: DP | None = settings["privacy"]
-        if dp is not None and dp.colluders >= settings["min_sites"]:  # sites put together keep no noise from each other
-            settings["privacy"] = replace(dp, colluders=settings["min_sites"] - 1)
-        agreement = Agreement.new(task, self.panel, sites, key, **settings)
+        if settings.seal == "none" and len(sites) < settings.fewest:
+            settings = replace(settings, min_sites=1)
+        dp = settings.privacy
+        if dp is not None and dp.colluders >= settings.fewest:  # sites put together keep no noise from each other
+            settings = replace(settings, privacy=replace(dp, colluders=settings.fewest - 1))
+        agreement = Agreement.new(task, self.panel, sites, key, settings)
         ears: list[Eavesdropper] = []
 
         def listen(transport: Transport) -> Transport:

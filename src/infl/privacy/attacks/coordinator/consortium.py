@@ -134,10 +134,10 @@ class Consortium:
         self._folder = tempfile.TemporaryDirectory()
         self.ring = Keyring.create()
         data = some_of(evidence) if sites is None else sites
-        settings = evidence.settings() | {"rounds": 3, "patience": 0, "participation": 1.0, "salt": None} | changes
-        self.task = settings.pop("task", evidence.task)
+        self.task = changes.pop("task", evidence.task)
+        settings = replace(evidence.settings, rounds=3, patience=0, participation=1.0)
         panel = evidence.panel | ({"sites": list(data)} if "sites" in evidence.panel else {})
-        self.agreement = Agreement.new(self.task, panel, data, self.ring, **settings)
+        self.agreement = Agreement.new(self.task, panel, data, self.ring, settings, **changes)
         shared = build_bench(self.task, self.agreement).shared
         self.exchanges = Programme(self.task, self.agreement, shared).exchanges
         self.progress = Progress()
