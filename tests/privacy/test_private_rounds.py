@@ -286,7 +286,7 @@ def test_a_patients_gradient_is_that_of_the_mean_loss(monkeypatch: pytest.Monkey
     gradients = [torch.autograd.grad(loss(unit), list(layer.parameters())) for unit in units]
     expected = sum(torch.cat([g.flatten() for g in parts]) for parts in gradients)
     assert np.abs(whole * 2.0**-20 - expected.numpy()).max() < 4e-6
-    monkeypatch.setattr("infl.privacy.dp.OF_DONOR", 3)
+    monkeypatch.setattr("infl.privacy.dp.gradients.OF_DONOR", 3)
     assert np.abs(whole - clipped_gradients(layer, loss, units, 100.0, -20)).max() <= 2
 
 
