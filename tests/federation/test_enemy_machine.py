@@ -154,7 +154,7 @@ class World:
         store.restore_sites(replica, {name: site})
         self._watch(replica)
         self.sites[name] = site
-        reply = self._handle(name, self._plan(0, KEYS, 0, 0, (), lanes=(0, 2)))
+        reply = self._handle(name, self._plan(0, KEYS, 0, 0, (), lanes=(0, 2, 0)))
         if isinstance(reply, Key):
             self.peers = self.peers | {name: reply.public}
 
@@ -181,7 +181,7 @@ class World:
     # -- messages ----------------------------------------------------------------------------------------------------
     def _plan(self, seq: int, kind: str, round: int, attempt: int, previous: tuple[Total, ...], **others: Any) -> Plan:
         a = self.agreement
-        known = {"cohort": SITES, "lanes": (0, 2), "peers": self.peers} | others
+        known = {"cohort": SITES, "lanes": (0, 2, 0), "peers": self.peers} | others
         return Plan(
             run=a.run, seq=seq, kind=kind, round=round, attempt=attempt, agreement=a.digest, key_version=a.key_version,
             fingerprint=a.fingerprint, previous=previous, **known,
@@ -222,7 +222,11 @@ class World:
         assert self.sealed is not None
         context, _, plain = self.sealed
         digest = context.digest()
-        for lane, clear in ((reply.words.low, plain.low), (reply.words.high[:-2], plain.high[:-2])):
+        for lane, clear in (
+            (reply.words.low, plain.low),
+            (reply.words.high[:-2], plain.high[:-2]),
+            (reply.words.of_all[:-2], plain.of_all[:-2]),
+        ):
             if (lane == clear).any():
                 self.faults.append(f"{name} sent {plan.kind!r} in the clear")
         before = self.sent.setdefault((name, digest), plain.digest().encode())
@@ -295,7 +299,7 @@ LIES: dict[str, Callable[[Plan], Plan]] = {
     "training for judging": lambda p: replace(p, kind="judge", round=0),
     "another number": lambda p: replace(p, seq=p.seq + 1),
     "without a neighbour": lambda p: replace(p, cohort=p.cohort[1:]),
-    "shorter": lambda p: replace(p, lanes=(0, p.lanes[1])),
+    "shorter": lambda p: replace(p, lanes=(0, *p.lanes[1:])),
     "another key": lambda p: replace(p, fingerprint=""),
     "another run": lambda p: replace(p, run="0" * 32),
 }

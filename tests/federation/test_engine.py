@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 from anndata import AnnData
+from mudata import MuData
 from scipy import sparse
 
 import infl
+from infl._mudata import without_pull
 from infl.errors import DataError, FederationError, FileError, InflWarning, KeyringError, SealError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.coordinator import Reply, Transport
@@ -27,7 +29,8 @@ from infl.federation.packings import fitted, split_sums, stage_packing, update_e
 from infl.federation.replica import Replica
 from infl.federation.site import Site
 from infl.keys import Keyring
-from infl.models import Classifier
+from infl.models import Classifier, Mosaic, Spatial
+from infl.models.task import Task
 
 OPTIONS = {"target": "label", "width": 8, "n_blocks": 1, "progress": False, "rounds": 4}
 
@@ -201,6 +204,99 @@ def test_lost_site_costs_itself_only(small_sites: dict[str, AnnData]) -> None:
     assert run.history["n_sites"].tolist() == [4, 3, 4, 4]
     plain = run_over(small_sites, lambda t: Line(t, lose), seal="none", lock=None)
     assert relative(weights(run), weights(plain)) < 1e-5
+
+
+@pytest.mark.parametrize("seal", ["group", "pairwise", "none"])
+def test_losses_and_metrics_are_of_all_sites_or_not_told(small_sites: dict[str, AnnData], seal: str) -> None:
+    """A sum of some beside one of all would tell the missing site's; the best round is one of those that are told."""
+
+    def lose(plan: Plan, reply: Answer) -> Answer | None:
+        return None if plan.kind == "train" and plan.round in (2, 4) and reply.site == "site_2" else reply
+
+    lines: list[Line] = []
+    run = run_over(small_sites, lambda t: lines.append(Line(t, lose)) or lines[0], seal=seal)
+    assert run.history["n_sites"].tolist() == [4, 3, 4, 3]
+    assert run.history["loss"].isna().tolist() == [False, True, False, True]
+    judged = [c for c in run.history if c.startswith("val_")]
+    assert len(judged) > 1  # a round's model is judged in the next one; the last one, at the end
+    assert run.history[judged].isna().all(axis=1).tolist() == [True, False, True, False]
+    assert run.history.index[run.history["best"]].tolist() == [run.history["val_loss"].idxmin()]
+    sums = {total.seq: total for plan in lines[0].asked for total in plan.previous}.values()
+    assert {len(total.words.of_all) > 0 for total in sums if total.responders != total.cohort} == {False}
+    assert all(len(total.words.of_all) for total in sums if total.kind == "train" and total.responders == total.cohort)
+
+
+def test_rounds_that_are_not_told_count_as_rounds_without_a_better_one(small_sites: dict[str, AnnData]) -> None:
+    def lose(plan: Plan, reply: Answer) -> Answer | None:
+        return None if plan.kind == "train" and plan.round in (3, 4, 5) and reply.site == "site_2" else reply
+
+    run = run_over(small_sites, lambda t: Line(t, lose), rounds=9, patience=3)
+    best = int(run.history.index[run.history["best"]][0])
+    assert run.history["val_loss"].isna().tolist()[1:4] == [True] * 3
+    assert len(run.history) == 9 or len(run.history) - 1 - best == 3
+
+
+def test_final_sums_that_stay_closed_leave_out_what_follows_from_them(
+    small_sites: dict[str, AnnData], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kinds: list[str] = []
+
+    def lose(plan: Plan, reply: Answer) -> Answer | None:
+        kinds.append(plan.kind)
+        return None if plan.kind == "latent" and reply.site == "site_2" else reply
+
+    task, key = Classifier(target="label", width=8, n_blocks=1, coordinate=1), Keyring.create()
+    agreement = Agreement.new(task, task.agree(small_sites), small_sites, key, rounds=2)
+    outcome = run_in_process(agreement, task, small_sites, key, wrap=lambda t: Line(t, lose))
+    assert "site_2 missing in the sums for 'latent': they stay closed" in capsys.readouterr().err
+    assert kinds[-8:] == ["temperature"] * 4 + ["close"] * 4  # the programme is what it was
+    assert not {"latent_sum", "temperature"} & {*outcome.run.model.private_arrays(key)}
+    assert "class_counts" in outcome.run.model.private_arrays(key)
+    whole = run_in_process(agreement, task, small_sites, key)
+    assert {"latent_sum", "temperature"} <= {*whole.run.model.private_arrays(key)}
+    assert torch.equal(outcome.replica.theta, whole.replica.theta)
+
+
+@pytest.mark.parametrize("lost_in", ["domains 1", "centres_1_0"])
+def test_final_sums_that_build_on_each_other_are_left_out_together(
+    lost_in: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mixture half way, or clusters of one of several levels, would be no model's."""
+    rng = np.random.default_rng(0)
+    spots = {s: AnnData(rng.poisson(3.0, (60, 12)).astype(np.float32)) for s in ("a", "b", "c", "d")}
+    for name, adata in spots.items():
+        adata.var_names, adata.obs_names = [f"g{i}" for i in range(12)], [f"{name}{i}" for i in range(60)]
+        adata.obsm["spatial"] = rng.random((60, 2))
+    mosaic = lost_in.startswith("centres")
+    task: Task = Mosaic(n_domains=2, n_latent=3) if mosaic else Spatial(n_domains=2, n_latent=3, steps=3)
+    with without_pull():
+        sites: dict[str, Any] = {s: MuData({"rna": adata}) for s, adata in spots.items()} if mosaic else spots
+
+    def lose(plan: Plan, reply: Answer) -> Answer | None:
+        return None if plan.kind == lost_in and reply.site == "b" else reply
+
+    key = Keyring.create()
+    agreement = Agreement.new(task, task.agree(sites), sites, key, rounds=1)
+    for wrap, whole in ((lambda t: Line(t, lose), False), (lambda t: t, True)):
+        outcome = run_in_process(agreement, task, sites, key, wrap=wrap)
+        assert (f"b missing in the sums for '{lost_in}'" in capsys.readouterr().err) is not whole
+        infl.tl.predict(adata := sites["a"].copy(), outcome.run.model, key=key)
+        assert ("infl_domain" in adata.obs and bool(adata.obs["infl_domain"].notna().all())) is whole
+        assert np.isfinite(adata.obsm["X_infl"]).all()
+
+
+@pytest.mark.parametrize("name", ["qfedavg", "afl", "fedavg"])
+def test_factors_of_sites_are_of_the_last_round_in_which_all_were(small_sites: dict[str, AnnData], name: str) -> None:
+    """The lost site counts as zero with the weight that all had together when it was last there."""
+
+    def lose(plan: Plan, reply: Answer) -> Answer | None:
+        return None if plan.kind == "train" and plan.round == 2 and reply.site == "site_2" else reply
+
+    options = {"qfedavg": {"q": 1}, "fedavg": {"weight": "sites"}}.get(name, {})
+    settings = {"aggregation": name, "aggregation_options": options, "lock": None, "rounds": 2}
+    run, plain = (run_over(small_sites, lambda t: Line(t, lose), **settings, seal=s) for s in ("group", "none"))
+    assert relative(weights(run), weights(plain)) < 1e-5
+    assert run.history["loss"].isna().tolist() == [False, True]
 
 
 def test_too_few_answers_name_the_missing(small_sites: dict[str, AnnData]) -> None:

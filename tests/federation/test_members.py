@@ -277,7 +277,7 @@ def test_a_restored_backup_seals_nothing_under_masks_that_were_used(
         return
     with pytest.raises(FederationError, match="not those of its last start"):
         site.handle(plan)
-    public = site.handle(replace(plan, kind=KEYS, lanes=(0, 2)))
+    public = site.handle(replace(plan, kind=KEYS, lanes=(0, 2, 0)))
     assert isinstance(public, Key)
     second = site.handle(decode(encode(replace(plan, peers=dict(plan.peers) | {"site_1": public.public}))))
     assert isinstance(second, Answer)
@@ -383,7 +383,7 @@ def test_after_a_reveal_no_other_sum_of_the_exchange_is_answered_or_opened(
     assert plan.round == 2
 
     def keyed(site: Site) -> Plan:
-        public = site.handle(replace(plan, kind=KEYS, lanes=(0, 2), previous=()))
+        public = site.handle(replace(plan, kind=KEYS, lanes=(0, 2, 0), previous=()))
         assert isinstance(public, Key)
         return replace(plan, peers=dict(plan.peers) | {"site_1": public.public})
 

@@ -35,7 +35,7 @@ from infl.federation.wire import decode, encode
 from infl.keys import Identity, Keyring
 from infl.models import Classifier, Mosaic
 from infl.models.task import Task
-from infl.privacy.seal import Ledger, Words
+from infl.privacy.seal import Ledger
 
 QUICK = Patience(silence=2, repeat=0.1, first=20, least=20, consent=20)
 TASK = Classifier(target="label", width=8, n_blocks=1)
@@ -292,7 +292,7 @@ def test_a_site_that_was_away_for_long_is_sent_the_sealed_sums(
 def test_what_is_asked_again_while_it_is_answered_is_answered_once(small_sites: dict[str, AnnData]) -> None:
     """A site that takes long is asked again and again, since it does not say whether it is at work."""
     sent: list[Any] = []
-    asked = encode(Plan("run", 0, "count", 0, 0, ("site_1",), (0, 3), "", 1, "", ()))
+    asked = encode(Plan("run", 0, "count", 0, 0, ("site_1",), (0, 2, 3), "", 1, "", ()))
 
     class Slow:
         replica = None
@@ -336,8 +336,8 @@ def test_a_late_answer_to_an_earlier_exchange_is_not_counted(small_sites: dict[s
 
 
 MALFORMED: dict[str, Callable[[Answer], Any]] = {
-    "too many words": lambda a: replace(a, words=Words(np.append(a.words.low, a.words.low), a.words.high)),
-    "too few sums": lambda a: replace(a, words=Words(a.words.low, a.words.high[:-1])),
+    "too many words": lambda a: replace(a, words=replace(a.words, low=np.append(a.words.low, a.words.low))),
+    "too few sums": lambda a: replace(a, words=replace(a.words, of_all=a.words.of_all[:-1])),
     "another run": lambda a: replace(a, run="0" * 32),
     "another key": lambda a: replace(a, key_version=7, fingerprint="abcd"),
 }

@@ -101,7 +101,7 @@ def test_a_second_run_is_refused_where_one_was_accepted(small_sites: dict[str, A
 
 
 def a_plan(agreement: Agreement) -> Plan:
-    return Plan(agreement.run, 0, "count", 0, 0, agreement.sites, (0, 3), agreement.digest, 0, "", ())
+    return Plan(agreement.run, 0, "count", 0, 0, agreement.sites, (0, 2, 3), agreement.digest, 0, "", ())
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from infl.federation.messages import (
     Total,
     Trouble,
 )
-from infl.federation.wire import MAGIC, VERSION, decode, encode, encode_parts
+from infl.federation.wire import LANES, MAGIC, VERSION, decode, encode, encode_parts
 from infl.privacy.seal import Revealed, Words
 
 names = st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=12)
@@ -35,13 +35,14 @@ blobs = st.binary(max_size=40)
 tables = st.dictionaries(names, blobs, max_size=3)
 sites = st.lists(names, max_size=4, unique=True).map(tuple)
 lanes = st.builds(
-    lambda low, high: Words(np.asarray(low, "<u4"), np.asarray(high, "<u8")),
+    lambda low, high, of_all: Words(np.asarray(low, "<u4"), np.asarray(high, "<u8"), np.asarray(of_all, "<u8")),
     st.lists(st.integers(0, 2**32 - 1), max_size=5),
+    st.lists(st.integers(0, 2**64 - 1), max_size=5),
     st.lists(st.integers(0, 2**64 - 1), max_size=5),
 )
 totals = st.builds(Total, numbers, names, numbers, numbers, sites, sites, lanes)
 plans = st.builds(
-    Plan, names, numbers, names, numbers, numbers, sites, st.tuples(numbers, numbers), names, numbers, names,
+    Plan, names, numbers, names, numbers, numbers, sites, st.tuples(numbers, numbers, numbers), names, numbers, names,
     st.lists(totals, max_size=2).map(tuple), tables, sites, tables,
 )  # fmt: skip
 messages = st.one_of(
@@ -62,7 +63,7 @@ messages = st.one_of(
 
 def same(a: Any, b: Any) -> bool:
     if isinstance(a, Words):
-        return bool(np.array_equal(a.low, b.low) and np.array_equal(a.high, b.high))
+        return all(np.array_equal(getattr(a, lane), getattr(b, lane)) for lane in LANES)
     if isinstance(a, tuple):
         return len(a) == len(b) and all(map(same, a, b))
     if is_dataclass(a):
@@ -160,7 +161,7 @@ def edited(change: Callable[[dict[str, Any]], None]) -> bytes:
     ("content", "why"),
     [
         (b"", "not a message of infl"),
-        (MAGIC + (7).to_bytes(4, "little") + bytes(8), "format 7, this infl reads 2"),
+        (MAGIC + (7).to_bytes(4, "little") + bytes(8), "format 7, this infl reads 3"),
         (framed(b'{"Plan": {}}'), "Plan has other fields than run"),
         (framed(b'{"System": {}}'), "not one of a message"),
         (framed(b'{"Stopped": {"site": "a", "site": "b", "seq": 1}}'), "named twice"),

@@ -172,9 +172,9 @@ def test_another_history_has_noise_of_its_own(khan_sites: dict[str, AnnData]) ->
     outcome, seen = open_run(khan_sites, dp)
     plan = seen.plans["train", 1, "site_1"]
     (count,) = plan.previous
-    high = count.words.high.copy()
-    high[0] += 1  # one record more: the model is the same, the history is not
-    other = replace(plan, previous=(replace(count, words=replace(count.words, high=high)),))
+    of_all = count.words.of_all.copy()
+    of_all[0] += 1  # one record more: the model is the same, the history is not
+    other = replace(plan, previous=(replace(count, words=replace(count.words, of_all=of_all)),))
     sent = seen.answers[plan.seq, "site_1"].words.low.view(np.int32)
     assert (low(anew(outcome, khan_sites), other) != sent).mean() > 0.9
 

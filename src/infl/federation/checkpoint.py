@@ -23,7 +23,7 @@ from infl.federation.agreement import Agreement
 from infl.federation.coordinator import Opening, Progress
 from infl.federation.digest import data_digest
 from infl.federation.messages import Total
-from infl.federation.wire import decode, encode
+from infl.federation.wire import LANES, decode, encode
 from infl.privacy.seal import Words
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Checkpoint:
     def _keep_total(self, path: Path, total: Total, **more: Any) -> None:
         from safetensors.numpy import save_file
 
-        arrays = {"low": total.words.low, "high": total.words.high}
+        arrays = {name: getattr(total.words, name) for name in LANES}
         row = {k: v for k, v in vars(total).items() if k != "words"}
         facts = {"total": json.dumps(row), "more": json.dumps(more)}
         path.parent.mkdir(exist_ok=True)
@@ -154,7 +154,7 @@ class Checkpoint:
     def _total(self, path: Path) -> tuple[Total, dict[str, Any]]:
         arrays, metadata = _mapped(path)
         row = json.loads(metadata["total"])
-        words = Words(arrays["low"], arrays["high"])
+        words = Words(*(arrays[name] for name in LANES))
         row |= {"cohort": tuple(row["cohort"]), "responders": tuple(row["responders"])}
         return Total(**row, words=words), json.loads(metadata["more"])
 
@@ -242,6 +242,7 @@ def _replica_state(replica: Replica) -> tuple[dict[str, np.ndarray], dict[str, A
     arrays |= {f"rule.{name}": value.numpy() for name, value in replica.rule_state.items()}
     arrays |= {f"private.{name}": np.asarray(value, order="C") for name, value in replica.private.items()}
     names = ("seq", "chain", "made", "best_made", "n_total", "best_round", "stopped", "rows", "wider", "absent")
+    names += ("counted", "begun_with", "lacks")
     return arrays, {name: getattr(replica, name) for name in names}
 
 

@@ -196,7 +196,7 @@ class Coordinator:
 
     def _exchange(self, exchange: Exchange) -> Total | None:
         if (opening := self.progress.opening) is not None:  # of an attempt at the run before
-            masked = Words(opening.total.words.low.copy(), opening.total.words.high.copy())
+            masked = opening.total.words.copy()
             self._uncover(exchange, replace(opening, total=replace(opening.total, words=masked)))
             return replace(opening.total, words=masked)
         cohort = cohort_of(self.agreement, exchange)
@@ -244,6 +244,7 @@ class Coordinator:
         self._check_enough(exchange, cohort, responders)
         self._complete = responders == cohort
         assert words is not None  # for the type checker: enough sites answered
+        words = words if self._complete else words.of_some()
         seq, epochs = self.progress.seq, epochs_of(self._peers)
         return Total(seq, exchange.kind, exchange.round, attempt, cohort, responders, words, epochs), shares
 
@@ -311,8 +312,7 @@ class Coordinator:
                 f"{reply.site} used key version {reply.key_version} ({reply.fingerprint or 'none'}), the run has "
                 f"{a.key_version} ({a.fingerprint or 'none'}): give that site the run's key"
             )
-        found = len(reply.words.low), len(reply.words.high)
-        if (reply.run, reply.attempt, found) != (a.run, attempt, exchange.packing.lanes):
+        if (reply.run, reply.attempt, reply.words.lanes) != (a.run, attempt, exchange.packing.lanes):
             raise FederationError(f"{reply.site} answered to another run or attempt; refused")
 
     def _check_enough(self, exchange: Exchange, cohort: tuple[str, ...], responders: tuple[str, ...]) -> None:

@@ -56,13 +56,13 @@ class Total:
     attempt: int = shown("attempt; one more after a site was lost while pairwise masks came off")
     cohort: tuple[str, ...] = shown("sites that were asked, in order")
     responders: tuple[str, ...] = shown("sites that answered, in order")
-    words: Words = shown("the sum", Visibility.SEALED)
+    words: Words = shown("the sum; without losses and metrics where somebody is missing", Visibility.SEALED)
     epochs: str = shown("digest of the keys that the sites made when they started; empty in one process", default="")
 
     @property
     def lanes(self) -> tuple[int, ...]:
-        """Words of 32 and of 64 bits."""
-        return len(self.words.low), len(self.words.high)
+        """Words of 32 bits, of 64, and of 64 that are opened of all sites only."""
+        return self.words.lanes
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class Plan:
 
     Examples
     --------
-    >>> plan = Plan("run", 0, "count", 0, 0, ("a", "b", "c"), (0, 3), "", 1, "", ())
+    >>> plan = Plan("run", 0, "count", 0, 0, ("a", "b", "c"), (0, 3, 0), "", 1, "", ())
     >>> plan.lanes
-    (0, 3)
+    (0, 3, 0)
     """
 
     run: str = shown("random name of the run")
@@ -82,7 +82,9 @@ class Plan:
     round: int = shown("training round, 0 outside training")
     attempt: int = shown("attempt; one more after a site was lost while pairwise masks came off")
     cohort: tuple[str, ...] = shown("sites that are asked, in order")
-    lanes: tuple[int, ...] = shown("words of 32 and of 64 bits that each site is to send; the same whatever its data")
+    lanes: tuple[int, ...] = shown(
+        "words of 32 bits, of 64, and of 64 opened of all only, that each site is to send; the same whatever its data"
+    )
     agreement: str = shown("digest of the run's specification")
     key_version: int = shown("version of the key in use")
     fingerprint: str = shown("fingerprint of the key in use")

@@ -3,6 +3,10 @@
 A message tells its size and nothing else. Scales are never told: the first ones follow from the specification, later ones
 from sums that the sites opened. Sums are three limbs wide, so that no expected value leaves their range. An update that leaves it counts as zero: the site says so by a number *inside* the sum, and all sites widen the scale
 of that array for the rounds after. So nothing that the coordinator sees depends on a value.
+
+Losses, metrics, counts and final statistics are opened of all sites of a cohort or not at all (:attr:`Field.of_all`): of two
+sums of nearly the same, one without a site, the difference would be that site's own number. What is opened of some sites too is
+the update, and the marks that belong to it.
 """
 
 from __future__ import annotations
@@ -58,7 +62,7 @@ def update_exponent(lr: float, local_epochs: int) -> int:
 
 def count_packing() -> Packing:
     """Return the packing of the first exchange: numbers of training samples."""
-    return Packing((Field("n", (), 0, bits=64),))
+    return Packing((Field("n", (), 0, bits=64, of_all=True),))
 
 
 def sums_packing(shapes: Mapping[str, tuple[int, ...]], exponents: Mapping[str, int] | None = None) -> Packing:
@@ -71,7 +75,7 @@ def sums_packing(shapes: Mapping[str, tuple[int, ...]], exponents: Mapping[str, 
 
 def stage_packing(shapes: Mapping[str, tuple[int, ...]]) -> Packing:
     """Return the packing of a task's own sums."""
-    return Packing((*_wide(shapes), Field(LEFT_OUT, (), 0, bits=64)))
+    return Packing((*_wide(shapes), Field(LEFT_OUT, (), 0, bits=64, of_all=True)))
 
 
 def judge_packing(task: Task, panel: Mapping[str, object]) -> Packing:
@@ -101,7 +105,7 @@ def train_packing(task: Task, agreement: Agreement, shared: Layout) -> Packing:
         agreement.sites
     )  # else all are asked, and weigh what was counted at the beginning
     counts = (
-        *([Field("n", (), 0, bits=64)] if some else []),
+        *([Field("n", (), 0, bits=64, of_all=True)] if some else []),
         Field(LEFT_OUT, (), 0, bits=64),
         Field(WIDER, (len(update), STEPS), 0, bits=64),
     )
@@ -115,7 +119,7 @@ def _metric_shapes(task: Task, panel: Mapping[str, object]) -> dict[str, tuple[i
 def _wide(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Field, ...]:
     """Return the limbs of sums, multiples of 2⁻²⁰, of 2²⁰ and of 2⁶⁰; those on one scale are neighbours."""
     return tuple(
-        Field(name + end, tuple(shape), SUM_EXPONENT + LIMB * number, bits=64)
+        Field(name + end, tuple(shape), SUM_EXPONENT + LIMB * number, bits=64, of_all=True)
         for number, end in enumerate(("", *UPPER))
         for name, shape in shapes.items()
     )
@@ -146,9 +150,11 @@ def join_sums(arrays: Mapping[str, np.ndarray], packing: Packing) -> np.ndarray:
 
 
 def split_sums(sums: np.ndarray, packing: Packing) -> dict[str, np.ndarray]:
-    """Inverse of :func:`join_sums`."""
+    """Inverse of :func:`join_sums`; without what stayed closed, where the lane ends before it."""
     arrays: dict[str, np.ndarray] = {}
     for field, place in packing.lane(64):
+        if place.stop > len(sums):
+            break
         value = sums[place].reshape(field.shape)
         base = field.name.removesuffix(UPPER[1]).removesuffix(UPPER[0])
         arrays[base] = arrays[base] + value if base != field.name else value

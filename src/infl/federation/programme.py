@@ -126,8 +126,9 @@ class Programme:
             return f"{due.kind!r} is not of all sites"
         if not 0 <= asked.attempt < MAX_ATTEMPTS:
             return f"attempt {asked.attempt} is one too many"
-        if asked.lanes != due.packing.lanes:
-            return f"{asked.lanes} words are asked for, agreed was {due.packing.lanes}"
+        lanes = due.packing.lanes_of(all_sites=not isinstance(asked, Total) or asked.responders == asked.cohort)
+        if asked.lanes != lanes:
+            return f"{asked.lanes} words are asked for, agreed was {lanes}"
         return ""
 
     def opening_fault(self, answered: tuple[str, ...], cohort: tuple[str, ...], due: Exchange | None) -> str:

@@ -214,7 +214,7 @@ class RemoteTransport:
             if self.peers[site].declined:
                 continue
             due[site] = _Due(plan)
-            self.limit = SMALL + 4 * plan.lanes[0] + 8 * plan.lanes[1] + (len(cohort) << 10)
+            self.limit = SMALL + 4 * plan.lanes[0] + 8 * sum(plan.lanes[1:]) + (len(cohort) << 10)
             self.peers[site].trouble = ""
         kind = plan.kind if cohort else ""
         deadline = begun + self._deadline(kind)
@@ -315,5 +315,5 @@ def _misfit(message: Any, plan: Plan) -> str:
         return "an answer to another run"
     if (message.key_version, message.fingerprint) != (plan.key_version, plan.fingerprint):
         return f"an answer under key version {message.key_version} ({message.fingerprint[:40]})"
-    found, due = (len(message.words.low), len(message.words.high)), plan.lanes
-    return "" if found == due else f"{found[0]} and {found[1]} words where {due[0]} and {due[1]} are due"
+    found, due = message.words.lanes, plan.lanes
+    return "" if found == due else f"{found} words where {due} are due"

@@ -89,6 +89,13 @@ class Replica:
         By which powers of two the scales of an update's arrays are wider than the first ones, after what sums said.
     absent
         By number of the exchange, which sites of its cohort are not in the sum.
+    counted
+        Summed weights of the sites' updates, where the rule counts sites by a factor: of the last round in which all were (0:
+        of none yet).
+    begun_with
+        Names of the private arrays before the final sums.
+    lacks
+        A final sum in which a site was missing stayed closed; those before and after it count as little.
 
     Examples
     --------
@@ -149,6 +156,8 @@ class Replica:
         self.stopped = False
         self.wider: dict[str, int] = {}
         self.absent: dict[str, list[str]] = {}
+        self.counted, self.lacks = 0.0, False
+        self.begun_with: list[str] = []
         self.rows: list[dict[str, Any]] = []
 
     @cached_property
@@ -275,8 +284,10 @@ class Replica:
                 self._judge(arrays)
             # Σ wᵢΔᵢ / Σ wᵢ with wᵢ = nᵢ / n_total; or minus the mean of a Poisson sample's clipped, noisy gradients, to which
             # a lost site gives zero: how many records answered is nobody's business
-            n = float(arrays.get("n", self.n_total))  # of those who are in the sum; where all are asked, of all
-            counted = float(arrays.get("importance", n))  # Σ nᵢ fᵢ where the rule counts sites by a factor fᵢ too
+            n = float(
+                arrays.get("n", self.n_total * len(total.cohort) / len(a.sites))
+            )  # of the cohort; on average, if closed
+            counted = self._counted(arrays, n)
             # one row: the update, and with control variates a second: their weighted change
             rows = torch.from_numpy(vector).view(-1, self.bench.shared.total)
             if self.gain is not None:
@@ -294,7 +305,7 @@ class Replica:
                 )
             if self.rule.control:
                 self.rule_state["control"] = self.control + rows[1]
-            told = dp is None and n and ("n" in arrays or (not n_out and total.responders == total.cohort))
+            told = n and "train_loss" in arrays and ("n" in arrays or not n_out)
             loss = float(arrays["train_loss"]) / n if told else float("nan")
             self.rows.append({"loss": loss, "n_sites": len(total.responders) - n_out})
             if WIDER in arrays:
@@ -306,11 +317,36 @@ class Replica:
             if self.best_theta is not None:
                 self.theta, self.best_theta = self.best_theta, None
                 made = self.best_made
-        else:
+        elif self._is_told(total):
             self.private = self.task.absorb(total.kind, arrays, self.private)
             self.task.configure(self.bench.module, self.private)
+            self.begun_with = self.begun_with if self.rows else sorted(self.private)
         self.made = made
         return context
+
+    def _counted(self, arrays: Mapping[str, np.ndarray], n: float) -> float:
+        """Return the summed weights of the updates in a sum: n, or Σ nᵢ fᵢ where the rule counts sites by a factor fᵢ too.
+
+        Where a site is missing, that stays closed, and counts as in the last round in which none was.
+        """
+        if self.rule.importance is None:
+            return n
+        if "importance" not in arrays:
+            return self.counted or n
+        counted = float(arrays["importance"])
+        self.counted = counted or self.counted
+        return counted
+
+    def _is_told(self, total: Total) -> bool:
+        """Whether a task's own sum was opened. One that stays closed takes all final sums with it: they build on each other."""
+        if not self.lacks and (missing := [site for site in total.cohort if site not in total.responders]):
+            self.lacks = True
+            self.private = {name: self.private[name] for name in self.begun_with}
+            _tell.warning(
+                f"{', '.join(missing[:8])} missing in the sums for {total.kind!r}: they stay closed, and what the model would get "
+                "from sums after its last round is left out"
+            )
+        return not self.lacks
 
     def _left_out(self, total: Total, arrays: dict[str, np.ndarray]) -> int:
         """Return how many sites' parts of a sum count as zero.
@@ -343,7 +379,10 @@ class Replica:
         if not self.rows:
             return
         sums = {name.removeprefix("metric."): value for name, value in arrays.items() if name.startswith("metric.")}
-        metrics = self.task.summarise(sums)
+        shapes = self.task.metric_shapes(self.agreement.panel)
+        metrics = self.task.summarise(sums or {name: np.zeros(shape) for name, shape in shapes.items()})
+        if not sums:  # a site was missing, so they stayed closed
+            metrics = dict.fromkeys(metrics, float("nan"))
         self.rows[-1] |= {f"val_{name}": value for name, value in metrics.items()}
         value, last = metrics[self.task.monitor], len(self.rows)
         if np.isnan(value):

@@ -312,6 +312,9 @@ class Site:
                 arrays["importance"] = np.asarray(n * factor)
                 rows[0].mul_(factor)
             return rows.flatten().numpy(), arrays, n / replica.n_total
+        if replica.lacks:
+            shapes = replica.task.stage_shapes(plan.kind, replica.agreement.panel)
+            return empty, {name: np.zeros(shape) for name, shape in shapes.items()}, 1.0
         module = replica.module(self.trainer.own.now.weights)
         sums = replica.task.measure(plan.kind, self.data, replica.agreement.panel, replica.private, module)
         return empty, sums, 1.0

@@ -20,7 +20,7 @@ from infl.errors import FederationError, InflError
 from infl.federation.messages import MESSAGES
 from infl.privacy.seal import Words
 
-MAGIC, VERSION = b"INFL", 2
+MAGIC, VERSION = b"INFL", 3
 PREFIX = 16
 MAX_BYTES = 1 << 33
 """Largest message; a receiver that knows what is due gives `decode` a smaller limit."""
@@ -28,7 +28,8 @@ MAX_HEADER = 1 << 25
 MAX_TEXT = 1 << 10
 MAX_ITEMS = 1 << 16
 MAX_BLOB = 1 << 32
-LANES = (("<u4", 4), ("<u8", 8))
+LANES = {"low": ("<u4", 4), "high": ("<u8", 8), "of_all": ("<u8", 8)}
+"""Of :class:`Words`: how a number is written, and its bytes."""
 
 
 def encode(message: Any) -> bytes:
@@ -108,7 +109,7 @@ def _classes() -> dict[str, type]:
 # -- to plain values ---------------------------------------------------------------------------------------------------
 def _plain(value: Any, buffers: list[Any]) -> Any:
     if isinstance(value, Words):
-        lanes = [np.ascontiguousarray(a, dtype) for a, (dtype, _) in zip((value.low, value.high), LANES, strict=True)]
+        lanes = [np.ascontiguousarray(getattr(value, name), dtype) for name, (dtype, _) in LANES.items()]
         buffers += [lane.view(np.uint8) for lane in lanes]
         return [len(lane) for lane in lanes]
     if isinstance(value, bytes):
@@ -198,10 +199,8 @@ def _blob(raw: Any, buffers: _Buffers) -> bytes:
 
 
 def _words(raw: Any, buffers: _Buffers) -> Words:
-    low, high = (
-        np.frombuffer(buffers.take(_integer(n) * size), dtype) for n, (dtype, size) in zip(raw, LANES, strict=True)
-    )
-    return Words(low, high)
+    sizes = zip(raw, LANES.values(), strict=True)
+    return Words(*(np.frombuffer(buffers.take(_integer(n) * size), dtype) for n, (dtype, size) in sizes))
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

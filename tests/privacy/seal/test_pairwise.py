@@ -38,7 +38,7 @@ def messages(
     rng, seal, out = np.random.default_rng(seed), GroupSeal(KEY), {}
     for site in c.cohort:
         words = seal.seal(c, site, rng.normal(size=40), np.array([3.0]), PACKING, weight=1 / len(c.cohort))
-        covered = Words(words.low.copy(), words.high.copy())
+        covered = words.copy()
         out[site] = (words, covered, sites[site].cover(c, covered))
     return out
 
@@ -80,7 +80,7 @@ def test_a_site_lost_while_masks_come_off_after_another_was_lost_before_is_an_er
     six = list(c.cohort[:6])
     revealed = [sites[s].reveal(c, six, {p: sent[p][2][s] for p in six}) for s in six[:5]]
     before = total([sent[s][1] for s in six])
-    after = Words(before.low.copy(), before.high.copy())
+    after = before.copy()
     with pytest.raises(FederationError, match="'s5' was lost after 's6'.*ask again"):
         uncover(c, after, revealed, six)
     np.testing.assert_array_equal(after.low, before.low)
@@ -92,7 +92,7 @@ def test_coordinator_with_one_sites_help_opens_nobody_elses_message() -> None:
     rng, seal = np.random.default_rng(1), GroupSeal(KEY)
     update = rng.normal(size=40)
     words = seal.seal(c, "s1", update, np.array([3.0]), PACKING)
-    covered = Words(words.low.copy(), words.high.copy())
+    covered = words.copy()
     sites["s1"].cover(c, covered)
 
     def with_the_group_key(words: Words) -> np.ndarray:

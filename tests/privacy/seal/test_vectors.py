@@ -32,7 +32,7 @@ def _words(raw: bytes, size: int) -> list[int]:
 def reference(case: dict) -> dict[str, list[int]]:
     """Seal one message in plain Python."""
     key = bytes.fromhex(case["subkey"])
-    arrays = [[f["name"], f["shape"], f["bits"]] for f in case["packing"]]
+    arrays = [[f["name"], f["shape"], f["bits"], *(["of all"] if f.get("of_all") else [])] for f in case["packing"]]
     packing_digest = hashlib.sha256(json.dumps(arrays).encode()).hexdigest()
     c = {**case["context"], "packing": packing_digest}
     digest = hashlib.sha256(json.dumps(c, sort_keys=True).encode()).digest()
@@ -42,7 +42,7 @@ def reference(case: dict) -> dict[str, list[int]]:
         return _expand(key, b"infl seal " + lane.encode() + index.to_bytes(4, "big") + digest)
 
     def integers(bits: int, values: list[float], weight: float) -> list[int]:
-        fields = [f for f in case["packing"] if f["bits"] == bits]
+        fields = sorted((f for f in case["packing"] if f["bits"] == bits), key=lambda f: f.get("of_all", False))
         steps = [2.0 ** f["exponent"] for f in fields for _ in range(int(np.prod(f["shape"], dtype=int)))]
         return [round(v * (weight / s)) for v, s in zip(values, steps, strict=True)]  # round half to even, as IEEE
 
@@ -59,24 +59,30 @@ def reference(case: dict) -> dict[str, list[int]]:
 
     low = integers(32, case["vector"], case["weight"])
     high = integers(64, case["sums"], 1.0)
-    t = (tag("low", low) + tag("high", high)) % P
-    return {
+    n_all = sum(int(np.prod(f["shape"], dtype=int)) for f in case["packing"] if f.get("of_all"))
+    high, of_all = high[: len(high) - n_all], high[len(high) - n_all :]
+    t, own = (tag("low", low) + tag("high", high)) % P, tag("all", of_all)
+    sealed = {
         "low": masked("low", low, 32),
         "high": masked("high", high, 64) + masked("tag", [t % 2**31, t >> 31], 64),
     }
+    last = masked("all", of_all, 64) + masked("all's tag", [own % 2**31, own >> 31], 64)
+    return sealed | ({"of_all": last} if n_all else {})
 
 
 def make_cases() -> list[dict]:
     """Return the inputs of the vectors."""
     rng = np.random.default_rng(7)
     cases = []
-    for number, (shape, cohort) in enumerate([((3, 2), "abc"), ((5000,), "abcd")]):
+    for number, (shape, cohort) in enumerate([((3, 2), "abc"), ((5000,), "abcd"), ((2,), "abc")]):
         size = int(np.prod(shape))
         packing = [
             {"name": "w", "shape": list(shape), "exponent": -24, "bits": 32},
             {"name": "n", "shape": [], "exponent": 0, "bits": 64},
             {"name": "m", "shape": [2], "exponent": -20, "bits": 64},
         ]
+        if number == 2:  # a count that is opened of all sites only, named before sums that are opened of some
+            packing[1]["of_all"] = True
         cases.append(
             {
                 "subkey": bytes(range(number, number + 32)).hex(),
@@ -99,9 +105,9 @@ def make_cases() -> list[dict]:
 
 def test_package_and_reference_agree_with_the_file() -> None:
     cases = json.loads(FILE.read_text())
-    assert len(cases) == 2
+    assert len(cases) == 3
     for case in cases:
-        packing = Packing(tuple(Field(f["name"], tuple(f["shape"]), f["exponent"], f["bits"]) for f in case["packing"]))
+        packing = Packing(tuple(Field(**{**f, "shape": tuple(f["shape"])}) for f in case["packing"]))
         context = Context(**{**case["context"], "cohort": tuple(case["context"]["cohort"])}, packing=packing.digest())
         words = GroupSeal(bytes.fromhex(case["subkey"])).seal(
             context,
@@ -114,6 +120,7 @@ def test_package_and_reference_agree_with_the_file() -> None:
         slow = reference(case)
         assert words.low.tolist() == slow["low"] == case["low"]
         assert words.high.tolist() == slow["high"] == case["high"]
+        assert words.of_all.tolist() == slow.get("of_all", []) == case.get("of_all", [])
 
 
 if __name__ == "__main__":  # python tests/privacy/seal/test_vectors.py writes the file

@@ -53,8 +53,7 @@ class Eavesdropper:
 
         for reply in self.inner.ask(cohort, plan):
             if isinstance(reply, Answer):
-                words = replace(reply.words, low=reply.words.low.copy(), high=reply.words.high.copy())
-                self.heard.append((plans[reply.site], replace(reply, words=words)))
+                self.heard.append((plans[reply.site], replace(reply, words=reply.words.copy())))
             yield reply
 
     def holder(self, site: str) -> str:
@@ -116,7 +115,8 @@ class Recorded:
 
 def _signed(words: Words) -> tuple[np.ndarray, np.ndarray]:
     """Return both lanes of a message as numbers, without the tag."""
-    return words.low.view(np.int32), words.high[:-TAG_WORDS].view(np.int64)
+    high = np.concatenate([words.high[:-TAG_WORDS], words.of_all[:-TAG_WORDS]])
+    return words.low.view(np.int32), high.view(np.int64)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 
 import numpy as np
@@ -96,6 +96,8 @@ class Words:
         32-bit words.
     high
         64-bit words.
+    of_all
+        64-bit words under masks of their own, with a tag of their own: a sum has them where the whole cohort is in it.
 
     Examples
     --------
@@ -106,17 +108,32 @@ class Words:
 
     low: np.ndarray
     high: np.ndarray
+    of_all: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
+
+    @property
+    def lanes(self) -> tuple[int, int, int]:
+        """How many words there are of each kind."""
+        return len(self.low), len(self.high), len(self.of_all)
 
     @property
     def nbytes(self) -> int:
         """Size in bytes."""
-        return self.low.nbytes + self.high.nbytes
+        return self.low.nbytes + self.high.nbytes + self.of_all.nbytes
 
     def digest(self) -> str:
         """Return the SHA-256 of all words."""
         digest = hashlib.sha256(np.ascontiguousarray(self.low).data)
         digest.update(np.ascontiguousarray(self.high).data)
+        digest.update(np.ascontiguousarray(self.of_all).data)
         return digest.hexdigest()
+
+    def copy(self) -> Words:
+        """Return the same words in memory of their own."""
+        return Words(self.low.copy(), self.high.copy(), self.of_all.copy())
+
+    def of_some(self) -> Words:
+        """Return a sum in which somebody is missing: without what is opened of all sites alone."""
+        return Words(self.low, self.high)
 
 
 def add(total: Words | None, words: Words) -> Words:
@@ -147,11 +164,10 @@ def add(total: Words | None, words: Words) -> Words:
     (array([4294967294], dtype=uint32), array([10], dtype=uint64))
     """
     if total is None:
-        return Words(words.low.copy(), words.high.copy())
-    if total.low.shape != words.low.shape or total.high.shape != words.high.shape:
-        raise FederationError(
-            f"a message has {len(words.low)} + {len(words.high)} words, the others {len(total.low)} + {len(total.high)}; refused"
-        )
+        return words.copy()
+    if total.lanes != words.lanes:
+        raise FederationError(f"a message has {words.lanes} words, the others {total.lanes}; refused")
     np.add(total.low, words.low, out=total.low)
     np.add(total.high, words.high, out=total.high)
+    np.add(total.of_all, words.of_all, out=total.of_all)
     return total

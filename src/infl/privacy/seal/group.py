@@ -89,7 +89,8 @@ class NoSeal:
         self._check_cohort(n)
         if len(vector) != packing.n32 or len(sums) != packing.n64 or context.packing != packing.digest():
             raise SealError(f"{site}: the arrays are not those of the round's packing; nothing was sealed")
-        words = Words(np.empty(packing.n32, dtype=np.uint32), np.zeros(packing.lanes[1], dtype=np.uint64))
+        _, n_high, n_all = packing.lanes
+        words = Words(np.empty(packing.n32, np.uint32), np.zeros(n_high, np.uint64), np.zeros(n_all, np.uint64))
         low = Quantiser(vector, packing, 32, weight=weight, largest=limit(32, n, share), clip=clip)
         high = Quantiser(sums, packing, 64, weight=1.0, largest=limit(64, n), clip=clip)
         self._close(context, position, words, low, high)
@@ -103,6 +104,8 @@ class NoSeal:
         self, context: Context, responders: Sequence[str], total: Words, packing: Packing
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the exact integer sums of both lanes (int32, int64).
+
+        Where somebody of the cohort is missing, the second one ends before what is opened of all sites only.
 
         Parameters
         ----------
@@ -130,11 +133,13 @@ class NoSeal:
                 f"{len(places)} sites answered; a sum of fewer than min_sites={self.min_sites} is not opened, it would tell "
                 "too much about each: wait for more sites, or agree on a smaller min_sites"
             )
-        if (len(total.low), len(total.high)) != packing.lanes or context.packing != packing.digest():
+        due = packing.lanes_of(all_sites=len(places) == len(context.cohort))
+        if total.lanes != due or context.packing != packing.digest():
             raise SealError("round rejected: the sum does not have the sizes of the round's packing")
-        words = Words(total.low.copy(), total.high.copy())
+        words = total.copy()
         self._open(context, places, words)
-        return words.low.view(np.int32), words.high[:-2].view(np.int64)
+        high = np.concatenate([words.high[:-2], words.of_all[:-2]]) if due[2] else words.high[:-2]
+        return words.low.view(np.int32), high.view(np.int64)
 
     def _check_cohort(self, n: int) -> None:
         if n < self.min_sites:
@@ -146,6 +151,8 @@ class NoSeal:
         """Write the lanes into `words`, masked and tagged."""
         close(low, words.low, None, ())
         close(high, words.high[:-2], None, ())
+        if len(words.of_all):
+            close(high, words.of_all[:-2], None, (), first=len(words.high) - 2)
 
     def _open(self, context: Context, places: list[int], words: Words) -> None:
         """Take the masks off `words`, in place, and verify."""
@@ -208,6 +215,10 @@ class GroupSeal(NoSeal):
         tag += close(high, words.high[:-2], lanes.tag("high", len(words.high) - 2), lanes.masks("high"))
         words.high[-2:] = as_words(tag % P)
         open_(words.high[-2:], None, lanes.masks("tag"))
+        if n := len(words.of_all):
+            own = close(high, words.of_all[:-2], lanes.tag("all", n - 2), lanes.masks("all"), first=len(words.high) - 2)
+            words.of_all[-2:] = as_words(own)
+            open_(words.of_all[-2:], None, lanes.masks("all's tag"))
         self.streams_opened = lanes.n_streams
 
     def _open(self, context: Context, places: list[int], words: Words) -> None:
@@ -215,10 +226,13 @@ class GroupSeal(NoSeal):
         tag = open_(words.low, lanes.tag("low", len(words.low)), lanes.masks("low"))
         tag += open_(words.high[:-2], lanes.tag("high", len(words.high) - 2), lanes.masks("high"))
         open_(words.high[-2:], None, lanes.masks("tag"))
+        good = _is_whole(words.high, tag)
+        if n := len(words.of_all):
+            own = open_(words.of_all[:-2], lanes.tag("all", n - 2), lanes.masks("all"))
+            open_(words.of_all[-2:], None, lanes.masks("all's tag"))
+            good = good and _is_whole(words.of_all, own)
         self.streams_opened = lanes.n_streams
-        sums = words.high[:-2].view(np.int64)
-        in_range = not len(sums) or (int(sums.max()) <= RANGE[64] and int(sums.min()) >= -RANGE[64])
-        if not in_range or tag % P != from_words(words.high[-2:]):
+        if not good:
             raise SealError(
                 "round rejected: the sum is not what the sites sealed (altered, replayed, or a wrong list of responders); "
                 "nothing was applied"
@@ -245,6 +259,13 @@ class _Lanes:
         if lane not in self._tags:
             self._tags[lane] = Tag(self._streams.key(f"{lane} tag"), n)
         return self._tags[lane]
+
+
+def _is_whole(words: np.ndarray, tag: int) -> bool:
+    """Whether opened 64-bit sums are in their range, and the tag after them is that of what was opened."""
+    sums = words[:-2].view(np.int64)
+    in_range = not len(sums) or (int(sums.max()) <= RANGE[64] and int(sums.min()) >= -RANGE[64])
+    return in_range and tag % P == from_words(words[-2:])
 
 
 def _runs(places: list[int]) -> list[tuple[int, int]]:

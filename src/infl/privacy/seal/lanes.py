@@ -21,8 +21,8 @@ Masks = Sequence[tuple[bytes, bytes]]
 """Pairs of stream keys: the first is added, the second taken away."""
 
 
-def close(values: Quantiser, words: np.ndarray, tag: Tag | None, masks: Masks) -> int:
-    """Quantise a lane into `words` (unsigned), mask it, and return its tag (0 without one)."""
+def close(values: Quantiser, words: np.ndarray, tag: Tag | None, masks: Masks, *, first: int = 0) -> int:
+    """Quantise a lane, from its place `first` on, into `words` (unsigned), mask it, and return its tag (0 without one)."""
     signed = words.view(words.dtype.str.replace("u", "i"))
 
     def part(start: int, stop: int) -> int:
@@ -31,7 +31,7 @@ def close(values: Quantiser, words: np.ndarray, tag: Tag | None, masks: Masks) -
         for at in range(start, stop, BLOCK):
             end = min(at + BLOCK, stop)
             block = scratch[: end - at]
-            values.read(at, end, block)
+            values.read(first + at, first + end, block)
             signed[at:end] = block
             sums.add(block if signed.itemsize == 4 else signed[at:end])
             cover.apply(words[at:end])

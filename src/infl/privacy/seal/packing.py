@@ -54,6 +54,8 @@ class Field:
         ``value = integer · 2**exponent``.
     bits
         32 (updates) or 64 (sums).
+    of_all
+        Its sum is opened where the whole cohort is in it, and stays closed where somebody is missing.
 
     Examples
     --------
@@ -66,6 +68,7 @@ class Field:
     shape: tuple[int, ...]
     exponent: int
     bits: int = 32
+    of_all: bool = False
 
     @property
     def size(self) -> int:
@@ -81,6 +84,8 @@ class Field:
 @dataclass(frozen=True)
 class Packing:
     """The arrays of a message, in order; those of 32 and of 64 bits make one flat lane each.
+
+    At the end of the 64-bit lane are the arrays that are opened of all sites or not.
 
     Parameters
     ----------
@@ -103,7 +108,12 @@ class Packing:
         if len(set(names)) < len(names):
             raise SettingsError(f"packing: {next(n for n in names if names.count(n) > 1)!r} is named twice")
         for f in self.fields:
-            if f.bits not in (32, 64) or not isinstance(f.exponent, int) or not -1000 < f.exponent < 1000:
+            if (
+                f.bits not in (32, 64)
+                or (f.of_all and f.bits == 32)
+                or not isinstance(f.exponent, int)
+                or not -1000 < f.exponent < 1000
+            ):
                 raise SettingsError(f"packing: {f.name!r} has no scale: give it an exponent, and 32 or 64 bits")
 
     @cached_property
@@ -116,10 +126,20 @@ class Packing:
         """Words of the 64-bit lane, without the tag."""
         return sum(f.size for f in self.fields if f.bits == 64)
 
+    @cached_property
+    def n_some(self) -> int:
+        """Words of the 64-bit lane, without the tag, that are opened of a part of the sites too: its first ones."""
+        return sum(f.size for f in self.fields if f.bits == 64 and not f.of_all)
+
     @property
-    def lanes(self) -> tuple[int, int]:
-        """Words of a message of 32 and of 64 bits, the tag's two among the latter: all that its size tells."""
-        return self.n32, self.n64 + TAG_WORDS
+    def lanes(self) -> tuple[int, int, int]:
+        """Words of a message of 32 bits, of 64, and of 64 opened of all sites only, with tags: all that its size tells."""
+        n_all = self.n64 - self.n_some
+        return self.n32, self.n_some + TAG_WORDS, n_all + TAG_WORDS if n_all else 0
+
+    def lanes_of(self, *, all_sites: bool) -> tuple[int, int, int]:
+        """Return the words of a sum: of all sites of the cohort, or of some."""
+        return self.lanes if all_sites else (*self.lanes[:2], 0)
 
     def lane(self, bits: int) -> list[tuple[Field, slice]]:
         """Return the fields of a lane and where they lie in it."""
@@ -132,7 +152,7 @@ class Packing:
     @cached_property
     def _lanes(self) -> dict[int, list[tuple[Field, slice]]]:
         lanes: dict[int, list[tuple[Field, slice]]] = {32: [], 64: []}
-        for f in self.fields:
+        for f in sorted(self.fields, key=lambda f: f.of_all):
             start = lanes[f.bits][-1][1].stop if lanes[f.bits] else 0
             lanes[f.bits].append((f, slice(start, start + f.size)))
         return lanes
@@ -152,7 +172,7 @@ class Packing:
 
     @cached_property
     def _digest(self) -> str:
-        rows = [(f.name, f.shape, f.bits) for f in self.fields]
+        rows = [(f.name, f.shape, f.bits, *(["of all"] if f.of_all else [])) for f in self.fields]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     def digest(self) -> str:
@@ -275,7 +295,7 @@ def dequantise(integers: tuple[np.ndarray, np.ndarray], packing: Packing) -> tup
     Parameters
     ----------
     integers
-        Signed sums of both lanes, from ``unseal``.
+        Signed sums of both lanes, from ``unseal``; the second may end before what is opened of all sites only.
     packing
         As it was sealed with.
 
@@ -288,6 +308,6 @@ def dequantise(integers: tuple[np.ndarray, np.ndarray], packing: Packing) -> tup
     low, high = integers
     vector, sums = np.empty(len(low), dtype=np.float32), np.empty(len(high))
     for bits, lane, out in ((32, low, vector), (64, high, sums)):
-        for start, stop, step in packing.runs(bits):
+        for start, stop, step in packing.runs(bits):  # a run may go on into what stayed closed
             np.multiply(lane[start:stop], step, out=out[start:stop], casting="unsafe")
     return vector, sums

@@ -18,6 +18,11 @@ the peer gives with its own answer for L. This is the consistency check of the p
 round. With t = ⌊2n/3⌋ + 1 and c conspiring sites, two lists would both open only if 2 (t − c) ≤ n − c; so at most one
 does while c < (n + 2) / 3: one conspirator among 3 or 4 sites, 2 among 5, 21 among 64.
 
+**Sums of all sites or not at all** (losses, metrics: :attr:`Words.of_all`) have pair masks of their own, of seeds that nobody
+ever gives. They cancel where the whole cohort is in the sum, and stay on every smaller one; so whoever opens the update of some
+of the sites gets no metric of them, of which the next round's would tell the missing site's. A site that has not got every
+other one's public key adds a mask that it alone can make: that sum cannot be of all.
+
 Sites may be lost as long as t remain; one that is away in step 1 has no masks with the others, and counts as lost. Where
 one is lost in step 2 and another in step 3, the mask between the two stays until that one gives its part after all.
 
@@ -235,11 +240,14 @@ class PairwiseSite:
             }
             self._covered = digest, own, boxes
         _, own, boxes = self._covered
-        later, earlier = (
-            [self._seed(s, context) for s in sites if s not in missing]
-            for sites in (context.cohort[place + 1 :], context.cohort[:place])
-        )
-        mask(words, [spread(own, context), *later], earlier)
+        sides = context.cohort[place + 1 :], context.cohort[:place]
+        later, earlier = ([self._seed(s, context) for s in side if s not in missing] for side in sides)
+        mask(words, later, earlier)
+        mask(words, [spread(own, context)], [], lanes=("low", "high", "of_all"))
+        if len(words.of_all):
+            later, earlier = ([self._seed_of_all(s, context) for s in side if s not in missing] for side in sides)
+            nobodys = [self._seed_of_all(self.name, context)] if missing else []
+            mask(words, later + nobodys, earlier, lanes=("of_all",))
         return dict(boxes)
 
     def reveal(self, context: Context, answered: Sequence[str], shares: Mapping[str, bytes]) -> Revealed:
@@ -303,6 +311,11 @@ class PairwiseSite:
 
     def _seed(self, peer: str, context: Context) -> bytes:
         return HKDFExpand(SHA256(), SEED_BYTES, b"mask" + context.digest()).derive(self._peers[peer])
+
+    def _seed_of_all(self, peer: str, context: Context) -> bytes:
+        """Return the seed, never given away, of a mask on what is opened of all sites only; with this site, it is its alone."""
+        secret = self._private.private_bytes_raw() if peer == self.name else self._peers[peer]
+        return HKDFExpand(SHA256(), SEED_BYTES, b"mask of all" + context.digest()).derive(secret)
 
     def _token(self, peer: str, giver: str, agreed: bytes) -> bytes:
         """Return what `giver` (this site or the peer) gives for a list so that what the other one gave opens."""

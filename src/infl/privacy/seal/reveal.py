@@ -121,7 +121,7 @@ def uncover(
     for k in range(len(answered)):
         parts = {s: content[k * SECRET_BYTES : (k + 1) * SECRET_BYTES] for s, content in opened.items()}
         own.append(spread(combine(parts, context.cohort), context))
-    mask(total, [], own)
+    mask(total, [], own, lanes=("low", "high", "of_all"))
     for site in answered if lost else ():
         seeds = opened[site][len(answered) * SECRET_BYTES :]
         for k, gone in enumerate(lost):
@@ -182,12 +182,14 @@ def spread(secret: bytes, context: Context) -> bytes:
     return HKDF(SHA256(), 32, context.digest(), b"infl own mask").derive(secret)
 
 
-def mask(words: Words, plus: Sequence[bytes], minus: Sequence[bytes]) -> None:
-    """Add and take away the streams of seeds, in place, in both lanes."""
-    for lane, array in (("low", words.low), ("high", words.high)):
+def mask(
+    words: Words, plus: Sequence[bytes], minus: Sequence[bytes], *, lanes: Sequence[str] = ("low", "high")
+) -> None:
+    """Add and take away the streams of seeds, in place, in some lanes."""
+    for lane in lanes:
         for sign, seeds in ((1, plus), (-1, minus)):
             for seed in seeds:
-                _add_stream(array, HKDFExpand(SHA256(), 32, lane.encode()).derive(seed), sign)
+                _add_stream(getattr(words, lane), HKDFExpand(SHA256(), 32, lane.encode()).derive(seed), sign)
 
 
 def _add_stream(array: np.ndarray, key: bytes, sign: int) -> None:

@@ -203,7 +203,7 @@ class Consortium:
             reply = self[name].tell(self.change(name, plan))
             self.transcript.append((name, plan.kind, plan.seq, plan.attempt, *seen(reply)))
             if isinstance(reply, Answer):
-                self.heard[plan.seq, name] = Words(reply.words.low.copy(), reply.words.high.copy())
+                self.heard[plan.seq, name] = reply.words.copy()
             if reply is not None and not isinstance(reply, Trouble):
                 yield reply
 
@@ -243,7 +243,7 @@ class Consortium:
         for name in names:
             words = add(words, self.heard[total.seq, name])
         assert words is not None
-        return replace(total, responders=names, words=words)
+        return replace(total, responders=names, words=words if names == total.cohort else words.of_some())
 
 
 def seen(reply: Any) -> tuple[str, int]:

@@ -35,9 +35,10 @@ class _LiesInPlans(Lies):
         return iter(())
 
 
-def sized(low: int, high: int) -> Lie:
-    """Ask for more words of 32 and of 64 bits than are due, or for fewer."""
-    return lambda plan: replace(plan, lanes=(max(plan.lanes[0] + low, 0), max(plan.lanes[1] + high, 0)))
+def sized(low: int, high: int, of_all: int) -> Lie:
+    """Ask for more words of each kind than are due, or for fewer."""
+    more = (low, high, of_all)
+    return lambda plan: replace(plan, lanes=tuple(max(n + k, 0) for n, k in zip(plan.lanes, more, strict=True)))
 
 
 class ReplayedRound(_LiesInPlans):
@@ -82,14 +83,15 @@ class ChosenScale(_LiesInPlans):
         "A hospital is asked for more words than are due, or for fewer, or for those of another exchange."
     )
     plans: ClassVar[Mapping[str, Lie]] = {
-        "a number less": sized(-1, 0),
-        "a number more": sized(1, 0),
-        "one number alone": lambda p: replace(p, lanes=(1, p.lanes[1])),
-        "no update": lambda p: replace(p, lanes=(0, p.lanes[1])),
-        "a sum more": sized(0, 1),
-        "all numbers as sums": lambda p: replace(p, lanes=(0, sum(p.lanes))),
-        "the sums of the count": lambda p: replace(p, lanes=(0, 3)),
-        "a third lane": lambda p: replace(p, lanes=(*p.lanes, 1)),
+        "a number less": sized(-1, 0, 0),
+        "a number more": sized(1, 0, 0),
+        "one number alone": lambda p: replace(p, lanes=(1, *p.lanes[1:])),
+        "no update": lambda p: replace(p, lanes=(0, *p.lanes[1:])),
+        "a sum more": sized(0, 1, 0),
+        "metrics among what is opened of some": lambda p: replace(p, lanes=(p.lanes[0], sum(p.lanes[1:]) - 2, 0)),
+        "all numbers as sums": lambda p: replace(p, lanes=(0, sum(p.lanes), 0)),
+        "the sums of the count": lambda p: replace(p, lanes=(0, 2, 3)),
+        "a fourth lane": lambda p: replace(p, lanes=(*p.lanes, 1)),
         "no lane": lambda p: replace(p, lanes=()),
     }
 
@@ -101,9 +103,9 @@ class EarlyEnd(_LiesInPlans):
     question: ClassVar[str] = "Does a hospital write a model before the agreed end?"
     tried: ClassVar[str] = "A hospital is told that the run is over, two rounds early."
     plans: ClassVar[Mapping[str, Lie]] = {
-        "the end": lambda p: replace(p, kind=END, round=0, lanes=(0, 2)),
-        "the end of the exchange before": lambda p: replace(p, kind=END, round=0, seq=p.seq - 1, lanes=(0, 2)),
-        "the end in a later exchange": lambda p: replace(p, kind=END, round=0, seq=p.seq + 9, lanes=(0, 2)),
+        "the end": lambda p: replace(p, kind=END, round=0, lanes=(0, 2, 0)),
+        "the end of the exchange before": lambda p: replace(p, kind=END, round=0, seq=p.seq - 1, lanes=(0, 2, 0)),
+        "the end in a later exchange": lambda p: replace(p, kind=END, round=0, seq=p.seq + 9, lanes=(0, 2, 0)),
     }
 
     def more(self, hospitals: Consortium) -> Iterator[tuple[str, bool]]:

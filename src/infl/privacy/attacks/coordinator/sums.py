@@ -73,9 +73,9 @@ class SplitView(Lies):
 
 def one_more(words: Words) -> Words:
     """Change one word of a sum."""
-    low = words.low.copy()
-    low[0] += 1
-    return Words(low, words.high)
+    other = words.copy()
+    other.low[0] += 1
+    return other
 
 
 def weights_of(site: Site | None) -> bytes:
