@@ -25,6 +25,7 @@ from infl.errors import InflWarning
 from infl.keys import Keyring
 from infl.models.histology import Histology
 from infl.nn.published import STRENGTH
+from infl.sums import SiteView, run_sums
 from infl.tl._predict import infer
 from panels import use_data_folder
 
@@ -124,11 +125,8 @@ def regression(train, options) -> tuple[Histology, dict, dict]:
         warnings.simplefilter("ignore", InflWarning)
         panel = task.agree(train)
         data = [task.read(a, panel, site=s, rng=np.random.default_rng(0)) for s, a in train.items()]
-    private: dict = {}
-    for stage in task.stages():
-        parts = [task.measure(stage, d, panel, private, None) for d in data]
-        private = task.absorb(stage, {name: sum(p[name] for p in parts) for name in parts[0]}, private)
-    return task, panel, private
+    views = {site: SiteView(d, None) for site, d in zip(train, data, strict=True)}
+    return task, panel, run_sums(task.before(panel), views, None)
 
 
 def judged(train, test, options) -> float:

@@ -4,11 +4,13 @@ import base64
 import hashlib
 import hmac
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from types import SimpleNamespace
+from typing import Any
 
 import matplotlib
+import numpy as np
 import pytest
 from anndata import AnnData
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -17,6 +19,7 @@ from mudata import MuData
 
 import infl
 from infl.keys.derive import hkdf
+from infl.sums import FederatedSum
 
 collect_ignore = ["mutants.py"]  # `make mutants` runs it, and installs what it imports
 matplotlib.use("Agg")
@@ -105,3 +108,21 @@ def age_by_hand() -> Callable[[bytes, str], bytes]:
         return header + b" " + b64(mac) + b"\n" + nonce + payload.encrypt(bytes(11) + b"\1", plain, None)
 
     return encrypt
+
+
+@pytest.fixture(scope="session")
+def plainly_added() -> Callable[..., dict[str, Any]]:
+    """Run a list of sums over views of sites by adding their shares as they are: what a seal and its scales come close to."""
+
+    def run(sums: Iterable[FederatedSum], views: Sequence[Any], state: dict[str, Any] | None = None) -> dict[str, Any]:
+        state = state or {}
+        for one in sums:
+            for step in range(one.steps):
+                shares = [one.local(view, state) for view in views]
+                assert {n: np.shape(a) for n, a in shares[0].items()} == {n: tuple(s) for n, s in one.shapes.items()}
+                state = one.after(
+                    {n: np.asarray(sum(share[n] for share in shares)) for n in one.shapes}, state, step=step
+                )
+        return state
+
+    return run

@@ -1,5 +1,6 @@
 """The example packages work as another package would: found by the metadata that their pyproject.toml declares."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -39,6 +40,18 @@ def test_an_example_passes_its_own_tests(package: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
+
+
+def test_a_task_an_attack_a_rule_and_a_statistic_are_one_file_each() -> None:
+    """What somebody adds is one file, of public names of infl alone; beside it stand its line of metadata and its tests."""
+    package = EXAMPLES / "infl-regression" / "src" / "infl_regression"
+    files = sorted(path.stem for path in package.glob("*.py"))
+    assert files == ["__init__", "attack", "rule", "statistic", "task"]
+    for path in package.glob("*.py"):
+        imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        modules = [node.module or "" for node in imports]
+        assert not [m for m in modules if m.startswith("infl_regression")], f"{path.name} needs another file"
+        assert not [m for m in modules if m.startswith("infl.") and "._" in m], f"{path.name} needs what is private"
 
 
 def test_there_is_an_example() -> None:

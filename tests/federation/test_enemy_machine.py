@@ -28,7 +28,6 @@ from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
 from infl.federation.membership import Membership
 from infl.federation.messages import END, KEYS, REPLAY, REVEAL, Answer, Key, Plan, Reveal, Total
-from infl.federation.packings import UPPER, join_sums
 from infl.federation.programme import Programme
 from infl.federation.replica import Replica
 from infl.federation.site import Site
@@ -36,6 +35,7 @@ from infl.federation.wire import decode, encode
 from infl.keys import Identity, Keyring
 from infl.models.task import SiteData, Sums, Task
 from infl.privacy.seal import Context, GroupSeal, Ledger, NoSeal, PairwiseSite, Words, add, uncover
+from infl.sums.lanes import UPPER, join_sums
 
 SITES = ("a", "b", "c", "d")
 MIN_SITES = 3

@@ -25,12 +25,13 @@ from infl.federation.agreement import Agreement
 from infl.federation.coordinator import Reply, Transport
 from infl.federation.local import run_in_process
 from infl.federation.messages import Answer, Plan
-from infl.federation.packings import fitted, split_sums, stage_packing, update_exponent
+from infl.federation.packings import update_exponent
 from infl.federation.replica import Replica
 from infl.federation.site import Site
 from infl.keys import Keyring
 from infl.models import Classifier, Mosaic, Spatial
 from infl.models.task import Task
+from infl.sums.lanes import fitted, split_sums, sums_packing
 
 OPTIONS = {"target": "label", "width": 8, "n_blocks": 1, "progress": False, "rounds": 4}
 
@@ -391,7 +392,7 @@ def test_a_sum_that_is_not_finite_ends_the_run_and_names_no_site_to_others(
 
 def test_sums_of_any_expected_size_are_exact(small_sites: dict[str, AnnData]) -> None:
     """Sums of squares of raw counts: more than one limb of 64 bits holds on a scale of 2⁻²⁰."""
-    packing = stage_packing({"x": (4,)})
+    packing = sums_packing({"x": (4,)})
     parts = [np.array([3.0e34, 1.5, -7e15, 2.0**-20]), np.array([-1e34, 2.0**-20, 7e15 + 0.5, 0.0])]
     total = sum(fitted(np.empty(0), {"x": part}, packing, 2, weight=1.0)[1] for part in parts)
     assert np.array_equal(split_sums(total, packing)["x"], parts[0] + parts[1])

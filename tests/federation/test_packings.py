@@ -7,33 +7,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infl.federation.agreement import Agreement
-from infl.federation.packings import (
-    LEFT_OUT,
-    STEPS,
-    WIDEN,
-    WIDER,
-    fitted,
-    join_sums,
-    rescaled,
-    split_sums,
-    stage_packing,
-    train_packing,
-)
+from infl.federation.packings import rescaled, train_packing
 from infl.federation.replica import build_bench
 from infl.keys import Keyring
 from infl.models import Classifier
 from infl.privacy import DP
 from infl.privacy.seal import Field, Packing
 from infl.privacy.seal.packing import RANGE, limit
+from infl.sums.lanes import (
+    LEFT_OUT,
+    STEPS,
+    WIDEN,
+    WIDER,
+    fitted,
+    join_sums,
+    split_sums,
+    sums_packing,
+)
 
 UPDATE = (Field("w", (2,), -20), Field("b", (3,), -24))
 TRAIN = Packing(
     (
         *UPDATE,
         Field("n", (), 0, bits=64),
-        *stage_packing({"train_loss": ()}).fields,
+        *sums_packing({"train_loss": ()}).fields,
         Field(WIDER, (2, STEPS), 0, bits=64),
-        *stage_packing({"metric.loss": (), "metric.of": (2,)}).fields[:-1],
+        *sums_packing({"metric.loss": (), "metric.of": (2,)}).fields[:-1],
     )
 )
 SUMS = {
@@ -127,7 +126,7 @@ def test_scales_go_back_a_step_when_sums_are_far_below_the_range(sign: int) -> N
 
 @given(st.lists(st.floats(-1e34, 1e34), min_size=1, max_size=5), st.integers(1, 4))
 def test_limbs_add_to_the_sum(values: list[float], n: int) -> None:
-    packing = stage_packing({"x": (len(values),)})
+    packing = sums_packing({"x": (len(values),)})
     rows = [np.array(values) / 2**k for k in range(n)]
     total = sum(join_sums({"x": row}, packing) for row in rows)
     for field, place in packing.lane(64):
@@ -137,7 +136,7 @@ def test_limbs_add_to_the_sum(values: list[float], n: int) -> None:
 
 def test_an_array_that_a_task_forgot_is_an_error() -> None:
     with pytest.raises(KeyError, match="x"):
-        join_sums({}, stage_packing({"x": (2,)}))
+        join_sums({}, sums_packing({"x": (2,)}))
 
 
 def test_under_differential_privacy_nothing_is_marked(small_sites: dict[str, AnnData]) -> None:

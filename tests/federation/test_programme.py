@@ -16,7 +16,6 @@ from infl.federation.checkpoint import Checkpoint
 from infl.federation.coordinator import Coordinator, Progress
 from infl.federation.local import LocalTransport
 from infl.federation.messages import END, KEYS, Answer, Plan, Reveal, Total
-from infl.federation.packings import fitted
 from infl.federation.programme import MAX_ATTEMPTS
 from infl.federation.replica import Replica
 from infl.federation.site import Site
@@ -24,6 +23,7 @@ from infl.federation.wire import decode, encode
 from infl.keys import Keyring
 from infl.models import Classifier
 from infl.privacy.seal import Ledger, Packing, RangeError, add
+from infl.sums.lanes import fitted
 
 TASK = Classifier(target="label", width=8, n_blocks=1)
 Change = Callable[[Plan], Plan]

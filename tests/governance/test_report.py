@@ -20,7 +20,6 @@ import infl
 from infl.errors import DataError, FileError, SettingsError
 from infl.federation.run import FederatedRun
 from infl.governance import Facts, data_sheet, model_card, steward_page
-from infl.governance.facts import KINDS, kind_of
 from infl.privacy import DP
 
 TAGS = {
@@ -133,25 +132,6 @@ def test_sections_are_those_of_the_papers(usual: Any) -> None:
     assert [*card][2:-1] == [*mitchell.split(), "ethical_considerations", "caveats_and_recommendations"]
     gebru = "motivation composition collection_process preprocessing_cleaning_labeling uses distribution maintenance"
     assert [*sheet][3:-1] == gebru.split()
-
-
-@pytest.mark.parametrize(
-    "task",
-    [
-        infl.models.Classifier(target="x", coordinate=2),
-        infl.models.Perturbation(target="x"),
-        infl.models.Spatial(n_domains=3),
-        infl.models.Mosaic(n_domains=3),
-        infl.models.Histology(),
-        infl.models.Scvi(),
-        infl.models.Scanvi(target="x"),
-        infl.models.Adapter(target=("x",)),
-    ],
-    ids=lambda task: task.name,
-)
-def test_plain_words_for_all_that_leaves(task: infl.models.Task) -> None:
-    kinds = {kind_of(stage) for stage in ("count", *task.stages(), "train", "judge", *task.final_stages())}
-    assert kinds - set(KINDS) == set()
 
 
 def test_options_have_no_path_and_no_long_list(usual: Any, tmp_path: Path) -> None:

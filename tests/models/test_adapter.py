@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from infl.models.registry import make_task, task_from_json
 from infl.models.task import Step
 from infl.nn.flat import FlatModule
 from infl.privacy.dp import clipped_gradients
+from infl.sums import SiteView
 
 pytest.importorskip("peft", reason="needs the extra infl[trex]")
 transformers = pytest.importorskip("transformers", reason="needs the extra infl[trex]")
@@ -125,17 +127,17 @@ def test_the_base_model_is_left_as_it_was(khan_sites, base):
     assert torch.equal(buffers["h.0.attn.c_attn.base_layer.weight"], weights["h.0.attn.c_attn.weight"])
 
 
-def test_sealed_centroids_are_those_of_k_means_on_pooled_data(khan_sites, base):
+def test_sealed_centroids_are_those_of_k_means_on_pooled_data(khan_sites, base, plainly_added):
     task = make_task("adapter", {"target": TASKS, "base": base, "validation": 0.0} | OPTIONS)
     panel = task.agree(khan_sites)
-    module, private = task.build(panel), {}
+    module = task.build(panel)
     reads = {s: task.read(a, panel, site=s, rng=generator(0, s)) for s, a in khan_sites.items()}
     embedded = torch.cat([module.intuition.embed(d.ids, d.mask) for d in reads.values()])
     centroids = module.intuition.centroids.clone()
-    for stage in task.stages():
-        parts = [task.measure(stage, d, panel, private, module) for d in reads.values()]
-        private = task.absorb(stage, {n: sum(p[n] for p in parts) for n in parts[0]}, private)
-        task.configure(module, private)
+    (rounds,), state = task.before(panel), {}
+    for _ in range(rounds.steps):
+        state = plainly_added([replace(rounds, steps=1)], [SiteView(d, module) for d in reads.values()], state)
+        task.configure(module, state)
         nearest = (embedded @ centroids.T).argmax(1)
         for k in range(4):
             if (nearest == k).any():

@@ -2,14 +2,15 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from infl.models.classifier import N_BINS, TEMPERATURES, Classifier
+from infl.models.classifier import N_BINS, Classifier
 from infl.models.labelled import area_under_curve, stratified_split
 from infl.models.matrix import FeatureMatrix
+from infl.sums import SiteView
+from infl.sums.temperature import TEMPERATURES, temperature
 
 CLASSES = st.lists(st.integers(0, 4), min_size=1, max_size=80)
 
@@ -44,15 +45,12 @@ def test_metrics_by_hand() -> None:
     assert metrics["calibration_error"] == pytest.approx((0.8 + 0.9) / 6)
 
 
-def test_federated_moments_are_the_pooled_ones(khan_sites: dict) -> None:
+def test_federated_moments_are_the_pooled_ones(khan_sites: dict, plainly_added) -> None:
     task = Classifier(target="tumour_class", validation=0.0)
     panel = task.agree(khan_sites)
     rng = np.random.default_rng(0)
     data = [task.read(a, panel, site=s, rng=rng) for s, a in khan_sites.items()]
-    private: dict[str, np.ndarray] = {}
-    for stage in task.stages():
-        parts = [task.measure(stage, d, panel, private, torch.nn.Identity()) for d in data]
-        private = task.absorb(stage, {k: sum(p[k] for p in parts) for k in parts[0]}, private)
+    private = plainly_added(task.before(panel), [SiteView(d, None) for d in data])
     pooled = np.concatenate([np.asarray(a[:, panel["features"]].X, dtype=np.float64) for a in khan_sites.values()])
     np.testing.assert_allclose(private["center"], pooled.mean(0), rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(private["scale"], pooled.std(0, ddof=1), rtol=1e-6)
@@ -61,11 +59,9 @@ def test_federated_moments_are_the_pooled_ones(khan_sites: dict) -> None:
 
 
 def test_temperature_is_the_best_of_the_grid() -> None:
-    task = Classifier(target="t")
     nll = np.abs(np.log(TEMPERATURES) - np.log(2.0))
-    temperature = task.absorb("temperature", {"nll": nll}, {})["temperature"]
-    assert temperature == TEMPERATURES[np.argmin(nll)]
-    assert task.absorb("temperature", {"nll": np.zeros_like(nll)}, {})["temperature"] == 1.0
+    assert temperature().combine({"nll": nll}, {})["temperature"] == TEMPERATURES[np.argmin(nll)]
+    assert temperature().combine({"nll": np.zeros_like(nll)}, {})["temperature"] == 1.0
 
 
 @pytest.mark.parametrize("kind", ["csr", "csc", "integer", "view", "layer", "backed", "reordered"])

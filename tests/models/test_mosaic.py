@@ -16,11 +16,11 @@ from infl._mudata import without_pull
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.keys import Keyring
 from infl.models import load_model
-from infl.models.alignment import BEGINNINGS, FEWEST, Alignment, transport
 from infl.models.modalities import KINDS, kind_of
 from infl.models.mosaic import Mosaic
 from infl.models.pooling import pool
 from infl.pp._units import units_of
+from infl.sums.alignment import BEGINNINGS, FEWEST, Alignment, transport
 from infl.tl._predict import infer
 
 SIDE = 12
@@ -250,23 +250,15 @@ def test_transport_makes_one_covariance_of_another():
     assert np.allclose(t @ a @ t, b, atol=1e-4) and np.allclose(t, t.T)
 
 
-def run_stages(domains: Alignment, sites: list[list[np.ndarray]]) -> dict[str, np.ndarray]:
-    private: dict[str, np.ndarray] = {}
-    for stage in domains.stages():
-        parts = [domains.measure(stage, sections, private) for sections in sites]
-        assert {name: value.shape for name, value in parts[0].items()} == domains.shapes(stage)
-        private = domains.absorb(stage, {name: sum(part[name] for part in parts) for name in parts[0]}, private)
-    return private
-
-
-def test_domains_of_sums_are_those_of_the_pooled_sections_and_batches_are_brought_together(monkeypatch):
-    monkeypatch.setattr("infl.models.alignment.FEWEST", 1)  # what a site keeps to itself depends on what a site is
+def test_domains_of_sums_are_those_of_the_pooled_sections_and_batches_are_brought_together(monkeypatch, plainly_added):
+    monkeypatch.setattr("infl.sums.alignment.FEWEST", 1)  # what a site keeps to itself depends on what a site is
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(3), 100)
     centres = np.array([[0.0, 0, 0], [4, 0, 0], [0, 4, 0]])
     z = [centres[labels] + shift + rng.normal(0, spread, (300, 3)) for shift, spread in ((0, 0.4), (0.8, 0.2))]
     domains = Alignment(3, 3)
-    apart, pooled = run_stages(domains, [[z[0]], [z[1]]]), run_stages(domains, [z])
+    sums = domains.sums(lambda sections, state: sections)
+    apart, pooled = plainly_added(sums, [[z[0]], [z[1]]]), plainly_added(sums, [z])
     assert all(np.allclose(apart[name], pooled[name]) for name in apart)
     moved = [domains.aligned(section, apart) for section in z]
     for section in moved:
@@ -286,7 +278,9 @@ def test_a_site_says_nothing_of_clusters_that_it_has_few_spots_of():
     domains = Alignment(2, 3)
     private = {"latent_mean": np.zeros(2), "latent_axes": np.eye(2)}
     private["centres_0"] = np.tile([[0.0, 0], [9, 9], [50, 50]], (BEGINNINGS, 1, 1))
-    sums = domains.measure("centres_0_3", [z], private)
+    centres = domains.sums(lambda sections, state: sections)[1]
+    assert centres.exchanges[3] == "centres_0_3"
+    sums = centres.local([z], private)
     assert sums["n"][0].tolist() == [FEWEST, 0, 0] and not sums["sum"].any()
 
 

@@ -298,7 +298,8 @@ def test_the_network_counts_for_what_it_surely_adds():
     def share(gains, rooms):
         g, r = np.array(gains, float), np.array(rooms, float)
         moments = np.array([g.sum(), r.sum(), (g * g).sum(), (g * r).sum(), (r * r).sum()])
-        return float(Perturbation().absorb("share", {"moments": moments}, {})["share"])
+        helps = Perturbation().after({"features": [], "conditions": []})[0]
+        return float(helps.combine({"moments": moments}, {})["share"])
 
     assert share([0.5, 0.5, 0.5], [1, 1, 1]) == pytest.approx(0.5)  # as much everywhere: no doubt
     assert share([1.5, 0.0, 0.0], [1, 1, 1]) < 0.1  # the same in the mean, from one condition

@@ -11,10 +11,10 @@ from sklearn.mixture import GaussianMixture
 import infl
 from infl.errors import DataError, InflWarning, KeyringError, SettingsError
 from infl.keys import Keyring
-from infl.models import domains
 from infl.models.matrix import FeatureMatrix
 from infl.models.neighbourhoods import Spots
 from infl.models.neighbours import sections_of
+from infl.sums import mixture
 from infl.tl._predict import infer
 
 OPTIONS = {"model": "spatial", "n_domains": 3, "n_neighbors": 4, "rounds": 6, "steps": 10, "progress": False}
@@ -138,11 +138,11 @@ def test_federated_mixture_is_that_of_the_pooled_data_and_scikit_learns():
         add = lambda function: {  # noqa: E731
             name: sum(function(p)[name] for p in pieces) for name in function(pieces[0])
         }
-        mixtures = domains.first(add(domains.moments), 3)
+        mixtures = mixture.first(add(mixture.moments), 3)
         for _ in range(60):
-            sums = add(lambda p, now=mixtures: domains.parts(p, now))
-            mixtures = domains.moved(mixtures, sums)
-        return domains.best(mixtures, sums)
+            sums = add(lambda p, now=mixtures: mixture.parts(p, now))
+            mixtures = mixture.moved(mixtures, sums)
+        return mixture.best(mixtures, sums)
 
     apart, pooled = run([z[::2], z[1::2]]), run([z])
     assert all(np.allclose(apart[name], pooled[name]) for name in apart)
@@ -152,16 +152,16 @@ def test_federated_mixture_is_that_of_the_pooled_data_and_scikit_learns():
     np.testing.assert_allclose(apart["variances"], model.covariances_[order], rtol=1e-2)
     np.testing.assert_allclose(apart["shares"], model.weights_[order], atol=1e-3)
     path = sparse.csr_matrix((len(z), len(z)))
-    np.testing.assert_array_equal(order[domains.assign(z, apart, path, 0)], model.predict(z))
+    np.testing.assert_array_equal(order[mixture.assign(z, apart, path, 0)], model.predict(z))
 
 
 def test_equal_spots_do_not_draw_a_domain_to_nothing():
     z = np.concatenate([np.zeros((40, 2)), np.random.default_rng(0).normal(5, 1, (40, 2))])
-    mixtures = domains.first(domains.moments(z), 2)
+    mixtures = mixture.first(mixture.moments(z), 2)
     for _ in range(30):
-        mixtures = domains.moved(mixtures, domains.parts(z, mixtures))
-    found = domains.best(mixtures, domains.parts(z, mixtures))
-    assert found["variances"].min() == pytest.approx(domains.NARROWEST * np.cov(z.T, bias=True).trace() / 2)
+        mixtures = mixture.moved(mixtures, mixture.parts(z, mixtures))
+    found = mixture.best(mixtures, mixture.parts(z, mixtures))
+    assert found["variances"].min() == pytest.approx(mixture.NARROWEST * np.cov(z.T, bias=True).trace() / 2)
     assert all(np.isfinite(value).all() for value in found.values())
 
 

@@ -11,7 +11,7 @@ from scipy.linalg import subspace_angles
 
 from infl.errors import DataError, SettingsError
 from infl.pp import harmonise, pca
-from infl.pp._components import randomised_components
+from infl.pp._components import Search
 
 
 def largest_angle(a, b) -> float:
@@ -82,7 +82,10 @@ def test_blocks_of_directions_find_any_spectrum(n_vars, seed, data):
     rng = np.random.default_rng(seed)
     factor = rng.standard_normal((n_vars, rank)) * np.logspace(0, -3, rank)
     covariance = factor @ factor.T
-    values, vectors = randomised_components(lambda block: covariance @ block, n_vars, n_comps, seed)
+    search = Search.begin(n_vars, n_comps, seed)
+    while not search.done:
+        search = search.after(covariance @ search.block)
+    values, vectors = search.values, search.vectors
     want = np.maximum(np.linalg.eigvalsh(covariance)[::-1][:n_comps], 0)
     np.testing.assert_allclose(values, want, rtol=1e-5, atol=1e-9 * want[0])
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(n_comps), atol=1e-8)

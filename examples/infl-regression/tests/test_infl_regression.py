@@ -43,6 +43,16 @@ def test_moments_are_those_of_all_sites(sites: dict[str, ad.AnnData]) -> None:
     np.testing.assert_allclose(private["y_center"], everyone.obs["dose"].mean(), atol=1e-4)
 
 
+@pytest.mark.parametrize("sealed", [True, False])
+def test_correlations_are_those_of_the_pooled_data(sites: dict[str, ad.AnnData], sealed: bool) -> None:
+    from infl_regression.statistic import correlation
+
+    found = correlation(sites, "dose", key=infl.keys.Keyring.create() if sealed else None)
+    everyone = ad.concat(list(sites.values()))
+    expected = [np.corrcoef(everyone.X[:, j], everyone.obs["dose"])[0, 1] for j in range(12)]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_metrics_by_hand() -> None:
     from infl_regression.task import Regression
 

@@ -6,12 +6,12 @@ A coordinator says which exchange it asks for. A site knows which one is due, an
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from infl.federation.messages import CLOSE, Total
-from infl.federation.packings import count_packing, judge_packing, stage_packing, train_packing
+from infl.federation.packings import count_packing, judge_packing, train_packing
 from infl.federation.seeds import generator
 from infl.privacy.seal import Packing
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from infl.federation.messages import Plan
     from infl.models.task import Task
     from infl.nn.flat import Layout
+    from infl.sums import FederatedSum
 
 MAX_ATTEMPTS = 12
 """At one exchange."""
@@ -39,6 +40,8 @@ class Exchange:
         Arrays and their first scales.
     of_all
         The sum counts only if all sites are in it.
+    sum, step
+        The task's own sum that it is a step of, counted from 0.
 
     Examples
     --------
@@ -50,6 +53,8 @@ class Exchange:
     round: int
     packing: Packing
     of_all: bool = False
+    sum: FederatedSum | None = field(default=None, compare=False, repr=False)
+    step: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,16 +90,20 @@ class Programme:
         """All exchanges, in order."""
         task, agreement, panel = self.task, self.agreement, self.agreement.panel
 
-        def stages(names: Iterable[str], *, of_all: bool) -> list[Exchange]:
-            return [Exchange(s, 0, stage_packing(task.stage_shapes(s, panel)), of_all) for s in names]
+        def steps(sums: Iterable[FederatedSum], *, of_all: bool) -> list[Exchange]:
+            return [
+                Exchange(kind, 0, one.packing, of_all, one, step)
+                for one in sums
+                for step, kind in enumerate(one.exchanges)
+            ]
 
         train = train_packing(task, agreement, self.shared)
         return (  # all later sums build on those before the first round
             Exchange("count", 0, count_packing(), of_all=True),
-            *stages(task.stages(), of_all=True),
+            *steps(task.before(panel), of_all=True),
             *(Exchange("train", number, train) for number in range(1, agreement.rounds + 1)),
             *([Exchange("judge", 0, judge_packing(task, panel))] if agreement.dp is None else []),
-            *stages(task.final_stages(), of_all=False),
+            *steps(task.after(panel), of_all=False),
             Exchange(CLOSE, 0, Packing(())),
         )
 

@@ -21,7 +21,7 @@ from infl._isolation import torch_seed
 from infl.errors import FederationError, KeyringError, SealError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.messages import CLOSE, REVEAL, Total, context_of, linked
-from infl.federation.packings import LEFT_OUT, WIDER, rescaled, split_sums
+from infl.federation.packings import rescaled
 from infl.federation.programme import Exchange, Programme
 from infl.federation.rules import fedadam, rule
 from infl.federation.seeds import derive
@@ -32,6 +32,7 @@ from infl.nn.flat import FlatModule
 from infl.privacy.dp import TAIL, check_module, grid_exponent, steps_of
 from infl.privacy.seal import GroupSeal, NoSeal, Packing, dequantise
 from infl.privacy.seal.packing import limit
+from infl.sums.lanes import LEFT_OUT, WIDER, split_sums
 
 if TYPE_CHECKING:
     from infl.federation.messages import Plan
@@ -264,7 +265,8 @@ class Replica:
 
     def _apply(self, total: Total) -> Context:
         a = self.agreement
-        if fault := self.programme.fault(total, self.due):
+        due = self.due
+        if fault := self.programme.fault(total, due):
             raise SealError(f"round rejected: {fault}")
         context = self.context(total)
         packing, made = self.packing, self.made
@@ -317,8 +319,8 @@ class Replica:
             if self.best_theta is not None:
                 self.theta, self.best_theta = self.best_theta, None
                 made = self.best_made
-        elif self._is_told(total):
-            self.private = self.task.absorb(total.kind, arrays, self.private)
+        elif due is not None and due.sum is not None and self._is_told(total):
+            self.private = due.sum.after(arrays, self.private, step=due.step)
             self.task.configure(self.bench.module, self.private)
             self.begun_with = self.begun_with if self.rows else sorted(self.private)
         self.made = made

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infl._html import facts, notebook
+from infl.federation.descriptions import with_descriptions
 from infl.privacy.dp import epsilon_by_round, epsilon_of
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class FederatedRun:
     settings
         The run's specification; no secret in it.
     ledger
-        What left each site: ``site``, ``time``, ``kind``, ``round``, ``bytes``, ``sealed``, digests.
+        What left each site: ``site``, ``time``, ``kind``, ``round``, ``bytes``, ``sealed``, digests; and of which ``sum`` it
+        was a part, and what that ``says``.
     privacy
         With differential privacy: ε spent, δ, clipping norm, noise multiplier, sampling rate, rounds, accountant.
     site_models
@@ -98,6 +100,7 @@ class FederatedRun:
             spent = epsilon_of(replica.steps, float(agreement.dp.delta or 0), agreement.dp.accountant)
             privacy = {**agreement.dp.to_json(), "budget": agreement.dp.epsilon or float("inf"), "epsilon": spent}
             privacy["rounds"] = n
+        ledger = with_descriptions(ledger, replica.task, agreement.panel)
         return cls(replica.model(), replica.key, history, agreement.settings(), ledger, privacy)
 
     @cached_property

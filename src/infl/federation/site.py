@@ -27,7 +27,6 @@ from infl.federation.messages import (
     Reveal,
     Stopped,
 )
-from infl.federation.packings import fitted, join_sums
 from infl.federation.replica import Replica
 from infl.federation.rules import AtSite
 from infl.federation.seeds import generator
@@ -37,6 +36,8 @@ from infl.federation.wire import encode_parts
 from infl.privacy.dp import round_key
 from infl.privacy.seal import PairwiseSite, epochs_of
 from infl.privacy.seal.reveal import list_digest
+from infl.sums import SiteView
+from infl.sums.lanes import fitted, join_sums
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -312,12 +313,12 @@ class Site:
                 arrays["importance"] = np.asarray(n * factor)
                 rows[0].mul_(factor)
             return rows.flatten().numpy(), arrays, n / replica.n_total
+        due = replica.due
+        assert due is not None and due.sum is not None  # the plan was compared with it
         if replica.lacks:
-            shapes = replica.task.stage_shapes(plan.kind, replica.agreement.panel)
-            return empty, {name: np.zeros(shape) for name, shape in shapes.items()}, 1.0
-        module = replica.module(self.trainer.own.now.weights)
-        sums = replica.task.measure(plan.kind, self.data, replica.agreement.panel, replica.private, module)
-        return empty, sums, 1.0
+            return empty, {name: np.zeros(shape) for name, shape in due.sum.shapes.items()}, 1.0
+        view = SiteView(self.data, replica.module(self.trainer.own.now.weights))
+        return empty, dict(due.sum.local(view, replica.private)), 1.0
 
     def _seen(self, loss: float) -> AtSite:
         """Return what this site's factor in the average may follow from."""

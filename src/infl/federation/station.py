@@ -18,6 +18,7 @@ from infl._settings import settings as package_settings
 from infl.errors import DataError, FederationError, FileError
 from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
+from infl.federation.descriptions import with_descriptions
 from infl.federation.folders import alone
 from infl.federation.membership import Membership
 from infl.federation.policy import Policy
@@ -294,7 +295,8 @@ class Station:
         run.save(folder / "model.infl.safetensors", overwrite=True).chmod(0o600)
         if (own := site.own_model()) is not None:
             own.save(folder / "own_model.infl.safetensors", overwrite=True).chmod(0o600)
-        for name, table in (("history", run.history), ("ledger", run.ledger)):
+        said = ["sum", "says"]  # follow from the task: the file has what the site wrote down
+        for name, table in (("history", run.history), ("ledger", run.ledger.drop(columns=said))):
             _keep(folder / f"{name}.csv", table.to_csv(index=name == "history").encode())
         _keep(folder / "privacy.json", json.dumps(run.privacy).encode())  # last: says it is all there
         self.note(f"run {agreement.run} finished: {folder / 'model.infl.safetensors'}")
@@ -317,6 +319,7 @@ class Station:
             privacy = json.loads((folder / "privacy.json").read_text())
             own = folder / "own_model.infl.safetensors"
             site_models = {self.settings.name: load_model(own)} if own.exists() else {}
+            ledger = with_descriptions(ledger, model.header.build_task(), agreement.panel)
         return FederatedRun(model, key, history, agreement.settings(), ledger, privacy, site_models)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -46,34 +45,6 @@ METRICS = {
 }
 """Plain words for metrics of ours; others are named only."""
 
-KINDS = {
-    "count": "how many training records the site has, as part of a sum",
-    "train": "how training at the site changed the model's weights, times its share of the records; training loss; "
-    "results on its validation records; all as parts of sums",
-    "judge": "results of the last model on the site's validation records, as parts of sums",
-    "means": "sums of each feature's values and numbers of records by class, to bring features to one scale",
-    "deviations": "sums of squared distances from the common mean, to bring features to one scale",
-    "temperature": "validation loss at several candidate scales, to make probabilities honest",
-    "moments": "numbers of records, sums and sums of squares of each feature, to bring features to one scale",
-    "products": "sums of products of image statistics and features, for a regression that is exact over sites",
-    "quality": "sums that tell for each feature how well it is predicted on validation records",
-    "share": "sums that tell how much better the network predicts validation records than a simple method does",
-    "effects": "for each perturbation: number of cells, sums and sums of squares of the change of each feature; the same of "
-    "control cells",
-    "views": "number of spots and sums of squares, to bring a spot and its surroundings to one scale",
-    "axes": "products of features, summed over spots, to find axes that all sites share",
-    "latent": "sums and products of the values that the model gives to records",
-    "latents": "the same, of spots",
-    "centres": "for each group: number of records, sums and spread of the values that the model gives to them",
-    "domains": "for each domain: number of spots, sums and spread of the values that the model gives to them",
-    "align": "for each group: number of records, sums and products of the values that the model gives to them",
-    "keys": "a public key that the site made when it started; nothing of the data",
-    "reveal": "what takes the masks between pairs of sites off one sum of several sites; nothing of the data",
-    "refusal": "that the site does not do what the coordinator asked for, and not why; nothing of the data",
-    "centroids": "for each group of sentences: their number, and sums of the values that the model gives to them",
-}
-"""What messages carry, by the kind that the ledger gives, without numbers at its end."""
-OTHER_KIND = "sums that this task needs before or after training; what they are says whoever wrote the task"
 PACKAGES = (
     *("torch", "numpy", "scipy", "pandas", "anndata", "mudata", "scanpy", "scikit-learn", "cryptography", "pyrage"),
     *("safetensors", "scvi-tools", "opacus", "nvflare", "transformers", "peft"),
@@ -215,12 +186,10 @@ class Facts:
 
     @cached_property
     def by_kind(self) -> pd.DataFrame:
-        """Kind of message, what it carries in plain words, messages and bytes; kinds that are numbered are one."""
-        kind = self.run.ledger["kind"].astype(str).map(kind_of)
-        groups = self.run.ledger.assign(kind=kind).groupby("kind", sort=False)
-        table = groups.agg(messages=("bytes", "size"), bytes=("bytes", "sum")).reset_index()
-        table.insert(1, "what", [KINDS.get(k, OTHER_KIND) for k in table["kind"]])
-        return table
+        """Kind of message, what it carries in plain words, messages and bytes; the steps of a sum are one kind."""
+        groups = self.run.ledger.groupby("sum", sort=False)
+        table = groups.agg(what=("says", "first"), messages=("bytes", "size"), bytes=("bytes", "sum"))
+        return table.rename_axis("kind").reset_index()
 
     # -- key and privacy -------------------------------------------------------------------------------------------
     @cached_property
@@ -293,17 +262,6 @@ class Facts:
     def unanswered(self) -> dict[str, str]:
         """Questions that nobody answered yet, by name."""
         return {name: question for name, question in STATEMENTS.items() if not self.statements.get(name)}
-
-
-def kind_of(name: str) -> str:
-    """Return the kind of a message, without the numbers of its steps.
-
-    Examples
-    --------
-    >>> kind_of("domains 12"), kind_of("centres_0_1"), kind_of("train")
-    ('domains', 'centres', 'train')
-    """
-    return re.sub(r"([ _]\d+)+$", "", name)
 
 
 def _told(value: Any) -> Any:

@@ -22,6 +22,8 @@ from infl.models.matrix import FeatureMatrix
 from infl.models.sentences import Sentences, sentences
 from infl.models.task import Predictor, Step, Sums, Task
 from infl.pp._labels import TEXT, as_labels, check_labels, class_numbers, label_text, label_type, warn_of_one_class
+from infl.sums import FederatedSum, SiteView, State
+from infl.sums.shape import Records
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -207,38 +209,39 @@ class Adapter(Task):
         return base
 
     # -- centroids -------------------------------------------------------------------------------------------------
-    def stages(self) -> Sequence[str]:
-        """One round of k-means after the other."""
-        return [f"centroids {number + 1}" for number in range(self.intuition_rounds)] if self.prior else ()
+    def before(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
+        """Return rounds of k-means over the sentences."""
+        k, width = self.r1 * self.r2, panel["width"]
+        if not self.prior or not self.intuition_rounds:
+            return ()
+
+        def combine(total: Sums, state: State) -> State:
+            """Move each centroid to the mean of its members, scaled to length 1; one without members stays."""
+            before = state.get("centroids", np.zeros_like(total["sums"]))
+            length = np.linalg.norm(total["sums"], axis=1, keepdims=True)
+            moved = total["sums"] / np.maximum(length, 1e-12)
+            return {**state, "centroids": np.where((total["members"] > 0.5)[:, None], moved, before)}
+
+        def records(site: SiteView, state: State) -> Records:
+            members = near_centroids(site, state)["members"]
+            return {"members": members, "sums": members[:, None]}
+
+        centroids = FederatedSum(
+            name="centroids",
+            shapes={"members": (k,), "sums": (k, width)},
+            local=near_centroids,
+            combine=combine,
+            says="for each group of sentences: their number, and sums of the values that the model gives to them",
+            records=records,
+            sensitivity={"members": 1, "sums": 2},  # embeddings are of length 1
+            steps=self.intuition_rounds,
+            called="{name} {step}",
+        )
+        return (centroids,)
 
     def privately(self) -> Adapter:
         """Take the centroids from the base's tokens, and hold out each observation by itself."""
         return replace(self, intuition_rounds=0, stratify=False)
-
-    def stage_shapes(self, stage: str, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        """Sum and number of the sentences that are nearest to each centroid."""
-        return {"members": (self.r1 * self.r2,), "sums": (self.r1 * self.r2, panel["width"])}
-
-    @torch.no_grad()
-    def measure(self, stage: str, data: Sentences, panel: Mapping[str, Any], private: Sums, module: nn.Module) -> Sums:
-        """Assign the training sentences to their nearest centroids."""
-        intuition = cast(Any, module).intuition
-        sums = torch.zeros(self.r1 * self.r2, panel["width"], dtype=torch.float64)
-        members = torch.zeros(self.r1 * self.r2, dtype=torch.float64)
-        for start in range(0, len(data.train), 2048):
-            ids, mask, _ = data.batch(data.train[start : start + 2048])
-            embedded = intuition.embed(ids, mask)
-            nearest = (embedded @ intuition.centroids.T).argmax(1)
-            sums.index_add_(0, nearest, embedded.double())
-            members += torch.bincount(nearest, minlength=len(members))
-        return {"members": members.numpy(), "sums": sums.numpy()}
-
-    def absorb(self, stage: str, sums: Sums, private: Sums) -> Sums:
-        """Move each centroid to the mean of its members, scaled to length 1; one without members stays."""
-        before = private.get("centroids", np.zeros_like(sums["sums"]))
-        length = np.linalg.norm(sums["sums"], axis=1, keepdims=True)
-        moved = sums["sums"] / np.maximum(length, 1e-12)
-        return {**private, "centroids": np.where((sums["members"] > 0.5)[:, None], moved, before)}
 
     def configure(self, module: nn.Module, private: Sums) -> None:
         """Set the centroids that have been found."""
@@ -387,6 +390,21 @@ class Adapter(Task):
             return {f"probability.{task}": model(x) for task, model in fitted.items()}
 
         return predict
+
+
+@torch.no_grad()
+def near_centroids(site: SiteView, state: State) -> Sums:
+    """Return number and sum of the training sentences that are nearest to each centroid."""
+    data, intuition = site.data, site.module.intuition
+    sums = torch.zeros(intuition.centroids.shape, dtype=torch.float64)
+    members = torch.zeros(len(sums), dtype=torch.float64)
+    for start in range(0, len(data.train), 2048):
+        ids, mask, _ = data.batch(data.train[start : start + 2048])
+        embedded = intuition.embed(ids, mask)
+        nearest = (embedded @ intuition.centroids.T).argmax(1)
+        sums.index_add_(0, nearest, embedded.double())
+        members += torch.bincount(nearest, minlength=len(members))
+    return {"members": members.numpy(), "sums": sums.numpy()}
 
 
 def _labels(adata: AnnData | MuData, task: str) -> pd.Series:

@@ -30,6 +30,9 @@ from infl.models.matrix import FeatureMatrix
 from infl.models.task import Predictor, Sums, Task
 from infl.nn.mlp import LinearClassifier, OnPanel, ResidualMLP
 from infl.pp._labels import TEXT, class_numbers, label_text, label_type
+from infl.sums import FederatedSum, SiteView, State
+from infl.sums.standardise import deviations, means
+from infl.sums.temperature import temperature
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -42,8 +45,6 @@ ADAPT_STEPS, ADAPT_LR, ADAPT_RIDGE = 100, 0.01, 0.1
 """Of the estimate of a new site's coordinate: Adam steps, their size, and the pull towards 0."""
 N_BINS = 10
 """Bins of the calibration error."""
-TEMPERATURES = np.geomspace(0.2, 5.0, 33)
-"""Candidates for the temperature of the calibrated probabilities."""
 
 
 @dataclass(frozen=True)
@@ -217,16 +218,37 @@ class Classifier(Task):
         masked = masked or self.features == "union" or FUSED in table.uns
         return FeatureMatrix(table, panel["features"], layer=layer, site=site, masked=masked)
 
-    # -- set-up ----------------------------------------------------------------------------------------------------
-    def stages(self) -> Sequence[str]:
-        """Means and class counts, then squared deviations from the means; whichever are needed."""
+    # -- sums ------------------------------------------------------------------------------------------------------
+    def before(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
+        """Return the sums of means and class counts, then of squared deviations from the means; whichever are needed."""
+        p, k = len(panel["features"]), len(panel["classes"])
         if self.standardise == "federated":
-            return ("means", "deviations")
-        return ("means",) if self.balance or self.coordinate else ()
+            return (means(k, p, balance=self.balance), deviations(p))
+        return (means(k, None, balance=self.balance),) if self.balance or self.coordinate else ()
 
-    def final_stages(self) -> Sequence[str]:
-        """Moments of the latent that a new site is fitted to, and temperature scaling."""
-        return (*(["latent"] if self.coordinate else []), *(["temperature"] if self.calibrate else []))
+    def after(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
+        """Return moments of the latent that a new site is fitted to, and temperature scaling."""
+        return (*([self._latent_moments()] if self.coordinate else []), *([temperature()] if self.calibrate else []))
+
+    def _latent_moments(self) -> FederatedSum:
+        def local(site: SiteView, state: State) -> Sums:
+            z = latents(site.module, site.data, site.data.train).double()
+            n = np.asarray(float(len(z)))  # once more: a site that was counted may be away now
+            return {"latent_n": n, "latent_sum": z.sum(0).numpy(), "latent_square": (z**2).sum(0).numpy()}
+
+        def combine(total: Sums, state: State) -> State:
+            n = float(total["latent_n"])
+            return {**state, **{name: total[name] / n for name in ("latent_sum", "latent_square")}}
+
+        return FederatedSum(
+            name="latent",
+            shapes={"latent_n": (), "latent_sum": (self.width,), "latent_square": (self.width,)},
+            local=local,
+            combine=combine,
+            says="sums and sums of squares of the values that the model gives to records",
+            records=lambda site, state: len(site.data.train),
+            sensitivity={"latent_n": 1},
+        )
 
     def privately(self) -> Classifier:
         """Scale and hold out each sample by itself, and leave class weights and calibration out."""
@@ -240,56 +262,6 @@ class Classifier(Task):
             return adata.obs
         own = self._table(adata, site).obs
         return own.join(adata.obs[adata.obs.columns.difference(own.columns)])
-
-    def stage_shapes(self, stage: str, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        """Shapes of the sums of a stage."""
-        p, k = len(panel["features"]), len(panel["classes"])
-        if stage == "temperature":
-            return {"nll": TEMPERATURES.shape}
-        if stage == "latent":
-            return {"latent_n": (), "latent_sum": (self.width,), "latent_square": (self.width,)}
-        if stage == "deviations":
-            return {"squares": (p,)}
-        shapes: dict[str, tuple[int, ...]] = {"n": (), "class_counts": (k,)}
-        return shapes | {"measured": (p,), "sums": (p,)} if self.standardise == "federated" else shapes
-
-    def measure(
-        self, stage: str, data: LabelledRows, panel: Mapping[str, Any], private: Sums, module: nn.Module
-    ) -> Sums:
-        """Return sums over this site's training samples, or of the validation loss at each candidate temperature."""
-        if stage == "temperature":
-            return {"nll": negative_log_likelihood(module, data, TEMPERATURES)}
-        if stage == "latent":
-            z = latents(module, data, data.train).double()
-            n = np.asarray(float(len(z)))  # once more: a site that was counted may be away now
-            return {"latent_n": n, "latent_sum": z.sum(0).numpy(), "latent_square": (z**2).sum(0).numpy()}
-        if stage == "deviations":
-            return {"squares": data.reduce(lambda x: np.nansum((x - private["center"]) ** 2, 0))}
-        assert data.labels is not None
-        counts = np.bincount(data.labels[data.train], minlength=len(panel["classes"])).astype(float)
-        sums: Sums = {"n": np.asarray(float(len(data.train))), "class_counts": counts}
-        if self.standardise == "federated":
-            sums["measured"], sums["sums"] = data.reduce(lambda x: np.stack([(~np.isnan(x)).sum(0), np.nansum(x, 0)]))
-        return sums
-
-    def absorb(self, stage: str, sums: Sums, private: Sums) -> Sums:
-        """Turn sums into moments and class weights."""
-        if stage == "temperature":
-            best = TEMPERATURES[int(np.argmin(sums["nll"]))] if sums["nll"].any() else 1.0
-            return {**private, "temperature": np.asarray(best)}
-        if stage == "latent":
-            n = float(sums["latent_n"])
-            return {**private, **{name: sums[name] / n for name in ("latent_sum", "latent_square")}}
-        if stage == "deviations":
-            variance = sums["squares"] / np.maximum(private["measured"] - 1, 1)
-            scale = np.sqrt(np.where(variance > 1e-12, variance, 1.0))  # a constant feature is left as it is
-            return {**private, "scale": scale}
-        n, counts = float(sums["n"]), sums["class_counts"]
-        weight = n / (np.maximum(counts, 1) * np.count_nonzero(counts)) if self.balance else np.ones_like(counts)
-        update: Sums = {"n": sums["n"], "class_counts": counts, "class_weight": weight}
-        if "sums" in sums:
-            update |= {"measured": sums["measured"], "center": sums["sums"] / np.maximum(sums["measured"], 1)}
-        return {**private, **update}
 
     # -- model -----------------------------------------------------------------------------------------------------
     def build(self, panel: Mapping[str, Any]) -> OnPanel:
@@ -543,14 +515,3 @@ def _count(y: np.ndarray, probability: np.ndarray, confusion: np.ndarray, bins: 
     np.add.at(confusion, (y, predicted), 1)
     rows = np.stack([np.ones(len(y)), confidence, predicted == y], 1)
     np.add.at(bins, np.minimum((np.nan_to_num(confidence) * N_BINS).astype(int), N_BINS - 1), rows)
-
-
-@torch.no_grad()
-def negative_log_likelihood(module: nn.Module, data: LabelledRows, temperatures: np.ndarray) -> np.ndarray:
-    """Return the summed validation loss at each temperature (T,)."""
-    total = np.zeros(len(temperatures))
-    for start in range(0, len(data.validation), 2048):
-        x, y = data.batch(data.validation[start : start + 2048])
-        scaled = module(x).double() / torch.from_numpy(temperatures)[:, None, None]  # (T, n, classes)
-        total -= scaled.log_softmax(-1)[:, torch.arange(len(y)), y].sum(1).numpy()
-    return total

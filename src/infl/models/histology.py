@@ -20,6 +20,8 @@ from infl.models.patches import N_STATISTICS, Patches, Stain
 from infl.models.spots import SpotBatch, Spots, blocks, smoother, warn_of_lost
 from infl.models.task import Predictor, Step, Sums, Task
 from infl.nn.histology import HistologyNet, SmallCNN, count_loss, dihedral, load_backbone
+from infl.sums import FederatedSum, SiteView, State
+from infl.sums.share import sure_share
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -219,69 +221,107 @@ class Histology(Task):
         """Numbers beside the image: own and relative ones, and the same around the spot."""
         return N_STATISTICS * (4 if self.context else 2) if self.statistics else 0
 
-    def stages(self) -> Sequence[str]:
-        """Moments of statistics and expression, then the regression's products."""
-        return ("moments", "products") if self.statistics else ("moments",)
+    def before(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
+        """Return moments of statistics and expression, then the regression's products."""
+        p = len(panel["features"])
+        return (self._moments(p), self._products(p)) if self.statistics else (self._moments(p),)
 
-    def final_stages(self) -> Sequence[str]:
-        """How much the network helps beside the regression, then how well each gene is predicted."""
+    def after(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
+        """Return how much the network helps beside the regression, then how well each gene is predicted."""
         if not self.validation:
             return ()
-        return ("share", "quality") if self.statistics else ("quality",)
+        quality = self._quality(len(panel["features"]))
+        return (self._helps(), quality) if self.statistics else (quality,)
 
-    def stage_shapes(self, stage: str, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        """Shapes of the sums of a stage."""
-        p, d = len(panel["features"]), self.n_statistics
-        if stage == "share":
-            return {"moments": (6,)}
-        if stage == "quality":
-            return quality_shapes(p)
-        if stage == "products":
-            return {"inner": (d + N_WAVES, d + N_WAVES), "outer": (d + N_WAVES, p)}
-        return {"n": (), "beside": (2, d), "counts": (p,), "relative": (2, p), "absolute": (2, p)}
+    def _moments(self, p: int) -> FederatedSum:
+        shapes = {"n": (), "beside": (2, self.n_statistics), "counts": (p,), "relative": (2, p), "absolute": (2, p)}
 
-    def measure(self, stage: str, data: Spots, panel: Mapping[str, Any], private: Sums, module: nn.Module) -> Sums:
-        """Return a site's part of the sums of a stage: of training spots, or of validation spots at the end."""
-        if stage == "quality":
-            predicted = self.predicted(module, data, data.validation, private)["predicted"]
-            return quality_sums(predicted, self.relative(data, data.validation), data, data.validation)
-        if stage == "share":
-            return {"moments": self._share(module, data, private)}
-        sums = {name: np.zeros(shape) for name, shape in self.stage_shapes(stage, panel).items()}
-        for index in blocks(data.train):
-            if stage == "products":
-                x = expand(data.beside[index], private)
-                sums["inner"] += x.T @ x
-                sums["outer"] += x.T @ self._target(data, index, private)
-                continue
-            parts = {"beside": data.beside[index], "relative": self.relative(data, index)}
-            parts["absolute"] = np.log1p(self.counts(data, index))
-            for name, values in parts.items():
-                sums[name] += (values.sum(0, dtype=np.float64), (values.astype(np.float64) ** 2).sum(0))
-            sums["counts"] += self.counts(data, index).sum(0)
-            sums["n"] += len(index)
-        return sums
+        def local(site: SiteView, state: State) -> Sums:
+            data = site.data
+            sums = {name: np.zeros(shape) for name, shape in shapes.items()}
+            for index in blocks(data.train):
+                parts = {"beside": data.beside[index], "relative": self.relative(data, index)}
+                parts["absolute"] = np.log1p(self.counts(data, index))
+                for name, values in parts.items():
+                    sums[name] += (values.sum(0, dtype=np.float64), (values.astype(np.float64) ** 2).sum(0))
+                sums["counts"] += self.counts(data, index).sum(0)
+                sums["n"] += len(index)
+            return sums
 
-    def absorb(self, stage: str, sums: Sums, private: Sums) -> Sums:
-        """Turn sums into moments, the regression's coefficients, the network's share, each gene's quality."""
-        if stage == "moments":
-            n, found = float(sums["n"]), dict(private)
+        def combine(total: Sums, state: State) -> State:
+            n, found = float(total["n"]), dict(state)
             for name in ("beside", "relative", "absolute"):
-                mean = sums[name][0] / n
+                mean = total[name][0] / n
                 found[f"{name}_mean"] = mean
-                found[f"{name}_scale"] = np.sqrt(np.maximum(sums[name][1] / n - mean**2, 1e-6))
-            found["level"] = np.log(np.maximum(sums["counts"] / n, 1e-3))
+                found[f"{name}_scale"] = np.sqrt(np.maximum(total[name][1] / n - mean**2, 1e-6))
+            found["level"] = np.log(np.maximum(total["counts"] / n, 1e-3))
             return found
-        if stage == "products":
-            inner = sums["inner"] + self.ridge * np.eye(len(sums["inner"]))
-            return {**private, "coefficients": np.linalg.solve(inner, sums["outer"])}
-        if stage == "share":
-            n, gain, room, gain2, both, room2 = sums["moments"]
-            share = gain / room if room > 0 else 0.0
-            error = max(gain2 - 2 * share * both + share**2 * room2, 0.0) ** 0.5 / room if room > 0 else 0.0
-            # unless it helps surely, it is not used
-            return {**private, "share": np.asarray(np.clip(share - error, 0, 1))}
-        return {**private, "pearson": pearson(sums)}
+
+        largest = np.log1p(self.target_sum)
+        return FederatedSum(
+            name="moments",
+            shapes=shapes,
+            local=local,
+            combine=combine,
+            says="number of spots, sums and sums of squares of image statistics and of each feature, to bring them to one scale",
+            records=lambda site, state: len(site.data.train),
+            sensitivity={"n": 1, "relative": max(largest, largest**2)},
+        )
+
+    def _products(self, p: int) -> FederatedSum:
+        d = self.n_statistics + N_WAVES
+        shapes = {"inner": (d, d), "outer": (d, p)}
+
+        def local(site: SiteView, state: State) -> Sums:
+            data = site.data
+            sums = {name: np.zeros(shape) for name, shape in shapes.items()}
+            for index in blocks(data.train):
+                x = expand(data.beside[index], state)
+                sums["inner"] += x.T @ x
+                sums["outer"] += x.T @ self._target(data, index, state)
+            return sums
+
+        def combine(total: Sums, state: State) -> State:
+            inner = total["inner"] + self.ridge * np.eye(len(total["inner"]))
+            return {**state, "coefficients": np.linalg.solve(inner, total["outer"])}
+
+        return FederatedSum(
+            name="products",
+            shapes=shapes,
+            local=local,
+            combine=combine,
+            says="sums of products of image statistics and features, for a regression that is exact over sites",
+            records=lambda site, state: len(site.data.train),
+        )
+
+    def _helps(self) -> FederatedSum:
+        def combine(total: Sums, state: State) -> State:
+            return {**state, "share": np.asarray(sure_share(*total["moments"][1:]))}  # the first is a number of spots
+
+        return FederatedSum(
+            name="share",
+            shapes={"moments": (6,)},
+            local=lambda site, state: {"moments": self._share(site.module, site.data, state)},
+            combine=combine,
+            says="sums that tell how much better the network predicts validation records than a simple method does",
+            records=lambda site, state: len(site.data.validation),
+        )
+
+    def _quality(self, p: int) -> FederatedSum:
+        def local(site: SiteView, state: State) -> Sums:
+            data, held = site.data, site.data.validation
+            predicted = self.predicted(site.module, data, held, state)["predicted"]
+            return quality_sums(predicted, self.relative(data, held), data, held)
+
+        return FederatedSum(
+            name="quality",
+            shapes=quality_shapes(p),
+            local=local,
+            combine=lambda total, state: {**state, "pearson": pearson(total)},
+            says="sums that tell for each feature how well it is predicted on validation records",
+            records=lambda site, state: len(site.data.validation),
+            sensitivity={"n": 1},
+        )
 
     def counts(self, data: Spots, index: np.ndarray) -> np.ndarray:
         """Return counts (n, n_features), float64."""

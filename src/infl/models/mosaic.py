@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from infl._mudata import without_pull
 from infl._parameters import LAYER, OTHER_COLUMN, SHARE, Choice, Flag, Kind, Options, Real, Text, Whole
 from infl.errors import DataError, SettingsError
-from infl.models import domains
-from infl.models.alignment import Alignment
 from infl.models.matrix import FeatureMatrix
 from infl.models.modalities import Measured, MosaicSpots, Part, check_kind, kind_of
 from infl.models.task import SITE, Predictor, Step, Sums, Task
 from infl.nn.mosaic import MosaicNet
 from infl.pp._labels import label_text
+from infl.sums import FederatedSum, SiteView, State
+from infl.sums.alignment import Alignment
+from infl.sums.mixture import FEWEST, named
+from infl.sums.shape import Records
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -42,7 +44,7 @@ class Mosaic(Task):
     Each modality has an encoder into a latent and a decoder out of it. A spot's features are predicted from the latent of
     its *neighbours*, which tells what is shared between them from noise; and each modality from the latent of the others,
     where a spot has several, which aligns them. No cell leaves its site: encoders and decoders are averaged, and sums align
-    the sections and find the domains (:mod:`infl.models.alignment`). One modality everywhere is horizontal integration.
+    the sections and find the domains (:mod:`infl.sums.alignment`). One modality everywhere is horizontal integration.
 
     Parameters
     ----------
@@ -83,8 +85,8 @@ class Mosaic(Task):
     --------
     >>> import infl
     >>> task = infl.models.Mosaic()
-    >>> task.name, task.stages()
-    ('mosaic', ('moments',))
+    >>> task.name, task.impute
+    ('mosaic', 'missing')
     """
 
     name: ClassVar[str] = "mosaic"
@@ -175,8 +177,8 @@ class Mosaic(Task):
                 found[site] = self._sections(adata, site)
         warn_of_spacings(found)
         n_obs = sum(adata.n_obs for adata in measured.values())
-        if self.n_domains is not None and self.n_domains * domains.FEWEST > n_obs:
-            most = n_obs // domains.FEWEST
+        if self.n_domains is not None and self.n_domains * FEWEST > n_obs:
+            most = n_obs // FEWEST
             raise SettingsError(f"n_domains={self.n_domains} for {n_obs} spots: give fewer, at most {most}")
         return panel
 
@@ -261,46 +263,51 @@ class Mosaic(Task):
         return not panel["spatial"] if self.depth is None else self.depth
 
     # -- sums ------------------------------------------------------------------------------------------------------
-    def stages(self) -> Sequence[str]:
-        """Moments of the features, to tell what is imputed in the units of what was measured."""
-        return ("moments",)
-
-    def final_stages(self) -> Sequence[str]:
-        """Alignment of the sections, and domains."""
-        return self.alignment.stages()
-
-    def stage_shapes(self, stage: str, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        """Shapes of the sums of a stage."""
-        if stage != "moments":
-            return self.alignment.shapes(stage)
+    def before(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
+        """Return the sum of features' moments, to tell what is imputed in the units of what was measured."""
         shapes: dict[str, tuple[int, ...]] = {"n": (len(panel["modalities"]),)}
         for m, features in enumerate(panel["modalities"].values()):
             shapes |= {f"center_{m}": (len(features),), f"square_{m}": (len(features),)}
-        return shapes
 
-    def measure(
-        self, stage: str, data: MosaicSpots, panel: Mapping[str, Any], private: Sums, module: nn.Module
-    ) -> Sums:
-        """Return a site's sums: of moments within its sections, or of latents."""
-        if stage != "moments":
-            z = fused(cast(MosaicNet, module), data)
-            return self.alignment.measure(stage, [z[section] for section in data.sections], private)
-        sums = {name: np.zeros(shape) for name, shape in self.stage_shapes(stage, panel).items()}
-        for m, table in data.measured.items():
-            n = len(table.rows)
-            sums["n"][m] = n
-            sums[f"center_{m}"], sums[f"square_{m}"] = n * table.center, n * table.scale**2
-        return sums
+        def local(site: SiteView, state: State) -> Sums:
+            sums = {name: np.zeros(shape) for name, shape in shapes.items()}
+            for m, table in site.data.measured.items():
+                n = len(table.rows)
+                sums["n"][m] = n
+                sums[f"center_{m}"], sums[f"square_{m}"] = n * table.center, n * table.scale**2
+            return sums
 
-    def absorb(self, stage: str, sums: Sums, private: Sums) -> Sums:
-        """Turn sums into moments, or into what aligns latents."""
-        if stage != "moments":
-            return self.alignment.absorb(stage, sums, private)
-        private = dict(private)
-        for m, n in enumerate(sums["n"]):
-            private[f"center_{m}"] = sums[f"center_{m}"] / max(n, 1)
-            private[f"scale_{m}"] = np.sqrt(np.maximum(sums[f"square_{m}"] / max(n, 1), 0))
-        return private
+        def combine(total: Sums, state: State) -> State:
+            found = dict(state)
+            for m, n in enumerate(total["n"]):
+                found[f"center_{m}"] = total[f"center_{m}"] / max(n, 1)
+                found[f"scale_{m}"] = np.sqrt(np.maximum(total[f"square_{m}"] / max(n, 1), 0))
+            return found
+
+        def records(site: SiteView, state: State) -> Records:
+            n = local(site, state)["n"]
+            return {"n": n} | {f"{what}_{m}": n[m] for m in range(len(n)) for what in ("center", "square")}
+
+        moments = FederatedSum(
+            name="moments",
+            shapes=shapes,
+            local=local,
+            combine=combine,
+            says="for each modality: number of records, and sums and sums of squares of each feature, to bring features "
+            "to one scale",
+            records=records,
+            sensitivity={"n": 1},
+        )
+        return (moments,)
+
+    def after(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
+        """Return what aligns the sections and finds the domains."""
+
+        def sections_of(site: SiteView, state: State) -> list[np.ndarray]:
+            z = fused(cast(MosaicNet, site.module), site.data)
+            return [z[section] for section in site.data.sections]
+
+        return self.alignment.sums(sections_of)
 
     # -- model -----------------------------------------------------------------------------------------------------
     def build(self, panel: Mapping[str, Any]) -> MosaicNet:
@@ -410,7 +417,7 @@ class Mosaic(Task):
             new[f"{key_added}_{modality}"] = table
         if self.n_domains is not None:
             codes = outputs.get("domain", np.full(adata.n_obs, -1))
-            adata.obs[f"{key_added}_domain"] = domains.named(codes, self.n_domains, adata.obs_names)
+            adata.obs[f"{key_added}_domain"] = named(codes, self.n_domains, adata.obs_names)
         self.embed(adata, outputs, key_added=key_added)
         if new:
             mdata = cast("MuData", adata)

@@ -23,6 +23,9 @@ from infl.models.matrix import FeatureMatrix
 from infl.models.task import Predictor, SiteData, Step, Sums, Task
 from infl.nn.perturbation import EffectNet
 from infl.pp._labels import label_text
+from infl.sums import FederatedSum, SiteView, State
+from infl.sums.shape import Records
+from infl.sums.share import sure_share
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -74,8 +77,8 @@ class Perturbation(Task):
     --------
     >>> import infl
     >>> task = infl.models.Perturbation(target="perturbation", control="control")
-    >>> task.name, task.stages(), task.final_stages()  # sums that are needed before and after training
-    ('perturbation', ('effects',), ('share',))
+    >>> task.name, [one.name for one in task.after({"features": [], "conditions": []})]  # sums needed after training
+    ('perturbation', ['share'])
     """
 
     name: ClassVar[str] = "perturbation"
@@ -237,27 +240,47 @@ class Perturbation(Task):
         return Conditions(x, labels, panel, self.target_sum, site)
 
     # -- sums ------------------------------------------------------------------------------------------------------
-    def stages(self) -> Sequence[str]:
-        """Effects and what control cells look like."""
-        return ("effects",)
-
-    def final_stages(self) -> Sequence[str]:
-        """How much the network helps beside the stack, on conditions that it was not trained on."""
-        return ("share",) if self.validation else ()
-
-    def stage_shapes(self, stage: str, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        """Shapes of the sums of a stage."""
-        if stage == "share":
-            return {"moments": (5,)}
+    def before(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
+        """Return the sum of effects, and of what control cells look like."""
         p, k = len(panel["features"]), len(panel["conditions"])
-        shapes: dict[str, tuple[int, ...]] = {"n": (k,), "change": (k, p), "squares": (k, p), "n_control": ()}
-        shapes |= {"control": (p,), "control_squares": (p,)}
-        return shapes | ({"products": (p, p)} if p <= MAX_COVARIANCE else {})
+        of_control: dict[str, tuple[int, ...]] = {"n_control": (), "control": (p,), "control_squares": (p,)}
+        of_control |= {"products": (p, p)} if p <= MAX_COVARIANCE else {}
 
-    def measure(self, stage: str, data: Conditions, panel: Mapping[str, Any], private: Sums, module: nn.Module) -> Sums:
-        """Return sums over a site's cells, or of the network's improvement on held-out conditions."""
-        if stage == "share":
-            stack, net = self.effects(panel, private), cast(EffectNet, module)
+        def local(site: SiteView, state: State) -> Sums:
+            data = site.data
+            sums = {"n": np.zeros(k), "change": np.zeros((k, p)), "squares": np.zeros((k, p))}
+            for i, number in enumerate(data.number):
+                sums["n"][number] = data.n[i]
+                sums["change"][number] = data.n[i] * data.delta[i]
+                sums["squares"][number] = data.squares[i]
+            sums["n_control"] = np.asarray(float(data.n_control))
+            sums["control"] = data.n_control * data.control
+            sums["control_squares"] = data.control_squares
+            return sums | ({} if data.products is None else {"products": data.products})
+
+        def records(site: SiteView, state: State) -> Records:
+            n = local(site, state)["n"]
+            return {"n": n, "change": n[:, None], "squares": n[:, None]} | dict.fromkeys(
+                of_control, site.data.n_control
+            )
+
+        effects = FederatedSum(
+            name="effects",
+            shapes={"n": (k,), "change": (k, p), "squares": (k, p)} | of_control,
+            local=local,
+            combine=effects_of,
+            says="for each perturbation: number of cells, sums and sums of squares of the change of each feature; the same "
+            "of control cells",
+            records=records,
+            sensitivity={"n": 1, "n_control": 1},
+        )
+        return (effects,)
+
+    def after(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
+        """Return how much the network helps beside the stack, on conditions that it was not trained on."""
+
+        def local(site: SiteView, state: State) -> Sums:
+            stack, net, data = self.effects(panel, state), cast(EffectNet, site.module), site.data
             numbers = {genes: i for i, genes in enumerate(stack.conditions)}
             moments = np.zeros(5)
             for i in data.validation:
@@ -267,37 +290,16 @@ class Perturbation(Task):
                 gain, room = float(step @ rest) / scale, float(step @ step) / scale
                 moments += (gain, room, gain * gain, gain * room, room * room)
             return {"moments": moments}
-        k, p = len(panel["conditions"]), len(panel["features"])
-        sums = {"n": np.zeros(k), "change": np.zeros((k, p)), "squares": np.zeros((k, p))}
-        for i, number in enumerate(data.number):
-            sums["n"][number] = data.n[i]
-            sums["change"][number] = data.n[i] * data.delta[i]
-            sums["squares"][number] = data.squares[i]
-        sums["n_control"] = np.asarray(float(data.n_control))
-        sums["control"] = data.n_control * data.control
-        sums["control_squares"] = data.control_squares
-        return sums | ({} if data.products is None else {"products": data.products})
 
-    def absorb(self, stage: str, sums: Sums, private: Sums) -> Sums:
-        """Turn sums into effects, their noise, and the moments of control cells."""
-        if stage == "share":
-            gain, room, gain2, both, room2 = sums["moments"]
-            share = gain / room if room > 0 else 0.0
-            error = max(gain2 - 2 * share * both + share**2 * room2, 0.0) ** 0.5 / room if room > 0 else 0.0
-            return {
-                **private,
-                "share": np.asarray(np.clip(share - error, 0, 1)),
-            }  # unless it helps surely, it is not used
-        n, n_control = np.maximum(sums["n"], 1)[:, None], max(float(sums["n_control"]), 1.0)
-        delta = sums["change"] / n
-        spread = np.maximum(sums["squares"] / n - delta**2, 0)
-        variance = spread / n + sums["control_squares"] / n_control**2
-        private = {**private, "n": sums["n"], "delta": delta, "variance": variance}
-        private["control"] = sums["control"] / n_control
-        private["control_variance"] = sums["control_squares"] / n_control
-        if "products" in sums:
-            private["covariance"] = sums["products"] / n_control
-        return private
+        helps = FederatedSum(
+            name="share",
+            shapes={"moments": (5,)},
+            local=local,
+            combine=lambda total, state: {**state, "share": np.asarray(sure_share(*total["moments"]))},
+            says="sums that tell how much better the network predicts validation records than a simple method does",
+            records=lambda site, state: int(site.data.n[site.data.validation].sum()),
+        )
+        return (helps,) if self.validation else ()
 
     def effects(self, panel: Mapping[str, Any], private: Sums) -> Effects:
         """Return the effects that a run's sums tell, with what predicts those of other genes."""
@@ -432,6 +434,20 @@ class Perturbation(Task):
             return {"effects": np.tile(mean, (len(names), 1)), "conditions": np.array(names, dtype=object)}
 
         return predict
+
+
+def effects_of(total: Sums, state: State) -> State:
+    """Return the state with effects, their noise, and the moments of control cells."""
+    n, n_control = np.maximum(total["n"], 1)[:, None], max(float(total["n_control"]), 1.0)
+    delta = total["change"] / n
+    spread = np.maximum(total["squares"] / n - delta**2, 0)
+    variance = spread / n + total["control_squares"] / n_control**2
+    state = {**state, "n": total["n"], "delta": delta, "variance": variance}
+    state["control"] = total["control"] / n_control
+    state["control_variance"] = total["control_squares"] / n_control
+    if "products" in total:
+        state["covariance"] = total["products"] / n_control
+    return state
 
 
 class Conditions(SiteData):

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from infl._parameters import COLUMN, LAYER, MODALITY, OTHER_COLUMN, SHARE, Kind, Names, Text, Whole
 from infl.errors import DataError, SettingsError
-from infl.models import domains
 from infl.models.counts import check_counts, log_normalised, table_of
 from infl.models.labelled import write_rows
 from infl.models.matrix import FeatureMatrix
@@ -20,6 +19,7 @@ from infl.models.neighbourhoods import VIEWS, Spots, squares, view_names
 from infl.models.neighbours import Sections, sections_of, warn_of_spacings
 from infl.models.task import Predictor, Step, Sums, Task
 from infl.nn.spatial import NeighbourhoodNet
+from infl.sums import FederatedSum, SiteView, State, mixture
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -36,7 +36,7 @@ class Spatial(Task):
 
     Each spot is seen with its neighbours in its own section (:class:`infl.models.neighbourhoods.Spots`); principal axes
     are found by sums, a masked autoencoder about them (:class:`infl.nn.spatial.NeighbourhoodNet`) is trained in rounds, and
-    the latents of all sites are clustered by sealed sums (:mod:`infl.models.domains`), so that domain 3 is domain 3
+    the latents of all sites are clustered by sealed sums (:mod:`infl.sums.mixture`), so that domain 3 is domain 3
     everywhere. Axes and domains are encrypted in the model: with another key there are no domains.
 
     Parameters
@@ -126,9 +126,9 @@ class Spatial(Task):
         n_obs = 0
         for site, table in tables.items():
             n_obs += self.read(table, {"features": features}, site=site).graph.shape[0]
-        if n_obs < domains.FEWEST * self.n_domains:
+        if n_obs < mixture.FEWEST * self.n_domains:
             raise DataError(
-                f"{n_obs} spots are too few for n_domains={self.n_domains}: {domains.FEWEST} a domain are needed"
+                f"{n_obs} spots are too few for n_domains={self.n_domains}: {mixture.FEWEST} a domain are needed"
             )
         if VIEWS * len(features) < self.n_latent:
             raise DataError(f"the sites share {len(features)} features, too few for n_latent={self.n_latent}: lower it")
@@ -164,55 +164,45 @@ class Spatial(Task):
         return sections_of(table, spatial_key=self.spatial_key, section_key=self.section_key, site=site)
 
     # -- sums ------------------------------------------------------------------------------------------------------
-    def stages(self) -> Sequence[str]:
-        """How much each view varies, and steps of subspace iteration towards the principal axes."""
-        return ("views", *(f"axes {i}" for i in range(1, AXES_STEPS + 1)))
+    def before(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
+        """Return how much each view varies, and steps of subspace iteration towards the principal axes."""
+        n_features = len(panel["features"])
+        return (_views(), self._principal_axes(n_features))
 
-    def final_stages(self) -> Sequence[str]:
-        """Moments of the latents, and steps towards the mixture of domains."""
-        return ("latents", *(f"domains {i}" for i in range(1, self.steps + 1)))
+    def after(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
+        """Return moments of the latents, and steps towards the mixture of domains."""
 
-    def stage_shapes(self, stage: str, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        """Shapes of the sums of a stage."""
-        if stage == "views":
-            return {"n": (), "squares": (VIEWS,)}
-        if stage.startswith("axes"):
-            n_features = VIEWS * len(panel["features"])
-            return {"image": (n_features, min(self.n_latent + MORE_AXES, n_features))}
-        if stage == "latents":
-            return domains.moment_shapes(self.n_latent)
-        return domains.part_shapes(self.n_domains, self.n_latent)
+        def of_site(site: SiteView, state: State) -> np.ndarray:
+            return self._latents(site.module, site.data, state)
 
-    def measure(self, stage: str, data: Spots, panel: Mapping[str, Any], private: Sums, module: nn.Module) -> Sums:
-        """Return sums over a site's spots."""
-        if stage == "views":
-            return dict(squares(data))
-        if stage.startswith("axes"):
-            axes, image = self._axes(private, len(panel["features"])), 0.0
-            for chunk in data.chunks():
-                rows = data.rows(chunk) / np.repeat(private["scale"], len(panel["features"]))
+        return mixture.mixture(of_site, self.n_domains, self.n_latent, steps=self.steps)
+
+    def _principal_axes(self, n_features: int) -> FederatedSum:
+        """Steps of subspace iteration; in the last one axes are turned to the principal ones (Rayleigh and Ritz)."""
+
+        def local(site: SiteView, state: State) -> Sums:
+            axes, image = self._axes(state, n_features), 0.0
+            for chunk in site.data.chunks():
+                rows = site.data.rows(chunk) / np.repeat(state["scale"], n_features)
                 image = image + rows.T @ (rows @ axes)
             return {"image": np.asarray(image)}
-        z = self._latents(module, data, private)
-        return domains.moments(z) if stage == "latents" else domains.parts(z, private)
 
-    def absorb(self, stage: str, sums: Sums, private: Sums) -> Sums:
-        """Turn sums into the views' scale, or the next mixture."""
-        if stage == "views":
-            return {**private, "scale": np.sqrt(np.maximum(sums["squares"] / max(float(sums["n"]), 1.0), 1e-12))}
-        if stage.startswith("axes"):
-            image, last = sums["image"], stage == self.stages()[-1]
-            if not last:
-                return {**private, "axes": np.linalg.qr(image)[0]}
-            axes = self._axes(private, len(image) // VIEWS)
-            _, vectors = np.linalg.eigh(axes.T @ image)  # Rayleigh and Ritz
-            return {**private, "axes": axes @ vectors[:, ::-1][:, : self.n_latent]}
-        if stage == "latents":
-            return {**private, **domains.first(sums, self.n_domains)}
-        if stage == self.final_stages()[-1]:
-            done = {name: value for name, value in private.items() if name != "floor"}
-            return {**done, **domains.best(private, sums)}
-        return {**private, **domains.moved(private, sums)}
+        def finish(total: Sums, state: State) -> State:
+            axes = self._axes(state, n_features)
+            _, vectors = np.linalg.eigh(axes.T @ total["image"])
+            return {**state, "axes": axes @ vectors[:, ::-1][:, : self.n_latent]}
+
+        n_views = VIEWS * n_features
+        return FederatedSum(
+            name="axes",
+            shapes={"image": (n_views, min(self.n_latent + MORE_AXES, n_views))},
+            local=local,
+            combine=lambda total, state: {**state, "axes": np.linalg.qr(total["image"])[0]},
+            says="products of features, summed over spots, to find axes that all sites share",
+            records=lambda site, state: site.data.graph.shape[0],
+            steps=AXES_STEPS,
+            finish=finish,
+        )
 
     def _axes(self, private: Sums, n_features: int) -> np.ndarray:
         """Axes (2 n_features, some more than n_latent), to begin with random ones that are the same at all sites."""
@@ -280,7 +270,7 @@ class Spatial(Task):
         z = self._latents(module, data, private)
         domain = np.full(len(z), -1)
         if "centres" in private:
-            domain = domains.assign(z, private, data.graph, self.smooth)
+            domain = mixture.assign(z, private, data.graph, self.smooth)
         return {"latent": z.astype(np.float32), "domain": domain}
 
     def write(
@@ -288,7 +278,7 @@ class Spatial(Task):
     ) -> None:
         """Write ``obs[key_added + "_domain"]``, categories ``"0"``, ``"1"`` … alike at all sites, and ``obsm["X_" + key_added]``."""
         names = table_of(adata, self.modality, "the data").obs_names
-        domain = domains.named(outputs["domain"], self.n_domains, names)
+        domain = mixture.named(outputs["domain"], self.n_domains, names)
         adata.obs[f"{key_added}_domain"] = domain.reindex(adata.obs_names)
         self.embed(adata, outputs, key_added=key_added)
 
@@ -332,3 +322,18 @@ class Spatial(Task):
         model = make_pipeline(PCA(n_comps, random_state=seed), KMeans(self.n_domains, n_init=10, random_state=seed))
         model.fit(x)
         return lambda adata: {"domain": model.predict(features(adata))}
+
+
+def _views() -> FederatedSum:
+    def combine(total: Sums, state: State) -> State:
+        return {**state, "scale": np.sqrt(np.maximum(total["squares"] / max(float(total["n"]), 1.0), 1e-12))}
+
+    return FederatedSum(
+        name="views",
+        shapes={"n": (), "squares": (VIEWS,)},
+        local=lambda site, state: squares(site.data),
+        combine=combine,
+        says="number of spots and sums of squares, to bring a spot and its surroundings to one scale",
+        records=lambda site, state: site.data.graph.shape[0],
+        sensitivity={"n": 1},
+    )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from infl.nn.steps import Stepper
+    from infl.sums import FederatedSum
 
 ADAM_EPS = 1e-5
 """With torch's 1e-8 a gradient of the size of a rounding error moves a weight by a whole ``lr``, and the last bit of an
@@ -251,25 +252,16 @@ class Task(metaclass=_Spellings):
         return adata.obs
 
     # -- sums before and after the rounds --------------------------------------------------------------------------
-    def stages(self) -> Sequence[str]:
-        """Names of the sums that are needed before training, in order."""
+    def before(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
+        """Return the sums that are needed before training, in order; private arrays are their state.
+
+        Each is computed from a :class:`infl.sums.SiteView` of the site's data and the module.
+        """
         return ()
 
-    def final_stages(self) -> Sequence[str]:
-        """Names of the sums that are needed after training, measured on the best model (calibration)."""
+    def after(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
+        """Return the sums that are needed after training, computed with the best model (calibration)."""
         return ()
-
-    def stage_shapes(self, stage: str, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of what :meth:`measure` returns."""
-        raise KeyError(stage)
-
-    def measure(self, stage: str, data: Any, panel: Mapping[str, Any], private: Sums, module: nn.Module) -> Sums:
-        """Return a site's part of the sums of a stage."""
-        raise KeyError(stage)
-
-    def absorb(self, stage: str, sums: Sums, private: Sums) -> Sums:
-        """Return the private arrays after a stage's sums over all sites came back."""
-        raise KeyError(stage)
 
     def privately(self) -> Task:
         """Return the task without sums over training records that have no noise: for differential privacy.
@@ -281,7 +273,7 @@ class Task(metaclass=_Spellings):
         SettingsError
             The task needs such sums.
         """
-        if self.stages() or self.final_stages():
+        if type(self).before is not Task.before or type(self).after is not Task.after:
             raise SettingsError(f"model {self.name!r} needs sums that have no noise; it cannot be fitted with privacy=")
         return self
 

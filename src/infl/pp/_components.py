@@ -6,17 +6,14 @@ sites know; so the scales of the sums are public and fine.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import eigh
 
-Product = Callable[[np.ndarray], np.ndarray]
-"""(n_vars, k) to (n_vars, k): the covariance times that."""
-
 _OVERSAMPLED = 10
 _TOLERANCE = 1e-3  # of the angle between what is found and what would be found by going on
-_MOST_ROUNDS = 40
+MOST_ROUNDS = 40
 _MOST_NUMBERS = 1 << 26  # held in the basis and its products
 
 
@@ -34,28 +31,52 @@ def exact_components(covariance: np.ndarray, n_comps: int) -> tuple[np.ndarray, 
     return np.maximum(values[::-1], 0), signed(vectors[:, ::-1])
 
 
-def randomised_components(product: Product, n_vars: int, n_comps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The same from products with blocks of vectors: randomised subspace iteration that forgets nothing.
+@dataclass(frozen=True)
+class Search:
+    """Randomised subspace iteration that forgets nothing, between two products.
 
     A random block is multiplied again and again, as in Halko, Martinsson and Tropp (2011), and the components are taken
     from all blocks so far (Musco and Musco 2015), which needs a third of the rounds. It ends when the angle that is
     still missing, by the residuals and the gap behind the last component, is below a thousandth of a radian.
 
-    Parameters
+    Attributes
     ----------
-    product
-        One round over the sites.
-    n_vars, n_comps
-        Sizes.
-    seed
-        Of the random block, which all sites know.
+    n_comps
+        How many components are looked for.
+    block
+        What the covariance is to be multiplied by next, (n_vars, up to :attr:`width`).
+    basis, images
+        All blocks so far, and their products with the covariance.
+    values, vectors
+        The components that they give: (n_comps,), (n_vars, n_comps).
+    done
+        They are good enough, or there is nothing to add.
     """
-    width = min(n_comps + _OVERSAMPLED, n_vars)
-    block = np.linalg.qr(np.random.default_rng(seed).standard_normal((n_vars, width)))[0]
-    basis, images = np.empty((n_vars, 0)), np.empty((n_vars, 0))
-    for _ in range(_MOST_ROUNDS):
-        image = product(block)
-        basis, images = np.hstack([basis, block]), np.hstack([images, image])
+
+    n_comps: int
+    block: np.ndarray
+    basis: np.ndarray
+    images: np.ndarray
+    values: np.ndarray | None = None
+    vectors: np.ndarray | None = None
+    done: bool = False
+
+    @classmethod
+    def begin(cls, n_vars: int, n_comps: int, seed: int) -> Search:
+        """Return a search that begins with a random block, which all sites know."""
+        width = cls.width(n_vars, n_comps)
+        block = np.linalg.qr(np.random.default_rng(seed).standard_normal((n_vars, width)))[0]
+        return cls(n_comps, block, np.empty((n_vars, 0)), np.empty((n_vars, 0)))
+
+    @staticmethod
+    def width(n_vars: int, n_comps: int) -> int:
+        """Return the most columns of a block."""
+        return min(n_comps + _OVERSAMPLED, n_vars)
+
+    def after(self, image: np.ndarray) -> Search:
+        """Return the search after the product of the covariance and the block came."""
+        n_comps = self.n_comps
+        basis, images = np.hstack([self.basis, self.block]), np.hstack([self.images, image])
         values, turn = np.linalg.eigh(_symmetric(basis.T @ images))
         values, turn = values[::-1], turn[:, ::-1]
         vectors, residuals = basis @ turn[:, :n_comps], images @ turn[:, :n_comps]
@@ -64,10 +85,16 @@ def randomised_components(product: Product, n_vars: int, n_comps: int, seed: int
         gap = max(values[n_comps - 1] - behind, 0.0)
         enough = np.linalg.norm(residuals) <= _TOLERANCE * gap
         fresh = _orthogonal_to(basis, image)
-        if enough or not fresh.shape[1] or 2 * n_vars * (basis.shape[1] + fresh.shape[1]) > _MOST_NUMBERS:
-            break
-        block = fresh
-    return np.maximum(values[:n_comps], 0), signed(vectors)
+        full = 2 * len(basis) * (basis.shape[1] + fresh.shape[1]) > _MOST_NUMBERS
+        return replace(
+            self,
+            block=fresh,
+            basis=basis,
+            images=images,
+            values=np.maximum(values[:n_comps], 0),
+            vectors=signed(vectors),
+            done=bool(enough or not fresh.shape[1] or full),
+        )
 
 
 def signed(vectors: np.ndarray) -> np.ndarray:

@@ -16,25 +16,27 @@ from scipy import sparse
 from infl._parameters import CUTOFF, LAYER, OTHER_COLUMN, Choice, Flag, Real, Whole
 from infl._warn import warn
 from infl.errors import DataError
-from infl.federation.sums import sum_over_sites
 from infl.pp._columns import obs_column
 from infl.pp._copy import own
 from infl.pp._labels import label_text
 from infl.pp._matrix import SiteMatrix, kinds, matrices
 from infl.pp._median import federated_median
-from infl.pp._moments import FINE, Transform, federated_moments, taken
+from infl.pp._moments import Rows, Transform, federated_moments
 from infl.pp._preset import scanpy_default
 from infl.pp._sites import over_sites
 from infl.pp._units import check_units
 from infl.pp._values import in_rows
 from infl.pp._variable import Cutoffs, at_least_nth, dispersions, expected_std
+from infl.sums import COUNT, FINE, FederatedSum, State, run_sums
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
+    from infl.sums.shape import Arrays, Records
 
 Flavor = Literal["seurat", "cell_ranger", "seurat_v3", "seurat_v3_paper"]
 _FLAVORS = ("seurat", "cell_ranger", "seurat_v3", "seurat_v3_paper")
 _SITE = "site"
+_DISPERSIONS = ["means", "dispersions", "dispersions_norm", "highly_variable"]
 _LARGEST_LOG = 44.0  # whose square is a float32 still, when it is taken back
 
 
@@ -285,23 +287,13 @@ def _merged_dispersions(
     tables: Mapping[str, pd.DataFrame], names: pd.Index, cutoffs: Cutoffs, n_top: int | None, key: Keyring | None
 ) -> pd.DataFrame:
     """Means over batches, and the features that most batches mark."""
-    columns = ["means", "dispersions", "dispersions_norm", "highly_variable"]
-    parts = {}
-    for batch, table in tables.items():
-        values = table[columns].to_numpy()
-        finite = np.isfinite(values)
-        parts[batch] = {
-            "sum": np.where(finite, values, 0),
-            "n": finite.astype(float),
-            "up": (values == np.inf).astype(float),
-            "down": (values == -np.inf).astype(float),
-        }
-    total = sum_over_sites(parts, "dispersions of batches", key, exponents={"sum": FINE, "n": 0, "up": 0, "down": 0})
+    values = {batch: table[_DISPERSIONS].to_numpy() for batch, table in tables.items()}
+    total = run_sums([dispersions_of_batches(len(names))], values, key)
     n = total["n"] + total["up"] + total["down"]
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = np.where(n > 0, total["sum"] / np.maximum(n, 1), np.nan)
         mean = mean + np.where(total["up"] > 0, np.inf, 0) + np.where(total["down"] > 0, -np.inf, 0)
-    table = pd.DataFrame(mean, index=names, columns=columns).sort_index()
+    table = pd.DataFrame(mean, index=names, columns=_DISPERSIONS).sort_index()
     marks = pd.Series(np.rint(total["sum"][:, 3]).astype(np.int64), index=names).loc[table.index]
     table["highly_variable_nbatches"] = marks
     table["highly_variable_intersection"] = marks == len(tables)
@@ -312,6 +304,31 @@ def _merged_dispersions(
     table = table.sort_values(["highly_variable_nbatches", "dispersions_norm"], ascending=False, na_position="last")
     table["highly_variable"] = np.arange(len(table)) < n_top
     return table.loc[names]
+
+
+def dispersions_of_batches(n_vars: int) -> FederatedSum:
+    """Return the sum of the batches' tables (n_vars, 4): what is finite, how many are, and how many are infinite.
+
+    It is over batches: each is known to one site, or to all of them.
+    """
+
+    def local(values: np.ndarray, state: State) -> Arrays:
+        finite = np.isfinite(values)
+        return {
+            "sum": np.where(finite, values, 0),
+            "n": finite.astype(float),
+            "up": (values == np.inf).astype(float),
+            "down": (values == -np.inf).astype(float),
+        }
+
+    return FederatedSum(
+        name="dispersions of batches",
+        shapes=dict.fromkeys(("sum", "n", "up", "down"), (n_vars, len(_DISPERSIONS))),
+        local=local,
+        combine=lambda total, state: total,
+        says="for each feature: sums over batches of its mean and dispersion in them, and in how many it is variable",
+        scale={"sum": FINE, "n": COUNT, "up": COUNT, "down": COUNT},
+    )
 
 
 def _expm1(at: Mapping[str, SiteMatrix]) -> Transform:
@@ -357,10 +374,8 @@ def _by_regression(
         n, mean, var = (batches.named and _of_one_site(at, members)) or _moments(at, batches, batch, None)
         std = expected_std(mean, var, span, batch)
         clip = std * np.sqrt(n) + mean
-        parts = {site: _clipped_sums(at[site], chosen, clip) for site, chosen in members.items()}
-        total = sum_over_sites(
-            parts, "clipped sums", batches.inner, exponents={"sum": FINE, "square": FINE, "above": 0}
-        )
+        rows = {site: Rows(at[site], chosen) for site, chosen in members.items()}
+        total = run_sums([clipped_sum(len(names))], rows, batches.inner, state={"clip": clip})
         clipped = total["sum"] + total["above"] * clip
         squares = total["square"] + total["above"] * clip**2
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -370,15 +385,8 @@ def _by_regression(
         rank[(rank >= n_top) | np.isnan(norm)] = np.nan
         ranks[batch], variances[batch] = rank[None], norm
 
-    marked = {
-        batch: {
-            "n": (~np.isnan(ranks[batch][0])).astype(float),
-            "sum": np.nan_to_num(variances[batch]),
-            "of": (~np.isnan(variances[batch])).astype(float),
-        }
-        for batch in ranks
-    }
-    total = sum_over_sites(marked, "marks of batches", batches.outer, exponents={"n": 0, "sum": FINE, "of": 0})
+    marked = {batch: (ranks[batch][0], variances[batch]) for batch in ranks}
+    total = run_sums([marks_of_batches(len(names))], marked, batches.outer)
     whole = federated_moments(at, key, purpose="variable features", textbook=True) if batches.named else None
     table = pd.DataFrame(index=names)
     table["means"] = mean if whole is None else whole.mean
@@ -396,22 +404,59 @@ def _by_regression(
     return table
 
 
-def _clipped_sums(matrix: SiteMatrix, chosen: np.ndarray | None, clip: np.ndarray) -> dict[str, np.ndarray]:
-    """Of values up to a bound, Σx and Σx²; of those above it, how many; (n_vars,) each.
+def clipped_sum(n_vars: int) -> FederatedSum:
+    """Return the sum of values up to a bound, ``clip`` of the state, of their squares, and of how many are above it.
 
     Sums of counts stay whole numbers by that, where sums of clipped values would not.
     """
-    n_vars = len(clip)
-    sums = {name: np.zeros(n_vars) for name in ("sum", "square", "above")}
-    for rows, whole in matrix.blocks():
-        block = taken(whole, rows, chosen, None)
-        column = block.indices if sparse.issparse(block) else np.tile(np.arange(n_vars), block.shape[0])
-        values = (block.data if sparse.issparse(block) else block.ravel()).astype(np.float64)
-        above = values > clip[column]
-        below = np.where(above, 0, values)
-        for name, weights in (("sum", below), ("square", below**2), ("above", above.astype(float))):
-            sums[name] += np.bincount(column, weights=weights, minlength=n_vars)
-    return {name: np.where(matrix.present, value, 0) for name, value in sums.items()}
+
+    def local(site: Rows, state: State) -> Arrays:
+        clip = state["clip"]
+        sums = {name: np.zeros(n_vars) for name in ("sum", "square", "above")}
+        for block in site.blocks():
+            column = block.indices if sparse.issparse(block) else np.tile(np.arange(n_vars), block.shape[0])
+            values = (block.data if sparse.issparse(block) else block.ravel()).astype(np.float64)
+            above = values > clip[column]
+            below = np.where(above, 0, values)
+            for name, weights in (("sum", below), ("square", below**2), ("above", above.astype(float))):
+                sums[name] += np.bincount(column, weights=weights, minlength=n_vars)
+        return {name: np.where(site.matrix.present, value, 0) for name, value in sums.items()}
+
+    def records(site: Rows, state: State) -> Records:
+        above = local(site, state)["above"]
+        return {"above": above, "sum": site.n - above, "square": site.n - above}
+
+    return FederatedSum(
+        name="clipped sums",
+        shapes=dict.fromkeys(("sum", "square", "above"), (n_vars,)),
+        local=local,
+        combine=lambda total, state: {**state, **total},
+        says="for each feature: sums and sums of squares of values up to a bound, and how many are above it",
+        scale={"sum": FINE, "square": FINE, "above": COUNT},
+        records=records,
+        sensitivity={"above": 1},
+    )
+
+
+def marks_of_batches(n_vars: int) -> FederatedSum:
+    """Return the sum over batches of how many mark a feature as variable, and of its normalised variances in them."""
+
+    def local(batch: tuple[np.ndarray, np.ndarray], state: State) -> Arrays:
+        ranks, variances = batch
+        return {
+            "n": (~np.isnan(ranks)).astype(float),
+            "sum": np.nan_to_num(variances),
+            "of": (~np.isnan(variances)).astype(float),
+        }
+
+    return FederatedSum(
+        name="marks of batches",
+        shapes=dict.fromkeys(("n", "sum", "of"), (n_vars,)),
+        local=local,
+        combine=lambda total, state: total,
+        says="for each feature: in how many batches it is variable, and sum of its normalised variances in them",
+        scale={"n": COUNT, "sum": FINE, "of": COUNT},
+    )
 
 
 # -- checks -------------------------------------------------------------------------------------------------------------

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from infl.federation.sums import sum_over_sites
+from infl.sums import COUNT, FederatedSum, State, run_sums
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
+    from infl.sums.shape import Arrays
 
 
 def federated_median(values: Mapping[str, np.ndarray], key: Keyring | None, *, purpose: str = "median") -> np.ndarray:
@@ -41,26 +43,72 @@ def federated_median(values: Mapping[str, np.ndarray], key: Keyring | None, *, p
     array([2.5])
     """
     dtype = next(iter(values.values())).dtype
-    bits = dtype.itemsize * 8
-    keys = {site: _ordered(column, bits) for site, column in values.items()}
-    valid = {site: ~np.isnan(column) for site, column in values.items()}
-    total = sum_over_sites({s: {"n": v.sum(axis=0).astype(float)} for s, v in valid.items()}, purpose, key)["n"]
-    n = np.rint(total).astype(np.int64)
-    ranks = np.stack([(n - 1) // 2, n // 2])  # of the two middle values, which are one where n is odd; (2, k)
-    low = np.zeros(ranks.shape, dtype=np.uint64)
-    high = np.full(ranks.shape, (1 << bits) - 1, dtype=np.uint64)
-    for _ in range(bits):  # the value of rank r is the smallest v with more than r values ≤ v
-        middle = low + (high - low) // np.uint64(2)
-        parts = {
-            site: {"below": ((keys[site][None] <= middle[:, None]) & valid[site][None]).sum(axis=1).astype(float)}
-            for site in values
-        }
-        enough = np.rint(sum_over_sites(parts, purpose, key)["below"]) > ranks
-        high = np.where(enough, middle, high)
-        low = np.where(enough, low, middle + np.uint64(1))
-    pair = _from_ordered(high, dtype)
-    pair[:, n == 0] = np.nan
+    columns = {site: Columns.of(column) for site, column in values.items()}
+    found = run_sums(median_sums(next(iter(values.values())).shape[1], dtype), columns, key, about=purpose)
+    pair = _from_ordered(found["high"], dtype)
+    pair[:, found["n"] == 0] = np.nan
     return pair.mean(axis=0, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A site's columns as whole numbers in the order of their values, and which of them are there; (n_obs, k) each."""
+
+    keys: np.ndarray
+    valid: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Columns:
+        """Return them of floating-point columns."""
+        return cls(_ordered(values, values.dtype.itemsize * 8), ~np.isnan(values))
+
+    def below(self, bound: np.ndarray) -> np.ndarray:
+        """How many values are not above a bound, (2, k)."""
+        return ((self.keys[None] <= bound[:, None]) & self.valid[None]).sum(axis=1).astype(float)
+
+
+def median_sums(k: int, dtype: np.dtype) -> list[FederatedSum]:
+    """Return the sums that find the middle values of `k` columns; sites are :class:`Columns`, state: ``n``, ``high``."""
+    bits = dtype.itemsize * 8
+
+    def begin(total: Arrays, state: State) -> State:
+        n = np.rint(total["n"]).astype(np.int64)
+        ranks = np.stack([(n - 1) // 2, n // 2])  # of the two middle values, which are one where n is odd; (2, k)
+        low = np.zeros(ranks.shape, dtype=np.uint64)
+        return {"n": n, "ranks": ranks, "low": low, "high": np.full(ranks.shape, (1 << bits) - 1, dtype=np.uint64)}
+
+    def middle(state: State) -> np.ndarray:
+        return state["low"] + (state["high"] - state["low"]) // np.uint64(2)
+
+    def halve(total: Arrays, state: State) -> State:
+        """The value of rank r is the smallest v with more than r values ≤ v."""
+        bound, enough = middle(state), np.rint(total["below"]) > state["ranks"]
+        high = np.where(enough, bound, state["high"])
+        return {**state, "high": high, "low": np.where(enough, state["low"], bound + np.uint64(1))}
+
+    return [
+        FederatedSum(
+            name="number",
+            shapes={"n": (k,)},
+            local=lambda site, state: {"n": site.valid.sum(axis=0).astype(float)},
+            combine=begin,
+            says="number of values, to find the middle one",
+            scale=COUNT,
+            records=lambda site, state: {"n": site.valid.sum(axis=0)},
+            sensitivity={"n": 1},
+        ),
+        FederatedSum(
+            name="halving",
+            shapes={"below": (2, k)},
+            local=lambda site, state: {"below": site.below(middle(state))},
+            combine=halve,
+            says="how many values are below a bound, to find the middle one",
+            scale=COUNT,
+            records=lambda site, state: {"below": site.below(middle(state))},
+            sensitivity={"below": 1},
+            steps=bits,
+        ),
+    ]
 
 
 def _ordered(values: np.ndarray, bits: int) -> np.ndarray:

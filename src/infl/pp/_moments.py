@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,22 +11,20 @@ import pandas as pd
 from scipy import sparse
 
 from infl._parameters import LAYER
-from infl.federation.sums import sum_over_sites
 from infl.pp._copy import own
 from infl.pp._matrix import SiteMatrix, kinds, matrices
 from infl.pp._sites import over_sites
 from infl.pp._units import warn_of_units
+from infl.sums import COUNT, FINE, FederatedSum, State, run_sums
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from infl.keys import Keyring
+    from infl.sums.shape import Arrays
 
 Transform = Callable[[Any], Any]
 """Values to values, 0 to 0, applied to a block before it is summed."""
-
-FINE = -40
-"""First step of sums whose size nobody knows yet, as a power of two; widened where it does not fit."""
 
 
 @over_sites(layer=LAYER)
@@ -123,23 +121,74 @@ def federated_moments(
     textbook
         Variances by E[x²] − E[x]² with squares in the type of the values: less exact, but what scanpy ranks features by.
     """
-    chosen = {site: None if rows is None else rows[site] for site in at}
-    first = {site: _first_sums(matrix, transform, chosen[site]) for site, matrix in at.items()}
-    fine = dict.fromkeys(("sum", "size"), FINE)
-    total = sum_over_sites(first, f"{purpose}: sums", key, exponents=fine | {"n": 0})
-    n = np.maximum(total["n"], 1)
-    mean = total["sum"] / n
-    scale = power_of_two(total["size"] / n)
-    center = None if textbook else mean
-    second = {
-        site: {"square": _squares(matrix, transform, chosen[site], center) / scale**2} for site, matrix in at.items()
-    }
-    squares = sum_over_sites(second, f"{purpose}: squares", key, exponents={"square": FINE})["square"] * scale**2
-    if textbook:
+    chosen = {site: Rows(matrix, None if rows is None else rows[site], transform) for site, matrix in at.items()}
+    n_vars = len(next(iter(at.values())).present)
+    return moments_of(run_sums(moment_sums(n_vars, textbook=textbook), chosen, key, about=purpose))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Chosen observations of a site's matrix (None: all), transformed."""
+
+    matrix: SiteMatrix
+    chosen: np.ndarray | None = None
+    transform: Transform | None = None
+
+    @property
+    def n(self) -> np.ndarray:
+        """Number of observations of each feature, 0 where it was not measured. ``(n_vars,)``"""
+        n = self.matrix.n_obs if self.chosen is None else int(self.chosen.sum())
+        return np.where(self.matrix.present, n, 0).astype(float)
+
+    def blocks(self) -> Iterator[Any]:
+        """Their values, block by block."""
+        for rows, whole in self.matrix.blocks():
+            yield taken(whole, rows, self.chosen, self.transform)
+
+
+def moment_sums(n_vars: int, *, textbook: bool = False) -> list[FederatedSum]:
+    """Return the sums that moments follow from; sites are :class:`Rows`, state: ``n``, ``mean``, ``scale``, ``squares``."""
+
+    def centre(total: Arrays, state: State) -> State:
+        n = np.maximum(total["n"], 1)
+        scale = power_of_two(total["size"] / n)
+        return {**state, "n": total["n"], "mean": total["sum"] / n, "scale": scale, "textbook": textbook}
+
+    def squared(site: Rows, state: State) -> Arrays:
+        return {"square": _squares(site, None if textbook else state["mean"]) / state["scale"] ** 2}
+
+    about = "zero" if textbook else "the mean"
+    return [
+        FederatedSum(
+            name="sums",
+            shapes=dict.fromkeys(("n", "sum", "size"), (n_vars,)),
+            local=lambda site, state: _first_sums(site),
+            combine=centre,
+            says="for each feature: number of observations, sum of its values, and of their sizes",
+            scale={"n": COUNT, "sum": FINE, "size": FINE},
+            records=lambda site, state: dict.fromkeys(("n", "sum", "size"), site.n),
+            sensitivity={"n": 1},
+        ),
+        FederatedSum(
+            name="squares",
+            shapes={"square": (n_vars,)},
+            local=squared,
+            combine=lambda total, state: {**state, "squares": total["square"] * state["scale"] ** 2},
+            says=f"for each feature: sum of squared distances from {about}",
+            scale=FINE,
+            records=lambda site, state: {"square": site.n},
+        ),
+    ]
+
+
+def moments_of(state: State) -> Moments:
+    """Return the moments after the sums for them."""
+    n, mean, squares = np.maximum(state["n"], 1), state["mean"], state["squares"]
+    if state["textbook"]:
         var = (squares / n - mean**2) * (n / np.maximum(n - 1, 1))
     else:
         var = np.maximum(squares, 0) / np.maximum(n - 1, 1)
-    return Moments(total["n"], mean, var)
+    return Moments(state["n"], mean, var)
 
 
 def power_of_two(size: np.ndarray) -> np.ndarray:
@@ -162,26 +211,21 @@ def column_sums(block: Any) -> np.ndarray:
     return block.sum(axis=0, dtype=np.float64)
 
 
-def _first_sums(matrix: SiteMatrix, transform: Transform | None, chosen: np.ndarray | None) -> dict[str, np.ndarray]:
+def _first_sums(site: Rows) -> Arrays:
     """Number of observations, Σx and Σ|x|, (n_vars,) each."""
-    n_vars = len(matrix.present)
-    sums, sizes = np.zeros(n_vars), np.zeros(n_vars)
-    for rows, whole in matrix.blocks():
-        block = taken(whole, rows, chosen, transform)
+    present = site.matrix.present
+    sums, sizes = np.zeros(len(present)), np.zeros(len(present))
+    for block in site.blocks():
         sums += column_sums(block)
         sizes += column_sums(abs(block))
-    n = matrix.n_obs if chosen is None else int(chosen.sum())
-    return {"n": np.where(matrix.present, n, 0).astype(float), "sum": sums * matrix.present, "size": sizes}
+    return {"n": site.n, "sum": sums * present, "size": sizes}
 
 
-def _squares(
-    matrix: SiteMatrix, transform: Transform | None, chosen: np.ndarray | None, center: np.ndarray | None
-) -> np.ndarray:
+def _squares(site: Rows, center: np.ndarray | None) -> np.ndarray:
     """Σ(x − center)², (n_vars,); without a center Σx², of squares in the type of real values."""
-    n_vars = len(matrix.present)
+    n_vars = len(site.matrix.present)
     squares = np.zeros(n_vars)
-    for rows, whole in matrix.blocks():
-        block = taken(whole, rows, chosen, transform)
+    for block in site.blocks():
         if center is None:
             block = block if block.dtype.kind == "f" else block.astype(np.float64)
             squares += column_sums(block.multiply(block).tocsr() if sparse.issparse(block) else block * block)
@@ -191,4 +235,4 @@ def _squares(
             squares += (block.shape[0] - np.bincount(block.indices, minlength=n_vars)) * center**2
         else:
             squares += ((block - center) ** 2).sum(axis=0)
-    return np.where(matrix.present, squares, 0)
+    return np.where(site.matrix.present, squares, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,13 +12,13 @@ from scipy import sparse
 from infl._parameters import LAYER, Flag, Key, Real
 from infl._warn import warn
 from infl.errors import DataError, SettingsError
-from infl.federation.sums import sum_over_sites
 from infl.pp._columns import layer_names
 from infl.pp._matrix import SiteMatrix, copies, matrices, put
 from infl.pp._median import federated_median
 from infl.pp._sites import over_sites
 from infl.pp._units import units_of
 from infl.pp._values import in_rows
+from infl.sums import COUNT, FederatedSum, State, run_sums
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -100,8 +101,10 @@ def normalize_total(
     found = {site: _as_real(matrix.raw) for site, matrix in at.items()}
     totals = {site: _totals(x) for site, x in found.items()}
     if exclude_highly_expressed:
-        counts = {s: {"n": _highly_expressed(x, totals[s], max_fraction)} for s, x in found.items()}
-        kept = sum_over_sites(counts, "highly expressed features", key)["n"] < 0.5
+        n_vars = next(iter(found.values())).shape[1]
+        kept = run_sums(
+            [highly_expressed(n_vars, max_fraction)], {s: Counts(x, totals[s]) for s, x in found.items()}, key
+        )["kept"]
         totals = {site: _totals(x[:, np.flatnonzero(kept)]) for site, x in found.items()}
     if target_sum is None:
         target: Any = _median_total(totals, key)
@@ -202,6 +205,32 @@ def _totals(x: Any) -> np.ndarray:
         return x.sum(axis=1, dtype=np.float64).astype(x.dtype)
     row = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
     return np.bincount(row, weights=x.data, minlength=x.shape[0]).astype(x.dtype)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A site's counts (n_obs, n_vars), and the totals of its observations (n_obs,)."""
+
+    x: Any
+    totals: np.ndarray
+
+
+def highly_expressed(n_vars: int, max_fraction: float) -> FederatedSum:
+    """Return the sum that finds features with too much of an observation's total; state: ``kept``, the others."""
+
+    def local(site: Counts, state: State) -> dict[str, np.ndarray]:
+        return {"n": _highly_expressed(site.x, site.totals, max_fraction)}
+
+    return FederatedSum(
+        name="highly expressed features",
+        shapes={"n": (n_vars,)},
+        local=local,
+        combine=lambda total, state: {**state, "kept": total["n"] < 0.5},
+        says="in how many observations each feature has more than a given share of the total",
+        scale=COUNT,
+        records=local,
+        sensitivity={"n": 1},
+    )
 
 
 def _highly_expressed(x: Any, totals: np.ndarray, max_fraction: float) -> np.ndarray:

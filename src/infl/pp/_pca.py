@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,19 +14,22 @@ from scipy import sparse
 
 from infl._parameters import LAYER, SEED, Choice, Flag, Key, Whole
 from infl.errors import DataError, SettingsError
-from infl.federation.sums import sum_over_sites
 from infl.pp._columns import known_truths
-from infl.pp._components import exact_components, randomised_components
+from infl.pp._components import MOST_ROUNDS, Search, exact_components
 from infl.pp._copy import own
 from infl.pp._matrix import SiteMatrix, copies, kinds, matrices
-from infl.pp._moments import Moments, federated_moments
+from infl.pp._moments import Rows, moment_sums, moments_of
 from infl.pp._preset import scanpy_default
 from infl.pp._sites import over_sites
 from infl.pp._units import warn_of_units
+from infl.sums import UNIT, FederatedSum, State, run_sums
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
+    from infl.sums.shape import Arrays
 
+FrameOf = Callable[[State], "_Frame"]
+"""What follows from the moments in the state."""
 Solver = Literal["auto", "arpack", "full", "covariance_eigh", "randomized"]
 SOLVERS = ("auto", "arpack", "full", "covariance_eigh", "randomized")
 
@@ -33,7 +37,6 @@ LARGEST_EXACT = 5000
 """Most features for which all products of features are summed."""
 _N_COMPS = 50
 _IN_MEMORY = 1 << 22  # numbers: of a block of rows, and of the products that are summed at a time
-_STEP = -48  # of sums that are at most 1 in size
 
 
 @dataclass(frozen=True)
@@ -153,19 +156,21 @@ def pca(
         raise SettingsError(f"dtype={dtype!r}: give a type of real numbers, e.g. 'float32'")
     sites = copies(sites, copy)
     at = matrices(sites, layer, key)
+    names = next(iter(at.values())).adata.var_names
     mask_name, columns = _columns(at, mask_var)
     n_obs = sum(matrix.n_obs for matrix in at.values())
     n_comps = _n_comps(n_comps, len(columns), n_obs)
     warn_of_units(kinds(at))
-    found = federated_moments(at, key, purpose="pca")
-    frame = _frame(found, columns, n_obs, zero_center)
     exact = len(columns) <= LARGEST_EXACT if svd_solver in (None, "auto", "arpack") else svd_solver != "randomized"
+    frame_of = partial(_frame, columns=columns, n_obs=n_obs, zero_center=zero_center)
     if exact:
-        values, vectors = exact_components(_covariance(at, frame, key), n_comps)
+        sums = product_sums(len(columns), frame_of)
     else:
-        values, vectors = randomised_components(
-            lambda block: _product(at, frame, block, key), len(columns), n_comps, random_state
-        )
+        sums = direction_sums(len(columns), n_comps, random_state, frame_of)
+    rows = {site: Rows(matrix) for site, matrix in at.items()}
+    state = run_sums([*moment_sums(len(names)), *sums], rows, key, about="pca")
+    found, frame = moments_of(state), frame_of(state)
+    values, vectors = exact_components(_covariance(state["products"], frame), n_comps) if exact else state["found"]
     variance = values
     if not zero_center:  # as scikit-learn's TruncatedSVD: variance of the scores, whose mean is not 0
         variance = (values * (n_obs - 1) - n_obs * (found.mean[columns] @ vectors) ** 2) / n_obs
@@ -237,7 +242,9 @@ def _n_comps(n_comps: int | None, n_columns: int, n_obs: int) -> int:
     return int(n_comps)
 
 
-def _frame(found: Moments, columns: np.ndarray, n_obs: int, zero_center: bool) -> _Frame:
+def _frame(state: State, *, columns: np.ndarray, n_obs: int, zero_center: bool) -> _Frame:
+    """Return what follows from the moments."""
+    found = moments_of(state)
     mean, squares = found.mean[columns], found.var[columns] * np.maximum(found.n[columns] - 1, 0)
     if zero_center:
         frame = _Frame(columns, mean, squares, n_obs)
@@ -264,43 +271,91 @@ def _centred(matrix: SiteMatrix, frame: _Frame) -> Iterator[np.ndarray]:
             yield block
 
 
-def _covariance(at: Mapping[str, SiteMatrix], frame: _Frame, key: Keyring | None) -> np.ndarray:
-    """Covariance over all sites, (k, k), some rows of its upper half at a time.
+def product_sums(k: int, frame_of: FrameOf) -> list[FederatedSum]:
+    """Return the sums of products of all pairs of `k` features, some rows of the upper half at a time; state: ``products``.
 
     What a site sends is divided by the features' spreads: a sum over sites then is a correlation, at most 1.
     """
-    size = np.sqrt(np.where(frame.spread > 0, frame.spread, 1))
-    k = len(size)
-    covariance = np.empty((k, k))
     width = max(1, _IN_MEMORY // k)
-    for start in range(0, k, width):
-        chunk = slice(start, start + width)
-        parts = {}
-        for site, matrix in at.items():
-            products = np.zeros((len(size[chunk]), k - start))
-            for block in _centred(matrix, frame):
-                block /= size
-                products += block[:, chunk].T @ block[:, start:]
-            parts[site] = {"products": products}
-        summed = sum_over_sites(parts, "pca: products", key, exponents={"products": _STEP})["products"]
+    return [_products_from(start, min(width, k - start), k, frame_of) for start in range(0, k, width)]
+
+
+def _products_from(start: int, height: int, k: int, frame_of: FrameOf) -> FederatedSum:
+    def local(site: Rows, state: State) -> Arrays:
+        frame = frame_of(state)
+        size, products = _size(frame), np.zeros((height, k - start))
+        for block in _centred(site.matrix, frame):
+            block /= size
+            products += block[:, start : start + height].T @ block[:, start:]
+        return {"products": products}
+
+    return FederatedSum(
+        name="products",
+        shapes={"products": (height, k - start)},
+        local=local,
+        combine=lambda total, state: {**state, "products": [*state.get("products", []), total["products"]]},
+        says="products of pairs of features, as correlations",
+        scale=UNIT,
+        records=lambda site, state: site.matrix.n_obs,
+        called="{name}" if height == k else f"{{name}} from {start}",
+    )
+
+
+def direction_sums(k: int, n_comps: int, seed: int, frame_of: FrameOf) -> list[FederatedSum]:
+    """Return the sum of products with a block of directions, until the components stand still; state: ``found``.
+
+    What is sent is divided by the total spread, so at most 1; columns that a block has less are zeros.
+    """
+    width = Search.width(k, n_comps)
+
+    def search_of(state: State) -> Search:
+        return state["search"] if "search" in state else Search.begin(k, n_comps, seed)
+
+    def local(site: Rows, state: State) -> Arrays:
+        frame, block = frame_of(state), search_of(state).block
+        result = np.zeros(block.shape)
+        for rows in _centred(site.matrix, frame):
+            result += rows.T @ (rows @ block)
+        return {"image": np.pad(result / frame.spread.sum(), ((0, 0), (0, width - block.shape[1])))}
+
+    def combine(total: Arrays, state: State) -> State:
+        frame, search = frame_of(state), search_of(state)
+        image = total["image"][:, : search.block.shape[1]] * frame.spread.sum() / (frame.n - 1)
+        search = search.after(image)
+        return {**state, "search": search, "found": (search.values, search.vectors)}
+
+    directions = FederatedSum(
+        name="directions",
+        shapes={"image": (k, width)},
+        local=local,
+        combine=combine,
+        says="products of features with directions that all sites know, summed over observations",
+        scale=UNIT,
+        records=lambda site, state: site.matrix.n_obs,
+        steps=MOST_ROUNDS,
+        until=lambda state: state["search"].done,
+    )
+    return [directions]
+
+
+def _size(frame: _Frame) -> np.ndarray:
+    """Root of each feature's spread, 1 where it has none."""
+    return np.sqrt(np.where(frame.spread > 0, frame.spread, 1))
+
+
+def _covariance(products: list[np.ndarray], frame: _Frame) -> np.ndarray:
+    """Covariance over all sites, (k, k), from rows of the upper half of the correlations."""
+    size, start = _size(frame), 0
+    covariance = np.empty((len(size), len(size)))
+    for summed in products:
+        chunk = slice(start, start + len(summed))
         covariance[chunk, start:] = summed
         covariance[start:, chunk] = summed.T
+        start = chunk.stop
     covariance *= size[:, None]
     covariance *= size
     covariance /= frame.n - 1
     return covariance
-
-
-def _product(at: Mapping[str, SiteMatrix], frame: _Frame, block: np.ndarray, key: Keyring | None) -> np.ndarray:
-    """Covariance times a block of directions, (k, width); what is sent is divided by the total spread, so at most 1."""
-    total = frame.spread.sum()
-    parts = {}
-    for site, matrix in at.items():
-        result = np.zeros(block.shape)
-        for rows in _centred(matrix, frame):
-            result += rows.T @ (rows @ block)
-        parts[site] = {"image": result / total}
-    return sum_over_sites(parts, "pca: directions", key, exponents={"image": _STEP})["image"] * total / (frame.n - 1)
 
 
 def _scores(matrix: SiteMatrix, frame: _Frame, vectors: np.ndarray) -> np.ndarray:

@@ -16,13 +16,13 @@ from scipy import sparse
 from infl._html import notebook, table
 from infl._parameters import LAYER, Flag, Names, Several, Whole
 from infl.errors import DataError
-from infl.federation.sums import sum_over_sites
 from infl.pp._columns import known_truths, shortlist
 from infl.pp._copy import own
 from infl.pp._matrix import SiteMatrix, matrices
-from infl.pp._moments import FINE, column_sums
+from infl.pp._moments import column_sums
 from infl.pp._sites import over_sites
 from infl.pp._units import units_of
+from infl.sums import COUNT, FINE, FederatedSum, run_sums
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
@@ -143,9 +143,8 @@ def qc_summary(
                 raise DataError(f"qc_vars {column!r} {is_there} in var of {site}; it has {shortlist(list(adata.var))}")
     top = tuple(n for n in percent_top or () if n <= len(names)) or None
     found = {site: _observations(matrix, qc_vars, top, log1p) for site, matrix in at.items()}
-    parts = {site: _feature_sums(matrix) for site, matrix in at.items()}
-    total = sum_over_sites(parts, "quality of features", key, exponents={"n": 0, "cells": 0, "sum": FINE})
-    features = _features(total, names, log1p)
+    parts = {site: feature_share(matrix) for site, matrix in at.items()}
+    features = _features(run_sums([feature_sum(len(names))], parts, key), names, log1p)
     table = pd.DataFrame({site: _row(at[site], found[site], parts[site], round_to) for site in at}).T.infer_objects()
     summary = QCSummary(table, features, _histograms(found, round_to))
     if inplace:
@@ -177,7 +176,21 @@ def _observations(matrix: SiteMatrix, qc_vars: list[str], top: tuple[int, ...] |
     return pd.concat(parts)
 
 
-def _feature_sums(matrix: SiteMatrix) -> dict[str, np.ndarray]:
+def feature_sum(n_vars: int) -> FederatedSum:
+    """Return the sum that scanpy's figures of features follow from; sites have their shares, which they need themselves."""
+    return FederatedSum(
+        name="quality of features",
+        shapes=dict.fromkeys(("n", "cells", "sum"), (n_vars,)),
+        local=lambda share, state: share,
+        combine=lambda total, state: {**state, **total},
+        says="for each feature: number of observations, of those in which it is not 0, and sum of its values",
+        scale={"n": COUNT, "cells": COUNT, "sum": FINE},
+        records=lambda share, state: {"n": share["n"], "cells": share["cells"], "sum": share["n"]},
+        sensitivity={"n": 1, "cells": 1},
+    )
+
+
+def feature_share(matrix: SiteMatrix) -> dict[str, np.ndarray]:
     """Σx, number of observations, and of those in which it is not 0; (n_vars,) each."""
     n_vars = len(matrix.present)
     sums, cells = np.zeros(n_vars), np.zeros(n_vars)

@@ -12,8 +12,8 @@ import numpy as np
 from infl._parameters import door
 from infl.errors import SettingsError
 from infl.federation.seeds import generator
-from infl.federation.sums import sum_over_sites
 from infl.models.locked import SALT, LockedModel, lock_model
+from infl.sums import sum_over_sites
 from infl.tl._results import needed_key
 from infl.tl._use import check_use
 

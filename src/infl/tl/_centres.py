@@ -17,7 +17,7 @@ from scipy.linalg import solve_triangular
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.mixture import GaussianMixture
 
-from infl.federation.sums import sum_over_sites
+from infl.sums import COUNT, FINE, sum_over_sites
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
@@ -27,7 +27,6 @@ Latents = Mapping[str, np.ndarray]
 
 FEWEST = 5
 """Observations that a sum is over at least."""
-_STEP = -40
 _RIDGE = 1e-6  # what scikit-learn adds to variances
 
 
@@ -98,7 +97,7 @@ def _moments(
         site: {"n": np.array(w.sum()), "sum": w @ x, "products": (x * w[:, None]).T @ x}
         for (site, x), w in zip(latents.items(), weights.values(), strict=True)
     }
-    total = sum_over_sites(parts, "cluster: moments", key, exponents={"sum": _STEP, "products": _STEP})
+    total = sum_over_sites(parts, "cluster: moments", key, scale={"sum": FINE, "products": FINE})
     n = float(total["n"])
     mean = total["sum"] / max(n, 1e-12)
     return n, mean, total["products"] / max(n, 1e-12) - np.outer(mean, mean)
@@ -135,7 +134,7 @@ def _halved(
         axis = axes[:, -1] if random is None else random
         above = {site: (labels[site] == cut) & ((x - mean) @ axis > 0) for site, x in latents.items()}
         counts = {site: {"n": np.array([m.sum(), (labels[site] == cut).sum()], float)} for site, m in above.items()}
-        n_above, n_all = sum_over_sites(counts, "cluster: halves", key, exponents={"n": 0})["n"]
+        n_above, n_all = sum_over_sites(counts, "cluster: halves", key, scale=COUNT)["n"]
         if min(n_above, n_all - n_above) < FEWEST:
             closed.add(cut)
             continue
@@ -170,7 +169,7 @@ def _lloyd(
             break
     labels = {site: _nearest(x, means) for site, x in latents.items()}
     parts = {site: {"score": np.array(((x - means[labels[site]]) ** 2).sum())} for site, x in latents.items()}
-    score = float(sum_over_sites(parts, "cluster: squares", key)["score"])
+    score = float(sum_over_sites(parts, "cluster: squares", key, scale=FINE)["score"])
     return Centres(means, score, labels)
 
 
@@ -186,7 +185,7 @@ def _means(
     n = sum_over_sites(counts, "cluster: numbers", key)["n"]
     enough = n >= FEWEST - 0.5
     sums = {site: {"sum": (share * enough).T @ latents[site]} for site, share in shares.items()}
-    total = sum_over_sites(sums, "cluster: sums", key, exponents={"sum": _STEP})["sum"]
+    total = sum_over_sites(sums, "cluster: sums", key, scale=FINE)["sum"]
     return np.where(enough[:, None], total / np.maximum(n, 1e-12)[:, None], means), n
 
 
@@ -204,7 +203,7 @@ def _expectation_maximisation(
     for _ in range(max_iter):
         model = _as_sklearn(means, covariances, weights)
         parts = {site: {"score": np.array(-model.score_samples(x).sum())} for site, x in latents.items()}
-        score = float(sum_over_sites(parts, "mixture: likelihood", key)["score"])
+        score = float(sum_over_sites(parts, "mixture: likelihood", key, scale=FINE)["score"])
         if before - score < tol * total.n:
             break
         before = score
@@ -231,7 +230,7 @@ def _maximise(
             centred = x - means[j]
             squares[j] = (centred * shares[site][:, j : j + 1]).T @ centred
         parts[site] = {"squares": squares}
-    total = sum_over_sites(parts, "mixture: squares", key, exponents={"squares": _STEP})["squares"]
+    total = sum_over_sites(parts, "mixture: squares", key, scale=FINE)["squares"]
     new = total / np.maximum(n, 1e-12)[:, None, None] + _RIDGE * np.eye(means.shape[1])
     covariances = np.where(enough[:, None, None], new, covariances)
     return means, covariances, np.maximum(n, 1e-12) / np.maximum(n, 1e-12).sum()

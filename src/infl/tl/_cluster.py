@@ -12,11 +12,11 @@ from sklearn.metrics import pairwise_distances_argmin
 
 from infl._parameters import Choice, Real, Text, Whole
 from infl.errors import DataError, SettingsError
-from infl.federation.sums import sum_over_sites
 from infl.pp._check import check_site_names
 from infl.pp._columns import shortlist
 from infl.pp._copy import own
 from infl.pp._sites import over_sites
+from infl.sums import COUNT, sum_over_sites
 from infl.tl._centres import FEWEST, METHODS, Latents
 from infl.tl._communities import communities, matched, numbered, told
 
@@ -141,7 +141,7 @@ def cluster(
             facts["bic"] = 2 * found.score + n_parameters * np.log(n_obs)
 
     n_of = {site: {"n": np.bincount(own, minlength=len(means)).astype(float)} for site, own in labels.items()}
-    sizes = np.rint(sum_over_sites(n_of, "cluster: sizes", key, exponents={"n": 0})["n"]).astype(int)
+    sizes = np.rint(sum_over_sites(n_of, "cluster: sizes", key, scale=COUNT)["n"]).astype(int)
     order = np.argsort(-sizes, kind="stable")
     rank = np.argsort(order, kind="stable")
     if method == "gmm":

@@ -1,1 +1,1 @@
-"""A task, an attack and an aggregation rule for infl, found by their entry points."""
+"""A task, an attack, an aggregation rule and a statistic for infl; all but the last are found by their entry points."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import infl
 from infl.errors import DataError, SettingsError
 from infl.models import SiteData, Task
+from infl.sums import FederatedSum, SiteView, State
 
 Sums = dict[str, np.ndarray]
 
@@ -116,29 +117,33 @@ class Regression(Task):
         return Rows(x, y, np.sort(order[n_validation:]), np.sort(order[:n_validation]))
 
     # -- sums over sites before training: moments ----------------------------------------------------------------------
-    def stages(self) -> Sequence[str]:
-        """One sum, of moments."""
-        return ("moments",)
-
-    def stage_shapes(self, stage: str, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        """Shapes of that sum."""
+    def before(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
+        """Return one sum, of moments."""
         p = len(panel["features"])
-        return {"n": (), "x": (p,), "xx": (p,), "y": (), "yy": ()}
 
-    def measure(self, stage: str, data: Rows, panel: Mapping[str, Any], private: Sums, module: nn.Module) -> Sums:
-        """Return this site's part: number, sums and sums of squares over its training rows."""
-        x, y = data.x[data.train].astype(float), data.y[data.train].astype(float)
-        n = np.asarray(float(len(y)))
-        return {"n": n, "x": x.sum(0), "xx": (x**2).sum(0), "y": y.sum(), "yy": (y**2).sum()}
+        def local(site: SiteView, state: State) -> Sums:
+            x, y = (values[site.data.train].astype(float) for values in (site.data.x, site.data.y))
+            n = np.asarray(float(len(y)))
+            return {"n": n, "x": x.sum(0), "xx": (x**2).sum(0), "y": y.sum(), "yy": (y**2).sum()}
 
-    def absorb(self, stage: str, sums: Sums, private: Sums) -> Sums:
-        """Turn the sums over all sites into means and standard deviations."""
-        moments: Sums = {}
-        for name, of in {"": "x", "y_": "y"}.items():
-            mean = sums[of] / sums["n"]
-            variance = np.maximum(sums[of * 2] / sums["n"] - mean**2, 0)
-            moments |= {f"{name}center": mean, f"{name}scale": np.sqrt(np.where(variance > 1e-9, variance, 1.0))}
-        return {**private, **moments}
+        def combine(total: Sums, state: State) -> State:
+            moments: State = {}
+            for name, of in {"": "x", "y_": "y"}.items():
+                mean = total[of] / total["n"]
+                variance = np.maximum(total[of * 2] / total["n"] - mean**2, 0)
+                moments |= {f"{name}center": mean, f"{name}scale": np.sqrt(np.where(variance > 1e-9, variance, 1.0))}
+            return {**state, **moments}
+
+        moments = FederatedSum(
+            name="moments",
+            shapes={"n": (), "x": (p,), "xx": (p,), "y": (), "yy": ()},
+            local=local,
+            combine=combine,
+            says="number of records, sums and sums of squares of each feature and of the target, to bring them to one scale",
+            records=lambda site, state: len(site.data.train),
+            sensitivity={"n": 1},
+        )
+        return (moments,)
 
     # -- model -----------------------------------------------------------------------------------------------------
     def build(self, panel: Mapping[str, Any]) -> Line:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from infl.federation.agreement import Agreement
-from infl.federation.packings import WIDER, rescaled, split_sums
+from infl.federation.packings import rescaled
 from infl.federation.seeds import derive, generator
 from infl.federation.settings import RunSettings
 from infl.models.registry import task_from_json
 from infl.privacy.seal.packing import TAG_WORDS
+from infl.sums.lanes import WIDER, split_sums
 
 if TYPE_CHECKING:
     from infl._types import Data

@@ -12,12 +12,12 @@ import torch
 
 from infl.errors import FederationError
 from infl.federation.messages import Plan, Total
-from infl.federation.packings import WIDER, join_sums, split_sums
 from infl.models.classifier import Classifier
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
 from infl.privacy.attacks.coordinator.consortium import Consortium, Lies
 from infl.privacy.attacks.evidence import UNPROTECTED
 from infl.privacy.seal import Words, add, dequantise
+from infl.sums.lanes import WIDER, join_sums, split_sums
 
 if TYPE_CHECKING:
     from infl.federation.site import Site

@@ -1,6 +1,6 @@
-"""The page that says what leaves a site, written from the message classes themselves.
+"""The page that says what leaves a site, written from the message classes and the sums themselves.
 
-``python -m infl.federation.what_leaves > docs/what_leaves.md`` writes it; a test fails when it is out of date.
+``python -m infl.governance.what_leaves > docs/what_leaves.md`` writes it; a test fails when it is out of date.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 
 from infl.federation.messages import MESSAGES, Visibility
+from infl.models.registry import TASKS, make_task
+from infl.sums import FederatedSum
 
 INTRODUCTION = """# What leaves the house
 
@@ -23,12 +25,12 @@ noise to the coordinator and to everybody on the way; only the sum over at least
 only by the sites. With `seal="none"` (simulation and debugging) the coordinator reads them, and the results say so.
 """
 
-SUMS = """## What is inside the sealed words
+INSIDE = """## What is inside the sealed words
 
 | exchange | arrays | scale |
 | --- | --- | --- |
 | `count` | number of training samples | exact |
-| set-up sums (a classifier: `means`, `deviations`) | samples, class counts, Σx, Σ(x − mean)² per feature | multiples of 2⁻²⁰ |
+| a task's sums before and after the rounds | below | multiples of 2⁻²⁰ |
 | `train` | change of every shared weight × the site's share of the samples | per tensor, from the specification |
 | `train` | summed training loss, summed validation metrics (a classifier: loss, confusion counts, calibration bins) | exact counts; else multiples of 2⁻²⁰ |
 | `train`, where some sites are asked | number of samples | exact |
@@ -37,8 +39,7 @@ SUMS = """## What is inside the sealed words
 | `train`, rule `afl` | samples × the site's weight in the mixture; the update is multiplied by that weight too | multiples of 2⁻²⁰ |
 | `train`, rule `fedavg` with `weight="sites"` | 1, which adds up to the number of sites; the update is divided by the samples | multiples of 2⁻²⁰ |
 | `judge` | summed validation metrics of the last model | as above |
-| final sums (a classifier: `temperature`) | validation loss at each candidate temperature | multiples of 2⁻²⁰ |
-| `train`, set-up and final sums | `left_out`, sites whose part counts as zero; `wider`, by how many steps an array's scale must be wider | exact |
+| `train` and a task's sums | `left_out`, sites whose part counts as zero; `wider`, by how many steps an array's scale must be wider | exact |
 | `close` | nothing: that it opens shows that all had the same sums | – |
 | every exchange | integrity tag, linear in all words, keyed | – |
 
@@ -53,6 +54,19 @@ only that the run ended.
 
 Names are not hidden: those of sites, features and classes are part of the run's specification, which all parties see.
 """
+
+
+OF_TASKS = """## Sums of the tasks
+
+Each task lists what it adds over sites before the first round and after the last one, with all its options in use; the table is
+made from those lists (`Task.before`, `Task.after`). The last column says how much one number can change, at most, when one record
+of a site is another one, or is left out; where nothing stands, no bound is known.
+"""
+
+EVERY_SUM = {"classifier": {"target": "x", "coordinate": 2}, "mosaic": {"n_domains": 3}}
+"""Options by which a task has all sums that it can have."""
+PANEL = {"features": ["TP53"], "classes": ["a", "b"], "conditions": ["TP53"], "modalities": {"": ["TP53"]}, "width": 1}
+"""Of what no sum's description depends on."""
 
 
 def what_leaves() -> str:
@@ -79,7 +93,23 @@ def what_leaves() -> str:
             name = "**sealed**: " if seen is Visibility.SEALED else ""
             parts.append(f"| `{field.name}` | {field.metadata['what']} | {name}{seen.value} |")
         parts.append("")
-    return "\n".join([*parts, SUMS])
+    return "\n".join([*parts, INSIDE, OF_TASKS, *_of_tasks(), ""])
+
+
+def _of_tasks() -> list[str]:
+    rows = ["| task | when | sum | what it tells | arrays | one record |", "| --- | --- | --- | --- | --- | --- |"]
+    for name in sorted(TASKS):
+        task = make_task(name, EVERY_SUM.get(name, {}))
+        for when, sums in (("before", task.before(PANEL)), ("after", task.after(PANEL))):
+            rows += list(dict.fromkeys(f"| {name} | {when} | {_row(one)} |" for one in sums))
+    return rows
+
+
+def _row(one: FederatedSum) -> str:
+    steps = f", {one.steps} times" if one.steps > 1 else ""
+    arrays = ", ".join(f"`{array}`" for array in one.shapes)
+    bounds = ", ".join(f"`{array}` {bound:g}" for array, bound in one.sensitivity.items())
+    return f"`{one.name}`{steps} | {one.says} | {arrays} | {bounds}"
 
 
 if __name__ == "__main__":

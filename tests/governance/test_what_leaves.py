@@ -7,13 +7,13 @@ import pytest
 
 from infl.federation import messages
 from infl.federation.messages import MESSAGES, Visibility, shown
-from infl.federation.what_leaves import what_leaves
+from infl.governance.what_leaves import what_leaves
 
 PAGE = Path(__file__).parents[2] / "docs" / "what_leaves.md"
 
 
 def test_page_is_what_the_messages_say() -> None:
-    assert PAGE.read_text() == what_leaves(), "run: python -m infl.federation.what_leaves > docs/what_leaves.md"
+    assert PAGE.read_text() == what_leaves(), "run: python -m infl.governance.what_leaves > docs/what_leaves.md"
 
 
 def test_every_message_class_is_on_the_page() -> None:
@@ -28,7 +28,7 @@ def test_field_without_visibility_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
         age: int
 
-    monkeypatch.setattr("infl.federation.what_leaves.MESSAGES", (*MESSAGES, Leaky))
+    monkeypatch.setattr("infl.governance.what_leaves.MESSAGES", (*MESSAGES, Leaky))
     with pytest.raises(TypeError, match=r"Leaky\.age"):
         what_leaves()
 

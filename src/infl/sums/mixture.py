@@ -8,7 +8,8 @@ from the normal distribution with mean and covariance of all latents: no spot is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,10 @@ from scipy import sparse
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 
-from infl.models.task import Sums
+from infl.sums.shape import Arrays, FederatedSum, Records, State
+
+Latents = Callable[[Any, State], np.ndarray]
+"""What gives the latents (n, d) of a site's records."""
 
 BEGINNINGS = 16
 FEWEST = 5
@@ -25,17 +29,63 @@ NARROWEST = 1e-3
 """Least variance of a domain, of the latents' mean one: a domain of equal spots must not draw all likelihood to itself."""
 
 
+def mixture(latents: Latents, k: int, d: int, *, steps: int) -> list[FederatedSum]:
+    """Return the sums that find the likeliest of several mixtures; state: ``centres``, ``variances``, ``shares``.
+
+    Parameters
+    ----------
+    latents
+        What gives the latents (n, d) of a site's records.
+    k, d
+        Number of domains, and of coordinates.
+    steps
+        Of expectation maximisation.
+    """
+
+    def local(site: Any, state: State) -> Arrays:
+        return parts(latents(site, state), state)
+
+    def finish(total: Arrays, state: State) -> State:
+        return {name: value for name, value in state.items() if name != "floor"} | best(state, total)
+
+    def records(site: Any, state: State) -> Records:
+        found = local(site, state)["n"]
+        return {"n": found, "sum": found[..., None], "squares": found, "likelihood": found.sum(-1)}
+
+    begin = FederatedSum(
+        name="latents",
+        shapes=moment_shapes(d),
+        local=lambda site, state: moments(latents(site, state)),
+        combine=lambda total, state: {**state, **first(total, k)},
+        says="number of spots, sums and products of the values that the model gives to them",
+        records=lambda site, state: len(latents(site, state)),
+        sensitivity={"n": 1},
+    )
+    go_on = FederatedSum(
+        name="domains",
+        shapes=part_shapes(k, d),
+        local=local,
+        combine=lambda total, state: moved(state, total),
+        says="for each domain: number of spots, sums and spread of the values that the model gives to them",
+        records=records,
+        steps=steps,
+        called="{name} {step}",
+        finish=finish,
+    )
+    return [begin, go_on]
+
+
 def moment_shapes(d: int) -> dict[str, tuple[int, ...]]:
     """Shapes of :func:`moments`."""
     return {"n": (), "sum": (d,), "products": (d, d)}
 
 
-def moments(z: np.ndarray) -> Sums:
+def moments(z: np.ndarray) -> Arrays:
     """Number, sum (d,) and products (d, d) of latents (n, d)."""
     return {"n": np.asarray(float(len(z))), "sum": z.sum(0), "products": z.T @ z}
 
 
-def first(sums: Mapping[str, np.ndarray], k: int) -> Sums:
+def first(sums: Mapping[str, np.ndarray], k: int) -> Arrays:
     """Mixtures to begin with, the same at all sites: centres (beginnings, k, d), variances and shares (beginnings, k)."""
     n = max(float(sums["n"]), 1.0)
     mean = sums["sum"] / n
@@ -62,10 +112,10 @@ def log_joint(squares: np.ndarray, mixture: Mapping[str, np.ndarray]) -> np.ndar
     return np.log(mixture["shares"]) - d / 2 * np.log(variances) - squares / (2 * variances)
 
 
-def parts(z: np.ndarray, mixtures: Mapping[str, np.ndarray]) -> Sums:
+def parts(z: np.ndarray, mixtures: Mapping[str, np.ndarray]) -> Arrays:
     """Of each beginning: numbers (k,) and sums (k, d) of each domain, squares (k,) about its centre, and log-likelihood."""
     begun, k, d = mixtures["centres"].shape
-    sums: Sums = {name: np.zeros(shape) for name, shape in part_shapes(k, d, begun).items()}
+    sums: Arrays = {name: np.zeros(shape) for name, shape in part_shapes(k, d, begun).items()}
     if len(z):
         for i in range(begun):
             own = {name: mixtures[name][i] for name in ("centres", "variances", "shares")}
@@ -78,7 +128,7 @@ def parts(z: np.ndarray, mixtures: Mapping[str, np.ndarray]) -> Sums:
     return sums
 
 
-def moved(mixtures: Sums, sums: Mapping[str, np.ndarray]) -> Sums:
+def moved(mixtures: Mapping[str, np.ndarray], sums: Mapping[str, np.ndarray]) -> Arrays:
     """Mixtures after a step of expectation maximisation."""
     before, n = mixtures["centres"], np.maximum(sums["n"], 1e-12)
     enough = sums["n"] >= FEWEST - 0.5
@@ -89,7 +139,7 @@ def moved(mixtures: Sums, sums: Mapping[str, np.ndarray]) -> Sums:
     return {**mixtures, "centres": centres, "variances": variances, "shares": weights / weights.sum(-1, keepdims=True)}
 
 
-def best(mixtures: Sums, sums: Mapping[str, np.ndarray]) -> Sums:
+def best(mixtures: Mapping[str, np.ndarray], sums: Mapping[str, np.ndarray]) -> Arrays:
     """The likeliest mixture, its largest domain first: centres (k, d), variances and shares (k,)."""
     chosen = int(sums["likelihood"].argmax())
     order = np.argsort(-mixtures["shares"][chosen], kind="stable")

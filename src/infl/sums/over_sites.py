@@ -1,0 +1,127 @@
+"""Sums over sites of one process: the same packing, marks, seal and addition as between machines, in one call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from infl.errors import SealError
+from infl.privacy.seal import Context, GroupSeal, NoSeal, Packing, add, dequantise
+from infl.sums.lanes import LEFT_OUT, Scale, fitted, split_sums, sums_packing
+from infl.sums.shape import SUM, FederatedSum, State
+
+if TYPE_CHECKING:
+    from infl.keys import Keyring
+    from infl.sums.shape import Arrays
+
+
+def run_sums(
+    sums: Iterable[FederatedSum],
+    sites: Mapping[str, Any],
+    key: Keyring | None,
+    *,
+    state: State | None = None,
+    about: str = "",
+) -> State:
+    """Run a list of sums over sites, one after the other, and return what all sites know afterwards.
+
+    Parameters
+    ----------
+    sums
+        The list.
+    sites
+        By name, what each sum's ``local`` takes.
+    key
+        Key ring: with it, and three sites or more, what leaves a site is sealed.
+    state
+        What all sites know before.
+    about
+        What the sums are for; the seal is bound to it and to the sum's name.
+
+    Raises
+    ------
+    SealError
+        A sum has values that are not finite, or beyond its scale.
+
+    Examples
+    --------
+    >>> count = FederatedSum(
+    ...     name="count",
+    ...     shapes={"n": ()},
+    ...     local=lambda x, state: {"n": len(x)},
+    ...     combine=lambda total, state: {**state, "n": int(total["n"])},
+    ...     says="number of records",
+    ... )
+    >>> run_sums([count], {"a": [1, 2], "b": [3]}, None)
+    {'n': 3}
+    """
+    state = state or {}
+    for one in sums:
+        for step, exchange in enumerate(one.exchanges):
+            shares = ((site, one.local(has, state)) for site, has in sites.items())
+            purpose = f"{about}: {exchange}" if about else exchange
+            total = _added(shares, tuple(sites), one.packing, purpose, key)
+            state = one.after(total, state, step=step)
+            if one.until is not None and one.until(state):
+                break
+    return state
+
+
+def sum_over_sites(
+    parts: Mapping[str, Mapping[str, Any]],
+    purpose: str,
+    key: Keyring | None = None,
+    *,
+    scale: Scale | Mapping[str, Scale] = SUM,
+) -> Arrays:
+    """Add named arrays over sites, sealed when there is a key and there are at least three sites.
+
+    Parameters
+    ----------
+    parts
+        Each site's arrays; alike in names and shapes.
+    purpose
+        What is summed; the seal is bound to it.
+    key
+        Key ring.
+    scale
+        Of all arrays, or by name; :data:`infl.sums.SUM` where none is named.
+
+    Examples
+    --------
+    >>> from infl.sums import FINE
+    >>> sites = {"a": {"x": [0.1]}, "b": {"x": [0.2]}}
+    >>> float(abs(sum_over_sites(sites, "example", scale=FINE)["x"] - 0.3)[0]) < 1e-11
+    True
+    """
+    first = next(iter(parts.values()))
+    packing = sums_packing({name: np.shape(value) for name, value in first.items()}, scale)
+    return _added(parts.items(), tuple(parts), packing, purpose, key)
+
+
+def _added(
+    shares: Iterable[tuple[str, Mapping[str, Any]]],
+    cohort: tuple[str, ...],
+    packing: Packing,
+    purpose: str,
+    key: Keyring | None,
+) -> Arrays:
+    """Return the sum of the sites' shares, one of which is in memory at a time."""
+    sealed = key is not None and len(cohort) >= 3
+    seal = GroupSeal(key.subkey("seal"), min_sites=3) if key is not None and sealed else NoSeal(min_sites=1)
+    context = Context(os.urandom(16).hex(), 0, 0, cohort, purpose, packing.digest())
+    total, empty = None, np.empty(0, dtype=np.float32)
+    for site, arrays in shares:
+        _, lane, _ = fitted(empty, arrays, packing, len(cohort), weight=1.0)
+        total = add(total, seal.seal(context, site, empty, lane, packing))
+    assert total is not None
+    arrays = split_sums(dequantise(seal.unseal(context, cohort, total, packing), packing)[1], packing)
+    if n_out := int(arrays.pop(LEFT_OUT)):
+        raise SealError(
+            f"sums for {purpose} are beyond any scale: look for extreme values in the data ({n_out} of {len(cohort)} sites "
+            "have some)"
+        )
+    return arrays
