@@ -7,8 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+
 from infl.federation.messages import MESSAGES, Visibility
 from infl.models.registry import TASKS, make_task
+from infl.pp._hvg import clipped_sum, dispersions_of_batches, marks_of_batches
+from infl.pp._median import median_sums
+from infl.pp._moments import moment_sums
+from infl.pp._normalize import highly_expressed
+from infl.pp._pca import direction_sums, product_sums
+from infl.pp._qc import feature_sum
 from infl.sums import FederatedSum
 
 INTRODUCTION = """# What leaves the house
@@ -63,6 +71,11 @@ made from those lists (`Task.before`, `Task.after`). The last column says how mu
 of a site is another one, or is left out; where nothing stands, no bound is known.
 """
 
+OF_PREPROCESSING = """## Sums of preprocessing
+
+Each function of `infl.pp` that looks at values over sites is a list of sums, too. With a key and three sites or more they are sealed.
+"""
+
 EVERY_SUM = {"classifier": {"target": "x", "coordinate": 2}, "mosaic": {"n_domains": 3}}
 """Options by which a task has all sums that it can have."""
 PANEL = {"features": ["TP53"], "classes": ["a", "b"], "conditions": ["TP53"], "modalities": {"": ["TP53"]}, "width": 1}
@@ -93,10 +106,11 @@ def what_leaves() -> str:
             name = "**sealed**: " if seen is Visibility.SEALED else ""
             parts.append(f"| `{field.name}` | {field.metadata['what']} | {name}{seen.value} |")
         parts.append("")
-    return "\n".join([*parts, INSIDE, OF_TASKS, *_of_tasks(), ""])
+    return "\n".join([*parts, INSIDE, OF_TASKS, *_of_tasks(), "", OF_PREPROCESSING, *_of_preprocessing(), ""])
 
 
 def _of_tasks() -> list[str]:
+    """Return the table of all tasks' sums."""
     rows = ["| task | when | sum | what it tells | arrays | one record |", "| --- | --- | --- | --- | --- | --- |"]
     for name in sorted(TASKS):
         task = make_task(name, EVERY_SUM.get(name, {}))
@@ -105,8 +119,31 @@ def _of_tasks() -> list[str]:
     return rows
 
 
+def _of_preprocessing() -> list[str]:
+    """Return the table of all sums of preprocessing."""
+    lists = {
+        "`moments`, `scale`": moment_sums(1),
+        "`normalize_total`": [
+            highly_expressed(1, 0.05),
+            *median_sums(1, np.dtype(np.float32), name="median of totals"),
+        ],
+        "`qc_summary`": [feature_sum(1)],
+        "`highly_variable_genes`": [
+            *moment_sums(1, textbook=True),
+            clipped_sum(1),
+            dispersions_of_batches(1),
+            marks_of_batches(1),
+            *median_sums(1, np.dtype(np.float32), name="ranks"),
+        ],
+        "`pca`": [*moment_sums(1), *product_sums(1, dict), *direction_sums(1, 1, 0, dict)],
+    }
+    rows = ["| function | sum | what it tells | arrays | one record |", "| --- | --- | --- | --- | --- |"]
+    return rows + [f"| {function} | {_row(one)} |" for function, sums in lists.items() for one in sums]
+
+
 def _row(one: FederatedSum) -> str:
-    steps = f", {one.steps} times" if one.steps > 1 else ""
+    times = f", up to {one.steps} times" if one.until else f", {one.steps} times"
+    steps = times if one.steps > 1 else ""
     arrays = ", ".join(f"`{array}`" for array in one.shapes)
     bounds = ", ".join(f"`{array}` {bound:g}" for array, bound in one.sensitivity.items())
     return f"`{one.name}`{steps} | {one.says} | {arrays} | {bounds}"

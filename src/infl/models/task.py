@@ -11,7 +11,7 @@ import inspect
 from abc import ABC, ABCMeta, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -384,3 +384,38 @@ class Task(metaclass=_Spellings):
     def options(self) -> dict[str, Any]:
         """Return the options as JSON."""
         return dataclasses.asdict(self)
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """A task that can write its latent alone."""
+
+    def embed(self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], *, key_added: str) -> None:
+        """Write ``obsm["X_" + key_added]``."""
+
+
+@runtime_checkable
+class ReadsLayer(Protocol):
+    """A task with an option for the layer to read (None: ``X``)."""
+
+    @property
+    def layer(self) -> str | None:
+        """The layer."""
+
+
+@runtime_checkable
+class ReadsModality(Protocol):
+    """A task with an option for the modality of a ``MuData`` to read (None: none, or all together)."""
+
+    @property
+    def modality(self) -> str | None:
+        """The modality."""
+
+
+@runtime_checkable
+class ChoosesFeatures(Protocol):
+    """A task with an option for its panel: the features that all sites have (``"intersection"``), or any (``"union"``)."""
+
+    @property
+    def features(self) -> str:
+        """Which features."""

@@ -44,7 +44,7 @@ def federated_median(values: Mapping[str, np.ndarray], key: Keyring | None, *, p
     """
     dtype = next(iter(values.values())).dtype
     columns = {site: Columns.of(column) for site, column in values.items()}
-    found = run_sums(median_sums(next(iter(values.values())).shape[1], dtype), columns, key, about=purpose)
+    found = run_sums(median_sums(next(iter(values.values())).shape[1], dtype, name=purpose), columns, key)
     pair = _from_ordered(found["high"], dtype)
     pair[:, found["n"] == 0] = np.nan
     return pair.mean(axis=0, dtype=dtype)
@@ -67,7 +67,7 @@ class Columns:
         return ((self.keys[None] <= bound[:, None]) & self.valid[None]).sum(axis=1).astype(float)
 
 
-def median_sums(k: int, dtype: np.dtype) -> list[FederatedSum]:
+def median_sums(k: int, dtype: np.dtype, *, name: str = "median") -> list[FederatedSum]:
     """Return the sums that find the middle values of `k` columns; sites are :class:`Columns`, state: ``n``, ``high``."""
     bits = dtype.itemsize * 8
 
@@ -88,7 +88,7 @@ def median_sums(k: int, dtype: np.dtype) -> list[FederatedSum]:
 
     return [
         FederatedSum(
-            name="number",
+            name=name,
             shapes={"n": (k,)},
             local=lambda site, state: {"n": site.valid.sum(axis=0).astype(float)},
             combine=begin,
@@ -98,7 +98,7 @@ def median_sums(k: int, dtype: np.dtype) -> list[FederatedSum]:
             sensitivity={"n": 1},
         ),
         FederatedSum(
-            name="halving",
+            name=name,
             shapes={"below": (2, k)},
             local=lambda site, state: {"below": site.below(middle(state))},
             combine=halve,
@@ -107,6 +107,7 @@ def median_sums(k: int, dtype: np.dtype) -> list[FederatedSum]:
             records=lambda site, state: {"below": site.below(middle(state))},
             sensitivity={"below": 1},
             steps=bits,
+            called="{name}",
         ),
     ]
 

@@ -297,7 +297,6 @@ def _products_from(start: int, height: int, k: int, frame_of: FrameOf) -> Federa
         says="products of pairs of features, as correlations",
         scale=UNIT,
         records=lambda site, state: site.matrix.n_obs,
-        called="{name}" if height == k else f"{{name}} from {start}",
     )
 
 
@@ -333,6 +332,7 @@ def direction_sums(k: int, n_comps: int, seed: int, frame_of: FrameOf) -> list[F
         scale=UNIT,
         records=lambda site, state: site.matrix.n_obs,
         steps=MOST_ROUNDS,
+        called="{name}",
         until=lambda state: state["search"].done,
     )
     return [directions]

@@ -30,7 +30,7 @@ from infl.models.task import LOWER_IS_BETTER
 from infl.pp._sites import as_sites
 from infl.tl._personalise import personalise
 from infl.tl._predict import infer, open_model
-from infl.tl._use import check_modality
+from infl.tl._use import check_modality, takes_union
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -257,7 +257,7 @@ class _Bench:
         self.task, self.panel, self.settings = task, panel, settings
         self.train = train
         self.test = {site: adata for site, adata in test.items() if adata.n_obs}
-        self.join: Literal["inner", "outer"] = "outer" if getattr(task, "features", "") == "union" else "inner"
+        self.join: Literal["inner", "outer"] = "outer" if takes_union(task) else "inner"
         self.together = pool(self.test, self.join)
         self.runs: dict[str, FederatedRun] = {}
 

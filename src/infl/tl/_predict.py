@@ -14,6 +14,7 @@ from infl._threads import threads_for
 from infl._warn import warn
 from infl.errors import SettingsError
 from infl.federation.run import FederatedRun
+from infl.models.task import Embeds
 from infl.pp._check import check_site_names
 from infl.pp._copy import in_memory
 from infl.pp._sites import as_sites, site_rows
@@ -230,7 +231,7 @@ def _use(
     if not copy:
         check_writable(objects)
     task = with_layer(shared.header.build_task(), layer, parts)
-    if not write and not hasattr(task, "embed"):
+    if not write and not isinstance(task, Embeds):
         raise SettingsError(f"model {shared.header.task!r} has no latent to embed with")
     opened = warn_unopened(shared, key)
     check_use(parts, task, shared.header.panel, check_units=check_units)
@@ -243,8 +244,8 @@ def _use(
         for name, part in results.items():
             if write:
                 task.write(part, outputs[name], shared.header.panel, key_added=key_added)
-            else:
-                task.embed(part, outputs[name], key_added=key_added)  # type: ignore[attr-defined]
+            elif isinstance(task, Embeds):
+                task.embed(part, outputs[name], key_added=key_added)
             used = models.get(name, shared)
             part.uns[key_added] = use_facts(part.uns.get(key_added), used, opened=opened, run=run)
     if not copy:

@@ -12,6 +12,7 @@ from mudata import MuData
 
 from infl._warn import warn
 from infl.errors import DataError, SettingsError
+from infl.models.task import ChoosesFeatures, ReadsLayer, ReadsModality
 from infl.pp import _units
 from infl.pp._check import check_layer, check_unique, check_values, measured, tables
 
@@ -27,7 +28,7 @@ def with_layer(task: Task, layer: str | None, data: Mapping[str, Data]) -> Task:
     """Return the task reading another layer of the data; ``"X"`` is X, where no layer is called so."""
     if layer is None:
         return task
-    if not hasattr(task, "layer"):
+    if not isinstance(task, ReadsLayer):
         raise SettingsError(f"model {task.name!r} reads no layer: leave layer= out")
     named = layer != "X" or any(layer in table.layers for adata in data.values() for table in tables(adata).values())
     return dataclasses.replace(task, layer=layer if named else None)  # type: ignore[call-arg]
@@ -35,8 +36,18 @@ def with_layer(task: Task, layer: str | None, data: Mapping[str, Data]) -> Task:
 
 def check_modality(task: Task, data: Mapping[str, Data]) -> None:
     """Refuse a modality where there are none, before a fit."""
-    if getattr(task, "modality", None) is not None and not any(hasattr(adata, "mod") for adata in data.values()):
-        raise SettingsError(f"modality={task.modality!r} is of a MuData, and these are AnnData: leave it out")  # type: ignore[attr-defined]
+    modality = _modality(task)
+    if modality is not None and not any(isinstance(adata, MuData) for adata in data.values()):
+        raise SettingsError(f"modality={modality!r} is of a MuData, and these are AnnData: leave it out")
+
+
+def takes_union(task: Task) -> bool:
+    """Whether a task's panel has the features that any site measured."""
+    return isinstance(task, ChoosesFeatures) and task.features == "union"
+
+
+def _modality(task: Task) -> str | None:
+    return task.modality if isinstance(task, ReadsModality) else None
 
 
 def check_use(
@@ -71,7 +82,10 @@ def check_use(
             raise DataError(f"{name} is {type(adata).__name__}; it must be AnnData or MuData")
         check_unique(adata.obs_names, "obs_names", name)
         for modality, (table, features) in _parts(adata, name, task, panel).items():
-            where, layer = f"{name} ({modality})" if modality else name, getattr(task, "layer", None)
+            where, layer = (
+                f"{name} ({modality})" if modality else name,
+                task.layer if isinstance(task, ReadsLayer) else None,
+            )
             there = features.isin(measured(table))
             if not there.any():
                 continue  # reading it says so, where another modality does not do instead
@@ -82,14 +96,14 @@ def check_use(
             nan = check_values(table, layer, where, features, masked=masks)
             if masks:
                 # what some sites of the fit lacked too, the model knows to be without
-                usual = bool(modality) or getattr(task, "features", "") == "union"
+                usual = bool(modality) or takes_union(task)
                 lacking = features[:0] if usual else features[~there]
                 _count_masked(lacking, nan, len(features), table.n_obs, where)
 
 
 def _parts(adata: Data, name: str, task: Task, panel: Mapping[str, Any]) -> dict[str, tuple[AnnData, pd.Index]]:
     """Return the tables that a model reads, by modality, with the features that it reads of each."""
-    has, modality = tables(adata, name), getattr(task, "modality", None)
+    has, modality = tables(adata, name), _modality(task)
     features = list(panel.get("features", ()))
     if isinstance(adata, MuData) and modality in has:
         has = {"": has[modality]}
