@@ -1,11 +1,15 @@
 """Every message is described in plain words, whatever the task."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
 import infl
+from infl.errors import SettingsError
 from infl.federation.descriptions import ENGINE, UNKNOWN, described, with_descriptions
 from infl.governance.what_leaves import EVERY_SUM, PANEL
+from infl.models import Classifier
 from infl.models.registry import TASKS, make_task
 
 
@@ -24,3 +28,22 @@ def test_steps_of_a_sum_are_one_kind_and_strangers_are_named_as_such() -> None:
     shown = with_descriptions(ledger, infl.models.Spatial(n_domains=3), {"features": ["TP53"]})
     assert shown["sum"].tolist() == ["count", "axes", "axes", "from_a_newer_version"]
     assert shown["says"].iloc[3] == UNKNOWN and shown["says"].iloc[0] == ENGINE["count"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"steps": 3, "until": bool}, "steps of its sum 'means' end by what they find"),
+        ({"name": "judge"}, "two exchanges are called 'judge': give its sums other names"),
+        ({"name": "deviations"}, "two exchanges are called 'deviations'"),
+    ],
+)
+def test_sums_that_cannot_be_agreed_on_or_told_apart_are_refused(
+    khan_sites: dict, monkeypatch: pytest.MonkeyPatch, change: dict, says: str
+) -> None:
+    before = Classifier.before
+    monkeypatch.setattr(
+        Classifier, "before", lambda task, panel: [replace(before(task, panel)[0], **change), *before(task, panel)[1:]]
+    )
+    with pytest.raises(SettingsError, match=says):
+        infl.tl.fit_federated(khan_sites, target="tumour_class", rounds=1, progress=False)

@@ -5,11 +5,12 @@ A coordinator says which exchange it asks for. A site knows which one is due, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from infl.errors import SettingsError
 from infl.federation.messages import CLOSE, Total
 from infl.federation.packings import count_packing, judge_packing, train_packing
 from infl.federation.seeds import generator
@@ -87,8 +88,15 @@ class Programme:
 
     @cached_property
     def exchanges(self) -> tuple[Exchange, ...]:
-        """All exchanges, in order."""
+        """All exchanges, in order.
+
+        Raises
+        ------
+        SettingsError
+            A task's sums cannot be agreed on beforehand, or told apart.
+        """
         task, agreement, panel = self.task, self.agreement, self.agreement.panel
+        _check_sums(task, panel)
 
         def steps(sums: Iterable[FederatedSum], *, of_all: bool) -> list[Exchange]:
             return [
@@ -148,6 +156,21 @@ class Programme:
         if len(answered) < least:
             return f"a sum of {len(answered)} sites is to be opened, agreed were at least {least}"
         return ""
+
+
+def _check_sums(task: Task, panel: Mapping[str, object]) -> None:
+    """Refuse sums whose number follows from their values, and exchanges that are called alike."""
+    sums = (*task.before(panel), *task.after(panel))
+    for one in sums:
+        if one.until is not None:
+            raise SettingsError(
+                f"model {task.name!r}: the steps of its sum {one.name!r} end by what they find, and a run's exchanges are agreed "
+                "on beforehand: leave until= out"
+            )
+    kinds = ["count", "train", "judge", CLOSE, *(kind for one in sums for kind in one.exchanges)]
+    twice = [kind for kind in kinds if kinds.count(kind) > 1]
+    if twice:
+        raise SettingsError(f"model {task.name!r}: two exchanges are called {twice[0]!r}: give its sums other names")
 
 
 def cohort_of(agreement: Agreement, exchange: Exchange) -> tuple[str, ...]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -76,9 +77,15 @@ OF_PREPROCESSING = """## Sums of preprocessing
 Each function of `infl.pp` that looks at values over sites is a list of sums, too. With a key and three sites or more they are sealed.
 """
 
-EVERY_SUM = {"classifier": {"target": "x", "coordinate": 2}, "mosaic": {"n_domains": 3}}
+EVERY_SUM: dict[str, dict[str, Any]] = {"classifier": {"target": "x", "coordinate": 2}, "mosaic": {"n_domains": 3}}
 """Options by which a task has all sums that it can have."""
-PANEL = {"features": ["TP53"], "classes": ["a", "b"], "conditions": ["TP53"], "modalities": {"": ["TP53"]}, "width": 1}
+PANEL: dict[str, Any] = {
+    "features": ["TP53"],
+    "classes": ["a", "b"],
+    "conditions": ["TP53"],
+    "modalities": {"": ["TP53"]},
+    "width": 1,
+}
 """Of what no sum's description depends on."""
 
 
@@ -133,7 +140,7 @@ def _of_preprocessing() -> list[str]:
             clipped_sum(1),
             dispersions_of_batches(1),
             marks_of_batches(1),
-            *median_sums(1, np.dtype(np.float32), name="ranks"),
+            *median_sums(1, np.dtype(np.float32), name="ranks", of_records=False),
         ],
         "`pca`": [*moment_sums(1), *product_sums(1, dict), *direction_sums(1, 1, 0, dict)],
     }

@@ -393,7 +393,7 @@ def _by_regression(
     table["variances"] = var if whole is None else whole.var
     if batches.named:
         table["highly_variable_nbatches"] = np.rint(total["n"]).astype(np.int64)
-        table["highly_variable_rank"] = federated_median(ranks, batches.outer, purpose="ranks")
+        table["highly_variable_rank"] = federated_median(ranks, batches.outer, purpose="ranks", of_records=False)
         table["variances_norm"] = total["sum"] / np.maximum(total["of"], 1)
     else:
         table["highly_variable_rank"], table["variances_norm"] = rank, norm

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from infl.sums.shape import Arrays
 
 
-def federated_median(values: Mapping[str, np.ndarray], key: Keyring | None, *, purpose: str = "median") -> np.ndarray:
+def federated_median(
+    values: Mapping[str, np.ndarray], key: Keyring | None, *, purpose: str = "median", of_records: bool = True
+) -> np.ndarray:
     """Median of each column over all sites, NaN left out; bit for bit what numpy gives for the pooled column.
 
     Floating-point numbers of one sign are ordered as their bits are, so halving the range of bits finds the middle values
@@ -30,6 +32,8 @@ def federated_median(values: Mapping[str, np.ndarray], key: Keyring | None, *, p
         Key ring or None.
     purpose
         What the seal is bound to.
+    of_records
+        Whether rows are records.
 
     Returns
     -------
@@ -44,7 +48,8 @@ def federated_median(values: Mapping[str, np.ndarray], key: Keyring | None, *, p
     """
     dtype = next(iter(values.values())).dtype
     columns = {site: Columns.of(column) for site, column in values.items()}
-    found = run_sums(median_sums(next(iter(values.values())).shape[1], dtype, name=purpose), columns, key)
+    k = next(iter(values.values())).shape[1]
+    found = run_sums(median_sums(k, dtype, name=purpose, of_records=of_records), columns, key)
     pair = _from_ordered(found["high"], dtype)
     pair[:, found["n"] == 0] = np.nan
     return pair.mean(axis=0, dtype=dtype)
@@ -67,8 +72,11 @@ class Columns:
         return ((self.keys[None] <= bound[:, None]) & self.valid[None]).sum(axis=1).astype(float)
 
 
-def median_sums(k: int, dtype: np.dtype, *, name: str = "median") -> list[FederatedSum]:
-    """Return the sums that find the middle values of `k` columns; sites are :class:`Columns`, state: ``n``, ``high``."""
+def median_sums(k: int, dtype: np.dtype, *, name: str = "median", of_records: bool = True) -> list[FederatedSum]:
+    """Return the sums that find the middle values of `k` columns; sites are :class:`Columns`, state: ``n``, ``high``.
+
+    What stands behind a number is known where rows are records.
+    """
     bits = dtype.itemsize * 8
 
     def begin(total: Arrays, state: State) -> State:
@@ -94,7 +102,7 @@ def median_sums(k: int, dtype: np.dtype, *, name: str = "median") -> list[Federa
             combine=begin,
             says="number of values, to find the middle one",
             scale=COUNT,
-            records=lambda site, state: {"n": site.valid.sum(axis=0)},
+            records=(lambda site, state: {"n": site.valid.sum(axis=0)}) if of_records else None,
             sensitivity={"n": 1},
         ),
         FederatedSum(
@@ -104,7 +112,7 @@ def median_sums(k: int, dtype: np.dtype, *, name: str = "median") -> list[Federa
             combine=halve,
             says="how many values are below a bound, to find the middle one",
             scale=COUNT,
-            records=lambda site, state: {"below": site.below(middle(state))},
+            records=(lambda site, state: {"below": site.below(middle(state))}) if of_records else None,
             sensitivity={"below": 1},
             steps=bits,
             called="{name}",
