@@ -6,7 +6,6 @@ For small models most of a step's time is the calling of operations, not their w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, cast
 from weakref import WeakValueDictionary
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from infl.federation.seeds import derive
+from infl.nn.dropout import dropout_by
 
 if TYPE_CHECKING:
     from infl.federation.messages import Plan
@@ -178,7 +178,6 @@ class _Losses:
 
     def __init__(self, task: Task, module: nn.Module) -> None:
         self._holder = _Holder(task, module)
-        self._dropouts = [part for part in module.modules() if isinstance(part, nn.Dropout) and part.p > 0]
         self._drawn: list[tuple[float, tuple[int, ...]]] | None = None
 
     def __call__(
@@ -216,14 +215,9 @@ class _Losses:
     def _call(
         self, weights: Mapping[str, Tensor], batch: Batch, dropout: Callable[[nn.Dropout, Tensor], Tensor]
     ) -> Tensor:
-        try:
-            for part in self._dropouts:
-                part.forward = partial(dropout, part)  # type: ignore[method-assign]
-            named = {f"module.{name}": w for name, w in weights.items()}
+        named = {f"module.{name}": w for name, w in weights.items()}
+        with dropout_by(self._holder.module, dropout):
             return functional_call(self._holder, named, (batch,), tie_weights=False)
-        finally:
-            for part in self._dropouts:
-                del part.forward
 
 
 class _Holder(nn.Module):

@@ -11,7 +11,7 @@ from infl.nn.lock import Field
 from infl.nn.mlp import ResidualMLP
 from infl.privacy.attacks import Evidence, Finding, Status
 from infl.privacy.attacks.file_plus_oracle import FilePlusOracle, mixtures
-from infl.privacy.attacks.fine_tuning import FIELDS, Way, balanced_accuracy, fit_field
+from infl.privacy.attacks.fine_tuning import FIELDS, Way, balanced_accuracy, fine_tune
 from infl.privacy.attacks.forged_key import ForgedKey
 from infl.privacy.attacks.model_file import parameters
 from infl.privacy.attacks.public_model_thief import CASES, PublicModelThief, by_direction, expected_weights
@@ -26,7 +26,7 @@ def test_every_field_is_one_at_its_start_and_learns(easy, form: str) -> None:
     factor = torch.tanh(torch.tensor(0.5)) if form == "whole" else 1.0
     for weight in (begin["embed.weight"], begin["head.weight"]):
         torch.testing.assert_close(effective(weight, make(weight.shape)), weight * factor, atol=1e-3, rtol=1e-2)
-    tuned = fit_field(net(), begin, x, y, lr=5e-3, way=Way("", field=form))
+    tuned = fine_tune(net(), begin, x, y, lr=5e-3, way=Way("", field=form))
     assert balanced_accuracy(tuned(x).argmax(1), y) > 0.7
 
 
@@ -51,7 +51,7 @@ def test_a_lock_of_gains_alone_is_forged() -> None:
     }
     scores = {}
     for what, start in (("locked", locked), ("fresh", fresh)):
-        tuned = fit_field(module, start, x[300:312], y[300:312], lr=5e-3, way=Way("", field="gains"))
+        tuned = fine_tune(module, start, x[300:312], y[300:312], lr=5e-3, way=Way("", field="gains"))
         scores[what] = balanced_accuracy(tuned(x[312:]).argmax(1), y[312:])
     assert scores["locked"] > 0.7
     assert scores["locked"] > scores["fresh"] + 0.15

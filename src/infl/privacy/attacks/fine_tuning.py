@@ -6,19 +6,23 @@ trials than those that it is judged on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import vmap
 
 from infl._isolation import torch_seed
 from infl.nn.field import KAPPA
 from infl.nn.flat import FlatModule
 from infl.privacy.attacks.keys import Weights, clipped, rescaled
 from infl.privacy.attacks.statistics import cross_chosen, interval, most_chosen
+from infl.privacy.attacks.tuning import LARGEST, Stack, Tuned, train
 
 LEARNING_RATES = (1e-4, 1e-3, 3e-3, 1e-2)
 STEPS = 80
@@ -74,67 +78,74 @@ UNLOCKED: dict[str, Way] = {"unlocked": Way("unlocked"), "unlocked, last layer a
 """The control."""
 
 
-def fine_tune(
+def tune(
     module: nn.Module,
-    start: Weights,
+    starts: Sequence[Weights],
+    rates: Sequence[float],
     x: Tensor,
     y: Tensor,
     *,
-    lr: float,
     way: Way,
     head: str = "head",
     steps: int = STEPS,
-) -> nn.Module:
-    """Train on a few labelled samples, full batch, with AdamW; return the module in evaluation mode.
+) -> Tuned:
+    """Train on a few labelled samples from several starts, once at each learning rate; full batch, with AdamW.
 
     Parameters
     ----------
     module
-        Its weights are overwritten.
-    start
+        Gives the architecture, and what the starts do not have.
+    starts
         Weights to begin with.
+    rates
+        Learning rates. A substitute field's numbers are near 1 where weights are near 0.03, so they take steps ten times as
+        long.
     x, y
         Samples (n, features) and class numbers (n,), or a teacher's probabilities (n, classes).
-    lr
-        Learning rate; at 0 the weights are taken as they are.
     way
-        What is trained when, and with which steps.
+        What is trained when, and with which steps; its start is not looked at.
     head
         How the names of the last layer's weights begin.
     steps
         Number of steps.
+
+    Returns
+    -------
+    The trained weights of all starts at the first rate, then at the next.
     """
-    module.load_state_dict(dict(start), strict=False)
-    bench = FlatModule(module)
-    flat, gradient = bench.flat.data, bench.flat.grad
-    assert gradient is not None
-    scale, late = torch.ones_like(flat), torch.ones_like(flat)
-    for name, view in bench.shared.views(scale).items():
-        if way.multiplicative:
-            view.copy_(start[name].abs() / start[name].abs().mean().clamp(min=1e-12))
-    for name, view in bench.shared.views(late).items():
-        view.fill_(float(name.startswith(head)))
-    optimiser = torch.optim.AdamW([bench.flat], lr=lr, weight_decay=1e-4, fused=True)
-    plain = not way.multiplicative
-    module.train()
-    for step in range(steps if lr else 0):
-        gradient.zero_()
-        only_head = step < way.frozen * steps
-        nn.functional.cross_entropy(_of_frozen(module, x, head) if only_head else module(x), y).backward()
-        if plain and not only_head:
-            optimiser.step()
-            continue
-        before = flat.clone()
-        optimiser.step()
-        flat.copy_(before + (flat - before) * scale * (late if only_head else 1.0))
-    return module.eval()
+    held = {name: p.detach().clone() for name, p in module.named_parameters()}
+    per_stack = max(1, LARGEST // (len(rates) * sum(w.numel() for w in held.values())))
+    training = _field_training if way.field else _training
+    parts, state = [], torch.get_rng_state()
+    for first in range(0, len(starts), per_stack):
+        torch.set_rng_state(state)  # all see the same dropout
+        begin = {n: torch.stack([s.get(n, w) for s in starts[first : first + per_stack]]) for n, w in held.items()}
+        tuned = training(module, begin, rates, x, y, way=way, head=head, steps=steps)
+        parts.append({n: w.unflatten(0, (len(rates), -1)) for n, w in tuned.items()})
+    return Tuned(module, {n: torch.cat([part[n] for part in parts], 1).flatten(0, 1) for n in held})
 
 
-def _of_frozen(module: nn.Module, x: Tensor, head: str) -> Tensor:
-    """Return the outputs; no gradient reaches the features."""
-    with torch.no_grad():
-        z = module.latent(x)  # type: ignore[operator]
-    return getattr(module, head)(z)
+def fine_tune(
+    module: nn.Module, start: Weights, x: Tensor, y: Tensor, *, lr: float, way: Way, steps: int = STEPS
+) -> nn.Module:
+    """Train from one start at one learning rate, see :func:`tune`; return the module with these weights."""
+    return tune(module, [start], [lr], x, y, way=way, steps=steps).load(0)
+
+
+def _training(
+    module: nn.Module, begin: Stack, rates: Sequence[float], x: Tensor, y: Tensor, *, way: Way, head: str, steps: int
+) -> dict[str, Tensor]:
+    return train(
+        module,
+        begin,
+        rates,
+        lambda logits: nn.functional.cross_entropy(logits, y),
+        x,
+        multiplicative=way.multiplicative,
+        head=head,
+        head_steps=math.ceil(way.frozen * steps),
+        steps=steps,
+    )
 
 
 def searched_signs(
@@ -223,43 +234,40 @@ a factor and a term of low rank, as a smooth field over rows and columns would h
 a sign for each weight, relaxed, a size, gains and a term."""
 
 
-def fit_field(
-    module: nn.Module, start: Weights, x: Tensor, y: Tensor, *, lr: float, way: Way, steps: int = STEPS
-) -> nn.Module:
-    """Train a substitute field over fixed weights with AdamW, full batch; return the module with the effective weights.
-
-    Parameters
-    ----------
-    module
-        Its weights are overwritten.
-    start
-        The weights that stay as they are under the field.
-    x, y, lr, way, steps
-        As for :func:`fine_tune`. A field's numbers are near 1 where weights are near 0.03, so they take steps ten times as
-        long.
-    """
+def _field_training(
+    module: nn.Module, begin: Stack, rates: Sequence[float], x: Tensor, y: Tensor, *, way: Way, head: str, steps: int
+) -> dict[str, Tensor]:
+    """Train a substitute field over fixed weights. A tensor of one dimension is trained by itself: it has no rows and columns."""
     make, effective = FIELDS[way.field]
-    # A tensor of one dimension has no rows and columns to be smooth over: it is trained by itself.
-    small = {n: w.clone().requires_grad_() for n, w in start.items() if w.ndim < 2}
-    large = {n: {k: v.requires_grad_() for k, v in make(w.shape).items()} for n, w in start.items() if w.ndim >= 2}
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": list(small.values()), "lr": lr},
-            {"params": [v for numbers in large.values() for v in numbers.values()], "lr": 10 * lr},
-        ],
-        weight_decay=1e-4,
+    large = {n: w for n, w in begin.items() if w.ndim > 2}
+    fields = {n: make(w.shape[1:]) for n, w in large.items()}
+    trained = {n: w for n, w in begin.items() if n not in large} | {
+        _part(n, k): v.expand(len(begin[n]), *v.shape) for n, numbers in fields.items() for k, v in numbers.items()
+    }
+
+    def opened(row: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            n: effective(row[n], {k: row[_part(n, k)] for k in fields[n]}) if n in fields else row[n] for n in begin
+        }
+
+    result = train(
+        module,
+        trained,
+        rates,
+        lambda logits: nn.functional.cross_entropy(logits, y),
+        x,
+        effective=opened,
+        fixed=large,
+        quicker=lambda name: 1.0 if name in begin else 10.0,
+        steps=steps,
     )
-    module.train()
+    fixed = {n: torch.cat([w] * len(rates)) for n, w in large.items()}
+    with torch.no_grad():
+        return vmap(opened)(result | fixed)
 
-    def weights() -> dict[str, Tensor]:
-        return small | {n: effective(start[n], numbers) for n, numbers in large.items()}
 
-    for _ in range(steps):
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(torch.func.functional_call(module, weights(), (x,)), y).backward()
-        optimiser.step()
-    module.load_state_dict({n: w.detach() for n, w in weights().items()}, strict=False)
-    return module.eval()
+def _part(name: str, number: str) -> str:
+    return f"{name} {number}"
 
 
 def distilled(
@@ -315,15 +323,19 @@ def trial(
 ) -> dict[tuple[str, float], float]:
     """Return the balanced accuracy on `judged` of every way and learning rate after training on `taught`."""
     result = {}
+    alike: dict[Way, list[str]] = {}  # ways that differ in their start alone are trained together
+    for name, way in ways.items():
+        alike.setdefault(replace(way, start=""), []).append(name)
     with torch_seed():
-        for name, way in ways.items():
-            for lr in learning_rates:
-                torch.default_generator.manual_seed(seed)
-                train = fit_field if way.field else fine_tune
-                tuned = train(module, begin[way.start], *taught, lr=lr, way=way)
-                with torch.no_grad():
-                    result[name, lr] = balanced_accuracy(tuned(judged[0]).argmax(1), judged[1])
-    return result
+        for (way, names), steps in product(alike.items(), (0, STEPS)):
+            rates = [lr for lr in learning_rates if bool(lr) == bool(steps)]  # at 0 weights are taken as they are
+            if not rates:
+                continue
+            torch.default_generator.manual_seed(seed)
+            tuned = tune(module, [begin[ways[name].start] for name in names], rates, *taught, way=way, steps=steps)
+            for (lr, name), said in zip(product(rates, names), tuned(judged[0]).argmax(2), strict=True):
+                result[name, lr] = balanced_accuracy(said, judged[1])
+    return {(name, lr): result[name, lr] for name in ways for lr in learning_rates}
 
 
 def balanced_accuracy(predicted: Tensor, y: Tensor) -> float:
