@@ -3,7 +3,8 @@
 import random
 import socket
 import ssl
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,11 @@ SITES = ("site_1", "site_2", "site_3")
 POLICY = 'min_sites = 2\nask = false\ntargets = ["label"]\npanels = ["*"]\nseals = ["group", "pairwise"]\n'
 
 
-def make_sites() -> dict[str, AnnData]:
+def make_sites(names: Sequence[str] = SITES) -> dict[str, AnnData]:
     """Three separated classes at each site; sites differ in size."""
     rng = np.random.default_rng(0)
     centers, sites = rng.normal(size=(3, 8)) * 2, {}
-    for i, name in enumerate(SITES):
+    for i, name in enumerate(names):
         y = np.arange(12 + i) % 3
         x = (centers[y] + rng.normal(size=(len(y), 8))).astype(np.float32)
         names = [f"{i}_{j}" for j in range(len(y))]
@@ -70,6 +71,19 @@ def _noise(rng: random.Random) -> bytes:
     if kind == 1:
         return (1 << 30).to_bytes(4, "big") + body  # FLARE's prefix begins with the frame's length
     return b"INFL" + body if kind == 2 else body
+
+
+def until(true: Callable[[], bool], *, seconds: float = 90) -> None:
+    """Wait for another process."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.fixture(name="until", scope="session")
+def _until() -> object:
+    return until
 
 
 @pytest.fixture(name="fuzz", scope="session")

@@ -1,7 +1,8 @@
-"""Fifty scripted faults: processes killed −9 at every point of a run, cut and slow networks, full disks, wrong clocks; `make faults`.
+"""Scripted faults: processes killed −9 at every point of a run, cut and slow networks, full disks, wrong clocks; `make faults`.
 
-A few runs of three sites over TLS go on while faults are made one after the other, each when what the one before did is mended
-and everybody takes part again. At the end of a run each sum must be recorded once, every site must have counted the sites of
+A few runs over TLS go on while faults are made one after the other, each when what the one before did is mended and everybody
+takes part again: three of three sites under the group seal, one of three under the pairwise seal, where none can be spared, and
+one of four, where one can. At the end of a run each sum must be recorded once, every site must have counted the sites of
 every round as recorded, and must have the model that the same run has in process with those sites in each sum (to 1e-6): then
 nothing was added twice, and nothing lost that was acknowledged. ``python tests/federation/flare/faults.py [WORD …]`` makes only
 faults whose name has one of the words.
@@ -20,9 +21,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import psutil
@@ -40,7 +43,7 @@ from infl.models import Classifier
 
 TASK = Classifier(target="label", width=8, n_blocks=1)
 PATIENCE = Patience(silence=5, repeat=2, consent=25)
-ROUNDS, RUNS = 600, 3
+ROUNDS = 600
 PATIENT = 240.0
 """Seconds in which everybody must take part again after a fault."""
 CODE = """
@@ -55,14 +58,12 @@ FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 class Scene:
     """A consortium, and the coordinator's own process, started again whenever it dies."""
 
-    def __init__(self, root: Path) -> None:
-        self.orders = root / "orders"
+    def __init__(self, root: Path, sites: Sequence[str]) -> None:
+        self.sites, self.orders = sites, root / "orders"
         self.orders.mkdir(parents=True)
         os.environ["INFL_FAULTS"] = str(self.orders)
-        path = [str(Path(__file__).parent / "points"), os.environ.get("PYTHONPATH", "")]
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
-        self.network = Rehearsal(root, make_sites(), Keyring.create())
-        for site in SITES:
+        self.network = Rehearsal(root, make_sites(sites), Keyring.create())
+        for site in sites:
             (root / site / "policy.toml").write_text(POLICY)
         self.coordinator: subprocess.Popen[bytes] | None = None
         self.emulated = ""
@@ -86,8 +87,12 @@ class Scene:
             self.coordinator.kill()
 
     def kill_all_sites(self) -> None:
-        for site in SITES:
+        for site in self.sites:
             self.kill_site(site)
+
+    def signal_site(self, number: signal.Signals, site: str = "site_2") -> None:
+        for p in self.processes(self.network.root / site / "kit", "nvflare"):
+            p.send_signal(number)
 
     def kill_site_and_server(self) -> None:
         self.kill_site()
@@ -120,7 +125,7 @@ class Scene:
 class Fault:
     """What is done, when, and how it is mended after some seconds.
 
-    A fault with `point` is made by the process of `who` itself, when it is there.
+    A fault with `point` is made by the processes of `who` themselves, when they are there.
     """
 
     name: str
@@ -129,9 +134,10 @@ class Fault:
     mend: Callable[[Scene], None] = lambda scene: None
     lasts: float = 0.0
     stage: str = "middle"
-    who: str = ""
+    who: tuple[str, ...] = ()
     point: str = ""
     calm: bool = False
+    during: str = "group"
 
 
 @dataclass
@@ -152,16 +158,21 @@ OFFERED: Callable[[Status], bool] = lambda s: s.state == "offered"  # noqa: E731
 MIDDLE: Callable[[Status], bool] = lambda s: s.state == "running" and s.round > 0  # noqa: E731
 DELIVERY: Callable[[Status], bool] = lambda s: s.position >= s.exchanges > 0  # noqa: E731
 
+ONE, COORDINATOR = ("site_2",), ("coordinator",)
 
-def points(who: str, rows: Iterable[tuple[str, str, str]]) -> list[Fault]:
-    """Return faults of a participant that dies at a point of the code."""
-    whom = "a site" if who == "site_2" else "the coordinator's job"
+
+def points(who: Sequence[str], rows: Iterable[tuple[str, str, str]], *, during: str = "group") -> list[Fault]:
+    """Return faults of participants that die at a point of the code."""
+    whom = {ONE: "a site", COORDINATOR: "the coordinator's job"}.get(tuple(who), "all sites")
     due = {"start": ALWAYS, "middle": MIDDLE, "judge": ALWAYS, "end": ALWAYS}
-    return [Fault(f"-9 {whom}: {what}", due[stage], stage=stage, who=who, point=point) for stage, what, point in rows]
+    return [
+        Fault(f"-9 {whom}: {what}", due[stage], stage=stage, who=tuple(who), point=point, during=during)
+        for stage, what, point in rows
+    ]
 
 
 FAULTS = [
-    *points("site_2", [
+    *points(ONE, [
         ("start", "asked to take part", "Station.prepare|before|"),
         ("start", "agreed, not said so", "Station.prepare|after|"),
         ("start", "asked for the count", "Site._compute|before|count"),
@@ -169,7 +180,7 @@ FAULTS = [
         ("middle", "a sum is being applied", "Replica.catch_up|before|"),
         ("middle", "a sum is applied, not kept", "Replica.catch_up|after|"),
         ("middle", "its checkpoint is half-written", "_place|before|sites"),
-        ("middle", "during evaluation", "Site._judge|before|"),
+        ("middle", "during evaluation", "Trainer.judge|before|"),
         ("middle", "during training", "Classifier.loss|before|"),
         ("middle", "trained, not in the ledger", "Site._compute|after|train"),
         ("middle", "in the ledger, not sent", "Resident._say|before|Answer"),
@@ -178,7 +189,7 @@ FAULTS = [
         ("end", "the model arrives", "Station.finish|before|"),
         ("end", "the model is written, not said so", "Station.finish|after|"),
     ]),
-    *points("coordinator", [
+    *points(COORDINATOR, [
         ("start", "before the offer", "RemoteTransport.offer|before|"),
         ("start", "the count", "Coordinator._exchange|before|count"),
         ("middle", "a plan is sent", "RemoteTransport._put|after|"),
@@ -203,6 +214,38 @@ FAULTS += [
     Fault("-9 a site and the server", MIDDLE, Scene.kill_site_and_server),
     Fault("-9 everything", MIDDLE, Scene.kill_everything),
 ]
+
+FAULTS += [
+    *points(ONE, [
+        ("middle", "sealed, asked for its part", "Site._reveal|before|train"),
+        ("middle", "its part is kept, not in the ledger", "Ledger.record_reveal|before|"),
+        ("middle", "its part is in the ledger, not sent", "Resident._say|before|Reveal"),
+        ("middle", "its part is sent", "Resident._say|after|Reveal"),
+        ("judge", "asked for the last sum, without numbers", "Site._compute|before|close"),
+        ("end", "its part of the last sum is in the ledger", "Site._reveal|after|close"),
+    ], during="pairwise"),
+    *points(COORDINATOR, [
+        ("middle", "a masked sum is kept, no part asked for", "Coordinator._uncover|before|train"),
+        ("middle", "all parts are there, the sum is not kept", "Coordinator._uncover|after|train"),
+        ("end", "all parts of the last sum are there", "Coordinator._uncover|after|close"),
+    ], during="pairwise"),
+    *points(SITES, [
+        ("middle", "sealed, asked for their parts", "Site._reveal|before|train"),
+        ("middle", "their parts are in the ledgers, not sent", "Resident._say|before|Reveal"),
+    ], during="pairwise"),
+    Fault(
+        "a site dies after its part, is put back to before it sealed", MIDDLE, who=ONE, during="pairwise",
+        point="Site._compute|before|train|back up\nSite._reveal|after|train|put back",
+    ),
+    *points(ONE, [
+        ("middle", "sealed, asked for its part, one of four", "Site._reveal|before|train"),
+        ("middle", "its part is sent, one of four", "Resident._say|after|Reveal"),
+    ], during="one to spare"),
+    Fault(
+        "a site of four sleeps for 20 s", MIDDLE, lambda s: s.signal_site(signal.SIGSTOP),
+        lambda s: s.signal_site(signal.SIGCONT), 20, during="one to spare",
+    ),
+]  # fmt: skip
 
 
 # -- clock and certificate -----------------------------------------------------------------------------------------------
@@ -300,21 +343,35 @@ ISOLATED = [
         "the coordinator's disk full for 10 s", MIDDLE, lambda s: fill(s, "coordinator"),
         lambda s: unfill(s, "coordinator"), 10,
     ),
+    Fault(
+        "a site's disk full when its part goes into the ledger", MIDDLE, mend=lambda s: unfill(s, "site_2"), lasts=10,
+        who=ONE, point="Ledger.record_reveal|before||fill", during="pairwise",
+    ),
+    Fault(
+        "the coordinator's disk full when a masked sum is to be kept", MIDDLE, mend=lambda s: unfill(s, "coordinator"),
+        lasts=10, who=COORDINATOR, point="Checkpoint.keep_progress|before||fill", during="pairwise",
+    ),
 ]  # fmt: skip
 FAULTS += [
     Fault("all connections break off, for 2 s", MIDDLE, sever, healed, 2),
     Fault("10,000 pieces of noise at the port", MIDDLE, noise, calm=True),
 ]
 STAGES = ("start", "middle", "late", "judge", "end")
+RUNS = {
+    "group": ("group", SITES, 3),
+    "pairwise": ("pairwise", SITES, 1),
+    "one to spare": ("pairwise", (*SITES, "site_4"), 1),
+}
+"""Seal, sites and number of runs that faults are made in."""
 
 
 class Act:
     """A run during which faults are made."""
 
-    def __init__(self, scene: Scene, name: str, faults: list[Fault]) -> None:
+    def __init__(self, scene: Scene, name: str, seal: str, faults: list[Fault]) -> None:
         self.scene, self.faults = scene, sorted(faults, key=lambda f: STAGES.index(f.stage))
         network = scene.network
-        settings = {"rounds": ROUNDS, "min_sites": 2}
+        settings: dict[str, Any] = {"rounds": ROUNDS, "min_sites": 2, "seal": seal}
         agreement = Agreement.new(TASK, TASK.agree(network.data), network.data, network.key, **settings)
         self.name, self.run = name, network.begin(name, agreement)
         self.run.keep_patience(PATIENCE)
@@ -343,7 +400,7 @@ class Act:
         return self.outcomes
 
     def _happens(self, fault: Fault) -> Outcome:
-        outcome, order = Outcome(fault), self.scene.orders / (fault.who or "none")
+        outcome, orders = Outcome(fault), [self.scene.orders / who for who in fault.who]
         if not self._until(lambda: fault.due(self.run.status) or self.run.status.state == "finished"):
             outcome.wrong = "was never due"
             return outcome
@@ -352,10 +409,12 @@ class Act:
             return outcome
         before, begun = self.run.status, time.monotonic()
         if fault.point:
-            order.write_text(fault.point)
-            if not self._until(lambda: not order.exists()):
+            for order in orders:
+                order.write_text(fault.point)
+            if not self._until(lambda: not any(order.exists() for order in orders)):
                 outcome.wrong = "the point was not reached"
-                order.unlink()
+                for order in orders:
+                    order.unlink(missing_ok=True)
                 return outcome
             before = self.run.status
         working = threading.Thread(target=fault.make, args=(self.scene,))
@@ -433,6 +492,37 @@ def chosen(words: list[str], isolated: bool) -> list[Fault]:
     return [f for f in faults if not words or any(word in f.name for word in words)]
 
 
+@contextmanager
+def scene_of(sites: Sequence[str], isolated: bool) -> Iterator[Scene]:
+    """Make a consortium; in a namespace of its own, where disks may be full, two of its folders are on small ones."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        scene = Scene(Path(folder), sites)
+        disks = [scene.network.root / who / "runs" for who in ("site_2", "coordinator")] if isolated else []
+        for disk in disks:
+            small_disk(disk)
+        yield scene
+        for disk in disks:
+            subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def acts(faults: list[Fault], isolated: bool) -> Iterator[Act]:
+    """Yield the runs, each when the one before is over."""
+    for during, (seal, sites, runs) in RUNS.items():
+        mine = [fault for fault in faults if fault.during == during]
+        if mine:
+            with scene_of(sites, isolated) as scene:
+                for i in range(min(runs, len(mine))):
+                    yield Act(scene, f"faults_{i + 1}", seal, mine[i::runs])
+
+
+def tell(number: int, outcome: Outcome) -> None:
+    facts = ", ".join(f"{n} {what}" for what, n in outcome.facts.items())
+    said = "FAILED" if outcome.wrong else "ok"
+    print(
+        f"{number:>2} {outcome.fault.name:<62} {said:<6} {outcome.seconds:6.1f} s  {facts}  {outcome.wrong}", flush=True
+    )
+
+
 def main() -> int:
     isolated = os.environ.get("INFL_FAULTS_ISOLATED") == "1"
     if not isolated and os.geteuid() == 0 and all(map(shutil.which, ("unshare", "ip", "tc"))):
@@ -441,29 +531,19 @@ def main() -> int:
     faults = chosen(sys.argv[1:], isolated)
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
-    failed = number = 0
+    path = [str(Path(__file__).parent / "points"), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+    if isolated:
+        ip("link", "set", "lo", "up")
+    outcomes: list[Outcome] = []
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        if isolated:
-            ip("link", "set", "lo", "up")
-        scene = Scene(Path(folder))
-        if isolated:
-            small_disk(scene.network.root / "site_2" / "runs")
-            small_disk(scene.network.coordinator / "runs")
-        acts = min(RUNS, len(faults))
-        for i in range(acts):
-            act = Act(scene, f"faults_{i + 1}", faults[i::acts])
-            outcomes = act.play()
-            for outcome in outcomes:
-                number, failed = number + 1, failed + bool(outcome.wrong)
-                facts = ", ".join(f"{n} {what}" for what, n in outcome.facts.items())
-                said = "FAILED" if outcome.wrong else "ok"
-                print(
-                    f"{number:>2} {outcome.fault.name:<58} {said:<6} {outcome.seconds:6.1f} s  {facts}  {outcome.wrong}"
-                )
-            failed += len(act.faults) - len(outcomes)
-            sys.stdout.flush()
-    print(f"{number} of {len(faults)} faults made in {time.monotonic() - begun:.0f} s, {failed} failed or not made")
+    for act in acts(faults, isolated):
+        for outcome in act.play():
+            outcomes.append(outcome)
+            tell(len(outcomes), outcome)
+    failed = len(faults) - sum(not outcome.wrong for outcome in outcomes)
+    seconds = time.monotonic() - begun
+    print(f"{len(outcomes)} of {len(faults)} faults made in {seconds:.0f} s, {failed} failed or not made")
     return min(failed, 1)
 
 

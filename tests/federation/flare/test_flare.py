@@ -6,8 +6,7 @@ import socket
 import ssl
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -194,7 +193,9 @@ def test_site_and_coordinator_are_killed_and_the_run_goes_on(network: Rehearsal)
     assert_sites_have(network, agreement, weights(network.expected(run, TASK).model, network.key))
 
 
-def test_strangers_and_jobs_with_code_get_nowhere(network: Rehearsal, fuzz: Any, client_context: Any) -> None:
+def test_strangers_and_jobs_with_code_get_nowhere(
+    network: Rehearsal, fuzz: Any, client_context: Any, until: Any
+) -> None:
     """A server that allows everything: its sites refuse code and foreign classes; it refuses whom it did not enrol."""
     run = network.begin("hostile", agree(network, rounds=1))
     daemon = Daemon(network.coordinator / "kit", SERVER, network.coordinator / "server.log")
@@ -229,7 +230,7 @@ def test_strangers_and_jobs_with_code_get_nowhere(network: Rehearsal, fuzz: Any,
             assert fuzz(network, 1000) > 20
             assert set(console.sites()) == set(network.data)
             assert not is_shut_out(network, enrolled)
-            revoke_one(network, console)
+            revoke_one(network, console, until)
     finally:
         console.close()
         daemon.stop()
@@ -237,7 +238,7 @@ def test_strangers_and_jobs_with_code_get_nowhere(network: Rehearsal, fuzz: Any,
         (network.coordinator / "kit" / REVOKED).unlink(missing_ok=True)
 
 
-def revoke_one(network: Rehearsal, console: Console) -> None:
+def revoke_one(network: Rehearsal, console: Console, until: Any) -> None:
     """A site that is shut out stays out, with a certificate that is still valid."""
     revoke(network.coordinator, "site_3")
     assert console.ask("disable", "site_3") is not None
@@ -251,13 +252,6 @@ def revoke_one(network: Rehearsal, console: Console) -> None:
 
 def refusals(network: Rehearsal) -> str:
     return (network.coordinator / "server.log").read_text()
-
-
-def until(true: Callable[[], bool], *, seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 def stranger(network: Rehearsal) -> Path:

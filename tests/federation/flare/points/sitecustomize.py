@@ -1,8 +1,9 @@
-"""Kills a participant's process at a named point of the code, slows it down, or spoils its network; for `faults.py`.
+"""Kills a participant's process at a named point of the code, slows it down, or spoils its disk or network; for `faults.py`.
 
 Python imports this at the start of every process that has the folder on its path. The folder INFL_FAULTS says what to do:
-a file named like a participant has the point at which its process dies, once; ``slow`` has the seconds that a round of training
-takes longer; ``network`` has the seconds by which everything that is sent is late, and the share that is lost and sent again.
+a file named like a participant has the points at which something happens to its process, one a line, each once and in this order;
+``slow`` is there while a round of training takes longer; ``network`` has the seconds by which everything that is sent is late,
+and the share that is lost and sent again.
 """
 
 import importlib.abc
@@ -10,6 +11,7 @@ import importlib.util
 import os
 import random
 import re
+import shutil
 import signal
 import sys
 import time
@@ -17,14 +19,16 @@ from pathlib import Path
 
 POINTS = {
     "infl.federation.station": ("Station.prepare", "Station.finish"),
-    "infl.federation.site": ("Site.handle", "Site._compute", "Site._judge", "Site._train"),
+    "infl.federation.site": ("Site.handle", "Site._compute", "Site._reveal"),
+    "infl.federation.training": ("Trainer.judge", "Trainer.update"),
     "infl.models.classifier": ("Classifier.loss",),
     "infl.federation.resident": ("Resident._say",),
     "infl.federation.replica": ("Replica.catch_up",),
     "infl._files": ("_place",),
     "infl.federation.remote": ("RemoteTransport.offer", "RemoteTransport._put"),
-    "infl.federation.coordinator": ("Coordinator._exchange", "Coordinator._check_answer"),
+    "infl.federation.coordinator": ("Coordinator._exchange", "Coordinator._check_answer", "Coordinator._uncover"),
     "infl.federation.checkpoint": ("Checkpoint.keep_progress",),
+    "infl.privacy.seal.ledger": ("Ledger.record_reveal",),
     "infl.federation.attempt": ("RunFolder.record", "Attempt._delivered"),
     "nvflare.fuel.f3.drivers.socket_conn": ("SocketConnection.send_frame",),
 }
@@ -33,10 +37,10 @@ RESEND = 0.4
 """Seconds after which a lost packet is sent again, twice the way there and back."""
 
 
-def whose() -> str:
-    """Return the participant of this process: the folder that its kit lies in."""
+def kit() -> Path | None:
+    """Return the kit of this process's participant."""
     arguments = Path("/proc/self/cmdline").read_text().split("\0")
-    return next((Path(a).parent.name for a in arguments if a.endswith("/kit")), "")
+    return next((Path(a) for a in arguments if a.endswith("/kit")), None)
 
 
 def about(values: tuple) -> str:
@@ -46,15 +50,50 @@ def about(values: tuple) -> str:
 
 
 def reached(name: str, when: str, values: tuple) -> None:
-    """Die if it is here that this process must."""
-    order = FOLDER / ME
+    """Do what is to be done here, if it is due."""
+    order = FOLDER / KIT.parent.name
     try:
-        point, moment, words = order.read_text().split("|")
+        due, *later = order.read_text().splitlines()
+        point, moment, words, *what = due.split("|")
     except (OSError, ValueError):
         return
     if (point, moment) == (name, when) and re.search(words, about(values)):
-        order.unlink()
-        os.kill(os.getpid(), signal.SIGKILL)
+        if later:
+            order.write_text("\n".join(later))
+        else:
+            order.unlink()
+        DEEDS[what[0] if what else "die"]()
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fill() -> None:
+    """Leave no byte free on the disk that the participant's runs are on."""
+    with (KIT.parent / "runs" / "filler").open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(1 << 12)):
+                pass
+        except OSError:
+            pass
+
+
+def back_up() -> None:
+    for run in (KIT.parent / "runs").iterdir():
+        shutil.copytree(run, FOLDER / "backup" / run.name)
+
+
+def put_back() -> None:
+    """Die, with the participant's runs as they were."""
+    for run in (FOLDER / "backup").iterdir():
+        shutil.rmtree(KIT.parent / "runs" / run.name)
+        shutil.copytree(run, KIT.parent / "runs" / run.name)
+    shutil.rmtree(FOLDER / "backup")
+    die()
+
+
+DEEDS = {"die": die, "fill": fill, "back up": back_up, "put back": put_back}
 
 
 def spoil(connection: object) -> None:
@@ -73,7 +112,7 @@ def wrapped(name: str, function):
     def call(*values, **options):
         if name == "SocketConnection.send_frame":
             spoil(values[0])
-        elif name == "Site._train" and (FOLDER / "slow").exists():
+        elif name == "Trainer.update" and (FOLDER / "slow").exists():
             time.sleep(0.2)
         reached(name, "before", values)
         result = function(*values, **options)
@@ -107,5 +146,5 @@ class Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
-if FOLDER.is_dir() and (ME := whose()):
+if FOLDER.is_dir() and (KIT := kit()):
     sys.meta_path.insert(0, Finder())
