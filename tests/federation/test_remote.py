@@ -404,6 +404,34 @@ def test_a_site_declines_and_keeps_to_itself_why(small_sites: dict[str, AnnData]
         assert house.transport.peers["site_2"].trouble == f"site_2: {DECLINED}"
 
 
+@pytest.mark.parametrize("declines", [False, True], ids=["accepts", "declines"])
+@pytest.mark.parametrize("seal", ["group", "pairwise"])
+def test_a_site_whose_process_begins_late_is_offered_the_run_then(
+    small_sites: dict[str, AnnData], tmp_path: Path, seal: str, declines: bool
+) -> None:
+    """The others have said yes, and the first exchange has begun: it takes part, or says no, and nobody waits for it."""
+
+    def refuse(agreement: Agreement) -> Site:
+        raise DataError("site_4: the data file is gone")
+
+    house = House(small_sites, tmp_path, seal=seal)
+    with house.open():
+        steps = house.coordinator().run()
+        for _ in range(4):
+            next(steps)
+    house.transport = RemoteTransport(house.agreement.sites, house.to_site, QUICK)
+    house.lose = lambda site, way, message: site == "site_4" and not isinstance(message, Alive)
+    with house.open():
+        if declines:
+            house.kill("site_4")
+            house.start("site_4", refuse)
+        coordinator = house.coordinator()
+        house.lose = lambda site, way, message: False
+        list(coordinator.run())
+    assert sorted(house.results) == [*small_sites][: 3 if declines else 4]
+    assert house.transport.peers["site_4"].declined == declines
+
+
 def test_a_plan_changed_midway_is_refused(small_sites: dict[str, AnnData], tmp_path: Path) -> None:
     house = House(small_sites, tmp_path)
     with house.open():

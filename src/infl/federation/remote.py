@@ -142,6 +142,8 @@ class RemoteTransport:
         self._seconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=32))
         self.limit, self._stopped = SMALL, threading.Event()
         self.refused, self.done = 0, set[str]()
+        self._offer: list[memoryview] = []
+        self._accepted = set[str]()
 
     # -- the line --------------------------------------------------------------------------------------------------
     def receive(self, site: str, content: bytes) -> None:
@@ -181,7 +183,7 @@ class RemoteTransport:
         site may be silent.
         """
         answers: dict[str, Consent] = {}
-        content, asked = encode_parts(offer), dict.fromkeys(self.peers, float("-inf"))
+        self._offer, asked = encode_parts(offer), dict.fromkeys(self.peers, float("-inf"))
         begun = self._clock()
         while (now := self._clock()) - begun < self.patience.consent:
             waiting = [s for s in self.peers if s not in answers and not self.peers[s].declined]
@@ -193,10 +195,11 @@ class RemoteTransport:
             for site in waiting:
                 if now - asked[site] >= self.patience.repeat:
                     asked[site] = now
-                    self._put(site, content)
+                    self._put(site, self._offer)
             site, message = self._next()
             if isinstance(message, Consent):
                 answers[site] = message
+                self._accepted.add(site)
             elif isinstance(message, Trouble):
                 self.peers[site].declined = True
         return answers
@@ -224,9 +227,14 @@ class RemoteTransport:
             if all(s in self.lost() for s in due):
                 break
             site, message = self._next()
+            if isinstance(message, Consent):
+                self._accepted.add(site)
             if site not in due or isinstance(message, Consent):
                 continue
-            if isinstance(message, Trouble) and message.seq == due[site].plan.seq:
+            if isinstance(message, Trouble) and self._has_no_run(site):
+                self.peers[site].declined = True
+                del due[site]
+            elif isinstance(message, Trouble) and message.seq == due[site].plan.seq:
                 del due[site]
             elif _answers(message, due[site].plan):
                 wrong = _misfit(message, due.pop(site).plan)
@@ -261,7 +269,13 @@ class RemoteTransport:
             ):  # a plan that several sites get is encoded once, and kept, so the id stays its own
                 encoded[id(d.plan)] = d.plan, encode_parts(d.plan)
             d.sent, d.times = now, d.times + 1
+            if self._has_no_run(site):
+                self._put(site, self._offer)
             self._put(site, encoded[id(d.plan)][1])
+
+    def _has_no_run(self, site: str) -> bool:
+        """Whether a site, whose process began when enough others had said yes, has not accepted the run yet."""
+        return bool(self._offer) and site not in self._accepted
 
     def _put(self, site: str, content: list[memoryview]) -> None:
         self.peers[site].bytes_out += sum(map(len, content))
