@@ -196,7 +196,7 @@ FAULTS = [
         ("middle", "an answer is there", "Coordinator._check_answer|before|"),
         ("middle", "a sum is made, not recorded", "RunFolder.record|before|"),
         ("middle", "a sum is recorded, not kept", "Checkpoint.keep_progress|before|"),
-        ("middle", "its checkpoint is half-written", r"_place|before|coordinator\.safetensors"),
+        ("middle", "its checkpoint is half-written", r"_place|before|coordinator\.json"),
         ("middle", "a sum is kept, nobody told", "Checkpoint.keep_progress|after|"),
         ("judge", "the last judgement", "Coordinator._exchange|before|judge"),
         ("end", "the last delivery", "Attempt._delivered|before|"),
