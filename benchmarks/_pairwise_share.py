@@ -21,7 +21,7 @@ from infl.keys import Keyring
 from infl.models import Classifier
 from infl.privacy.seal import GroupSeal, PairwiseSite
 
-AT_SITES, AT_COORDINATOR = ("cover", "reveal", "meet"), ("uncover",)
+AT_SITES, AT_COORDINATOR = ("cover", "reveal", "meet"), "uncover"
 FEW, MANY = 1, 3
 """Rounds of the two fits."""
 
@@ -32,7 +32,7 @@ def main(n_sites: int, n_obs: int) -> None:
     task = Classifier(target="y", width=WIDTH, batch_size=128, validation=0.0, calibrate=False)
     for name in AT_SITES:
         timed(PairwiseSite, name, name)
-    timed(infl.federation.coordinator, "uncover", "uncover")
+    timed(infl.federation.coordinator, AT_COORDINATOR, AT_COORDINATOR)
     for name in ("seal", "unseal"):
         timed(GroupSeal, name, name)
     taken, weights = [], 0
