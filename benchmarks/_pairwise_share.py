@@ -13,6 +13,7 @@ import time
 import torch
 
 import infl.federation.coordinator
+import infl.privacy.seal.reveal
 from _fits_on_demand import WIDTH, drawn_sites
 from _round_share import SPENT, timed
 from infl.federation.agreement import Agreement
@@ -33,6 +34,7 @@ def main(n_sites: int, n_obs: int) -> None:
     for name in AT_SITES:
         timed(PairwiseSite, name, name)
     timed(infl.federation.coordinator, AT_COORDINATOR, AT_COORDINATOR)
+    timed(infl.privacy.seal.reveal, "combine", "of it secret sharing")
     for name in ("seal", "unseal"):
         timed(GroupSeal, name, name)
     taken, weights = [], 0
