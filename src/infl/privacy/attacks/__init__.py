@@ -34,6 +34,7 @@ ATTACKS: dict[str, str] = {
     "rmia": "infl.privacy.attacks.rmia:Rmia",
     "sum_membership": "infl.privacy.attacks.sum_membership:SumMembership",
     "audited_epsilon": "infl.privacy.attacks.audited_epsilon:AuditedEpsilon",
+    "missing_site": "infl.privacy.attacks.missing_site:MissingSite",
     "site_balance": "infl.privacy.attacks.site_balance:SiteBalance",
     "collusion": "infl.privacy.attacks.collusion:Collusion",
     "code_in_offer": "infl.privacy.attacks.coordinator.offers:CodeInOffer",

@@ -92,13 +92,13 @@ class Recorded:
             ):  # whoever reads sums knows what they widen
                 if total.kind == "train" and total.seq > seen:
                     sums, low = (
-                        split_sums(dequantise(_signed(total.words), packing)[1], packing),
-                        _signed(total.words)[0],
+                        split_sums(dequantise(signed(total.words), packing)[1], packing),
+                        signed(total.words)[0],
                     )
                     scales, seen = rescaled(scales, sums[WIDER], low, packing) if WIDER in sums else {}, total.seq
                     packing = first.coarser(scales)
             if plan.kind == "train":
-                updates.append(Update(answer.site, plan.round, dequantise(_signed(answer.words), packing)[0]))
+                updates.append(Update(answer.site, plan.round, dequantise(signed(answer.words), packing)[0]))
         return updates
 
     @property
@@ -114,7 +114,7 @@ class Recorded:
         return {name: view.numpy() for name, view in views.items()}
 
 
-def _signed(words: Words) -> tuple[np.ndarray, np.ndarray]:
+def signed(words: Words) -> tuple[np.ndarray, np.ndarray]:
     """Return both lanes of a message as numbers, without the tag."""
     high = np.concatenate([words.high[:-TAG_WORDS], words.of_all[:-TAG_WORDS]])
     return words.low.view(np.int32), high.view(np.int64)
@@ -194,10 +194,17 @@ class Evidence:
         """What the run was agreed with."""
         return RunSettings.of(self.run.settings)
 
-    def repeat(self, sites: Mapping[str, Data] | None = None, **changes: Any) -> Recorded:
+    def repeat(
+        self,
+        sites: Mapping[str, Data] | None = None,
+        *,
+        line: Callable[[Transport], Transport] = lambda inner: inner,
+        **changes: Any,
+    ) -> Recorded:
         """Fit the run again with an eavesdropper on the line; `changes` to the agreement (``lock="none"``, ``rounds=2``).
 
-        Without changes to the protections the run's own key is used, so this is the user's run once more.
+        Without changes to the protections the run's own key is used, so this is the user's run once more. `line` may put
+        something between coordinator and sites that loses messages.
         """
         from infl.federation.local import run_in_process
         from infl.keys import Keyring
@@ -216,7 +223,7 @@ class Evidence:
         ears: list[Eavesdropper] = []
 
         def listen(transport: Transport) -> Transport:
-            ears.append(Eavesdropper(transport))
+            ears.append(Eavesdropper(line(transport)))
             return ears[0]
 
         outcome = run_in_process(agreement, task, sites, key, wrap=listen)

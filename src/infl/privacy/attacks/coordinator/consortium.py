@@ -237,13 +237,17 @@ class Consortium:
         chain = self.progress.chain and linked(replica.chain, replica.context(total), total)
         self.progress = replace(self.progress, totals=(*self.progress.totals[:-1], total), chain=chain)
 
-    def sum_of(self, total: Total, names: tuple[str, ...]) -> Total:
-        """Return what a coordinator can say that the sum of an exchange was: that of some of the answers."""
+    def sum_of(self, total: Total, names: tuple[str, ...], *, of_all: bool = False) -> Total:
+        """Return what a coordinator can say that the sum of an exchange was: that of some of the answers.
+
+        With `of_all` it keeps what is to be opened of all hospitals only.
+        """
         words = None
         for name in names:
             words = add(words, self.heard[total.seq, name])
         assert words is not None
-        return replace(total, responders=names, words=words if names == total.cohort else words.of_some())
+        whole = of_all or names == total.cohort
+        return replace(total, responders=names, words=words if whole else words.of_some())
 
 
 def seen(reply: Any) -> tuple[str, int]:

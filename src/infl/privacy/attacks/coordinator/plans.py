@@ -127,12 +127,26 @@ class Differencing(_LiesInPlans):
         "a cohort of one": lambda p: replace(p, cohort=p.cohort[:1]),
     }
 
+    @staticmethod
+    def _metrics_of_some(hospitals: Consortium, plan: Plan) -> Iterator[tuple[str, bool]]:
+        """Have losses and metrics opened of all hospitals but one, beside their update; the next round would tell that one's."""
+        *_, last = hospitals.names
+        some, total = hospitals.names[1:], plan.previous[-1]
+        if len(some) < hospitals.agreement.min_sites:
+            return
+        kept = hospitals.sum_of(total, some, of_all=True)
+        yield (
+            "the metrics of all but one",
+            hospitals[last].does(replace(plan, previous=(*plan.previous[:-1], kept))),
+        )
+
     def more(self, hospitals: Consortium) -> Iterator[tuple[str, bool]]:
         """Have a sum of too few opened; with the pairwise seal, have masks taken off twice, over other sites or attempts."""
         *_, last = hospitals.names
         plan = hospitals.plans[last]
         few = hospitals.sum_of(plan.previous[-1], hospitals.names[: hospitals.agreement.min_sites - 1])
         yield "a sum of too few", hospitals[last].does(replace(plan, previous=(*plan.previous[:-1], few)))
+        yield from self._metrics_of_some(hospitals, plan)
         if hospitals.agreement.seal != "pairwise":
             return
         name, plan = hospitals.names[0], hospitals.until(REVEAL + "train", 2)[hospitals.names[0]]
