@@ -52,6 +52,8 @@ INSIDE = """## What is inside the sealed words
 | `close` | nothing: that it opens shows that all had the same sums | – |
 | every exchange | integrity tag, linear in all words, keyed | – |
 
+Beside the update and its marks (`left_out`, `wider`) everything is opened only where all sites of the cohort are in the sum.
+
 Messages tell no scale. The first scales follow from the specification (learning rate, local epochs), later ones from sums that
 the sites opened. Sums are three limbs of 64 bits wide, up to 2¹¹⁹. An update outside its range, and whatever is not finite,
 travels as zeros with a mark *inside* the sealed sum: all sites then widen the scale of that array for the rounds after.
