@@ -241,8 +241,8 @@ def _replica_state(replica: Replica) -> tuple[dict[str, np.ndarray], dict[str, A
         arrays["best"] = replica.best_theta.numpy()
     arrays |= {f"rule.{name}": value.numpy() for name, value in replica.rule_state.items()}
     arrays |= {f"private.{name}": np.asarray(value, order="C") for name, value in replica.private.items()}
-    names = ("seq", "chain", "made", "best_made", "n_total", "best_round", "stopped", "rows", "wider", "absent")
-    names += ("counted", "begun_with", "lacks")
+    known = ("seq", "chain", "made", "best_made", "n_total", "best_round", "stopped", "rows", "wider", "absent")
+    names = (*known, "counted", "begun_with", "lacks")
     return arrays, {name: getattr(replica, name) for name in names}
 
 

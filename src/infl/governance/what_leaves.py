@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from infl.pp._hvg import clipped_sum, dispersions_of_batches, marks_of_batches
 from infl.pp._median import median_sums
 from infl.pp._moments import moment_sums
 from infl.pp._normalize import highly_expressed
-from infl.pp._pca import direction_sums, product_sums
+from infl.pp._pca import direction_sums, frame_from, product_sums
 from infl.pp._qc import feature_sum
 from infl.sums import FederatedSum
 
@@ -130,6 +131,7 @@ def _of_tasks() -> list[str]:
 
 def _of_preprocessing() -> list[str]:
     """Return the table of all sums of preprocessing."""
+    frame_of = partial(frame_from, columns=np.arange(1), n_obs=1, zero_center=True)
     lists = {
         "`moments`, `scale`": moment_sums(1),
         "`normalize_total`": [
@@ -144,7 +146,7 @@ def _of_preprocessing() -> list[str]:
             marks_of_batches(1),
             *median_sums(1, np.dtype(np.float32), name="ranks", of_records=False),
         ],
-        "`pca`": [*moment_sums(1), *product_sums(1, dict), *direction_sums(1, 1, 0, dict)],
+        "`pca`": [*moment_sums(1), *product_sums(1, frame_of), *direction_sums(1, 1, 0, frame_of)],
     }
     rows = ["| function | sum | what it tells | arrays | one record |", "| --- | --- | --- | --- | --- |"]
     return rows + [f"| {function} | {_row(one)} |" for function, sums in lists.items() for one in sums]

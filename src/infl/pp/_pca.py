@@ -162,7 +162,7 @@ def pca(
     n_comps = _n_comps(n_comps, len(columns), n_obs)
     warn_of_units(kinds(at))
     exact = len(columns) <= LARGEST_EXACT if svd_solver in (None, "auto", "arpack") else svd_solver != "randomized"
-    frame_of = partial(_frame, columns=columns, n_obs=n_obs, zero_center=zero_center)
+    frame_of = partial(frame_from, columns=columns, n_obs=n_obs, zero_center=zero_center)
     if exact:
         sums = product_sums(len(columns), frame_of)
     else:
@@ -242,7 +242,7 @@ def _n_comps(n_comps: int | None, n_columns: int, n_obs: int) -> int:
     return int(n_comps)
 
 
-def _frame(state: State, *, columns: np.ndarray, n_obs: int, zero_center: bool) -> _Frame:
+def frame_from(state: State, *, columns: np.ndarray, n_obs: int, zero_center: bool) -> _Frame:
     """Return what follows from the moments."""
     found = moments_of(state)
     mean, squares = found.mean[columns], found.var[columns] * np.maximum(found.n[columns] - 1, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -120,7 +120,7 @@ class GradientInversion(Attack):
         sizes = {s: min(batch, a.n_obs) for s, a in evidence.sites.items()}
         sites = {s: a[np.sort(rng.choice(a.n_obs, sizes[s], replace=False))] for s, a in evidence.sites.items()}
         changes = {} if protected else UNPROTECTED
-        common = {"rounds": 1, "local_epochs": 1, "patience": 0, "participation": 1.0}
+        common: dict[str, Any] = {"rounds": 1, "local_epochs": 1, "patience": 0, "participation": 1.0}
         recorded = evidence.repeat(sites=sites, task=task, **common, **changes)
         largest = max(sizes.values())
         update = next(update for update in recorded.updates() if sizes[update.site] == largest)

@@ -139,7 +139,7 @@ def nearness(estimate: np.ndarray, true: np.ndarray) -> float:
     >>> nearness(np.array([3.0, 4.0]), np.array([3.0, 4.0])), nearness(np.zeros(2), np.array([3.0, 4.0]))
     (1.0, 0.0)
     """
-    return max(0.0, 1.0 - float(np.linalg.norm(estimate - true) / max(np.linalg.norm(true), 1e-30)))
+    return max(0.0, 1.0 - float(np.linalg.norm(estimate - true) / max(float(np.linalg.norm(true)), 1e-30)))
 
 
 def updates_told(recorded: Recorded) -> Iterator[Told]:

@@ -137,7 +137,7 @@ class PatchInversion(Attack):
         task = replace(own, **PLAIN, **({} if own.backbone else LAYOUT))
         spots = {s: self._whole(own, a) for s, a in evidence.sites.items()}
         chosen = {s: a[[int(rng.choice(spots[s]))]] for s, a in evidence.sites.items()}
-        common = {"rounds": 1, "local_epochs": 1, "patience": 0, "participation": 1.0}
+        common: dict[str, Any] = {"rounds": 1, "local_epochs": 1, "patience": 0, "participation": 1.0}
         recorded = evidence.repeat(sites=chosen, task=task, **common, **({} if protected else UNPROTECTED))
         update = recorded.updates()[0]
         replica, data = recorded.outcome.replica, recorded.outcome.sites[update.site].data
