@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from infl.federation.packings import split_sums
 from infl.privacy.attacks.contract import Attack, Attacker, Finding
 from infl.privacy.attacks.evidence import OPEN, UNPROTECTED, Evidence, Recorded, signed
 from infl.privacy.attacks.statistics import correlation, interval
 from infl.privacy.seal import dequantise
 from infl.privacy.seal.reveal import threshold
+from infl.sums.lanes import split_sums
 
 if TYPE_CHECKING:
     from infl.federation.coordinator import Transport
