@@ -59,7 +59,7 @@ coverage: $(STAMP)  ## run all tests and say which branches none of them takes
 	$(BIN)/coverage run -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(if $(ALONE),$(BIN)/coverage run -m pytest -m alone $(ALONE))
 	$(BIN)/coverage combine --quiet
-	for part in privacy/* keys/* nn/lock.py nn/field.py federation/*; do \
+	for part in privacy/* keys/* nn/lock.py nn/field.py federation/* deploy/*; do \
 		$(BIN)/coverage report --include="src/infl/$$part" --fail-under=97 || exit 1; done
 	$(BIN)/coverage report
 
@@ -79,7 +79,7 @@ bench: $(STAMP) $(PEERS)  ## run every benchmark and write benchmarks/results/*.
 	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
 
 faults: $(STAMP)  ## kill, cut and fill what a run between machines needs, and see that it goes on (half an hour; as root for all)
-	$(BIN)/python tests/federation/flare/faults.py
+	$(BIN)/python tests/deploy/flare/faults.py
 
 fuzz: $(STAMP)  ## give every parser a million broken files and messages (some minutes), then let enemies play (ten more; STEPS=1000000: a night)
 	$(BIN)/python tests/test_fuzz.py

@@ -15,11 +15,11 @@ from dataclasses import replace
 import numpy as np
 
 from _memory import status
+from infl.deploy.remote import Patience, RemoteTransport
 from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
 from infl.federation.coordinator import Coordinator, Exchange
 from infl.federation.messages import END, Answer, Done
-from infl.federation.remote import Patience, RemoteTransport
 from infl.federation.wire import encode
 from infl.keys import Keyring
 from infl.models import Classifier

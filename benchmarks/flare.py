@@ -25,15 +25,15 @@ from anndata import AnnData
 
 import _bare_flare
 from _table import Table
+from infl.deploy.attempt import RunFolder
+from infl.deploy.flare.engine import SERVER, Console, Daemon
+from infl.deploy.flare.job import write_job
+from infl.deploy.flare.rehearsal import Rehearsal
+from infl.deploy.remote import Patience
 from infl.federation.agreement import Agreement
-from infl.federation.attempt import RunFolder
 from infl.federation.coordinator import Transport
-from infl.federation.flare.engine import SERVER, Console, Daemon
-from infl.federation.flare.job import write_job
-from infl.federation.flare.rehearsal import Rehearsal
 from infl.federation.local import run_in_process
 from infl.federation.messages import Plan, Reply
-from infl.federation.remote import Patience
 from infl.federation.replica import build_bench
 from infl.keys import Keyring
 from infl.models import Classifier

@@ -12,11 +12,11 @@ import torch
 
 import infl
 from _table import Table, ratios
+from infl.attacks.keys import one_bit_off
 from infl.federation.seeds import generator
 from infl.keys import Keyring
 from infl.models import Classifier
 from infl.models.labelled import stratified_split
-from infl.privacy.attacks.keys import one_bit_off
 from infl.tl._calibrate import _Probe
 from infl.tl._predict import infer
 from panels import PANELS, panel_sites, use_data_folder
@@ -127,7 +127,7 @@ def federated_against_pooled(table: Table) -> None:
 
 def thieves(table: Table) -> None:
     """Fine-tuning stolen weights against training from scratch."""
-    from infl.privacy.attacks.thief_fine_tuning import head_start
+    from infl.attacks.thief_fine_tuning import head_start
 
     for name in PANELS[:2]:
         for n, row in head_start(*panel_sites(name), samples=(8, 16, 32), seeds=20).items():

@@ -16,16 +16,16 @@ import torch
 
 import infl
 from _table import Table
+from infl.attacks import Evidence
+from infl.attacks._kit.model_file import ModelFile
+from infl.attacks._kit.statistics import rank_correlation
+from infl.attacks.keys import averaged, rescaled
 from infl.federation.agreement import Agreement
 from infl.federation.local import run_in_process
 from infl.keys import Keyring
 from infl.models import Classifier
 from infl.models.locked import Header, LockedModel, _bytes, _digest, _vault, lock_model
 from infl.nn.lock import Field, widening
-from infl.privacy.attacks import Evidence
-from infl.privacy.attacks.keys import averaged, rescaled
-from infl.privacy.attacks.model_file import ModelFile
-from infl.privacy.attacks.statistics import rank_correlation
 
 STRENGTHS = (0.3, 0.5, 0.75, 1.0)
 RELOCKS = (1, 16, 64, 256)

@@ -15,10 +15,10 @@ import numpy as np
 
 import infl
 from _table import Table
+from infl.attacks import Evidence
+from infl.attacks._kit.evidence import OPEN
+from infl.attacks.missing_site import GENTLE, updates_told
 from infl.privacy import DP
-from infl.privacy.attacks import Evidence
-from infl.privacy.attacks.evidence import OPEN
-from infl.privacy.attacks.missing_site import GENTLE, updates_told
 from panels import panel_sites
 
 ROUNDS = 6

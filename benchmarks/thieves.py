@@ -16,16 +16,16 @@ import torch
 import infl
 from _table import Table
 from infl._threads import one_thread
-from infl.nn.lock import Field
-from infl.privacy.attacks import Evidence, Finding, Status, load_attack, sum_membership
-from infl.privacy.attacks.one_run_bound import (
+from infl.attacks import Evidence, Finding, Status, load_attack, sum_membership
+from infl.attacks._kit.one_run_bound import (
     correct_guesses,
     gaussian_lower_bound,
     guesses_for,
     likelihood_ratio,
     lower_bound,
 )
-from infl.privacy.attacks.public_model_thief import expected_weights
+from infl.attacks.public_model_thief import expected_weights
+from infl.nn.lock import Field
 from infl.privacy.dp import epsilon_of, noise_for
 from panels import panel_sites
 

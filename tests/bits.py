@@ -292,8 +292,8 @@ def messages(record: Record) -> None:
     import infl
     from infl.federation.agreement import Agreement
     from infl.federation.local import run_in_process
+    from infl.federation.wire import encode
 
-    encode = _first("infl.deploy.wire", "infl.federation.wire").encode
     sites, key = infl.datasets.khan_sites(), infl.keys.Keyring.create()
     task = infl.models.Classifier(**{k: v for k, v in SMALL.items() if k != "rounds"})
     agreement = Agreement.new(task, task.agree(sites), sites, key, rounds=2)

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 import infl
+from infl.attacks import known_attacks, load_attack
+from infl.attacks.ratio import Ratio
 from infl.errors import SettingsError
 from infl.federation.rules import fedprox, known_rules, rule
 from infl.models.registry import known_tasks, task_class
-from infl.privacy.attacks import known_attacks, load_attack
-from infl.privacy.attacks.ratio import Ratio
 
 
 @pytest.fixture

@@ -29,11 +29,11 @@ import pytest
 import torch
 
 import infl
+from infl.deploy.policy import Policy
+from infl.deploy.runfile import RunFile
 from infl.errors import FileError, InflError
 from infl.federation import wire
 from infl.federation.messages import Alive, Answer, Offer, Plan, Stopped, Total
-from infl.federation.policy import Policy
-from infl.federation.runfile import RunFile
 from infl.keys import Identity, Keyring
 from infl.keys.payload import pack, unpack
 from infl.models.locked import Header, _digest, load_model, lock_model

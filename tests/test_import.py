@@ -31,6 +31,6 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_certificates_and_the_administrators_session_load_nothing_heavy() -> None:
-    modules = loaded("import infl.federation.flare.console, infl.federation.flare.kits, infl.federation.flare.commands")
-    assert "infl.federation.flare.enrolment" in modules
+    modules = loaded("import infl.deploy.flare.console, infl.deploy.flare.kits, infl.deploy.flare.commands")
+    assert "infl.deploy.flare.enrolment" in modules
     assert not modules & {*HEAVY, "numpy"}

@@ -17,8 +17,6 @@ MARK = "<!-- import graph -->"
 WIDTH, ROW, BOX, HEIGHT = 760, 62, 118, 30
 QUIET = ("_", "errors", "__main__")
 """Rooms that many others use and that carry no meaning of their own are left out of the picture."""
-APART = ("privacy.attacks", "governance")
-"""A room of its own in the picture, in the row of another: attacks repeat runs, so they are above the engine."""
 
 
 def layers() -> list[list[str]]:
@@ -26,8 +24,7 @@ def layers() -> list[list[str]]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     contract = project["tool"]["importlinter"]["contracts"][0]
     rows = [[name.strip() for name in layer.split("|")] for layer in contract["layers"]]
-    rows = [kept for row in rows if (kept := [name for name in row if not name.startswith(QUIET)])]
-    return [[*row, APART[0]] if APART[1] in row else row for row in rows]
+    return [kept for row in rows if (kept := [name for name in row if not name.startswith(QUIET)])]
 
 
 def _room(module: str) -> str:
@@ -35,16 +32,15 @@ def _room(module: str) -> str:
 
     Examples
     --------
-    >>> _room("infl.privacy.attacks.ratio"), _room("infl.privacy.dp"), _room("infl")
-    ('privacy.attacks', 'privacy', '')
+    >>> _room("infl.attacks.ratio"), _room("infl")
+    ('attacks', '')
     """
-    inner = module.partition(".")[2]
-    return APART[0] if f"{inner}.".startswith(f"{APART[0]}.") else inner.partition(".")[0]
+    return module.partition(".")[2].partition(".")[0]
 
 
 def imports() -> Counter[tuple[str, str]]:
-    """Return how many imports lead from one package of infl to another, those for type checkers left out."""
-    graph = grimp.build_graph("infl", exclude_type_checking_imports=True, cache_dir=None)
+    """Return how many imports lead from one package of infl to another, those for type checkers too."""
+    graph = grimp.build_graph("infl", cache_dir=None)
     found: Counter[tuple[str, str]] = Counter()
     for module in graph.modules:
         for imported in graph.find_modules_directly_imported_by(module):

@@ -7,7 +7,8 @@ __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submodules=[
-        *("datasets", "engines", "errors", "governance", "keys", "models", "nn", "pl", "pp", "privacy", "sums", "tl"),
+        *("attacks", "datasets", "engines", "errors", "governance", "keys", "models"),
+        *("nn", "pl", "pp", "privacy", "sums", "tl"),
     ],
     submod_attrs={"_settings": ["settings"], "federation.settings": ["Protection"], "models": ["load_model"]},
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from infl.federation.flare.notebook import FlareEngine
+    from infl.deploy.flare.notebook import FlareEngine
 
 __all__ = ["flare"]
 
@@ -43,6 +43,6 @@ def flare(
     Traceback (most recent call last):
     infl.errors.FileError: nowhere is no admin kit: it is the folder 'admin' that `infl coordinator init` makes
     """
-    from infl.federation.flare.notebook import FlareEngine
+    from infl.deploy.flare.notebook import FlareEngine
 
     return FlareEngine(Path(kit), Path(site), None if panel is None else Path(panel), give_up)

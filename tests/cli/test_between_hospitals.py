@@ -22,10 +22,10 @@ from typer.testing import CliRunner
 
 import infl
 from infl.cli.app import app
+from infl.deploy.flare.rehearsal import free_port
+from infl.deploy.folders import alone
+from infl.deploy.station import SiteSettings, Station
 from infl.errors import MAX_LENGTH, FederationError, FileError, InflError, SettingsError
-from infl.federation.flare.rehearsal import free_port
-from infl.federation.folders import alone
-from infl.federation.station import SiteSettings, Station
 from infl.keys import Keyring
 
 SITES = ("hospital_a", "hospital_b", "hospital_c")

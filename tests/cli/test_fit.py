@@ -18,8 +18,8 @@ import infl
 from infl.cli.app import app
 from infl.cli.options import METHODS
 from infl.cli.tables import print_table
+from infl.deploy.station import stamp
 from infl.errors import DataError, FileError, InflError, KeyringError, SettingsError
-from infl.federation.station import stamp
 from infl.keys import Identity, Keyring
 from infl.tl._compare import METHODS as KNOWN
 from infl.tl._compare import OPTIONAL

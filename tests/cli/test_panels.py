@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from infl.cli.app import app
 from infl.cli.options import MODELS
+from infl.deploy.runfile import RunFile, join_panels, read_panel
 from infl.errors import DataError, SettingsError
-from infl.federation.runfile import RunFile, join_panels, read_panel
 from infl.models.registry import TASKS, make_task
 
 N = 64

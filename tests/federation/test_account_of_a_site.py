@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from anndata import AnnData
 
+from infl.deploy.station import SiteSettings, Station
 from infl.errors import FederationError, SealError
 from infl.federation.agreement import Agreement
 from infl.federation.coordinator import Coordinator
 from infl.federation.local import LocalTransport
 from infl.federation.replica import Replica
 from infl.federation.site import Site
-from infl.federation.station import SiteSettings, Station
 from infl.keys import Identity, Keyring
 from infl.models import Classifier
 from infl.privacy import DP

@@ -11,6 +11,7 @@ import pytest
 from anndata import AnnData
 
 from infl import __version__
+from infl.deploy.resident import Resident
 from infl.errors import FederationError, KeyringError, SealError, SettingsError
 from infl.federation.agreement import MAX_PAIRWISE, Agreement
 from infl.federation.checkpoint import Checkpoint
@@ -19,7 +20,6 @@ from infl.federation.local import run_in_process
 from infl.federation.membership import Membership
 from infl.federation.messages import KEYS, REVEAL, Answer, Key, Offer, Plan, Reveal
 from infl.federation.replica import Replica
-from infl.federation.resident import Resident
 from infl.federation.site import Site
 from infl.federation.wire import decode, encode
 from infl.keys import Identity, Keyring

@@ -7,9 +7,9 @@ import pytest
 from anndata import AnnData
 
 import infl
+from infl.deploy.runfile import RunFile
 from infl.errors import SettingsError
 from infl.federation.agreement import Agreement
-from infl.federation.runfile import RunFile
 from infl.federation.settings import Protection, RunSettings
 from infl.keys import Keyring
 from infl.privacy.dp import DP

@@ -13,13 +13,13 @@ from sklearn.metrics import adjusted_rand_score
 
 import infl
 from infl._mudata import without_pull
+from infl.data.units import units_of
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.keys import Keyring
 from infl.models import load_model
 from infl.models.modalities import KINDS, kind_of
 from infl.models.mosaic import Mosaic
 from infl.models.pooling import pool
-from infl.pp._units import units_of
 from infl.sums.alignment import BEGINNINGS, FEWEST, Alignment, transport
 from infl.tl._predict import infer
 

@@ -190,8 +190,8 @@ def test_large_weights_get_a_wider_term(sites: dict[str, AnnData], tmp_path: Pat
 
 @pytest.mark.parametrize(("size", "least"), [(1.0, 0.5), (30.0, 0.5)])
 def test_stored_sizes_of_a_vector_do_not_rank_the_effective_ones(size: float, least: float) -> None:
+    from infl.attacks._kit.statistics import rank_correlation
     from infl.nn.lock import Field, widening
-    from infl.privacy.attacks.statistics import rank_correlation
 
     vector = size * torch.randn(2000, generator=torch.Generator().manual_seed(0))
 

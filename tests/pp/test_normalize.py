@@ -6,10 +6,10 @@ import scanpy as sc
 from hypothesis import given
 from hypothesis import strategies as st
 
+from infl.data.units import units_of
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.pp import log1p, normalize_total
 from infl.pp._median import federated_median
-from infl.pp._units import units_of
 
 numbers = st.floats(allow_nan=False, allow_infinity=False, width=32)
 

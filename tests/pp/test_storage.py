@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 import infl
-from infl.pp._units import units_of
+from infl.data.units import units_of
 
 
 def repeated(x: np.ndarray) -> sparse.csr_matrix:

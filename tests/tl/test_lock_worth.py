@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import infl
+from infl.attacks.keys import one_bit_off
 from infl.errors import SettingsError
 from infl.keys import Keyring
 from infl.models.pooling import pool
-from infl.privacy.attacks.keys import one_bit_off
 from infl.tl._predict import infer
 
 FIT = {"progress": False}
@@ -87,7 +87,7 @@ def test_curve_falls_without_the_key_and_stays_with_it(khan_sites: dict) -> None
 
 @pytest.mark.slow
 def test_thief_has_no_head_start_and_would_have_one_without_the_lock(khan_sites: dict) -> None:
-    from infl.privacy.attacks.thief_fine_tuning import head_start
+    from infl.attacks.thief_fine_tuning import head_start
 
     row = head_start(khan_sites, "tumour_class", samples=(8,), seeds=8)[8]
     assert np.mean(row["unlocked"]) > np.mean(row["scratch"]) + 0.15

@@ -157,7 +157,7 @@ def test_a_site_with_one_class_keeps_the_global_model(sites: dict[str, AnnData])
 
 def test_such_sites_can_be_audited(sites: dict[str, AnnData], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"N_REPEATS": 1, "STEPS": 5, "RESTARTS": 1}.items():
-        monkeypatch.setattr(f"infl.privacy.attacks.gradient_inversion.{name}", value)
+        monkeypatch.setattr(f"infl.attacks.gradient_inversion.{name}", value)
     with pytest.warns(InflWarning, match=SAID):
         run = infl.tl.fit_federated(sites, width=8, **FAST)
     table = infl.tl.audit(run, sites, attacks=["gradient_inversion", "analytic_leak", "wrong_key"], progress=False)

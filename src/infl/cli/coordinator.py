@@ -14,8 +14,8 @@ import typer
 from infl.errors import FederationError, FileError, InflError
 
 if TYPE_CHECKING:
-    from infl.federation.attempt import Status
-    from infl.federation.flare.engine import Daemon
+    from infl.deploy.attempt import Status
+    from infl.deploy.flare.engine import Daemon
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 Home = Annotated[Path, typer.Option("--home", envvar="INFL_COORDINATOR", help="The coordinator's folder.")]
@@ -31,7 +31,7 @@ def init(
 
     Example: `infl coordinator init consortium.toml`
     """
-    from infl.federation.flare.kits import init_coordinator, read_consortium
+    from infl.deploy.flare.kits import init_coordinator, read_consortium
 
     fingerprint = init_coordinator(home, read_consortium(consortium))
     typer.echo(f"{home}: keep it, and a copy of {home / 'ca'} in a safe place; whoever has that can enrol sites.")
@@ -49,8 +49,8 @@ def approve(
 
     Example: `infl coordinator approve hospital_b.request.zip`
     """
-    from infl.federation.flare.kits import approve as sign
-    from infl.federation.flare.kits import asked
+    from infl.deploy.flare.kits import approve as sign
+    from infl.deploy.flare.kits import asked
 
     inside = asked(home, request, renew=renew)
     typer.echo(
@@ -78,9 +78,9 @@ def start(
     if run is None:
         serve(home)
         return
-    from infl.federation.attempt import RunFolder
-    from infl.federation.runfile import RunFile
-    from infl.federation.station import specification_digest
+    from infl.deploy.attempt import RunFolder
+    from infl.deploy.runfile import RunFile
+    from infl.deploy.station import specification_digest
 
     file = RunFile.read(run)
     folder, wanted = RunFolder(home / "runs" / file.name), file.agreement()
@@ -98,9 +98,9 @@ def revoke(name: Annotated[str, typer.Argument(help="The site's name.")], home: 
 
     Example: `infl coordinator revoke hospital_b`
     """
-    from infl.federation.attempt import AGAIN, RunFolder
-    from infl.federation.flare.console import Console
-    from infl.federation.flare.kits import revoke as shut_out
+    from infl.deploy.attempt import AGAIN, RunFolder
+    from infl.deploy.flare.console import Console
+    from infl.deploy.flare.kits import revoke as shut_out
 
     shut_out(home, name)
     console = Console(home / "admin")
@@ -118,9 +118,9 @@ def renew(home: Home = HOME) -> None:
 
     Example: `infl coordinator renew`
     """
-    from infl.federation.flare.checks import days
-    from infl.federation.flare.kits import consortium_of, renew_coordinator
-    from infl.federation.folders import alone
+    from infl.deploy.flare.checks import days
+    from infl.deploy.flare.kits import consortium_of, renew_coordinator
+    from infl.deploy.folders import alone
 
     consortium_of(home)
     with alone(home, wait=0):
@@ -136,7 +136,7 @@ def check(
 
     Example: `infl coordinator check run.toml`
     """
-    from infl.federation.flare.checks import check_coordinator
+    from infl.deploy.flare.checks import check_coordinator
 
     report(check_coordinator(home, run))
 
@@ -144,8 +144,8 @@ def check(
 # -- for this file and the other commands --------------------------------------------------------------------------
 def supervise(home: Path, name: str, *, give_up: float = 0, port: int = 0) -> None:
     """Bring a run to its end, from a terminal."""
-    from infl.federation.flare.engine import Supervisor
-    from infl.federation.flare.metrics import metrics
+    from infl.deploy.flare.engine import Supervisor
+    from infl.deploy.flare.metrics import metrics
 
     supervisor = Supervisor(home, name, say=lambda line: typer.echo(f"{name}: {line}"))
 
@@ -167,9 +167,9 @@ def supervise(home: Path, name: str, *, give_up: float = 0, port: int = 0) -> No
 
 def serve(home: Path) -> None:
     """Keep the server up until Ctrl-C."""
-    from infl.federation.flare.checks import check_port
-    from infl.federation.flare.engine import SERVER, Daemon
-    from infl.federation.flare.kits import consortium_of
+    from infl.deploy.flare.checks import check_port
+    from infl.deploy.flare.engine import SERVER, Daemon
+    from infl.deploy.flare.kits import consortium_of
 
     daemon = Daemon(home / "kit", SERVER, home / "server.log")
     daemon.clear()

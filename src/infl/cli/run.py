@@ -15,8 +15,8 @@ from infl.cli.options import MODELS, Options, task_options
 from infl.errors import FileError, SettingsError
 
 if TYPE_CHECKING:
-    from infl.federation.attempt import RunFolder
-    from infl.federation.station import Station
+    from infl.deploy.attempt import RunFolder
+    from infl.deploy.station import Station
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 Name = Annotated[str, typer.Argument(help="Name of the run, as in run.toml.")]
@@ -32,7 +32,7 @@ def template(
     Example: `infl run template classifier`
     """
     from infl._files import write_atomic
-    from infl.federation.runfile import RunFile
+    from infl.deploy.runfile import RunFile
 
     write_atomic(out, RunFile.template(model).encode())
     typer.echo(f"{out}: edit it, and give it to coordinator and sites")
@@ -56,7 +56,7 @@ def panel(
     Example: `infl run panel cohort.h5ad --target tumour_class`
     """
     from infl._files import read_data, write_atomic
-    from infl.federation.runfile import join_panels, read_panel
+    from infl.deploy.runfile import join_panels, read_panel
     from infl.models.registry import make_task
 
     files = [path for path in data if path.suffix != ".json"]
@@ -105,7 +105,7 @@ def stop(name: Name, home: Home = HOME) -> None:
 
     Example: `infl run stop tumours`
     """
-    from infl.federation.attempt import STOP
+    from infl.deploy.attempt import STOP
 
     _folder(home, name).request(STOP)
     typer.echo(f"{name}: ends after this round")
@@ -132,7 +132,7 @@ def fetch(
     Example: `infl run fetch results`
     """
     from infl.cli.site import find_home
-    from infl.federation.station import Station
+    from infl.deploy.station import Station
 
     finished = _finished(Station(find_home(home)), run)
     out.mkdir(parents=True, exist_ok=True)
@@ -158,8 +158,8 @@ def report(
     Example: `infl run report report.html --statements statements.toml`
     """
     from infl.cli.site import find_home
-    from infl.federation.station import Station, read_site
-    from infl.federation.toml import read_checked
+    from infl.deploy.station import Station, read_site
+    from infl.deploy.toml import read_checked
     from infl.tl import site_metrics
 
     said = {} if statements is None else read_checked(statements, dict)
@@ -194,7 +194,7 @@ def _finished(station: Station, run: str) -> Path:
 
 
 def _folder(home: Path, name: str) -> RunFolder:
-    from infl.federation.attempt import RunFolder
+    from infl.deploy.attempt import RunFolder
 
     if not (home / "runs" / name / "agreement.json").exists():
         raise FileError(f"no run {name!r} at {home}: start it with `infl coordinator start run.toml`")

@@ -11,7 +11,7 @@ from infl.cli.coordinator import report, until_told
 from infl.errors import FileError
 
 if TYPE_CHECKING:
-    from infl.federation.station import Station
+    from infl.deploy.station import Station
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 Home = Annotated[
@@ -34,9 +34,9 @@ def enrol(
 
     Example: `infl site enrol hospital_b`
     """
-    from infl.federation.flare.kits import enrol as make
-    from infl.federation.flare.kits import read_consortium
-    from infl.federation.policy import TEMPLATE
+    from infl.deploy.flare.kits import enrol as make
+    from infl.deploy.flare.kits import read_consortium
+    from infl.deploy.policy import TEMPLATE
 
     home = home or Path(name)
     request, fingerprint = make(home, name, read_consortium(consortium), renew=renew)
@@ -57,8 +57,8 @@ def install(
 
     Example: `infl site install hospital_b.signed.zip --fingerprint "1a2b3c4d …"`
     """
-    from infl.federation.flare.kits import install as make
-    from infl.federation.folders import alone
+    from infl.deploy.flare.kits import install as make
+    from infl.deploy.folders import alone
 
     home = find_home(home)
     with alone(home, wait=0):
@@ -79,8 +79,8 @@ def start(
 
     Example: `infl site start run.toml --data cohort.h5ad --key consortium.key`
     """
-    from infl.federation.flare.checks import check_site
-    from infl.federation.flare.engine import CLIENT, Daemon
+    from infl.deploy.flare.checks import check_site
+    from infl.deploy.flare.engine import CLIENT, Daemon
 
     station = _settle(home, run, data, key, identity)
     name = station.settings.name
@@ -115,7 +115,7 @@ def check(
 
     Example: `infl site check run.toml --data cohort.h5ad --key consortium.key`
     """
-    from infl.federation.flare.checks import check_site
+    from infl.deploy.flare.checks import check_site
 
     report(check_site(_settle(home, run, data, key, identity), run))
 
@@ -126,7 +126,7 @@ def approve(digest: Annotated[str, typer.Argument(help="What the refusal says.")
 
     Example: `infl site approve 1a2b3c4d5e6f`
     """
-    from infl.federation.station import Station
+    from infl.deploy.station import Station
 
     station = Station(find_home(home))
     typer.echo(f"{station.approve(digest)}: this site takes part from the coordinator's next attempt on")
@@ -141,7 +141,7 @@ def ledger(
 
     Example: `infl site ledger`
     """
-    from infl.federation.station import Station
+    from infl.deploy.station import Station
 
     station = Station(find_home(home))
     for folder in station.runs(run or ""):
@@ -169,8 +169,8 @@ def find_home(home: Path | None) -> Path:
 
 def _settle(home: Path | None, run: Path | None, data: Path, key: Path | None, identity: Path | None) -> Station:
     """Return the site with the data, key and run that were named; nothing is written."""
-    from infl.federation.runfile import RunFile
-    from infl.federation.station import SiteSettings, Station, specification_digest, stamp
+    from infl.deploy.runfile import RunFile
+    from infl.deploy.station import SiteSettings, Station, specification_digest, stamp
 
     home = find_home(home)
     settings = SiteSettings(

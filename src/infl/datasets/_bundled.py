@@ -5,7 +5,7 @@ from importlib.resources import as_file, files
 import anndata as ad
 from anndata import AnnData
 
-from infl.pp._split import split_sites
+from infl.data.split import split_sites
 
 
 def khan() -> AnnData:

@@ -11,9 +11,9 @@ import pandas as pd
 from scipy import sparse
 from torch import Tensor, nn
 
+from infl.data.values import in_rows
 from infl.models.disk import on_disk
 from infl.models.matrix import FeatureMatrix
-from infl.pp._values import in_rows
 
 BLOCK = 2048
 """Rows that are read at a time."""

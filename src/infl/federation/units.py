@@ -68,8 +68,8 @@ def donors_of(obs: pd.DataFrame, donor_key: str, site: str) -> pd.Series:
     """
     from anndata import AnnData
 
-    from infl.pp import obs_column
-    from infl.pp._labels import label_text
+    from infl.data.columns import obs_column
+    from infl.data.labels import label_text
 
     table = AnnData(obs=obs[[donor_key]] if donor_key in obs else obs)
     return label_text(obs_column(table, donor_key, where=site, role="donor_key"))

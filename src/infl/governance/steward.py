@@ -15,10 +15,10 @@ from infl import pl
 from infl._files import write_atomic
 from infl._html import Page
 from infl._tables import NUMBERS, by_finding, by_method, number, verdict, words
+from infl.attacks._kit.contract import Status
 from infl.errors import FileError
 from infl.governance.cards import data_sheet, model_card
 from infl.governance.facts import STATEMENTS, Facts, metric_words
-from infl.privacy.attacks.contract import Status
 
 STATUS = {
     "holds": "holds: the attacker got no more than was promised",

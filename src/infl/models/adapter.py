@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from infl._isolation import torch_seed
 from infl._parameters import LAYER, SEED, SHARE, Choice, Flag, Kind, Names, Real, Text, Whole
+from infl.data.labels import TEXT, as_labels, check_labels, class_numbers, label_text, label_type, warn_of_one_class
 from infl.errors import DataError, SettingsError
 from infl.models.bases import is_known, load_base, name_of
 from infl.models.labelled import split_rows, stratified_split
@@ -21,7 +22,6 @@ from infl.models.logistic import logistic_regression
 from infl.models.matrix import FeatureMatrix
 from infl.models.sentences import Sentences, sentences
 from infl.models.task import Predictor, Step, Sums, Task
-from infl.pp._labels import TEXT, as_labels, check_labels, class_numbers, label_text, label_type, warn_of_one_class
 from infl.sums import FederatedSum, SiteView, State
 from infl.sums.shape import Records
 
@@ -144,7 +144,7 @@ class Adapter(Task):
     # -- agreement -------------------------------------------------------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:
         """Return shared features, all classes of each task, and which base model it is."""
-        from infl.pp import panel_of
+        from infl.data.check import panel_of
 
         if not self.tasks:
             raise SettingsError("model='adapter' needs target=, one or several obs columns with classes")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from infl._parameters import COLUMN, LAYER, MODALITY, SHARE, Choice, Flag, Kind, Whole
+from infl.data.labels import TEXT, class_numbers, label_text, label_type
 from infl.errors import DataError, SettingsError
 from infl.models.labelled import (
     FUSED,
@@ -29,7 +30,6 @@ from infl.models.logistic import logistic_regression
 from infl.models.matrix import FeatureMatrix
 from infl.models.task import Predictor, Sums, Task
 from infl.nn.mlp import LinearClassifier, OnPanel, ResidualMLP
-from infl.pp._labels import TEXT, class_numbers, label_text, label_type
 from infl.sums import FederatedSum, SiteView, State
 from infl.sums.standardise import deviations, means
 from infl.sums.temperature import temperature
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-    from infl.pp._check import Features
+    from infl.data.check import Features
 
 BALANCE_STEPS = 10
 ADAPT_STEPS, ADAPT_LR, ADAPT_RIDGE = 100, 0.01, 0.1
@@ -144,7 +144,7 @@ class Classifier(Task):
     # -- agreement -------------------------------------------------------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:
         """Return shared features and all classes, after checking the sites' data."""
-        from infl.pp import panel_of
+        from infl.data.check import panel_of
 
         if not self.target:
             raise SettingsError("model='classifier' needs target=, the obs column with the classes")
@@ -162,7 +162,7 @@ class Classifier(Task):
         }
 
     def _table(self, adata: AnnData | MuData, site: str) -> AnnData:
-        from infl.pp._check import tables
+        from infl.data.check import tables
 
         if not hasattr(adata, "mod"):
             return adata
@@ -209,7 +209,7 @@ class Classifier(Task):
         return (adata if self.modality is None else self._table(adata, site)).obs[self.target]
 
     def _labels(self, table: AnnData, site: str) -> pd.Series:
-        from infl.pp import obs_column
+        from infl.data.columns import obs_column
 
         return obs_column(table, self.target, where=site, role="target")
 

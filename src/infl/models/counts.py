@@ -90,7 +90,7 @@ def table_of(adata: AnnData | MuData, modality: str | None, site: str) -> AnnDat
     DataError
         No such modality; the message lists those there are.
     """
-    from infl.pp._check import tables
+    from infl.data.check import tables
 
     if not hasattr(adata, "mod"):
         return adata
@@ -170,8 +170,8 @@ def categories_of(tables: Mapping[str, AnnData], columns: Sequence[str]) -> dict
     DataError
         A site lacks the column, or has cells without a value.
     """
-    from infl.pp import obs_column
-    from infl.pp._labels import label_text
+    from infl.data.columns import obs_column
+    from infl.data.labels import label_text
 
     found: dict[str, list[str]] = {}
     for column in columns:
@@ -192,7 +192,7 @@ def codes(column: pd.Series, categories: Sequence[str], site: str) -> np.ndarray
     """
     import pandas as pd
 
-    from infl.pp._labels import label_text
+    from infl.data.labels import label_text
 
     numbers = pd.Index(list(categories), dtype=object).get_indexer(label_text(column)).astype(np.int64)
     if (numbers < 0).any():

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from infl.pp._values import in_rows
+from infl.data.values import in_rows
 
 BLOCK = 256
 """Consecutive rows that are read together."""

@@ -141,7 +141,7 @@ class Histology(Task):
     # -- agreement -------------------------------------------------------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:
         """Return shared features and the shape of patches, after checking the sites' data."""
-        from infl.pp import panel_of
+        from infl.data.check import panel_of
 
         tables = {site: table_of(adata, self.modality, site) for site, adata in sites.items()}
         panel: dict[str, Any] = {"features": list(panel_of(tables, layer=self.layer).features)}

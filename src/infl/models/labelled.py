@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from infl.data.columns import layer_names
+from infl.data.labels import TEXT, as_labels
 from infl.models.matrix import FeatureMatrix
 from infl.models.task import SiteData
-from infl.pp._columns import layer_names
-from infl.pp._labels import TEXT, as_labels
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -239,7 +239,7 @@ def fused(mdata: MuData, layer: str | None = None) -> AnnData:
     """
     from anndata import AnnData
 
-    from infl.pp._check import measured, tables
+    from infl.data.check import measured, tables
 
     blocks, names = [], []
     for modality, table in tables(mdata).items():

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from infl.data.values import in_rows
 from infl.errors import DataError
 from infl.models.disk import Blocks, on_disk
-from infl.pp._values import in_rows
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -47,7 +47,7 @@ class FeatureMatrix:
     def __init__(
         self, adata: AnnData, features: Sequence[str], *, layer: str | None = None, site: str, masked: bool = False
     ) -> None:
-        from infl.pp._check import check_layer, check_unique, measured
+        from infl.data.check import check_layer, check_unique, measured
 
         wanted = pd.Index(list(features))
         names, has = adata.var_names, measured(adata)

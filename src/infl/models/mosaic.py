@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from infl._mudata import without_pull
 from infl._parameters import LAYER, OTHER_COLUMN, SHARE, Choice, Flag, Kind, Options, Real, Text, Whole
+from infl.data.labels import label_text
 from infl.errors import DataError, SettingsError
 from infl.models.matrix import FeatureMatrix
 from infl.models.modalities import Measured, MosaicSpots, Part, check_kind, kind_of
 from infl.models.task import SITE, Predictor, Step, Sums, Task
 from infl.nn.mosaic import MosaicNet
-from infl.pp._labels import label_text
 from infl.sums import FederatedSum, SiteView, State
 from infl.sums.alignment import Alignment
 from infl.sums.mixture import FEWEST, named
@@ -133,10 +133,9 @@ class Mosaic(Task):
     # -- agreement -------------------------------------------------------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:
         """Return modalities, their kinds and shared features, after checking the sites' data."""
+        from infl.data.check import check_object, check_site_names, panel_of, tables, units_by_modality
+        from infl.data.units import check_units
         from infl.models.neighbours import warn_of_spacings
-        from infl.pp import panel_of
-        from infl.pp._check import check_object, check_site_names, tables, units_by_modality
-        from infl.pp._units import check_units
 
         check_site_names(sites)
         measured = {site: _measured(adata, site) for site, adata in sites.items()}
@@ -184,8 +183,8 @@ class Mosaic(Task):
 
     def _units(self, modality: str, at: Mapping[str, str | None], sites: Mapping[str, AnnData | MuData]) -> str | None:
         """Return what a modality's values are at all sites; a few negative ones are no counts, whatever else they are."""
-        from infl.pp._check import tables
-        from infl.pp._units import has_negative
+        from infl.data.check import tables
+        from infl.data.units import has_negative
 
         known = next((units for units in at.values() if units), None)
         if known in (None, "raw counts"):
@@ -230,8 +229,8 @@ class Mosaic(Task):
         keyless: bool = False,
     ) -> MosaicSpots:
         """Read the modalities that a site has; each section is standardised by its own moments."""
+        from infl.data.check import tables
         from infl.models.neighbours import section_rows
-        from infl.pp._check import tables
 
         adata = _measured(adata, site)
         graph = None
@@ -435,7 +434,7 @@ class Mosaic(Task):
     # -- comparing -------------------------------------------------------------------------------------------------
     def hold_out(self, adata: AnnData | MuData, share: float, rng: np.random.Generator) -> np.ndarray:
         """Hold out `share` of the spots that have several modalities; a patch of each section, where there are coordinates."""
-        from infl.pp._check import tables
+        from infl.data.check import tables
 
         adata = _measured(adata)
         number = sum(adata.obs_names.isin(table.obs_names).astype(int) for table in tables(adata).values())
@@ -557,7 +556,7 @@ def _error(predicted: Tensor, target: Tensor, binary: bool) -> Tensor:
 
 def _measured(adata: AnnData | MuData, where: str = "the data") -> AnnData | MuData:
     """Return a ``MuData`` without the modalities that a fit has put there."""
-    from infl.pp._check import tables
+    from infl.data.check import tables
 
     tables(adata, where)  # refuses names that its obs does not know
     mod = getattr(adata, "mod", None)
@@ -589,7 +588,7 @@ def _check_pairs(sites: Mapping[str, AnnData | MuData], modalities: Sequence[str
 
     The number of spots with both is summed in the clear here, in one process, as all checks of an agreement are.
     """
-    from infl.pp._check import tables
+    from infl.data.check import tables
 
     group = {m: {m} for m in modalities}
     for i, a in enumerate(modalities):

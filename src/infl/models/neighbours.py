@@ -12,10 +12,10 @@ from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
 from infl._warn import warn
+from infl.data.columns import missing_values
+from infl.data.labels import label_text
 from infl.errors import DataError
 from infl.models.task import SITE
-from infl.pp._columns import missing_values
-from infl.pp._labels import label_text
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from infl._parameters import COLUMN, LAYER, SHARE, Kind, Real, Text, Whole
 from infl._warn import warn
+from infl.data.labels import label_text
 from infl.errors import DataError
 from infl.models.effects import Effects, Genes, edges_of, neighbours
 from infl.models.matrix import FeatureMatrix
 from infl.models.task import Predictor, SiteData, Step, Sums, Task
 from infl.nn.perturbation import EffectNet
-from infl.pp._labels import label_text
 from infl.sums import FederatedSum, SiteView, State
 from infl.sums.shape import Records
 from infl.sums.share import sure_share
@@ -114,7 +114,7 @@ class Perturbation(Task):
     # -- agreement -------------------------------------------------------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:
         """Return genes, conditions and those that the network is not trained on, after checking the sites' data."""
-        from infl.pp import panel_of
+        from infl.data.check import panel_of
 
         features = panel_of(sites, layer=self.layer).features
         column = self._column(sites)
@@ -168,7 +168,7 @@ class Perturbation(Task):
         self._check_units(adata, site)
 
     def _check_units(self, adata: AnnData, site: str) -> None:
-        from infl.pp._units import units_of
+        from infl.data.units import units_of
 
         kind = units_of(adata, self.layer)
         if kind == "raw counts" and self.target_sum is None:

@@ -49,7 +49,7 @@ def pool(tables: Mapping[str, Data], join: Literal["inner", "outer"] = "inner") 
             pooled.obs_names
         )
         return pooled if pooled.obs_names.equals(obs.index) else pooled[obs.index].copy()
-    from infl.pp._check import measured
+    from infl.data.check import measured
 
     whole = {site: t[:, measured(t)] if join == "outer" else t for site, t in tables.items()}
     pooled = anndata.concat(whole, join=join, label=SITE, index_unique=between, fill_value=np.nan, uns_merge="same")

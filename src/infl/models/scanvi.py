@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from infl._parameters import COLUMN, Kind, Real, Text
 from infl._warn import warn
+from infl.data.labels import TEXT, check_labels, label_text, label_type, warn_of_one_class
 from infl.errors import DataError, SettingsError
 from infl.models.counts import LABELS, CountRows, log_normalised, table_of
 from infl.models.labelled import stratified_split, write_classes
 from infl.models.logistic import logistic_regression
 from infl.models.scvi import CHUNK, Scvi, latent, vae_class
 from infl.models.task import Predictor, Step, Sums
-from infl.pp._labels import TEXT, check_labels, label_text, label_type, warn_of_one_class
 
 if TYPE_CHECKING:
     from anndata import AnnData

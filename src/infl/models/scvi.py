@@ -108,7 +108,7 @@ class Scvi(Task):
     # -- agreement -------------------------------------------------------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:
         """Return shared features, the sites' names and the categories of covariates, after checking the sites' data."""
-        from infl.pp import panel_of
+        from infl.data.check import panel_of
 
         vae_class()
         if self.norm != "layer":
@@ -159,7 +159,7 @@ class Scvi(Task):
         return None
 
     def _covariates(self, table: AnnData, panel: Mapping[str, Any], site: str) -> dict[str, np.ndarray]:
-        from infl.pp import obs_column
+        from infl.data.columns import obs_column
 
         covariates = {}
         if self.categorical_covariates:

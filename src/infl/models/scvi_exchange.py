@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from infl.data.labels import label_text
 from infl.errors import DataError, SettingsError
 from infl.models.counts import BATCH, CATEGORICAL, X, table_of
 from infl.models.locked import Header, LockedModel, lock_model
 from infl.models.scvi import Scvi, vae_class
 from infl.models.task import SITE
-from infl.pp._labels import label_text
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -83,7 +83,7 @@ def site_column(table: AnnData, sites: list[str], *, site_key: str | None, site:
     DataError
         A site that the model was not fitted on.
     """
-    from infl.pp import obs_column
+    from infl.data.columns import obs_column
 
     if (site_key is None) == (site is None):
         raise SettingsError(

@@ -119,7 +119,7 @@ class Spatial(Task):
     # -- agreement -------------------------------------------------------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:
         """Return shared features, after checking the sites' counts and coordinates."""
-        from infl.pp import panel_of
+        from infl.data.check import panel_of
 
         tables = {site: table_of(adata, self.modality, site) for site, adata in sites.items()}
         features = list(panel_of(tables, layer=self.layer).features)

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from mudata import MuData
 
 from infl._parameters import DATA, Text
+from infl.data.columns import shortlist
 from infl.errors import DataError
 from infl.pl._style import BLUE, GREY, ORANGE, axes, picture
-from infl.pp._columns import shortlist
 
 _MARKED = ("best", "middle", "worst")
 

@@ -13,6 +13,11 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from mudata import MuData
 
 from infl._parameters import OTHER_COLUMN
+from infl.data.check import check_values, measured, tables
+from infl.data.columns import obs_column
+from infl.data.labels import label_text
+from infl.data.sites import as_sites
+from infl.data.units import units_of
 from infl.pl._style import (
     BLACK,
     BLUE,
@@ -28,13 +33,8 @@ from infl.pl._style import (
     picture,
     rows,
 )
-from infl.pp._check import check_values, measured, tables
-from infl.pp._columns import obs_column
-from infl.pp._labels import label_text
 from infl.pp._matrix import SiteMatrix, presence
 from infl.pp._moments import federated_moments
-from infl.pp._sites import as_sites
-from infl.pp._units import units_of
 
 
 @picture(target=OTHER_COLUMN)

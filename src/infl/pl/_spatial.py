@@ -11,11 +11,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from infl._parameters import OTHER_COLUMN, Real, Text, Whole
+from infl.data.labels import label_text
 from infl.errors import DataError, MissingExtraError
 from infl.models.neighbours import sections_of
 from infl.pl._style import CYCLE, natural, picture, unit_of, wrapped
 from infl.pl._style import axes as axes_of
-from infl.pp._labels import label_text
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -5,17 +5,14 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
-        "_check": ["panel_of"],
-        "_columns": ["obs_column"],
+        "_data": ["Panel", "obs_column", "panel_of", "split_sites"],
         "_harmonise": ["harmonise"],
         "_hvg": ["highly_variable_genes"],
         "_moments": ["moments"],
         "_normalize": ["log1p", "normalize_total"],
-        "_panel": ["Panel"],
         "_patches": ["cut_patches"],
         "_pca": ["pca"],
         "_qc": ["QCSummary", "qc_summary"],
         "_scale": ["scale"],
-        "_split": ["split_sites"],
     },
 )

@@ -11,13 +11,13 @@ from scipy import sparse
 
 from infl._mudata import without_pull
 from infl._parameters import FEATURES, NEW_NAMES, OTHER_COLUMN, Flag
+from infl.data.check import PRESENT, Features, check_site_names, examine, measured, tables, units_by_modality
+from infl.data.columns import layer_names
+from infl.data.labels import check_renamed, relabelled
+from infl.data.panel import Panel
+from infl.data.sites import over_sites
+from infl.data.units import check_units as refuse_mixture
 from infl.errors import DataError
-from infl.pp._check import PRESENT, Features, check_site_names, examine, measured, tables, units_by_modality
-from infl.pp._columns import layer_names
-from infl.pp._labels import check_renamed, relabelled
-from infl.pp._panel import Panel
-from infl.pp._sites import over_sites
-from infl.pp._units import check_units as refuse_mixture
 
 _BEFORE = "infl_name_before"  # column of var: what a feature was called at this site before it was spelt alike
 

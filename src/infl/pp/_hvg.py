@@ -15,17 +15,17 @@ from scipy import sparse
 
 from infl._parameters import CUTOFF, LAYER, OTHER_COLUMN, Choice, Flag, Real, Whole
 from infl._warn import warn
+from infl.data.columns import obs_column
+from infl.data.copy import own
+from infl.data.labels import label_text
+from infl.data.sites import over_sites
+from infl.data.units import check_units
+from infl.data.values import in_rows
 from infl.errors import DataError
-from infl.pp._columns import obs_column
-from infl.pp._copy import own
-from infl.pp._labels import label_text
 from infl.pp._matrix import SiteMatrix, kinds, matrices
 from infl.pp._median import federated_median
 from infl.pp._moments import Rows, Transform, federated_moments
 from infl.pp._preset import scanpy_default
-from infl.pp._sites import over_sites
-from infl.pp._units import check_units
-from infl.pp._values import in_rows
 from infl.pp._variable import Cutoffs, at_least_nth, dispersions, expected_std
 from infl.sums import COUNT, FINE, FederatedSum, State, run_sums
 

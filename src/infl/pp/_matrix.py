@@ -10,11 +10,11 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
+from infl.data.check import PRESENT, check_object, check_site_names, check_values
+from infl.data.copy import own
+from infl.data.units import units_of
+from infl.data.values import blocks, in_rows
 from infl.errors import DataError
-from infl.pp._check import PRESENT, check_object, check_site_names, check_values
-from infl.pp._copy import own
-from infl.pp._units import units_of
-from infl.pp._values import blocks, in_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +50,7 @@ class SiteMatrix:
         return self.adata.X if self.layer is None else self.adata.layers[self.layer]
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray | sparse.csr_matrix]]:
-        """Rows, and their values as :func:`infl.pp._values.in_rows` gives them, in the type that they are stored in."""
+        """Rows, and their values as :func:`infl.data.values.in_rows` gives them, in the type that they are stored in."""
         start = 0
         for block in blocks(self.adata, self.layer):
             rows = slice(start, start + block.shape[0])

@@ -11,10 +11,10 @@ import pandas as pd
 from scipy import sparse
 
 from infl._parameters import LAYER
-from infl.pp._copy import own
+from infl.data.copy import own
+from infl.data.sites import over_sites
+from infl.data.units import warn_of_units
 from infl.pp._matrix import SiteMatrix, kinds, matrices
-from infl.pp._sites import over_sites
-from infl.pp._units import warn_of_units
 from infl.sums import COUNT, FINE, FederatedSum, State, run_sums
 
 if TYPE_CHECKING:

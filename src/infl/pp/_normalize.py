@@ -11,13 +11,13 @@ from scipy import sparse
 
 from infl._parameters import LAYER, Flag, Key, Real
 from infl._warn import warn
+from infl.data.columns import layer_names
+from infl.data.sites import over_sites
+from infl.data.units import units_of
+from infl.data.values import in_rows
 from infl.errors import DataError, SettingsError
-from infl.pp._columns import layer_names
 from infl.pp._matrix import SiteMatrix, copies, matrices, put
 from infl.pp._median import federated_median
-from infl.pp._sites import over_sites
-from infl.pp._units import units_of
-from infl.pp._values import in_rows
 from infl.sums import COUNT, FederatedSum, State, run_sums
 
 if TYPE_CHECKING:

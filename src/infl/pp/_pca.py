@@ -13,15 +13,15 @@ from anndata import AnnData
 from scipy import sparse
 
 from infl._parameters import LAYER, SEED, Choice, Flag, Key, Whole
+from infl.data.columns import known_truths
+from infl.data.copy import own
+from infl.data.sites import over_sites
+from infl.data.units import warn_of_units
 from infl.errors import DataError, SettingsError
-from infl.pp._columns import known_truths
 from infl.pp._components import MOST_ROUNDS, Search, exact_components
-from infl.pp._copy import own
 from infl.pp._matrix import SiteMatrix, copies, kinds, matrices
 from infl.pp._moments import Rows, moment_sums, moments_of
 from infl.pp._preset import scanpy_default
-from infl.pp._sites import over_sites
-from infl.pp._units import warn_of_units
 from infl.sums import UNIT, FederatedSum, State, run_sums
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ from scipy import sparse
 
 from infl._html import notebook, table
 from infl._parameters import LAYER, Flag, Names, Several, Whole
+from infl.data.columns import known_truths, shortlist
+from infl.data.copy import own
+from infl.data.sites import over_sites
+from infl.data.units import units_of
 from infl.errors import DataError
-from infl.pp._columns import known_truths, shortlist
-from infl.pp._copy import own
 from infl.pp._matrix import SiteMatrix, matrices
 from infl.pp._moments import column_sums
-from infl.pp._sites import over_sites
-from infl.pp._units import units_of
 from infl.sums import COUNT, FINE, FederatedSum, run_sums
 
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ from scipy import sparse
 
 from infl._parameters import LAYER, Flag, Real
 from infl._warn import warn
+from infl.data.columns import known_truths, obs_column
+from infl.data.sites import over_sites
+from infl.data.units import warn_of_units
+from infl.data.values import in_rows
 from infl.errors import DataError, SettingsError
-from infl.pp._columns import known_truths, obs_column
 from infl.pp._matrix import SiteMatrix, copies, kinds, matrices, put
 from infl.pp._moments import federated_moments
 from infl.pp._preset import scanpy_default
-from infl.pp._sites import over_sites
-from infl.pp._units import warn_of_units
-from infl.pp._values import in_rows
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -1,7 +1,5 @@
-"""Seal, differential privacy, and the attacks that test both."""
+"""Seal and differential privacy; :mod:`infl.attacks` tests both."""
 
 import lazy_loader as _lazy
 
-__getattr__, __dir__, __all__ = _lazy.attach(
-    __name__, submodules=["attacks", "seal"], submod_attrs={"dp": ["DP", "spent"]}
-)
+__getattr__, __dir__, __all__ = _lazy.attach(__name__, submodules=["seal"], submod_attrs={"dp": ["DP", "spent"]})

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from infl._types import Data
-    from infl.privacy.attacks import Attack, Evidence
+    from infl.attacks import Attack, Evidence
 
 ATTACKS = Names(none=True, says="names of attacks, each of them once, or 'quick'")
 COLUMNS = ("attack", "against", "protection", "metric", "value", "chance", "control", "low", "high", "status", "note")
@@ -47,7 +47,7 @@ def audit(
     sites
         The data that it was fitted on.
     attacks
-        Names of attacks (:func:`infl.privacy.attacks.known_attacks`), ``"quick"`` for those that take seconds, or None
+        Names of attacks (:func:`infl.attacks.known_attacks`), ``"quick"`` for those that take seconds, or None
         for all that apply to the run.
     site_key
         As for :func:`infl.tl.fit_federated`, when `sites` is one object.
@@ -83,8 +83,8 @@ def audit(
     (['holds'], True)
     """
     from infl._tables import Findings
-    from infl.pp._sites import as_sites
-    from infl.privacy.attacks import Evidence
+    from infl.attacks import Evidence
+    from infl.data.sites import as_sites
     from infl.tl._use import check_use
 
     if not isinstance(run, FederatedRun):
@@ -116,7 +116,7 @@ def audit(
 
 def _load(attacks: Sequence[str] | None) -> list[Attack]:
     """Return the attacks of a preset or by name."""
-    from infl.privacy.attacks import known_attacks, load_attack
+    from infl.attacks import known_attacks, load_attack
 
     if attacks in (None, ("quick",)):
         loaded = [load_attack(name) for name in known_attacks()]

@@ -11,11 +11,11 @@ from anndata import AnnData
 from sklearn.metrics import pairwise_distances_argmin
 
 from infl._parameters import Choice, Real, Text, Whole
+from infl.data.check import check_site_names
+from infl.data.columns import shortlist
+from infl.data.copy import own
+from infl.data.sites import over_sites
 from infl.errors import DataError, SettingsError
-from infl.pp._check import check_site_names
-from infl.pp._columns import shortlist
-from infl.pp._copy import own
-from infl.pp._sites import over_sites
 from infl.sums import COUNT, sum_over_sites
 from infl.tl._centres import FEWEST, METHODS, Latents
 from infl.tl._communities import communities, matched, numbered, told

@@ -18,6 +18,7 @@ from joblib import Parallel, delayed
 from infl._parameters import door
 from infl._threads import one_thread
 from infl._warn import warn
+from infl.data.sites import as_sites
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.federation.agreement import Agreement, check_classes
 from infl.federation.local import run_in_process
@@ -27,7 +28,6 @@ from infl.federation.settings import RunSettings
 from infl.models.pooling import pool
 from infl.models.registry import make_task
 from infl.models.task import LOWER_IS_BETTER
-from infl.pp._sites import as_sites
 from infl.tl._personalise import personalise
 from infl.tl._predict import infer, open_model
 from infl.tl._use import check_modality, takes_union

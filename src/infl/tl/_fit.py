@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, cast
 from infl import _tell
 from infl._parameters import Having, door
 from infl._warn import warn
+from infl.data.sites import as_sites
 from infl.errors import DataError, KeyringError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.local import Outcome, run_in_process
 from infl.federation.report import last_metrics
 from infl.federation.settings import FIT_SEAL, Protection, RunSettings
 from infl.models.registry import make_task
-from infl.pp._sites import as_sites
 from infl.privacy.dp import log_run
 from infl.tl._calibrate import lock_curve
 from infl.tl._results import all_or_none, check_writable, model_facts, run_facts
@@ -28,7 +28,7 @@ from infl.tl._use import check_modality
 
 if TYPE_CHECKING:
     from infl._types import Data
-    from infl.federation.flare.notebook import FlareEngine
+    from infl.deploy.flare.notebook import FlareEngine
     from infl.federation.run import FederatedRun
     from infl.keys import Keyring
     from infl.models.task import Task

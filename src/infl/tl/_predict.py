@@ -12,12 +12,12 @@ from infl import _tell
 from infl._parameters import SEVERAL_DATA, door
 from infl._threads import threads_for
 from infl._warn import warn
+from infl.data.check import check_site_names
+from infl.data.copy import in_memory
+from infl.data.sites import as_sites, site_rows
 from infl.errors import SettingsError
 from infl.federation.run import FederatedRun
 from infl.models.task import Embeds
-from infl.pp._check import check_site_names
-from infl.pp._copy import in_memory
-from infl.pp._sites import as_sites, site_rows
 from infl.tl._results import all_or_none, check_writable, model_and_key, use_facts
 from infl.tl._use import check_use, with_layer
 

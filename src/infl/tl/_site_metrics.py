@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from infl._parameters import door
+from infl.data.sites import as_sites
 from infl.federation.run import FederatedRun
 from infl.federation.seeds import generator
-from infl.pp._sites import as_sites
 from infl.tl._results import needed_key
 from infl.tl._use import check_use
 

@@ -11,10 +11,10 @@ from anndata import AnnData
 from mudata import MuData
 
 from infl._warn import warn
+from infl.data import units
+from infl.data.check import check_layer, check_unique, check_values, measured, tables
 from infl.errors import DataError, SettingsError
 from infl.models.task import ChoosesFeatures, ReadsLayer, ReadsModality
-from infl.pp import _units
-from infl.pp._check import check_layer, check_unique, check_values, measured, tables
 
 if TYPE_CHECKING:
     from infl._types import Data
@@ -92,7 +92,7 @@ def check_use(
             check_unique(table.var_names[table.var_names.isin(features)], "feature names", where)
             check_layer(table, layer, where)
             if check_units:
-                _check_kind(_units.units_of(table, layer), panel.get("units", ()), modality, where)
+                _check_kind(units.units_of(table, layer), panel.get("units", ()), modality, where)
             nan = check_values(table, layer, where, features, masked=masks)
             if masks:
                 # what some sites of the fit lacked too, the model knows to be without
@@ -116,9 +116,9 @@ def _parts(adata: Data, name: str, task: Task, panel: Mapping[str, Any]) -> dict
 def _check_kind(kind: str | None, of_fit: Any, modality: str, where: str) -> None:
     """Refuse values of a kind that no site of the fit had."""
     kinds = [unit.removeprefix(f"{modality}:") for unit in of_fit]
-    known = [k for k in kinds if k in _units.KINDS]
+    known = [k for k in kinds if k in units.KINDS]
     if known and kind not in known:
-        _units.check_units({where: kind, "the fit": known[0]}, escape="check_units=False")
+        units.check_units({where: kind, "the fit": known[0]}, escape="check_units=False")
 
 
 def _count_masked(lacking: pd.Index, nan: int, n_features: int, n_obs: int, where: str) -> None:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
-from infl.privacy.attacks import Attack, Attacker, Finding
-from infl.privacy.attacks.evidence import UNPROTECTED
-from infl.privacy.attacks.statistics import correlation, interval
+from infl.attacks import Attack, Attacker, Finding
+from infl.attacks._kit.evidence import UNPROTECTED
+from infl.attacks._kit.statistics import correlation, interval
 
 if TYPE_CHECKING:
-    from infl.privacy.attacks import Evidence
+    from infl.attacks import Evidence
 
 N_REPEATS = 6
 

@@ -1,0 +1,390 @@
+"""Training on from stolen weights, against what needs no theft: the loop that thieves share.
+
+The learning rate of each way is the one that turns out best, as if an oracle had told; which way counts is decided on other
+trials than those that it is judged on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+from infl._isolation import torch_seed
+from infl.attacks._kit.statistics import cross_chosen, interval, most_chosen
+from infl.attacks._kit.tuning import LARGEST, Stack, Tuned, train
+from infl.attacks.keys import Weights, clipped, rescaled
+from infl.nn.field import KAPPA
+from infl.nn.flat import FlatModule
+
+LEARNING_RATES = (1e-4, 1e-3, 3e-3, 1e-2)
+STEPS = 80
+N_SIGNS = 2000
+"""Largest weights whose signs are searched, in each tensor."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to fine-tune.
+
+    Attributes
+    ----------
+    start
+        Which weights to begin with, by name in :func:`starts`.
+    frozen
+        Share of the steps in which the last layer alone is trained.
+    multiplicative
+        Whether a weight's step is in proportion to its stored magnitude.
+    field
+        Train a substitute field over the weights, by name in :data:`FIELDS`, instead of the weights themselves.
+    """
+
+    start: str
+    frozen: float = 0.0
+    multiplicative: bool = False
+    field: str = ""
+
+
+STOLEN: dict[str, Way] = {
+    "as stored": Way("stored"),
+    "cut to the usual range": Way("clipped"),
+    "brought to the usual spread": Way("rescaled"),
+    "steps in proportion to stored sizes": Way("rescaled", multiplicative=True),
+    "last layer alone": Way("rescaled", frozen=1.0),
+    "last layer first, then all": Way("rescaled", frozen=0.5),
+    "signs of the largest weights searched": Way("signs"),
+    "distilled from the stolen features": Way("distilled"),
+}
+FREE: dict[str, Way] = {
+    "scratch": Way("scratch"),
+    "scratch, steps in proportion to sizes": Way("scratch", multiplicative=True),
+    "scratch, last layer alone": Way("scratch", frozen=1.0),
+    "scratch, last layer first, then all": Way("scratch", frozen=0.5),
+    "scratch, signs searched": Way("scratch signs"),
+    "public start": Way("initial"),
+    "public start, last layer alone": Way("initial", frozen=1.0),
+    "public start, last layer first, then all": Way("initial", frozen=0.5),
+}
+"""What needs no theft: the same ways with fresh random weights, and with the run's initial weights, which its public seed
+gives. Some of the ways are better than plain training whatever they begin with, so theft is compared with all of them."""
+UNLOCKED: dict[str, Way] = {"unlocked": Way("unlocked"), "unlocked, last layer alone": Way("unlocked", frozen=1.0)}
+"""The control."""
+
+
+def tune(
+    module: nn.Module,
+    starts: Sequence[Weights],
+    rates: Sequence[float],
+    x: Tensor,
+    y: Tensor,
+    *,
+    way: Way,
+    head: str = "head",
+    steps: int = STEPS,
+) -> Tuned:
+    """Train on a few labelled samples from several starts, once at each learning rate; full batch, with AdamW.
+
+    Parameters
+    ----------
+    module
+        Gives the architecture, and what the starts do not have.
+    starts
+        Weights to begin with.
+    rates
+        Learning rates. A substitute field's numbers are near 1 where weights are near 0.03, so they take steps ten times as
+        long.
+    x, y
+        Samples (n, features) and class numbers (n,), or a teacher's probabilities (n, classes).
+    way
+        What is trained when, and with which steps; its start is not looked at.
+    head
+        How the names of the last layer's weights begin.
+    steps
+        Number of steps.
+
+    Returns
+    -------
+    The trained weights of all starts at the first rate, then at the next.
+    """
+    held = {name: p.detach().clone() for name, p in module.named_parameters()}
+    per_stack = max(1, LARGEST // (len(rates) * sum(w.numel() for w in held.values())))
+    training = _field_training if way.field else _training
+    parts, state = [], torch.get_rng_state()
+    for first in range(0, len(starts), per_stack):
+        torch.set_rng_state(state)  # all see the same dropout
+        begin = {n: torch.stack([s.get(n, w) for s in starts[first : first + per_stack]]) for n, w in held.items()}
+        tuned = training(module, begin, rates, x, y, way=way, head=head, steps=steps)
+        parts.append({n: w.unflatten(0, (len(rates), -1)) for n, w in tuned.items()})
+    return Tuned(module, {n: torch.cat([part[n] for part in parts], 1).flatten(0, 1) for n in held})
+
+
+def fine_tune(
+    module: nn.Module, start: Weights, x: Tensor, y: Tensor, *, lr: float, way: Way, steps: int = STEPS
+) -> nn.Module:
+    """Train from one start at one learning rate, see :func:`tune`; return the module with these weights."""
+    return tune(module, [start], [lr], x, y, way=way, steps=steps).load(0)
+
+
+def _training(
+    module: nn.Module, begin: Stack, rates: Sequence[float], x: Tensor, y: Tensor, *, way: Way, head: str, steps: int
+) -> dict[str, Tensor]:
+    return train(
+        module,
+        begin,
+        rates,
+        lambda logits: nn.functional.cross_entropy(logits, y),
+        x,
+        multiplicative=way.multiplicative,
+        head=head,
+        head_steps=math.ceil(way.frozen * steps),
+        steps=steps,
+    )
+
+
+def searched_signs(
+    module: nn.Module, start: Weights, x: Tensor, y: Tensor, *, largest: int = N_SIGNS, tries: int = 12
+) -> dict[str, Tensor]:
+    """Flip signs of the largest weights where that lowers the training loss: greedily, many at a time.
+
+    The change of loss by flipping w is −2w ∂L/∂w to first order. The weights that promise most are flipped together; if
+    the loss does not fall, half as many are tried next.
+    """
+    module.load_state_dict(dict(start), strict=False)
+    module.eval()
+    weights = dict(module.named_parameters())
+    size, best = largest, float("inf")
+    kept = {n: p.detach().clone() for n, p in weights.items()}
+    for _ in range(tries):
+        loss = nn.functional.cross_entropy(module(x), y)
+        value = float(loss.detach())
+        if value < best:
+            best, kept = value, {n: p.detach().clone() for n, p in weights.items()}
+            gradients = torch.autograd.grad(loss, list(weights.values()))
+            gains = {n: 2 * p.detach() * g for (n, p), g in zip(weights.items(), gradients, strict=True)}
+        else:
+            size = max(size // 2, 1)
+        with torch.no_grad():
+            for name, parameter in weights.items():
+                flipped = kept[name].flatten().clone()
+                among = flipped.abs().topk(min(largest, flipped.numel())).indices
+                gain = gains[name].flatten()[among]
+                chosen = among[gain.topk(min(size, len(gain))).indices[: int((gain > 0).sum())]]
+                flipped[chosen] *= -1
+                parameter.copy_(flipped.view_as(parameter))
+    return kept
+
+
+RANK = 4
+"""Of a substitute field that is smooth over rows and columns."""
+
+
+def _gains(shape: torch.Size) -> dict[str, Tensor]:
+    return {
+        f"gain {axis}": torch.zeros([n if a == axis else 1 for a in range(len(shape))]) for axis, n in enumerate(shape)
+    }
+
+
+def _sum(numbers: Mapping[str, Tensor]) -> Tensor:
+    """Return the sum of the gains of all axes, broadcast."""
+    return torch.stack(torch.broadcast_tensors(*(v for n, v in numbers.items() if n.startswith("gain")))).sum(0)
+
+
+def _factors(shape: torch.Size) -> dict[str, Tensor]:
+    rows, columns = shape[0], shape[1:].numel()
+    return {
+        f"{part} {side}": 0.01 * torch.randn(size)
+        for part in ("factor", "term")
+        for side, size in (("left", (rows, RANK)), ("right", (RANK, columns)))
+    }
+
+
+FIELDS: dict[
+    str, tuple[Callable[[torch.Size], dict[str, Tensor]], Callable[[Tensor, Mapping[str, Tensor]], Tensor]]
+] = {
+    "gains": (
+        _gains,
+        lambda w, f: w * torch.exp(KAPPA * _sum(f)),
+    ),
+    "smooth": (
+        _factors,
+        lambda w, f: (
+            w * (1 + (f["factor left"] @ f["factor right"]).view_as(w))
+            + (f["term left"] @ f["term right"]).view_as(w) * w.std(correction=0).clamp(min=1e-3)
+        ),
+    ),
+    "whole": (
+        lambda shape: (
+            {"sign": torch.full(shape, 0.5), "log size": torch.zeros(shape), "term": torch.zeros(shape)} | _gains(shape)
+        ),
+        lambda w, f: (
+            w * torch.tanh(f["sign"]) * torch.exp(KAPPA * (torch.tanh(f["log size"]) + _sum(f)))
+            + f["term"] * w.std(correction=0).clamp(min=1e-3)
+        ),
+    ),
+}
+"""Substitute fields: what is trained of a tensor's shape, and the effective weights of stored ones. Gains of rows and columns;
+a factor and a term of low rank, as a smooth field over rows and columns would have; and all that the lock has, in its own form:
+a sign for each weight, relaxed, a size, gains and a term."""
+
+
+def _field_training(
+    module: nn.Module, begin: Stack, rates: Sequence[float], x: Tensor, y: Tensor, *, way: Way, head: str, steps: int
+) -> dict[str, Tensor]:
+    """Train a substitute field over fixed weights. A tensor of one dimension is trained by itself: it has no rows and columns."""
+    make, effective = FIELDS[way.field]
+    large = {n: w for n, w in begin.items() if w.ndim > 2}
+    fields = {n: make(w.shape[1:]) for n, w in large.items()}
+    trained = {n: w for n, w in begin.items() if n not in large} | {
+        _part(n, k): v.expand(len(begin[n]), *v.shape) for n, numbers in fields.items() for k, v in numbers.items()
+    }
+
+    def opened(row: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            n: effective(row[n], {k: row[_part(n, k)] for k in fields[n]}) if n in fields else row[n] for n in begin
+        }
+
+    result = train(
+        module,
+        trained,
+        rates,
+        lambda logits: nn.functional.cross_entropy(logits, y),
+        x,
+        effective=opened,
+        fixed=large,
+        quicker=lambda name: 1.0 if name in begin else 10.0,
+        steps=steps,
+    )
+    fixed = {n: torch.cat([w] * len(rates)) for n, w in large.items()}
+    with torch.no_grad():
+        return vmap(opened)(result | fixed)
+
+
+def _part(name: str, number: str) -> str:
+    return f"{name} {number}"
+
+
+def distilled(
+    module: nn.Module, start: Weights, teacher: Tensor, x: Tensor, *, steps: int = STEPS
+) -> dict[str, Tensor]:
+    """Train fresh weights to give a stolen model's features (n, width) on unlabelled samples x."""
+    module.load_state_dict(dict(start), strict=False)
+    bench = FlatModule(module)
+    gradient = bench.flat.grad
+    assert gradient is not None
+    optimiser = torch.optim.AdamW([bench.flat], lr=1e-3, fused=True)
+    module.train()
+    for _ in range(steps):
+        gradient.zero_()
+        (module.latent(x) - teacher).square().mean().backward()  # type: ignore[operator]
+        optimiser.step()
+    return {n: v.clone() for n, v in bench.shared.views(bench.flat.data).items()}
+
+
+def starts(
+    module: nn.Module, stored: Weights, scratch: Weights, initial: Weights, x: Tensor, train: np.ndarray, y: Tensor
+) -> dict[str, Weights]:
+    """Return the weights that a thief may begin with, by name, of stored, fresh and public initial ones."""
+    usual = rescaled(stored, scratch)
+    module.load_state_dict(usual, strict=False)
+    with torch.no_grad():
+        features = module.eval().latent(x)  # type: ignore[operator]
+    return {
+        "stored": stored,
+        "clipped": clipped(stored, scratch),
+        "rescaled": usual,
+        "signs": searched_signs(module, usual, x[train], y[train]),
+        "distilled": distilled(module, scratch, features, x),
+        "scratch": scratch,
+        "scratch signs": searched_signs(module, scratch, x[train], y[train]),
+        "initial": initial,
+    }
+
+
+Samples = tuple[Tensor, Tensor]
+"""Inputs (n, features), and class numbers (n,) or probabilities (n, classes)."""
+
+
+def trial(
+    module: nn.Module,
+    begin: Mapping[str, Weights],
+    taught: Samples,
+    judged: Samples,
+    *,
+    seed: int,
+    ways: Mapping[str, Way],
+    learning_rates: Sequence[float] = LEARNING_RATES,
+) -> dict[tuple[str, float], float]:
+    """Return the balanced accuracy on `judged` of every way and learning rate after training on `taught`."""
+    result = {}
+    alike: dict[Way, list[str]] = {}  # ways that differ in their start alone are trained together
+    for name, way in ways.items():
+        alike.setdefault(replace(way, start=""), []).append(name)
+    with torch_seed():
+        for (way, names), steps in product(alike.items(), (0, STEPS)):
+            rates = [lr for lr in learning_rates if bool(lr) == bool(steps)]  # at 0 weights are taken as they are
+            if not rates:
+                continue
+            torch.default_generator.manual_seed(seed)
+            tuned = tune(module, [begin[ways[name].start] for name in names], rates, *taught, way=way, steps=steps)
+            for (lr, name), said in zip(product(rates, names), tuned(judged[0]).argmax(2), strict=True):
+                result[name, lr] = balanced_accuracy(said, judged[1])
+    return {(name, lr): result[name, lr] for name in ways for lr in learning_rates}
+
+
+def balanced_accuracy(predicted: Tensor, y: Tensor) -> float:
+    """Return the mean over classes of the share that was predicted right."""
+    return float(np.mean([float((predicted[y == c] == c).float().mean()) for c in y.unique()]))
+
+
+def summarise(trials: Sequence[Mapping[tuple[str, float], float]]) -> dict[str, np.ndarray]:
+    """Return each way's accuracies (trials,) at the learning rate that is best on average: an oracle's, for all alike."""
+    ways = dict.fromkeys(way for way, _ in trials[0])
+    rates = sorted({lr for _, lr in trials[0]})
+    table = {w: np.array([[t[w, lr] for lr in rates] for t in trials]) for w in ways}
+    return {w: values[:, values.mean(0).argmax()] for w, values in table.items()}
+
+
+def compare_starts(
+    accuracies: Mapping[str, np.ndarray],
+    stolen_ways: Mapping[str, Way] = STOLEN,
+    free_ways: Mapping[str, Way] = FREE,
+    control_ways: Mapping[str, Way] = UNLOCKED,
+) -> dict[str, Any]:
+    """Compare the best stolen way with what needs no theft, paired.
+
+    Parameters
+    ----------
+    accuracies
+        Of each way, over trials. ``(trials,)``
+    stolen_ways, free_ways, control_ways
+        Which ways need the file, which do not, and which have it unlocked; those without accuracies are left out.
+
+    Returns
+    -------
+    dict
+        ``stolen`` and ``scratch`` (the best way of each, chosen on the other half of the trials) and ``unlocked``, each
+        over trials; ``difference`` (stolen − scratch), ``low`` and ``high`` (its 95 % confidence interval), ``how`` (the
+        stolen way), ``means`` of all ways.
+    """
+    names = [name for name in stolen_ways if name in accuracies]
+    stolen, chosen = cross_chosen(np.array([accuracies[name] for name in names]))
+    scratch, _ = cross_chosen(np.array([accuracies[name] for name in free_ways if name in accuracies]))
+    unlocked, _ = cross_chosen(np.array([accuracies[name] for name in control_ways if name in accuracies]))
+    ends = interval(stolen - scratch)
+    return {
+        "scratch": scratch,
+        "stolen": stolen,
+        "unlocked": unlocked,
+        "difference": stolen - scratch,
+        "low": ends["low"],
+        "high": ends["high"],
+        "how": most_chosen(names, chosen),
+        "means": {name: float(values.mean()) for name, values in accuracies.items()},
+    }

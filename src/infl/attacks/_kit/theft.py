@@ -1,0 +1,197 @@
+"""A stolen file in the hands of somebody who has samples of the same kind: what attacks by thieves have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+
+from infl.attacks._kit.contract import Attack, Attacker, Finding
+from infl.attacks._kit.evidence import Evidence
+from infl.attacks._kit.fine_tuning import Samples, Way, compare_starts, summarise, trial
+from infl.attacks._kit.model_file import ModelFile
+from infl.federation.seeds import derive
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from torch import Tensor, nn
+
+    from infl.attacks.keys import Weights
+
+
+@dataclass(frozen=True)
+class Theft:
+    """A file, and samples that its run was not fitted on.
+
+    Attributes
+    ----------
+    evidence
+        Of the run on the other samples, which the file is from.
+    mine
+        The thief's samples.
+    number
+        Of the trial.
+    """
+
+    evidence: Evidence
+    mine: AnnData
+    number: int
+
+    @cached_property
+    def file(self) -> ModelFile:
+        """The stolen file."""
+        return ModelFile(self.evidence)
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """A module to try weights in."""
+        return self.file.build("bench")
+
+    @cached_property
+    def samples(self) -> Samples:
+        """The thief's samples as somebody without the key reads them, and their classes: (n, features), (n,)."""
+        return self._read(self.mine, keyless=True)
+
+    @cached_property
+    def cohort(self) -> Samples:
+        """The samples of the run itself, read alike; only its owner has them."""
+        parts = [self._read(a, keyless=True) for a in self.evidence.sites.values()]
+        return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+
+    def _read(self, adata: AnnData, *, keyless: bool) -> Samples:
+        rng = self.evidence.rng("a thief's samples")
+        data = self.file.task.read(adata, self.evidence.panel, site="the thief's data", rng=rng, keyless=keyless)
+        return data.batch(np.arange(adata.n_obs))
+
+    @torch.no_grad()
+    def predictions(self, mixtures: Tensor) -> Tensor:
+        """Return what the model says of mixtures (n, samples) of the thief's samples, with the right key: (n, classes)."""
+        x, _ = self._read(self.mine, keyless=False)
+        return self.file.model.module(self.file.key)(mixtures @ x).softmax(1)
+
+    def rng(self, *purpose: str | int) -> np.random.Generator:
+        """Return a generator of this trial."""
+        return self.evidence.rng(*purpose, self.number)
+
+
+def thefts(evidence: Evidence, n: int) -> Iterator[Theft]:
+    """Fit the run again on half of each site's samples, n times, and give its file and the other half to a thief.
+
+    The split and the run's seed are others each time.
+    """
+    for number in range(n):
+        yield evidence.once(("theft", number), lambda number=number: _theft(evidence, number))  # type: ignore[misc]
+
+
+def _theft(evidence: Evidence, number: int) -> Theft:
+    import anndata
+
+    rng = evidence.rng("thief_fine_tuning", number)
+    held = {s: evidence.task.hold_out(a, 0.5, rng) for s, a in evidence.sites.items()}
+    halves = {s: a[~held[s]] for s, a in evidence.sites.items()}
+    seed = derive(evidence.run.settings["seed"], "thief", number)
+    run = evidence.repeat(halves, seed=seed, **evidence.without_noise).outcome.run
+    mine = anndata.concat([a[held[s]] for s, a in evidence.sites.items()], index_unique="-", keys=list(held))
+    return Theft(Evidence(run, halves, evidence.seed), mine, number)
+
+
+def draw(y: np.ndarray, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw n samples to train on, at least one of each class, and leave the others to judge."""
+    order = rng.permutation(len(y))
+    first = [int(order[y[order] == c][0]) for c in np.unique(y)]
+    rest = [int(i) for i in order if i not in first]
+    train = np.array([*first, *rest[: max(n - len(first), 0)]])
+    return train, np.setdiff1d(order, train)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a thief does in one trial: weights to begin with by name, samples to train on, samples to be judged on."""
+
+    begin: Mapping[str, Weights]
+    taught: Samples
+    judged: Samples
+
+
+class Thief(Attack):
+    """Train on from a stolen file in several ways, against ways that need no theft, and against the unlocked file."""
+
+    against: ClassVar[Attacker] = Attacker.THIEF
+    stolen: ClassVar[Mapping[str, Way]]
+    free: ClassVar[Mapping[str, Way]]
+    unlocked: ClassVar[Mapping[str, Way]]
+    n_trials: ClassVar[int] = 10
+    n_samples: ClassVar[int] = 16
+    learning_rates: ClassVar[Sequence[float]] = (1e-3, 1e-2)
+    margin: ClassVar[float] = 0.05
+
+    def applies(self, evidence: Evidence) -> bool:
+        """Whether the run is a classifier of plain tables with samples to spare."""
+        from anndata import AnnData
+
+        plain = all(isinstance(a, AnnData) for a in evidence.sites.values())
+        enough = sum(a.n_obs for a in evidence.sites.values()) >= 8 * len(evidence.panel.get("classes", ()))
+        return evidence.task.name == "classifier" and plain and enough
+
+    @abstractmethod
+    def prepare(self, theft: Theft, n: int, case: str) -> Task:
+        """Return what the thief does with n samples."""
+
+    @abstractmethod
+    def told(self, n: int, case: str, how: str) -> tuple[str, str]:
+        """Return the metric and the note of a finding."""
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Kinds of files to be judged apart."""
+        return ("",)
+
+    def run(self, evidence: Evidence) -> list[Finding]:
+        """Repeat run and theft, each time with other samples held out for the thief."""
+        return [self._judge(evidence, case) for case in self.cases]
+
+    def samples_for(self, evidence: Evidence) -> int:
+        """Return how many samples the thief trains on."""
+        return min(self.n_samples, sum(a.n_obs for a in evidence.sites.values()) // 4)
+
+    def trials(self, evidence: Evidence, n: int, case: str = "") -> list[dict[tuple[str, float], float]]:
+        """Return the accuracies of every way and learning rate in each trial."""
+        return [self._trial(theft, n, case) for theft in thefts(evidence, self.n_trials)]
+
+    def compare(self, trials: Sequence[Mapping[tuple[str, float], float]]) -> dict[str, Any]:
+        """Compare what was stolen with what is free: :func:`infl.attacks._kit.fine_tuning.compare_starts`."""
+        return compare_starts(summarise(trials), self.stolen, self.free, self.unlocked)
+
+    def _trial(self, theft: Theft, n: int, case: str) -> dict[tuple[str, float], float]:
+        task = self.prepare(theft, n, case)
+        return trial(
+            theft.module,
+            task.begin,
+            task.taught,
+            task.judged,
+            seed=int(theft.rng(self.name, "steps", n).integers(2**31)),
+            ways={**self.stolen, **self.free, **self.unlocked},
+            learning_rates=self.learning_rates,
+        )
+
+    def _judge(self, evidence: Evidence, case: str) -> Finding:
+        n = self.samples_for(evidence)
+        result = self.compare(self.trials(evidence, n, case))
+        chance = float(result["scratch"].mean())
+        metric, note = self.told(n, case, result["how"])
+        return Finding(
+            metric=metric,
+            value=float(result["stolen"].mean()),
+            low=chance + result["low"],
+            high=chance + result["high"],
+            chance=chance,
+            control=float(result["unlocked"].mean()),
+            promised=ModelFile(evidence).promised,
+            margin=self.margin,
+            note=note,
+        )

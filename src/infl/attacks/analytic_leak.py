@@ -1,0 +1,92 @@
+"""Can a patient's profile be read from an update? A row of the first layer's gradient over its bias's is the input."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from infl.attacks._kit.contract import Attack, Attacker, Finding
+from infl.attacks._kit.statistics import correlation, interval
+from infl.models.task import ADAM_EPS
+
+if TYPE_CHECKING:
+    from infl.attacks._kit.evidence import Evidence, Recorded
+
+N_REPEATS = 4
+
+
+def gradient_of_step(update: np.ndarray, weights: np.ndarray, *, lr: float, weight_decay: float) -> np.ndarray:
+    """Recover the gradient from the first step of AdamW, which is ``−lr (g / (|g| + ε) + λ θ)``.
+
+    Examples
+    --------
+    >>> g = np.array([0.02, -3e-4])
+    >>> step = -0.1 * (g / (np.abs(g) + ADAM_EPS))
+    >>> np.allclose(gradient_of_step(step, np.zeros(2), lr=0.1, weight_decay=0.0), g)
+    True
+    """
+    u = np.clip(-update / lr - weight_decay * weights, -1 + 1e-7, 1 - 1e-7)
+    return ADAM_EPS * u / (1 - np.abs(u))
+
+
+def profile(weight_gradient: np.ndarray, bias_gradient: np.ndarray) -> np.ndarray:
+    """Return the input of a linear layer from one record's gradients ∂W = δ xᵀ and ∂b = δ, by least squares."""
+    return bias_gradient @ weight_gradient / max(float(bias_gradient @ bias_gradient), 1e-30)
+
+
+def first_layer_gradients(recorded: Recorded) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Read each site's message as a listener does: the gradient of the first layer's weight (out, in) and bias (out,)."""
+    replica = recorded.outcome.replica
+    task, n = replica.task, len(recorded.outcome.sites)
+    from infl.federation.replica import build_bench
+
+    initial = build_bench(task, replica.agreement).copy_shared().numpy()  # the seed is public
+    gradients = {}
+    for update in recorded.updates():
+        change = update.values * n  # one patient a site: every weight is 1 / n
+        flat = gradient_of_step(change, initial, lr=task.lr, weight_decay=task.weight_decay)
+        tensors = recorded.tensors(flat)
+        name = next(k for k, v in tensors.items() if v.ndim == 2)
+        gradients[update.site] = (tensors[name], tensors[name.removesuffix("weight") + "bias"])
+    return gradients
+
+
+def true_profiles(recorded: Recorded) -> dict[str, np.ndarray]:
+    """Return what the first layer really saw, by site."""
+    private = recorded.outcome.replica.private
+    center, scale = private.get("center", 0.0), private.get("scale", 1.0)
+    rows = {s: m.data.batch(m.data.train)[0].numpy()[0] for s, m in recorded.outcome.sites.items()}
+    return {s: np.clip((row - center) / scale, -10, 10) for s, row in rows.items()}
+
+
+class AnalyticLeak(Attack):
+    """Read a patient's whole profile from one training step on it."""
+
+    name: ClassVar[str] = "analytic_leak"
+    against: ClassVar[Attacker] = Attacker.COORDINATOR
+    question: ClassVar[str] = "Can the coordinator read a patient's profile from a hospital's update?"
+    quick: ClassVar[bool] = True
+
+    def applies(self, evidence: Evidence) -> bool:
+        """Whether the task has a matrix of features, and trains without noise."""
+        return evidence.task.name == "classifier" and evidence.run.privacy is None
+
+    def run(self, evidence: Evidence) -> list[Finding]:
+        """Correlate what is read with the truth."""
+        found: list[list[float]] = [[], []]
+        for number, recorded in enumerate(evidence.patients(N_REPEATS)):
+            truth = true_profiles(recorded)
+            for site, (weight, bias) in first_layer_gradients(recorded).items():
+                found[number % 2].append(correlation(profile(weight, bias), truth[site]))
+        return [
+            Finding(
+                metric="correlation with the patient's profile",
+                **interval(found[0]),
+                chance=0.0,
+                control=float(np.mean(found[1])),
+                promised=evidence.sealed,
+                margin=0.5,
+                note="One training step on one patient; the listener knows the model's start, the optimiser and its settings.",
+            )
+        ]

@@ -1,0 +1,203 @@
+"""How much ε does the run really spend, at least? An estimate from one run with canaries.
+
+Canaries are records with one loud feature each, so that no two of them pull the same weights. A coin decides for each
+whether a site has it. Whoever sees the opened sums then guesses which are in, and abstains where it is hard to tell. If
+more guesses are right than (ε, δ)-differential privacy lets anybody have, the ε that was accounted for is wrong.
+
+References
+----------
+Steinke, Nasr, Jagielski, Privacy auditing with one (1) training run, NeurIPS 2023 (the game). Mahloujifar, Melis,
+Chaudhuri, Auditing f-differential privacy in one run, ICML 2025 (what right guesses prove).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from infl.attacks._kit.contract import Attack, Attacker, Finding
+from infl.attacks._kit.evidence import OPEN
+from infl.attacks._kit.one_run_bound import (
+    CONFIDENCE,
+    audited,
+    gaussian_lower_bound,
+    guesses_for,
+    likelihood_ratio,
+    lower_bound,
+)
+from infl.attacks._kit.shadows import alignment
+from infl.federation.replica import build_bench
+from infl.privacy.dp import DP
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from torch import Tensor
+
+    from infl.attacks._kit.evidence import Evidence, Recorded
+
+N_CANARIES = 2000
+NO_NOISE = 1e-2
+"""Noise multiplier of the control: a mechanism that noise cannot hide anything in, but that runs the same code."""
+ROWS = 512
+
+
+class AuditedEpsilon(Attack):
+    """Guess which canaries are in, from the opened sums of all rounds."""
+
+    name: ClassVar[str] = "audited_epsilon"
+    against: ClassVar[Attacker] = Attacker.CURIOUS_SITE
+    question: ClassVar[str] = "Does the run spend more ε than it accounts for?"
+
+    def applies(self, evidence: Evidence) -> bool:
+        """Whether the run is a private fit of a classifier on plain tables."""
+        from anndata import AnnData
+
+        plain = all(isinstance(a, AnnData) for a in evidence.sites.values())
+        return evidence.run.privacy is not None and evidence.task.name == "classifier" and plain
+
+    def run(self, evidence: Evidence) -> list[Finding]:
+        """Repeat the run with canaries, under its noise and without."""
+        privacy = evidence.run.privacy
+        assert privacy is not None
+        dp, rounds, delta = DP(**evidence.run.settings["privacy"]), len(evidence.run.history), float(privacy["delta"])
+        m = min(N_CANARIES, len(evidence.panel["features"]))
+
+        def gaussian(correct: int, guesses: int, canaries: int, confidence: float) -> float:
+            return gaussian_lower_bound(correct, guesses, canaries, delta, dp.sample_rate, rounds, confidence)
+
+        def whatever(correct: int, guesses: int, canaries: int, confidence: float) -> float:
+            return lower_bound(correct, guesses, canaries, delta, confidence)
+
+        scores, inside = self._scored(evidence, float(privacy["noise_multiplier"]))
+        open_scores, open_inside = self._scored(evidence, NO_NOISE)
+        # Guesses on some for noise that is as it should be, and on half for noise that is not there.
+        part = guesses_for(float(privacy["noise_multiplier"]), dp.sample_rate, rounds, m, delta)
+        choices = {part, m // 4 * 2}
+        findings = []
+        for what, bound in (("Gaussian noise", gaussian), ("any noise", whatever)):
+            value, correct, guesses = audited(scores, inside, choices, bound)
+            control, *_ = audited(open_scores, open_inside, choices, bound)
+            most = bound(m // 4 * 2, m // 4 * 2, m, 1 - (1 - CONFIDENCE) / len(choices))
+            findings.append(
+                Finding(
+                    metric=f"epsilon, lower bound at 95 % by canaries, {what}",
+                    value=value,
+                    low=value,
+                    high=float(privacy["epsilon"]),
+                    chance=0.0,
+                    control=control,
+                    promised=True,
+                    margin=1.0,
+                    bound=float(privacy["epsilon"]),
+                    note=f"{correct} of {guesses} guesses right on {m} canaries; accounted (upper bound): "
+                    f"{privacy['epsilon']:.2f} at delta {delta:g}. So many canaries can show {most:.1f} at most. "
+                    "Control: without noise.",
+                )
+            )
+        return findings
+
+    def _scored(self, evidence: Evidence, noise: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return how much speaks for each canary to be in the run with so much noise, and whether it is: (m,) each."""
+        dp, rng = DP(**evidence.run.settings["privacy"]), evidence.rng(self.name)
+        n = sum(a.n_obs for a in evidence.sites.values())
+        features = list(evidence.panel["features"])
+        loud = rng.permutation(len(features))[:N_CANARIES]
+        labels = rng.integers(len(evidence.panel["classes"]), size=len(loud))
+        inside = rng.random(len(loud)) < 0.5
+        home = np.arange(len(loud)) % len(evidence.sites)
+        sites = {
+            name: self._with(evidence, a, loud[here], labels[here])
+            for (name, a), here in zip(
+                evidence.sites.items(), (inside & (home == s) for s in range(len(evidence.sites))), strict=True
+            )
+        }
+        # ε is spent by noise, sampling rate and rounds; a budget would end the run, and δ is checked against more records.
+        quick: dict[str, Any] = {
+            "epsilon": None,
+            "accountant": "rdp",
+            "delta": min(float(dp.delta or 0), 0.5 / (2 * n + len(loud))),
+        }
+        mechanism = replace(dp, noise_multiplier=noise, **quick)
+        everything: dict[str, Any] = {"validation": 0.0}
+        recorded = evidence.repeat(
+            sites,
+            task=replace(evidence.task, **everything),
+            privacy=mechanism,
+            rounds=len(evidence.run.history),
+            **OPEN,
+        )
+        return self._scores(evidence, recorded, mechanism, loud, labels, list(evidence.sites), home), inside
+
+    @staticmethod
+    def _with(evidence: Evidence, adata: AnnData, loud: np.ndarray, labels: np.ndarray) -> AnnData:
+        """Return a site's table with canaries: one feature at one, the others at zero."""
+        import anndata
+        import pandas as pd
+        from scipy import sparse
+
+        options, features = evidence.task.options(), list(evidence.panel["features"])
+        x = sparse.csr_matrix(
+            (np.ones(len(loud), dtype=np.float32), (np.arange(len(loud)), loud)), shape=(len(loud), len(features))
+        )
+        table = adata[:, features]
+        if not sparse.issparse(table.X):
+            x = x.toarray()
+        classes = np.asarray(evidence.panel["classes"], dtype=object)
+        obs = pd.DataFrame({options["target"]: classes[labels]}, index=[f"canary_{i}" for i in loud])
+        layers = {} if options["layer"] is None else {options["layer"]: x}
+        canaries = anndata.AnnData(x, obs=obs, var=pd.DataFrame(index=features), layers=layers)
+        return anndata.concat([table, canaries], join="inner")
+
+    @staticmethod
+    def _scores(
+        evidence: Evidence,
+        recorded: Recorded,
+        dp: DP,
+        loud: np.ndarray,
+        labels: np.ndarray,
+        names: list[str],
+        home: np.ndarray,
+    ) -> np.ndarray:
+        """Return the log-likelihood ratio of each canary being in, over all rounds (m,).
+
+        A site follows the model from round to round as every site does. With noise that each site adds whole, the sum of
+        one site is promised to be private too, and it is what is looked at.
+        """
+        replica = recorded.outcome.replica
+        bench = build_bench(replica.task, replica.agreement)
+        theta, q = bench.copy_shared(), dp.sample_rate
+        state: dict[str, Tensor] = {}
+        x = torch.zeros(len(loud), len(evidence.panel["features"]))
+        x[torch.arange(len(loud)), torch.from_numpy(loud)] = 1.0
+        x = (x - x.mean(1, keepdim=True)) / x.std(1, correction=0, keepdim=True)  # as privately() has rows scaled
+        y = torch.from_numpy(labels)
+        scores = np.zeros(len(loud))
+        rounds: dict[int, dict[str, np.ndarray]] = {}
+        for update in recorded.updates():
+            rounds.setdefault(update.round, {})[update.site] = update.values
+        for parts in rounds.values():
+            bench.load(theta)
+            module, total = bench.module.eval(), np.sum(list(parts.values()), axis=0)
+            groups = [(np.arange(len(loud)), total)]
+            if dp.noise == "local":
+                groups = [(np.flatnonzero(home == s), parts[name]) for s, name in enumerate(names) if name in parts]
+            n_layers = sum(isinstance(layer, nn.Linear) for layer in module.modules())
+            readings, size = np.zeros((2, n_layers, len(loud)))
+            for members, values in groups:
+                along = {
+                    n: v.clone() for n, v in bench.shared.views(torch.from_numpy(values.astype(np.float32))).items()
+                }
+                for i in np.array_split(members, -(-len(members) // ROWS)):
+                    readings[:, i], size[:, i] = alignment(module, x[i], y[i], along, float(dp.clip_norm or 1))
+            for label in np.unique(labels):  # what canaries of a class have in common says nothing about one of them
+                readings[:, labels == label] -= np.median(readings[:, labels == label], axis=1, keepdims=True)
+            # Noise, and whoever else takes part; little in the layer that sees the loud features apart.
+            spread = 1.4826 * np.median(np.abs(readings), axis=1, keepdims=True) + 1e-9
+            scores += likelihood_ratio(readings, size, spread, q)
+            update_ = torch.from_numpy(total.astype(np.float32)) * (-1 / (q * replica.n_total))
+            replica.rule.at_sum(theta, update_, state)
+        return scores

@@ -1,0 +1,73 @@
+"""Is the seal noise? A probe that tries to tell from a message which hospital sent it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from infl.attacks._kit.contract import Attack, Attacker, Finding
+from infl.attacks._kit.evidence import UNPROTECTED
+
+if TYPE_CHECKING:
+    from infl.attacks._kit.evidence import Evidence, Recorded
+
+N_ROUNDS = 30
+N_WORDS = 1500
+
+
+def probe(messages: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return whether each message's label was guessed (n,), by cross-validated logistic regression on its numbers.
+
+    Features: the values, standardised, and their differences to the round before of the same sender.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    folds = StratifiedKFold(5, shuffle=True, random_state=int(rng.integers(2**31)))
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=1e-3, max_iter=500))
+    return cross_val_predict(model, messages, labels, cv=folds) == labels
+
+
+class SealedTraffic(Attack):
+    """Tell hospitals apart by their messages, over many rounds."""
+
+    name: ClassVar[str] = "sealed_traffic"
+    against: ClassVar[Attacker] = Attacker.COORDINATOR
+    question: ClassVar[str] = "Is what travels noise to those who carry it?"
+    quick: ClassVar[bool] = True
+
+    def applies(self, evidence: Evidence) -> bool:
+        """Whether there are two sites to tell apart."""
+        return len(evidence.sites) > 1
+
+    def run(self, evidence: Evidence) -> list[Finding]:
+        """Probe the run's messages, an unprotected run's, and the run's with masks reused."""
+        rounds: dict[str, Any] = {"rounds": N_ROUNDS, "patience": 0}
+        protected = self._guessed(evidence, evidence.repeat(**rounds))
+        control = self._guessed(evidence, evidence.repeat(**rounds, **UNPROTECTED))
+        n = len(protected)
+        half = 1.96 * (protected.mean() * (1 - protected.mean()) / n) ** 0.5
+        return [
+            Finding(
+                metric="accuracy of guessing the sender of a message",
+                value=float(protected.mean()),
+                low=float(protected.mean() - half),
+                high=float(protected.mean() + half),
+                chance=0.5,
+                control=float(control.mean()),
+                promised=evidence.sealed,
+                margin=0.2,
+                note=f"A trained probe looks at {n} messages of two hospitals and guesses which of them sent each.",
+            )
+        ]
+
+    def _guessed(self, evidence: Evidence, recorded: Recorded) -> np.ndarray:
+        rng = evidence.rng(self.name)
+        first, second = list(recorded.outcome.sites)[:2]
+        updates = [u for u in recorded.updates() if u.site in (first, second)]
+        places = rng.choice(len(updates[0].values), min(N_WORDS, len(updates[0].values)), replace=False)
+        values = np.stack([u.values[places] for u in updates])
+        return probe(values, np.array([u.site == first for u in updates]).astype(int), rng)

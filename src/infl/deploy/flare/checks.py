@@ -1,0 +1,174 @@
+"""What can be found wrong before a run, at the coordinator and at a site; each finding says what to do."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import closing
+from importlib.metadata import version
+from pathlib import Path
+
+from infl import __version__
+from infl.deploy.flare.kits import Consortium, consortium_of, days_left
+from infl.deploy.runfile import RunFile
+from infl.deploy.station import Station, read_site
+from infl.errors import DataError, FederationError, FileError, InflError
+from infl.models.registry import task_from_json
+
+Finding = tuple[str, InflError | None, str]
+SOON = 14
+"""Days before its end from which on a certificate is worth a word."""
+ROOM = 1 << 30
+"""Free bytes that checkpoints, ledgers and logs of a usual run fit into."""
+
+
+def check_coordinator(home: Path, run: Path | None = None) -> list[Finding]:
+    """Check kit, certificate, port, disk and versions, and a run's file if there is one."""
+    parts: dict[str, Callable[[], str]] = {
+        "kit": lambda: _kit(home / "kit"),
+        "certificate": lambda: days(home / "kit"),
+        "port": lambda: check_port(consortium_of(home)),
+        "disk": lambda: _disk(home),
+        "versions": _versions,
+    }
+    if run is not None:
+        parts["run"] = lambda: _run(run)
+    return [_find(what, part) for what, part in parts.items()]
+
+
+def check_site(station: Station, run: Path | None = None) -> list[Finding]:
+    """Check kit, certificate, connection, disk, versions, policy, data and key; the last three for a run if it is named."""
+    kit = station.home / "kit"
+    parts: dict[str, Callable[[], str]] = {
+        "kit": lambda: _kit(kit),
+        "certificate": lambda: days(kit),
+        "connection": lambda: _connection(kit, consortium_of(station.home)),
+        "disk": lambda: _disk(station.home),
+        "versions": _versions,
+        "policy": lambda: _policy(station, run),
+        "data": lambda: _data(station, run),
+        "key": lambda: _key(station, run),
+    }
+    return [_find(what, part) for what, part in parts.items()]
+
+
+def _find(what: str, part: Callable[[], str]) -> Finding:
+    try:
+        return what, None, part()
+    except InflError as error:
+        return what, error, ""
+
+
+def _kit(kit: Path) -> str:
+    if not (kit / "startup").is_dir():
+        raise FileError(f"{kit} is missing: `infl coordinator init`, or `infl site install`")
+    return str(kit)
+
+
+def days(kit: Path) -> str:
+    """Say how long a kit's certificate is valid.
+
+    Raises
+    ------
+    FederationError
+        It is not.
+    """
+    left, how = days_left(kit), "`infl site enrol NAME --renew`, or at the coordinator `infl coordinator renew`"
+    if left <= 0:
+        raise FederationError(f"expired {-left:.0f} days ago, or this machine's clock is wrong: {how}")
+    return f"valid for {left:.0f} days" + (f": renew it soon, {how}" if left < SOON else "")
+
+
+def check_port(consortium: Consortium) -> str:
+    """Say that the coordinator's port is free.
+
+    Raises
+    ------
+    FederationError
+        It is not.
+    """
+    with closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", consortium.port))
+        except OSError as error:
+            raise FederationError(
+                f"port {consortium.port} is taken ({error.strerror}): end what uses it, or a run goes on here already"
+            ) from None
+    return f"{consortium.port} is free"
+
+
+def _connection(kit: Path, consortium: Consortium) -> str:
+    startup, where = kit / "startup", f"{consortium.host}:{consortium.port}"
+    try:
+        context = ssl.create_default_context(cafile=str(startup / "rootCA.pem"))
+        context.load_cert_chain(startup / "client.crt", startup / "client.key")
+        with (
+            socket.create_connection((consortium.host, consortium.port), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname=consortium.host) as line,
+        ):
+            return f"{where} by {line.version()}"
+    except ssl.SSLCertVerificationError as error:
+        raise FederationError(
+            f"{where} is not the coordinator, or a clock is wrong: {error.verify_message}; compare fingerprints by phone"
+        ) from None
+    except (OSError, ssl.SSLError) as error:
+        raise FederationError(
+            f"{where} cannot be reached ({error.strerror or error}): is the coordinator up, does the firewall let it out?"
+        ) from None
+
+
+def _disk(home: Path) -> str:
+    free = shutil.disk_usage(home).free
+    if free < ROOM:
+        raise FileError(f"{free / 1e6:,.0f} MB free at {home}: make room for {ROOM / 1e6:,.0f} MB")
+    return f"{free / 1e9:,.0f} GB free"
+
+
+def _versions() -> str:
+    return f"infl {__version__}, nvflare {version('nvflare')}: must be the same everywhere"
+
+
+def _run(run: Path) -> str:
+    agreement = RunFile.read(run).agreement()
+    said = f"{agreement.task}, {len(agreement.sites)} sites, {agreement.rounds} rounds"
+    return "; ".join(filter(None, (said, agreement.tolerance())))
+
+
+def _policy(station: Station, run: Path | None) -> str:
+    policy = station.policy
+    if run is None:
+        return "can be read"
+    agreement = RunFile.read(run).agreement()
+    policy.check(agreement, station.settings.name)
+    said = "accepts the run" + (", after a person's yes" if policy.ask else "")
+    return "; ".join(filter(None, (said, agreement.tolerance())))
+
+
+def _data(station: Station, run: Path | None) -> str:
+    settings = station.settings
+    adata = read_site(Path(settings.data), settings.name)
+    if run is not None:
+        agreement = RunFile.read(run).agreement()
+        task = task_from_json(agreement.task, agreement.options)
+        own = task.agree({settings.name: adata})
+        absent = set(agreement.panel.get("features", [])) - set(own.get("features", []))
+        if absent:
+            raise DataError(f"{len(absent)} features of the run are missing, first {min(absent)!r}: harmonise the data")
+        more = set(own.get("classes", [])) - set(agreement.panel.get("classes", []))
+        if more:
+            raise DataError(f"class {min(more)!r} is not one of the run: agree on the panel anew, or leave it out")
+    return f"{adata.n_obs:,} × {adata.n_vars:,}"
+
+
+def _key(station: Station, run: Path | None) -> str:
+    if run is None:
+        return "not asked for without run.toml"
+    agreement = RunFile.read(run).agreement()
+    ring = station.open_key(agreement)
+    if ring is None:
+        return "none needed"
+    station.membership(agreement, ring)
+    return f"version {agreement.key_version}, {agreement.fingerprint}; all {len(agreement.sites)} sites are members"

@@ -1,0 +1,105 @@
+"""The server's part of a FLARE job: an attempt of the coordinator, over the job's cells."""
+
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.controller import Controller
+from nvflare.apis.signal import Signal
+
+from infl.deploy.attempt import AGAIN, STOP, Attempt, RunFolder
+from infl.deploy.flare.line import Line, cells_of
+from infl.deploy.flare.process import keep_memory_flat
+from infl.deploy.remote import Patience, RemoteTransport
+from infl.errors import SettingsError
+from infl.federation.agreement import Agreement
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""Names of runs; they become names of folders."""
+COMMAND = "infl"
+"""What an administrator calls to ask a running job where it is."""
+LAST_WORD = 10.0
+"""Seconds that an attempt waits for somebody at another machine to read how it ended."""
+
+
+class InflController(Controller):
+    """Runs the coordinator.
+
+    Parameters
+    ----------
+    run
+        Name of the run; its folder lies beside the server's kit.
+    patience
+        Fields of :class:`~infl.deploy.remote.Patience`.
+    agreement
+        The specification as JSON, when whoever asks for the run is not at the coordinator; the run is begun with it.
+    """
+
+    def __init__(self, run: str, patience: dict[str, float] | None = None, agreement: str = "") -> None:
+        super().__init__()
+        if not NAME.fullmatch(run):
+            raise SettingsError(f"run {run!r}: a name has letters, digits, '.', '_' and '-'")
+        self.run, self.patience = run, Patience(**(patience or {}))
+        self.agreement = Agreement.from_json(agreement) if agreement else None
+        self._told = threading.Event()
+
+    def start_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing to prepare."""
+
+    def stop_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing to put away."""
+
+    def process_result_of_unknown_task(self, *args: Any, **kwargs: Any) -> None:
+        """Tasks are not used."""
+
+    def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        """Make one attempt at finishing the run."""
+        keep_memory_flat()
+        folder = RunFolder(Path(fl_ctx.get_workspace().get_root_dir()).parent / "runs" / self.run)
+        if self.agreement is not None and not folder.store.exists:
+            folder.store.begin(self.agreement)
+        elif self.agreement is not None and folder.agreement.digest != self.agreement.digest:
+            raise SettingsError(f"run {self.run} was begun with another specification")
+        fl_ctx.get_engine().register_app_command(COMMAND, self._tell, folder)
+        engine, sites = fl_ctx.get_engine(), folder.agreement.sites
+        cells = {n: a for n, a in cells_of(fl_ctx.get_job_id(), engine.get_clients()).items() if n in sites}
+        line: Line | None = None
+
+        def send(site: str, content: list[memoryview]) -> None:
+            if line is not None:
+                line.send(site, content)
+
+        transport = RemoteTransport(sites, send, self.patience)
+        line = Line(engine.get_cell(), cells, transport.receive, lambda: transport.limit)
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(0.2):
+                if abort_signal.triggered:
+                    transport.stop()
+                    return
+
+        threading.Thread(target=watch, daemon=True).start()
+        try:
+            status = Attempt(folder, transport).go()
+            self.log_info(fl_ctx, f"run {self.run}: {status.state} {status.message}".rstrip())
+            if self.agreement is not None:
+                self._told.wait(LAST_WORD)
+        finally:
+            over.set()
+            line.close()
+
+    def _tell(self, topic: str, data: Any, fl_ctx: FLContext, folder: RunFolder) -> dict[str, Any]:
+        """Answer an administrator who is not at the coordinator: take a request, say where the run is."""
+        wanted = data.get("request") if isinstance(data, dict) else None
+        if wanted in (STOP, AGAIN):
+            folder.request(wanted)
+        status = folder.status
+        if status.state not in ("offered", "running"):
+            self._told.set()
+        return asdict(status)

@@ -1,0 +1,352 @@
+"""Enrolment: a site makes its own private key, which never leaves it; the coordinator signs its request.
+
+FLARE's distributed provisioning does the work (``nvflare cert``, ``nvflare package``). What is added here: folders of fixed
+shape, fingerprints for people to compare, and settings that let a job name infl's two classes and nothing else, and bring no
+code.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import zipfile
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import ConfigDict, TypeAdapter
+
+from infl._files import explained, write_atomic
+from infl.deploy.flare import CONTROLLER, EXECUTOR, require_flare
+from infl.deploy.flare.commands import nvflare
+from infl.deploy.flare.enrolment import (
+    SITE_NAME,
+    Request,
+    check_request,
+    entry_of,
+    groups,
+    read_register,
+    read_request,
+    without,
+    write_register,
+)
+from infl.deploy.folders import alone
+from infl.deploy.toml import read_checked
+from infl.errors import FederationError, FileError, SettingsError
+
+ADMIN = "coordinator@infl.local"
+REVOKED = "disabled_clients.json"
+"""File in a server's kit with the names that FLARE refuses."""
+
+
+@dataclass(frozen=True)
+class Consortium:
+    """Who the coordinator is and where; public, the same at all participants.
+
+    Attributes
+    ----------
+    name
+        Of the consortium.
+    host, port
+        Where sites reach the coordinator, by the host's name in its certificate.
+    scheme
+        ``"tcp"`` or ``"grpc"``, both under mutual TLS.
+    valid_days
+        How long certificates are valid.
+    """
+
+    name: str
+    host: str
+    port: int = 8002
+    scheme: str = "tcp"
+    valid_days: int = 365
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    def __post_init__(self) -> None:
+        if not SITE_NAME.fullmatch(self.name):
+            raise SettingsError(f"consortium {self.name!r}: use letters, digits, '_' and '-'")
+        if self.scheme not in ("tcp", "grpc"):
+            raise SettingsError(f"scheme {self.scheme!r}: 'tcp' or 'grpc'")
+        if not 0 < self.port < 65536:
+            raise SettingsError(f"port {self.port}: 1 to 65535")
+
+    @property
+    def _server(self) -> dict[str, object]:
+        return {"host": self.host, "fed_learn_port": self.port, "admin_port": self.port}
+
+    def profile(self) -> str:
+        """Return FLARE's project profile (YAML, of which JSON is a part)."""
+        fields = {"name": self.name, "scheme": self.scheme, "connection_security": "mtls", "server": self._server}
+        return json.dumps(fields)
+
+    def participant(self, name: str, kind: str) -> str:
+        """Return FLARE's definition of a participant."""
+        row: dict[str, object] = {"name": name, "type": kind, "org": "infl"}
+        row |= self._server if kind == "server" else {"server": self._server}
+        row |= {"role": "lead"} if kind == "admin" else {}
+        row.pop("host", None)
+        return json.dumps({"name": self.name, "participants": [row]})
+
+
+def init_coordinator(home: Path, consortium: Consortium) -> str:
+    """Make a coordinator's folder: certificate authority, server kit, admin kit; return the authority's fingerprint."""
+    require_flare()
+    if (home / "ca").exists():
+        raise FileError(f"{home} is a coordinator already: choose another folder")
+    with explained(home, "make"):
+        home.mkdir(parents=True, exist_ok=True)
+    write_atomic(home / "consortium.json", json.dumps(asdict(consortium), indent=1).encode(), overwrite=True)
+    write_atomic(home / "profile.yml", consortium.profile().encode(), overwrite=True)
+    nvflare(home, "cert", "init", "--profile", home / "profile.yml", "-o", home / "ca")
+    for name, kind, kit in ((consortium.host, "server", "kit"), (ADMIN, "admin", "admin")):
+        request = _request(home, consortium, name, kind)
+        signed = _sign(home, request, home / f"{name}.signed.zip", consortium.valid_days)
+        _package(home, signed, kit, _fingerprint(home / "ca" / "rootCA.pem"))
+        signed.unlink()
+    _restrict(home / "kit", "server")
+    return _fingerprint(home / "ca" / "rootCA.pem")
+
+
+def read_consortium(path: Path) -> Consortium:
+    """Read ``consortium.toml``.
+
+    Raises
+    ------
+    SettingsError
+        Something in it cannot work; the message has the line.
+    """
+    return read_checked(path, TypeAdapter(Consortium).validate_python)
+
+
+def consortium_of(home: Path) -> Consortium:
+    """Return which consortium a folder belongs to."""
+    with explained(home / "consortium.json", "read"):
+        return Consortium(**json.loads((home / "consortium.json").read_text()))
+
+
+def enrol(home: Path, name: str, consortium: Consortium, *, renew: bool = False) -> tuple[Path, str]:
+    """Make a site's key and request; return the request file and the key's fingerprint.
+
+    With `renew`, a site that is enrolled makes a new key; the old certificate serves until the new one is installed.
+    """
+    require_flare()
+    if not SITE_NAME.fullmatch(name):
+        raise SettingsError(f"site {name!r}: use letters, digits, '_' and '-'")
+    if renew and not (home / "kit").exists():
+        raise FileError(f"{home} has no certificate to renew: leave --renew out")
+    if renew:
+        shutil.rmtree(home / "request", ignore_errors=True)
+    if (home / "request").exists():
+        raise FileError(f"{home} has a request already: send it, or choose another folder with --home")
+    with explained(home, "make"):
+        home.mkdir(parents=True, exist_ok=True)
+    write_atomic(home / "consortium.json", json.dumps(asdict(consortium), indent=1).encode(), overwrite=True)
+    made = _request(home, consortium, name, "client")
+    request = Path(shutil.copy(made, home / f"{name}.request.zip"))
+    return request, read_request(request).fingerprint
+
+
+def asked(home: Path, path: Path, *, renew: bool = False) -> Request:
+    """Return what a request asks for, if it can be granted; signs nothing.
+
+    Raises
+    ------
+    FederationError
+        The request is damaged, for no site, or for a site that is enrolled (without `renew`).
+    """
+    request = read_request(path)
+    consortium, out = consortium_of(home), revoked(home)
+    register = [replace(entry, revoked=entry.revoked or entry.name in out) for entry in read_register(home)]
+    check_request(request, path, register, (consortium.host, consortium.name, ADMIN), renew=renew)
+    return request
+
+
+def approve(
+    home: Path, path: Path, *, expected: Request | None = None, renew: bool = False, valid_days: int | None = None
+) -> tuple[Path, Request]:
+    """Sign a site's request; return the file to send back, and what was signed.
+
+    Parameters
+    ----------
+    home, path
+        The coordinator's folder, and the request.
+    expected
+        What people compared; anything else is not signed.
+    renew
+        The site is enrolled, and gets a new certificate.
+    valid_days
+        Of the certificate (None: as the consortium has it).
+
+    Raises
+    ------
+    FederationError
+        As :func:`asked`; the request is for another consortium, or another than was expected.
+    """
+    require_flare()
+    with alone(home / "ca", wait=0), tempfile.TemporaryDirectory(dir=home) as work:
+        with explained(path, "read"):
+            copy = Path(shutil.copyfile(path, Path(work) / path.name))  # what is read is what is signed
+        request = asked(home, copy, renew=renew)
+        if expected not in (None, request):
+            raise FederationError(f"the file changed after its fingerprint was shown: ask who sent {request.name!r}")
+        days = valid_days or consortium_of(home).valid_days
+        made = _sign(home, copy, Path(work) / f"{request.name}.signed.zip", days)
+        entry = entry_of(made)
+        if (entry.name, entry.key) != (request.name, request.fingerprint):
+            raise FederationError("nvflare signed another name or key than was asked for: nothing was enrolled")
+        write_register(home, [*read_register(home), entry])
+        return made.replace(home / made.name), request
+
+
+def install(home: Path, approved: Path, fingerprint: str) -> Path:
+    """Make a site's kit of its own key and the signed certificate, if the authority is the one that was told by phone.
+
+    Raises
+    ------
+    FederationError
+        Another authority signed it, or it is not for this site's request.
+    """
+    require_flare()
+    if not (home / "kit").exists():
+        kit = _package(home, approved, "kit", fingerprint)
+        _restrict(kit, "client")
+        return kit
+    if _key_of(home / "kit") in {path.read_bytes() for path in (home / "request").glob("*/*.key")}:
+        raise FileError(
+            f"{home / 'kit'} is installed already; `infl site enrol NAME --renew` asks for a new certificate"
+        )
+    return _replace_startup(home, approved, "kit", fingerprint)
+
+
+def renew_coordinator(home: Path) -> None:
+    """Make new keys and certificates for the coordinator's server and administrator; the authority stays.
+
+    Raises
+    ------
+    FederationError
+        FLARE could not make them.
+    """
+    require_flare()
+    consortium, fingerprint = consortium_of(home), _fingerprint(home / "ca" / "rootCA.pem")
+    for name, kind, kit in ((consortium.host, "server", "kit"), (ADMIN, "admin", "admin")):
+        shutil.rmtree(home / "request" / name, ignore_errors=True)
+        request = _request(home, consortium, name, kind)
+        signed = _sign(home, request, home / f"{name}.signed.zip", consortium.valid_days)
+        _replace_startup(home, signed, kit, fingerprint)
+        signed.unlink()
+
+
+def revoke(home: Path, name: str) -> None:
+    """Shut a site out, whatever certificates it has: the server refuses its name from the next start on.
+
+    Raises
+    ------
+    FederationError
+        No site of this name was enrolled here.
+    """
+    with alone(home / "ca"):
+        register = without(read_register(home), name)
+        out = sorted({entry.name for entry in register if entry.revoked} | set(revoked(home)))
+        write_atomic(home / "kit" / REVOKED, json.dumps({"disabled_clients": out}).encode(), overwrite=True)
+        write_register(home, register)
+
+
+def revoked(home: Path) -> tuple[str, ...]:
+    """Return which sites are shut out."""
+    path = home / "kit" / REVOKED
+    if not path.exists():
+        return ()
+    with explained(path, "read"):
+        return tuple(json.loads(path.read_text())["disabled_clients"])
+
+
+def days_left(kit: Path) -> float:
+    """Return for how many days a kit's certificate is valid."""
+    from cryptography import x509
+
+    path = next((kit / "startup").glob("*.crt"), kit / "startup" / "client.crt")
+    with explained(path, "read"):
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    return (certificate.not_valid_after_utc - datetime.now(UTC)).total_seconds() / 86400
+
+
+# -- underneath --------------------------------------------------------------------------------------------------------
+def _request(home: Path, consortium: Consortium, name: str, kind: str) -> Path:
+    folder = home / "request" / name
+    folder.parent.mkdir(mode=0o700, exist_ok=True)
+    definition = home / "request" / f"{name}.yml"
+    write_atomic(definition, consortium.participant(name, kind).encode(), overwrite=True)
+    nvflare(home, "cert", "request", "-p", definition, "--out", folder)
+    return folder / f"{name}.request.zip"
+
+
+def _sign(home: Path, request: Path, out: Path, days: int) -> Path:
+    """Have FLARE sign a request, whatever it is for."""
+    nvflare(
+        home, "cert", "approve", request, "-c", home / "ca", "--profile", home / "profile.yml", "--out", out,
+        "--valid-days", days,
+    )  # fmt: skip
+    return out
+
+
+def _package(home: Path, signed: Path, kit: str, fingerprint: str) -> Path:
+    if (home / kit).exists():
+        raise FileError(f"{home / kit} exists: the kit is installed already")
+    with zipfile.ZipFile(signed) as archive:
+        name = next((Path(n).stem for n in archive.namelist() if n.endswith(".crt")), "")
+    with tempfile.TemporaryDirectory(dir=home) as work:
+        nvflare(
+            home, "package", signed, "--request-dir", home / "request" / name, "-w", work,
+            "--fingerprint", fingerprint.replace(" ", ""),
+        )  # fmt: skip
+        made = next(Path(work).glob(f"*/prod_*/{name}"))
+        made.rename(home / kit)
+    return home / kit
+
+
+def _replace_startup(home: Path, signed: Path, kit: str, fingerprint: str) -> Path:
+    """Put new keys and certificates into a kit; its local settings stay."""
+    made = _package(home, signed, f"{kit}.new", fingerprint)
+    old = home / kit / "startup"
+    old.rename(made / "old")
+    (made / "startup").rename(old)
+    shutil.rmtree(made)
+    return home / kit
+
+
+def _key_of(kit: Path) -> bytes:
+    with explained(kit, "read"):
+        return next((kit / "startup").glob("*.key")).read_bytes()
+
+
+def _restrict(kit: Path, role: str) -> None:
+    """Write a participant's local settings: infl's class only, no code in jobs, no logs sent, all files in the kit."""
+    local = kit / "local"
+    resources = json.loads((local / "resources.json.default").read_text())
+    resources |= {"class_allow_list": [CONTROLLER if role == "server" else EXECUTOR]}
+    resources |= {"class_list_enforcement_mode": "enforce", "allow_log_streaming": False}
+    left_out = {"site_log_streamer", "log_receiver"}
+    resources["components"] = [c for c in resources["components"] if c["id"] not in left_out]
+    if role == "server":
+        resources["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"] = str((kit / "snapshots").resolve())
+        for component in resources["components"]:
+            if component["id"] == "job_manager":
+                component["args"]["uri_root"] = str((kit / "jobs").resolve())
+    rights = json.loads((local / "authorization.json.default").read_text())
+    for permissions in rights["permissions"].values():
+        if isinstance(permissions, dict):
+            permissions |= {"byoc": "none", "shell_commands": "none", "app_command": "n:submitter"}
+    rights["permissions"]["project_admin"] = rights["permissions"]["lead"]
+    for name, content in (("resources", resources), ("authorization", rights)):
+        write_atomic(local / f"{name}.json", json.dumps(content, indent=1).encode(), overwrite=True)
+
+
+def _fingerprint(certificate: Path) -> str:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    content = x509.load_pem_x509_certificate(certificate.read_bytes()).public_bytes(Encoding.DER)
+    return groups(content)

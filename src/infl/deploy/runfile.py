@@ -1,0 +1,267 @@
+"""``run.toml``: a run between machines, as people write it and show it to each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import PydanticCustomError, core_schema
+
+from infl._files import explained
+from infl._parameters import Kind
+from infl.deploy.remote import Patience
+from infl.deploy.toml import read_checked
+from infl.errors import DataError, FileError, InflError, SettingsError
+from infl.federation.agreement import Agreement
+from infl.federation.settings import RunSettings
+from infl.models.registry import make_task, task_from_json
+from infl.privacy.dp import DP
+
+if TYPE_CHECKING:
+    from infl.keys import Keyring
+
+TEMPLATE = """\
+# A run. Coordinator and sites have the same file; a site takes part only in the run that its own copy describes.
+name = "{name}"
+sites = ["hospital_a", "hospital_b", "hospital_c"]   # as they were enrolled
+
+[model]
+name = "{model}"
+{options}
+[panel]
+file = "panel.json"           # features and classes: `infl run panel cohort.h5ad --target COLUMN`
+
+[fit]
+rounds = 20
+local_epochs = 1              # passes of a site over its data in a round
+aggregation = "fedavg"        # or "fedprox", with aggregation_options = {{ mu = 0.01 }}
+participation = 1.0           # share of the sites that is asked in each round
+patience = 0                  # stop after so many rounds without a better validation metric; 0: never
+lock = "field"
+strength = 1.0
+seal = "pairwise"             # "group" lets more sites be away, and is open to a coordinator that conspires with a site
+min_sites = 3                 # fewest sites whose sum is opened
+seed = 0
+
+[key]
+version = 1
+fingerprint = ""              # of that version: `infl key show`
+
+# [privacy]                   # differential privacy of the training records; needs seal = "pairwise", or noise = "local" here
+# epsilon = 8.0
+# delta = 1e-5
+# unit = "donor"              # of patients, not of their single observations
+# donor_key = "patient"       # the obs column that says whose an observation is
+
+# [waiting]                   # seconds
+# silence = 15                # a site that was not heard of for so long counts as lost until it is back
+# first = 3600                # deadline of the first round; later ones follow from those before
+"""
+
+
+FIT = {name: kind for name, kind in RunSettings.parameters.items() if name != "privacy"}
+"""What the table ``[fit]`` may have; ``[privacy]`` is one of its own."""
+FIT_DEFAULTS: dict[str, Any] = {"seal": "pairwise"}
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """What is public of a key: enough to agree on it, of no use for anything else."""
+
+    current: int
+    of_current: str
+
+    def fingerprint(self) -> str:
+        """Return the fingerprint of the version in use."""
+        return self.of_current
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+
+class _Panel(_Table):
+    file: Path
+
+
+class _Key(_Table):
+    version: int = Field(ge=1)
+    fingerprint: str = Field(min_length=1)
+
+
+class _Declared:
+    """Reads a table as the dataclass whose fields it sets; what each may be is declared there.
+
+    Parameters
+    ----------
+    kinds
+        The dataclass's ``parameters``, of those that the table may have.
+    **defaults
+        Where the file's defaults are others.
+    """
+
+    def __init__(self, kinds: Mapping[str, Kind], **defaults: Any) -> None:
+        self.kinds, self.defaults = kinds, defaults
+
+    def __get_pydantic_core_schema__(self, source: Any, _: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        fields = {
+            name: core_schema.typed_dict_field(
+                core_schema.no_info_plain_validator_function(partial(_told, kind.read, name)), required=False
+            )
+            for name, kind in self.kinds.items()
+        }
+        table = core_schema.typed_dict_schema(fields, extra_behavior="forbid")
+        return core_schema.no_info_after_validator_function(
+            lambda given: _told(lambda: source(**self.defaults | given)), table
+        )
+
+
+def _told(read: Callable[..., Any], *args: Any) -> Any:
+    """Return what `read` reads; what it refuses is an error at this place of the file."""
+    try:
+        return read(*args)
+    except InflError as error:
+        raise PydanticCustomError("declared", "{text}", {"text": str(error)}) from None
+
+
+class RunFile(_Table):
+    """A run as in its file; see :data:`TEMPLATE`.
+
+    Examples
+    --------
+    >>> print(RunFile.template("classifier").splitlines()[1])
+    name = "my_run"
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    sites: list[str] = Field(min_length=1)
+    model: _Model
+    panel: _Panel
+    fit: Annotated[RunSettings, _Declared(FIT, **FIT_DEFAULTS)] = RunSettings(**FIT_DEFAULTS)
+    key: _Key | None = None
+    privacy: Annotated[DP, _Declared(DP.parameters)] | None = None
+    waiting: Annotated[Patience, _Declared(Patience.parameters)] = Patience()
+
+    @classmethod
+    def read(cls, path: Path) -> RunFile:
+        """Read a file.
+
+        Raises
+        ------
+        SettingsError
+            Something in it cannot work; the message has the line.
+        """
+        run = read_checked(path, lambda raw: cls(**raw))
+        return run.model_copy(update={"panel": _Panel(file=path.parent / run.panel.file)})
+
+    @classmethod
+    def template(cls, model: str) -> str:
+        """Return a file with comments, for a task."""
+        defaults = asdict(make_task(model, {}))
+        known = {name: value for name, value in defaults.items() if isinstance(value, str | bool | int | float)}
+        lines = [f"{name} = {json.dumps(value)}" for name, value in known.items() if name != "target"]
+        first = ['target = ""                   # column of obs to learn'] if "target" in defaults else []
+        options = "\n".join([*first, *(f"# {line}" for line in lines)]) + "\n"
+        return TEMPLATE.format(name="my_run", model=model, options=options)
+
+    def agreement(self) -> Agreement:
+        """Return the specification of a new run; only its random name and salt differ from call to call."""
+        task = task_from_json(self.model.name, dict(self.model.model_extra or {}))
+        if self.privacy is not None:
+            task = task.privately()
+            self.privacy.check_seal(self.fit.seal)
+        if self.key is None and (self.fit.lock != "none" or self.fit.seal != "none"):
+            raise SettingsError("[key] is missing: a lock or a seal needs version and fingerprint of a key ring")
+        key = None if self.key is None else PublicKey(self.key.version, self.key.fingerprint)
+        panel = self.read_panel()
+        if "sites" in panel and set(panel["sites"]) != set(self.sites):
+            named = ", ".join(panel["sites"])
+            raise SettingsError(
+                f"{self.panel.file} is of the sites {named}: name them as in sites, `infl run panel --site`"
+            )
+        return Agreement.new(task, panel, self.sites, cast("Keyring | None", key), self.fit, privacy=self.privacy)
+
+    def read_panel(self) -> dict[str, Any]:
+        """Return features and classes."""
+        return read_panel(self.panel.file)
+
+
+def read_panel(path: Path) -> dict[str, Any]:
+    """Return features and classes from a file of `infl run panel`.
+
+    Raises
+    ------
+    FileError
+        It is none.
+    """
+    with explained(path, "read"):
+        text = path.read_text()
+    try:
+        panel = json.loads(text)
+    except ValueError:
+        panel = None
+    if not isinstance(panel, dict) or not any(isinstance(v, list) for v in panel.values()):
+        raise FileError(f"{path} is no panel: write it with `infl run panel`")
+    return panel
+
+
+def join_panels(panels: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the panel of several sites: features that all have, classes and other names that any has.
+
+    The order of names is kept where it is the same everywhere; else it is sorted. What is no list of names must be the
+    same everywhere. A modality's features are those that all sites with the modality have.
+    :meth:`infl.models.Task.settled` makes what else follows from the joined names.
+
+    Raises
+    ------
+    DataError
+        There is no feature that all have, or the panels are of different kinds or differ in a setting.
+
+    Examples
+    --------
+    >>> join_panels(
+    ...     {"a": {"features": ["g2", "g1"], "classes": ["x"]}, "b": {"features": ["g2", "g3"], "classes": ["w"]}}
+    ... )
+    {'features': ['g2'], 'classes': ['w', 'x']}
+    """
+    first, joined = next(iter(panels.values())), dict[str, Any]()
+    for site, panel in panels.items():
+        if set(panel) != set(first):
+            raise DataError(f"the panel of {site} has {', '.join(panel)}, others have {', '.join(first)}")
+    for kind in first:
+        if kind != "features" or "modalities" not in first:
+            joined[kind] = _joined(kind, {site: panel[kind] for site, panel in panels.items()})
+    if "modalities" in first:
+        own = [f"{m}:{name}" if m else name for m, names in joined["modalities"].items() for name in names]
+        joined = {"features": own} | joined
+    return joined
+
+
+def _joined(kind: str, found: Mapping[str, Any], *, shared: bool | None = None) -> Any:
+    """Return one part of a panel: the same everywhere, names that all sites have, or names that any has."""
+    first, *others = found.values()
+    shared = kind in ("features", "modalities") if shared is None else shared
+    if all(isinstance(value, dict) for value in found.values()):
+        keys = list(first) if all(list(o) == list(first) for o in others) else sorted(set().union(*found.values()))
+        return {k: _joined(f"{kind} {k}", {s: v[k] for s, v in found.items() if k in v}, shared=shared) for k in keys}
+    if all(other == first for other in others):
+        joined = first
+    elif all(isinstance(value, list) and all(isinstance(name, str) for name in value) for value in found.values()):
+        joined = sorted(set(first).intersection(*others) if shared else set(first).union(*others))
+    else:
+        site = next(site for site, value in found.items() if value != first)
+        raise DataError(f"{kind} is {first} in the panel of {next(iter(found))}, {found[site]} in that of {site}")
+    if shared and not joined:
+        raise DataError(f"no {kind} that all of {', '.join(found)} have: compare the names at the sites")
+    return joined

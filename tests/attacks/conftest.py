@@ -1,0 +1,56 @@
+"""Small runs to attack: five hospitals, every eighth gene, six rounds; and the same with nothing protected."""
+
+import warnings
+
+import pytest
+import torch
+
+import infl
+from infl.attacks import Evidence
+from infl.nn.mlp import ResidualMLP
+
+
+def attacked(**options: object) -> Evidence:
+    sites = {site: adata[:, ::8].copy() for site, adata in infl.datasets.khan_sites().items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", infl.errors.InflWarning)
+        run = infl.tl.fit_federated(sites, target="tumour_class", progress=False, **{"rounds": 6, "lr": 3e-3} | options)
+    return Evidence(run, sites)
+
+
+@pytest.fixture(scope="session")
+def default() -> Evidence:
+    return attacked()
+
+
+@pytest.fixture(scope="session")
+def unprotected() -> Evidence:
+    return attacked(lock=None, seal="none")
+
+
+@pytest.fixture(scope="session")
+def published() -> Evidence:
+    return attacked(lock="published", seal="none", rounds=10, local_epochs=5, lr=1e-3)
+
+
+@pytest.fixture(scope="session")
+def private() -> dict[str, Evidence]:
+    """Two runs under differential privacy, by where the noise is added."""
+    pytest.importorskip("opacus")
+    options = {"rounds": 25, "lr": 0.01, "width": 8, "n_blocks": 0}
+    settings = {noise: infl.privacy.DP(epsilon=1.5, delta=1e-4, noise=noise) for noise in ("distributed", "local")}
+    return {noise: attacked(privacy=privacy, **options) for noise, privacy in settings.items()}
+
+
+@pytest.fixture
+def easy() -> tuple[torch.Tensor, torch.Tensor]:
+    """Samples of three classes that anything learns."""
+    torch.manual_seed(0)
+    x, y = torch.randn(60, 6), torch.arange(60) % 3
+    x[torch.arange(60), y] += 4
+    return x, y
+
+
+def net() -> ResidualMLP:
+    torch.manual_seed(1)
+    return ResidualMLP(6, 3, width=8, n_blocks=1)

@@ -1,0 +1,141 @@
+"""Thieves who have more than the file: a public model, the model's predictions, a tenth of the data to forge a key."""
+
+import numpy as np
+import pytest
+import torch
+from tests.attacks.conftest import net
+from torch import nn
+
+from infl.attacks import Evidence, Finding, Status
+from infl.attacks._kit.fine_tuning import FIELDS, Way, balanced_accuracy, fine_tune
+from infl.attacks._kit.model_file import parameters
+from infl.attacks._kit.theft import Thief, thefts
+from infl.attacks.file_plus_oracle import FilePlusOracle, mixtures
+from infl.attacks.forged_key import ForgedKey
+from infl.attacks.public_model_thief import CASES, PublicModelThief, by_direction, expected_weights
+from infl.nn.field import KAPPA
+from infl.nn.lock import Field
+from infl.nn.mlp import ResidualMLP
+
+
+@pytest.mark.parametrize("form", list(FIELDS))
+def test_every_field_is_one_at_its_start_and_learns(easy, form: str) -> None:
+    x, y = easy
+    begin = parameters(net())
+    make, effective = FIELDS[form]
+    factor = torch.tanh(torch.tensor(0.5)) if form == "whole" else 1.0
+    for weight in (begin["embed.weight"], begin["head.weight"]):
+        torch.testing.assert_close(effective(weight, make(weight.shape)), weight * factor, atol=1e-3, rtol=1e-2)
+    tuned = fine_tune(net(), begin, x, y, lr=5e-3, way=Way("", field=form))
+    assert balanced_accuracy(tuned(x).argmax(1), y) > 0.7
+
+
+def test_a_lock_of_gains_alone_is_forged() -> None:
+    """Signs, sizes of single weights and terms are what a handful of samples does not give back."""
+    torch.manual_seed(0)
+    x, y = torch.randn(400, 60), torch.arange(400) % 3
+    x[torch.arange(400)[:, None], 4 * y[:, None] + torch.arange(4)] += 1.3
+    module = ResidualMLP(60, 3, width=16, n_blocks=1)
+    fresh = parameters(module)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=3e-3)
+    for _ in range(100):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(module(x[:300]), y[:300]).backward()
+        optimiser.step()
+
+    def gains(n: int) -> torch.Tensor:
+        return torch.exp(KAPPA * (2 * torch.rand(n) - 1))
+
+    locked = {
+        n: w * gains(len(w))[:, None] * gains(w.shape[1]) if w.ndim == 2 else w for n, w in parameters(module).items()
+    }
+    scores = {}
+    for what, start in (("locked", locked), ("fresh", fresh)):
+        tuned = fine_tune(module, start, x[300:312], y[300:312], lr=5e-3, way=Way("", field="gains"))
+        scores[what] = balanced_accuracy(tuned(x[312:]).argmax(1), y[312:])
+    assert scores["locked"] > 0.7
+    assert scores["locked"] > scores["fresh"] + 0.15
+
+
+def test_directions_are_taken_from_the_file_where_they_are_those_of_the_public_model() -> None:
+    torch.manual_seed(0)
+    public = torch.randn(40, 60)
+    near = public + 0.3 * torch.randn(40, 60)
+    gains = torch.randn(40, 1).exp() * torch.randn(40, 1).sign()
+    guess = by_direction({"w": near * gains}, {"w": public}, 0)["w"]
+    assert (guess - near).norm() < 0.5 * (public - near).norm()
+    noise = by_direction({"w": torch.randn(40, 60)}, {"w": public}, 0)["w"]
+    assert (noise == public).all(1).float().mean() > 0.95
+    assert torch.equal(by_direction({"b": near[0]}, {"b": public[0]}, 0)["b"], public[0])
+
+
+@pytest.mark.parametrize(("strength", "left"), [(0.0, 0.01), (0.05, 0.5), (0.1, 0.75), (1.0, 1.001)])
+def test_expected_weights_come_nearer_the_weaker_the_lock_and_never_farther(strength: float, left: float) -> None:
+    """The mean of what can be, by an enemy who knows the construction: at full strength it is the public tensor again."""
+    torch.manual_seed(0)
+    public = 0.03 * torch.randn(200, 200)
+    distance = 0.02
+    effective = public + distance * torch.randn(200, 200)
+    stored = Field(bytes(range(32)), b"salt", strength).lock("w", effective)
+    guess = expected_weights(stored, public, distance, strength)
+    assert (guess - effective).norm() <= left * (public - effective).norm()
+
+
+def test_mixtures_are_of_own_samples() -> None:
+    weights = mixtures(np.array([1, 3]), 5, 10, np.random.default_rng(0))
+    assert weights.shape == (10, 5)
+    assert (weights >= 0).all()
+    torch.testing.assert_close(weights.sum(1), torch.ones(10))
+    assert not weights[:, [0, 2, 4]].any()
+
+
+def test_thefts_are_shared_and_their_samples_are_others_than_the_runs(default: Evidence) -> None:
+    first, again = list(thefts(default, 2)), list(thefts(default, 2))
+    assert all(a is b for a, b in zip(first, again, strict=True))
+    one, two = first
+    total = sum(a.n_obs for a in default.sites.values())
+    assert len(one.samples[1]) + len(one.cohort[1]) == total
+    x, _ = one.samples
+    assert len(torch.unique(torch.cat([x, one.cohort[0]]), dim=0)) == total
+    salts = [set(theft.file.model.header.salts.values()) for theft in first]
+    assert salts[0].isdisjoint(salts[1])
+    assert one.file.model.header.seed != two.file.model.header.seed
+
+
+def judged(attack: Thief, evidence: Evidence, monkeypatch: pytest.MonkeyPatch, n_trials: int = 4) -> list[Finding]:
+    monkeypatch.setattr(type(attack), "n_trials", n_trials)
+    assert attack.applies(evidence)
+    return attack.run(evidence)
+
+
+@pytest.mark.slow
+def test_file_adds_nothing_to_a_public_model_and_an_open_one_does(
+    default: Evidence, unprotected: Evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked, opened = (judged(PublicModelThief(), evidence, monkeypatch) for evidence in (default, unprotected))
+    for finding, open_finding, case in zip(locked, opened, CASES, strict=True):
+        assert case in finding.metric
+        assert finding.status in (Status.HOLDS, Status.NOT_JUDGED)
+        assert open_finding.value > finding.value + 0.05
+    assert [f.status for f in locked[:2]] == [Status.HOLDS] * 2
+    assert [f.status for f in opened[:2]] == [Status.NOT_PROMISED] * 2
+
+
+@pytest.mark.slow
+def test_file_adds_nothing_to_predictions_and_an_open_one_does(
+    default: Evidence, unprotected: Evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (locked,), (opened,) = (judged(FilePlusOracle(), evidence, monkeypatch, 8) for evidence in (default, unprotected))
+    assert locked.status is Status.HOLDS
+    assert opened.status is Status.NOT_PROMISED
+    assert locked.chance > 0.5  # predictions alone are worth something
+
+
+@pytest.mark.slow
+def test_no_key_is_forged_and_an_open_file_needs_none(
+    default: Evidence, unprotected: Evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (locked,), (opened,) = (judged(ForgedKey(), evidence, monkeypatch) for evidence in (default, unprotected))
+    assert locked.status is Status.HOLDS
+    assert opened.status is Status.NOT_PROMISED
+    assert f"{round(0.1 * sum(a.n_obs for a in default.sites.values()))} samples" in locked.metric

@@ -1,0 +1,142 @@
+"""When the next attempt is made, with an engine that does not do what it should."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+from anndata import AnnData
+
+from infl.deploy.attempt import AGAIN, RunFolder
+from infl.deploy.flare import console, engine
+from infl.deploy.flare.console import CALLS, Console
+from infl.deploy.flare.engine import LEAVING, STARTING, Attempts
+from infl.deploy.remote import Patience
+from infl.federation.agreement import Agreement
+from infl.keys import Keyring
+from infl.models import Classifier
+
+
+class Engine:
+    """FLARE's session, of which every job goes on for ever."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, str] = {}
+        self.heard = dict.fromkeys(("site_1", "site_2", "site_3", "site_4"), 1.0)
+
+    def get_connected_client_list(self) -> list[Any]:
+        return [SimpleNamespace(name=name, last_connect_time=at) for name, at in self.heard.items()]
+
+    def submit_job(self, folder: str) -> str:
+        self.jobs[name := f"job_{len(self.jobs)}"] = "RUNNING"
+        return name
+
+    def get_job_status(self, job: str) -> str:
+        return self.jobs[job]
+
+    def abort_job(self, job: str) -> None:
+        self.jobs[job] = "FINISHED:ABORTED"
+
+
+class Case:
+    def __init__(self, sites: dict[str, AnnData], folder: Path) -> None:
+        task, self.engine, self.now = Classifier(target="label", width=8, n_blocks=1), Engine(), 1000.0
+        self.run = RunFolder(folder / "run")
+        self.run.store.begin(Agreement.new(task, task.agree(sites), sites, Keyring.create(), rounds=3, min_sites=2))
+        session = Console(folder)
+        session.ask = lambda what, *arguments: CALLS[what](self.engine, *arguments)  # type: ignore[method-assign]
+        self.attempts = Attempts(self.run, session, "run", Patience(silence=6), lambda line: None)
+
+    def step(self, seconds: float = 0.5, **status: Any) -> list[str]:
+        """Let time pass, note what an attempt says, and return the states of all jobs."""
+        self.now += seconds
+        if status:
+            self.run.keep_status(replace(self.run.status, **status))
+        self.attempts._step()
+        return [*self.engine.jobs.values()]
+
+
+@pytest.fixture
+def case(small_sites: dict[str, AnnData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
+    made = Case(small_sites, tmp_path)
+    for module in (engine, console):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: made.now))
+    return made
+
+
+def test_a_job_whose_attempt_has_ended_is_aborted(case: Case) -> None:
+    """As after a cut: the engine waits for sites that have not heard of the end."""
+    assert case.step() == ["RUNNING"]
+    assert case.step(1000, state="running", attempts=1) == ["RUNNING"]
+    assert case.step(1000) == ["RUNNING"]
+    assert case.step(state="ended") == ["RUNNING"]
+    assert case.step(LEAVING + 1) == ["FINISHED:ABORTED"]
+    case.engine.heard = dict.fromkeys(case.engine.heard, 2.0)
+    assert case.step() == ["FINISHED:ABORTED", "RUNNING"]
+
+
+def test_a_job_that_does_not_begin_is_aborted(case: Case) -> None:
+    assert case.step() == ["RUNNING"]
+    assert case.step(STARTING - 1) == ["RUNNING"]
+    assert case.step(STARTING + 1) == ["FINISHED:ABORTED"]
+
+
+def test_a_lost_site_counts_as_back_when_it_is_heard_of_again(case: Case) -> None:
+    """A site that is cut off stays on the engine's list; an attempt with it would wait for it."""
+    up = {"up": True, "silent": 0.1, "trouble": ""}
+    sites = {f"site_{i}": up for i in range(1, 5)}
+    case.step()
+    case.step(state="running", attempts=1, sites=sites)
+    case.step(20, sites=sites | {"site_2": {"up": False, "silent": 6.5, "trouble": "lost"}})
+    case.step(10)
+    assert case.run.requested == ""
+    case.engine.heard["site_2"] = 9.0
+    case.step()
+    assert case.run.requested == AGAIN
+
+
+def test_a_site_that_is_not_heard_of_is_not_waited_for(case: Case) -> None:
+    session = case.attempts.console
+    assert set(session.sites()) == set(case.engine.heard)
+    case.now += 20
+    case.engine.heard["site_1"] = 2.0
+    session.sites()
+    case.now += 20
+    assert set(session.sites()) == {"site_1"}
+    del case.engine.heard["site_1"]
+    assert session.sites() == {}
+
+
+HANGS = """
+import json, os, sys, time
+for number, line in enumerate(sys.stdin):
+    if number:
+        time.sleep(600)
+    print(json.dumps({"value": [os.getpid(), *json.loads(line)]}), flush=True)
+"""
+
+
+def test_a_session_that_hangs_is_ended_and_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As FLARE's does that was cut off while it connected."""
+    monkeypatch.setattr(console, "PROGRAM", (sys.executable, "-c", HANGS))
+    monkeypatch.setattr(console, "NEXT", 0.1)
+    session = Console(tmp_path)
+    first, *said = session.ask("state", "job")
+    assert said == ["state", "job"]
+    assert session.ask("state", "job") is None
+    assert not psutil.pid_exists(first)
+    second = session.ask("sites")[0]
+    assert second != first
+    session.close()
+    assert not psutil.pid_exists(second)
+
+
+@pytest.mark.parametrize("program", ["", "print('no answer', flush=True)", "raise SystemExit(3)"])
+def test_a_session_that_ends_is_no_answer(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "PROGRAM", (sys.executable, "-c", program))
+    session = Console(tmp_path)
+    assert session.ask("sites") is None and session.sites() == {}
+    session.close()
