@@ -112,10 +112,9 @@ class Record:
         self.add(f"{name}private arrays", run.model.private_arrays(opens))
         self.add(f"{name}history", run.history)
         self.add(f"{name}settings", json.dumps(run.settings, sort_keys=True))
-        # Digests under the pairwise seal are of messages that carry fresh public keys, which no seed fixes.
-        varies = ["time", "digest"] if run.settings["seal"] == "pairwise" else ["time"]
-        described = [column for column in ("sum", "says") if column in run.ledger]  # words, which follow from the task
-        self.add(f"{name}ledger", run.ledger.drop(columns=[*varies, *described]))
+        ledger = run.ledger.drop(columns="time")
+        ledger.loc[ledger["kind"] == "keys", ["context", "digest"]] = ""  # fresh public keys, which no seed fixes
+        self.add(f"{name}ledger", ledger)
         self.add(f"{name}privacy", run.privacy or {})
         for site, model in run.site_models.items():
             self.add(f"{name}own weights of {site}", dict(model.stored))

@@ -64,7 +64,7 @@ def path(request: pytest.FixtureRequest, audit: Any, comparison: Any, tmp_path: 
     options: dict[str, Any] = {"audit": audit, "comparison": comparison, "min_count": 1}
     if request.param == "hostile":
         options["statements"] = {"purpose": "<img src=http://127.0.0.1:9/x onerror=alert(1)>", "contact": "x" * 300}
-    return case.run.report(tmp_path / "report.html", **options)
+    return infl.governance.report(case.run, tmp_path / "report.html", **options)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

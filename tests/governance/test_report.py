@@ -78,7 +78,7 @@ def read(run: FederatedRun, folder: Path, **options: object) -> tuple[Reader, di
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
-    path = run.report(folder / "report.html", **options)  # type: ignore[arg-type]
+    path = infl.governance.report(run, folder / "report.html", **options)  # type: ignore[arg-type]
     card, sheet = (
         json.loads((folder / f"report.{name}.json").read_text(), parse_constant=refuse)
         for name in ("model_card", "data_sheet")
@@ -186,7 +186,7 @@ def test_epsilon_is_told_and_what_it_means(khan_sites: dict[str, AnnData], tmp_p
 
 def test_at_a_site_only_its_own_ledger_is_told(usual: Any, tmp_path: Path) -> None:
     run = usual.run
-    mine = replace(run, ledger=run.ledger[run.ledger["site"] == "site_2"], key=None, measure_sites=None)
+    mine = replace(run, ledger=run.ledger[run.ledger["site"] == "site_2"], key=None)
     page, card, _ = read(mine, tmp_path)
     assert "This was a simulation" not in page.text
     assert "the ledger of site_2 is; the others keep their own" in page.text
@@ -222,7 +222,7 @@ def test_a_lock_curve_is_shown_when_it_was_measured(usual: Any, tmp_path: Path) 
 
 # -- what it must not say -----------------------------------------------------------------------------------------
 def test_no_key_no_identity_and_no_path_is_in_it(usual: Any, audit, tmp_path: Path) -> None:
-    usual.run.report(tmp_path / "report.html", audit=audit)
+    infl.governance.report(usual.run, tmp_path / "report.html", audit=audit)
     ring = usual.key
     assert ring is not None
     secrets = [ring._roots[1], ring._signer, *(ring.subkey(label) for label in infl.keys.LABELS)]
@@ -240,7 +240,7 @@ def test_no_key_no_identity_and_no_path_is_in_it(usual: Any, audit, tmp_path: Pa
 
 
 def test_no_observation_is_in_it(usual: Any, tmp_path: Path) -> None:
-    usual.run.report(tmp_path / "report.html")
+    infl.governance.report(usual.run, tmp_path / "report.html")
     together = "".join(file.read_text() for file in tmp_path.iterdir())
     for adata in usual.sites.values():
         assert not [name for name in adata.obs_names if f">{name}<" in together or f'"{name}"' in together]
@@ -324,7 +324,7 @@ def test_the_page_is_one_that_a_screen_reader_can_read(usual: Any, audit, compar
 
 def test_pictures_leave_nothing_open(usual: Any, audit, tmp_path: Path) -> None:
     before = plt.get_fignums()
-    usual.run.report(tmp_path / "report.html", audit=audit)
+    infl.governance.report(usual.run, tmp_path / "report.html", audit=audit)
     assert plt.get_fignums() == before
 
 
@@ -333,14 +333,14 @@ def test_nothing_is_overwritten_and_nothing_is_half_written(usual: Any, tmp_path
     card = tmp_path / "report.model_card.json"
     card.write_text("mine")
     with pytest.raises(FileError, match=r"report\.model_card\.json exists: choose another name or pass overwrite=True"):
-        usual.run.report(tmp_path / "report.html")
+        infl.governance.report(usual.run, tmp_path / "report.html")
     assert [p.name for p in tmp_path.iterdir()] == [card.name] and card.read_text() == "mine"
-    usual.run.report(tmp_path / "report.html", overwrite=True)
+    infl.governance.report(usual.run, tmp_path / "report.html", overwrite=True)
     assert len(list(tmp_path.iterdir())) == 3 and card.read_text() != "mine"
     with pytest.raises(FileError, match=r"ends in \.html"):
-        usual.run.report(tmp_path / "report.pdf")
+        infl.governance.report(usual.run, tmp_path / "report.pdf")
     with pytest.raises(FileError, match="cannot write"):
-        usual.run.report(tmp_path / "nowhere" / "report.html")
+        infl.governance.report(usual.run, tmp_path / "nowhere" / "report.html")
 
 
 @pytest.mark.parametrize(
@@ -358,22 +358,21 @@ def test_nothing_is_overwritten_and_nothing_is_half_written(usual: Any, tmp_path
 )
 def test_what_is_wrong_is_one_line(usual: Any, options, error, text: str, tmp_path: Path) -> None:
     with pytest.raises(error, match=text):
-        usual.run.report(tmp_path / "report.html", **options)
+        infl.governance.report(usual.run, tmp_path / "report.html", **options)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_audit_of_another_run_is_refused(usual: Any, tmp_path: Path) -> None:
     table = infl.tl.audit(usual.run, usual.sites, attacks=["wrong_key"], progress=False)
-    usual.run.report(tmp_path / "report.html", audit=table)
+    infl.governance.report(usual.run, tmp_path / "report.html", audit=table)
     other = replace(usual.run, settings=usual.run.settings | {"run": "0" * 32})
     with pytest.raises(DataError, match="audit= is of another run"):
-        other.report(tmp_path / "other.html", audit=table)
+        infl.governance.report(other, tmp_path / "other.html", audit=table)
 
 
 # -- metrics by site ----------------------------------------------------------------------------------------------
 def test_sites_add_up_to_what_the_run_reached(usual: Any) -> None:
-    table = usual.run.site_metrics
-    assert table is not None
+    table = infl.tl.site_metrics(usual.run, usual.sites)
     assert table.index.tolist() == list(usual.run.settings["sites"])
     assert table["n_obs"].tolist() == [adata.n_obs for adata in usual.sites.values()]
     together = (table["accuracy"] * table["n_judged"]).sum() / table["n_judged"].sum()
@@ -391,4 +390,3 @@ def test_a_site_with_weights_of_its_own_is_judged_with_them(khan_sites: dict[str
     pd.testing.assert_frame_equal(
         own, infl.tl.site_metrics(run.site_models[name], {name: khan_sites[name]}, key=run.key)
     )
-    assert pickle.loads(pickle.dumps(replace(run, key=None))).site_metrics is None

@@ -117,7 +117,7 @@ def test_kl_weight_rises_with_federated_steps() -> None:
 
 def test_validation_loss_is_the_elbo_of_scvi_tools(fitted: tuple) -> None:
     cells, run = fitted
-    theirs = run.model.to_scvi(cells, key=run.key, site_key="hospital")
+    theirs = infl.tl.to_scvi(run.model, cells, key=run.key, site_key="hospital")
     task, panel = run.model.header.build_task(), run.model.header.panel
     sums = []
     for site in panel["sites"]:
@@ -131,7 +131,7 @@ def test_validation_loss_is_the_elbo_of_scvi_tools(fitted: tuple) -> None:
 
 def test_to_scvi_gives_the_same_latent(fitted: tuple) -> None:
     cells, run = fitted
-    theirs = run.model.to_scvi(cells, key=run.key, site_key="hospital")
+    theirs = infl.tl.to_scvi(run.model, cells, key=run.key, site_key="hospital")
     assert type(theirs) is scvi.model.SCVI
     np.testing.assert_allclose(theirs.get_latent_representation(), cells.obsm["X_infl"], atol=1e-4)
     table = theirs.differential_expression(groupby="group", group1="1", group2="0", mode="change", silent=True)
@@ -143,7 +143,7 @@ def test_to_scvi_gives_the_same_latent(fitted: tuple) -> None:
 def test_denoised_expression_is_that_of_scvi_tools(fitted: tuple) -> None:
     cells, run = fitted
     infl.tl.denoise(cells, run.model, key=run.key, site="h1", target_sum=100)
-    theirs = run.model.to_scvi(cells, key=run.key, site_key="hospital")
+    theirs = infl.tl.to_scvi(run.model, cells, key=run.key, site_key="hospital")
     expected = theirs.get_normalized_expression(transform_batch="h1", n_samples=50, library_size=100).to_numpy()
     ours = cells.obsm["infl_denoised"]
     assert list(ours.columns) == genes()
@@ -188,7 +188,7 @@ def test_a_model_trained_elsewhere_goes_under_lock_and_back(
     locked = infl.load_model(file)
     expected = theirs.get_latent_representation()
     np.testing.assert_allclose(infer(cells, locked, key)["latent"], expected, atol=1e-4)
-    back = locked.to_scvi(cells, key=key, site_key="hospital")
+    back = infl.tl.to_scvi(locked, cells, key=key, site_key="hospital")
     np.testing.assert_allclose(back.get_latent_representation(), expected, atol=1e-4)
     states = theirs.module.state_dict(), back.module.state_dict()
     for name in locked.stored:
@@ -312,16 +312,16 @@ def test_published_lock_reaches_layers_with_covariates(hospitals: dict[str, AnnD
     latent = infer(hospitals["h0"], run.model, run.key)["latent"]
     assert np.abs(latent - infer(hospitals["h0"], run.model, None)["latent"]).max() > 0.1
     with pytest.raises(SettingsError, match="no place for the layers of lock='published'"):
-        run.model.to_scvi(hospitals["h0"], key=run.key, site="h0")
+        infl.tl.to_scvi(run.model, hospitals["h0"], key=run.key, site="h0")
 
 
 def test_what_scvi_tools_cannot_take_or_give(fitted: tuple) -> None:
     cells, run = fitted
     with pytest.raises(SettingsError, match="say where the cells are from: site=, one of h0, h1, h2"):
-        run.model.to_scvi(cells, key=run.key)
+        infl.tl.to_scvi(run.model, cells, key=run.key)
     with pytest.raises(DataError, match="'h7' is not a site of the model"):
-        run.model.to_scvi(cells, key=run.key, site="h7")
-    theirs = run.model.to_scvi(cells, key=run.key, site="h0")
+        infl.tl.to_scvi(run.model, cells, key=run.key, site="h7")
+    theirs = infl.tl.to_scvi(run.model, cells, key=run.key, site="h0")
     with pytest.raises(SettingsError, match="from_scvi locks with lock='field' and key="):
         infl.tl.from_scvi(theirs, key=None)
     other = scvi.model.SCVI(theirs.adata, use_observed_lib_size=False)

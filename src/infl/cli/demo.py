@@ -75,7 +75,8 @@ def run_demo(out: Path, *, seeds: int = 5) -> None:
     figures = _figures(sites, run, curve, table)
     for name, figure in figures.items():
         figure.savefig(out / f"{name}.png", dpi=150, bbox_inches="tight")
-    run.report(
+    infl.governance.report(
+        run,
         out / "report.html",
         comparison=table,
         lock_curve=curve,

@@ -160,6 +160,7 @@ def report(
     from infl.cli.site import find_home
     from infl.deploy.station import Station, read_site
     from infl.deploy.toml import read_checked
+    from infl.governance import report as write_report
     from infl.tl import site_metrics
 
     said = {} if statements is None else read_checked(statements, dict)
@@ -167,7 +168,8 @@ def report(
     agreement, settings = station.agreement(_finished(station, run)), station.settings
     result = station.result(agreement, station.open_key(agreement))
     here = {settings.name: read_site(Path(settings.data), settings.name)} if measure else {}
-    page = result.report(out, site_metrics=site_metrics(result, here) if here else None, statements=said)
+    measured = site_metrics(result, here) if here else None
+    page = write_report(result, out, site_metrics=measured, statements=said)
     typer.echo(
         f"{page}: open it in a browser, print it, sign it; {page.stem}.model_card.json and .data_sheet.json are beside it"
     )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,16 +42,6 @@ class FederatedRun:
     site_models
         Where weights or moments stay at the sites: each site's whole model, locked. A site alone has its own; here, with all
         of them in one process, they are together.
-    site_metrics
-        How good the model is at each site (:func:`infl.tl.site_metrics`) on its validation data; measured when it is first
-        asked for, None where no site's data are here.
-    lock_curve
-        Accuracy with the right key, wrong keys and none over strengths of the lock (:func:`infl.tl.lock_curve`) on the
-        sites' validation data; measured when it is first asked for, None without a field lock.
-    measure_lock
-        What :attr:`lock_curve` calls; not pickled.
-    measure_sites
-        What :attr:`site_metrics` calls; not pickled.
 
     Examples
     --------
@@ -70,8 +59,6 @@ class FederatedRun:
     ledger: pd.DataFrame = field(repr=False)
     privacy: dict[str, Any] | None = None
     site_models: dict[str, LockedModel] = field(default_factory=dict, repr=False)
-    measure_lock: Callable[[], pd.DataFrame] | None = field(default=None, repr=False, compare=False)
-    measure_sites: Callable[[FederatedRun], pd.DataFrame] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, replica: Replica, ledger: pd.DataFrame, seconds: Sequence[float] = ()) -> FederatedRun:
@@ -103,94 +90,9 @@ class FederatedRun:
         ledger = with_descriptions(ledger, replica.task, agreement.panel)
         return cls(replica.model(), replica.key, history, agreement.settings(), ledger, privacy)
 
-    @cached_property
-    def lock_curve(self) -> pd.DataFrame | None:  # noqa: D102 - described above
-        return None if self.measure_lock is None else self.measure_lock()
-
-    @cached_property
-    def site_metrics(self) -> pd.DataFrame | None:  # noqa: D102 - described above
-        return None if self.measure_sites is None else self.measure_sites(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"measure_lock": None, "measure_sites": None}
-
     def save(self, path: str | Path, *, recipients: list[str] | None = None, overwrite: bool = False) -> Path:
         """Write the locked model; see :meth:`infl.models.LockedModel.save`. The key is saved apart from it."""
         return self.model.save(path, recipients=recipients, overwrite=overwrite)
-
-    def report(
-        self,
-        path: str | Path,
-        *,
-        audit: pd.DataFrame | None = None,
-        comparison: pd.DataFrame | None = None,
-        lock_curve: pd.DataFrame | None = None,
-        site_metrics: pd.DataFrame | None = None,
-        statements: Mapping[str, str] | None = None,
-        min_count: int = 10,
-        overwrite: bool = False,
-    ) -> Path:
-        """Write a page for a data steward or an ethics board, and a model card and a data sheet beside it.
-
-        The page is one file that loads nothing from elsewhere, to be read on a screen or printed and signed: who took
-        part, what left each site, who can read what, key and grants, ε, audit, accuracy by site, settings, versions, and
-        what is not protected. There is no record, no key and no path in any of the three files.
-
-        Parameters
-        ----------
-        path
-            ``NAME.html``; ``NAME.model_card.json`` and ``NAME.data_sheet.json`` are written beside it.
-        audit
-            What :func:`infl.tl.audit` returned for this run.
-        comparison
-            What :func:`infl.tl.compare` returned for the same data.
-        lock_curve
-            What :func:`infl.tl.lock_curve` returned (default: :attr:`lock_curve`, if it was asked for before).
-        site_metrics
-            What :func:`infl.tl.site_metrics` returned (default: :attr:`site_metrics`, on validation data).
-        statements
-            What only people can say, by name: ``purpose``, ``users``, ``not_for``, ``people``, ``legal_basis``,
-            ``licence``, ``upkeep``, ``contact``. What is left out is a line to fill in on the page.
-        min_count
-            Numbers of records below this, and what was measured on so few, are not told.
-        overwrite
-            Replace files that exist.
-
-        Returns
-        -------
-        Path
-            The page.
-
-        Raises
-        ------
-        FileError
-            The name does not end in ``.html``, or a file exists or cannot be written.
-        DataError
-            A table is not of its kind, or the audit is of another run.
-        SettingsError
-            An unknown statement, or a `min_count` below 1.
-
-        Examples
-        --------
-        >>> import infl, tempfile
-        >>> sites = infl.datasets.khan_sites()
-        >>> run = infl.tl.fit_federated(sites, target="tumour_class", progress=False)
-        >>> path = run.report(f"{tempfile.mkdtemp()}/report.html", statements={"purpose": "Teaching"})
-        >>> sorted(file.name for file in path.parent.iterdir())
-        ['report.data_sheet.json', 'report.html', 'report.model_card.json']
-        """
-        from infl.governance import Facts, write_report
-
-        facts = Facts(
-            self,
-            audit=audit,
-            comparison=comparison,
-            lock_curve=self.__dict__.get("lock_curve") if lock_curve is None else lock_curve,
-            site_metrics=self.site_metrics if site_metrics is None else site_metrics,
-            statements=statements or {},
-            min_count=min_count,
-        )
-        return write_report(facts, path, overwrite=overwrite)
 
     def summary(self) -> str:
         """Return a few lines that say what was fitted, how well, and what protects it."""

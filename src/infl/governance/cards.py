@@ -146,7 +146,7 @@ def data_sheet(facts: Facts) -> dict[str, Any]:
     >>> import infl
     >>> sites = infl.datasets.khan_sites()
     >>> run = infl.tl.fit_federated(sites, target="tumour_class", rounds=1, progress=False)
-    >>> sheet = data_sheet(Facts(run, site_metrics=run.site_metrics))
+    >>> sheet = data_sheet(Facts(run, site_metrics=infl.tl.site_metrics(run, sites)))
     >>> sheet["composition"]["records"][0]
     {'site': 'site_1', 'n_obs': 16, 'n_judged': None}
     """

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from infl import pl
-from infl._files import write_atomic
 from infl._html import Page
 from infl._tables import NUMBERS, by_finding, by_method, number, verdict, words
 from infl.attacks._kit.contract import Status
-from infl.errors import FileError
-from infl.governance.cards import data_sheet, model_card
 from infl.governance.facts import STATEMENTS, Facts, metric_words
 
 STATUS = {
@@ -36,57 +31,6 @@ LOCKS = {
     "published": "the published keyed method; a wrong key often works nearly as well as the right one",
     "none": "NO LOCK: whoever has the file has the model",
 }
-
-
-def write_report(facts: Facts, path: str | Path, *, overwrite: bool = False) -> Path:
-    """Write the page, and beside it ``NAME.model_card.json`` and ``NAME.data_sheet.json``.
-
-    Parameters
-    ----------
-    facts
-        The run, and what else is known of it.
-    path
-        ``NAME.html``.
-    overwrite
-        Replace files that exist.
-
-    Returns
-    -------
-    Path
-        The page.
-
-    Raises
-    ------
-    FileError
-        The name does not end in ``.html``, or one of the three files exists or cannot be written.
-
-    Examples
-    --------
-    >>> import infl
-    >>> sites = infl.datasets.khan_sites()
-    >>> import tempfile
-    >>> run = infl.tl.fit_federated(sites, target="tumour_class", rounds=1, progress=False)
-    >>> write_report(Facts(run), f"{tempfile.mkdtemp()}/report.html").name
-    'report.html'
-    """
-    path = Path(path).expanduser()
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise FileError(f"{path} is no name for a page: give it one that ends in .html")
-    contents = {
-        path.with_suffix(".model_card.json"): _json(model_card(facts)),
-        path.with_suffix(".data_sheet.json"): _json(data_sheet(facts)),
-        path: steward_page(facts).html().encode(),
-    }
-    for name in contents:
-        if name.exists() and not overwrite:
-            raise FileError(f"{name} exists: choose another name or pass overwrite=True")
-    for name, content in contents.items():
-        write_atomic(name, content, overwrite=overwrite)
-    return path
-
-
-def _json(card: dict[str, Any]) -> bytes:
-    return (json.dumps(card, indent=2, allow_nan=False) + "\n").encode()
 
 
 def steward_page(facts: Facts) -> Page:

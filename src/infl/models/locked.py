@@ -21,8 +21,6 @@ from infl.models.lock_schemes import NoLock, lock_scheme
 from infl.models.registry import task_from_json
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-    from mudata import MuData
     from torch import Tensor, nn
 
     from infl.keys import Keyring
@@ -279,39 +277,6 @@ class LockedModel:
         )
         private = self.private_arrays(key)  # first: it shows a file that was altered
         return lock_model(header, self.effective(key), private, key, salts=h.salts)
-
-    def to_scvi(
-        self,
-        adata: AnnData | MuData,
-        *,
-        key: Keyring | None = None,
-        site_key: str | None = None,
-        site: str | None = None,
-    ) -> Any:
-        """Return a ``scvi.model.SCVI`` with the unlocked weights, of a model that ``model="scvi"`` made.
-
-        Parameters
-        ----------
-        adata
-            Cells with raw counts. scvi-tools works on a copy with the model's features, ``.adata`` of what is returned.
-        key
-            Key ring that opens the model.
-        site_key, site
-            Column of ``obs`` with the site of each cell, or the one site that all are from.
-
-        Examples
-        --------
-        >>> import anndata, infl, numpy as np
-        >>> cells = anndata.AnnData(np.random.default_rng(0).poisson(2.0, (90, 20)).astype("float32"))
-        >>> cells.obs["hospital"] = np.repeat(["a", "b", "c"], 30)
-        >>> run = infl.tl.fit_federated(cells, "scvi", site_key="hospital", rounds=1, progress=False)
-        >>> theirs = run.model.to_scvi(cells, key=run.key, site_key="hospital")
-        >>> theirs.get_latent_representation().shape
-        (90, 10)
-        """
-        from infl.models.scvi_exchange import to_scvi
-
-        return to_scvi(self, adata, key=key, site_key=site_key, site=site)
 
     # -- files -----------------------------------------------------------------------------------------------------
     def save(self, path: str | Path, *, recipients: list[str] | None = None, overwrite: bool = False) -> Path:

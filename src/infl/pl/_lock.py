@@ -16,15 +16,14 @@ _LOOKS = {"right key": (KEYED, "o", "-"), "wrong key": (UNKEYED, "s", "--"), "no
 
 
 @picture()
-def lock(run: Any, *, metric: str | None = None, ax: Axes | None = None) -> Axes:
+def lock(curve: Any, *, metric: str | None = None, ax: Axes | None = None) -> Axes:
     """Draw how the accuracy of a locked model falls with the strength of the lock, for those who lack the key.
 
     Parameters
     ----------
-    run
-        A table with the columns ``strength``, ``who`` (``"right key"``, ``"wrong key"``, ``"no key"``), `metric` (its
-        mean) and, if there is one, ``sd``; ``table.attrs["chance"]`` is the accuracy of guessing. Or a run that has
-        such a table as ``run.lock_curve``.
+    curve
+        What :func:`infl.tl.lock_curve` returned: a table with the columns ``strength``, ``who`` (``"right key"``, ``"wrong key"``, ``"no key"``), `metric` (its
+        mean) and, if there is one, ``sd``; ``table.attrs["chance"]`` is the accuracy of guessing.
     metric
         Column with the accuracy; default: ``"balanced_accuracy"`` if there, else the first that is left.
     ax
@@ -47,9 +46,9 @@ def lock(run: Any, *, metric: str | None = None, ax: Axes | None = None) -> Axes
     >>> infl.pl.lock(table).get_xlabel()
     'strength of the lock'
     """
-    table = run if isinstance(run, pd.DataFrame) else getattr(run, "lock_curve", None)
-    if table is None:
-        raise DataError(f"this {type(run).__name__} has no lock_curve to draw; {_WHAT}")
+    if not isinstance(curve, pd.DataFrame):
+        raise DataError(f"infl.tl.lock_curve makes the table to draw, this is {type(curve).__name__}; {_WHAT}")
+    table = curve
     need_columns(table, ["strength", "who"], _WHAT)
     if metric is None:
         left = [column for column in table if column not in ("strength", "who", "sd")]

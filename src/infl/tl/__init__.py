@@ -11,10 +11,10 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_compare": ["compare"],
         "_denoise": ["denoise"],
         "_fit": ["fit_federated"],
-        "_from_scvi": ["from_scvi"],
         "_perturb": ["predict_perturbations"],
         "_personalise": ["Personalised", "personalise"],
         "_predict": ["embed", "predict"],
+        "_scvi": ["from_scvi", "to_scvi"],
         "_site_metrics": ["site_metrics"],
     },
 )

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +21,6 @@ from infl.federation.report import last_metrics
 from infl.federation.settings import FIT_SEAL, Protection, RunSettings
 from infl.models.registry import make_task
 from infl.privacy.dp import log_run
-from infl.tl._calibrate import lock_curve
 from infl.tl._results import all_or_none, check_writable, model_facts, run_facts
 from infl.tl._use import check_modality
 
@@ -200,7 +198,6 @@ def fit_federated(
             f"the fit is finished, but results could not be written ({type(error).__name__}: {error}); the sites' objects "
             "are unchanged and the run is returned: save it, or call infl.tl.predict"
         )
-    _make_measurable(outcome.run, tables, key)
     return outcome.run
 
 
@@ -233,18 +230,7 @@ def _fit_elsewhere(
     run = engine.fit(agreement, key)
     for adata in tables.values():
         predict(adata, run, key=key, key_added=key_added)
-    if tables:
-        _make_measurable(run, tables, key)
     return run
-
-
-def _make_measurable(run: FederatedRun, tables: Mapping[str, Data], key: Keyring | None) -> None:
-    """Let lock and sites be measured on the data that are here, when a reader of the run asks for it."""
-    from infl.tl._site_metrics import site_metrics
-
-    run.measure_sites = partial(site_metrics, sites=tables)
-    if run.model.header.lock == "field" and key is not None:
-        run.measure_lock = partial(lock_curve, run.model, tables, key=key)
 
 
 def write_results(objects: Mapping[str, Data], outcome: Outcome, key_added: str) -> None:

@@ -5,7 +5,7 @@ import torch
 from tests.attacks.conftest import net
 from torch import Tensor, nn
 
-from infl.attacks import fine_tuning
+from infl.attacks._kit import fine_tuning
 from infl.attacks._kit.fine_tuning import FIELDS, Way, tune
 from infl.attacks._kit.model_file import parameters
 

@@ -14,11 +14,13 @@ from infl.models.counts import BATCH, CATEGORICAL, X, table_of
 from infl.models.locked import Header, LockedModel, lock_model
 from infl.models.scvi import Scvi, vae_class
 from infl.models.task import SITE
+from infl.tl._results import model_and_key
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+    from infl.federation.run import FederatedRun
     from infl.keys import Keyring
 
 UNUSED = ("l_encoder.", "decoder.px_r_decoder.")
@@ -35,14 +37,47 @@ NORMS = {("both", "none"): "batch", ("none", "both"): "layer"}
 
 
 def to_scvi(
-    model: LockedModel,
+    model: LockedModel | FederatedRun,
     adata: AnnData | MuData,
     *,
     key: Keyring | None = None,
     site_key: str | None = None,
     site: str | None = None,
 ) -> Any:
-    """Return scvi-tools' own model with the unlocked weights; see :meth:`infl.models.LockedModel.to_scvi`."""
+    """Return a ``scvi.model.SCVI`` with the unlocked weights, of a model that ``model="scvi"`` made.
+
+    Parameters
+    ----------
+    model
+        What :func:`infl.tl.fit_federated` returned, or its model.
+    adata
+        Cells with raw counts. scvi-tools works on a copy with the model's features, ``.adata`` of what is returned.
+    key
+        Key ring that opens the model (default: that of the run).
+    site_key, site
+        Column of ``obs`` with the site of each cell, or the one site that all are from.
+
+    Returns
+    -------
+    scvi.model.SCVI
+        Trained, for differential expression and all else.
+
+    Raises
+    ------
+    SettingsError
+        The model is of another kind, or where the cells are from is not said.
+
+    Examples
+    --------
+    >>> import anndata, infl, numpy as np
+    >>> cells = anndata.AnnData(np.random.default_rng(0).poisson(2.0, (90, 20)).astype("float32"))
+    >>> cells.obs["hospital"] = np.repeat(["a", "b", "c"], 30)
+    >>> run = infl.tl.fit_federated(cells, "scvi", site_key="hospital", rounds=1, progress=False)
+    >>> theirs = infl.tl.to_scvi(run, cells, site_key="hospital")
+    >>> theirs.get_latent_representation().shape
+    (90, 10)
+    """
+    model, key = model_and_key(model, key)
     task = model.header.build_task()
     if type(task) is not Scvi:
         raise SettingsError(f"only model='scvi' can become a scvi.model.SCVI; this model is {model.header.task!r}")
@@ -116,7 +151,7 @@ def from_scvi(model: Any, *, key: Keyring | None, lock: str | None = "field", st
     Returns
     -------
     LockedModel
-        For :func:`infl.tl.predict`, ``.save`` and :meth:`~infl.models.LockedModel.to_scvi`.
+        For :func:`infl.tl.predict`, ``.save`` and :func:`to_scvi`.
 
     Raises
     ------
