@@ -19,7 +19,7 @@ from _table import Table
 from infl.attacks import Evidence
 from infl.attacks._kit.model_file import ModelFile
 from infl.attacks._kit.statistics import rank_correlation
-from infl.attacks.keys import averaged, rescaled
+from infl.attacks._kit.weights import averaged, rescaled
 from infl.federation.agreement import Agreement
 from infl.federation.local import run_in_process
 from infl.keys import Keyring

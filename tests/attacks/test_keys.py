@@ -6,19 +6,8 @@ import torch
 from torch import nn
 
 from infl.attacks import Evidence, Status
-from infl.attacks.keys import (
-    Committee,
-    NoKey,
-    OneBitKey,
-    WrongKey,
-    averaged,
-    clipped,
-    evened,
-    one_bit_off,
-    random_ring,
-    rescaled,
-    signs,
-)
+from infl.attacks._kit.weights import averaged, clipped, random_ring, rescaled
+from infl.attacks.keys import Committee, NoKey, OneBitKey, WrongKey, evened, one_bit_off, signs
 from infl.keys import Keyring
 
 STORED = {"w": torch.tensor([[3.0, -0.5], [10.0, -1.0]]), "b": torch.zeros(2), "g": torch.tensor([2.0, -4.0])}

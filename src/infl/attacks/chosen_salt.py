@@ -15,7 +15,7 @@ import numpy as np
 from infl.attacks._kit.contract import Attack, Attacker, Finding
 from infl.attacks._kit.model_file import ModelFile
 from infl.attacks._kit.statistics import interval
-from infl.attacks.keys import Weights
+from infl.attacks._kit.weights import Weights
 from infl.attacks.known_model import fitted_field, opened_with
 from infl.models.locked import lock_model
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from infl.attacks._kit.fine_tuning import FIELDS, FREE, Way
 from infl.attacks._kit.theft import Task, Theft, Thief, draw
-from infl.attacks.keys import rescaled
+from infl.attacks._kit.weights import rescaled
 
 if TYPE_CHECKING:
     from infl.attacks._kit.evidence import Evidence

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from infl.attacks._kit.contract import Attack, Attacker, Finding
 from infl.attacks._kit.model_file import ModelFile
 from infl.attacks._kit.statistics import cross_chosen, interval, most_chosen
+from infl.attacks._kit.weights import Weights, averaged, clipped, random_ring, rescaled
 from infl.keys import Keyring
 
 if TYPE_CHECKING:
@@ -22,13 +22,6 @@ N_KEYS = 16
 N_COPIES = 10
 N_GUESSES = 6
 
-Weights = Mapping[str, Tensor]
-
-
-def random_ring(rng: np.random.Generator, version: int = 1) -> Keyring:
-    """Return a guessed key."""
-    return Keyring._from_roots({version: rng.bytes(32)})
-
 
 def one_bit_off(key: Keyring, bit: int = 0) -> Keyring:
     """Return a ring whose current root differs from `key`'s in one bit."""
@@ -36,20 +29,6 @@ def one_bit_off(key: Keyring, bit: int = 0) -> Keyring:
     root = bytearray(roots[key.current])
     root[bit // 8 % len(root)] ^= 1 << (bit % 8)
     return Keyring._from_roots(roots | {key.current: bytes(root)})
-
-
-def clipped(stored: Weights, usual: Weights) -> dict[str, Tensor]:
-    """Cut stored weights to the range of initial ones; where those are all zero, take the stored ones."""
-    return {n: t.clamp(-m, m) if (m := float(usual[n].abs().max())) > 0 else t.clone() for n, t in stored.items()}
-
-
-def rescaled(stored: Weights, usual: Weights) -> dict[str, Tensor]:
-    """Bring each tensor to the spread of initial weights; where either is constant, take the initial ones."""
-    result = {}
-    for name, tensor in stored.items():
-        spread, wanted = float(tensor.std(correction=0)), float(usual[name].std(correction=0))
-        result[name] = tensor * (wanted / spread) if spread > 0 and wanted > 0 else usual[name].clone()
-    return result
 
 
 def evened(stored: Weights, usual: Weights) -> dict[str, Tensor]:
@@ -67,11 +46,6 @@ def evened(stored: Weights, usual: Weights) -> dict[str, Tensor]:
 def signs(stored: Weights, usual: Weights) -> dict[str, Tensor]:
     """Keep the signs alone, at the size of initial weights."""
     return {n: t.sign() * usual[n].square().mean().sqrt() for n, t in stored.items()}
-
-
-def averaged(versions: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the mean of several versions of the same weights."""
-    return {name: torch.stack([v[name] for v in versions]).mean(0) for name in versions[0]}
 
 
 class Committee(nn.Module):

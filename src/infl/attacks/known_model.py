@@ -16,7 +16,7 @@ from torch import Tensor
 from infl.attacks._kit.contract import Attack, Attacker, Finding
 from infl.attacks._kit.model_file import ModelFile
 from infl.attacks._kit.statistics import cross_chosen, interval, rank_correlation
-from infl.attacks.keys import Weights, clipped, rescaled
+from infl.attacks._kit.weights import Weights, clipped, rescaled
 from infl.models.locked import lock_model
 
 if TYPE_CHECKING:

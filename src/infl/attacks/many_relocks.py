@@ -14,12 +14,12 @@ import numpy as np
 from infl.attacks._kit.contract import Attack, Attacker, Finding
 from infl.attacks._kit.model_file import ModelFile
 from infl.attacks._kit.statistics import cross_chosen, interval
-from infl.attacks.keys import averaged, random_ring, rescaled
+from infl.attacks._kit.weights import averaged, random_ring, rescaled
 from infl.models.locked import SALT, LockedModel, lock_model
 
 if TYPE_CHECKING:
     from infl.attacks._kit.evidence import Evidence
-    from infl.attacks.keys import Weights
+    from infl.attacks._kit.weights import Weights
     from infl.keys import Keyring
 
 N_FILES = 32

@@ -28,7 +28,7 @@ from infl.attacks.known_model import guesses_from_start
 from infl.nn.field import KAPPA, TensorField
 
 if TYPE_CHECKING:
-    from infl.attacks.keys import Weights
+    from infl.attacks._kit.weights import Weights
     from infl.nn.field import Units
 
 SURE = 3.0

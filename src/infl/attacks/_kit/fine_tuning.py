@@ -20,7 +20,7 @@ from torch.func import vmap
 from infl._isolation import torch_seed
 from infl.attacks._kit.statistics import cross_chosen, interval, most_chosen
 from infl.attacks._kit.tuning import LARGEST, Stack, Tuned, train
-from infl.attacks.keys import Weights, clipped, rescaled
+from infl.attacks._kit.weights import Weights, clipped, rescaled
 from infl.nn.field import KAPPA
 from infl.nn.flat import FlatModule
 

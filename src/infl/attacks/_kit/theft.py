@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from torch import Tensor, nn
 
-    from infl.attacks.keys import Weights
+    from infl.attacks._kit.weights import Weights
 
 
 @dataclass(frozen=True)

@@ -28,17 +28,16 @@ NeurIPS 2021 (the PRV accountant).
 
 from infl.privacy.dp.accounting import (
     NO_LOSS,
-    epsilon_by_round,
     epsilon_of,
     epsilon_of_curve,
     log_run,
     noise_for,
     renyi_curve,
     spent,
-    steps_of,
 )
 from infl.privacy.dp.gradients import GRID, check_module, clipped_gradients, grid_exponent
 from infl.privacy.dp.noise import TAIL, SecretUniform, discrete_gaussian, round_key
+from infl.privacy.dp.rounds import epsilon_by_round, steps_of
 from infl.privacy.dp.settings import DP
 
 __all__ = [

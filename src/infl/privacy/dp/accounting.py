@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ from infl.privacy.dp._opacus import require_opacus
 
 if TYPE_CHECKING:
     from infl._types import Data
-    from infl.privacy.dp.settings import DP
 
 ORDERS = [1 + x / 10 for x in range(1, 100)] + list(range(12, 64))
 """Of the Rényi divergences, as Opacus has them."""
@@ -42,7 +40,7 @@ def epsilon_of(steps: list[tuple[float, float, int]], delta: float, accountant: 
 
     if not steps:
         return 0.0
-    quick = _rdp_epsilon(steps, delta)
+    quick = rdp_epsilon(steps, delta)
     if accountant == "rdp" or quick > LOOSE:  # so little noise takes the tight accountant gigabytes
         return quick
     account = create_accountant(accountant)
@@ -133,26 +131,7 @@ def log_run(adata: Data, dp: Mapping[str, Any], steps: list[tuple[float, float, 
     adata.uns[LOG] = {name: np.concatenate([np.asarray(old.get(name, [])), np.asarray(v)]) for name, v in new.items()}
 
 
-def steps_of(responders: Sequence[int], dp: DP, min_sites: int) -> list[tuple[float, float, int]]:
-    """Return what was really done, for accounting: more responders than planned carry more noise.
-
-    Examples
-    --------
-    >>> from infl.privacy import DP
-    >>> steps_of([5, 5, 4], DP(delta=1e-5, noise_multiplier=2.0), min_sites=5)[0]
-    (2.0, 0.2, 2)
-    """
-    rounds = Counter(responders)
-    return [(dp.noise_left(n, min_sites), dp.sample_rate, rounds[n]) for n in rounds]
-
-
-def epsilon_by_round(responders: Sequence[int], dp: DP, min_sites: int) -> list[float]:
-    """Return the ε spent after each round, by the quick accountant (RDP: an upper bound of the tight one)."""
-    delta = float(dp.delta or 0)
-    return [_rdp_epsilon(steps_of(responders[: n + 1], dp, min_sites), delta) for n in range(len(responders))]
-
-
-def _rdp_epsilon(steps: Sequence[tuple[float, float, int]], delta: float) -> float:
+def rdp_epsilon(steps: Sequence[tuple[float, float, int]], delta: float) -> float:
     """Return the ε of several rounds from the Rényi divergences of one: they add up (Mironov 2017)."""
     return epsilon_of_curve(
         sum((int(n) * renyi_curve(float(sigma), float(q)) for sigma, q, n in steps), NO_LOSS), delta
