@@ -78,7 +78,7 @@ bench: $(STAMP) $(PEERS)  ## run every benchmark and write benchmarks/results/*.
 	$(BIN)/python -m pip install --quiet --constraint $(PINS) --group bench
 	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
 
-faults: $(STAMP)  ## kill, cut and fill what a run between machines needs, and see that it goes on (half an hour; as root for all)
+faults: $(STAMP)  ## kill, cut and fill what a run between machines needs, and see that it goes on (over half an hour; as root for all)
 	$(BIN)/python tests/deploy/flare/faults.py
 
 fuzz: $(STAMP)  ## give every parser a million broken files and messages (some minutes), then let enemies play (ten more; STEPS=1000000: a night)

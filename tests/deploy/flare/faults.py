@@ -75,7 +75,7 @@ class Scene:
         ]  # fmt: skip
 
     def kill_site(self, site: str = "site_2") -> None:
-        kill(self.network.daemons[site])
+        self.signal_site(signal.SIGKILL, site)
 
     def kill_server(self) -> None:
         for p in self.processes(self.network.coordinator / "kit", "nvflare"):
