@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: threads of one would wait for those of the other
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers fill the cores: threads of one would wait for those of another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import infl
@@ -37,6 +37,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Give torch its own number of threads again: numba, under UMAP, sets that of the library which both use."""
     if "PYTEST_XDIST_WORKER" in os.environ and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Return one worker more than there are cores: tests with processes of their own wait much of their time."""
+    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else (os.cpu_count() or 1) + 1
 
 
 def pytest_configure(config: pytest.Config) -> None:
