@@ -227,7 +227,10 @@ class TensorField:
         """32 secret bytes of each named unit: a nonce, then its log-gain."""
         begun = HMAC(self.key, SHA256())
         begun.update(_encode("unit"))
-        return {axis: [_block(begun, _encode(axis, name)) for name in names] for axis, names in self.units.items()}
+        starts = {axis: _encode(axis) for axis in self.units}
+        return {
+            axis: [_block(begun, starts[axis] + _encode(name)) for name in names] for axis, names in self.units.items()
+        }
 
     @cached_property
     def _gains(self) -> list[np.ndarray]:
