@@ -19,6 +19,7 @@ from infl.federation.packings import count_packing
 from infl.federation.site import Site
 from infl.keys import Identity, Keyring
 from infl.models import Classifier
+from infl.models.registry import task_from_json
 from infl.privacy import DP
 from infl.privacy.seal import Ledger, Packing, PairwiseSite
 
@@ -49,7 +50,9 @@ def changed(station: Station, **settings: str) -> Station:
 
 
 def plan(agreement: Agreement, kind: str, peers: dict[str, bytes]) -> Plan:
-    a, lanes = agreement, count_packing().lanes if kind == "count" else Packing(()).lanes
+    a = agreement
+    due = count_packing(task_from_json(a.task, a.options), a) if kind == "count" else Packing(())
+    lanes = due.lanes
     return Plan(
         a.run, 0, kind, 0, 0, a.sites, lanes, a.digest, a.key_version, a.fingerprint, (), peers=peers
     )  # fmt: skip

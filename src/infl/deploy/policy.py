@@ -28,6 +28,7 @@ targets = []          # columns of obs that may be used; empty: any, after a per
 panels = []           # with ask = false: digests of the panels (features and classes) that may be used; "*": any, and
                       # then offers learn by yes and no which classes and features are here
 min_sites = 3         # fewest sites whose sum may be opened
+min_holders = 2       # fewest sites that must have a feature, class, category or modality; of one alone, sums are its own
 max_rounds = 1000
 max_local_epochs = 100
 max_features = 100000
@@ -57,6 +58,7 @@ class Policy(BaseModel):
     targets: list[str] = []
     panels: list[str] = []
     min_sites: int = Field(default=3, ge=1)
+    min_holders: int = Field(default=2, ge=1)
     max_rounds: int = Field(default=1000, ge=1)
     max_local_epochs: int = Field(default=100, ge=1)
     max_features: int = Field(default=100_000, ge=1)

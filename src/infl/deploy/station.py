@@ -219,7 +219,7 @@ class Station:
         key = self.open_key(agreement)
         membership = None if key is None else self.membership(agreement, key)
         package_settings.bases.update(policy.bases)
-        replica = Replica(agreement, key)
+        replica = Replica(agreement, key, min_holders=policy.min_holders)
         if settings.stamp and settings.stamp != stamp(Path(settings.data)):
             raise DataError(
                 f"{name}: {settings.data} has changed since it was checked: end `infl site start`, start anew"

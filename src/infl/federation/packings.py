@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from infl.models.task import Task
     from infl.nn.flat import Layout
 
+HELD = "held."
+"""Begins the names of arrays that say how many sites have a feature, a class, or what else a task names."""
 CONTROL_EXPONENT = -24
 """Mean gradients are multiples of 2⁻²⁴ before they are weighted: a range of ± 2⁷ shared by the sites."""
 STEPS_GUESS = 64
@@ -48,9 +50,14 @@ def update_exponent(lr: float, local_epochs: int) -> int:
     return ceil(log2(3.2 * lr * STEPS_GUESS * local_epochs * 4)) - 31
 
 
-def count_packing() -> Packing:
-    """Return the packing of the first exchange: numbers of training samples."""
-    return Packing((Field("n", (), 0, bits=64, of_all=True),))
+def count_packing(task: Task, agreement: Agreement) -> Packing:
+    """Return the packing of the first exchange: training samples, and of each name of the panel how many sites have it.
+
+    Under differential privacy samples alone: whether a site has a class follows from its records.
+    """
+    names = {} if agreement.dp is not None else task.held_names(agreement.panel)
+    held = (Field(f"{HELD}{group}", (len(of),), 0, bits=64, of_all=True) for group, of in names.items())
+    return Packing((Field("n", (), 0, bits=64, of_all=True), *held))
 
 
 def judge_packing(task: Task, panel: Mapping[str, object]) -> Packing:

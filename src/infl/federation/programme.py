@@ -46,8 +46,8 @@ class Exchange:
 
     Examples
     --------
-    >>> Exchange("count", 0, count_packing()).packing.n64
-    1
+    >>> Exchange("close", 0, Packing(())).packing.n64
+    0
     """
 
     kind: str
@@ -107,7 +107,7 @@ class Programme:
 
         train = train_packing(task, agreement, self.shared)
         return (  # all later sums build on those before the first round
-            Exchange("count", 0, count_packing(), of_all=True),
+            Exchange("count", 0, count_packing(task, agreement), of_all=True),
             *steps(task.before(panel), of_all=True),
             *(Exchange("train", number, train) for number in range(1, agreement.rounds + 1)),
             *([Exchange("judge", 0, judge_packing(task, panel))] if agreement.dp is None else []),

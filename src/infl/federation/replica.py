@@ -20,6 +20,7 @@ from infl import _tell
 from infl._isolation import torch_seed
 from infl.errors import FederationError, KeyringError, SealError, SettingsError
 from infl.federation.agreement import Agreement
+from infl.federation.holders import check_holders
 from infl.federation.messages import CLOSE, REVEAL, Total, context_of, linked
 from infl.federation.packings import rescaled
 from infl.federation.programme import Exchange, Programme
@@ -68,6 +69,8 @@ class Replica:
         Key ring (None: neither lock nor seal).
     task
         The task, where it is not one that the agreement's name finds.
+    min_holders
+        Fewest sites that must have a feature, class or modality of which something is summed.
 
     Attributes
     ----------
@@ -110,14 +113,16 @@ class Replica:
     (-1, 0)
     """
 
-    def __init__(self, agreement: Agreement, key: Keyring | None, task: Task | None = None) -> None:
+    def __init__(
+        self, agreement: Agreement, key: Keyring | None, task: Task | None = None, *, min_holders: int = 1
+    ) -> None:
         if agreement.fingerprint:
             if key is None:
                 raise KeyringError(
                     f"the run needs key version {agreement.key_version}, {agreement.fingerprint}: pass key="
                 )
             key.check(agreement.key_version, agreement.fingerprint)
-        self.agreement = agreement
+        self.agreement, self.min_holders = agreement, min_holders
         self.task = task or task_from_json(agreement.task, agreement.options)
         if agreement.dp is not None and self.task.privately().options() != self.task.options():
             raise SettingsError(
@@ -277,6 +282,7 @@ class Replica:
         arrays = split_sums(sums, packing)
         n_out = self._left_out(total, arrays)
         if total.kind == "count":
+            check_holders(self.task.held_names(a.panel), arrays, self.min_holders, len(a.sites))
             self.n_total = int(arrays["n"])
             if a.dp is not None:
                 a.dp.check_records(self.n_total)

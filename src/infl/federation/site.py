@@ -27,6 +27,7 @@ from infl.federation.messages import (
     Reveal,
     Stopped,
 )
+from infl.federation.packings import HELD
 from infl.federation.replica import Replica
 from infl.federation.rules import AtSite
 from infl.federation.seeds import generator
@@ -294,7 +295,9 @@ class Site:
             return empty, {}, 1.0
         if plan.kind == "count":
             n = len(self.data.train) if replica.agreement.dp is None else len(self.units.records)
-            return empty, {"n": np.asarray(float(n))}, 1.0
+            held = {} if replica.agreement.dp is not None else replica.task.held(self.data, replica.agreement.panel)
+            arrays = {f"{HELD}{group}": has.astype(float) for group, has in held.items()}
+            return empty, {"n": np.asarray(float(n)), **arrays}, 1.0
         if plan.kind == "train" and replica.agreement.dp is not None:
             return self._noisy_gradient(replica.agreement.dp, plan), {}, 1.0
         if plan.kind in ("train", "judge"):

@@ -39,7 +39,7 @@ INSIDE = """## What is inside the sealed words
 
 | exchange | arrays | scale |
 | --- | --- | --- |
-| `count` | number of training samples | exact |
+| `count` | number of training samples; of each feature, class, category or modality of the panel whether the site has it | exact |
 | a task's sums before and after the rounds | below | multiples of 2⁻²⁰ |
 | `train` | change of every shared weight × the site's share of the samples | per tensor, from the specification |
 | `train` | summed training loss, summed validation metrics (a classifier: loss, confusion counts, calibration bins) | exact counts; else multiples of 2⁻²⁰ |

@@ -17,7 +17,7 @@ from infl._parameters import LAYER, SEED, SHARE, Choice, Flag, Kind, Names, Real
 from infl.data.labels import TEXT, as_labels, check_labels, class_numbers, label_text, label_type, warn_of_one_class
 from infl.errors import DataError, SettingsError
 from infl.models.bases import is_known, load_base, name_of
-from infl.models.labelled import split_rows, stratified_split
+from infl.models.labelled import has_numbers, split_rows, stratified_split
 from infl.models.logistic import logistic_regression
 from infl.models.matrix import FeatureMatrix
 from infl.models.sentences import Sentences, sentences
@@ -201,6 +201,16 @@ class Adapter(Task):
         first = _first_label(labels)
         train, validation = split_rows(adata.obs_names, first, self.validation, rng, stratify=self.stratify)
         return Sentences(ids, mask, torch.from_numpy(labels), train, validation)
+
+    def held_names(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
+        """Classes of each column of labels."""
+        return {f"class of {name!r}": classes for name, classes in panel["tasks"].items()}
+
+    def held(self, data: Sentences, panel: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+        """Classes that a site has."""
+        named = self.held_names(panel).items()
+        labels = data.labels.numpy()
+        return {group: has_numbers(labels[:, k], len(of)) for k, (group, of) in enumerate(named)}
 
     def _base(self, panel: Mapping[str, Any]) -> Any:
         base = load_base(self.base)

@@ -20,6 +20,7 @@ from infl.models.labelled import (
     Scale,
     area_under_curve,
     fused,
+    has_numbers,
     split_rows,
     stratified_split,
     with_column,
@@ -217,6 +218,15 @@ class Classifier(Task):
         layer = None if FUSED in table.uns else self.layer
         masked = masked or self.features == "union" or FUSED in table.uns
         return FeatureMatrix(table, panel["features"], layer=layer, site=site, masked=masked)
+
+    def held_names(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
+        """Features, of which a site may lack some, and classes."""
+        return {"feature": panel["features"], "class": panel["classes"]}
+
+    def held(self, data: LabelledRows, panel: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+        """Features that were measured, classes that somebody has."""
+        assert data.labels is not None
+        return {"feature": ~data.x.absent, "class": has_numbers(data.labels.numpy(), len(panel["classes"]))}
 
     # -- sums ------------------------------------------------------------------------------------------------------
     def before(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:

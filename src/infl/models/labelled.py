@@ -26,6 +26,17 @@ FUSED = "infl_fused"
 """In ``uns`` of what :func:`fused` made."""
 
 
+def has_numbers(numbers: np.ndarray, n: int) -> np.ndarray:
+    """Return which of the numbers 0 … n − 1 there are (n,); others are passed over.
+
+    Examples
+    --------
+    >>> has_numbers(np.array([[2], [-1], [0]]), 3).tolist()
+    [True, False, True]
+    """
+    return np.isin(np.arange(n), numbers)
+
+
 class LabelledRows(SiteData):
     """Rows of a feature matrix with class numbers.
 

@@ -16,6 +16,7 @@ from infl._mudata import without_pull
 from infl._parameters import LAYER, OTHER_COLUMN, SHARE, Choice, Flag, Kind, Options, Real, Text, Whole
 from infl.data.labels import label_text
 from infl.errors import DataError, SettingsError
+from infl.models.labelled import has_numbers
 from infl.models.matrix import FeatureMatrix
 from infl.models.modalities import Measured, MosaicSpots, Part, check_kind, kind_of
 from infl.models.task import SITE, Predictor, Step, Sums, Task
@@ -260,6 +261,14 @@ class Mosaic(Task):
     def _by_depth(self, panel: Mapping[str, Any]) -> bool:
         """Whether counts are divided by a spot's total."""
         return not panel["spatial"] if self.depth is None else self.depth
+
+    def held_names(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
+        """Modalities."""
+        return {"modality": [*panel["modalities"]]}
+
+    def held(self, data: MosaicSpots, panel: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+        """Modalities that a site measured."""
+        return {"modality": has_numbers(np.array([*data.measured]), len(panel["modalities"]))}
 
     # -- sums ------------------------------------------------------------------------------------------------------
     def before(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:

@@ -20,6 +20,7 @@ from infl._warn import warn
 from infl.data.labels import label_text
 from infl.errors import DataError
 from infl.models.effects import Effects, Genes, edges_of, neighbours
+from infl.models.labelled import has_numbers
 from infl.models.matrix import FeatureMatrix
 from infl.models.task import Predictor, SiteData, Step, Sums, Task
 from infl.nn.perturbation import EffectNet
@@ -238,6 +239,14 @@ class Perturbation(Task):
         else:
             labels = np.full(table.n_obs, "")
         return Conditions(x, labels, panel, self.target_sum, site)
+
+    def held_names(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
+        """Perturbations."""
+        return {"perturbation": panel["conditions"]}
+
+    def held(self, data: Conditions, panel: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+        """Perturbations that a site has cells of."""
+        return {"perturbation": has_numbers(np.array(data.number, dtype=int), len(panel["conditions"]))}
 
     # -- sums ------------------------------------------------------------------------------------------------------
     def before(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:

@@ -20,7 +20,7 @@ from infl._warn import warn
 from infl.data.labels import TEXT, check_labels, label_text, label_type, warn_of_one_class
 from infl.errors import DataError, SettingsError
 from infl.models.counts import LABELS, CountRows, log_normalised, table_of
-from infl.models.labelled import stratified_split, write_classes
+from infl.models.labelled import has_numbers, stratified_split, write_classes
 from infl.models.logistic import logistic_regression
 from infl.models.scvi import CHUNK, Scvi, latent, vae_class
 from infl.models.task import Predictor, Step, Sums
@@ -132,6 +132,15 @@ class Scanvi(Scvi):
             )
         if line:
             warn(line)
+
+    def held_names(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
+        """Classes, and what scVI has."""
+        return {**super().held_names(panel), "class": panel["classes"]}
+
+    def held(self, data: CountRows, panel: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+        """Classes of a site's own cells, and what scVI has."""
+        assert data.labels is not None
+        return {**super().held(data, panel), "class": has_numbers(data.labels.numpy(), len(panel["classes"]))}
 
     def labels(self, table: AnnData, panel: Mapping[str, Any]) -> np.ndarray:
         """Return class numbers (n_obs,), −1 where unknown."""

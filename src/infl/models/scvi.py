@@ -19,7 +19,7 @@ from infl._isolation import torch_seed
 from infl._parameters import COLUMNS, LAYER, MODALITY, OTHER_COLUMN, SHARE, Choice, Kind, Real, Whole
 from infl.errors import DataError, MissingExtraError, SettingsError
 from infl.models.counts import BATCH, CATEGORICAL, CONTINUOUS, SIZE_FACTOR, CountRows, categories_of, codes, table_of
-from infl.models.labelled import stratified_split, write_rows
+from infl.models.labelled import has_numbers, stratified_split, write_rows
 from infl.models.matrix import FeatureMatrix
 from infl.models.task import SITE, Predictor, Step, Sums, Task
 
@@ -177,6 +177,19 @@ class Scvi(Task):
         if (covariates.get(SIZE_FACTOR, np.ones(1)) <= 0).any():
             raise DataError(f"{site} has size factors of 0 or less in obs[{self.size_factor!r}]: they must be above 0")
         return covariates
+
+    def held_names(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
+        """Categories of covariates; the sites themselves, where weights of each are shared."""
+        shared = {"site": panel["sites"]} if self.site_effect == "shared" else {}
+        return shared | {f"category of {name!r}": categories for name, categories in panel["covariates"].items()}
+
+    def held(self, data: CountRows, panel: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+        """Categories and sites of a site's own cells."""
+        numbers = {"site": data.number.numpy()} if self.site_effect == "shared" else {}
+        columns = zip(panel["covariates"], data.covariates.get(CATEGORICAL, np.empty((0, 0))).T, strict=False)
+        numbers |= {f"category of {name!r}": np.asarray(column) for name, column in columns}
+        names = self.held_names(panel)
+        return {group: has_numbers(found, len(names[group])) for group, found in numbers.items()}
 
     def privately(self) -> Task:
         """Refuse: the dispersion is no layer, so there are no per-record gradients of it."""

@@ -277,6 +277,18 @@ class Task(metaclass=_Spellings):
             raise SettingsError(f"model {self.name!r} needs sums that have no noise; it cannot be fitted with privacy=")
         return self
 
+    # -- who has what ----------------------------------------------------------------------------------------------
+    def held_names(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
+        """Names of the panel of which a site may have some only, by what they are (``{"class": ["a", "b"]}``).
+
+        What is summed of a name that one site alone has, is that site's own number.
+        """
+        return {}
+
+    def held(self, data: Any, panel: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+        """Which of :meth:`held_names` a site has: arrays of 0 and 1."""
+        return {}
+
     # -- model -----------------------------------------------------------------------------------------------------
     @abstractmethod
     def build(self, panel: Mapping[str, Any]) -> nn.Module:

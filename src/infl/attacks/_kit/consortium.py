@@ -273,6 +273,7 @@ def accepting(agreement: Agreement, **others: Any) -> str:
         "targets": sorted(columns_of(agreement)),
         "panels": [a.panel_digest],
         "min_sites": a.min_sites,
+        "min_holders": 1,  # of the few observations that are chosen, one hospital alone may have a class
         "max_rounds": max(a.rounds, 1),
         "seals": [a.seal],
         "locks": [a.lock],
