@@ -35,6 +35,7 @@ from infl.federation.coordinator import Transport
 from infl.federation.local import run_in_process
 from infl.federation.messages import Plan, Reply
 from infl.federation.replica import build_bench
+from infl.federation.seeds import new_seed
 from infl.keys import Keyring
 from infl.models import Classifier
 from infl.models.registry import task_from_json
@@ -57,7 +58,8 @@ def make_sites(n_sites: int, n_vars: int) -> dict[str, AnnData]:
 def agree(network: Rehearsal, width: int, rounds: int) -> tuple[Agreement, float]:
     """Return a run and its megabytes of weights."""
     task = Classifier(target="label", width=width, n_blocks=1, batch_size=64)
-    agreement = Agreement.new(task, task.agree(network.data), network.data, network.key, rounds=rounds, seal="pairwise")
+    own: dict[str, Any] = {"rounds": rounds, "seal": "pairwise", "seed": new_seed()}  # sites train once with a seed
+    agreement = Agreement.new(task, task.agree(network.data), network.data, network.key, **own)
     return agreement, 4e-6 * build_bench(task, agreement).shared.total
 
 

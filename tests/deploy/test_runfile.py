@@ -2,14 +2,16 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from infl.deploy.remote import Patience
 from infl.deploy.runfile import RunFile, join_panels
-from infl.deploy.station import specification_digest
+from infl.deploy.station import is_specified, specification_digest
 from infl.errors import DataError, FileError, InflError, SettingsError
+from infl.federation.agreement import Agreement
 
 
 def written(folder: Path, change: tuple[str, str] | None = None) -> Path:
@@ -37,9 +39,25 @@ def test_two_readers_agree_on_all_but_the_random_name(tmp_path: Path) -> None:
     path = written(tmp_path)
     first, second = (RunFile.read(path).agreement() for _ in range(2))
     assert first.run != second.run
-    assert specification_digest(first) == specification_digest(second)
+    assert specification_digest(first, any_seed=True) == specification_digest(second, any_seed=True)
     other = RunFile.read(written(tmp_path, ("rounds = 20", "rounds = 21"))).agreement()
-    assert specification_digest(first) != specification_digest(other)
+    assert specification_digest(first, any_seed=True) != specification_digest(other, any_seed=True)
+
+
+def test_the_seed_is_drawn_for_each_run_unless_it_is_given(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    file, copy = RunFile.read(path), RunFile.read(path)
+    runs = [file.agreement() for _ in range(3)]
+    assert len({run.seed for run in runs}) == 3
+    assert all(is_specified(run, copy.specification) for run in runs)
+    assert all(Agreement.from_json(run.to_json()) == run for run in runs)
+    given = RunFile.read(written(tmp_path, ("# seed = 1 ", "seed = 7 #")))
+    assert {given.agreement().seed for _ in range(2)} == {7}
+    assert is_specified(given.agreement(), given.specification)
+    assert not is_specified(replace(given.agreement(), seed=8), given.specification)
+    for run in (*runs, given.agreement()):
+        assert not is_specified(replace(run, rounds=21), file.specification)
+    assert not is_specified(runs[0], given.specification)
 
 
 def test_options_of_the_task_and_privacy(tmp_path: Path) -> None:
@@ -70,7 +88,7 @@ def test_waiting(tmp_path: Path) -> None:
         (("rounds = 20", "round = 20"), r"fit\.round: is not known"),
         (("strength = 1.0", "strength = -1"), r"fit\.strength"),
         (('seal = "pairwise"', 'seal = "wax"'), r"fit\.seal: .*'pairwise'"),
-        (("seed = 0", "aggregation_options = 3"), r"fit\.aggregation_options: .*dict"),
+        (("# seed = 1 ", "aggregation_options = 3 #"), r"fit\.aggregation_options: .*dict"),
         ((r"# \[waiting\].*$", "[waiting]\nfactor = 0.5"), r"line \d+: waiting\.factor: .*at least 1"),
         ((r"# \[privacy\].*$", "[privacy]\ndelta = 2.0"), r"line \d+: privacy\.delta: "),
         ((r"# \[privacy\].*$", "[privacy]\ndelta = 1e-5"), r"line \d+: privacy: give epsilon="),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -21,7 +22,7 @@ from infl.keys import Identity, Keyring
 from infl.models import Classifier
 from infl.models.registry import task_from_json
 from infl.privacy import DP
-from infl.privacy.seal import Ledger, Packing, PairwiseSite
+from infl.privacy.seal import Context, Ledger, Packing, PairwiseSite, Words
 
 TASK = Classifier(target="label", width=8, n_blocks=1)
 
@@ -249,6 +250,46 @@ def test_a_persons_yes_is_to_one_run(station: Station, agreement: Agreement) -> 
     with pytest.raises(FederationError, match="a person must say yes"):
         station.prepare(replace(agreement, run="0" * 32))
     changed(station).prepare(replace(agreement, run="0" * 32))
+
+
+def trained(station: Station, agreement: Agreement, kind: str = "3:train") -> None:
+    """Take part in a run up to an exchange, as far as the ledger says."""
+    site = station.prepare(agreement)
+    assert site.ledger is not None
+    context = Context(agreement.run, 1, 0, agreement.sites, kind, "")
+    site.ledger.record(context, Words(np.zeros(2, np.uint32), np.zeros(2, np.uint64)), sealed=True)
+    site.ledger.close()
+
+
+def test_a_site_trains_once_with_a_seed(station: Station, agreement: Agreement) -> None:
+    """The first update follows from it: two sums of which the site is in one would differ by that update."""
+    trained(station, agreement)
+    trained(station, agreement, "4:train")  # the same run goes on
+    fewer = replace(agreement, run="0" * 32, sites=agreement.sites[:3], lock="field")
+    for again in (fewer, replace(agreement, run="1" * 32), replace(fewer, rounds=3)):
+        with pytest.raises(
+            FederationError, match=f"trained with seed 0 before, in run {agreement.run[:12]}; its first"
+        ):
+            station.prepare(again)
+    trained(station, replace(fewer, run="2" * 32, seed=1))
+    with (station.home / "policy.toml").open("a") as lines:
+        lines.write("repeat_seeds = true\n")
+    trained(station, fewer)
+
+
+def test_a_seed_of_a_run_that_never_trained_may_serve_again(station: Station, agreement: Agreement) -> None:
+    trained(station, agreement, "0:count")
+    station.prepare(replace(agreement, run="0" * 32))
+
+
+def test_under_differential_privacy_seeds_are_not_what_an_update_follows_from(
+    station: Station, agreement: Agreement
+) -> None:
+    trained(station, agreement)
+    task = Classifier(**agreement.options).privately()
+    dp = DP(noise_multiplier=2.0, delta=1e-3, accountant="rdp")
+    private = replace(agreement, run="0" * 32, options=task.options(), privacy=dp.resolve(4)[0].to_json(), rounds=4)
+    station.prepare(private)
 
 
 def test_another_run_under_a_runs_name_changes_nothing(station: Station, agreement: Agreement) -> None:

@@ -80,13 +80,13 @@ def start(
         return
     from infl.deploy.attempt import RunFolder
     from infl.deploy.runfile import RunFile
-    from infl.deploy.station import specification_digest
+    from infl.deploy.station import is_specified
 
     file = RunFile.read(run)
-    folder, wanted = RunFolder(home / "runs" / file.name), file.agreement()
+    folder = RunFolder(home / "runs" / file.name)
     if not folder.store.exists:
-        folder.store.begin(wanted)
-    elif specification_digest(folder.agreement) != specification_digest(wanted):
+        folder.store.begin(file.agreement())
+    elif not is_specified(folder.agreement, file.specification):
         raise FileError(f"run {file.name!r} was begun with other settings: choose another name in {run}")
     folder.keep_patience(file.waiting)
     supervise(home, file.name, give_up=give_up, port=metrics)

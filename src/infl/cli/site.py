@@ -170,7 +170,7 @@ def find_home(home: Path | None) -> Path:
 def _settle(home: Path | None, run: Path | None, data: Path, key: Path | None, identity: Path | None) -> Station:
     """Return the site with the data, key and run that were named; nothing is written."""
     from infl.deploy.runfile import RunFile
-    from infl.deploy.station import SiteSettings, Station, specification_digest, stamp
+    from infl.deploy.station import SiteSettings, Station, stamp
 
     home = find_home(home)
     settings = SiteSettings(
@@ -178,7 +178,7 @@ def _settle(home: Path | None, run: Path | None, data: Path, key: Path | None, i
         str(data.resolve()),
         "" if key is None else str(key.resolve()),
         "" if identity is None else str(identity.resolve()),
-        "" if run is None else specification_digest(RunFile.read(run).agreement()),
+        "" if run is None else RunFile.read(run).specification,
         stamp(data),
     )
     return Station(home, settings)

@@ -34,6 +34,7 @@ max_local_epochs = 100
 max_features = 100000
 max_weights = 100000000
 max_runs = 1000       # that are offered in this site's life
+repeat_seeds = false  # whether it trains again with the seed of an earlier run, which gives the same first update
 seals = ["pairwise"]  # "group" too: then a coordinator and one site together can open this site's updates
 locks = ["field"]
 min_strength = 1.0    # of the lock
@@ -64,6 +65,7 @@ class Policy(BaseModel):
     max_features: int = Field(default=100_000, ge=1)
     max_weights: int = Field(default=100_000_000, ge=1)
     max_runs: int = Field(default=1000, ge=1)
+    repeat_seeds: bool = False
     seals: list[str] = ["pairwise"]
     locks: list[str] = ["field"]
     min_strength: float = Field(default=1.0, ge=0, le=1)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, PrivateAttr
 from pydantic_core import PydanticCustomError, core_schema
 
 from infl._files import explained
@@ -18,6 +18,7 @@ from infl.deploy.remote import Patience
 from infl.deploy.toml import read_checked
 from infl.errors import DataError, FileError, InflError, SettingsError
 from infl.federation.agreement import Agreement
+from infl.federation.seeds import new_seed
 from infl.federation.settings import RunSettings
 from infl.models.registry import make_task, task_from_json
 from infl.privacy.dp import DP
@@ -46,7 +47,7 @@ lock = "field"
 strength = 1.0
 seal = "pairwise"             # "group" lets more sites be away, and is open to a coordinator that conspires with a site
 min_sites = 3                 # fewest sites whose sum is opened
-seed = 0
+# seed = 1                    # left out, the coordinator draws one for each run; a site trains once with a seed
 
 [key]
 version = 1
@@ -152,6 +153,7 @@ class RunFile(_Table):
     key: _Key | None = None
     privacy: Annotated[DP, _Declared(DP.parameters)] | None = None
     waiting: Annotated[Patience, _Declared(Patience.parameters)] = Patience()
+    _draws: bool = PrivateAttr(default=False)
 
     @classmethod
     def read(cls, path: Path) -> RunFile:
@@ -162,8 +164,10 @@ class RunFile(_Table):
         SettingsError
             Something in it cannot work; the message has the line.
         """
-        run = read_checked(path, lambda raw: cls(**raw))
-        return run.model_copy(update={"panel": _Panel(file=path.parent / run.panel.file)})
+        run, raw = read_checked(path, lambda raw: (cls(**raw), raw))
+        run = run.model_copy(update={"panel": _Panel(file=path.parent / run.panel.file)})
+        run._draws = "seed" not in raw.get("fit", {})
+        return run
 
     @classmethod
     def template(cls, model: str) -> str:
@@ -176,7 +180,10 @@ class RunFile(_Table):
         return TEMPLATE.format(name="my_run", model=model, options=options)
 
     def agreement(self) -> Agreement:
-        """Return the specification of a new run; only its random name and salt differ from call to call."""
+        """Return the specification of a new run.
+
+        From call to call its random name and salt differ, and its seed, where the file gives none.
+        """
         task = task_from_json(self.model.name, dict(self.model.model_extra or {}))
         if self.privacy is not None:
             task = task.privately()
@@ -190,7 +197,16 @@ class RunFile(_Table):
             raise SettingsError(
                 f"{self.panel.file} is of the sites {named}: name them as in sites, `infl run panel --site`"
             )
-        return Agreement.new(task, panel, self.sites, cast("Keyring | None", key), self.fit, privacy=self.privacy)
+        seed = new_seed() if self._draws else self.fit.seed
+        settings = replace(self.fit, seed=seed, privacy=self.privacy)
+        return Agreement.new(task, panel, self.sites, cast("Keyring | None", key), settings)
+
+    @property
+    def specification(self) -> str:
+        """What a run must have to be the file's: see :func:`infl.federation.station.specification_digest`."""
+        from infl.federation.station import specification_digest
+
+        return specification_digest(self.agreement(), any_seed=self._draws)
 
     def read_panel(self) -> dict[str, Any]:
         """Return features and classes."""

@@ -117,7 +117,7 @@ class Station:
         approved, expects = self.home / "approved", self.settings.expects
         if (approved / agreement.digest).exists():
             return True
-        if not expects or expects != specification_digest(agreement):
+        if not expects or not is_specified(agreement, expects):
             return False
         taken = approved / "expected"
         return not taken.exists() or taken.read_text() == agreement.digest
@@ -202,7 +202,7 @@ class Station:
         policy.check(agreement, name, consented=known or policy.asks(agreement))  # who is asked, is asked below
         if name not in agreement.sites:
             raise FederationError(f"{name} is not a site of this run ({', '.join(agreement.sites[:8])})")
-        if settings.expects and settings.expects != specification_digest(agreement):
+        if settings.expects and not is_specified(agreement, settings.expects):
             raise FederationError(f"{name}: the run differs from this site's run.toml; refused")
         folder = self.run_folder(agreement)
         accepted = folder / "accepted"
@@ -214,6 +214,7 @@ class Station:
                 f"{name}: a person must say yes; read {folder}/agreement.json, then `infl site approve {agreement.digest[:12]}`, "
                 f"or add its panel, {agreement.panel_digest}, to the policy's panels"
             )
+        self._check_seed(agreement)
         if settings.expects:  # a yes to one run: another one with the same settings is asked for anew
             _keep(self.home / "approved" / "expected", agreement.digest.encode())
         key = self.open_key(agreement)
@@ -246,6 +247,24 @@ class Station:
         store.note_data(replica, {name: site})
         store.restore_sites(replica, {name: site})
         return site
+
+    def _check_seed(self, agreement: Agreement) -> None:
+        """Refuse to train twice with one seed: the first update would be the same, and other sums would tell it.
+
+        Under differential privacy batches and noise follow from the site's own secret and the run.
+        """
+        if agreement.dp is not None or self.policy.repeat_seeds:
+            return
+        for folder in self.runs():
+            other = self.agreement(folder)
+            if other.run == agreement.run or other.seed != agreement.seed:
+                continue
+            if any(str(row["kind"]).endswith(":train") for row in self.ledger(folder)):
+                raise FederationError(
+                    f"{self.settings.name}: it trained with seed {agreement.seed} before, in run {other.run[:12]}; its first update "
+                    "would be the same, and a sum with it less one without it would be that update. Leave seed out of run.toml, or "
+                    "set repeat_seeds = true in policy.toml"
+                )
 
     def open_key(self, agreement: Agreement) -> Keyring | None:
         """Return the key ring that the run needs."""
@@ -346,6 +365,28 @@ def read_site(path: Path, name: str) -> Data:
         raise FileError(f"{name}: {error}") from None
 
 
-def specification_digest(agreement: Agreement) -> str:
-    """Return the SHA-256 of what people agree on: all of the specification but the run's random name and salt."""
-    return replace(agreement, run="", salt="").digest
+ANY_SEED = " with any seed"
+"""Ends the digest of a specification whose seed is drawn for each run."""
+
+
+def specification_digest(agreement: Agreement, *, any_seed: bool = False) -> str:
+    """Return the SHA-256 of what people agree on: all of the specification but the run's random name and salt.
+
+    With `any_seed` the seed is left out as well, and the digest says so.
+    """
+    fixed = replace(agreement, run="", salt="", **{"seed": 0} if any_seed else {})
+    return fixed.digest + (ANY_SEED if any_seed else "")
+
+
+def is_specified(agreement: Agreement, specification: str) -> bool:
+    """Whether a run is the one of a specification digest.
+
+    Examples
+    --------
+    >>> import infl
+    >>> task, panel = infl.models.Classifier(target="y"), {"features": ["g"], "classes": ["a", "b"]}
+    >>> one, other = (Agreement.new(task, panel, ["x", "y", "z"], infl.keys.Keyring.create(), seed=s) for s in (1, 2))
+    >>> is_specified(one, specification_digest(one)), is_specified(other, specification_digest(one, any_seed=True))
+    (True, False)
+    """
+    return specification == specification_digest(agreement, any_seed=specification.endswith(ANY_SEED))

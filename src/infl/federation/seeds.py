@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 
 import numpy as np
+
+
+def new_seed() -> int:
+    """Return a random seed, such as a user may give to repeat what was done with it."""
+    return secrets.randbelow(1 << 32)
 
 
 def derive(seed: int, *purpose: str | int) -> int:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from infl import _tell
-from infl._parameters import Having, door
+from infl._parameters import SEED, Having, door
 from infl._warn import warn
 from infl.data.sites import as_sites
 from infl.errors import DataError, KeyringError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.local import Outcome, run_in_process
 from infl.federation.report import last_metrics
+from infl.federation.seeds import new_seed
 from infl.federation.settings import FIT_SEAL, Protection, RunSettings
 from infl.models.registry import make_task
 from infl.privacy.dp import log_run
@@ -33,7 +34,11 @@ if TYPE_CHECKING:
     from infl.privacy.dp import DP
 
 
-@door(seal=FIT_SEAL, protection=Having(("given_once",), none=True, says="infl.Protection(seal=…, min_sites=…)"))
+@door(
+    seal=FIT_SEAL,
+    protection=Having(("given_once",), none=True, says="infl.Protection(seal=…, min_sites=…)"),
+    seed=replace(SEED, none=True),
+)
 def fit_federated(
     sites: Mapping[str, Data] | Data,
     model: str | Task = "classifier",
@@ -53,7 +58,7 @@ def fit_federated(
     min_sites: int | None = None,
     protection: Protection | None = None,
     privacy: DP | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     key_added: str = "infl",
     checkpoint: str | Path | None = None,
     resume: bool = False,
@@ -100,7 +105,8 @@ def fit_federated(
         over all sites, so there are many more of them; the last one is kept, and what would need sums without noise
         (federated standardisation, class weights, calibration) is left out.
     seed
-        Fixes initial weights, batches, dropout, validation parts and cohorts: the same bits on the same machine.
+        Fixes initial weights, batches, dropout, validation parts and cohorts: the same bits on the same machine (default: 0;
+        with `engine`, drawn for each run, since a site trains once with a seed).
     key_added
         Prefix of what is written to the sites' objects.
     checkpoint
@@ -175,7 +181,7 @@ def fit_federated(
         aggregation_options,
         participation,
         patience,
-        seed=seed,
+        seed=(new_seed() if engine else 0) if seed is None else seed,
         privacy=privacy,
         **asdict(chosen),
     )

@@ -18,7 +18,7 @@ from infl.keys import Keyring
 
 collect_ignore = ["faults.py"]  # `make faults` runs it
 SITES = ("site_1", "site_2", "site_3")
-POLICY = 'min_sites = 2\nask = false\ntargets = ["label"]\npanels = ["*"]\nseals = ["group", "pairwise"]\n'
+POLICY = 'min_sites = 2\nask = false\ntargets = ["label"]\npanels = ["*"]\nseals = ["group", "pairwise"]\nrepeat_seeds = true\n'
 
 
 def make_sites(names: Sequence[str] = SITES) -> dict[str, AnnData]:

@@ -40,7 +40,8 @@ def test_same_run_as_in_this_process(up: Rehearsal) -> None:
     sites: dict[str, AnnData | None] = {"site_1": mine, "site_2": None, "site_3": None}
     run = infl.tl.fit_federated(sites, key=up.key, engine=engine(up), min_sites=2, **OPTIONS)
     here = {site: adata.copy() for site, adata in up.data.items()}
-    same = infl.tl.fit_federated(here, key=up.key, min_sites=2, seal="pairwise", **OPTIONS)  # the default of an engine
+    again = {"seal": "pairwise", "seed": run.settings["seed"]}  # the defaults of an engine
+    same = infl.tl.fit_federated(here, key=up.key, min_sites=2, **again, **OPTIONS)
     np.testing.assert_allclose(mine.obsm["X_infl"], here["site_1"].obsm["X_infl"], atol=1e-5)
     assert (mine.obs["infl_prediction"] == here["site_1"].obs["infl_prediction"]).all()
     shared = [c for c in same.history if c != "bytes_sent"]
