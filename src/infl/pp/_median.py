@@ -78,28 +78,12 @@ def median_sums(k: int, dtype: np.dtype, *, name: str = "median", of_records: bo
     What stands behind a number is known where rows are records.
     """
     bits = dtype.itemsize * 8
-
-    def begin(total: Arrays, state: State) -> State:
-        n = np.rint(total["n"]).astype(np.int64)
-        ranks = np.stack([(n - 1) // 2, n // 2])  # of the two middle values, which are one where n is odd; (2, k)
-        low = np.zeros(ranks.shape, dtype=np.uint64)
-        return {"n": n, "ranks": ranks, "low": low, "high": np.full(ranks.shape, (1 << bits) - 1, dtype=np.uint64)}
-
-    def middle(state: State) -> np.ndarray:
-        return state["low"] + (state["high"] - state["low"]) // np.uint64(2)
-
-    def halve(total: Arrays, state: State) -> State:
-        """The value of rank r is the smallest v with more than r values ≤ v."""
-        bound, enough = middle(state), np.rint(total["below"]) > state["ranks"]
-        high = np.where(enough, bound, state["high"])
-        return {**state, "high": high, "low": np.where(enough, state["low"], bound + np.uint64(1))}
-
     return [
         FederatedSum(
             name=name,
             shapes={"n": (k,)},
             local=lambda site, state: {"n": site.valid.sum(axis=0).astype(float)},
-            combine=begin,
+            combine=lambda total, state: _whole_range(total, bits),
             says="number of values, to find the middle one",
             scale=COUNT,
             records=(lambda site, state: {"n": site.valid.sum(axis=0)}) if of_records else None,
@@ -108,16 +92,35 @@ def median_sums(k: int, dtype: np.dtype, *, name: str = "median", of_records: bo
         FederatedSum(
             name=name,
             shapes={"below": (2, k)},
-            local=lambda site, state: {"below": site.below(middle(state))},
-            combine=halve,
+            local=lambda site, state: {"below": site.below(_middle(state))},
+            combine=_halved,
             says="how many values are below a bound, to find the middle one",
             scale=COUNT,
-            records=(lambda site, state: {"below": site.below(middle(state))}) if of_records else None,
+            records=(lambda site, state: {"below": site.below(_middle(state))}) if of_records else None,
             sensitivity={"below": 1},
             steps=bits,
             called="{name}",
         ),
     ]
+
+
+def _whole_range(total: Arrays, bits: int) -> State:
+    """Return the ranks that are looked for, and between which whole numbers the values of those ranks are."""
+    n = np.rint(total["n"]).astype(np.int64)
+    ranks = np.stack([(n - 1) // 2, n // 2])  # of the two middle values, which are one where n is odd; (2, k)
+    low = np.zeros(ranks.shape, dtype=np.uint64)
+    return {"n": n, "ranks": ranks, "low": low, "high": np.full(ranks.shape, (1 << bits) - 1, dtype=np.uint64)}
+
+
+def _middle(state: State) -> np.ndarray:
+    return state["low"] + (state["high"] - state["low"]) // np.uint64(2)
+
+
+def _halved(total: Arrays, state: State) -> State:
+    """Return half the range: the value of rank r is the smallest v with more than r values ≤ v."""
+    bound, enough = _middle(state), np.rint(total["below"]) > state["ranks"]
+    high = np.where(enough, bound, state["high"])
+    return {**state, "high": high, "low": np.where(enough, state["low"], bound + np.uint64(1))}
 
 
 def _ordered(values: np.ndarray, bits: int) -> np.ndarray:

@@ -6,6 +6,6 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
         "over_sites": ["run_sums", "sum_over_sites"],
-        "shape": ["COUNT", "FINE", "SUM", "UNIT", "FederatedSum", "Scale", "SiteView", "State"],
+        "shape": ["COUNT", "FINE", "SUM", "UNIT", "WIDE", "FederatedSum", "Scale", "SiteView", "State"],
     },
 )

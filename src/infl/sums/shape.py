@@ -26,6 +26,8 @@ Records = int | Mapping[str, Any]
 
 SUM = Scale()
 """Multiples of 2⁻²⁰ up to 2¹¹⁸: exact enough for sums of values of any usual size."""
+WIDE = Scale(limbs=5)
+"""The same up to 2¹⁹⁸: for scores of what may have gone wrong."""
 FINE = Scale(-40, limbs=5)
 """Multiples of 2⁻⁴⁰ up to 2¹⁷⁸: for sums whose size nobody knows yet."""
 UNIT = Scale(-48, limbs=1)

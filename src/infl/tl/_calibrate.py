@@ -13,7 +13,7 @@ from infl._parameters import door
 from infl.errors import SettingsError
 from infl.federation.seeds import generator
 from infl.models.locked import SALT, LockedModel, lock_model
-from infl.sums import sum_over_sites
+from infl.sums import WIDE, sum_over_sites
 from infl.tl._results import needed_key
 from infl.tl._use import check_use
 
@@ -210,5 +210,5 @@ class _Probe:
             for (name, keyless), (data, index) in self.data.items()
             if keyless is not right
         }
-        sums = sum_over_sites(parts, f"strength {model.header.strength}", self.key)
+        sums = sum_over_sites(parts, f"strength {model.header.strength}", self.key, scale=WIDE)
         return self.task.summarise(sums)[self.metric]

@@ -17,7 +17,7 @@ from scipy.linalg import solve_triangular
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.mixture import GaussianMixture
 
-from infl.sums import COUNT, FINE, sum_over_sites
+from infl.sums import COUNT, FINE, WIDE, sum_over_sites
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
@@ -169,7 +169,7 @@ def _lloyd(
             break
     labels = {site: _nearest(x, means) for site, x in latents.items()}
     parts = {site: {"score": np.array(((x - means[labels[site]]) ** 2).sum())} for site, x in latents.items()}
-    score = float(sum_over_sites(parts, "cluster: squares", key, scale=FINE)["score"])
+    score = float(sum_over_sites(parts, "cluster: squares", key, scale=WIDE)["score"])
     return Centres(means, score, labels)
 
 
@@ -203,7 +203,7 @@ def _expectation_maximisation(
     for _ in range(max_iter):
         model = _as_sklearn(means, covariances, weights)
         parts = {site: {"score": np.array(-model.score_samples(x).sum())} for site, x in latents.items()}
-        score = float(sum_over_sites(parts, "mixture: likelihood", key, scale=FINE)["score"])
+        score = float(sum_over_sites(parts, "mixture: likelihood", key, scale=WIDE)["score"])
         if before - score < tol * total.n:
             break
         before = score
