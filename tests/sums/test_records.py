@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ from infl.pp._matrix import SiteMatrix, presence
 from infl.pp._median import Columns, median_sums
 from infl.pp._moments import Rows, moment_sums
 from infl.pp._normalize import Counts, highly_expressed
-from infl.pp._pca import _frame, direction_sums, product_sums
+from infl.pp._pca import direction_sums, frame_from, product_sums
 from infl.pp._qc import feature_share, feature_sum
 from infl.sums import FederatedSum, SiteView, State
 
@@ -126,7 +127,7 @@ def components() -> Case:
     columns, n_obs = np.arange(765), sum(table.n_obs for table in tables.values())
 
     def frame_of(state: State) -> Any:
-        return _frame(state, columns=columns, n_obs=n_obs, zero_center=True)
+        return frame_from(state, columns=columns, n_obs=n_obs, zero_center=True)
 
     directions = [replace(one, steps=2, until=None) for one in direction_sums(765, 5, 0, frame_of)]
     return Case(tables, [*moment_sums(765), *product_sums(765, frame_of), *directions], rows, {})
@@ -155,9 +156,15 @@ def expressed() -> Case:
 
 
 needs_data = pytest.mark.data_dir
+ALONE = [
+    *(classifier, adapter, moments, components, clipped, median, quality, expressed),
+    pytest.param(histology, marks=needs_data, id="histology"),
+]
+"""Of which a record can be left out without reading the others anew."""
 CASES = [
-    *(classifier, mosaic, adapter, moments, components, clipped, median, quality, expressed),
-    *(pytest.param(case, marks=needs_data, id=case.__name__) for case in (spatial, histology, perturbation)),
+    *ALONE,
+    mosaic,
+    *(pytest.param(case, marks=needs_data, id=case.__name__) for case in (spatial, perturbation)),
 ]
 
 
@@ -216,6 +223,27 @@ def test_one_record_changes_a_number_by_no_more_than_the_sum_says(
         for one, state in steps:
             if one.sensitivity:
                 check_bounds(one, views[site], changed, state)
+
+
+def without_a_record(made: Case, view: Any, site: str, at: int) -> Any:
+    """Return the view with one record less: of those that are trained on, for a task."""
+    if isinstance(view, SiteView):
+        data = copy(view.data)
+        data.train = np.delete(data.train, at % len(data.train))
+        return SiteView(data, view.module)
+    return made.view(site, made.tables[site][np.arange(made.tables[site].n_obs) != at].copy())
+
+
+@pytest.mark.parametrize("case", ALONE)
+@settings(max_examples=6)
+@given(data=st.data())
+def test_a_record_less_changes_a_number_by_no_more_than_that(case: Callable[[], Case], data: st.DataObject) -> None:
+    made, views, steps = prepared(case)
+    site = data.draw(st.sampled_from(sorted(made.tables)))
+    less = without_a_record(made, views[site], site, data.draw(st.integers(0, made.tables[site].n_obs - 1)))
+    for one, state in steps:
+        if one.sensitivity:
+            check_bounds(one, views[site], less, state)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -72,7 +72,7 @@ OF_TASKS = """## Sums of the tasks
 
 Each task lists what it adds over sites before the first round and after the last one, with all its options in use; the table is
 made from those lists (`Task.before`, `Task.after`). The last column says how much one number can change, at most, when one record
-of a site is another one, or is left out; where nothing stands, no bound is known.
+of a site is changed, added or left out; where nothing stands, no bound is known.
 """
 
 OF_PREPROCESSING = """## Sums of preprocessing

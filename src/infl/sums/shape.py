@@ -79,8 +79,8 @@ class FederatedSum:
         From the same as `local`: how many of the site's records stand behind each number of its share. An int stands for
         all arrays, else arrays by name that broadcast to theirs. None where that is not known.
     sensitivity
-        By array: how much any one of its numbers changes, at most, when one record is another one, there being as many records
-        as before. An array that is not named has no known bound.
+        By array: how much any one of its numbers changes, at most, when one record is changed, added or left out, and the rest of
+        what the site knows stays as it was. An array that is not named has no known bound.
     steps
         How many sums there are, each of which begins with the state after the one before it.
     called
