@@ -1,9 +1,12 @@
-"""Mutation testing of seal, lock and keys: is a change of the code noticed by the tests that belong to it? `make mutants`.
+"""Mutation testing: is a change of the code noticed by the tests that belong to it? `make mutants`.
 
 cosmic-ray makes the mutants (another operator, comparison or number, a condition turned round, a decorator gone, a loop left
-out, …). Those in annotations are left out: nothing evaluates them. Of the places that are left a seeded sample is taken, and
-one change of each is tried, in a process that has the libraries loaded already, on a copy of the repository. ``python tests/mutants.py [--number N] [--seed S] [PART …]``
-tries N of each part and writes ``tests/mutants.json``; ``--again`` tries only those that survived before.
+out, …). Left out are those in annotations, which nothing evaluates; those in the text of an error or a warning, which are what
+stands between the brackets after `raise` and `_tell.`; and `is None` written `== None`, which is the same. Of the places that
+are left a seeded sample is taken, and one change of each is tried on a copy of the repository, in a process that has the
+libraries loaded already. The tests that take the changed line run, the shortest first, until one fails.
+``python tests/mutants.py [--number N] [--seed S] [PART …]`` tries N of each part and writes ``tests/mutants.json``;
+``--again`` tries only those that survived before.
 """
 
 from __future__ import annotations
@@ -14,18 +17,19 @@ import importlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 
 import cosmic_ray.plugins
+import coverage
 import pytest
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
@@ -35,20 +39,26 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "tests" / "mutants.json"
 LIBRARIES = ("anndata", "cryptography.hazmat.bindings.openssl.binding", "hypothesis", "mudata", "numpydoc", "pandas")
 LIBRARIES += ("pyrage", "scipy.stats", "torch", "typer")
+OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-m", "not alone and not slow")
 SEAL, LOCK = "src/infl/privacy/seal", ("src/infl/nn/field.py", "src/infl/nn/lock.py")
-PARTS = {  # what is changed, and its tests, those first that fail soonest
-    "seal": (
-        (SEAL,),
+FEDERATION = "src/infl/federation/"
+SITE = tuple(
+    f"{FEDERATION}{name}.py"
+    for name in ("agreement", "membership", "packings", "policy", "programme", "replica", "site", "state")
+)
+"""What decides what a site accepts, answers, applies and gives."""
+SITE_TESTS = ("state", "packings", "programme", "members", "policy", "engine")
+PARTS = {  # what is changed, and its tests
+    "seal": ((SEAL,), ("tests/privacy/seal", SEAL)),
+    "site": (
+        SITE,
         (
-            "tests/privacy/seal/test_vectors.py",
-            "tests/privacy/seal/test_tag.py",
-            SEAL,
-            "tests/privacy/seal/test_pairwise.py",
-            "tests/privacy/seal",
+            *SITE,
+            *(f"tests/federation/test_{name}.py" for name in SITE_TESTS),
         ),
     ),
     "lock": (LOCK, ("tests/nn/test_lock_vectors.py", *LOCK, "tests/nn/test_lock.py", "tests/nn/test_field.py")),
-    "keys": (("src/infl/keys",), ("src/infl/keys", "tests/keys/test_derive.py", "tests/keys")),
+    "keys": (("src/infl/keys",), ("src/infl/keys", "tests/keys")),
 }
 
 
@@ -82,11 +92,11 @@ class Mutant:
 
 
 def mutants(paths: tuple[str, ...]) -> Iterator[Mutant]:
-    """Yield all changes of the files, but for those in annotations."""
+    """Yield all changes of the files but for those that no test can be asked to notice."""
     for path in paths:
         for file in sorted((ROOT / path).rglob("*.py")) or [ROOT / path]:
             source = file.read_text()
-            tree, notes = get_ast(source), list(_annotations(source))
+            tree, notes = get_ast(source), [*_annotations(source), *_texts(source)]
             for name in cosmic_ray.plugins.operator_names():
                 operator = cosmic_ray.plugins.get_operator(name)
                 if operator.arguments():
@@ -95,7 +105,7 @@ def mutants(paths: tuple[str, ...]) -> Iterator[Mutant]:
                 for node in ast_nodes(tree):
                     for begin, _ in operator().mutation_positions(node):
                         occurrence = next(number)
-                        if not any(first <= begin < last for first, last in notes):
+                        if not (any(first <= begin < last for first, last in notes) or _same(name, source, begin)):
                             yield Mutant(str(file.relative_to(ROOT)), *begin, name, occurrence)
 
 
@@ -108,6 +118,49 @@ def _annotations(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]
         for note in notes:
             if isinstance(note, ast.AST):
                 yield (note.lineno, note.col_offset), (note.end_lineno, note.end_col_offset)  # type: ignore[attr-defined]
+
+
+def _texts(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Yield where errors and warnings are told."""
+    for node in ast.walk(ast.parse(source)):
+        call = node.exc if isinstance(node, ast.Raise) else node
+        if not isinstance(call, ast.Call):
+            continue
+        of = call.func.value if isinstance(call.func, ast.Attribute) else None
+        if isinstance(node, ast.Raise) or (isinstance(of, ast.Name) and of.id == "_tell"):
+            for told in call.args:
+                yield (told.lineno, told.col_offset), (told.end_lineno, told.end_col_offset)  # type: ignore[misc]
+
+
+def _same(operator: str, source: str, begin: tuple[int, int]) -> bool:
+    """Whether a change only writes `is None` as `== None`, or `is not None` as `!= None`."""
+    rest = source.splitlines()[begin[0] - 1][begin[1] :]
+    return operator.endswith(("_Is_Eq", "_IsNot_NotEq")) and re.match(r"is (not )?None\b", rest) is not None
+
+
+class Lines:
+    """Which lines each test takes, and how long it needs; a plugin of pytest."""
+
+    def __init__(self) -> None:
+        self.coverage = coverage.Coverage(data_file=None, config_file=False, source=["src/infl"])
+        self.seconds: dict[str, float] = {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """Note what one test does."""
+        begun = time.process_time()
+        self.coverage.switch_context(item.nodeid)
+        try:
+            return (yield)
+        finally:
+            self.coverage.switch_context("")
+            self.seconds[item.nodeid] = time.process_time() - begun
+
+    def save(self, path: Path, root: Path) -> None:
+        """Write what was noted."""
+        data = self.coverage.get_data()
+        taken = {str(Path(f).relative_to(root)): data.contexts_by_lineno(f) for f in data.measured_files()}
+        path.write_text(json.dumps({"seconds": self.seconds, "taken": taken}))
 
 
 class Copy:
@@ -125,25 +178,48 @@ class Copy:
         os.chdir(self.root)
         self.log, self.examples = folder / "log", folder / "hypothesis"
 
-    def survives(self, mutant: Mutant | None, tests: tuple[str, ...], limit: float) -> bool:
-        """Whether all tests pass with a change (None: with none) within a time."""
-        if mutant is not None:
-            (self.root / mutant.file).write_text(mutant.code())
+    def learn(self, tests: tuple[str, ...]) -> None:
+        """Run all tests with no change, and note which lines each of them takes.
+
+        Raises
+        ------
+        SystemExit
+            One of them fails.
+        """
+        noted = self.root / "lines.json"
+        if not self._passes([*tests], 3600, noted):
+            raise SystemExit(f"the tests fail without a change\n{self.log.read_text()[-3000:]}")
+        known = json.loads(noted.read_text())
+        self.seconds, self.taken = known["seconds"], known["taken"]
+
+    def tests_of(self, mutant: Mutant) -> list[str]:
+        """Return the tests that take the statement of a change, the shortest first; all, where it is run by an import."""
+        taken = self.taken.get(mutant.file, {})
+        tests = {test for line in _statement(mutant) for test in taken.get(str(line), ())}
+        if not tests or "" in tests:
+            tests = set(self.seconds)
+        return sorted(tests, key=lambda test: (self.seconds[test], test))
+
+    def survives(self, mutant: Mutant, limit: float) -> bool:
+        """Whether all tests of a change pass within a time."""
+        (self.root / mutant.file).write_text(mutant.code())
         try:
-            shutil.rmtree(self.examples, ignore_errors=True)  # what failed with another change must not be tried first
-            child = os.fork()
-            if child == 0:
-                self._test(tests)
-            end = time.monotonic() + limit
-            while (done := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < end:
-                time.sleep(0.02)
-            if done[0] == 0:
-                os.killpg(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-            return done[0] != 0 and done[1] == 0
+            return self._passes(self.tests_of(mutant), limit)
         finally:
-            if mutant is not None:
-                shutil.copyfile(ROOT / mutant.file, self.root / mutant.file)
+            shutil.copyfile(ROOT / mutant.file, self.root / mutant.file)
+
+    def _passes(self, tests: list[str], limit: float, noted: Path | None = None) -> bool:
+        shutil.rmtree(self.examples, ignore_errors=True)  # what failed with another change must not be tried first
+        child = os.fork()
+        if child == 0:
+            self._test(tests, noted)
+        end = time.monotonic() + limit
+        while (done := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < end:
+            time.sleep(0.02)
+        if done[0] == 0:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        return done[0] != 0 and done[1] == 0
 
     def failed(self) -> str:
         """Return the test that failed."""
@@ -152,59 +228,82 @@ class Copy:
         ]
         return lines[-1].partition(" ")[2] if lines else "took too long, or could not be imported"
 
-    def _test(self, tests: tuple[str, ...]) -> None:
+    def _test(self, tests: list[str], noted: Path | None) -> None:
         os.setsid()
         out = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(out, 1)
         os.dup2(out, 2)
-        code = 3
+        code, lines = 3, Lines()
         try:
-            code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+            if noted is not None:
+                lines.coverage.start()
+            code = int(pytest.main([*OPTIONS, *tests], plugins=[] if noted is None else [lines]))
+            if noted is not None:
+                lines.coverage.stop()
+                lines.save(noted, self.root)
         finally:
             os._exit(code)
 
 
-def try_part(part: str, copy: Copy, number: int, seed: int, again: list[dict] | None, minutes: float) -> dict:
-    """Try a sample of a part's mutants; return how many there are, how many were tried and killed, and which survived."""
-    paths, tests = PARTS[part]
-    everything = sorted(mutants(paths))
+def _statement(mutant: Mutant) -> range:
+    """Return the lines of the innermost statement that a change is in, of one with a body those before it."""
+    around = [
+        node
+        for node in ast.walk(ast.parse((ROOT / mutant.file).read_text()))
+        if isinstance(node, ast.stmt | ast.ExceptHandler) and node.lineno <= mutant.line <= (node.end_lineno or 0)
+    ]
+    if not around:
+        return range(mutant.line, mutant.line + 1)
+    inner = max(around, key=lambda node: (node.lineno, node.col_offset))
+    body = getattr(inner, "body", None)
+    return range(inner.lineno, max(body[0].lineno, inner.lineno + 1) if body else (inner.end_lineno or 0) + 1)
+
+
+def draw(part: str, number: int, seed: int) -> tuple[list[Mutant], int, int]:
+    """Return one change of each of some places of a part, in random order; and how many changes and places it has."""
+    everything = sorted(mutants(PARTS[part][0]))
     places: dict[tuple[str, int, int, str], list[Mutant]] = {}
     for mutant in everything:
         places.setdefault(mutant.place, []).append(mutant)
     rng = random.Random(f"{seed} {part}")
     chosen = [rng.choice(places[place]) for place in rng.sample([*places], min(number, len(places)))]
-    if again is not None:
-        chosen = [Mutant(**{k: v for k, v in row.items() if k != "change"}) for row in again]
+    return chosen, len(everything), len(places)
+
+
+def try_all(part: str, copy: Copy, chosen: list[Mutant], minutes: float) -> tuple[int, list[Mutant]]:
+    """Return how many changes were tried in a time, and those that survived."""
     begun = time.monotonic()
-    if not copy.survives(None, tests, 1800):
-        raise SystemExit(f"{part}: the tests fail without a change\n{copy.log.read_text()[-3000:]}")
+    copy.learn(PARTS[part][1])
     limit = 60 + 5 * (time.monotonic() - begun)
-    survivors, noticed = [], Counter[str]()
-    for i, mutant in enumerate(chosen, 1):
-        if again is None and time.monotonic() - begun > 60 * minutes:
-            chosen = chosen[: i - 1]  # they are in random order
-            break
-        alive = copy.survives(mutant, tests, limit)
-        if alive:
-            survivors.append(asdict(mutant) | {"change": mutant.change()})
-            print(f"{part} {i}/{len(chosen)} {mutant.file}:{mutant.line} {mutant.change()}", flush=True)
-        else:
-            noticed[copy.failed()] += 1
-    if not copy.survives(None, tests, limit):
-        raise SystemExit(f"{part}: what was changed last fails the tests of all: {copy.log.read_text()[-3000:]}")
-    tried = len(chosen) if again is None else number
+    survivors: list[Mutant] = []
+    begun = time.monotonic()
+    for number, mutant in enumerate(chosen, 1):
+        if time.monotonic() - begun > 60 * minutes:
+            return number - 1, survivors
+        alive = copy.survives(mutant, limit)
+        survivors += [mutant] if alive else []
+        how = "SURVIVED" if alive else f"noticed by {copy.failed()}"
+        print(f"{part} {number}/{len(chosen)} {mutant.file}:{mutant.line} {mutant.change()} | {how}", flush=True)
+    return len(chosen), survivors
+
+
+def try_part(part: str, copy: Copy, asked: argparse.Namespace, before: dict | None) -> dict:
+    """Try a sample of a part's mutants; return how many there are, how many were tried and killed, and which survived."""
+    if asked.again and before:
+        chosen = [Mutant(**{k: v for k, v in row.items() if k != "change"}) for row in before["survivors"]]
+        counts = {name: before[name] for name in ("seed", "mutants", "places")}
+        _, survivors = try_all(part, copy, chosen, asked.minutes)
+        tried = before["tried"]
+    else:
+        chosen, n_mutants, n_places = draw(part, asked.number, asked.seed)
+        counts = {"seed": asked.seed, "mutants": n_mutants, "places": n_places}
+        tried, survivors = try_all(part, copy, chosen, asked.minutes)
     killed = tried - len(survivors)
-    low, high = binomtest(killed, tried).proportion_ci(method="wilson")
+    low, high = map(float, binomtest(killed, tried).proportion_ci(method="wilson"))
     print(f"{part}: {killed} of {tried} killed ({killed / tried:.1%}, 95 % interval {low:.1%} to {high:.1%})")
-    share = {"killed_share": killed / tried, "low": float(low), "high": float(high)}
-    return {
-        "mutants": len(everything),
-        "places": len(places),
-        "tried": tried,
-        "killed": killed,
-        **share,
-        "survivors": survivors,
-    }
+    shares = {"killed_share": killed / tried, "low": low, "high": high}
+    rows = [asdict(mutant) | {"change": mutant.change()} for mutant in survivors]
+    return counts | {"tried": tried, "killed": killed} | shares | {"survivors": rows}
 
 
 def main() -> None:
@@ -219,17 +318,12 @@ def main() -> None:
     for library in LIBRARIES:
         importlib.import_module(library)
     found = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    before = found.get("parts", {})
     with tempfile.TemporaryDirectory() as folder:
         copy = Copy(Path(folder))
         for part in asked.parts or PARTS:
-            again = before[part]["survivors"] if asked.again else None
-            number = before[part]["tried"] if asked.again else asked.number
-            before[part] = try_part(part, copy, number, asked.seed, again, asked.minutes)
+            found[part] = try_part(part, copy, asked, found.get(part))
             if not asked.again:
-                RESULT.write_text(
-                    json.dumps({"seed": asked.seed, "parts": before}, indent=1, ensure_ascii=False) + "\n"
-                )
+                RESULT.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
         os.chdir(ROOT)
 
 
