@@ -1,12 +1,16 @@
 """What a site accepts, and what it says when it does not."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from anndata import AnnData
+from pydantic import ValidationError
 
-from infl.deploy.policy import TEMPLATE, Policy
+from infl.deploy.policy import TEMPLATE, Policy, columns_of, weights_of
 from infl.errors import FederationError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.keys import Keyring
@@ -195,3 +199,98 @@ def test_all_sites_take_part_and_what_takes_work_is_looked_at_last(
     private = DP(noise_multiplier=1.0, delta=1e-5).to_json()
     with pytest.raises(FederationError, match="1000000000 rounds"):
         Policy(max_epsilon=1.0).check(replace(agreement, seal="pairwise", rounds=10**9, privacy=private), "site_1")
+
+
+@pytest.mark.parametrize(
+    ("name", "fits", "does_not"),
+    [
+        ("min_sites", [1, 2], [0]),
+        ("max_rounds", [1], [0]),
+        ("max_local_epochs", [1], [0]),
+        ("max_features", [1], [0]),
+        ("max_weights", [1], [0]),
+        ("max_runs", [1], [0]),
+        ("min_strength", [0, 0.5, 1], [-0.01, 1.01]),
+        ("max_epsilon", [0, 0.5], [-0.01]),
+        ("max_delta", [1e-9, 0.99], [0, 1]),
+        ("lifetime_epsilon", [0, 0.5], [-0.01]),
+        ("lifetime_delta", [1e-9, 0.99], [0, 1]),
+        ("colluders", [0, 1], [-1]),
+    ],
+)
+def test_numbers_of_a_policy_have_bounds(name: str, fits: list[float], does_not: list[float]) -> None:
+    for value in fits:
+        assert getattr(Policy(**{name: value}), name) == value
+    for value in does_not:
+        with pytest.raises(ValidationError, match=name):
+            Policy(**{name: value})
+
+
+def test_a_policy_is_not_altered_once_it_was_read() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Policy().ask = False  # type: ignore[misc]
+
+
+def test_the_last_value_that_is_accepted(agreement: Agreement) -> None:
+    """What a policy names as its bound is within it."""
+    features = sum(map(len, agreement.panel.values()))
+    exact = Policy(
+        min_sites=3, max_rounds=20, max_local_epochs=1, max_features=features, max_weights=weights_of(agreement)
+    )
+    exact.check(agreement, "site_1")
+    for bound in ({"max_features": features - 1}, {"max_weights": weights_of(agreement) - 1}):
+        with pytest.raises(FederationError, match="its policy does not accept"):
+            exact.model_copy(update=bound).check(agreement, "site_1")
+    Policy(min_strength=0.5).check(replace(agreement, strength=0.5), "site_1")
+    with pytest.raises(FederationError, match=r"strength 0\.49 \(at least 0\.5\)"):
+        Policy(min_strength=0.5).check(replace(agreement, strength=0.49), "site_1")
+
+
+def test_features_of_all_modalities_count(agreement: Agreement) -> None:
+    panel = {"features": {"rna": ["g1", "g2"], "protein": ("p1",)}, "classes": ["a", "b"], "size": 7}
+    run = replace(agreement, panel=panel)
+    with pytest.raises(FederationError, match=r"5 features \(at most 4\)"):
+        Policy(max_features=4).check(run, "site_1")
+
+
+def test_a_limit_for_life_takes_no_run_without_privacy(agreement: Agreement) -> None:
+    with pytest.raises(FederationError, match="no differential privacy, without which lifetime_epsilon cannot be kept"):
+        Policy(lifetime_epsilon=0.5).check(agreement, "site_1")
+    Policy(lifetime_epsilon=0.0).check(agreement, "site_1")
+
+
+@pytest.mark.parametrize(("budget", "accepted"), [(1.0, True), (1.0005, True), (0.9995, True), (0.99, False)])
+def test_a_budget_is_kept_to_a_thousandth(
+    agreement: Agreement, monkeypatch: pytest.MonkeyPatch, budget: float, accepted: bool
+) -> None:
+    """Accountants agree on a loss to less than that; the loss here is 1."""
+    asked: list[Any] = []
+    monkeypatch.setattr("infl.privacy.dp.epsilon_of", lambda *what: asked.append(what) or 1.0)
+    privacy = DP(noise_multiplier=4.0, delta=1e-6, sample_rate=0.2, accountant="rdp", colluders=0).to_json()
+    run, told = replace(agreement, privacy=privacy), replace(agreement, privacy={**privacy, "epsilon": budget})
+    for policy, offered in ((Policy(max_epsilon=budget, colluders=0), run), (Policy(colluders=0), told)):
+        with nullcontext() if accepted else pytest.raises(FederationError):
+            policy.check(offered, "site_1")
+    noise = DP(**privacy).least_noise(3, "pairwise", 0)
+    assert asked == [([(noise, 0.2, 20)], 1e-6, "rdp")] * 2
+
+
+def test_the_largest_delta_is_accepted(agreement: Agreement) -> None:
+    privacy = DP(noise_multiplier=50.0, delta=1e-5, accountant="rdp").to_json()
+    policy = Policy(max_epsilon=8.0, max_delta=1e-5)
+    policy.check(replace(agreement, privacy=privacy), "site_1")
+    with pytest.raises(FederationError, match="what exceeds epsilon 8 at delta 1e-05"):
+        policy.check(replace(agreement, privacy={**privacy, "delta": 1.1e-5}), "site_1")
+
+
+def test_a_model_that_cannot_be_made_has_no_weights_to_count(agreement: Agreement) -> None:
+    """What is wrong with it is said where it is made."""
+    assert weights_of(replace(agreement, options={**agreement.options, "width": "wide"})) == 0
+
+
+def test_columns_are_those_given_or_those_by_default() -> None:
+    def columns(**options: object) -> set[str]:
+        return columns_of(SimpleNamespace(task="scvi", options=options, dp=None))  # type: ignore[arg-type]
+
+    assert columns() == columns(categorical_covariates=None) == columns(categorical_covariates=[""]) == set()
+    assert columns(categorical_covariates=["hiv", "sex"], continuous_covariates=["age"]) == {"hiv", "sex", "age"}

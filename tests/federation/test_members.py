@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +202,32 @@ def test_members_with_one_identity_are_one(three: dict[str, AnnData]) -> None:
         ring._record(event)
     with pytest.raises(KeyringError, match="site_1: 'site_3' has the identity of another site in the grant trail"):
         Membership.of("site_1", mine, three, ring.trail)
+
+
+def test_a_site_is_who_the_trail_says(three: dict[str, AnnData]) -> None:
+    ring, identities = Keyring.create(), {name: Identity.create() for name in three}
+    for name, identity in identities.items():
+        ring.grant(name, identity)
+    mine = identities["site_1"]
+    members = Membership.of("site_1", mine, three, ring.trail)
+    assert members.identity is mine
+    assert members.members == {name: bytes.fromhex(identity.verifier) for name, identity in identities.items()}
+    with pytest.raises(FrozenInstanceError):
+        members.members = {}  # type: ignore[misc]
+    with pytest.raises(KeyringError, match="site_2: the grant trail in this site's ring calls it 'site_1'"):
+        Membership.of("site_2", mine, three, ring.trail)
+    with pytest.raises(KeyringError, match="site_1: the grant trail in this site's ring does not have its identity"):
+        Membership.of("site_1", Identity.create(), three, ring.trail)
+
+
+@pytest.mark.parametrize("verifier", ["", "not hexadecimal", "00" * 31, "00" * 33])
+def test_a_member_without_an_identity_is_none(three: dict[str, AnnData], verifier: str) -> None:
+    ring, mine = Keyring.create(), Identity.create()
+    ring.grant("site_1", mine)
+    event = {"action": "grant", "who": "site_2", "recipient": Identity.create().public, "versions": (1,)}
+    ring._record(event | {"identity": verifier})
+    with pytest.raises(KeyringError, match="site_1: 'site_2' was granted without an identity"):
+        Membership.of("site_1", mine, ["site_1", "site_2"], ring.trail)
 
 
 # -- keys of each start ------------------------------------------------------------------------------------------------

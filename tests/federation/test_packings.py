@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infl.federation.agreement import Agreement
-from infl.federation.packings import rescaled, train_packing
+from infl.federation.packings import count_packing, rescaled, train_packing, update_exponent
 from infl.federation.replica import build_bench
 from infl.keys import Keyring
 from infl.models import Classifier
@@ -17,6 +17,7 @@ from infl.privacy.seal.packing import RANGE, limit
 from infl.sums.lanes import (
     LEFT_OUT,
     STEPS,
+    UPPER,
     WIDEN,
     WIDER,
     fitted,
@@ -70,7 +71,7 @@ def test_the_last_value_that_fits_and_the_first_that_does_not(number: int, sign:
 
 
 @pytest.mark.parametrize(
-    ("factor", "steps"), [(1.01, 1), (15.9, 1), (16.1, 2), (2.0**23.9, 6), (2.0**27.9, 7), (2.0**60, STEPS)]
+    ("factor", "steps"), [(1.01, 1), (15.9, 1), (16.1, 2), (2.0**23.9, 6), (2.0**27.9, 7), (2.0**31.9, 8), (2.0**60, 8)]
 )
 def test_an_array_out_of_range_says_by_how_many_steps(factor: float, steps: int) -> None:
     low, sums, fits = laid([0.0, 0.0, 0.0, 2 * ROOM[1] * factor, 0.0])
@@ -148,3 +149,53 @@ def test_under_differential_privacy_nothing_is_marked(small_sites: dict[str, Ann
         names = {f.name for f in train_packing(chosen, agreement, build_bench(chosen, agreement).shared).fields}
         assert ({LEFT_OUT, WIDER} <= names) is (privacy is None)
         assert privacy is None or not {LEFT_OUT, WIDER} & names
+
+
+def test_the_first_scale_has_room_for_64_steps_an_epoch_and_a_gain_of_4() -> None:
+    """A step of Adam is below 3.2 lr; the lane has 31 bits beside the sign."""
+    largest = 1 / (3.2 * 64 * 4)
+    for epochs in (1, 3):
+        assert update_exponent(0.999 * largest / epochs, epochs) == -31
+        assert update_exponent(1.001 * largest / epochs, epochs) == -30
+
+
+def test_sums_lie_on_three_scales_and_are_of_all() -> None:
+    fields = sums_packing({"x": (2,), "y": ()}).fields
+    assert [(f.name, f.shape, f.exponent) for f in fields] == [
+        ("x", (2,), -20),
+        ("y", (), -20),
+        ("x.high", (2,), 20),
+        ("y.high", (), 20),
+        ("x.higher", (2,), 60),
+        ("y.higher", (), 60),
+        (LEFT_OUT, (), 0),
+    ]
+    assert all(f.of_all and f.bits == 64 for f in fields)
+    assert count_packing().fields == (Field("n", (), 0, bits=64, of_all=True),)
+
+
+@pytest.mark.parametrize(
+    ("settings", "updates", "counts"),
+    [
+        ({}, 1, [LEFT_OUT, WIDER, "train_loss"]),
+        ({"participation": 0.75}, 1, ["n", LEFT_OUT, WIDER, "train_loss"]),
+        ({"aggregation": "scaffold"}, 2, [LEFT_OUT, WIDER, "train_loss"]),
+        ({"aggregation": "qfedavg"}, 1, [LEFT_OUT, WIDER, "train_loss", "importance"]),
+    ],
+)
+def test_what_a_round_sums(
+    small_sites: dict[str, AnnData], settings: dict[str, object], updates: int, counts: list[str]
+) -> None:
+    task = Classifier(target="label", width=8, n_blocks=1)
+    agreement = Agreement.new(task, task.agree(small_sites), small_sites, Keyring.create(), **settings)
+    shared = build_bench(task, agreement).shared
+    packing = train_packing(task, agreement, shared)
+    assert [f.shape for f in packing.fields if f.bits == 32] == updates * [e.shape for e in shared.entries]
+    low = [f.exponent for f in packing.fields if f.bits == 32]
+    n = len(shared.entries)
+    assert set(low[:n]) == {update_exponent(task.lr, 1)} and set(low[n:]) == ({-24} if updates == 2 else set())
+    high = {f.name: f for f in packing.fields if f.bits == 64 and not f.name.startswith("metric.")}
+    assert [name for name in high if not name.endswith(UPPER)] == counts
+    assert high[WIDER].shape == (updates * n, 8) and high[WIDER].exponent == high[LEFT_OUT].exponent == 0
+    assert not (high[WIDER].of_all or high[LEFT_OUT].of_all)  # they go with the update
+    assert all(f.of_all for name, f in high.items() if name not in (WIDER, LEFT_OUT))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from infl.federation.checkpoint import Checkpoint
 from infl.federation.coordinator import Coordinator, Progress
 from infl.federation.local import LocalTransport
 from infl.federation.messages import END, KEYS, Answer, Plan, Reveal, Total
-from infl.federation.programme import MAX_ATTEMPTS
+from infl.federation.programme import MAX_ATTEMPTS, Exchange, cohort_of
 from infl.federation.replica import Replica
 from infl.federation.site import Site
 from infl.federation.wire import decode, encode
@@ -119,6 +119,67 @@ def test_the_control_answers(small_sites: dict[str, AnnData], name: str) -> None
     house = House(small_sites, Trusting)
     plan = house.until("train", 2)
     assert isinstance(house.tell(DEVIATIONS[name](plan)), Answer | type(None))
+
+
+@pytest.mark.parametrize(
+    ("attempt", "said"),
+    [(-1, "attempt -1"), (0, ""), (MAX_ATTEMPTS - 1, ""), (MAX_ATTEMPTS, "attempt 12 is one too many")],
+)
+def test_an_exchange_is_asked_for_twelve_times(small_sites: dict[str, AnnData], attempt: int, said: str) -> None:
+    house = House(small_sites)
+    plan = house.until("train", 2)
+    programme = house.sites["site_1"].replica.programme
+    due = programme.due(plan.seq, rounds=1, stopped=False)
+    assert due is not None and (due.kind, due.round) == ("train", 2)
+    fault = programme.fault(replace(plan, attempt=attempt), due)
+    assert said in fault and bool(said) == bool(fault)
+
+
+def test_sites_of_a_round_follow_from_the_seed(small_sites: dict[str, AnnData]) -> None:
+    """Between all rounds each site is asked as often as another, and in the agreed order."""
+    house = House(small_sites, n_sites=4, participation=0.5, min_sites=2)
+    agreement, count = house.agreement, house.exchanges[0]
+    rounds = [Exchange("train", number, Packing(())) for number in range(1, 401)]
+    cohorts = [cohort_of(agreement, exchange) for exchange in rounds]
+    assert cohort_of(agreement, count) == agreement.sites
+    assert all(len(cohort) == 2 and [*cohort] == sorted(cohort, key=agreement.sites.index) for cohort in cohorts)
+    asked = [sum(site in cohort for cohort in cohorts) for site in agreement.sites]
+    assert min(asked) > 150 and sum(asked) == 800
+    assert cohorts == [cohort_of(replace(agreement, run="0" * 32), exchange) for exchange in rounds]
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_exchanges_come_one_after_the_other(small_sites: dict[str, AnnData], stopped: bool) -> None:
+    """Having stopped, what follows the last round is due; of the sums before the first one nothing is left out."""
+    programme = House(small_sites).sites["site_1"].replica.programme
+    every = ["count", "means", "deviations", "train 1", "train 2", "train 3", "judge", "temperature", "close"]
+    assert [f"{e.kind} {e.round}" if e.round else e.kind for e in programme.exchanges] == every
+    assert [e.round for e in programme.exchanges] == [0, 0, 0, 1, 2, 3, 0, 0, 0]
+    assert [e.of_all for e in programme.exchanges] == [True] * 3 + [False] * 6
+    left = [programme.due(n, rounds=min(max(n - 3, 0), 1 if stopped else 3), stopped=stopped) for n in range(10)]
+    kinds = ["" if e is None else f"{e.kind} {e.round}" if e.round else e.kind for e in left]
+    assert kinds == ([*every[:3], "judge", *every[6:], "", "", ""] if stopped else [*every, ""])
+
+
+def test_masks_come_off_a_sum_of_enough_that_were_asked(small_sites: dict[str, AnnData]) -> None:
+    house = House(small_sites, n_sites=4, seal="pairwise")
+    programme, sites = house.sites["site_1"].replica.programme, house.agreement.sites
+    train = next(exchange for exchange in house.exchanges if exchange.kind == "train")
+    assert programme.opening_fault(sites[:3], sites, train) == programme.opening_fault(sites, sites, train) == ""
+    assert "a sum of 2 sites is to be opened, agreed were at least 3" in programme.opening_fault(
+        sites[:2], sites, train
+    )
+    assert "agreed were at least 4" in programme.opening_fault(sites[:3], sites, house.exchanges[0])
+    assert "agreed were at least 4" in programme.opening_fault(sites[:3], sites, None)
+    for wrong in (sites[::-1], (*sites[:3], "ghost"), (*sites[:3], sites[2])):
+        assert "not asked, or in another order" in programme.opening_fault(wrong, sites, train)
+
+
+def test_a_programme_is_not_altered_under_way(small_sites: dict[str, AnnData]) -> None:
+    programme = House(small_sites).sites["site_1"].replica.programme
+    for thing, name in ((programme, "agreement"), (programme.exchanges[0], "of_all")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(thing, name, None)
 
 
 def test_before_the_rounds_no_round_is_trained(small_sites: dict[str, AnnData]) -> None:

@@ -1,5 +1,6 @@
 """What stays at a site, and when it begins to count."""
 
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import numpy as np
@@ -78,3 +79,10 @@ def test_a_site_that_keeps_nothing_writes_no_arrays() -> None:
     again = SiteState(own(0))
     again.restore({}, state.facts())
     assert len(again.now.weights) == len(again.now.control) == 0
+
+
+def test_a_site_begins_at_the_mean_and_what_it_keeps_is_not_altered() -> None:
+    begun = Own(torch.zeros(1), torch.empty(0))
+    assert begun.excess == 0
+    with pytest.raises(FrozenInstanceError):
+        begun.excess = 1.0  # type: ignore[misc]

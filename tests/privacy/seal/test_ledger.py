@@ -1,8 +1,12 @@
 """The ledger: on disk before anything is sent, one message an exchange, and no line lost unnoticed."""
 
 import errno
+import hashlib
+import hmac
+import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +120,50 @@ def test_a_torn_end_that_cannot_be_mended_is_one_line(
         Ledger(tmp_path / "l", KEY)
 
 
+def test_a_new_ledger_is_its_owners_and_its_folders_entry_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    sync = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (synced.append(os.readlink(f"/proc/self/fd/{handle}")), sync(handle))
+    )
+    ledger = Ledger(tmp_path / "l", KEY)
+    assert synced == [str(tmp_path)]
+    assert stat.S_IMODE((tmp_path / "l").stat().st_mode) == 0o600
+    ledger.record(context(), words(1), sealed=True)
+    assert synced == [str(tmp_path), str(tmp_path / "l")]
+    ledger.close()
+    Ledger(tmp_path / "l", KEY)
+    assert len(synced) == 2
+
+
+def test_a_line_is_what_its_format_says(tmp_path: Path) -> None:
+    """JSON with the digest of the line before, and HMAC-SHA256 of it with its names sorted: later versions read it too."""
+    filled(tmp_path / "l", 2).close()
+    before = "0" * 64
+    for line in (tmp_path / "l").read_bytes().splitlines():
+        assert line.startswith(b'{"time": "')
+        raw = json.loads(line)
+        mac = raw.pop("mac")
+        assert raw["before"] == before
+        assert mac == hmac.new(KEY, json.dumps(raw, sort_keys=True).encode(), "sha256").hexdigest()
+        before = hashlib.sha256(line).hexdigest()
+
+
+def test_what_has_nothing_of_the_data_is_one_line_an_exchange() -> None:
+    ledger = Ledger(None, KEY)
+    for _ in range(2):
+        ledger.record_other("run", 3, "keys", b"12345")
+        ledger.record_other("run", 3, "refusal")
+    ledger.record_other("run", 4, "refusal")
+    ledger.record_other("run", 3, "keys", b"1234")  # of another start
+    table = ledger.frame()
+    assert table["kind"].tolist() == ["keys", "refusal", "refusal", "keys"]
+    assert table["bytes"].tolist() == [5, 0, 0, 4] and table["sealed"].tolist() == [True] * 4
+    assert not table[["round", "attempt", "cohort"]].to_numpy().any()
+
+
 def test_ledger_of_another_run_is_refused(tmp_path: Path) -> None:
     filled(tmp_path / "l").close()
     with pytest.raises(FileError, match=r"another run \(run\): give each run its own"):
@@ -137,8 +185,13 @@ def test_removed_moved_or_altered_lines_are_noticed(tmp_path: Path, line: int) -
     for number, version in enumerate(versions):
         path = tmp_path / f"v{number}"
         path.write_bytes(b"".join(version))
-        with pytest.raises(FileError, match=r"line \d+: altered"):
+        with pytest.raises(FileError, match=rf"line {line + 1}: altered"):
             Ledger(path, KEY)
+
+
+def test_a_folder_is_no_ledger(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="cannot open ledger .*: Is a directory"):
+        Ledger(tmp_path, KEY)
 
 
 def test_ledger_of_another_key_is_refused(tmp_path: Path) -> None:

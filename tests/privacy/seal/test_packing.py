@@ -1,11 +1,13 @@
 """Ranges and names of a packing, and lanes of more than a few words."""
 
+from dataclasses import FrozenInstanceError
+
 import numpy as np
 import pytest
 
 from infl.errors import SettingsError
-from infl.privacy.seal import Context, Field, GroupSeal, Packing, add
-from infl.privacy.seal.packing import RANGE
+from infl.privacy.seal import Context, Field, GroupSeal, Packing, RangeError, Revealed, Words, add
+from infl.privacy.seal.packing import RANGE, limit
 
 
 def test_ranges_are_those_of_the_specification() -> None:
@@ -41,3 +43,52 @@ def test_the_arrays_of_a_lane_lie_one_after_the_other() -> None:
     for bits in (32, 64):
         places = {field.name[0]: (part.start, part.stop) for field, part in packing.lane(bits)}
         assert places == {"a": (0, 3), "b": (3, 8), "c": (8, 10), "d": (10, 17)}
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_of_arrays_on_other_scales_the_one_that_leaves_its_range_is_named(name: str) -> None:
+    packing = Packing((Field("a", (2,), -20), Field("b", (2,), -10)))
+    context = Context("run", 1, 0, ("x", "y", "z"), "train", packing.digest())
+    vector = np.zeros(4, np.float32)
+    vector[{"a": 1, "b": 2}[name]] = 2.0**40
+    with pytest.raises(RangeError) as caught:
+        GroupSeal(bytes(32)).seal(context, "x", vector, np.empty(0), packing)
+    step = {"a": 2.0**-20, "b": 2.0**-10}[name]
+    assert caught.value.fields == {name: pytest.approx(2.0**40 / step / limit(32, 3))}
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        Field("w", (2,), -20, bits=16),
+        Field("w", (2,), -20.0),  # type: ignore[arg-type]
+        Field("w", (2,), 1000),
+        Field("w", (2,), -1000),
+        Field("w", (2,), -20, bits=32, of_all=True),
+    ],
+)
+def test_a_scale_that_is_none_is_refused(field: Field) -> None:
+    with pytest.raises(SettingsError, match="'w' has no scale"):
+        Packing((field,))
+
+
+def test_the_widest_scales_are_taken() -> None:
+    packing = Packing((Field("w", (2,), 999), Field("v", (2,), -999, bits=64)))
+    assert packing.lanes == (2, 4, 0)
+
+
+def test_what_is_sealed_is_not_altered_under_way() -> None:
+    """Digests are computed once."""
+    packing = Packing((Field("w", (2,), -20),))
+    context = Context("run", 1, 0, ("x", "y", "z"), "train", packing.digest())
+    words = Words(np.zeros(1, np.uint32), np.zeros(1, np.uint64))
+    for thing in (packing, packing.fields[0], context, words, Revealed("x", {}, {}, b"")):
+        with pytest.raises(FrozenInstanceError):
+            thing.name = thing.run = None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_no_share_has_more_room_than_all_of_it(bits: int) -> None:
+    assert limit(bits, 3, 1.7) == limit(bits, 3, 1.0) <= RANGE[bits] - 3
+    assert 2 * limit(bits, 3, 0.5) <= limit(bits, 3, 1.0) < 2 * limit(bits, 3, 0.5) + 2
+    assert abs(limit(bits, 3) - limit(bits, 3, 1 / 3)) <= RANGE[bits] >> 50

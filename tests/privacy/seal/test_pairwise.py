@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import json
 from dataclasses import replace
 from itertools import combinations, product
 
@@ -12,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infl.errors import FederationError, SealError
-from infl.privacy.seal import Context, Field, GroupSeal, Packing, PairwiseSite, Words, add, uncover
-from infl.privacy.seal.reveal import SEED_BYTES, threshold
+from infl.privacy.seal import Context, Field, GroupSeal, Packing, PairwiseSite, Words, add, epochs_of, uncover
+from infl.privacy.seal.reveal import SEED_BYTES, spread, threshold
 
 KEY = bytes(range(32))
 PACKING = Packing((Field("w", (40,), -24), Field("n", (), 0, bits=64)))
@@ -201,11 +202,25 @@ def test_masks_between_two_sites_are_those_of_the_specification() -> None:
 
 
 def test_asked_again_a_site_adds_the_same_masks() -> None:
-    c, sites = context(3), met(3)
+    sites = met(3)
     first, again = (Words(np.zeros(40, np.uint32), np.zeros(3, np.uint64)) for _ in range(2))
-    assert sites["s1"].cover(c, first) == sites["s1"].cover(c, again)
+    assert sites["s1"].cover(context(3), first) == sites["s1"].cover(context(3), again)
     np.testing.assert_array_equal(first.low, again.low)
     np.testing.assert_array_equal(first.high, again.high)
+
+
+def test_the_digest_of_epochs_is_of_names_and_public_keys() -> None:
+    keys = {name: bytes([number]) * 128 for number, name in enumerate("ba")}
+    expected = hashlib.sha256(json.dumps([["a", "01" * 32], ["b", "00" * 32]]).encode()).hexdigest()
+    assert epochs_of(keys) == expected == epochs_of({name: key[:32] + bytes(96) for name, key in keys.items()})
+    assert epochs_of({**keys, "c": bytes(64)}) == epochs_of({}) == ""  # one of them is not signed
+
+
+def test_a_sites_own_mask_is_that_of_the_specification() -> None:
+    """HKDF with the exchange's digest as salt, of 256 bits."""
+    secret, c = bytes(range(16)), context(3)
+    key = hmac.digest(c.digest(), secret, "sha256")
+    assert spread(secret, c) == hmac.digest(key, b"infl own mask" + b"\x01", "sha256")
 
 
 def test_masks_of_rounds_differ_and_look_random() -> None:
@@ -232,6 +247,15 @@ def test_enrolled_identities_keep_a_conspirators_keys_out() -> None:
     with pytest.raises(SealError, match="'s9' is not a member"):
         sites["s0"].meet({**keys, "s9": PairwiseSite("s9", KEY, "run").advertise()})
     PairwiseSite("s0", KEY, "run").meet({**keys, "s1": forged})  # without members, the MAC has to do
+
+
+def test_a_members_key_that_is_none_verifies_nothing() -> None:
+    identity = Ed25519PrivateKey.generate()
+    site = PairwiseSite(
+        "s0", KEY, "run", identity=identity, members={"s0": identity.public_key().public_bytes_raw()[:31]}
+    )
+    with pytest.raises(SealError, match="'s0' is not signed with its member's identity"):
+        site.meet({"s0": site.advertise()})
 
 
 def test_public_key_of_small_order_is_refused() -> None:

@@ -1,0 +1,154 @@
+"""The global model at a site: which key it needs, which sums it applies, and what it says of itself."""
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from anndata import AnnData
+from tests.federation.test_programme import House
+
+from infl.errors import FederationError, KeyringError, SettingsError
+from infl.federation.agreement import Agreement
+from infl.federation.messages import REVEAL
+from infl.federation.replica import Replica, named
+from infl.keys import Keyring
+from infl.models import Classifier
+from infl.privacy import DP
+from infl.privacy.dp import TAIL, grid_exponent
+from infl.privacy.seal.packing import limit
+
+TASK = Classifier(target="label", width=8, n_blocks=1)
+
+
+def agreed(sites: dict[str, AnnData], key: Keyring | None, task: Classifier = TASK, **settings: Any) -> Agreement:
+    return Agreement.new(task, task.agree(sites), sites, key, **settings)
+
+
+def test_a_run_with_a_key_needs_that_key(small_sites: dict[str, AnnData]) -> None:
+    key = Keyring.create()
+    agreement = agreed(small_sites, key)
+    with pytest.raises(KeyringError, match="the run needs key version 1"):
+        Replica(agreement, None)
+    with pytest.raises(KeyringError):
+        Replica(agreement, Keyring.create())
+    assert Replica(agreement, key).seal.min_sites == 3
+
+
+@pytest.mark.parametrize("lock", ["field", "published", None])
+def test_a_model_says_under_which_key_it_is_locked(small_sites: dict[str, AnnData], lock: str | None) -> None:
+    key = Keyring.create()
+    header = Replica(agreed(small_sites, key, lock=lock), key).model().header
+    locked = (1, key.fingerprint())
+    assert (header.key_version, header.fingerprint) == ((0, "") if lock is None else locked)
+    assert header.lock == (lock or "none") and bool(header.salt) == (lock == "published")
+
+
+def test_without_seal_and_lock_there_is_no_secret(small_sites: dict[str, AnnData]) -> None:
+    replica = Replica(agreed(small_sites, None, seal="none", lock=None), None)
+    assert (replica.seal.name, replica.seal_secret, replica.gain) == ("none", b"", None)
+    assert torch.equal(replica.theta, replica.bench.copy_shared())
+
+
+@pytest.mark.parametrize(("seal", "travels_locked"), [("none", True), ("group", False), ("pairwise", False)])
+def test_updates_travel_locked_where_nothing_seals_them(
+    small_sites: dict[str, AnnData], seal: str, travels_locked: bool
+) -> None:
+    key = Keyring.create()
+    replica = Replica(agreed(small_sites, key, seal=seal), key)
+    assert (replica.gain is not None) is travels_locked
+    if replica.gain is not None:
+        assert replica.gain.shape == replica.theta.shape and replica.gain.std() > 0.1
+
+
+def test_sums_are_applied_in_order_and_once(small_sites: dict[str, AnnData]) -> None:
+    house = House(small_sites)
+    house.until("train", 3)
+    seen = {total.seq: total for plan in house.plans for total in plan.previous}
+    totals = tuple(seen[seq] for seq in sorted(seen))
+    late = Replica(house.agreement, house.key)
+    with pytest.raises(FederationError, match="the sum of exchange 0 is missing, the next that came is 1"):
+        late.catch_up(totals[1:])
+    assert (late.seq, late.chain) == (-1, "")
+    late.catch_up(totals[:2])
+    late.catch_up(totals)
+    late.catch_up(totals[:3])
+    first = house.sites["site_1"].replica
+    first.catch_up(totals)
+    assert (late.seq, late.chain, late.made) == (len(totals) - 1, first.chain, first.made)
+    assert torch.equal(late.theta, first.theta) and late.absent == {}
+
+
+def test_who_is_not_in_a_sum_is_noted(small_sites: dict[str, AnnData]) -> None:
+    house = House(small_sites, n_sites=4)
+    plan = house.until("train", 1)
+    ask = house.ask
+    house.ask = lambda cohort, plan_for: ask(cohort[:3], plan_for)  # type: ignore[method-assign]
+    next(iter(house.coordinator.run()))
+    replica = house.sites["site_1"].replica
+    replica.catch_up(tuple(house.coordinator.progress.totals))
+    assert replica.absent == {str(plan.seq): ["site_4"]}
+    assert replica.rows[0]["n_sites"] == 3
+
+
+def test_all_who_seal_in_one_process_share_a_context(small_sites: dict[str, AnnData]) -> None:
+    house = House(small_sites)
+    plan = house.until("train", 1)
+    replica = house.sites["site_1"].replica
+    replica.catch_up(plan.previous)
+    context = replica.context(plan)
+    assert replica.context(replace(plan)) is context is replica.context(replace(plan, kind=REVEAL + plan.kind))
+    changed = [replica.context(replace(plan, attempt=1)), replica.context(replace(plan, peers={"a": bytes(128)}))]
+    replica.chain = "0" * 64
+    changed.append(replica.context(plan))
+    assert len({context.digest(), *(other.digest() for other in changed)}) == 4
+
+
+def test_what_weights_follow_from_is_named_with_lengths() -> None:
+    expected = hashlib.sha256(b"infl run\n" + (2).to_bytes(8, "little") + b"ab" + (1).to_bytes(8, "little") + b"c")
+    assert named("run", "ab", b"c") == expected.digest()
+    assert named("run", "a", "bc") != named("run", "ab", "c") != named("sum", "ab", "c")
+
+
+def test_names_and_length_of_a_run_change_no_salt(small_sites: dict[str, AnnData]) -> None:
+    """Salts of the lock follow from what weights follow from, so that the same weights have the same."""
+    key = Keyring.create()
+    agreement = agreed(small_sites, key)
+    made = Replica(agreement, key).made
+    for same in ({"run": "0" * 32}, {"salt": "0" * 32}, {"rounds": 7}, {"patience": 3}):
+        assert Replica(replace(agreement, **same), key).made == made
+    for other in ({"seed": 1}, {"local_epochs": 2}, {"sites": agreement.sites[::-1]}):
+        assert Replica(replace(agreement, **other), key).made != made
+
+
+def test_noise_and_what_is_left_beside_it(small_sites: dict[str, AnnData]) -> None:
+    key, task = Keyring.create(), TASK.privately()
+    dp = DP(noise_multiplier=2.0, delta=1e-3, noise="local", clip_norm=0.5)
+    replica = Replica(agreed(small_sites, key, task, privacy=dp, rounds=2), key)
+    step = 2.0 ** grid_exponent(0.5, len(replica.theta))
+    assert replica.noise_in_steps == pytest.approx(2.0 * 0.5 / step)
+    assert replica.room == limit(32, 4) - int(np.ceil(TAIL * replica.noise_in_steps))
+    assert replica.room * step > 1
+
+
+def test_noise_that_leaves_no_room_is_refused(small_sites: dict[str, AnnData]) -> None:
+    """A gradient of the size of the clipping norm must fit beside the noise."""
+    key, task = Keyring.create(), TASK.privately()
+
+    def replica(noise: float) -> Replica:
+        dp = DP(noise_multiplier=noise, delta=1e-3, noise="local", clip_norm=1.0)
+        return Replica(agreed(small_sites, key, task, privacy=dp, rounds=2), key)
+
+    step = 2.0 ** grid_exponent(1.0, len(replica(1.0).theta))
+    most = (limit(32, 4) - 1 / step) / TAIL * step
+    assert replica(most * 0.999).room * step > 1
+    with pytest.raises(SettingsError, match="leaves no room for gradients"):
+        replica(most * 1.001)
+
+
+def test_under_privacy_only_what_the_task_gives_privately_is_summed(small_sites: dict[str, AnnData]) -> None:
+    key = Keyring.create()
+    with pytest.raises(SettingsError, match=r"agree on what task\.privately\(\) gives"):
+        Replica(agreed(small_sites, key, privacy=DP(noise_multiplier=2.0, delta=1e-3), rounds=2), key)
