@@ -152,3 +152,37 @@ def test_under_privacy_only_what_the_task_gives_privately_is_summed(small_sites:
     key = Keyring.create()
     with pytest.raises(SettingsError, match=r"agree on what task\.privately\(\) gives"):
         Replica(agreed(small_sites, key, privacy=DP(noise_multiplier=2.0, delta=1e-3), rounds=2), key)
+
+
+@pytest.mark.parametrize("maximise", [False, True])
+def test_the_best_round_is_the_first_that_none_beats(
+    small_sites: dict[str, AnnData], monkeypatch: pytest.MonkeyPatch, maximise: bool
+) -> None:
+    """Two rounds after it without a better one training stops, and does not begin again."""
+    monkeypatch.setattr(Classifier, "summarise", lambda task, sums: {"loss": float(sums.get("x", np.nan))})
+    monkeypatch.setattr(Classifier, "maximise", maximise)
+    key, seen = Keyring.create(), []
+    replica = Replica(agreed(small_sites, key, patience=2), key)
+    replica._judge({"metric.x": np.asarray(9.0)})  # before the first round there is nothing to judge
+    assert replica.rows == [] and replica.best_round == 0
+    for number, value in enumerate((np.nan, 5.0, 3.0, np.nan, 3.0, 1.0), 1):
+        replica.rows.append({"loss": 0.0, "n_sites": 4})
+        replica.theta, replica.made = torch.full_like(replica.theta, number), f"0{number}"
+        replica._judge({"metric.x": np.asarray(-value if maximise else value)})
+        kept = 0 if replica.best_theta is None else int(replica.best_theta[0])
+        seen.append((replica.best_round, kept, replica.stopped))
+        assert kept == 0 or replica.best_made == f"0{kept}"
+    assert seen == [(0, 0, False), (2, 2, False), (3, 3, False), (3, 3, False), (3, 3, True), (6, 6, True)]
+    replica.rows.append({"loss": 0.0, "n_sites": 3})
+    replica._judge({})  # a site was missing
+    assert np.isnan(replica.rows[-1]["val_loss"]) and replica.best_round == 6
+
+
+def test_without_patience_training_goes_on(small_sites: dict[str, AnnData], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Classifier, "summarise", lambda task, sums: {"loss": float(sums["x"])})
+    key = Keyring.create()
+    replica = Replica(agreed(small_sites, key), key)
+    for value in range(1, 30):
+        replica.rows.append({"loss": 0.0, "n_sites": 4})
+        replica._judge({"metric.x": np.asarray(float(value))})
+    assert replica.best_round == 1 and not replica.stopped
