@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import ast
 import gc
+import hashlib
 import importlib
 import json
 import os
@@ -39,6 +40,8 @@ from scipy.stats import binomtest
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "tests" / "mutants.json"
+KNOWN = ROOT / ".cache" / "mutants.json"
+"""Which lines tests take, as far as they ran."""
 LIBRARIES = ("anndata", "cryptography.hazmat.bindings.openssl.binding", "hypothesis", "mudata", "numpydoc", "pandas")
 LIBRARIES += ("Crypto.Protocol.SecretSharing", "matplotlib.pyplot", "pyrage", "scipy.stats", "torch", "typer")
 LIBRARIES += ("_pytest.doctest", "_pytest.python", "_pytest.terminal")
@@ -113,20 +116,24 @@ class Mutant:
 
 def mutants(paths: tuple[str, ...]) -> Iterator[Mutant]:
     """Yield all changes of the files but for those that no test can be asked to notice."""
-    for path in paths:
-        for file in sorted((ROOT / path).rglob("*.py")) or [ROOT / path]:
-            source = file.read_text()
-            tree, notes = get_ast(source), [*_annotations(source), *_texts(source)]
-            for name in cosmic_ray.plugins.operator_names():
-                operator = cosmic_ray.plugins.get_operator(name)
-                if operator.arguments():
-                    continue  # those that want to be told the names of variables
-                number = count()
-                for node in ast_nodes(tree):
-                    for begin, _ in operator().mutation_positions(node):
-                        occurrence = next(number)
-                        if not (any(first <= begin < last for first, last in notes) or _same(name, source, begin)):
-                            yield Mutant(str(file.relative_to(ROOT)), *begin, name, occurrence)
+    for file in _files(paths):
+        source = file.read_text()
+        tree, notes = get_ast(source), [*_annotations(source), *_texts(source)]
+        for name in cosmic_ray.plugins.operator_names():
+            operator = cosmic_ray.plugins.get_operator(name)
+            if operator.arguments():
+                continue  # those that want to be told the names of variables
+            number = count()
+            for node in ast_nodes(tree):
+                for begin, _ in operator().mutation_positions(node):
+                    occurrence = next(number)
+                    if not (any(first <= begin < last for first, last in notes) or _same(name, source, begin)):
+                        yield Mutant(str(file.relative_to(ROOT)), *begin, name, occurrence)
+
+
+def _files(paths: tuple[str, ...]) -> list[Path]:
+    """Return the files of Python at some paths."""
+    return [file for path in paths for file in sorted((ROOT / path).rglob("*.py")) or [ROOT / path]]
 
 
 def _annotations(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
@@ -196,20 +203,31 @@ class Copy:
         sys.path.insert(0, str(self.root / "src"))
         os.chdir(self.root)
         self.log, self.examples = folder / "log", folder / "hypothesis"
+        self.seconds: dict[str, float] = {}
+        self.taken: dict[str, dict[str, list[str]]] = {}
 
-    def learn(self, tests: tuple[str, ...]) -> None:
-        """Run all tests with no change, and note which lines each of them takes.
+    def learn(self, paths: tuple[str, ...], tests: tuple[str, ...]) -> None:
+        """Run the tests with no change, and note which lines each takes; not again while their file and `paths` are the same.
 
         Raises
         ------
         SystemExit
             One of them fails.
         """
-        noted = self.root / "lines.json"
-        if not self._passes([*tests], 3600, noted):
-            raise SystemExit(f"the tests fail without a change\n{self.log.read_text()[-3000:]}")
-        known = json.loads(noted.read_text())
-        self.seconds, self.taken = known["seconds"], known["taken"]
+        known = json.loads(KNOWN.read_text()) if KNOWN.exists() else {}
+        noted, self.seconds, self.taken = self.root / "lines.json", {}, {}
+        for file in _files(tests):
+            digest = hashlib.sha256(b"".join(path.read_bytes() for path in (*_files(paths), file))).hexdigest()
+            if digest not in known:
+                if not self._passes([str(file.relative_to(ROOT))], 3600, noted):
+                    raise SystemExit(f"the tests fail without a change\n{self.log.read_text()[-3000:]}")
+                known[digest] = json.loads(noted.read_text())
+                KNOWN.parent.mkdir(exist_ok=True)
+                KNOWN.write_text(json.dumps(known))
+            self.seconds |= known[digest]["seconds"]
+            for name, lines in known[digest]["taken"].items():
+                for line, those in lines.items():
+                    self.taken.setdefault(name, {}).setdefault(line, []).extend(those)
 
     def tests_of(self, mutant: Mutant) -> list[str]:
         """Return the tests that take the statement of a change, the shortest first; all, where it is run by an import."""
@@ -220,11 +238,19 @@ class Copy:
         return sorted(tests, key=lambda test: (self.seconds[test], test))
 
     def survives(self, mutant: Mutant) -> bool:
-        """Whether all tests of a change pass, within a few times the processor's time that they take without it."""
-        tests = self.tests_of(mutant)
+        """Whether all tests of a change pass, within a few times the processor's time that they take without it.
+
+        Those in the file that mirrors the changed one come first: reading all files with tests takes longer than most tests.
+        """
+        tests, mirror = self.tests_of(mutant), f"test_{Path(mutant.file).name}"
+        own = [test for test in tests if Path(test.partition("::")[0]).name == mirror]
         (self.root / mutant.file).write_text(mutant.code())
         try:
-            return self._passes(tests, 20 + 5 * sum(self.seconds[test] for test in tests))
+            return all(
+                self._passes(part, 20 + 5 * sum(self.seconds[test] for test in part))
+                for part in (own, [test for test in tests if test not in own])
+                if part
+            )
         finally:
             shutil.copy2(ROOT / mutant.file, self.root / mutant.file)  # as old as its bytecode says
 
@@ -264,6 +290,7 @@ class Copy:
             if noted is not None:
                 lines.coverage.stop()
                 lines.save(noted, self.root)
+                code = 0 if code == pytest.ExitCode.NO_TESTS_COLLECTED else code
         finally:
             os._exit(code)
 
@@ -295,7 +322,7 @@ def draw(part: str, number: int, seed: int) -> tuple[list[Mutant], int, int]:
 
 def try_all(part: str, copy: Copy, chosen: list[Mutant], minutes: float) -> tuple[int, list[Mutant]]:
     """Return how many changes were tried in a time, and those that survived."""
-    copy.learn(PARTS[part][1])
+    copy.learn(*PARTS[part])
     survivors: list[Mutant] = []
     begun = time.monotonic()
     for number, mutant in enumerate(chosen, 1):
