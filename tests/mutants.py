@@ -45,41 +45,18 @@ KNOWN = ROOT / ".cache" / "mutants.json"
 LIBRARIES = ("anndata", "cryptography.hazmat.bindings.openssl.binding", "hypothesis", "mudata", "numpydoc", "pandas")
 LIBRARIES += ("Crypto.Protocol.SecretSharing", "matplotlib.pyplot", "pyrage", "scipy.stats", "torch", "typer")
 LIBRARIES += ("_pytest.doctest", "_pytest.python", "_pytest.terminal")
-OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-m", "not alone and not slow")
-OPTIONS += (
-    "-k",
-    "not resume and not kill_9 and not other_data and not ctrl_c",
-)  # programs begun anew: long, and of files
+OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-m", "not alone and not slow", "-k")
+OPTIONS += ("not resume and not kill_9 and not other_data and not ctrl_c",)  # programs begun anew: long, and of files
 MEMORY = 8 << 30
 """Bytes that a change may ask for, such as one of a size's unit."""
 SEAL, LOCK = "src/infl/privacy/seal", ("src/infl/nn/field.py", "src/infl/nn/lock.py")
-FEDERATION = "src/infl/federation/"
-SITE = tuple(
-    f"{FEDERATION}{name}.py"
-    for name in ("agreement", "membership", "packings", "policy", "programme", "replica", "site", "state")
-)
+FEDERATION = ("agreement", "membership", "packings", "policy", "programme", "replica", "site", "state")
+SITE = (*(f"src/infl/federation/{name}.py" for name in FEDERATION), "src/infl/sums/lanes.py")
 """What decides what a site accepts, answers, applies and gives."""
-SITE_TESTS = (
-    "state",
-    "packings",
-    "agreement",
-    "programme",
-    "replica",
-    "site",
-    "members",
-    "policy",
-    "account_of_a_site",
-    "engine",
-)
+SITE_TESTS = ("account_of_a_site", "engine", "members", *(name for name in FEDERATION if name != "membership"))
 PARTS = {  # what is changed, and its tests
     "seal": ((SEAL,), ("tests/privacy/seal", SEAL)),
-    "site": (
-        SITE,
-        (
-            *SITE,
-            *(f"tests/federation/test_{name}.py" for name in SITE_TESTS),
-        ),
-    ),
+    "site": (SITE, (*SITE, *(f"tests/federation/test_{name}.py" for name in SITE_TESTS))),
     "lock": (LOCK, ("tests/nn/test_lock_vectors.py", *LOCK, "tests/nn/test_lock.py", "tests/nn/test_field.py")),
     "keys": (("src/infl/keys",), ("src/infl/keys", "tests/keys")),
 }

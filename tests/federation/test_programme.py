@@ -44,9 +44,15 @@ class House:
     """Three sites with replicas of their own, and the plans that an honest coordinator sends them, as bytes."""
 
     def __init__(
-        self, data: dict[str, AnnData], kind: type[Site] = Site, lr: float = 1e-3, n_sites: int = 3, **settings: Any
+        self,
+        data: dict[str, AnnData],
+        kind: type[Site] = Site,
+        lr: float = 1e-3,
+        n_sites: int = 3,
+        private: bool = False,
+        **settings: Any,
     ) -> None:
-        task = replace(TASK, lr=lr)
+        task = replace(TASK.privately() if private else TASK, lr=lr)
         self.key, names = Keyring.create(), [*data][:n_sites]
         data = {name: data[name] for name in names}
         self.agreement = Agreement.new(task, task.agree(data), data, self.key, **{"rounds": 3} | settings)
@@ -108,8 +114,10 @@ DEVIATIONS: dict[str, Change] = {
 def test_nothing_but_the_exchange_that_is_due_is_answered(small_sites: dict[str, AnnData], change: Change) -> None:
     house = House(small_sites)
     plan = house.until("train", 2)
-    with pytest.raises(FederationError, match=r"not as agreed|a number is missing or out of range"):
+    with pytest.raises(FederationError, match=r"not as agreed|a number is missing or out of range") as refused:
         house.tell(change(plan))
+    if change(plan).seq != plan.seq and change(plan).seq >= 0:
+        assert f"exchange {plan.seq} is due, not {change(plan).seq}" in str(refused.value)
     assert isinstance(house.tell(plan), Answer)  # the site is there for the plan that is due
 
 

@@ -186,3 +186,22 @@ def test_without_patience_training_goes_on(small_sites: dict[str, AnnData], monk
         replica.rows.append({"loss": 0.0, "n_sites": 4})
         replica._judge({"metric.x": np.asarray(float(value))})
     assert replica.best_round == 1 and not replica.stopped
+
+
+def test_under_privacy_a_round_goes_against_the_mean_gradient(
+    small_sites: dict[str, AnnData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean is over as many records as a sample has on average, whoever answered."""
+    dp = DP(noise_multiplier=2.0, delta=1e-3, noise="local", sample_rate=0.25)
+    house = House(small_sites, lr=1e-3, rounds=1, privacy=dp, private=True)
+    opened: list[np.ndarray] = []
+    moved: list[torch.Tensor] = []
+    replica = house.sites["site_1"].replica
+    unseal = replica.seal.unseal
+    monkeypatch.setattr(replica.seal, "unseal", lambda *what: opened.append(lanes := unseal(*what)) or lanes)
+    replica.rule = replace(replica.rule, at_sum=lambda theta, update, state: moved.append(update.clone()))
+    house.until("close")
+    replica.catch_up(tuple(house.coordinator.progress.totals))
+    gradient = opened[1][0] * 2.0 ** replica.programme.exchanges[1].packing.fields[0].exponent
+    assert replica.programme.exchanges[1].kind == "train" and np.abs(gradient).max() > 0
+    np.testing.assert_allclose(moved[0], -gradient / (0.25 * replica.n_total), rtol=1e-5)
