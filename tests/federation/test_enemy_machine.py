@@ -35,6 +35,7 @@ from infl.federation.wire import decode, encode
 from infl.keys import Identity, Keyring
 from infl.models.task import SiteData, Sums, Task
 from infl.privacy.seal import Context, GroupSeal, Ledger, NoSeal, PairwiseSite, Words, add, uncover
+from infl.privacy.seal.reveal import mask
 from infl.sums.lanes import UPPER, join_sums
 
 SITES = ("a", "b", "c", "d")
@@ -208,6 +209,7 @@ class World:
         self.sealed, site = None, self.sites[name]
         context = site.replica.context(plan) if plan.kind.startswith(REVEAL) else None
         reply = self._handle(name, plan)
+        self._compare(name, plan, reply)
         if isinstance(reply, Answer):
             self._note_answer(name, plan, reply)
         if isinstance(reply, Reveal) and context is not None:
@@ -217,6 +219,18 @@ class World:
         return (
             (reply, 0) if isinstance(reply, str) else (type(reply).__name__, 0 if reply is None else len(encode(reply)))
         )
+
+    def _compare(self, name: str, plan: Plan, reply: Any) -> None:
+        """Note what a site does that is not due: the programme is a list, and the site knows how far it has come."""
+        at = self.sites[name].replica.seq + 1
+        if reply is None and at < len(self.exchanges):
+            self.faults.append(f"{name} ended the run before exchange {at}")
+        if isinstance(reply, Answer | Reveal):
+            asked = (plan.seq, plan.kind.removeprefix(REVEAL), plan.round, plan.cohort, plan.lanes)
+            known = self.exchanges[at] if at < len(self.exchanges) else None
+            due = known and (at, known.kind, known.round, SITES, known.packing.lanes)
+            if asked != due or (plan.run, plan.fingerprint) != (self.agreement.run, self.agreement.fingerprint):
+                self.faults.append(f"{name} did what is not due: {asked[:3]}, due is {due and due[:3]}")
 
     def _note_answer(self, name: str, plan: Plan, reply: Answer) -> None:
         assert self.sealed is not None
@@ -249,10 +263,20 @@ class World:
             replica = Replica(self.agreement, self.key, TASK)
             replica.seal.min_sites = 1
             packing = self.exchanges[seq].packing
+            if answered != SITES:
+                self._look_at_the_rest(replica, context, answered, words)
+                words = words.of_some()
             replica.seal.unseal(replace(context, packing=packing.digest()), answered, words, packing)
             self.opened.setdefault(seq, {})[context.digest(), answered] = words
         if len({names for _, names in self.opened.get(seq, {})}) > 1:
             self.faults.append(f"two sums of exchange {seq} were opened: {[n for _, n in self.opened[seq]]}")
+
+    def _look_at_the_rest(self, replica: Replica, context: Context, answered: tuple[str, ...], words: Words) -> None:
+        """Try to open what is opened of all sites only, of some, as who keeps it and has the ring would."""
+        if len(words.of_all):
+            with suppress(SealError):
+                replica.seal._open(context, [SITES.index(site) for site in answered], words.copy())
+                self.faults.append(f"metrics of {answered} were opened, in {context.kind!r}")
 
     def sum_of(self, digest: bytes, names: tuple[str, ...]) -> Words | None:
         words = None
@@ -277,15 +301,20 @@ class World:
             vector, sums = np.full(packing.n32, value * first), first * join_sums(arrays, packing)
             words = add(words, seal.seal(replica.context(plan), site, vector, sums, packing, share=first))
         assert words is not None
+        words = words if names == SITES else words.of_some()
         total = Total(seq, due.kind, due.round, 0, SITES, names, words, plan.epochs)
         return self._plan(seq + 1, REPLAY, 0, 0, (total,))
 
-    def total(self, seq: int, attempt: int, names: tuple[str, ...]) -> Total | None:
-        """Return a sum of an exchange: opened if it can be, else with its pairwise masks on it; None if nobody sent anything."""
+    def total(self, seq: int, attempt: int, names: tuple[str, ...], keep: bool = False) -> Total | None:
+        """Return a sum of an exchange: opened if it can be, else with its pairwise masks on it; None if nobody sent anything.
+
+        With `keep`, a sum of some sites has what is opened of all only, too.
+        """
         due = self.exchanges[seq]
         for digest in reversed(self.of.get((seq, attempt), [])):
             words = self.opened.get(seq, {}).get((digest, names)) or self.sum_of(digest, names)
             if words is not None:
+                words = words if names == SITES or keep else words.of_some()
                 return Total(seq, due.kind, due.round, attempt, SITES, names, words, self.contexts[digest].epochs)
         return None
 
@@ -342,11 +371,11 @@ class Enemies(RuleBasedStateMachine):
             plans.append(replace(plan, kind=REVEAL + plan.kind, answered=answered, shares=shares))
         self._tell(name, plans)
 
-    @rule(name=names, seq=seqs, attempt=attempts, responders=lists)
-    def give(self, name: str, seq: int, attempt: int, responders: tuple[str, ...]) -> None:
+    @rule(name=names, seq=seqs, attempt=attempts, responders=lists, keep=st.booleans())
+    def give(self, name: str, seq: int, attempt: int, responders: tuple[str, ...], keep: bool = False) -> None:
         plans: list[Plan | None] = []
         for world in self.worlds:
-            total = world.total(seq, attempt, responders)
+            total = world.total(seq, attempt, responders, keep)
             plans.append(None if total is None else world._plan(seq + 1, REPLAY, 0, 0, (total,)))
         self._tell(name, plans)
 
@@ -457,7 +486,16 @@ class Blind(Site):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.replica.seal.min_sites = 1
-        object.__setattr__(self.replica.programme, "fault", lambda asked, due: "")
+        fault = self.replica.programme.fault
+        of_sums = lambda asked, due: "" if isinstance(asked, Total) else fault(asked, due)  # noqa: E731
+        object.__setattr__(self.replica.programme, "fault", of_sums)
+
+
+class Obedient(Site):
+    """Does what a plan says, as a site of version 0.1."""
+
+    def _check_due(self, plan: Plan) -> None:
+        pass
 
 
 @contextmanager
@@ -491,6 +529,20 @@ def uncovered() -> Iterator[None]:
 
 
 @contextmanager
+def one_mask_for_all() -> Iterator[None]:
+    """What takes the masks off the update of some sites takes those off their metrics, too."""
+
+    def everywhere(words: Words, plus: Any, minus: Any, *, lanes: Any = ("low", "high")) -> None:
+        if lanes != ("of_all",):
+            mask(words, plus, minus, lanes=("low", "high", "of_all"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("pairwise", "reveal"):
+            patch.setattr(f"infl.privacy.seal.{module}.mask", everywhere)
+        yield
+
+
+@contextmanager
 def as_it_is() -> Iterator[None]:
     yield
 
@@ -502,6 +554,8 @@ FAULTS: dict[str, tuple[dict[str, Any], Callable[[], Any], str]] = {
     "neither ledger nor epoch": ({"ledger": False}, one_epoch, "two plaintexts under one mask"),
     "no seal": ({"seal": NoSeal}, uncovered, "in the clear"),
     "sums of few are applied": ({"site": Blind}, any_list, "was opened"),
+    "a site does what it is told": ({"site": Obedient}, as_it_is, "did what is not due|ended the run before"),
+    "one mask for update and metrics": ({}, one_mask_for_all, "metrics of .* were opened"),
 }
 
 
