@@ -374,7 +374,7 @@ def specification_digest(agreement: Agreement, *, any_seed: bool = False) -> str
 
     With `any_seed` the seed is left out as well, and the digest says so.
     """
-    fixed = replace(agreement, run="", salt="", **{"seed": 0} if any_seed else {})
+    fixed = replace(agreement, run="", salt="", seed=0 if any_seed else agreement.seed)
     return fixed.digest + (ANY_SEED if any_seed else "")
 
 
