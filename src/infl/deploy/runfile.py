@@ -203,8 +203,8 @@ class RunFile(_Table):
 
     @property
     def specification(self) -> str:
-        """What a run must have to be the file's: see :func:`infl.federation.station.specification_digest`."""
-        from infl.federation.station import specification_digest
+        """What a run must have to be the file's: see :func:`infl.deploy.station.specification_digest`."""
+        from infl.deploy.station import specification_digest
 
         return specification_digest(self.agreement(), any_seed=self._draws)
 
