@@ -252,7 +252,7 @@ def check_site_names(sites: Mapping[str, AnnData | MuData]) -> None:
 
 
 def check_object(adata: AnnData | MuData, site: str, layer: str | None) -> None:
-    """Raise a DataError unless an object is one that can be read: of the right type, with observations, features and the layer."""
+    """Raise a DataError unless an object can be read: of the right type, with observations, unique names and the layer."""
     if not isinstance(adata, AnnData | MuData):
         raise DataError(f"{site} is {type(adata).__name__}; it must be AnnData or MuData")
     if not adata.n_obs:

@@ -2,4 +2,6 @@
 
 import lazy_loader as _lazy
 
-__getattr__, __dir__, __all__ = _lazy.attach(__name__, submodules=["seal"], submod_attrs={"dp": ["DP", "spent"]})
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__, submodules=["attacks", "seal"], submod_attrs={"dp": ["DP", "spent"]}
+)
