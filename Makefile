@@ -63,7 +63,7 @@ coverage: $(STAMP)  ## run all tests and say which branches none of them takes
 		$(BIN)/coverage report --include="src/infl/$$part" --fail-under=97 || exit 1; done
 	$(BIN)/coverage report
 
-mutants: $(STAMP)  ## change seal, lock and keys in many places, and see that their tests notice (an hour)
+mutants: $(STAMP)  ## change seal, lock, keys and the checks of a site in many places, and see that their tests notice (an hour)
 	$(BIN)/python -m pip install --quiet --constraint $(PINS) --group mutants
 	$(BIN)/python tests/mutants.py
 

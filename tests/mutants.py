@@ -194,7 +194,8 @@ class Copy:
         known = json.loads(KNOWN.read_text()) if KNOWN.exists() else {}
         noted, self.seconds, self.taken = self.root / "lines.json", {}, {}
         for file in _files(tests):
-            digest = hashlib.sha256(b"".join(path.read_bytes() for path in (*_files(paths), file))).hexdigest()
+            these = (self.root / path.relative_to(ROOT) for path in (*_files(paths), file))
+            digest = hashlib.sha256(b"".join(path.read_bytes() for path in these)).hexdigest()
             if digest not in known:
                 if not self._passes([str(file.relative_to(ROOT))], 3600, noted):
                     raise SystemExit(f"the tests fail without a change\n{self.log.read_text()[-3000:]}")

@@ -205,3 +205,10 @@ def test_under_privacy_a_round_goes_against_the_mean_gradient(
     gradient = opened[1][0] * 2.0 ** replica.programme.exchanges[1].packing.fields[0].exponent
     assert replica.programme.exchanges[1].kind == "train" and np.abs(gradient).max() > 0
     np.testing.assert_allclose(moved[0], -gradient / (0.25 * replica.n_total), rtol=1e-5)
+
+
+def test_the_module_is_in_the_mode_that_is_asked_for(small_sites: dict[str, AnnData]) -> None:
+    key = Keyring.create()
+    replica = Replica(agreed(small_sites, key), key)
+    assert not replica.module().training and replica.module(training=True).training and not replica.module().training
+    assert replica.steps == []

@@ -10,6 +10,7 @@ from tests.federation.test_programme import House
 
 from infl.errors import FederationError, KeyringError
 from infl.federation.messages import KEYS, REPLAY, Answer, Applied, Key
+from infl.federation.rules import AtSite
 from infl.federation.site import Site
 from infl.privacy.seal import Ledger
 
@@ -103,3 +104,34 @@ def test_a_site_is_weighted_by_its_share_of_the_samples(small_sites: dict[str, A
     assert weight == n / site.replica.n_total == n / sum(len(s.data.train) for s in house.sites.values())
     assert len(update) == len(site.replica.theta) and np.isfinite(arrays["train_loss"])
     assert "n" not in arrays and any(name.startswith("metric.") for name in arrays)
+
+
+def test_a_site_counts_by_what_it_and_all_saw(small_sites: dict[str, AnnData]) -> None:
+    house = House(small_sites, aggregation="qfedavg", aggregation_options={"q": 1.0})
+    plan = house.until("train", 1)
+    site = house.sites["site_1"]
+    replica, n = site.replica, len(site.data.train)
+    replica.catch_up(plan.previous)
+    assert site._seen(0.5) == AtSite(0.5, n, excess=0.0, last=1.0, mean_n=replica.n_total / 3)
+    for losses, last in (([3.0, 2.0], 2.0), ([3.0, np.nan], 1.0)):
+        replica.rows = [{"loss": loss} for loss in losses]
+        assert site._seen(0.5).last == last
+    replica.rows = [{"loss": 2.0}]
+    rows, loss = site.trainer.update(plan)
+    expected = rows.numpy().ravel().copy()
+    update, arrays, _ = site._values(plan)
+    assert replica.rule.importance is not None
+    factor = replica.rule.importance(site._seen(loss))
+    assert factor != 1 and arrays["importance"] == n * factor and arrays["train_loss"] == loss * n
+    np.testing.assert_allclose(update, expected * np.float32(factor), rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("some", [False, True])
+def test_a_round_tells_its_count_where_not_all_are_asked(small_sites: dict[str, AnnData], some: bool) -> None:
+    house = House(small_sites, n_sites=4, **({"participation": 0.75} if some else {}))
+    house.until("train", 1)
+    site = house.sites["site_1"]
+    site.replica.catch_up(tuple(house.coordinator.progress.totals))
+    plan = replace(house.plans[-1], kind="train", round=1, seq=site.replica.seq + 1)
+    arrays = site._values(plan)[1]
+    assert ("n" in arrays) is some and arrays.get("n", len(site.data.train)) == len(site.data.train)

@@ -256,6 +256,11 @@ def test_few_sites_are_refused_at_the_site() -> None:
         GroupSeal(KEY).unseal(c, c.cohort[:2], total_of(messages[:2]), PACKING)
 
 
+def test_without_a_seal_one_site_is_enough_and_with_one_three() -> None:
+    """Nobody hides in a sum of one or two; without a seal nothing is hidden."""
+    assert (NoSeal().min_sites, GroupSeal(KEY).min_sites) == (1, 3)
+
+
 def test_short_secret_is_refused() -> None:
     with pytest.raises(KeyringError, match=r"32 bytes, not of 31: use keyring\.subkey"):
         GroupSeal(bytes(31))

@@ -151,6 +151,29 @@ def test_a_line_is_what_its_format_says(tmp_path: Path) -> None:
         before = hashlib.sha256(line).hexdigest()
 
 
+def test_a_disk_that_takes_a_byte_at_a_time_gets_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda handle, data: write(handle, data[:1]))
+        filled(tmp_path / "l").close()
+    content = (tmp_path / "l").read_bytes()
+    assert content.endswith(b"}\n") and content.count(b"\n") == 4
+    assert len(Ledger(tmp_path / "l", KEY).entries) == 4
+
+
+def test_what_opens_a_sum_is_given_for_one_list() -> None:
+    ledger = Ledger(None, KEY)
+    assert not ledger.revealed("run", 5)
+    for _ in range(2):
+        ledger.record_reveal(5, context(2, 1), ["a", "b"], 777)
+    assert ledger.revealed("run", 5) and not ledger.revealed("run", 4) and not ledger.revealed("other", 5)
+    with pytest.raises(SealError, match="taken off another sum of exchange 5 already"):
+        ledger.record_reveal(5, context(2, 2), ["a", "b", "c"], 777)
+    (row,) = ledger.rows()
+    names = ("run", "kind", "round", "attempt", "cohort", "bytes", "sealed")
+    assert [row[name] for name in names] == ["run", "reveal", 2, 1, 3, 777, True]
+
+
 def test_what_has_nothing_of_the_data_is_one_line_an_exchange() -> None:
     ledger = Ledger(None, KEY)
     for _ in range(2):

@@ -54,6 +54,11 @@ def test_the_lane_is_cut_after_what_may_be_of_some() -> None:
         Packing((Field("w", (2,), 0, of_all=True),))
 
 
+def test_without_a_seal_the_words_of_tags_are_zero() -> None:
+    for words in sealed(3, NoSeal(min_sites=1)):
+        assert not words.high[-2:].any() and not words.of_all[-2:].any()
+
+
 @given(data=st.data(), n=st.integers(3, 12), kind=st.sampled_from([GroupSeal, NoSeal]))
 @settings(max_examples=60, deadline=None)
 def test_of_some_sites_the_update_opens_and_of_all_the_rest_too(data: st.DataObject, n: int, kind: type) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from infl.errors import SettingsError
-from infl.privacy.seal import Context, Field, GroupSeal, Packing, RangeError, Revealed, Words, add
-from infl.privacy.seal.packing import RANGE, limit
+from infl.privacy.seal import Context, Field, GroupSeal, NoSeal, Packing, RangeError, Revealed, Words, add
+from infl.privacy.seal.packing import RANGE, limit, misfits
 
 
 def test_ranges_are_those_of_the_specification() -> None:
@@ -45,12 +45,13 @@ def test_the_arrays_of_a_lane_lie_one_after_the_other() -> None:
         assert places == {"a": (0, 3), "b": (3, 8), "c": (8, 10), "d": (10, 17)}
 
 
+@pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("name", ["a", "b"])
-def test_of_arrays_on_other_scales_the_one_that_leaves_its_range_is_named(name: str) -> None:
+def test_of_arrays_on_other_scales_the_one_that_leaves_its_range_is_named(name: str, sign: int) -> None:
     packing = Packing((Field("a", (2,), -20), Field("b", (2,), -10)))
     context = Context("run", 1, 0, ("x", "y", "z"), "train", packing.digest())
     vector = np.zeros(4, np.float32)
-    vector[{"a": 1, "b": 2}[name]] = 2.0**40
+    vector[{"a": 1, "b": 2}[name]] = sign * 2.0**40
     with pytest.raises(RangeError) as caught:
         GroupSeal(bytes(32)).seal(context, "x", vector, np.empty(0), packing)
     step = {"a": 2.0**-20, "b": 2.0**-10}[name]
@@ -92,3 +93,25 @@ def test_no_share_has_more_room_than_all_of_it(bits: int) -> None:
     assert limit(bits, 3, 1.7) == limit(bits, 3, 1.0) <= RANGE[bits] - 3
     assert 2 * limit(bits, 3, 0.5) <= limit(bits, 3, 1.0) < 2 * limit(bits, 3, 0.5) + 2
     assert abs(limit(bits, 3) - limit(bits, 3, 1 / 3)) <= RANGE[bits] >> 50
+
+
+@pytest.mark.parametrize("weight", [0.25, 1.0, -0.5])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_does_not_fit_is_measured_after_weighting(weight: float, sign: int) -> None:
+    packing = Packing((Field("a", (2,), -2), Field("b", (2,), -2)))
+    values = np.array([1.0, 0.0, sign * 60.0, 3.0])
+    factor = 60 * abs(weight) * 4 / 100
+    found = misfits(values, packing, 32, largest=100, weight=weight)
+    assert found == ({} if factor < 1 else {"b": pytest.approx(factor)})
+    assert misfits(np.array([25.0, -25.0, 25.1, -25.1]), packing, 32, largest=100) == {}
+    assert misfits(np.array([25.0, -25.0, 25.2, -25.2]), packing, 32, largest=100) == {"b": pytest.approx(1.008)}
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_is_clipped_is_at_the_end_of_its_range(sign: int) -> None:
+    packing = Packing((Field("w", (3,), 0), Field("s", (2,), 0, bits=64)))
+    context = Context("run", 1, 0, ("x", "y", "z"), "train", packing.digest())
+    values, sums = np.array([sign * 2.0**40, -3.0, 4.0], np.float32), np.array([sign * 2.0**70, 5.0])
+    words = NoSeal().seal(context, "x", values, sums, packing, clip=True)
+    assert words.low.view(np.int32).tolist() == [sign * limit(32, 3), -3, 4]
+    assert words.high[:2].view(np.int64).tolist() == [sign * int(float(limit(64, 3))), 5]

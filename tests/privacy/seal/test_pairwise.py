@@ -223,6 +223,16 @@ def test_a_sites_own_mask_is_that_of_the_specification() -> None:
     assert spread(secret, c) == hmac.digest(key, b"infl own mask" + b"\x01", "sha256")
 
 
+def test_each_exchange_has_a_mask_of_its_own() -> None:
+    sites = met(3)
+    for round in range(8):
+        c = context(3, round=round)
+        everyone, sent = list(c.cohort), messages(sites, c, seed=round)
+        revealed = [sites[s].reveal(c, everyone, {p: sent[p][2][s] for p in everyone}) for s in everyone]
+        words = uncover(c, total([sent[s][1] for s in everyone]), revealed, everyone)
+        assert words.digest() == total([sent[s][0] for s in everyone]).digest()
+
+
 def test_masks_of_rounds_differ_and_look_random() -> None:
     sites = met(3)
     rounds = [Words(np.zeros(4000, np.uint32), np.zeros(3, np.uint64)) for _ in range(20)]

@@ -217,7 +217,7 @@ class GroupSeal(NoSeal):
         open_(words.high[-2:], None, lanes.masks("tag"))
         if n := len(words.of_all):
             own = close(high, words.of_all[:-2], lanes.tag("all", n - 2), lanes.masks("all"), first=len(words.high) - 2)
-            words.of_all[-2:] = as_words(own)
+            words.of_all[-2:] = as_words(own % P)
             open_(words.of_all[-2:], None, lanes.masks("all's tag"))
         self.streams_opened = lanes.n_streams
 

@@ -10,7 +10,7 @@ import numpy as np
 from infl._threads import cores
 from infl.privacy.seal.masks import Stream
 from infl.privacy.seal.packing import Quantiser
-from infl.privacy.seal.tag import PLACES, P, Tag, split_high
+from infl.privacy.seal.tag import PLACES, Tag, split_high
 
 BLOCK = 1 << 17
 """Words that are worked on at a time; a whole number of the tag's blocks and of ChaCha20's."""
@@ -22,7 +22,7 @@ Masks = Sequence[tuple[bytes, bytes]]
 
 
 def close(values: Quantiser, words: np.ndarray, tag: Tag | None, masks: Masks, *, first: int = 0) -> int:
-    """Quantise a lane, from its place `first` on, into `words` (unsigned), mask it, and return its tag (0 without one)."""
+    """Quantise a lane, from its place `first` on, into `words` (unsigned), mask it, and return its tag (0 without one), not reduced."""
     signed = words.view(words.dtype.str.replace("u", "i"))
 
     def part(start: int, stop: int) -> int:
@@ -41,7 +41,7 @@ def close(values: Quantiser, words: np.ndarray, tag: Tag | None, masks: Masks, *
 
 
 def open_(words: np.ndarray, tag: Tag | None, masks: Masks) -> int:
-    """Take the masks off a lane, in place, and return the tag of its integers (0 without one)."""
+    """Take the masks off a lane, in place, and return the tag of its integers (0 without one), not reduced."""
     signed = words.view(words.dtype.str.replace("u", "i"))
 
     def part(start: int, stop: int) -> int:
@@ -92,11 +92,11 @@ def _in_parts(part: Callable[[int, int], int], n: int) -> int:
     """Add a function over parts of n places; large lanes on several cores (numpy and OpenSSL release the lock)."""
     workers = min(n // PART, cores(), 8)
     if workers <= 1:
-        return part(0, n) % P
+        return part(0, n)
     size = -(-n // workers // BLOCK) * BLOCK
     with ThreadPoolExecutor(workers) as pool:
         starts = range(0, n, size)
-        return sum(pool.map(part, starts, [min(start + size, n) for start in starts])) % P
+        return sum(pool.map(part, starts, [min(start + size, n) for start in starts]))
 
 
 assert BLOCK % PLACES == 0

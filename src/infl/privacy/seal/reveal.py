@@ -187,13 +187,13 @@ def mask(
 ) -> None:
     """Add and take away the streams of seeds, in place, in some lanes."""
     for lane in lanes:
-        for sign, seeds in ((1, plus), (-1, minus)):
+        for change, seeds in ((np.add, plus), (np.subtract, minus)):
             for seed in seeds:
-                _add_stream(getattr(words, lane), HKDFExpand(SHA256(), 32, lane.encode()).derive(seed), sign)
+                _change_by_stream(change, getattr(words, lane), HKDFExpand(SHA256(), 32, lane.encode()).derive(seed))
 
 
-def _add_stream(array: np.ndarray, key: bytes, sign: int) -> None:
+def _change_by_stream(change: np.ufunc, array: np.ndarray, key: bytes) -> None:
     stream = Stream(key, array.dtype.str)
     for start in range(0, len(array), BLOCK):
         block = array[start : start + BLOCK]
-        (np.add if sign > 0 else np.subtract)(block, stream.read(len(block)), out=block)
+        change(block, stream.read(len(block)), out=block)

@@ -56,7 +56,7 @@ class Tag:
         parts = [self._sigma @ integers[:full].reshape(-1, PLACES).T] if full else []
         if len(integers) > full:
             parts.append((self._sigma[:, : len(integers) - full] @ integers[full:])[:, None])
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, 1)
+        return np.concatenate(parts, 1)
 
     def outer(self, first: int, sums: np.ndarray) -> int:
         """Return the part of t that blocks from number `first` on give, from their inner sums (6, n_blocks)."""
