@@ -10,6 +10,7 @@ import os
 import re
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -240,7 +241,7 @@ class Station:
             replica,
             Ledger(store.ledger_path(name), own_keys.get("ledger", bytes(32)), run=agreement.run),
             membership=membership,
-            keep=lambda s: store.keep_sites(s.replica, {name: s}),
+            keep=partial(self._keep_state, store),
             account=None if agreement.dp is None else self.account,
         )
         _keep(accepted, agreement.digest.encode())
@@ -259,12 +260,29 @@ class Station:
             other = self.agreement(folder)
             if other.run == agreement.run or other.seed != agreement.seed:
                 continue
-            if any(str(row["kind"]).endswith(":train") for row in self.ledger(folder)):
+            trained = any(str(row["kind"]).endswith(":train") for row in self.ledger(folder))
+            if trained or (folder / "trains").exists():
                 raise FederationError(
                     f"{self.settings.name}: it trained with seed {agreement.seed} before, in run {other.run[:12]}; its first update "
                     "would be the same, and a sum with it less one without it would be that update. Leave seed out of run.toml, or "
                     "set repeat_seeds = true in policy.toml"
                 )
+
+    def _keep_state(self, store: Checkpoint, site: Site) -> None:
+        """Write down a site's state; before the first round also that the run trains with its seed.
+
+        Of runs with one seed that go on at the same time, only one comes so far.
+        """
+        agreement, due = site.replica.agreement, site.replica.due
+        trains = self.run_folder(agreement) / "trains"
+        if due is not None and due.round and not trains.exists():
+            seeds = self.home / "seeds"
+            with explained(seeds, "make"):
+                seeds.mkdir(exist_ok=True)
+            with alone(seeds):
+                self._check_seed(agreement)
+                _keep(trains, b"")
+        store.keep_sites(site.replica, {site.name: site})
 
     def open_key(self, agreement: Agreement) -> Keyring | None:
         """Return the key ring that the run needs."""
