@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from anndata import AnnData
 from tests.federation.test_engine import Line, run_over
@@ -17,6 +18,7 @@ from infl.deploy.resident import DECLINED, Resident
 from infl.errors import DataError, FederationError, FileError, SealError, SettingsError
 from infl.federation import checkpoint
 from infl.federation.agreement import Agreement
+from infl.federation.coordinator import Progress
 from infl.federation.local import run_in_process
 from infl.federation.messages import Alive, Done, Key, Offer, Plan, Stopped, Total, Trouble
 from infl.federation.replica import Replica
@@ -26,6 +28,7 @@ from infl.federation.site import Site
 from infl.federation.wire import decode, encode
 from infl.keys import Keyring
 from infl.models import Classifier
+from infl.privacy.seal import Words
 
 TASK = Classifier(target="label", width=8, n_blocks=1)
 
@@ -242,3 +245,14 @@ def test_a_checkpoint_of_an_earlier_version_is_one_line(
         run_in_process(agreement, TASK, small_sites, key, checkpoint=tmp_path / "run")
     with pytest.raises(FileError, match="of infl 0.1"):
         run_in_process(agreement, TASK, small_sites, key, checkpoint=tmp_path / "run", resume=True)
+
+
+def test_a_sum_of_an_earlier_version_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had two lanes."""
+    words = Words(np.zeros(2, np.uint32), np.zeros(2, np.uint64))
+    total = Total(0, "count", 0, 0, ("a", "b"), ("a", "b"), words)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "LANES", ("low", "high"))
+        checkpoint.Checkpoint(tmp_path).keep_progress(Progress(1, 1, (total,)))
+    with pytest.raises(FileError, match="earlier version of infl laid them out: begin the run again"):
+        checkpoint.Checkpoint(tmp_path).progress()

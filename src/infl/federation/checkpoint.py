@@ -154,6 +154,10 @@ class Checkpoint:
     def _total(self, path: Path) -> tuple[Total, dict[str, Any]]:
         arrays, metadata = _mapped(path)
         row = json.loads(metadata["total"])
+        if set(arrays) != set(LANES):
+            raise FileError(
+                f"{path} has sums as an earlier version of infl laid them out: begin the run again in another folder"
+            )
         words = Words(*(arrays[name] for name in LANES))
         row |= {"cohort": tuple(row["cohort"]), "responders": tuple(row["responders"])}
         return Total(**row, words=words), json.loads(metadata["more"])
