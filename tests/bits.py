@@ -552,7 +552,7 @@ def between_processes(record: Record) -> None:
     with tempfile.TemporaryDirectory() as folder:
         network = network_class(Path(folder) / "network", sites, key)
         for site in sites:
-            (network.root / site / "policy.toml").write_text(policy + 'locks = ["none"]\n')
+            (network.root / site / "policy.toml").write_text(policy + 'locks = ["none"]\nmin_strength = 0\n')
         agreement = Agreement.new(task, task.agree(sites), sites, key, rounds=2, lock=None, seal="group")
         run = network.begin("bits", agreement)
         with network.sites_up():
