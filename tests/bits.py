@@ -20,7 +20,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -566,7 +566,7 @@ def between_processes(record: Record) -> None:
 def _first(*modules: str) -> Any:
     """Import the first of some modules that is there: it was moved."""
     for name in modules[:-1]:
-        if importlib.util.find_spec(name.rpartition(".")[0]) and importlib.util.find_spec(name):
+        with suppress(ModuleNotFoundError):
             return importlib.import_module(name)
     return importlib.import_module(modules[-1])
 
