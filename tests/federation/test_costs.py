@@ -65,8 +65,10 @@ def test_a_fit_does_no_more_than_it_needs(counts: Counter) -> None:
     outcome = run_in_process(agreement, task, sites, key)
     messages = EXCHANGES * N_SITES
     assert outcome.replica.seq == EXCHANGES - 1
-    # two masks for each of three lanes (update, sums, tag), at each site and to open; two tags an exchange, for all
+    # two masks for each of three lanes (update, marks, tag), at each site and to open; two tags an exchange, for all
     streams = 6 * messages + 6 * EXCHANGES + 2 * EXCHANGES
+    # in all exchanges but the last one, two masks more for sums of all sites and two for their tag, which is one more for all
+    streams += (EXCHANGES - 1) * (4 * N_SITES + 4 + 1)
     batches = max(len(site.trainer.batches(_plan(agreement))) for site in outcome.sites.values())
     assert counts == {
         "stream": streams,

@@ -171,7 +171,6 @@ def test_sums_lie_on_three_scales_and_are_of_all() -> None:
         (LEFT_OUT, (), 0),
     ]
     assert all(f.of_all and f.bits == 64 for f in fields)
-    assert count_packing().fields == (Field("n", (), 0, bits=64, of_all=True),)
 
 
 @pytest.mark.parametrize(
@@ -199,3 +198,12 @@ def test_what_a_round_sums(
     assert high[WIDER].shape == (updates * n, 8) and high[WIDER].exponent == high[LEFT_OUT].exponent == 0
     assert not (high[WIDER].of_all or high[LEFT_OUT].of_all)  # they go with the update
     assert all(f.of_all for name, f in high.items() if name not in (WIDER, LEFT_OUT))
+
+
+def test_counts_are_opened_of_all_sites(small_sites: dict[str, AnnData]) -> None:
+    task = Classifier(target="label")
+    agreement = Agreement.new(task, task.agree(small_sites), small_sites, None, lock=None, seal="none")
+    samples, *names = count_packing(task, agreement).fields
+    assert samples == Field("n", (), 0, bits=64, of_all=True)
+    assert names
+    assert all(f.of_all and f.exponent == 0 for f in names)

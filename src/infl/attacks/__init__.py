@@ -6,10 +6,23 @@ import difflib
 
 from infl import _entry_points
 from infl.attacks._kit.contract import Attack, Attacker, Finding, Status
-from infl.attacks._kit.evidence import Evidence
+from infl.attacks._kit.evidence import UNPROTECTED, Evidence
+from infl.attacks._kit.statistics import correlation, interval
 from infl.errors import SettingsError
 
-__all__ = ["ATTACKS", "Attack", "Attacker", "Evidence", "Finding", "Status", "known_attacks", "load_attack"]
+__all__ = [
+    "ATTACKS",
+    "UNPROTECTED",
+    "Attack",
+    "Attacker",
+    "Evidence",
+    "Finding",
+    "Status",
+    "correlation",
+    "interval",
+    "known_attacks",
+    "load_attack",
+]
 
 ATTACKS: dict[str, str] = {
     "analytic_leak": "infl.attacks.analytic_leak:AnalyticLeak",

@@ -41,6 +41,11 @@ def run_sums(
     about
         What the sums are for; the seal is bound to it and to the sum's name.
 
+    Returns
+    -------
+    dict
+        What all sites know afterwards, by name.
+
     Raises
     ------
     SealError
@@ -89,6 +94,11 @@ def sum_over_sites(
         Key ring.
     scale
         Of all arrays, or by name; :data:`infl.sums.SUM` where none is named.
+
+    Returns
+    -------
+    dict
+        The sums, by name, on their scales.
 
     Examples
     --------

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
-from infl.attacks import Attack, Attacker, Finding
-from infl.attacks._kit.evidence import UNPROTECTED
-from infl.attacks._kit.statistics import correlation, interval
+from infl.attacks import UNPROTECTED, Attack, Attacker, Finding, correlation, interval
 
 if TYPE_CHECKING:
     from infl.attacks import Evidence

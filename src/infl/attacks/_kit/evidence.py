@@ -199,12 +199,13 @@ class Evidence:
         sites: Mapping[str, Data] | None = None,
         *,
         line: Callable[[Transport], Transport] = lambda inner: inner,
+        salt: str | None = None,
         **changes: Any,
     ) -> Recorded:
         """Fit the run again with an eavesdropper on the line; `changes` to the agreement (``lock="none"``, ``rounds=2``).
 
         Without changes to the protections the run's own key is used, so this is the user's run once more. `line` may put
-        something between coordinator and sites that loses messages.
+        something between coordinator and sites that loses messages; `salt` is what a coordinator offers (default: drawn).
         """
         from infl.federation.local import run_in_process
         from infl.keys import Keyring
@@ -219,7 +220,7 @@ class Evidence:
         dp = settings.privacy
         if dp is not None and dp.colluders >= settings.fewest:  # sites put together keep no noise from each other
             settings = replace(settings, privacy=replace(dp, colluders=settings.fewest - 1))
-        agreement = Agreement.new(task, self.panel, sites, key, settings)
+        agreement = Agreement.new(task, self.panel, sites, key, settings, salt=salt)
         ears: list[Eavesdropper] = []
 
         def listen(transport: Transport) -> Transport:

@@ -11,6 +11,11 @@ import numpy as np
 def interval(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
     """Return ``value`` (mean), ``low`` and ``high`` (95 %, Student's t) of independent trials.
 
+    Parameters
+    ----------
+    values
+        What each trial gave, (n,).
+
     Examples
     --------
     >>> interval([1.0, 1.0, 1.0])["high"]
@@ -61,7 +66,20 @@ def most_chosen(names: Sequence[str], chosen: Sequence[int]) -> str:
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Return Pearson's correlation; 0 where one of them is constant or not finite."""
+    """Return Pearson's correlation; 0 where one of them is constant or not finite.
+
+    Parameters
+    ----------
+    a, b
+        Numbers, (n,) each.
+
+    Examples
+    --------
+    >>> round(correlation(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0])), 6)
+    1.0
+    >>> correlation(np.zeros(3), np.arange(3.0))
+    0.0
+    """
     a, b = np.ravel(a).astype(float), np.ravel(b).astype(float)
     good = np.isfinite(a) & np.isfinite(b)
     if good.sum() < 3 or a[good].std() == 0 or b[good].std() == 0:
