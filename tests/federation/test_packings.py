@@ -6,6 +6,7 @@ from anndata import AnnData
 from hypothesis import given
 from hypothesis import strategies as st
 
+from infl.errors import SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.packings import count_packing, rescaled, train_packing, update_exponent
 from infl.federation.replica import build_bench
@@ -136,7 +137,7 @@ def test_limbs_add_to_the_sum(values: list[float], n: int) -> None:
 
 
 def test_an_array_that_a_task_forgot_is_an_error() -> None:
-    with pytest.raises(KeyError, match="x"):
+    with pytest.raises(SettingsError, match=r"'x' is to be summed with shape \(2,\), and there is none"):
         join_sums({}, sums_packing({"x": (2,)}))
 
 
@@ -173,6 +174,15 @@ def test_sums_lie_on_three_scales_and_are_of_all() -> None:
     assert all(f.of_all and f.bits == 64 for f in fields)
 
 
+def test_the_first_sum_counts_samples_and_who_has_a_name(small_sites: dict[str, AnnData]) -> None:
+    task = Classifier(target="label", width=8, n_blocks=1)
+    agreement = Agreement.new(task, task.agree(small_sites), small_sites, Keyring.create())
+    fields = count_packing(task, agreement).fields
+    names = task.held_names(agreement.panel)
+    assert [(f.name, f.shape) for f in fields] == [("n", ()), *((f"held.{g}", (len(of),)) for g, of in names.items())]
+    assert all(f.of_all and f.bits == 64 and f.step == 1 for f in fields)
+
+
 @pytest.mark.parametrize(
     ("settings", "updates", "counts"),
     [
@@ -198,12 +208,3 @@ def test_what_a_round_sums(
     assert high[WIDER].shape == (updates * n, 8) and high[WIDER].exponent == high[LEFT_OUT].exponent == 0
     assert not (high[WIDER].of_all or high[LEFT_OUT].of_all)  # they go with the update
     assert all(f.of_all for name, f in high.items() if name not in (WIDER, LEFT_OUT))
-
-
-def test_counts_are_opened_of_all_sites(small_sites: dict[str, AnnData]) -> None:
-    task = Classifier(target="label")
-    agreement = Agreement.new(task, task.agree(small_sites), small_sites, None, lock=None, seal="none")
-    samples, *names = count_packing(task, agreement).fields
-    assert samples == Field("n", (), 0, bits=64, of_all=True)
-    assert names
-    assert all(f.of_all and f.exponent == 0 for f in names)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infl.errors import SealError
+from infl.errors import SealError, SettingsError
 from infl.keys import Keyring
 from infl.sums import COUNT, FINE, UNIT, FederatedSum, Scale, run_sums, sum_over_sites
 
@@ -37,6 +37,22 @@ def test_what_fits_no_scale_is_refused(value, scale):
     says = r"sums for test are beyond any scale: look for extreme values in the data \(1 of 2 sites have some\)"
     with pytest.raises(SealError, match=says):
         sum_over_sites(parts, "test", scale=scale)
+
+
+@pytest.mark.parametrize(
+    ("share", "found"),
+    [
+        ({"x": 1.0}, r"it has shape \(\)"),
+        ({"x": [[1.0, 2.0]]}, r"it has shape \(1, 2\)"),
+        ({"y": np.ones(3)}, "there is none"),
+    ],
+)
+def test_a_share_of_another_size_is_refused_and_not_repeated(share, found):
+    parts = {"a": {"x": np.ones(3)}, "b": share}
+    with pytest.raises(
+        SettingsError, match=rf"'x' is to be summed with shape \(3,\), and {found}: correct what computes it"
+    ):
+        sum_over_sites(parts, "test", KEY)
 
 
 def grown(**options):

@@ -12,6 +12,7 @@ from math import ceil, log2
 
 import numpy as np
 
+from infl.errors import SettingsError
 from infl.privacy.seal import Field, Packing
 from infl.privacy.seal.packing import limit, misfits
 
@@ -72,6 +73,11 @@ def sums_packing(
 def join_sums(arrays: Mapping[str, np.ndarray], packing: Packing) -> np.ndarray:
     """Lay named arrays one after the other, as the packing's 64-bit lane has them; marks that are not given are 0.
 
+    Raises
+    ------
+    SettingsError
+        An array is missing, or has another size than was agreed on.
+
     Examples
     --------
     >>> packing = sums_packing({"x": (2,)})
@@ -81,10 +87,16 @@ def join_sums(arrays: Mapping[str, np.ndarray], packing: Packing) -> np.ndarray:
     """
     lane = np.zeros(packing.n64)
     places = {field.name: (field, place) for field, place in packing.lane(64)}
-    for name, (_, place) in places.items():
+    for name, (field, place) in places.items():
         if name.endswith(UPPER) or (name in (LEFT_OUT, WIDER) and name not in arrays):
             continue
-        lane[place] = np.ravel(arrays[name])
+        values = arrays.get(name)
+        if values is None or np.size(values) != field.size:
+            found = "there is none" if values is None else f"it has shape {np.shape(values)}"
+            raise SettingsError(
+                f"{name!r} is to be summed with shape {field.shape}, and {found}: correct what computes it"
+            )
+        lane[place] = np.ravel(values)
         for end in reversed([end for end in UPPER if name + end in places]):
             upper, at = places[name + end]
             lane[at] = np.rint(lane[place] / upper.step) * upper.step
