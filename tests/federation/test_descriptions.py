@@ -36,6 +36,10 @@ def test_steps_of_a_sum_are_one_kind_and_strangers_are_named_as_such() -> None:
         ({"steps": 3, "until": bool}, "steps of its sum 'means' end by what they find"),
         ({"name": "judge"}, "two exchanges are called 'judge': give its sums other names"),
         ({"name": "deviations"}, "two exchanges are called 'deviations'"),
+        ({"name": "keys"}, "two exchanges are called 'keys'"),
+        ({"name": "replay"}, "two exchanges are called 'replay'"),
+        ({"name": "end"}, "two exchanges are called 'end'"),
+        ({"name": "reveal means"}, "two exchanges are called 'reveal means'"),
     ],
 )
 def test_sums_that_cannot_be_agreed_on_or_told_apart_are_refused(

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from infl.errors import SettingsError
-from infl.federation.messages import CLOSE, Total
+from infl.federation.messages import CLOSE, END, KEYS, REPLAY, REVEAL, Total
 from infl.federation.packings import count_packing, judge_packing, train_packing
 from infl.federation.seeds import generator
 from infl.privacy.seal import Packing
@@ -159,7 +159,7 @@ class Programme:
 
 
 def _check_sums(task: Task, panel: Mapping[str, object]) -> None:
-    """Refuse sums whose number follows from their values, and exchanges that are called alike."""
+    """Refuse sums whose number follows from their values, and exchanges that are called alike or as another message is."""
     sums = (*task.before(panel), *task.after(panel))
     for one in sums:
         if one.until is not None:
@@ -167,8 +167,9 @@ def _check_sums(task: Task, panel: Mapping[str, object]) -> None:
                 f"model {task.name!r}: the steps of its sum {one.name!r} end by what they find, and a run's exchanges are agreed "
                 "on beforehand: leave until= out"
             )
-    kinds = ["count", "train", "judge", CLOSE, *(kind for one in sums for kind in one.exchanges)]
-    twice = [kind for kind in kinds if kinds.count(kind) > 1]
+    own = [kind for one in sums for kind in one.exchanges]
+    kinds = ["count", "train", "judge", CLOSE, KEYS, END, REPLAY, *own]
+    twice = [kind for kind in own if kinds.count(kind) > 1 or kind.startswith(REVEAL)]
     if twice:
         raise SettingsError(f"model {task.name!r}: two exchanges are called {twice[0]!r}: give its sums other names")
 
