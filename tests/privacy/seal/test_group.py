@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from infl.errors import FederationError, KeyringError, SealError
 from infl.privacy.seal import Context, Field, GroupSeal, NoSeal, Packing, RangeError, Words, add, dequantise, lanes
 from infl.privacy.seal.packing import RANGE, limit
+from infl.privacy.seal.tag import Tag
 
 KEY = bytes(range(32))
 PACKING = Packing(
@@ -73,6 +74,40 @@ def test_any_responders_give_the_exact_sum_with_two_streams_a_run(data: st.DataO
         low, sum(np.rint(updates[i].astype(float) * (1 / n) / steps32).astype(int) for i in places)
     )
     np.testing.assert_array_equal(high, sum(np.rint(sums[i] / steps64).astype(int) for i in places))
+
+
+def test_a_cohort_of_hundreds_is_one_run() -> None:
+    packing = Packing((Field("w", (1,), -20),))
+    c = Context("run", 1, 0, tuple(f"s{i}" for i in range(400)), "train", packing.digest())
+    seal, total = GroupSeal(KEY), None
+    for site in c.cohort:
+        total = add(total, seal.seal(c, site, np.ones(1), np.empty(0), packing))
+    assert total is not None
+    low, _ = seal.unseal(c, c.cohort, total, packing)
+    assert low.tolist() == [400 << 20] and seal.streams_opened == 2
+
+
+def test_the_largest_sums_are_opened_exactly() -> None:
+    """Beyond 2⁵³ not every integer is a float64; the tag is of the integers."""
+    packing = Packing((Field("s", (3,), 0, bits=64),))
+    c = Context("run", 1, 0, ("a", "b", "c"), "train", packing.digest())
+    seal, total = GroupSeal(KEY), None
+    for site in c.cohort:
+        total = add(total, seal.seal(c, site, np.empty(0), np.array([2.0**57, -(2.0**57), 2.0**52 + 1]), packing))
+    assert total is not None
+    assert seal.unseal(c, c.cohort, total, packing)[1].tolist() == [3 * 2**57, -3 * 2**57, 3 * (2**52 + 1)]
+
+
+def test_tags_of_an_exchange_are_made_once_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    monkeypatch.setattr("infl.privacy.seal.group.Tag", lambda key, n: made.append(n) or Tag(key, n))
+    seal, packing = GroupSeal(KEY), Packing((Field("w", (7,), -20), Field("s", (3,), 0, bits=64)))
+    for attempt in (0, 1):
+        c = Context("run", 1, attempt, ("a", "b", "c"), "train", packing.digest())
+        words = [seal.seal(c, site, np.ones(7), np.ones(3), packing) for site in c.cohort]
+        seal.unseal(c, c.cohort, total_of(words), packing)
+        assert sorted(made) == [3, 7]
+        made.clear()
 
 
 def test_a_seal_keeps_nothing_of_the_exchange_before() -> None:

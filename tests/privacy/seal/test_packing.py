@@ -115,3 +115,10 @@ def test_what_is_clipped_is_at_the_end_of_its_range(sign: int) -> None:
     words = NoSeal().seal(context, "x", values, sums, packing, clip=True)
     assert words.low.view(np.int32).tolist() == [sign * limit(32, 3), -3, 4]
     assert words.high[:2].view(np.int64).tolist() == [sign * int(float(limit(64, 3))), 5]
+
+
+@pytest.mark.parametrize("some", range(4))
+@pytest.mark.parametrize("every", range(6))
+def test_each_tag_adds_two_words(some: int, every: int) -> None:
+    fields = Field("w", (5,), -20), Field("n", (some,), 0, bits=64), Field("m", (every,), 0, bits=64, of_all=True)
+    assert Packing(fields).lanes == (5, some + 2, every + 2 if every else 0)

@@ -233,6 +233,13 @@ def test_each_exchange_has_a_mask_of_its_own() -> None:
         assert words.digest() == total([sent[s][0] for s in everyone]).digest()
 
 
+def test_a_start_is_taken_up_by_its_private_key() -> None:
+    site = PairwiseSite("s0", KEY, "run")
+    assert len(site.private) == 32
+    assert PairwiseSite("s0", KEY, "run", private=site.private).advertise() == site.advertise()
+    assert PairwiseSite("s0", KEY, "run").advertise() != site.advertise()
+
+
 def test_masks_of_rounds_differ_and_look_random() -> None:
     sites = met(3)
     rounds = [Words(np.zeros(4000, np.uint32), np.zeros(3, np.uint64)) for _ in range(20)]
