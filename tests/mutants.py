@@ -3,10 +3,11 @@
 cosmic-ray makes the mutants (another operator, comparison or number, a condition turned round, a decorator gone, a loop left
 out, …). Left out are those in annotations, which nothing evaluates; those in the text of an error or a warning, which are what
 stands between the brackets after `raise` and `_tell.`; and `is None` written `== None`, which is the same. Of the places that
-are left a seeded sample is taken, and one change of each is tried on a copy of the repository, in a process that has the
-libraries loaded already. The tests that take the changed line run, the shortest first, until one fails.
+are left a seeded sample is taken, and one change of each that is still Python is tried on a copy of the repository, in a process
+that has the libraries loaded already. The tests that take the changed line run, the shortest first, until one fails.
 ``python tests/mutants.py [--number N] [--seed S] [PART …]`` tries N of each part and writes ``tests/mutants.json``;
-``--again`` tries only those that survived before.
+``--again`` tries only those that survived before. A survivor to which a person adds ``"same": "why"`` in that file, because the
+changed program does the same, is not one that tests could notice; ``--judge`` counts the score without such.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from itertools import count
+from dataclasses import asdict, dataclass, fields
+from itertools import count, islice
 from pathlib import Path
 
 import cosmic_ray.plugins
@@ -288,14 +289,22 @@ def _statement(mutant: Mutant) -> range:
 
 
 def draw(part: str, number: int, seed: int) -> tuple[list[Mutant], int, int]:
-    """Return one change of each of some places of a part, in random order; and how many changes and places it has."""
+    """Return one change each of some places of a part, in random order; and how many changes and places it has."""
     everything = sorted(mutants(PARTS[part][0]))
     places: dict[tuple[str, int, int, str], list[Mutant]] = {}
     for mutant in everything:
         places.setdefault(mutant.place, []).append(mutant)
     rng = random.Random(f"{seed} {part}")
-    chosen = [rng.choice(places[place]) for place in rng.sample([*places], min(number, len(places)))]
-    return chosen, len(everything), len(places)
+    drawn = (rng.choice(places[place]) for place in rng.sample([*places], len(places)))
+    return list(islice(filter(_is_python, drawn), number)), len(everything), len(places)
+
+
+def _is_python(mutant: Mutant) -> bool:
+    try:
+        compile(mutant.code(), mutant.file, "exec")
+    except SyntaxError:  # such as `+` in place of the `*` of a signature
+        return False
+    return True
 
 
 def try_all(part: str, copy: Copy, chosen: list[Mutant], minutes: float) -> tuple[int, list[Mutant]]:
@@ -316,7 +325,8 @@ def try_all(part: str, copy: Copy, chosen: list[Mutant], minutes: float) -> tupl
 def try_part(part: str, copy: Copy, asked: argparse.Namespace, before: dict | None) -> dict:
     """Try a sample of a part's mutants; return how many there are, how many were tried and killed, and which survived."""
     if asked.again and before:
-        chosen = [Mutant(**{k: v for k, v in row.items() if k != "change"}) for row in before["survivors"]]
+        names = {field.name for field in fields(Mutant)}
+        chosen = [Mutant(**{k: v for k, v in row.items() if k in names}) for row in before["survivors"]]
         counts = {name: before[name] for name in ("seed", "mutants", "places")}
         _, survivors = try_all(part, copy, chosen, asked.minutes)
         tried = before["tried"]
@@ -324,12 +334,19 @@ def try_part(part: str, copy: Copy, asked: argparse.Namespace, before: dict | No
         chosen, n_mutants, n_places = draw(part, asked.number, asked.seed)
         counts = {"seed": asked.seed, "mutants": n_mutants, "places": n_places}
         tried, survivors = try_all(part, copy, chosen, asked.minutes)
-    killed = tried - len(survivors)
-    low, high = map(float, binomtest(killed, tried).proportion_ci(method="wilson"))
-    print(f"{part}: {killed} of {tried} killed ({killed / tried:.1%}, 95 % interval {low:.1%} to {high:.1%})")
-    shares = {"killed_share": killed / tried, "low": low, "high": high}
     rows = [asdict(mutant) | {"change": mutant.change()} for mutant in survivors]
-    return counts | {"tried": tried, "killed": killed} | shares | {"survivors": rows}
+    return judged(part, counts | {"tried": tried, "survivors": rows})
+
+
+def judged(part: str, found: dict) -> dict:
+    """Return a part's result with its score: the share of changes noticed, of those that do not leave the program the same."""
+    same = sum("same" in row for row in found["survivors"])
+    tried, killed = found["tried"] - same, found["tried"] - len(found["survivors"])
+    low, high = map(float, binomtest(killed, tried).proportion_ci(method="wilson"))
+    print(
+        f"{part}: {killed} of {tried} killed ({killed / tried:.1%}, 95 % interval {low:.1%} to {high:.1%}; {same} the same)"
+    )
+    return found | {"same": same, "killed": killed, "killed_share": killed / tried, "low": low, "high": high}
 
 
 def main() -> None:
@@ -340,11 +357,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60, help="begin no more of a part after so long")
     parser.add_argument("--again", action="store_true", help="try only those that survived the run before")
+    parser.add_argument("--judge", action="store_true", help="try nothing; count again after survivors were judged")
     asked = parser.parse_args()
+    found = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    if asked.judge:
+        found = {part: judged(part, found[part]) for part in found}
+        RESULT.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        return
     for library in LIBRARIES:
         importlib.import_module(library)
     gc.freeze()
-    found = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         copy = Copy(Path(folder))
         for part in asked.parts or PARTS:

@@ -212,3 +212,27 @@ def test_the_module_is_in_the_mode_that_is_asked_for(small_sites: dict[str, AnnD
     replica = Replica(agreed(small_sites, key), key)
     assert not replica.module().training and replica.module(training=True).training and not replica.module().training
     assert replica.steps == []
+
+
+def test_secrets_are_of_the_runs_salt(small_sites: dict[str, AnnData]) -> None:
+    key = Keyring.create()
+    agreement = agreed(small_sites, key, seal="none")
+    replica, other = Replica(agreement, key), Replica(replace(agreement, salt="0" * 32), key)
+    assert replica.gain is not None and other.gain is not None and not torch.equal(replica.gain, other.gain)
+    for one in (replica, other):
+        assert one.seal_secret == key.subkey("seal", version=1, salt=bytes.fromhex(one.agreement.salt))
+
+
+def test_the_loss_of_a_round_is_the_mean_over_samples(small_sites: dict[str, AnnData]) -> None:
+    house = House(small_sites)
+    plan = house.until("train", 1)
+    told = []
+    for site in house.sites.values():
+        site.replica.catch_up(plan.previous)
+        told.append((len(site.data.train), site.trainer.update(plan)[1]))
+    house.until("train", 2)
+    replica = house.sites["site_1"].replica
+    replica.catch_up(tuple(house.coordinator.progress.totals))
+    mean = sum(n * loss for n, loss in told) / sum(n for n, _ in told)
+    assert replica.rows[0]["loss"] == pytest.approx(mean, rel=1e-5)
+    assert len({n for n, _ in told}) > 1
