@@ -51,13 +51,20 @@ OPTIONS += ("not resume and not kill_9 and not other_data and not ctrl_c",)  # p
 MEMORY = 8 << 30
 """Bytes that a change may ask for, such as one of a size's unit."""
 SEAL, LOCK = "src/infl/privacy/seal", ("src/infl/nn/field.py", "src/infl/nn/lock.py")
-FEDERATION = ("agreement", "membership", "packings", "policy", "programme", "replica", "site", "state")
-SITE = (*(f"src/infl/federation/{name}.py" for name in FEDERATION), "src/infl/sums/lanes.py")
+FEDERATION = ("agreement", "membership", "packings", "programme", "replica", "site", "state")
+SITE = (
+    *(f"src/infl/federation/{name}.py" for name in FEDERATION),
+    "src/infl/deploy/policy.py",
+    "src/infl/sums/lanes.py",
+)
 """What decides what a site accepts, answers, applies and gives."""
 SITE_TESTS = ("account_of_a_site", "engine", "members", *(name for name in FEDERATION if name != "membership"))
 PARTS = {  # what is changed, and its tests
     "seal": ((SEAL,), ("tests/privacy/seal", SEAL)),
-    "site": (SITE, (*SITE, *(f"tests/federation/test_{name}.py" for name in SITE_TESTS))),
+    "site": (
+        SITE,
+        (*SITE, *(f"tests/federation/test_{name}.py" for name in SITE_TESTS), "tests/deploy/test_policy.py"),
+    ),
     "lock": (LOCK, ("tests/nn/test_lock_vectors.py", *LOCK, "tests/nn/test_lock.py", "tests/nn/test_field.py")),
     "keys": (("src/infl/keys",), ("src/infl/keys", "tests/keys")),
 }

@@ -192,7 +192,7 @@ class AuditedEpsilon(Attack):
                     n: v.clone() for n, v in bench.shared.views(torch.from_numpy(values.astype(np.float32))).items()
                 }
                 for i in np.array_split(members, -(-len(members) // ROWS)):
-                    readings[:, i], size[:, i] = alignment(module, x[i], y[i], along, float(dp.clip_norm or 1))
+                    readings[:, i], size[:, i] = alignment(module, x[i], y[i], along, dp.clip_norm)
             for label in np.unique(labels):  # what canaries of a class have in common says nothing about one of them
                 readings[:, labels == label] -= np.median(readings[:, labels == label], axis=1, keepdims=True)
             # Noise, and whoever else takes part; little in the layer that sees the loud features apart.

@@ -73,7 +73,7 @@ def train_packing(task: Task, agreement: Agreement, shared: Layout) -> Packing:
     """
     dp = agreement.dp
     if dp is not None:
-        exponent = grid_exponent(float(dp.clip_norm or 1), shared.total)
+        exponent = grid_exponent(dp.clip_norm, shared.total)
         return Packing(tuple(Field(entry.name, entry.shape, exponent) for entry in shared.entries))
     exponent = update_exponent(task.lr, agreement.local_epochs)
     update = tuple(Field(entry.name, entry.shape, exponent) for entry in shared.entries)

@@ -141,7 +141,7 @@ class Replica:
         if agreement.dp is not None:
             check_module(self.bench.module)
             self.rule = fedadam(lr=self.task.lr, eps=1e-8)
-            if self.room * 2.0 ** grid_exponent(float(agreement.dp.clip_norm or 1), self.bench.shared.total) < 1:
+            if self.room * 2.0 ** grid_exponent(agreement.dp.clip_norm, self.bench.shared.total) < 1:
                 raise SettingsError(
                     f"privacy: noise_multiplier={agreement.dp.noise_multiplier:g} for {self.bench.shared.total} weights leaves "
                     "no room for gradients in what is summed: take a smaller model, or less noise"
@@ -176,7 +176,7 @@ class Replica:
         """Standard deviation of one site's noise under differential privacy, in steps of the grid."""
         dp = self.agreement.dp
         assert dp is not None
-        clip_norm = float(dp.clip_norm or 1)
+        clip_norm = dp.clip_norm
         return (
             dp.site_noise(self.agreement.min_sites)
             * clip_norm

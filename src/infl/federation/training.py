@@ -132,7 +132,7 @@ class Trainer:
         key
             32 secret bytes of this round.
         """
-        replica, clip_norm = self.replica, float(dp.clip_norm or 1)
+        replica, clip_norm = self.replica, dp.clip_norm
         rng = SecretUniform(key)
         taken = rng.random(len(records)) < dp.sample_rate
         chosen = [unit for unit, there in zip(records, taken, strict=True) if there]

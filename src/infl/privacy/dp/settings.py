@@ -50,7 +50,7 @@ class DP:
 
     epsilon: float | None = None
     delta: float | None = None
-    clip_norm: float | None = 1.0
+    clip_norm: float = 1.0
     noise_multiplier: float | None = None
     sample_rate: float = 0.2
     noise: Literal["distributed", "local"] = "distributed"
