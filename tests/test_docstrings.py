@@ -52,7 +52,10 @@ def documentable(thing: object) -> bool:
     return callable(thing) and hasattr(thing, "__qualname__")
 
 
-LISTED = [f"infl.{n}" for n in dict.fromkeys(re.findall(r"^   ([a-z_]+(?:\.\w+)+|load_model|Protection)$", API.read_text(), re.M))]
+LISTED = [
+    f"infl.{n}"
+    for n in dict.fromkeys(re.findall(r"^   ([a-z_]+(?:\.\w+)+|load_model|Protection)$", API.read_text(), re.M))
+]
 PUBLIC = [name for name in LISTED if documentable(found(name))]
 
 
