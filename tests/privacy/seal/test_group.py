@@ -302,8 +302,9 @@ def test_short_secret_is_refused() -> None:
 
 
 def test_two_sites_with_one_name_and_strangers() -> None:
-    with pytest.raises(FederationError, match="two sites are called 'a'"):
-        Context("run", 1, 0, ("a", "b", "a"), "train", "")
+    for cohort in (("a", "b", "a"), ("c", "a", "b", "a")):
+        with pytest.raises(FederationError, match="two sites are called 'a'"):
+            Context("run", 1, 0, cohort, "train", "")
     with pytest.raises(FederationError, match="'x' is not in the cohort"):
         GroupSeal(KEY).seal(context(3), "x", np.zeros(19), np.zeros(7), PACKING)
 

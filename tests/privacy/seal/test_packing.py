@@ -122,3 +122,11 @@ def test_what_is_clipped_is_at_the_end_of_its_range(sign: int) -> None:
 def test_each_tag_adds_two_words(some: int, every: int) -> None:
     fields = Field("w", (5,), -20), Field("n", (some,), 0, bits=64), Field("m", (every,), 0, bits=64, of_all=True)
     assert Packing(fields).lanes == (5, some + 2, every + 2 if every else 0)
+
+
+def test_an_error_names_three_arrays_at_most() -> None:
+    error = RangeError(dict.fromkeys("abcde", 2.5))
+    assert str(error).startswith(
+        "out of the agreed range: a by a factor of 2.5, b by a factor of 2.5, c by a factor of 2.5;"
+    )
+    assert [*error.fields] == [*"abcde"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from infl.errors import FederationError, SealError
 from infl.privacy.seal import Context, Field, GroupSeal, Packing, PairwiseSite, Words, add, epochs_of, uncover
-from infl.privacy.seal.reveal import SEED_BYTES, spread, threshold
+from infl.privacy.seal.reveal import SEED_BYTES, spread, threshold, xor
 
 KEY = bytes(range(32))
 PACKING = Packing((Field("w", (40,), -24), Field("n", (), 0, bits=64)))
@@ -264,6 +264,25 @@ def test_enrolled_identities_keep_a_conspirators_keys_out() -> None:
     with pytest.raises(SealError, match="'s9' is not a member"):
         sites["s0"].meet({**keys, "s9": PairwiseSite("s9", KEY, "run").advertise()})
     PairwiseSite("s0", KEY, "run").meet({**keys, "s1": forged})  # without members, the MAC has to do
+
+
+def test_a_sites_own_key_is_that_of_its_last_start() -> None:
+    """Whatever it is replaced by: masks of an earlier start must not come back."""
+    identity = Ed25519PrivateKey.generate()
+    members = {"s0": identity.public_key().public_bytes_raw()}
+    site, *earlier = (PairwiseSite("s0", KEY, "run", identity=identity, members=members) for _ in range(9))
+    for other in earlier:
+        with pytest.raises(FederationError, match="not those of its last start"):
+            site.meet({"s0": other.advertise()})
+    with pytest.raises(FederationError, match="not those of its last start"):
+        site.meet({"s1": earlier[0].advertise()})
+    site.meet({"s0": site.advertise()})
+
+
+def test_hidden_bytes_are_as_long_as_what_hides_them() -> None:
+    assert xor(b"\x0f\xff", b"\xff\xff") == b"\xf0\x00"
+    with pytest.raises(ValueError, match="shorter"):
+        xor(b"ab", b"a")
 
 
 def test_a_members_key_that_is_none_verifies_nothing() -> None:
