@@ -58,7 +58,7 @@ SITE = (
     "src/infl/sums/lanes.py",
 )
 """What decides what a site accepts, answers, applies and gives."""
-SITE_TESTS = ("account_of_a_site", "engine", "members", *(name for name in FEDERATION if name != "membership"))
+SITE_TESTS = ("account_of_a_site", "engine", "members", "rules", *(name for name in FEDERATION if name != "membership"))
 PARTS = {  # what is changed, and its tests
     "seal": ((SEAL,), ("tests/privacy/seal", SEAL)),
     "site": (

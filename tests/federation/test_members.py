@@ -230,6 +230,14 @@ def test_a_member_without_an_identity_is_none(three: dict[str, AnnData], verifie
         Membership.of("site_1", mine, ["site_1", "site_2"], ring.trail)
 
 
+def test_without_a_seal_members_need_no_keys_of_each_other(three: dict[str, AnnData], tmp_path: Path) -> None:
+    machines = Machines(three, tmp_path, seal="none", min_sites=1)
+    site, exchange = machines.sites["site_1"], machines.coordinator.exchanges[0]
+    plan = machines.coordinator._plan("site_1", exchange, machines.agreement.sites, 0)
+    assert plan.peers == {}
+    assert isinstance(site.handle(decode(encode(plan))), Answer)
+
+
 # -- keys of each start ------------------------------------------------------------------------------------------------
 CHANGES: dict[str, Callable[[dict[str, bytes], Machines], dict[str, bytes]]] = {
     "none": lambda peers, m: {},

@@ -164,6 +164,7 @@ def test_the_exchanges_come_one_after_the_other(small_sites: dict[str, AnnData],
     assert [f"{e.kind} {e.round}" if e.round else e.kind for e in programme.exchanges] == every
     assert [e.round for e in programme.exchanges] == [0, 0, 0, 1, 2, 3, 0, 0, 0]
     assert [e.of_all for e in programme.exchanges] == [True] * 3 + [False] * 6
+    assert [e.step for e in programme.exchanges] == [0] * 9  # each sum of this task has one
     left = [programme.due(n, rounds=min(max(n - 3, 0), 1 if stopped else 3), stopped=stopped) for n in range(10)]
     kinds = ["" if e is None else f"{e.kind} {e.round}" if e.round else e.kind for e in left]
     assert kinds == ([*every[:3], "judge", *every[6:], "", "", ""] if stopped else [*every, ""])

@@ -205,6 +205,7 @@ def test_under_privacy_a_round_goes_against_the_mean_gradient(
     gradient = opened[1][0] * 2.0 ** replica.programme.exchanges[1].packing.fields[0].exponent
     assert replica.programme.exchanges[1].kind == "train" and np.abs(gradient).max() > 0
     np.testing.assert_allclose(moved[0], -gradient / (0.25 * replica.n_total), rtol=1e-5)
+    assert replica.steps == [(2.0, 0.25, 1)]
 
 
 def test_the_module_is_in_the_mode_that_is_asked_for(small_sites: dict[str, AnnData]) -> None:
@@ -236,3 +237,27 @@ def test_the_loss_of_a_round_is_the_mean_over_samples(small_sites: dict[str, Ann
     mean = sum(n * loss for n, loss in told) / sum(n for n, _ in told)
     assert replica.rows[0]["loss"] == pytest.approx(mean, rel=1e-5)
     assert len({n for n, _ in told}) > 1
+
+
+def test_salts_follow_from_sums_that_move_weights(small_sites: dict[str, AnnData]) -> None:
+    """Counts weigh the updates; moments and metrics change no weight."""
+    house = House(small_sites, patience=0)
+    replica = house.sites["site_1"].replica
+    made = {"": replica.made}
+    for exchange in house.coordinator.run():
+        replica.catch_up(tuple(house.coordinator.progress.totals))
+        made[f"{exchange.kind} {exchange.round}"] = replica.made
+    names, values = [*made], [*made.values()]
+    changed = {name for name, before, after in zip(names[1:], values, values[1:], strict=False) if before != after}
+    assert changed - {"judge 0"} == {"count 0", "train 1", "train 2", "train 3"}
+    assert made["judge 0"] == made[f"train {replica.best_round}"] == made["close 0"]
+
+
+def test_where_factors_stay_closed_those_before_count(small_sites: dict[str, AnnData]) -> None:
+    key = Keyring.create()
+    replica = Replica(agreed(small_sites, key, aggregation="qfedavg"), key)
+    told = [(None, 7.0), (5.0, 5.0), (None, 5.0), (0.0, 0.0), (None, 5.0), (3.0, 3.0), (None, 3.0)]
+    for importance, counted in told:
+        arrays = {} if importance is None else {"importance": np.asarray(importance)}
+        assert replica._counted(arrays, 7.0) == counted
+    assert Replica(agreed(small_sites, key), key)._counted({"importance": np.asarray(5.0)}, 7.0) == 7.0

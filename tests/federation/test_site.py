@@ -1,5 +1,6 @@
 """What a site answers with, remembers and writes down."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from infl.errors import FederationError, KeyringError
 from infl.federation.messages import KEYS, REPLAY, Answer, Applied, Key
 from infl.federation.rules import AtSite
 from infl.federation.site import Site
-from infl.privacy.seal import Ledger
+from infl.privacy.seal import Ledger, RangeError
+from infl.privacy.seal.packing import limit
 
 
 def test_the_key_in_use_is_the_agreed_one(small_sites: dict[str, AnnData]) -> None:
@@ -135,3 +137,21 @@ def test_a_round_tells_its_count_where_not_all_are_asked(small_sites: dict[str, 
     plan = replace(house.plans[-1], kind="train", round=1, seq=site.replica.seq + 1)
     arrays = site._values(plan)[1]
     assert ("n" in arrays) is some and arrays.get("n", len(site.data.train)) == len(site.data.train)
+
+
+@pytest.mark.parametrize("factor", [0.99, 1.01])
+def test_a_site_has_as_much_of_the_range_as_it_has_samples(small_sites: dict[str, AnnData], factor: float) -> None:
+    """Weighted updates add to one at most; with equal shares a large site's would not fit beside small ones."""
+    sites = {name: adata[:5] if name != "site_4" else adata for name, adata in small_sites.items()}
+    house = House(dict(reversed(sites.items())))
+    name = house.agreement.sites[0]
+    plan = house.until("train", 1)
+    site = house.sites[name]
+    site.replica.catch_up(plan.previous)
+    weight, packing = len(site.data.train) / site.replica.n_total, site.replica.packing
+    assert name == "site_4" and weight > 0.5
+    largest = limit(32, 3, weight) * packing.fields[0].step / weight
+    values = np.full(packing.n32, factor * largest)
+    site._pending = (plan.seq, values, np.zeros(packing.n64), weight)
+    with nullcontext() if factor < 1 else pytest.raises(RangeError):
+        assert isinstance(house.tell(plan), Answer)

@@ -86,3 +86,11 @@ def test_a_site_begins_at_the_mean_and_what_it_keeps_is_not_altered() -> None:
     assert begun.excess == 0
     with pytest.raises(FrozenInstanceError):
         begun.excess = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("seq", [3, 3000])
+def test_a_round_that_is_asked_for_again_starts_where_it_did(seq: int) -> None:
+    state = SiteState(own(0))
+    state.note(seq, 1, own(1))
+    state.settle(int(str(seq)), "train", best_round=0)
+    assert shown(state) == {"now": 0.0, "best": (0, 0.0), "after": (seq, 1, 1.0)}

@@ -117,6 +117,18 @@ def test_what_is_clipped_is_at_the_end_of_its_range(sign: int) -> None:
     assert words.high[:2].view(np.int64).tolist() == [sign * int(float(limit(64, 3))), 5]
 
 
+def test_arrays_that_lie_across_blocks_are_on_their_own_scales(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infl.privacy.seal.lanes.BLOCK", 4096)
+    sizes = {-4: 5000, -8: 3000, -2: 4200, -6: 1000, -3: 9000}
+    packing = Packing(tuple(Field(f"{bits} {e}", (n,), e, bits=bits) for e, n in sizes.items() for bits in (32, 64)))
+    context = Context("run", 1, 0, ("a", "b", "c"), "train", packing.digest())
+    values = np.random.default_rng(0).normal(size=packing.n32).astype(np.float32)
+    steps = np.concatenate([np.full(n, 2.0**exponent) for exponent, n in sizes.items()])
+    words = NoSeal().seal(context, "a", values, values.astype(float), packing)
+    for lane, dtype in ((words.low, np.int32), (words.high[:-2], np.int64)):
+        np.testing.assert_array_equal(lane.view(dtype), np.rint(values / steps))
+
+
 @pytest.mark.parametrize("some", range(4))
 @pytest.mark.parametrize("every", range(6))
 def test_each_tag_adds_two_words(some: int, every: int) -> None:
