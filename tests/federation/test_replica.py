@@ -1,6 +1,7 @@
 """The global model at a site: which key it needs, which sums it applies, and what it says of itself."""
 
 import hashlib
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from anndata import AnnData
 from tests.federation.test_programme import House
 
+import infl.federation.replica as replica_module
 from infl.errors import FederationError, KeyringError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.messages import REVEAL
@@ -19,6 +21,7 @@ from infl.models import Classifier
 from infl.privacy import DP
 from infl.privacy.dp import TAIL, grid_exponent
 from infl.privacy.seal.packing import limit
+from infl.sums.lanes import LEFT_OUT, WIDER
 
 TASK = Classifier(target="label", width=8, n_blocks=1)
 
@@ -142,10 +145,10 @@ def test_noise_that_leaves_no_room_is_refused(small_sites: dict[str, AnnData]) -
         return Replica(agreed(small_sites, key, task, privacy=dp, rounds=2), key)
 
     step = 2.0 ** grid_exponent(1.0, len(replica(1.0).theta))
-    most = (limit(32, 4) - 1 / step) / TAIL * step
-    assert replica(most * 0.999).room * step > 1
-    with pytest.raises(SettingsError, match="leaves no room for gradients"):
-        replica(most * 1.001)
+    for left in (0.5, 2.0):  # norms of a gradient
+        noise = (limit(32, 4) - left / step) / TAIL * step
+        with nullcontext() if left > 1 else pytest.raises(SettingsError, match="leaves no room for gradients"):
+            assert replica(noise).room * step == pytest.approx(left, rel=0.01)
 
 
 def test_under_privacy_only_what_the_task_gives_privately_is_summed(small_sites: dict[str, AnnData]) -> None:
@@ -261,3 +264,38 @@ def test_where_factors_stay_closed_those_before_count(small_sites: dict[str, Ann
         arrays = {} if importance is None else {"importance": np.asarray(importance)}
         assert replica._counted(arrays, 7.0) == counted
     assert Replica(agreed(small_sites, key), key)._counted({"importance": np.asarray(5.0)}, 7.0) == 7.0
+
+
+def test_what_sums_moved_has_a_salt_that_follows_from_them(
+    small_sites: dict[str, AnnData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processors round weights differently; the salts must be the same at all sites."""
+    locked: list[dict[str, str]] = []
+    lock = replica_module.lock_model
+    monkeypatch.setattr(replica_module, "lock_model", lambda *a, salts: locked.append(salts) or lock(*a, salts=salts))
+    house = House(small_sites)
+    replica = house.sites["site_1"].replica
+    replica.model()
+    list(house.coordinator.run())
+    replica.catch_up(tuple(house.coordinator.progress.totals))
+    replica.model()
+    begun, ended = locked
+    assert begun == {} and {*ended} == {entry.name for entry in replica.bench.shared.entries}
+    assert len({*ended.values()}) == len(ended)
+
+
+@pytest.mark.parametrize(("marks", "said"), [(1.0, "; later rounds have a wider scale"), (0.0, "zero\n")])
+def test_updates_that_count_as_zero_are_said(
+    small_sites: dict[str, AnnData], capsys: pytest.CaptureFixture[str], marks: float, said: str
+) -> None:
+    house = House(small_sites)
+    plan = house.until("train", 2)
+    replica = house.sites["site_1"].replica
+    (total,) = (total for total in house.coordinator.progress.totals if total.seq == plan.seq - 1)
+    wider = np.zeros((2, 8))
+    wider[1, 3] = marks
+    assert replica._left_out(total, {LEFT_OUT: np.asarray(2.0), WIDER: wider}) == 2
+    error = capsys.readouterr().err
+    assert "round 1: 2 of 3 updates were not finite or out of range, and count as zero" in error and said in error
+    assert replica._left_out(total, {LEFT_OUT: np.asarray(0.0), WIDER: wider}) == 0
+    assert replica._left_out(total, {}) == 0 and capsys.readouterr().err == ""

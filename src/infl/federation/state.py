@@ -120,5 +120,5 @@ class SiteState:
             return Own(weights, control, excess)
 
         self.now, self.best = own("now", facts["excess"]), (facts["best"][0], own("best", facts["best"][1]))
-        seq, number, excess = facts["after"] or (0, 0, 0.0)
-        self.after = (seq, number, own("after", excess)) if facts["after"] else None
+        after = facts["after"]
+        self.after = None if after is None else (after[0], after[1], own("after", after[2]))

@@ -310,8 +310,9 @@ def test_two_sites_with_one_name_and_strangers() -> None:
 
 
 def test_sizes_must_be_the_packings() -> None:
-    with pytest.raises(SealError, match="packing"):
-        GroupSeal(KEY).seal(context(3), "site_0", np.zeros(18), np.zeros(7), PACKING)
+    for vector, sums, packing in ((18, 7, PACKING.digest()), (19, 6, PACKING.digest()), (19, 7, "another")):
+        with pytest.raises(SealError, match="packing"):
+            GroupSeal(KEY).seal(context(3, packing=packing), "site_0", np.zeros(vector), np.zeros(sums), PACKING)
     messages = sealed(3)
     with pytest.raises(FederationError, match="refused"):
         add(messages[0], replace(messages[1], low=messages[1].low[:-1]))
