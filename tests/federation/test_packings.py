@@ -205,6 +205,7 @@ def test_what_a_round_sums(
     assert set(low[:n]) == {update_exponent(task.lr, 1)} and set(low[n:]) == ({-24} if updates == 2 else set())
     high = {f.name: f for f in packing.fields if f.bits == 64 and not f.name.startswith("metric.")}
     assert [name for name in high if not name.endswith(UPPER)] == counts
+    assert all(f.exponent == 0 for name, f in high.items() if name == "n")  # a count is whole
     assert high[WIDER].shape == (updates * n, 8) and high[WIDER].exponent == high[LEFT_OUT].exponent == 0
     assert not (high[WIDER].of_all or high[LEFT_OUT].of_all)  # they go with the update
     assert all(f.of_all for name, f in high.items() if name not in (WIDER, LEFT_OUT))

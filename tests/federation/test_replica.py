@@ -299,3 +299,11 @@ def test_updates_that_count_as_zero_are_said(
     assert "round 1: 2 of 3 updates were not finite or out of range, and count as zero" in error and said in error
     assert replica._left_out(total, {LEFT_OUT: np.asarray(0.0), WIDER: wider}) == 0
     assert replica._left_out(total, {}) == 0 and capsys.readouterr().err == ""
+
+
+def test_a_rule_that_gives_nobody_any_weight_is_an_error(small_sites: dict[str, AnnData]) -> None:
+    house = House(small_sites, aggregation="qfedavg")
+    for site in house.sites.values():
+        site.replica.rule = replace(site.replica.rule, importance=lambda seen: 0.0)
+    with pytest.raises(FederationError, match="round 1: aggregation='qfedavg' gives no site any weight"):
+        list(house.coordinator.run())

@@ -13,6 +13,7 @@ from infl.errors import FederationError, KeyringError
 from infl.federation.messages import KEYS, REPLAY, Answer, Applied, Key
 from infl.federation.rules import AtSite
 from infl.federation.site import Site
+from infl.privacy import DP
 from infl.privacy.seal import Ledger, RangeError
 from infl.privacy.seal.packing import limit
 
@@ -155,3 +156,16 @@ def test_a_site_has_as_much_of_the_range_as_it_has_samples(small_sites: dict[str
     site._pending = (plan.seq, values, np.zeros(packing.n64), weight)
     with nullcontext() if factor < 1 else pytest.raises(RangeError):
         assert isinstance(house.tell(plan), Answer)
+
+
+def test_under_privacy_what_is_too_large_is_clipped_at_an_equal_share(small_sites: dict[str, AnnData]) -> None:
+    """Whatever one site sends, the sum does not wrap."""
+    dp = DP(noise_multiplier=2.0, delta=1e-3, noise="local")
+    house = House(small_sites, privacy=dp, private=True, seal="none", lock=None, rounds=1)
+    plan = house.until("train", 1)
+    site = house.sites["site_1"]
+    site.replica.catch_up(plan.previous)
+    packing = site.replica.packing
+    site._pending = (plan.seq, np.full(packing.n32, -(2.0**40)), np.zeros(packing.n64), 1.0)
+    answer = house.tell(plan)
+    assert set(answer.words.low.view(np.int32).tolist()) == {-limit(32, 3)}
