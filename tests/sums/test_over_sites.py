@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infl.errors import SealError, SettingsError
+from infl.errors import DataError, SealError, SettingsError
 from infl.keys import Keyring
 from infl.sums import COUNT, FINE, UNIT, FederatedSum, Scale, run_sums, sum_over_sites
 
@@ -55,6 +55,20 @@ def test_a_share_of_another_size_is_refused_and_not_repeated(share, found):
         sum_over_sites(parts, "test", KEY)
 
 
+def test_what_is_said_of_an_array_that_is_not_summed_is_refused():
+    with pytest.raises(SettingsError, match="scale: 'm' is not summed; the arrays are x, n"):
+        sum_over_sites({"a": {"x": np.ones(2), "n": 1}}, "test", scale={"m": COUNT})
+    for option in ({"scale": {"m": COUNT}}, {"sensitivity": {"m": 1}}):
+        with pytest.raises(SettingsError, match=f"{next(iter(option))} of 'grown': 'm' is not summed"):
+            grown(**option)
+
+
+def test_no_site_is_one_line():
+    for added in (lambda: sum_over_sites({}, "test"), lambda: run_sums([grown()], {}, None)):
+        with pytest.raises(DataError, match="there is no site to add over"):
+            added()
+
+
 def grown(**options):
     """Return a sum that adds 1 for each site and step."""
     return FederatedSum(
@@ -63,8 +77,7 @@ def grown(**options):
         local=lambda site, state: {"n": site},
         combine=lambda total, state: {**state, "n": state["n"] + int(total["n"])},
         says="numbers",
-        scale=COUNT,
-        **options,
+        **{"scale": COUNT, **options},
     )
 
 

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from infl._tables import words
-from infl.attacks._kit.contract import Status
+from infl.attacks import Status
 from infl.pl._style import BLACK, GREY, KEYED, ORANGE, PALE, UNKEYED, axes, legend_above, need_columns, picture, rows
 
 _MARGIN = 0.10  # of the way from chance to the unprotected run; what the table's `status` decides where it has one

@@ -6,7 +6,7 @@ by a number *inside* the sum. So nothing that the coordinator sees depends on a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil, log2
 
@@ -55,11 +55,17 @@ def sums_packing(
 ) -> Packing:
     """Return the packing of sums: their lowest limbs, then the next, and the mark of those who are left out.
 
+    Raises
+    ------
+    SettingsError
+        A scale is of an array that is not summed.
+
     Examples
     --------
     >>> [field.name for field in sums_packing({"x": (2,), "n": ()}, {"n": Scale(0, limbs=1)}).fields]
     ['x', 'n', 'x.high', 'x.higher', 'left_out']
     """
+    check_named("scale", () if isinstance(scale, Scale) else scale, shapes)
     scales = {name: scale if isinstance(scale, Scale) else scale.get(name, Scale()) for name in shapes}
     limbs = [
         Field(name + end, tuple(shape), scales[name].exponent + LIMB * number, bits=64, of_all=True)
@@ -68,6 +74,24 @@ def sums_packing(
         if number < scales[name].limbs
     ]
     return Packing((*limbs, Field(LEFT_OUT, (), 0, bits=64, of_all=True)) if marked else tuple(limbs))
+
+
+def check_named(what: str, names: Iterable[str], shapes: Iterable[str]) -> None:
+    """Refuse what is said of an array that is not summed.
+
+    Raises
+    ------
+    SettingsError
+        The first of such names.
+
+    Examples
+    --------
+    >>> check_named("scale", ["m"], ["n", "x"])
+    Traceback (most recent call last):
+    infl.errors.SettingsError: scale: 'm' is not summed; the arrays are n, x
+    """
+    if odd := [name for name in names if name not in shapes]:
+        raise SettingsError(f"{what}: {odd[0]!r} is not summed; the arrays are {', '.join(shapes)}")
 
 
 def join_sums(arrays: Mapping[str, np.ndarray], packing: Packing) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from infl.errors import SealError
+from infl.errors import DataError, SealError
 from infl.privacy.seal import Context, GroupSeal, NoSeal, Packing, add, dequantise
 from infl.sums.lanes import LEFT_OUT, Scale, fitted, split_sums, sums_packing
 from infl.sums.shape import SUM, FederatedSum, State
@@ -48,6 +48,8 @@ def run_sums(
 
     Raises
     ------
+    DataError
+        There is no site.
     SealError
         A sum has values that are not finite, or beyond its scale.
 
@@ -63,6 +65,7 @@ def run_sums(
     >>> run_sums([count], {"a": [1, 2], "b": [3]}, None)
     {'n': 3}
     """
+    _check_sites(sites)
     state = state or {}
     for one in sums:
         for step, exchange in enumerate(one.exchanges):
@@ -100,6 +103,15 @@ def sum_over_sites(
     dict
         The sums, by name, on their scales.
 
+    Raises
+    ------
+    DataError
+        There is no site.
+    SealError
+        A sum has values that are not finite, or beyond its scale.
+    SettingsError
+        The sites' arrays differ in names or sizes, or `scale` names another one.
+
     Examples
     --------
     >>> from infl.sums import FINE
@@ -107,9 +119,15 @@ def sum_over_sites(
     >>> float(abs(sum_over_sites(sites, "example", scale=FINE)["x"] - 0.3)[0]) < 1e-11
     True
     """
+    _check_sites(parts)
     first = next(iter(parts.values()))
     packing = sums_packing({name: np.shape(value) for name, value in first.items()}, scale)
     return _added(parts.items(), tuple(parts), packing, purpose, key)
+
+
+def _check_sites(sites: Mapping[str, Any]) -> None:
+    if not sites:
+        raise DataError("there is no site to add over: give at least one, by name")
 
 
 def _added(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from infl.privacy.seal import Packing
-from infl.sums.lanes import Scale, sums_packing
+from infl.sums.lanes import Scale, check_named, sums_packing
 
 Arrays = dict[str, np.ndarray]
 """Named float64 arrays that are added over sites."""
@@ -91,6 +91,11 @@ class FederatedSum:
     until
         Ends the steps early when it is true of the state; not for a task, whose exchanges are agreed on beforehand.
 
+    Raises
+    ------
+    SettingsError
+        `scale` or `sensitivity` names an array that is not summed.
+
     Examples
     --------
     >>> mean = FederatedSum(
@@ -120,6 +125,10 @@ class FederatedSum:
     finish: Callable[[Arrays, State], State] | None = None
     until: Callable[[State], bool] | None = None
 
+    def __post_init__(self) -> None:
+        check_named(f"sensitivity of {self.name!r}", self.sensitivity, self.shapes)
+        check_named(f"scale of {self.name!r}", () if isinstance(self.scale, Scale) else self.scale, self.shapes)
+
     @property
     def exchanges(self) -> list[str]:
         """Names of the exchanges, one for each step."""
@@ -133,8 +142,9 @@ class FederatedSum:
 
     def after(self, total: Arrays, state: State, *, step: int) -> State:
         """Return the state after the total of a step, counted from 0."""
-        last = self.finish is not None and step == self.steps - 1
-        return self.finish(total, state) if last and self.finish else self.combine(total, state)
+        if self.finish is not None and step == self.steps - 1:
+            return self.finish(total, state)
+        return self.combine(total, state)
 
     def behind(self, site: Any, state: State) -> dict[str, np.ndarray]:
         """Return how many records of a site stand behind each number, for the arrays of which that is known.

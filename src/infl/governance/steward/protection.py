@@ -8,7 +8,7 @@ import pandas as pd
 from infl import pl
 from infl._html import Page
 from infl._tables import NUMBERS, by_finding, words
-from infl.attacks._kit.contract import Status
+from infl.attacks import Status
 from infl.governance.facts import Facts
 from infl.governance.steward import texts
 from infl.governance.steward.parts import audit_in_short, drawn, minute, unit_of

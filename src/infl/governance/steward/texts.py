@@ -1,6 +1,6 @@
 """What the page says, apart from the numbers of a run."""
 
-from infl.attacks._kit.contract import Status
+from infl.attacks import Status
 
 STATUS = {
     "holds": "holds: the attacker got no more than was promised",
