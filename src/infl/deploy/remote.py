@@ -266,7 +266,7 @@ class RemoteTransport:
                 continue
             if (
                 id(d.plan) not in encoded
-            ):  # a plan that several sites get is encoded once, and kept, so the id stays its own
+            ):  # one that several sites get is encoded once, and kept, so the id stays its own
                 encoded[id(d.plan)] = d.plan, encode_parts(d.plan)
             d.sent, d.times = now, d.times + 1
             if self._has_no_run(site):

@@ -292,9 +292,8 @@ class Replica:
                 self._judge(arrays)
             # Σ wᵢΔᵢ / Σ wᵢ with wᵢ = nᵢ / n_total; or minus the mean of a Poisson sample's clipped, noisy gradients, to which
             # a lost site gives zero: how many records answered is nobody's business
-            n = float(
-                arrays.get("n", self.n_total * len(total.cohort) / len(a.sites))
-            )  # of the cohort; on average, if closed
+            expected = self.n_total * len(total.cohort) / len(a.sites)  # where that of the cohort stayed closed
+            n = float(arrays.get("n", expected))
             counted = self._counted(arrays, n)
             # one row: the update, and with control variates a second: their weighted change
             rows = torch.from_numpy(vector).view(-1, self.bench.shared.total)
