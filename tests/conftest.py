@@ -29,7 +29,7 @@ settings.load_profile("infl")
 
 @pytest.fixture(autouse=True)
 def _keys_of_the_test(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw the same keys and salts for a test each time, so that a bound on what a wrong key is worth holds or does not.
+    """Draw the same keys, salts and noise for a test each time, so that a bound on what they are worth holds or does not.
 
     ``INFL_TEST_KEYS=fresh`` draws from the operating system, as users do.
     """
@@ -54,8 +54,8 @@ def _draw_keys(patch: pytest.MonkeyPatch, name: str) -> None:
     def drawn(length: int) -> bytes:
         return hashlib.shake_256(name.encode() + next(number).to_bytes(8, "big")).digest(length)
 
-    for module in ("infl.keys.keyring.os", "infl.models.locked.os", "infl.federation.agreement.os"):
-        patch.setattr(module, SimpleNamespace(**vars(os) | {"urandom": drawn}))
+    for module in ("keys.keyring", "models.locked", "federation.agreement", "federation.site", "privacy.account"):
+        patch.setattr(f"infl.{module}.os", SimpleNamespace(**vars(os) | {"urandom": drawn}))
 
 
 @pytest.fixture(scope="session")

@@ -90,7 +90,7 @@ def test_noise_keeps_members_within_what_epsilon_allows_and_its_lack_shows(
     private: dict[str, Evidence], monkeypatch
 ) -> None:
     """The control: the same private run whose noise is switched off."""
-    monkeypatch.setattr("infl.attacks.sum_membership.N_SHADOWS", 8)
+    monkeypatch.setattr("infl.attacks.sum_membership.N_SHADOWS", 16)
     evidence = private["distributed"]
     with_noise = [attack.run(evidence)[0] for attack in (Rmia(), SumMembership())]
     for finding in with_noise:
