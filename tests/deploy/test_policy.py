@@ -210,6 +210,7 @@ def test_all_sites_take_part_and_what_takes_work_is_looked_at_last(
         ("max_features", [1], [0]),
         ("max_weights", [1], [0]),
         ("max_runs", [1], [0]),
+        ("min_holders", [1, 2], [0]),
         ("min_strength", [0, 0.5, 1], [-0.01, 1.01]),
         ("max_epsilon", [0, 0.5], [-0.01]),
         ("max_delta", [1e-9, 0.99], [0, 1]),

@@ -433,6 +433,21 @@ def test_after_a_reveal_no_other_sum_of_the_exchange_is_answered_or_opened(
     house.sites["site_1"] = again
 
 
+def test_a_site_reveals_for_one_list_of_sites_whichever_comes_first(
+    small_sites: dict[str, AnnData], tmp_path: Path
+) -> None:
+    """Two sums of four sites and of three would tell one site's part, by their difference."""
+    house = Machines(small_sites, tmp_path)
+    house.until(1)
+    plan = house.last("reveal train", "site_1")
+    for left_out in ("site_2", "site_3", "site_4"):
+        fewer = tuple(name for name in plan.answered if name != left_out)
+        with pytest.raises(SealError, match="shares of this exchange were already given for another list of sites"):
+            house.sites["site_1"].handle(replace(plan, answered=fewer))
+    again = house.sites["site_1"].handle(plan)
+    assert [r for r in house.replies if isinstance(r, Reveal) and r.site == "site_1"][-1].revealed == again.revealed
+
+
 def test_a_site_that_is_away_when_keys_are_collected_counts_as_lost(
     small_sites: dict[str, AnnData], tmp_path: Path
 ) -> None:

@@ -243,6 +243,9 @@ def test_another_key_or_packing_is_rejected() -> None:
     other = Packing((replace(PACKING.fields[0], name="v"), *PACKING.fields[1:]))
     with pytest.raises(SealError):
         GroupSeal(KEY).unseal(context(5, packing=other.digest()), context(5).cohort, total, other)
+    for agreed, used in ((PACKING, other), (other, PACKING)):  # whichever digest is the smaller one
+        with pytest.raises(SealError, match="does not have the sizes of the round's packing"):
+            GroupSeal(KEY).unseal(context(5, packing=agreed.digest()), context(5).cohort, total, used)
 
 
 # -- range -------------------------------------------------------------------------------------------------------------
@@ -296,9 +299,10 @@ def test_without_a_seal_one_site_is_enough_and_with_one_three() -> None:
     assert (NoSeal().min_sites, GroupSeal(KEY).min_sites) == (1, 3)
 
 
-def test_short_secret_is_refused() -> None:
-    with pytest.raises(KeyringError, match=r"32 bytes, not of 31: use keyring\.subkey"):
-        GroupSeal(bytes(31))
+@pytest.mark.parametrize("size", [31, 33])
+def test_a_secret_of_another_size_is_refused(size: int) -> None:
+    with pytest.raises(KeyringError, match=rf"32 bytes, not of {size}: use keyring\.subkey"):
+        GroupSeal(bytes(size))
 
 
 def test_two_sites_with_one_name_and_strangers() -> None:

@@ -12,6 +12,9 @@ from infl.privacy.seal.packing import RANGE, limit, misfits
 
 def test_ranges_are_those_of_the_specification() -> None:
     assert RANGE == {32: 2**31 - 1, 64: 2**59}
+    # all sites must compute the same limits: what is left for rounding is a part of 2⁴⁸, and one step a site
+    assert [limit(64, n) * n for n in (1, 2, 8)] == [2**59 - n - 2**11 - (-n - 2**11) % n for n in (1, 2, 8)]
+    assert limit(32, 2) == (2**31 - 1 - 2) // 2
 
 
 def test_the_name_that_is_there_twice_is_said() -> None:

@@ -214,6 +214,7 @@ def test_the_digest_of_epochs_is_of_names_and_public_keys() -> None:
     expected = hashlib.sha256(json.dumps([["a", "01" * 32], ["b", "00" * 32]]).encode()).hexdigest()
     assert epochs_of(keys) == expected == epochs_of({name: key[:32] + bytes(96) for name, key in keys.items()})
     assert epochs_of({**keys, "c": bytes(64)}) == epochs_of({}) == ""  # one of them is not signed
+    assert epochs_of({"c": bytes(65)}) != ""  # all that comes after key and MAC is the signature
 
 
 def test_a_sites_own_mask_is_that_of_the_specification() -> None:

@@ -197,7 +197,7 @@ class GroupSeal(NoSeal):
 
     def __init__(self, subkey: bytes, *, min_sites: int = 3) -> None:
         super().__init__(min_sites=min_sites)
-        if len(subkey) < 32:
+        if len(subkey) != 32:
             raise KeyringError(f"the seal needs a secret of 32 bytes, not of {len(subkey)}: use keyring.subkey('seal')")
         self._subkey = subkey
         self._exchange: tuple[bytes, dict[str, Tag]] = (b"", {})
