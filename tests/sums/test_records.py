@@ -31,6 +31,7 @@ from infl.pp._normalize import Counts, highly_expressed
 from infl.pp._pca import direction_sums, frame_from, product_sums
 from infl.pp._qc import feature_share, feature_sum
 from infl.sums import FederatedSum, SiteView, State
+from infl.tl._cluster_sums import Shares, cluster_moments, coordinates, halves, numbers, sizes, squares
 
 
 @dataclass(frozen=True)
@@ -155,9 +156,51 @@ def expressed() -> Case:
     return Case(blood(), [highly_expressed(765, 0.01)], view, {})
 
 
+def first(table: AnnData, n: int) -> np.ndarray:
+    """The first features, dense."""
+    return table[:, :n].to_df().to_numpy(dtype=float)
+
+
+def clusters() -> Case:
+    """Four clusters by the nearest of means that all know, of which the last has nobody."""
+    tables = blood()
+    means = np.vstack([first(next(iter(tables.values())), 5)[:3], np.full((1, 5), 99.0)])
+
+    def view(site: str, table: AnnData) -> Shares:
+        x = first(table, 5)
+        return Shares(x, np.eye(4)[((x[:, None] - means) ** 2).sum(2).argmin(1)])
+
+    return Case(tables, [numbers(4), coordinates(4, 5), squares(4, 5)], view, {"means": means})
+
+
+def cluster_sizes() -> Case:
+    def view(site: str, table: AnnData) -> np.ndarray:
+        return (first(table, 1)[:, 0] > 0).astype(int)
+
+    return Case(blood(), [sizes(2)], view, {})
+
+
+def one_cluster() -> Case:
+    def view(site: str, table: AnnData) -> Shares:
+        x = first(table, 5)
+        return Shares(x, (x[:, 0] > 0).astype(float))
+
+    return Case(blood(), [cluster_moments(5)], view, {})
+
+
+def halved() -> Case:
+    def view(site: str, table: AnnData) -> tuple[np.ndarray, np.ndarray]:
+        x = first(table, 2)
+        inside = x[:, 0] > 0
+        return inside & (x[:, 1] > 0), inside
+
+    return Case(blood(), [halves()], view, {})
+
+
 needs_data = pytest.mark.data_dir
 ALONE = [
     *(classifier, adapter, moments, components, clipped, median, quality, expressed),
+    *(clusters, one_cluster, halved, cluster_sizes),
     pytest.param(histology, marks=needs_data, id="histology"),
 ]
 """Of which a record can be left out without reading the others anew."""

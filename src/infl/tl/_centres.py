@@ -17,7 +17,19 @@ from scipy.linalg import solve_triangular
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.mixture import GaussianMixture
 
-from infl.sums import COUNT, FINE, WIDE, sum_over_sites
+from infl.sums import run_sums
+from infl.sums.mixture import FEWEST
+from infl.tl._cluster_sums import (
+    Shares,
+    cluster_moments,
+    coordinates,
+    distances,
+    enough_of,
+    halves,
+    likelihood,
+    numbers,
+    squares,
+)
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
@@ -25,8 +37,6 @@ if TYPE_CHECKING:
 Latents = Mapping[str, np.ndarray]
 """By site, (n_obs, d) in float64."""
 
-FEWEST = 5
-"""Observations that a sum is over at least."""
 _RIDGE = 1e-6  # what scikit-learn adds to variances
 
 
@@ -93,11 +103,9 @@ def _moments(
     latents: Latents, weights: Mapping[str, np.ndarray], key: Keyring | None
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """Number, mean and covariance of weighted observations."""
-    parts = {
-        site: {"n": np.array(w.sum()), "sum": w @ x, "products": (x * w[:, None]).T @ x}
-        for (site, x), w in zip(latents.items(), weights.values(), strict=True)
-    }
-    total = sum_over_sites(parts, "cluster: moments", key, scale={"sum": FINE, "products": FINE})
+    shares = {site: Shares(x, weights[site]) for site, x in latents.items()}
+    d = next(iter(latents.values())).shape[1]
+    total = run_sums([cluster_moments(d)], shares, key, about="cluster")
     n = float(total["n"])
     mean = total["sum"] / max(n, 1e-12)
     return n, mean, total["products"] / max(n, 1e-12) - np.outer(mean, mean)
@@ -133,8 +141,8 @@ def _halved(
         random = None if rng is None else axes @ (np.sqrt(np.maximum(values, 0)) * rng.standard_normal(len(values)))
         axis = axes[:, -1] if random is None else random
         above = {site: (labels[site] == cut) & ((x - mean) @ axis > 0) for site, x in latents.items()}
-        counts = {site: {"n": np.array([m.sum(), (labels[site] == cut).sum()], float)} for site, m in above.items()}
-        n_above, n_all = sum_over_sites(counts, "cluster: halves", key, scale=COUNT)["n"]
+        masks = {site: (mask, labels[site] == cut) for site, mask in above.items()}
+        n_above, n_all = run_sums([halves()], masks, key, about="cluster")["n"]
         if min(n_above, n_all - n_above) < FEWEST:
             closed.add(cut)
             continue
@@ -168,9 +176,12 @@ def _lloyd(
         if shift <= tol * total.var.mean():
             break
     labels = {site: _nearest(x, means) for site, x in latents.items()}
-    parts = {site: {"score": np.array(((x - means[labels[site]]) ** 2).sum())} for site, x in latents.items()}
-    score = float(sum_over_sites(parts, "cluster: squares", key, scale=WIDE)["score"])
-    return Centres(means, score, labels)
+    each = {site: (x - means[labels[site]]) ** 2 for site, x in latents.items()}
+    return Centres(means, float(run_sums([distances()], each, key, about="cluster")["score"]), labels)
+
+
+def _of(latents: Latents, shares: Mapping[str, np.ndarray]) -> dict[str, Shares]:
+    return {site: Shares(latents[site], own) for site, own in shares.items()}
 
 
 def _nearest(x: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -181,11 +192,8 @@ def _means(
     latents: Latents, shares: Mapping[str, np.ndarray], means: np.ndarray, key: Keyring | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Means (k, d) and numbers (k,) of clusters; small ones keep their means, and their sums are never made."""
-    counts = {site: {"n": share.sum(axis=0)} for site, share in shares.items()}
-    n = sum_over_sites(counts, "cluster: numbers", key)["n"]
-    enough = n >= FEWEST - 0.5
-    sums = {site: {"sum": (share * enough).T @ latents[site]} for site, share in shares.items()}
-    total = sum_over_sites(sums, "cluster: sums", key, scale=FINE)["sum"]
+    found = run_sums([numbers(len(means)), coordinates(*means.shape)], _of(latents, shares), key, about="cluster")
+    n, enough, total = found["n"], enough_of(found["n"]), found["sum"]
     return np.where(enough[:, None], total / np.maximum(n, 1e-12)[:, None], means), n
 
 
@@ -202,8 +210,8 @@ def _expectation_maximisation(
     before, score = np.inf, np.inf
     for _ in range(max_iter):
         model = _as_sklearn(means, covariances, weights)
-        parts = {site: {"score": np.array(-model.score_samples(x).sum())} for site, x in latents.items()}
-        score = float(sum_over_sites(parts, "mixture: likelihood", key, scale=WIDE)["score"])
+        each = {site: -model.score_samples(x) for site, x in latents.items()}
+        score = float(run_sums([likelihood()], each, key, about="mixture")["score"])
         if before - score < tol * total.n:
             break
         before = score
@@ -222,15 +230,9 @@ def _maximise(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means, covariances and weights, given what share each component has in each observation."""
     means, n = _means(latents, shares, means, key)
-    enough = n >= FEWEST - 0.5
-    parts = {}
-    for site, x in latents.items():
-        squares = np.zeros(covariances.shape)
-        for j in np.flatnonzero(enough):
-            centred = x - means[j]
-            squares[j] = (centred * shares[site][:, j : j + 1]).T @ centred
-        parts[site] = {"squares": squares}
-    total = sum_over_sites(parts, "mixture: squares", key, scale=FINE)["squares"]
+    enough = enough_of(n)
+    known = {"n": n, "means": means}
+    total = run_sums([squares(*means.shape)], _of(latents, shares), key, state=known, about="mixture")["squares"]
     new = total / np.maximum(n, 1e-12)[:, None, None] + _RIDGE * np.eye(means.shape[1])
     covariances = np.where(enough[:, None, None], new, covariances)
     return means, covariances, np.maximum(n, 1e-12) / np.maximum(n, 1e-12).sum()

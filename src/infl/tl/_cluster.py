@@ -16,8 +16,10 @@ from infl.data.columns import shortlist
 from infl.data.copy import own
 from infl.data.sites import over_sites
 from infl.errors import DataError, SettingsError
-from infl.sums import COUNT, sum_over_sites
-from infl.tl._centres import FEWEST, METHODS, Latents
+from infl.sums import run_sums
+from infl.sums.mixture import FEWEST
+from infl.tl._centres import METHODS, Latents
+from infl.tl._cluster_sums import sizes
 from infl.tl._communities import communities, matched, numbered, told
 
 if TYPE_CHECKING:
@@ -140,9 +142,8 @@ def cluster(
             n_parameters = k * d + k * d * (d + 1) // 2 + k - 1
             facts["bic"] = 2 * found.score + n_parameters * np.log(n_obs)
 
-    n_of = {site: {"n": np.bincount(own, minlength=len(means)).astype(float)} for site, own in labels.items()}
-    sizes = np.rint(sum_over_sites(n_of, "cluster: sizes", key, scale=COUNT)["n"]).astype(int)
-    order = np.argsort(-sizes, kind="stable")
+    n_of = run_sums([sizes(len(means))], labels, key, about="cluster")["n"].astype(int)
+    order = np.argsort(-n_of, kind="stable")
     rank = np.argsort(order, kind="stable")
     if method == "gmm":
         facts |= {"covariances": found.covariances[order], "weights": found.weights[order]}  # type: ignore[index]
@@ -152,7 +153,7 @@ def cluster(
     for site, adata in sites.items():
         codes = pd.Categorical.from_codes(rank[labels[site]], categories=categories)
         own(adata).obs[key_added] = pd.Series(codes, index=adata.obs_names)
-        adata.uns[key_added] = {"params": params, "means": means[order], "n_obs": sizes[order]} | facts
+        adata.uns[key_added] = {"params": params, "means": means[order], "n_obs": n_of[order]} | facts
 
 
 def _latents(sites: Mapping[str, AnnData | MuData], use_rep: str, key: Keyring | None) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 import scanpy as sc
 from anndata import AnnData
 
-from infl.tl._centres import FEWEST
+from infl.sums.mixture import FEWEST
 
 APART = 1.0
 """Centroids further apart than this, in root mean squared radii of the two clusters, are different clusters."""

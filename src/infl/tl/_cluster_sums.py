@@ -1,0 +1,144 @@
+"""What clusters are made of: numbers, sums and squares of the observations of each, over sites."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from infl.sums import COUNT, FINE, WIDE, FederatedSum, State
+from infl.sums.mixture import FEWEST
+from infl.sums.shape import Arrays
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Coordinates of a site's observations, (n_obs, d), and what share each cluster has in them, (n_obs, k)."""
+
+    x: np.ndarray
+    of: np.ndarray
+
+
+def _taken(total: Arrays, state: State) -> State:
+    return state | total
+
+
+def enough_of(n: np.ndarray) -> np.ndarray:
+    """Return which clusters, by their numbers of observations, have enough for a sum."""
+    return n >= FEWEST - 0.5
+
+
+def halves() -> FederatedSum:
+    """Return how many observations of a cluster lie above its mean along an axis; a site is two masks of its own."""
+    return FederatedSum(
+        name="halves",
+        shapes={"n": (2,)},
+        local=lambda masks, _: {"n": np.array([mask.sum() for mask in masks], float)},
+        combine=_taken,
+        says="numbers of observations of a cluster, and of its half above the mean",
+        scale=COUNT,
+        records=lambda masks, _: {"n": np.array([mask.sum() for mask in masks])},
+        sensitivity={"n": 1},
+    )
+
+
+def cluster_moments(d: int) -> FederatedSum:
+    """Return number, sum and products of one cluster's observations; a site is its :class:`Shares`, (n_obs,) for one cluster."""
+    return FederatedSum(
+        name="moments",
+        shapes={"n": (), "sum": (d,), "products": (d, d)},
+        local=lambda own, _: {
+            "n": own.of.sum(),
+            "sum": own.of @ own.x,
+            "products": (own.x * own.of[:, None]).T @ own.x,
+        },
+        combine=_taken,
+        says="number of a cluster's observations, sums of their coordinates and of the products of these",
+        scale={"sum": FINE, "products": FINE},
+        records=lambda own, _: np.count_nonzero(own.of),
+        sensitivity={"n": 1},
+    )
+
+
+def numbers(k: int) -> FederatedSum:
+    """Return the number of observations of each cluster; a site is its :class:`Shares`."""
+    return FederatedSum(
+        name="numbers",
+        shapes={"n": (k,)},
+        local=lambda own, _: {"n": own.of.sum(axis=0)},
+        combine=_taken,
+        says="number of observations of each cluster; in a mixture, of parts of observations",
+        records=lambda own, _: {"n": np.count_nonzero(own.of, axis=0)},
+        sensitivity={"n": 1},
+    )
+
+
+def coordinates(k: int, d: int) -> FederatedSum:
+    """Return the sums of coordinates of clusters that have enough observations by ``n`` of :func:`numbers`."""
+    return FederatedSum(
+        name="sums",
+        shapes={"sum": (k, d)},
+        local=lambda own, state: {"sum": (own.of * enough_of(state["n"])).T @ own.x},
+        combine=_taken,
+        says=f"sums of the coordinates of each cluster's observations, where it has {FEWEST} or more",
+        scale=FINE,
+        records=lambda own, _: {"sum": np.count_nonzero(own.of, axis=0)[:, None]},
+    )
+
+
+def squares(k: int, d: int) -> FederatedSum:
+    """Return the products of what is left of coordinates after ``means``, for clusters that have enough observations."""
+
+    def local(own: Shares, state: State) -> Arrays:
+        found = np.zeros((k, d, d))
+        for j in np.flatnonzero(enough_of(state["n"])):
+            centred = own.x - state["means"][j]
+            found[j] = (centred * own.of[:, j : j + 1]).T @ centred
+        return {"squares": found}
+
+    return FederatedSum(
+        name="squares",
+        shapes={"squares": (k, d, d)},
+        local=local,
+        combine=_taken,
+        says=f"products of each component's observations about its mean, where it has {FEWEST} or more",
+        scale=FINE,
+        records=lambda own, _: {"squares": np.count_nonzero(own.of, axis=0)[:, None, None]},
+    )
+
+
+def score(name: str, says: str) -> FederatedSum:
+    """Return the sum of what each observation adds to a score; a site is those, (n_obs,)."""
+    return FederatedSum(
+        name=name,
+        shapes={"score": ()},
+        local=lambda each, _: {"score": each.sum()},
+        combine=_taken,
+        says=says,
+        scale=WIDE,
+        records=lambda each, _: len(each),
+    )
+
+
+def distances() -> FederatedSum:
+    """Return the sum of squared distances; a site is the (n_obs,) of its own."""
+    return score("squares", "sum of the squared distances of all observations from the means of their clusters")
+
+
+def likelihood() -> FederatedSum:
+    """Return the sum of negative log-likelihoods; a site is the (n_obs,) of its own."""
+    return score("likelihood", "sum of the log-likelihoods of all observations under the mixture, with the sign turned")
+
+
+def sizes(k: int) -> FederatedSum:
+    """Return how many observations have each label; a site is its labels, (n_obs,)."""
+    return FederatedSum(
+        name="sizes",
+        shapes={"n": (k,)},
+        local=lambda labels, _: {"n": np.bincount(labels, minlength=k)},
+        combine=_taken,
+        says="number of observations of each cluster of the result",
+        scale=COUNT,
+        records=lambda labels, _: {"n": np.bincount(labels, minlength=k)},
+        sensitivity={"n": 1},
+    )
