@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from infl.federation.messages import MESSAGES, Visibility
 from infl.models.registry import TASKS, make_task
@@ -20,6 +23,17 @@ from infl.pp._normalize import highly_expressed
 from infl.pp._pca import direction_sums, frame_from, product_sums
 from infl.pp._qc import feature_sum
 from infl.sums import FederatedSum
+from infl.tl._calibrate import judged_at
+from infl.tl._cluster_sums import (
+    cluster_moments,
+    coordinates,
+    distances,
+    halves,
+    likelihood,
+    numbers,
+    sizes,
+    squares,
+)
 
 INTRODUCTION = """# What leaves the house
 
@@ -80,6 +94,12 @@ OF_PREPROCESSING = """## Sums of preprocessing
 Each function of `infl.pp` that looks at values over sites is a list of sums, too. With a key and three sites or more they are sealed.
 """
 
+OF_TOOLS = """## Sums of clusters, and of a lock's strength
+
+`infl.tl.cluster` asks as often as it takes to converge. With `method="leiden"` it sends, besides, mean, radius and number of each
+community of a site that has five observations or more, unsealed.
+"""
+
 EVERY_SUM: dict[str, dict[str, Any]] = {"classifier": {"target": "x", "coordinate": 2}, "mosaic": {"n_domains": 3}}
 """Options by which a task has all sums that it can have."""
 PANEL: dict[str, Any] = {
@@ -116,7 +136,21 @@ def what_leaves() -> str:
             name = "**sealed**: " if seen is Visibility.SEALED else ""
             parts.append(f"| `{field.name}` | {field.metadata['what']} | {name}{seen.value} |")
         parts.append("")
-    return "\n".join([*parts, INSIDE, OF_TASKS, *_of_tasks(), "", OF_PREPROCESSING, *_of_preprocessing(), ""])
+    return "\n".join(
+        [
+            *parts,
+            INSIDE,
+            OF_TASKS,
+            *_of_tasks(),
+            "",
+            OF_PREPROCESSING,
+            *_of_preprocessing(),
+            "",
+            OF_TOOLS,
+            *_of_tools(),
+            "",
+        ]
+    )
 
 
 def _of_tasks() -> list[str]:
@@ -148,6 +182,22 @@ def _of_preprocessing() -> list[str]:
         ],
         "`pca`": [*moment_sums(1), *product_sums(1, frame_of), *direction_sums(1, 1, 0, frame_of)],
     }
+    return _of_functions(lists)
+
+
+def _of_tools() -> list[str]:
+    """Return the table of the sums of functions in `infl.tl`."""
+    judged = judged_at(0.5, make_task("classifier", {"target": "x"}), PANEL, nn.Identity())
+    return _of_functions(
+        {
+            "`cluster`": [halves(), cluster_moments(1), numbers(1), coordinates(1, 1), distances(), sizes(1)],
+            '`cluster(method="gmm")`': [likelihood(), squares(1, 1)],
+            "`calibrate_lock`, `lock_curve`": [replace(judged, name="strength …")],
+        }
+    )
+
+
+def _of_functions(lists: Mapping[str, Sequence[FederatedSum]]) -> list[str]:
     rows = ["| function | sum | what it tells | arrays | one record |", "| --- | --- | --- | --- | --- |"]
     return rows + [f"| {function} | {_row(one)} |" for function, sums in lists.items() for one in sums]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from infl._parameters import door
 from infl.errors import SettingsError
 from infl.federation.seeds import generator
 from infl.models.locked import SALT, LockedModel, lock_model
-from infl.sums import WIDE, sum_over_sites
+from infl.sums import WIDE, FederatedSum, State, run_sums
 from infl.tl._results import needed_key
 from infl.tl._use import check_use
 
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from mudata import MuData
+    from torch import nn
 
     from infl.federation.run import FederatedRun
     from infl.keys import Keyring
+    from infl.models import Task
 
 N_SEARCHES = 24
 """Searches, each over other strengths; on few validation samples accuracy moves in steps, elsewhere at each strength."""
@@ -204,11 +206,23 @@ class _Probe:
     def value(self, model: LockedModel, key: Keyring | None = None) -> float:
         """Return the headline metric with a key (checked against nothing) or without."""
         right = key is self.key
-        module = model.module(key, verify=right)
-        parts = {
-            name: self.task.evaluate(module, data, index)
-            for (name, keyless), (data, index) in self.data.items()
-            if keyless is not right
-        }
-        sums = sum_over_sites(parts, f"strength {model.header.strength}", self.key, scale=WIDE)
-        return self.task.summarise(sums)[self.metric]
+        own = {name: of for (name, keyless), of in self.data.items() if keyless is not right}
+        asked = judged_at(model.header.strength, self.task, model.header.panel, model.module(key, verify=right))
+        return self.task.summarise(run_sums([asked], own, self.key))[self.metric]
+
+
+def judged_at(strength: float, task: Task, panel: Mapping[str, Any], module: nn.Module) -> FederatedSum:
+    """Return the sum that judges a model which was locked anew; a site is the data that it read, and which to judge on."""
+
+    def local(own: tuple[Any, np.ndarray], _: State) -> Mapping[str, Any]:
+        data, index = own
+        return task.evaluate(module, data, index)
+
+    return FederatedSum(
+        name=f"strength {strength}",
+        shapes=task.metric_shapes(panel),
+        local=local,
+        combine=lambda total, _: total,
+        says="the task's metrics on the validation parts, summed, of the model locked at another strength",
+        scale=WIDE,
+    )
