@@ -1,6 +1,7 @@
 """Members are lines of the key holder's trail, and each start of a site is one of its own: with real messages, through the wire."""
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
@@ -23,7 +24,9 @@ from infl.federation.replica import Replica
 from infl.federation.site import Site
 from infl.federation.wire import decode, encode
 from infl.keys import Identity, Keyring
-from infl.models import Classifier
+from infl.models import Classifier, Task
+from infl.privacy import DP
+from infl.privacy.account import Account
 from infl.privacy.seal import Ledger, PairwiseSite
 
 TASK = Classifier(target="label", width=8, n_blocks=1)
@@ -32,13 +35,22 @@ TASK = Classifier(target="label", width=8, n_blocks=1)
 class Machines:
     """Sites with folders and identities of their own, and a coordinator that follows the protocol until told otherwise."""
 
-    def __init__(self, data: dict[str, AnnData], folder: Path, *, members: bool = True, **settings: Any) -> None:
+    def __init__(
+        self,
+        data: dict[str, AnnData],
+        folder: Path,
+        *,
+        members: bool = True,
+        task: Task = TASK,
+        identities: dict[str, Identity] | None = None,
+        **settings: Any,
+    ) -> None:
         self.data, self.folder, self.members, self.key = data, folder, members, Keyring.create()
-        self.identities = {name: Identity.create() for name in data}
+        self.identities = identities or {name: Identity.create() for name in data}
         for name, identity in self.identities.items():
             self.key.grant(name, identity)
         options = {"rounds": 4, "seal": "pairwise"} | settings
-        self.agreement = Agreement.new(TASK, TASK.agree(data), data, self.key, **options)
+        self.agreement = Agreement.new(task, task.agree(data), data, self.key, **options)
         self.sites = {name: self.start(name) for name in data}
         self.plans: list[tuple[str, Plan]] = []
         self.replies: list[Any] = []
@@ -54,7 +66,8 @@ class Machines:
         ledger = Ledger(store.ledger_path(name), identity.subkey("ledger"))
         replica = Replica(self.agreement, self.key)
         keep = lambda site: store.keep_sites(site.replica, {name: site})  # noqa: E731
-        site = Site(name, self.data[name], replica, ledger, membership=membership, keep=keep)
+        account = None if self.agreement.dp is None else Account(self.folder / f"{name} account")
+        site = Site(name, self.data[name], replica, ledger, membership=membership, keep=keep, account=account)
         store.restore_sites(replica, {name: site})
         return site
 
@@ -522,3 +535,43 @@ def test_refusals_and_keys_are_in_the_ledger(three: dict[str, AnnData], tmp_path
     assert set(site.ledger.frame()["kind"]) == {"keys", "count", "means", "deviations", "train", "reveal", "refusal"}  # type: ignore[union-attr]
     again = house.restart("site_1")  # and the file is read as it was written
     assert again.ledger.rows() == site.ledger.rows()  # type: ignore[union-attr]
+
+
+# -- accounts of differential privacy ----------------------------------------------------------------------------------
+def private_run(data: dict[str, AnnData], folder: Path, identities: dict[str, Identity]) -> Machines:
+    privacy = DP(noise_multiplier=2.0, delta=1e-3, accountant="rdp")
+    task = TASK.privately()
+    for name in data:  # a run has folders of its own; the account is the site's
+        shutil.rmtree(folder / name, ignore_errors=True)
+    shutil.rmtree(folder / "coordinator", ignore_errors=True)
+    return Machines(data, folder, task=task, identities=identities, rounds=2, privacy=privacy)
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_a_backup_of_an_account_does_not_reset_what_records_have_spent(
+    three: dict[str, AnnData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restored: bool
+) -> None:
+    identities = {name: Identity.create() for name in three}
+    account, backup = tmp_path / "site_2 account", tmp_path / "backup"
+    private_run(three, tmp_path, identities).until(1)
+    shutil.copytree(account, backup)
+    list(private_run(three, tmp_path, identities).coordinator.run())
+    if not restored:
+        list(private_run(three, tmp_path, identities).coordinator.run())
+        return
+    shutil.rmtree(account)
+    shutil.copytree(backup, account)
+    now = time.time_ns() + 3600 * 10**9
+    monkeypatch.setattr("infl.privacy.account.time.time_ns", lambda: now)
+    house = private_run(three, tmp_path, identities)
+    with pytest.raises(FederationError, match=r"site_2: its account goes back .*\(1 sums after 3\).* newest backup"):
+        list(house.coordinator.run())
+    assert not [reply for reply in house.replies if isinstance(reply, Answer) and reply.seq > 0]
+
+
+def test_a_member_without_an_account_has_no_part_in_a_private_run(three: dict[str, AnnData], tmp_path: Path) -> None:
+    house = private_run(three, tmp_path, {name: Identity.create() for name in three})
+    house.sites["site_3"].account = None
+    house.sites["site_3"].pairwise = house.sites["site_3"].answering = house.sites["site_3"]._epoch()
+    with pytest.raises(FederationError, match="site_3 shows no account of what its records have spent"):
+        list(house.coordinator.run())

@@ -162,7 +162,8 @@ class Key:
     site: str = shown("the site's name")
     seq: int = shown("number of the exchange")
     public: bytes = shown(
-        "X25519 public key, its MAC under the run's key, and the member's Ed25519 signature (between machines)"
+        "X25519 public key, its MAC under the run's key, and the member's Ed25519 signature (between machines); under differential "
+        "privacy also the head of the site's account: number of sums charged in all its runs, and a keyed digest of which"
     )
 
 

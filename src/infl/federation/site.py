@@ -27,6 +27,7 @@ from infl.federation.messages import (
     Reveal,
     Stopped,
 )
+from infl.federation.others import Others
 from infl.federation.packings import HELD
 from infl.federation.replica import Replica
 from infl.federation.rules import AtSite
@@ -107,6 +108,9 @@ class Site:
         self.data = replica.task.read(adata, a.panel, site=name, rng=rng)
         self.units = Units([], []) if a.dp is None else Units.of(a.dp, replica.task, adata, self.data, name)
         self.account = None if a.dp is None or account is None else self._admitted(a.dp, account)
+        self._others = (
+            None if self.account is None or membership is None else Others(name, self.account.of_site, membership)
+        )
         self.pairwise = self._epoch()
         """The key of this start."""
         self.answering = self.pairwise
@@ -126,7 +130,8 @@ class Site:
         a, m = self.replica.agreement, self.membership
         identity, members = (None, None) if m is None else (m.identity, m.members)
         secret = self.replica.seal_secret
-        return PairwiseSite(self.name, secret, a.run, identity=identity, members=members, private=private)
+        head = b"" if self.account is None or m is None else self.account.of_site.head()
+        return PairwiseSite(self.name, secret, a.run, identity=identity, members=members, private=private, says=head)
 
     def _admitted(self, dp: DP, account: Account) -> RunAccount:
         """Return the run's part of the site's account, if the budgets of its records have room for the run."""
@@ -151,7 +156,10 @@ class Site:
     def _handle(self, plan: Plan) -> Reply | None:
         replica = self.replica
         self._check(plan)
+        news = [total for total in plan.previous if total.seq > replica.seq]
         replica.catch_up(plan.previous)
+        if self._others is not None:
+            self._others.credit(news)
         self._check_due(plan)
         self.settle(plan)
         self._meet(plan)
@@ -202,6 +210,8 @@ class Site:
             return
         if not plan.kind.startswith(REVEAL):
             self.pairwise.meet(plan.peers)
+            if self._others is not None:
+                self._others.witness(plan.peers)
             self.answering = self.pairwise
         else:
             self.answering.meet(plan.peers)

@@ -9,6 +9,9 @@ Records are known by their names in ``obs``, donors by theirs; on disk there are
 site. The same name is the same record in all data sets: names that two data sets share by chance cost budget, and a record
 under another name has another account.
 
+A restored backup of the folder would forget what was spent since. So the other members of a run keep each account's head: how many
+sums were charged in all, and a keyed digest of which. A site whose account goes back behind what they have seen is refused.
+
 References
 ----------
 Feldman, Zrnic, Individual privacy accounting via a Rényi filter, NeurIPS 2021. Lécuyer, Practical privacy filters and
@@ -21,10 +24,13 @@ import hashlib
 import hmac
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from struct import pack
 from typing import Any
 
 import numpy as np
@@ -35,6 +41,37 @@ from infl.privacy.dp import NO_LOSS, epsilon_of_curve, renyi_curve
 
 NAME = "V16"
 """Type of a keyed digest of a name."""
+HEAD = 48
+"""Bytes of an account's head: two numbers of eight, and a digest."""
+CLOCKS = 600 * 10**9
+"""Nanoseconds by which clocks of members differ at the most."""
+
+
+@dataclass
+class Seen:
+    """What a site has seen of another member's account.
+
+    Attributes
+    ----------
+    head
+        The newest :meth:`Account.head`, in hexadecimal.
+    least, since
+        How many sums it has charged at least, as it took part in them, and when that was seen (nanoseconds).
+    """
+
+    head: str = ""
+    least: int = 0
+    since: int = 0
+
+
+def head_time(head: bytes) -> int:
+    """Return when an account's head was read, in nanoseconds since 1970."""
+    return int.from_bytes(head[:8], "big")
+
+
+def head_count(head: bytes) -> int:
+    """Return how many sums an account's head is of."""
+    return int.from_bytes(head[8:16], "big")
 
 
 class Account:
@@ -120,6 +157,78 @@ class Account:
         ]
         return np.unique(np.frombuffer(b"".join(parts), dtype=NAME))
 
+    def head(self) -> bytes:
+        """Return what others keep of this account: the time, how many sums were charged, and a keyed digest of which; 48 bytes."""
+        key = hmac.digest(self.secret, b"infl head", "sha256")
+        with self.alone():
+            runs = {path.stem: self._facts(path)["charged"] for path in sorted(self.folder.glob("*.json"))}
+            charged = {run: sums for run, sums in runs.items() if sums}
+            digest = hmac.digest(key, json.dumps(charged, sort_keys=True).encode(), "sha256")
+            return pack(">QQ", time.time_ns(), sum(map(len, charged.values()))) + digest
+
+    def witness(self, name: str, identity: bytes, head: bytes) -> None:
+        """Keep the head of another member's account, unless the account goes back behind what was seen of it.
+
+        Parameters
+        ----------
+        name, identity
+            The member, and its public key.
+        head
+            :meth:`head` of its account, of whenever it was.
+
+        Raises
+        ------
+        FederationError
+            The account has fewer sums than before, or as many others; or there is none.
+        """
+        if len(head) != HEAD:
+            raise FederationError(f"{name} shows no account of what its records have spent; refused: update infl there")
+        with self._seen_of(identity) as seen:
+            earlier, later = sorted((bytes.fromhex(seen.head) or head, head))
+            before, after = head_count(earlier), head_count(later)
+            if seen.least > head_count(head) and head_time(head) > seen.since + CLOCKS:
+                before, after = seen.least, head_count(head)
+            if after < before or (after == before and earlier[8:] != later[8:]):
+                raise FederationError(
+                    f"{name}: its account goes back behind what was seen of it ({after} sums after {before}); refused: restore its "
+                    f"newest backup there, or agree on what its records have left and delete {self.folder / 'heads'}"
+                )
+            seen.head = later.hex()
+
+    def credit(self, identity: bytes, least: int) -> None:
+        """Note that a member has charged at least so many sums by now: it took part in them."""
+        with self._seen_of(identity) as seen:
+            if least > seen.least:
+                seen.least, seen.since = least, time.time_ns()
+
+    @contextmanager
+    def _seen_of(self, identity: bytes) -> Iterator[Seen]:
+        """Yield what was seen of a member's account, and write it down if it is changed."""
+        path = self.folder / "heads"
+        with self.alone():
+            known = self._all_seen(path)
+            before = known.get(identity.hex(), Seen())
+            yield (seen := replace(before))
+            if seen != before:
+                known[identity.hex()] = seen
+                content = json.dumps({member: asdict(of) for member, of in known.items()})
+                write_atomic(path, content.encode(), overwrite=True, mode=0o600)
+
+    @staticmethod
+    def _all_seen(path: Path) -> dict[str, Seen]:
+        if not path.exists():
+            return {}
+        with explained(path, "read"):
+            try:
+                known = {str(member): Seen(**of) for member, of in json.loads(path.read_text()).items()}
+                if any(len(bytes.fromhex(of.head)) not in (0, HEAD) for of in known.values()):
+                    raise ValueError
+                return known
+            except (ValueError, TypeError, AttributeError):
+                raise FileError(
+                    f"{path} is damaged: restore it from a backup, or delete it and forget others' accounts"
+                ) from None
+
     def _check(self, run: str, names: np.ndarray, noise: float, sample_rate: float, rounds: int) -> None:
         """Refuse a run, or a round, that would take a record beyond its budget."""
         if not self.epsilon or not rounds:
@@ -199,19 +308,19 @@ class RunAccount:
     """
 
     def __init__(self, account: Account, run: str, noise: float, sample_rate: float) -> None:
-        self._account, self._run, self._step = account, run, (noise, sample_rate)
+        self.of_site, self._run, self._step = account, run, (noise, sample_rate)
         self.secret = hmac.digest(account.secret, b"infl noise " + run.encode(), "sha256")
         """Of the site's noise and samples in this run."""
 
     def path(self, kind: str) -> Path:
         """Return where the run's names or charges are."""
-        return self._account.folder / f"{self._run}.{kind}"
+        return self.of_site.folder / f"{self._run}.{kind}"
 
     @property
     def charged(self) -> list[str]:
         """Digests of the sums that were charged."""
         path = self.path("json")
-        return self._account._facts(path)["charged"] if path.exists() else []
+        return self.of_site._facts(path)["charged"] if path.exists() else []
 
     def charge(self, key: bytes) -> None:
         """Charge a sum before it is sealed; the same one is charged once.
@@ -229,12 +338,12 @@ class RunAccount:
             It cannot be written down; nothing may be sent.
         """
         digest = hashlib.sha256(b"infl account" + key).hexdigest()[:32]
-        with self._account.alone():
+        with self.of_site.alone():
             charged = self.charged
             if digest in charged:
                 return
-            names = self._account._names(self.path("names"))
-            self._account._check(self._run, names, *self._step, len(charged) + 1)
+            names = self.of_site._names(self.path("names"))
+            self.of_site._check(self._run, names, *self._step, len(charged) + 1)
             self.write([*charged, digest])
 
     def write(self, charged: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from infl.privacy.seal.context import Context, Words, add
 from infl.privacy.seal.group import GroupSeal, NoSeal
 from infl.privacy.seal.ledger import Ledger
 from infl.privacy.seal.packing import Field, Packing, RangeError, dequantise
-from infl.privacy.seal.pairwise import PairwiseSite, epochs_of
+from infl.privacy.seal.pairwise import PairwiseSite, epochs_of, said_by
 from infl.privacy.seal.reveal import Revealed, uncover
 
 __all__ = [
@@ -25,5 +25,6 @@ __all__ = [
     "add",
     "dequantise",
     "epochs_of",
+    "said_by",
     "uncover",
 ]

@@ -73,8 +73,8 @@ from infl.privacy.seal.reveal import (
     xor,
 )
 
-UNSIGNED = 64
-"""Bytes of a public key and its MAC; a signature follows."""
+UNSIGNED, SIGNED = 64, 128
+"""Bytes of a public key and its MAC; with a signature. What a site says of itself may follow."""
 
 
 class Signer(Protocol):
@@ -108,6 +108,17 @@ def epochs_of(peers: Mapping[str, bytes]) -> str:
     return hashlib.sha256(json.dumps(keys).encode()).hexdigest()
 
 
+def said_by(advertised: bytes) -> tuple[bytes, bytes]:
+    """Return the public key that a site advertised, and what it says of itself, which is signed with it.
+
+    Examples
+    --------
+    >>> said_by(b"k" * 32 + bytes(96) + b"head")
+    (b'kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk', b'head')
+    """
+    return advertised[:32], advertised[SIGNED:]
+
+
 class PairwiseSite:
     """A site's part: its private key for the run, and what it already revealed.
 
@@ -125,6 +136,8 @@ class PairwiseSite:
         Ed25519 public keys (32 bytes each) by site; given, a peer's public key must be signed with its own.
     private
         X25519 private key of an earlier start, to open what was sealed in it (default: a fresh one).
+    says
+        What the others should know of the site at this start; signed with the public key by its identity.
 
     Examples
     --------
@@ -154,8 +167,9 @@ class PairwiseSite:
         identity: Signer | None = None,
         members: Mapping[str, bytes] | None = None,
         private: bytes | None = None,
+        says: bytes = b"",
     ) -> None:
-        self.name, self._subkey, self._run = name, subkey, run
+        self.name, self._subkey, self._run, self._says = name, subkey, run, says
         self._identity, self._members = identity, members
         fresh = X25519PrivateKey.generate
         self._private = fresh() if private is None else X25519PrivateKey.from_private_bytes(private)
@@ -172,11 +186,12 @@ class PairwiseSite:
         raise KeyringError("a seal holds a secret and is not pickled or copied: make it again from the key ring")
 
     def advertise(self) -> bytes:
-        """Return the public key and its MAC (64 bytes), then its signature if the site has an identity (64 bytes)."""
+        """Return the public key and its MAC (64 bytes); if the site has an identity, its signature (64 bytes) and what it says."""
         public = self._private.public_key().public_bytes_raw()
-        statement = self._statement(self.name, public)
+        says = self._says if self._identity else b""
+        statement = self._statement(self.name, public, says)
         signature = self._identity.sign(statement) if self._identity else b""
-        return public + hmac.digest(self._subkey, statement, "sha256") + signature
+        return public + hmac.digest(self._subkey, statement, "sha256") + signature + says
 
     @property
     def private(self) -> bytes:
@@ -202,8 +217,8 @@ class PairwiseSite:
                 f"{self.name}: the keys are not those of its last start; they must be asked for again"
             )
         for name, advertised in peers.items():
-            public, mac, signature = advertised[:32], advertised[32:64], advertised[64:]
-            statement = self._statement(name, public)
+            (public, says), mac, signature = said_by(advertised), advertised[32:UNSIGNED], advertised[UNSIGNED:SIGNED]
+            statement = self._statement(name, public, says)
             if not hmac.compare_digest(mac, hmac.digest(self._subkey, statement, "sha256")):
                 raise SealError(f"the public key of {name!r} is not signed with the run's key; refused")
             if self._members is not None:
@@ -306,8 +321,8 @@ class PairwiseSite:
         }
         return Revealed(self.name, {s: self._token(s, self.name, agreed) for s in peers}, keys, box)
 
-    def _statement(self, name: str, public: bytes) -> bytes:
-        return b"infl pairwise key " + self._run.encode() + b"\x1f" + name.encode() + b"\x1f" + public
+    def _statement(self, name: str, public: bytes, says: bytes) -> bytes:
+        return b"infl pairwise key " + self._run.encode() + b"\x1f" + name.encode() + b"\x1f" + public + says
 
     def _seed(self, peer: str, context: Context) -> bytes:
         return HKDFExpand(SHA256(), SEED_BYTES, b"mask" + context.digest()).derive(self._peers[peer])
