@@ -299,7 +299,7 @@ def test_public_key_of_small_order_is_refused() -> None:
     site = PairwiseSite("s0", KEY, "run")
     zero = bytes(32)
     with pytest.raises(SealError, match="'s1' is none"):
-        site.meet({"s1": zero + hmac.digest(KEY, site._statement("s1", zero), "sha256")})
+        site.meet({"s1": zero + hmac.digest(KEY, site._statement("s1", zero, b""), "sha256")})
 
 
 def test_altered_or_exchanged_shares_are_refused() -> None:
