@@ -23,7 +23,7 @@ _EXAMPLES = "src/infl/datasets/_public.py"  # their examples read the files too
 _left_out = pytest.StashKey[int]()
 
 # Their classes are made of PEFT's, so that even their examples cannot be collected without the extra infl[trex].
-collect_ignore = [] if find_spec("peft") else ["src/infl/nn/trex/tuner.py", "src/infl/models/adapted.py"]
+collect_ignore = [] if find_spec("peft") else ["src/infl/nn/trex/tuner.py", "src/infl/models/adapter/net.py"]
 # A former name, which warns whoever looks into it; a test of its own does.
 collect_ignore += ["src/infl/privacy/attacks.py"]
 

@@ -20,8 +20,8 @@ import infl
 from _table import Table
 from infl.errors import InflWarning
 from infl.keys import Keyring
-from infl.models.effects import MEMBERS
-from infl.models.perturbation import effect_metrics
+from infl.models.perturbation.effects import MEMBERS
+from infl.models.perturbation.scoring import effect_metrics
 from panels import use_data_folder
 
 SEEDS = int(os.environ.get("INFL_BENCH_SEEDS", "5"))

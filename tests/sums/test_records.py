@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 import infl
 from infl.errors import InflWarning
 from infl.models import Task
-from infl.models.adapter import near_centroids
-from infl.models.labelled import FeatureMatrix
-from infl.models.sentences import Sentences, sentences
+from infl.models.adapter.centroids import near_centroids
+from infl.models.adapter.data import Sentences, sentences
+from infl.models.matrix import FeatureMatrix
 from infl.nn.trex.intuition import TokenIntuition
 from infl.pp._hvg import clipped_sum
 from infl.pp._matrix import SiteMatrix, presence

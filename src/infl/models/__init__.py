@@ -5,7 +5,7 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
-        "adapter": ["Adapter"],
+        "adapter": ["Adapter", "load_base"],
         "classifier": ["Classifier"],
         "histology": ["Histology"],
         "locked": ["Header", "LockedModel", "load_model"],
@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "scanvi": ["Scanvi"],
         "scvi": ["Scvi"],
         "spatial": ["Spatial"],
-        "task": ["SiteData", "Step", "Task"],
+        "site_data": ["SiteData", "Step"],
+        "task": ["Task"],
     },
 )

@@ -10,7 +10,8 @@ from typing import Any
 from infl import _entry_points
 from infl._parameters import shown
 from infl.errors import SettingsError
-from infl.models.task import ALIASES, Task, without_aliases
+from infl.models.spellings import ALIASES, without_aliases
+from infl.models.task import Task
 
 TASKS = {
     "adapter": "infl.models.adapter:Adapter",

@@ -7,16 +7,17 @@ third party's task is one class that follows this protocol, registered under the
 from __future__ import annotations
 
 import dataclasses
-import inspect
-from abc import ABC, ABCMeta, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 
 from infl._parameters import Choice, Kind, Real, Whole, read_all
 from infl.errors import SettingsError
+from infl.models.site_data import SiteData, Step
+from infl.models.spellings import Spellings
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -43,113 +44,20 @@ Sums = dict[str, np.ndarray]
 Predictor = Callable[["AnnData | MuData"], dict[str, np.ndarray]]
 """What gives a task's outputs on data."""
 
+Data = TypeVar("Data", bound=SiteData)
+"""What a task reads from a site."""
 
-@dataclass(frozen=True)
-class Step:
-    """Where in a federated run a training step happens.
-
-    Attributes
-    ----------
-    round, rounds
-        Round, from 1, of how many.
-    step, steps
-        Step within the site's round, from 0, of how many.
-
-    Examples
-    --------
-    >>> at = Step(round=3, rounds=20, step=0, steps=5)
-    >>> (at.round - 1) * at.steps + at.step  # steps before this one
-    10
-    """
-
-    round: int
-    rounds: int
-    step: int
-    steps: int
-
-
-class SiteData(ABC):
-    """One site's observations, readable in batches by index.
-
-    Attributes
-    ----------
-    train, validation
-        Indices of the observations that are trained on and those that judge.
-
-    Examples
-    --------
-    >>> import infl, numpy as np
-    >>> sites = infl.datasets.khan_sites()
-    >>> task = infl.models.Classifier(target="tumour_class")
-    >>> data = task.read(sites["site_1"], task.agree(sites), site="site_1", rng=np.random.default_rng(0))
-    >>> isinstance(data, infl.models.SiteData), len(data.train) + len(data.validation)
-    (True, 16)
-    """
-
-    train: np.ndarray
-    validation: np.ndarray
-
-    @abstractmethod
-    def batch(self, index: np.ndarray) -> Any:
-        """Return the observations `index` as the task's module takes them."""
-
-    def order(self, rng: np.random.Generator) -> np.ndarray:
-        """Return the training observations in a random order, for an epoch."""
-        return rng.permutation(self.train)
-
-    @property
-    def one_class(self) -> bool:
-        """Whether all labels that the site has are of one class, so that they cannot judge what tells classes apart.
-
-        Read from ``labels``, a tensor of class numbers (n_obs,) or (n_obs, n_columns), −1 where unknown, if there is one.
-        """
-        import torch
-
-        labels = getattr(self, "labels", None)
-        if not isinstance(labels, torch.Tensor) or not (labels >= 0).any():
-            return False
-        return all(len(column[column >= 0].unique()) < 2 for column in labels.reshape(len(labels), -1).T)
-
-
-ALIASES = {"learning_rate": "lr", "optimizer": "optimiser", "standardize": "standardise"}
-"""Other spellings of options that are taken."""
-
-
-def without_aliases(options: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """Return options under the names that a task knows.
-
-    Raises
-    ------
-    SettingsError
-        One is given under both.
-    """
-    renamed: dict[str, Any] = {}
-    for option, value in options.items():
-        name = ALIASES.get(option, option) if option not in known else option
-        if name in renamed:
-            raise SettingsError(f"{name}= and its other spelling are both given: leave one of them out")
-        renamed[name if name in known else option] = value
-    return renamed
-
-
-class _Spellings(ABCMeta):
-    """Takes options of a task under their other spellings."""
-
-    @property
-    def __signature__(cls) -> inspect.Signature:
-        own = inspect.signature(cls.__init__)  # type: ignore[misc]
-        return own.replace(parameters=[p for name, p in own.parameters.items() if name != "self"])
-
-    def __call__(cls, *args: Any, **options: Any) -> Any:
-        return super().__call__(*args, **without_aliases(options, getattr(cls, "__dataclass_fields__", ())))
+Net = TypeVar("Net", bound="nn.Module")
+"""What a task builds."""
 
 
 @dataclass(frozen=True)
-class Task(metaclass=_Spellings):
+class Task(Generic[Data, Net], metaclass=Spellings):
     """Base of all tasks. The fields of a concrete task are its options; all of them can be written as JSON.
 
     A task has no state: what is learned lives in the module's parameters (averaged, locked) and in *private arrays*
-    (moments, priors, calibration: sums over sites, encrypted in the model file).
+    (moments, priors, calibration: sums over sites, encrypted in the model file). For type checkers it is generic in what it
+    reads and in the module that it builds: ``class Mine(Task[Rows, nn.Linear])``.
 
     Parameters
     ----------
@@ -230,7 +138,7 @@ class Task(metaclass=_Spellings):
         site: str,
         rng: np.random.Generator | None = None,
         keyless: bool = False,
-    ) -> SiteData:
+    ) -> Data:
         """Read a site's data, in the panel's order.
 
         Parameters
@@ -285,34 +193,34 @@ class Task(metaclass=_Spellings):
         """
         return {}
 
-    def held(self, data: Any, panel: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+    def held(self, data: Data, panel: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
         """Which of :meth:`held_names` a site has: arrays of 0 and 1."""
         return {}
 
     # -- model -----------------------------------------------------------------------------------------------------
     @abstractmethod
-    def build(self, panel: Mapping[str, Any]) -> nn.Module:
+    def build(self, panel: Mapping[str, Any]) -> Net:
         """Return a freshly initialised module (from torch's global generator)."""
 
-    def configure(self, module: nn.Module, private: Sums) -> None:
+    def configure(self, module: Net, private: Sums) -> None:
         """Put private arrays where the module uses them."""
 
     def units(self, panel: Mapping[str, Any]) -> dict[str, dict[int, Sequence[str]]]:
         """Names of the units along axes of parameters, where they have names: ``{parameter: {axis: names}}``."""
         return {}
 
-    def keep(self, data: Any) -> Sums:
+    def keep(self, data: Data) -> Sums:
         """Return what a site's own model knows of the site beside the global model (moments); it is never sent."""
         return {}
 
-    def adapt(self, module: nn.Module, data: Any, private: Sums) -> None:
+    def adapt(self, module: Net, data: Data, private: Sums) -> None:
         """Estimate, from unlabelled data, the parameters that a site learns for itself; for a site not in the fit."""
 
     def is_local(self, parameter: str) -> bool:
         """Whether a parameter stays at its site and is not averaged."""
         return False
 
-    def losses(self, module: nn.Module, batch: Any) -> Tensor:
+    def losses(self, module: Net, batch: Any) -> Tensor:
         """Return the loss (n,) of each observation of a batch, where it does not depend on the others.
 
         A task that has this in place of :meth:`loss`, and batches that are tuples of tensors, has sites of one process
@@ -330,7 +238,7 @@ class Task(metaclass=_Spellings):
         """Whether the task has :meth:`losses`."""
         return type(self).losses is not Task.losses
 
-    def loss(self, module: nn.Module, batch: Any, step: Step) -> Tensor:
+    def loss(self, module: Net, batch: Any, step: Step) -> Tensor:
         """Return the mean loss of a batch, to be differentiated; a task has this or :meth:`losses`."""
         return self.losses(module, batch).mean()
 
@@ -340,10 +248,10 @@ class Task(metaclass=_Spellings):
         """Names and shapes of what :meth:`evaluate` returns."""
 
     @abstractmethod
-    def evaluate(self, module: nn.Module, data: Any, index: np.ndarray) -> Sums:
+    def evaluate(self, module: Net, data: Data, index: np.ndarray) -> Sums:
         """Return sums over the observations `index`, never values per observation."""
 
-    def evaluate_each(self, module: nn.Module, parts: Sequence[tuple[Any, np.ndarray]]) -> list[Sums]:
+    def evaluate_each(self, module: Net, parts: Sequence[tuple[Data, np.ndarray]]) -> list[Sums]:
         """Return the sums of several sites, of data and index each; one pass for all of them may be faster."""
         return [self.evaluate(module, data, index) for data, index in parts]
 
@@ -353,7 +261,7 @@ class Task(metaclass=_Spellings):
 
     # -- results ---------------------------------------------------------------------------------------------------
     @abstractmethod
-    def infer(self, module: nn.Module, data: Any, private: Sums) -> dict[str, np.ndarray]:
+    def infer(self, module: Net, data: Data, private: Sums) -> dict[str, np.ndarray]:
         """Return what the model says of every observation of `data`."""
 
     @abstractmethod
@@ -367,7 +275,7 @@ class Task(metaclass=_Spellings):
         """Return which observations (n_obs,) are held out to compare methods on."""
         raise SettingsError(f"model {self.name!r} cannot be compared yet")
 
-    def judged(self, module: nn.Module, data: Any, private: Sums) -> dict[str, np.ndarray]:
+    def judged(self, module: Net, data: Data, private: Sums) -> dict[str, np.ndarray]:
         """Return what :meth:`score` needs of every observation, where that is not what users get."""
         return self.infer(module, data, private)
 
@@ -396,38 +304,3 @@ class Task(metaclass=_Spellings):
     def options(self) -> dict[str, Any]:
         """Return the options as JSON."""
         return dataclasses.asdict(self)
-
-
-@runtime_checkable
-class Embeds(Protocol):
-    """A task that can write its latent alone."""
-
-    def embed(self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], *, key_added: str) -> None:
-        """Write ``obsm["X_" + key_added]``."""
-
-
-@runtime_checkable
-class ReadsLayer(Protocol):
-    """A task with an option for the layer to read (None: ``X``)."""
-
-    @property
-    def layer(self) -> str | None:
-        """The layer."""
-
-
-@runtime_checkable
-class ReadsModality(Protocol):
-    """A task with an option for the modality of a ``MuData`` to read (None: none, or all together)."""
-
-    @property
-    def modality(self) -> str | None:
-        """The modality."""
-
-
-@runtime_checkable
-class ChoosesFeatures(Protocol):
-    """A task with an option for its panel: the features that all sites have (``"intersection"``), or any (``"union"``)."""
-
-    @property
-    def features(self) -> str:
-        """Which features."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -36,8 +36,12 @@ COUNT = Scale(0, limbs=1)
 """Whole numbers up to 2⁵⁹."""
 
 
+Data = TypeVar("Data")
+Net = TypeVar("Net")
+
+
 @dataclass(frozen=True)
-class SiteView:
+class SiteView(Generic[Data, Net]):
     """What a task's sums are computed from at a site.
 
     Attributes
@@ -53,8 +57,8 @@ class SiteView:
     [1.0, 2.0]
     """
 
-    data: Any
-    module: Any
+    data: Data
+    module: Net
 
 
 @dataclass(frozen=True, kw_only=True)

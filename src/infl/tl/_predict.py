@@ -17,7 +17,7 @@ from infl.data.copy import in_memory
 from infl.data.sites import as_sites, site_rows
 from infl.errors import SettingsError
 from infl.federation.run import FederatedRun
-from infl.models.task import Embeds
+from infl.models.protocols import Embeds
 from infl.tl._results import all_or_none, check_writable, model_and_key, use_facts
 from infl.tl._use import check_use, with_layer
 

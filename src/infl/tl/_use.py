@@ -14,7 +14,7 @@ from infl._warn import warn
 from infl.data import units
 from infl.data.check import check_layer, check_unique, check_values, measured, tables
 from infl.errors import DataError, SettingsError
-from infl.models.task import ChoosesFeatures, ReadsLayer, ReadsModality
+from infl.models.protocols import ChoosesFeatures, ReadsLayer, ReadsModality
 
 if TYPE_CHECKING:
     from infl._types import Data

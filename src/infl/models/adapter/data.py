@@ -1,16 +1,23 @@
-"""Cell sentences: a cell or sample as the names of its features, from the highest value down (Cell2Sentence)."""
+"""What an adapter reads from a site: cells as sentences of their highest features (Cell2Sentence), and labels of several tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
+from infl.data.labels import check_labels, label_text, label_type, warn_of_one_class
 from infl.errors import DataError
 from infl.models.matrix import FeatureMatrix
-from infl.models.task import SiteData
+from infl.models.site_data import SiteData
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
 
 
 def sentences(
@@ -76,3 +83,48 @@ class Sentences(SiteData):
         mask = self.mask[index]
         longest = int(mask.sum(1).max()) if len(index) else 0
         return self.ids[index, :longest], mask[:, :longest], self.labels[index]
+
+
+def labels_of(adata: AnnData | MuData, task: str) -> pd.Series:
+    """Return the labels of a task as text, missing ones as missing."""
+    return label_text(adata.obs[task])
+
+
+def classes_of(sites: Mapping[str, AnnData | MuData], task: str) -> list[str]:
+    """Return all sites' classes of a task, after checking its column.
+
+    Raises
+    ------
+    DataError
+        No site has the column, or all have one class.
+    """
+    for site, adata in sites.items():
+        if task in adata.obs:
+            check_labels(adata.obs[task], task, site, partly=True)
+    seen = {site: set(labels_of(a, task).dropna()) for site, a in sites.items() if task in a.obs}
+    classes = sorted(set().union(*seen.values()))
+    if not seen:
+        raise DataError(f"no site has the column {task!r} in obs: name columns of labels with target=")
+    if len(classes) < 2 and len(sites) > 1:
+        raise DataError(f"{task!r} has fewer than two classes over all sites: leave it out of target=")
+    warn_of_one_class({site: sorted(labels) for site, labels in seen.items()}, task)
+    return classes
+
+
+def types_of(sites: Mapping[str, AnnData | MuData], task: str) -> list[str]:
+    """Return of which type the labels of a task are."""
+    return label_type(adata.obs[task] for adata in sites.values() if task in adata.obs)
+
+
+def first_label(labels: np.ndarray) -> np.ndarray:
+    """Return one number for each task and class: of the first task that an observation has a label of.
+
+    Examples
+    --------
+    >>> first_label(np.array([[0, 1], [-1, 1], [0, 0]])).tolist()
+    [0, 1, 0]
+    """
+    has = labels >= 0
+    task = np.where(has.any(1), has.argmax(1), labels.shape[1])
+    padded = np.column_stack([labels, np.zeros(len(labels), dtype=int)])
+    return np.unique(task * (labels.max(initial=0) + 1) + padded[np.arange(len(labels)), task], return_inverse=True)[1]

@@ -8,11 +8,10 @@ from anndata import AnnData
 from mudata import MuData
 
 import infl
-from infl.errors import DataError, SettingsError
+from infl.errors import DataError
 from infl.federation.run import FederatedRun
 from infl.models.classifier import Classifier
-from infl.models.labelled import fused
-from infl.models.matrix import FeatureMatrix
+from infl.models.classifier.data import fused
 
 OPTIONS = {
     "target": "label",
@@ -113,23 +112,6 @@ def test_every_scaling_leaves_gaps_out(sites: dict[str, AnnData], standardise: s
         np.testing.assert_allclose(np.nanmean(x.numpy(), 1), 0, atol=1e-5)
 
 
-def test_marked_features_are_nan_in_memory_sparse_and_on_disk(sites: dict[str, AnnData], tmp_path) -> None:
-    from anndata import read_h5ad
-    from scipy import sparse
-
-    adata = sites["site_1"]
-    adata.var["infl_present"] = [True, False, True, True, True, True]
-    names, expected = ["g4", "g1", "g0"], adata.X[:, [4, 1, 0]].copy()
-    expected[:, 1] = np.nan
-    adata.write_h5ad(tmp_path / "a.h5ad")
-    other = adata.copy()
-    other.X = sparse.csr_matrix(other.X)
-    for data in (adata, other, read_h5ad(tmp_path / "a.h5ad", backed="r")):
-        rows = FeatureMatrix(data, names, site="site_1").rows(slice(2, 5))
-        np.testing.assert_array_equal(rows, expected[2:5])
-    assert np.isfinite(adata.X).all()  # the object itself is as it was
-
-
 def test_a_site_without_a_shared_feature_is_refused(sites: dict[str, AnnData]) -> None:
     sites["site_2"].var_names = ["other_1", "other_2", "other_3"]
     with pytest.raises(DataError, match="site_2 has no feature in common with any other site"):
@@ -149,11 +131,6 @@ def test_a_modality_that_nobody_has_is_named() -> None:
     mdata.obs["label"] = list("abab")
     with pytest.raises(DataError, match="site_1 has no modality 'atac': choose one of 'rna'"):
         infl.tl.fit_federated({"site_1": mdata}, **{**OPTIONS, "modality": "atac"})
-
-
-def test_unknown_features_setting() -> None:
-    with pytest.raises(SettingsError, match="features='all': give one of 'intersection', 'union'"):
-        Classifier(target="label", features="all")
 
 
 @pytest.mark.data_dir

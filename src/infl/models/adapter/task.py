@@ -1,40 +1,44 @@
-"""Several tasks at once by an adapter on a pretrained transformer: cell sentences, rank-one experts, one head a task."""
+"""The protocol of the adapter: what the sites agree on, its centroids, its module, and what is written back."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from infl._isolation import torch_seed
 from infl._parameters import LAYER, SEED, SHARE, Choice, Flag, Kind, Names, Real, Text, Whole
-from infl.data.labels import TEXT, as_labels, check_labels, class_numbers, label_text, label_type, warn_of_one_class
+from infl.data.labels import TEXT, as_labels, class_numbers
 from infl.errors import DataError, SettingsError
-from infl.models.bases import is_known, load_base, name_of
+from infl.models.adapter.bases import Base, is_known, load_base, name_of
+from infl.models.adapter.centroids import centroid_sums
+from infl.models.adapter.data import Sentences, classes_of, first_label, labels_of, sentences, types_of
+from infl.models.adapter.scoring import metrics_of, sums_of
 from infl.models.labelled import has_numbers, split_rows, stratified_split
 from infl.models.logistic import logistic_regression
 from infl.models.matrix import FeatureMatrix
-from infl.models.sentences import Sentences, sentences
-from infl.models.task import Predictor, Step, Sums, Task
-from infl.sums import FederatedSum, SiteView, State
-from infl.sums.shape import Records
+from infl.models.site_data import Step
+from infl.models.task import Predictor, Sums, Task
+from infl.sums import FederatedSum
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
+
+    from infl.models.adapter.net import AdaptedNet
 
 FROZEN = ("A", "router", "omega", "gate")
 """What all sites share and nobody trains, so that the average of the sites' B is the average of their updates."""
 
 
 @dataclass(frozen=True)
-class Adapter(Task):
+class Adapter(Task[Sentences, "AdaptedNet"]):
     """Predict one or several categorical ``obs`` columns with a shared adapter on a pretrained transformer.
 
     A cell or sample becomes a sentence of the names of its highest features. The base model reads it unchanged; rank-one
@@ -46,7 +50,7 @@ class Adapter(Task):
         Column or columns of ``obs``. A site need not have all of them, nor a label for each observation.
     base
         Folder of a transformers model with its tokenizer, alike at all sites, or the name of one
-        (:func:`infl.models.bases.load_base`). The task keeps the name alone; a folder's is its last part.
+        (:func:`infl.models.load_base`). The task keeps the name alone; a folder's is its last part.
     layer
         Layer to rank (None: ``X``).
     length
@@ -151,28 +155,14 @@ class Adapter(Task):
         base = load_base(self.base)
         features = list(panel_of(sites, layer=self.layer).features)
         base.vocabulary(features)
-        classes = {}
-        for task in self.tasks:
-            for site, adata in sites.items():
-                if task in adata.obs:
-                    check_labels(adata.obs[task], task, site, partly=True)
-            seen = {site: set(_labels(a, task).dropna()) for site, a in sites.items() if task in a.obs}
-            classes[task] = sorted(set().union(*seen.values()))
-            if not seen:
-                raise DataError(f"no site has the column {task!r} in obs: name columns of labels with target=")
-            if len(classes[task]) < 2 and len(sites) > 1:
-                raise DataError(f"{task!r} has fewer than two classes over all sites: leave it out of target=")
-            warn_of_one_class({site: sorted(labels) for site, labels in seen.items()}, task)
+        classes = {task: classes_of(sites, task) for task in self.tasks}
         for site, adata in sites.items():
-            if not any(task in adata.obs and _labels(adata, task).notna().any() for task in self.tasks):
+            if not any(task in adata.obs and labels_of(adata, task).notna().any() for task in self.tasks):
                 raise DataError(f"{site} has labels of none of the tasks {', '.join(self.tasks)}: leave the site out")
-        types = {
-            task: label_type(adata.obs[task] for adata in sites.values() if task in adata.obs) for task in self.tasks
-        }
         return {
             "features": features,
             "tasks": classes,
-            "class_types": types,
+            "class_types": {task: types_of(sites, task) for task in self.tasks},
             "base": base.digest,
             "width": base.width,
         }
@@ -198,7 +188,7 @@ class Adapter(Task):
         for number, (task, classes) in enumerate(panel["tasks"].items()):
             if task in adata.obs:
                 labels[:, number] = class_numbers(adata.obs[task], classes, task, site)
-        first = _first_label(labels)
+        first = first_label(labels)
         train, validation = split_rows(adata.obs_names, first, self.validation, rng, stratify=self.stratify)
         return Sentences(ids, mask, torch.from_numpy(labels), train, validation)
 
@@ -212,7 +202,7 @@ class Adapter(Task):
         labels = data.labels.numpy()
         return {group: has_numbers(labels[:, k], len(of)) for k, (group, of) in enumerate(named)}
 
-    def _base(self, panel: Mapping[str, Any]) -> Any:
+    def _base(self, panel: Mapping[str, Any]) -> Base:
         base = load_base(self.base)
         if base.digest != panel["base"]:
             raise SettingsError(f"this adapter belongs to another base model than the one at base={self.base!r}")
@@ -221,50 +211,26 @@ class Adapter(Task):
     # -- centroids -------------------------------------------------------------------------------------------------
     def before(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
         """Return rounds of k-means over the sentences."""
-        k, width = self.r1 * self.r2, panel["width"]
         if not self.prior or not self.intuition_rounds:
             return ()
-
-        def combine(total: Sums, state: State) -> State:
-            """Move each centroid to the mean of its members, scaled to length 1; one without members stays."""
-            before = state.get("centroids", np.zeros_like(total["sums"]))
-            length = np.linalg.norm(total["sums"], axis=1, keepdims=True)
-            moved = total["sums"] / np.maximum(length, 1e-12)
-            return {**state, "centroids": np.where((total["members"] > 0.5)[:, None], moved, before)}
-
-        def records(site: SiteView, state: State) -> Records:
-            members = near_centroids(site, state)["members"]
-            return {"members": members, "sums": members[:, None]}
-
-        centroids = FederatedSum(
-            name="centroids",
-            shapes={"members": (k,), "sums": (k, width)},
-            local=near_centroids,
-            combine=combine,
-            says="for each group of sentences: their number, and sums of the values that the model gives to them",
-            records=records,
-            sensitivity={"members": 1, "sums": 2},  # embeddings are of length 1
-            steps=self.intuition_rounds,
-            called="{name} {step}",
-        )
-        return (centroids,)
+        return (centroid_sums(self.r1 * self.r2, panel["width"], steps=self.intuition_rounds),)
 
     def privately(self) -> Adapter:
         """Take the centroids from the base's tokens, and hold out each observation by itself."""
         return replace(self, intuition_rounds=0, stratify=False)
 
-    def configure(self, module: nn.Module, private: Sums) -> None:
+    def configure(self, module: AdaptedNet, private: Sums) -> None:
         """Set the centroids that have been found."""
         if "centroids" not in private:
             return
         found = torch.from_numpy(np.asarray(private["centroids"], dtype=np.float32))
         known = found.norm(dim=1) > 0
-        cast(Any, module).intuition.centroids[known] = found[known]
+        module.intuition.centroids[known] = found[known]
 
     # -- model -----------------------------------------------------------------------------------------------------
-    def build(self, panel: Mapping[str, Any]) -> nn.Module:
+    def build(self, panel: Mapping[str, Any]) -> AdaptedNet:
         """Return the base with a fresh adapter and fresh heads; A and router follow from `public_seed`."""
-        from infl.models.adapted import AdaptedNet
+        from infl.models.adapter.net import AdaptedNet
         from infl.nn.trex import TrexConfig
 
         config = TrexConfig(
@@ -286,7 +252,7 @@ class Adapter(Task):
         named = enumerate(panel["tasks"].values())
         return {f"heads.{i}.{part}": {0: classes} for i, classes in named for part in ("weight", "bias")}
 
-    def loss(self, module: nn.Module, batch: tuple[Tensor, Tensor, Tensor], step: Step) -> Tensor:
+    def loss(self, module: AdaptedNet, batch: tuple[Tensor, Tensor, Tensor], step: Step) -> Tensor:
         """Return the mean cross-entropy of all labels in a batch."""
         ids, mask, labels = batch
         losses = [
@@ -301,44 +267,23 @@ class Adapter(Task):
         sizes = {f"confusion.{task}": (len(classes),) * 2 for task, classes in panel["tasks"].items()}
         return {"loss": (), **sizes}
 
-    @torch.no_grad()
-    def evaluate(self, module: nn.Module, data: Sentences, index: np.ndarray) -> Sums:
+    def evaluate(self, module: AdaptedNet, data: Sentences, index: np.ndarray) -> Sums:
         """Return sums over the observations `index`."""
-        net = cast(Any, module)
-        sums = {"loss": np.zeros(())}
-        for task, head in zip(self.tasks, net.heads, strict=True):
-            sums[f"confusion.{task}"] = np.zeros((head.out_features,) * 2)
-        for start in range(0, len(index), 256):
-            ids, mask, labels = data.batch(index[start : start + 256])
-            for task, logits, y in zip(self.tasks, net(ids, mask), labels.T, strict=True):
-                sums["loss"] += float(F.cross_entropy(logits.double(), y, ignore_index=-1, reduction="sum"))
-                known = (y >= 0).numpy()
-                np.add.at(sums[f"confusion.{task}"], (y.numpy()[known], logits.argmax(1).numpy()[known]), 1)
-        return sums
+        return sums_of(module, self.tasks, data, index)
 
     def summarise(self, sums: Sums) -> dict[str, float]:
         """Return loss, mean accuracy and mean balanced accuracy over tasks, and each task's accuracy."""
-        confusions = {task: sums[f"confusion.{task}"] for task in self.tasks}
-        judged = sum(confusion.sum() for confusion in confusions.values())
-        scores = {task: _scores(confusion) for task, confusion in confusions.items()}
-        seen = [s for s in scores.values() if not np.isnan(s[0])]
-        mean = np.mean(seen, axis=0) if seen else (np.nan, np.nan)
-        return {
-            "loss": float(sums["loss"] / judged) if judged else np.nan,
-            "mean_accuracy": float(mean[0]),
-            "mean_balanced_accuracy": float(mean[1]),
-            **{f"accuracy_{task}": score[0] for task, score in scores.items()},
-        }
+        return metrics_of(sums, self.tasks)
 
     # -- results ---------------------------------------------------------------------------------------------------
     @torch.no_grad()
-    def infer(self, module: nn.Module, data: Sentences, private: Sums) -> dict[str, np.ndarray]:
+    def infer(self, module: AdaptedNet, data: Sentences, private: Sums) -> dict[str, np.ndarray]:
         """Return each task's probabilities (n, classes) and the latent (n, width)."""
-        net, parts = cast(Any, module), []
+        parts: list[dict[str, np.ndarray]] = []
         for start in range(0, len(data.ids), 256):
             ids, mask, _ = data.batch(np.arange(start, min(start + 256, len(data.ids))))
-            z = net.latent(ids, mask)
-            probability = [head(z).softmax(1).numpy() for head in net.heads]
+            z = module.latent(ids, mask)
+            probability = [head(z).softmax(1).numpy() for head in module.heads]
             parts.append({"latent": z.numpy(), **dict(zip(self.tasks, probability, strict=True))})
         outputs = {f"probability.{task}": np.concatenate([p[task] for p in parts]) for task in self.tasks}
         return {**outputs, "latent": np.concatenate([p["latent"] for p in parts])}
@@ -366,10 +311,10 @@ class Adapter(Task):
     def hold_out(self, adata: AnnData | MuData, share: float, rng: np.random.Generator) -> np.ndarray:
         """Hold out `share` of the observations, by the class of the first task that each has a label of."""
         codes = [
-            _labels(adata, t).astype("category").cat.codes if t in adata.obs else np.full(adata.n_obs, -1)
+            labels_of(adata, t).astype("category").cat.codes if t in adata.obs else np.full(adata.n_obs, -1)
             for t in self.tasks
         ]
-        _, test = stratified_split(_first_label(np.stack(codes, 1)), share, rng)
+        _, test = stratified_split(first_label(np.stack(codes, 1)), share, rng)
         return np.isin(np.arange(adata.n_obs), test)
 
     def score(
@@ -380,7 +325,7 @@ class Adapter(Task):
         for task, classes in panel["tasks"].items():
             confusion = sums[f"confusion.{task}"] = np.zeros((len(classes),) * 2)
             if task in adata.obs and f"probability.{task}" in outputs:
-                y = pd.Categorical(_labels(adata, task), categories=classes).codes
+                y = pd.Categorical(labels_of(adata, task), categories=classes).codes
                 np.add.at(confusion, (y[y >= 0], outputs[f"probability.{task}"].argmax(1)[y >= 0]), 1)
         return {name: value for name, value in self.summarise(sums).items() if name != "loss"}
 
@@ -392,7 +337,7 @@ class Adapter(Task):
 
         x, fitted = features(train), {}
         for task, classes in panel["tasks"].items():
-            y = pd.Categorical(_labels(train, task), categories=classes).codes.astype(np.int64)
+            y = pd.Categorical(labels_of(train, task), categories=classes).codes.astype(np.int64)
             fitted[task] = logistic_regression(x[y >= 0], y[y >= 0], len(classes), balanced=False)
 
         def predict(adata: AnnData | MuData) -> dict[str, np.ndarray]:
@@ -400,40 +345,3 @@ class Adapter(Task):
             return {f"probability.{task}": model(x) for task, model in fitted.items()}
 
         return predict
-
-
-@torch.no_grad()
-def near_centroids(site: SiteView, state: State) -> Sums:
-    """Return number and sum of the training sentences that are nearest to each centroid."""
-    data, intuition = site.data, site.module.intuition
-    sums = torch.zeros(intuition.centroids.shape, dtype=torch.float64)
-    members = torch.zeros(len(sums), dtype=torch.float64)
-    for start in range(0, len(data.train), 2048):
-        ids, mask, _ = data.batch(data.train[start : start + 2048])
-        embedded = intuition.embed(ids, mask)
-        nearest = (embedded @ intuition.centroids.T).argmax(1)
-        sums.index_add_(0, nearest, embedded.double())
-        members += torch.bincount(nearest, minlength=len(members))
-    return {"members": members.numpy(), "sums": sums.numpy()}
-
-
-def _labels(adata: AnnData | MuData, task: str) -> pd.Series:
-    """Return labels as text, missing ones as missing."""
-    return label_text(adata.obs[task])
-
-
-def _first_label(labels: np.ndarray) -> np.ndarray:
-    """Return one number for each task and class: of the first task that an observation has a label of."""
-    has = labels >= 0
-    task = np.where(has.any(1), has.argmax(1), labels.shape[1])
-    padded = np.column_stack([labels, np.zeros(len(labels), dtype=int)])
-    return np.unique(task * (labels.max(initial=0) + 1) + padded[np.arange(len(labels)), task], return_inverse=True)[1]
-
-
-def _scores(confusion: np.ndarray) -> tuple[float, float]:
-    """Return accuracy and balanced accuracy of confusion counts."""
-    actual, hits = confusion.sum(1), np.diag(confusion)
-    if not actual.any():
-        return float("nan"), float("nan")
-    seen = actual > 0
-    return float(hits.sum() / actual.sum()), float((hits[seen] / actual[seen]).mean())

@@ -1,51 +1,18 @@
 """Perturbation regression: sums, the stack, the network, and what users get wrong."""
 
-import itertools
 import warnings
-from dataclasses import replace
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tests.models.perturbation.screen import CONDITIONS, GRAPH, cells, effect_of
 
 import infl
 from infl.errors import DataError, InflWarning, SettingsError
-from infl.models.effects import MEMBERS, Effects, neighbours
-from infl.models.perturbation import Perturbation, effect_metrics
-from infl.nn.perturbation import EffectNet
-
-GENES = [f"G{i}" for i in range(12)]
-MODULES = {"G0": "x", "G1": "x", "G2": "x", "G3": "y", "G4": "y", "G5": "y", "G6": "z", "G7": "z"}
-"""Genes of one module have one effect, beside the loss of their own transcript."""
-GRAPH = [(a, b) for a in MODULES for b in MODULES if a < b and MODULES[a] == MODULES[b]]
-
-
-def effect_of(genes):
-    change = np.zeros(len(GENES))
-    for gene in genes:
-        pattern = np.random.default_rng(list(MODULES.values()).index(MODULES[gene])).normal(0, 0.5, len(GENES))
-        change += pattern
-        change[GENES.index(gene)] = -1.5
-    return change
-
-
-def cells(site, conditions, per_condition=60, control="control"):
-    rng = np.random.default_rng(100 + site)
-    labels = [control] * per_condition * 2 + [c for c in conditions for _ in range(per_condition)]
-    base = 2.0 + 0.3 * site  # a batch effect on all genes
-    x = base + rng.normal(0, 0.4, (len(labels), len(GENES)))
-    for i, label in enumerate(labels):
-        if label != control:
-            x[i] += effect_of(label.split("+"))
-    names = [f"s{site}_{i}" for i in range(len(labels))]
-    adata = ad.AnnData(np.maximum(x, 0).astype(np.float32), obs=pd.DataFrame({"perturbation": labels}, index=names))
-    adata.var_names = GENES
-    return adata
-
-
-CONDITIONS = ["G0", "G1", "G3", "G4", "G6"]
+from infl.models.perturbation import Perturbation
+from infl.models.perturbation.scoring import effect_metrics
 
 
 @pytest.fixture
@@ -229,51 +196,6 @@ def test_a_condition_at_one_site_and_a_strange_gene_are_warned_of(sites):
         infl.tl.predict_perturbations(run.model, "G0", key=run.key)
 
 
-@pytest.mark.parametrize(
-    ("label", "genes"),
-    [("A+B", ("A", "B")), ("B + A", ("A", "B")), ("A,B", ("A", "B")), ("A+ctrl", ("A",)), ("NT", ()), ("A_B", ("A", "B")),
-     ("A_9", ("A_9",))],
-)  # fmt: skip
-def test_labels_of_several_conventions(label, genes):
-    assert Perturbation().genes_of(label, {"A", "B", "A_9"}) == genes
-
-
-# -- the stack -----------------------------------------------------------------------------------------------------
-def stack(edges=GRAPH, noise=0.01):
-    conditions = tuple((gene,) for gene in CONDITIONS)
-    delta = np.array([effect_of(c) for c in conditions])
-    return Effects(
-        tuple(GENES), conditions, delta, np.full(delta.shape, noise), np.full(12, 1.5), np.eye(12), neighbours(edges)
-    )
-
-
-def test_a_left_out_condition_is_not_looked_at():
-    effects = stack()
-    altered = effects.delta.copy()
-    altered[0] += 100
-    other = replace(effects, delta=altered)
-    for name in MEMBERS:
-        np.testing.assert_array_equal(effects.member(name, "G0", 0), other.member(name, "G0", 0), err_msg=name)
-
-
-def test_where_effects_add_up_the_additive_prediction_is_exact():
-    """Noiseless effects, and combinations of two seen genes that are the sum of the single effects."""
-    sure = stack(noise=0.0)
-    singles = dict(zip(sure.conditions, sure.delta, strict=True))
-    for a, b in itertools.combinations(CONDITIONS, 2):
-        np.testing.assert_allclose(sure.predict((a, b)), singles[a,] + singles[b,], atol=1e-12)
-    together = ("G0", "G3")
-    synergy = singles["G0",] + singles["G3",] + 1.0
-    measured = replace(
-        sure,
-        conditions=(*sure.conditions, together),
-        delta=np.vstack([sure.delta, synergy]),
-        variance=np.vstack([sure.variance, np.zeros(12)]),
-    )
-    np.testing.assert_allclose(measured.predict(together), synergy, atol=1e-12)
-    np.testing.assert_allclose(measured.predict(("G0", "G4")), singles["G0",] + singles["G4",], atol=1e-12)
-
-
 def test_combinations_over_sites_are_the_sum_of_what_was_fitted_for_each_gene(sites):
     run = fit(sites)
     answer = infl.tl.predict_perturbations(run.model, ["G0", "G4", "G4 + G0"], key=run.key)
@@ -281,14 +203,8 @@ def test_combinations_over_sites_are_the_sum_of_what_was_fitted_for_each_gene(si
     assert answer.obs_names[2] == "G0+G4"
 
 
-def test_noise_draws_a_measured_effect_to_the_prediction():
-    sure, unsure = stack(noise=1e-6), stack(noise=10.0)
-    np.testing.assert_allclose(sure.predict(("G0",)), sure.delta[0], atol=1e-3)
-    np.testing.assert_allclose(unsure.predict(("G0",)), unsure.predict(("G0",), without=0))
-
-
 def test_more_genes_than_a_covariance_allows_leaves_its_members_out(sites, monkeypatch):
-    monkeypatch.setattr("infl.models.perturbation.MAX_COVARIANCE", 5)
+    monkeypatch.setattr("infl.models.perturbation.data.MAX_COVARIANCE", 5)
     run = fit(sites)
     assert "covariance" not in run.model.private_arrays(run.key)
     assert np.isfinite(infl.tl.predict_perturbations(run.model, ["G2"], key=run.key).X).all()
@@ -305,20 +221,6 @@ def test_the_network_counts_for_what_it_surely_adds():
     assert share([1.5, 0.0, 0.0], [1, 1, 1]) < 0.1  # the same in the mean, from one condition
     assert share([-1, -1, -1], [1, 1, 1]) == 0 == share([0, 0], [0, 0])
     assert share([2, 2, 2], [1, 1, 1]) == 1
-
-
-# -- the network ---------------------------------------------------------------------------------------------------
-def test_an_unseen_node_uses_no_embedding_of_its_own():
-    torch.manual_seed(0)
-    net = EffectNet(3, 4).eval()
-    net.adjacency.copy_(torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
-    net.seen.copy_(torch.tensor([0.0, 1.0, 0.0]))
-    one = torch.eye(3)
-    before = net(one, torch.zeros(3, 4))
-    with torch.no_grad():
-        net.node.weight[0] += 1
-    after = net(one, torch.zeros(3, 4))
-    assert torch.equal(before[0], after[0]) and not torch.equal(before[1], after[1])
 
 
 def test_held_out_conditions_do_not_train_the_network(sites):

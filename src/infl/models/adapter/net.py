@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from infl.models.bases import Base
+from infl.models.adapter.bases import Base
 from infl.nn.trex.intuition import TokenIntuition
 from infl.nn.trex.prior import attach_intuition
 from infl.nn.trex.tuner import TrexConfig
@@ -40,6 +40,7 @@ class AdaptedNet(nn.Module):
         self.adapted = peft.get_peft_model(model, config)
         attach_intuition(self.adapted, self.intuition if config.prior else None)
         fix_untrained(self.adapted)
+        self.n_classes = list(classes)
         self.heads = nn.ModuleList(nn.Linear(base.width, k) for k in classes)
 
     def latent(self, ids: Tensor, mask: Tensor) -> Tensor:

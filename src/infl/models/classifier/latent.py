@@ -1,0 +1,94 @@
+"""What a classifier says of observations, and its latent: moments of it, to which a new site is fitted."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from infl.models.classifier.data import LabelledRows
+from infl.models.task import Sums
+from infl.nn.mlp import OnPanel, ResidualMLP
+from infl.sums import FederatedSum, SiteView, State
+
+BALANCE_STEPS = 10
+ADAPT_STEPS, ADAPT_LR, ADAPT_RIDGE = 100, 0.01, 0.1
+"""Of the estimate of a new site's coordinate: Adam steps, their size, and the pull towards 0."""
+ADAPT_ROWS = 4096
+"""Of how many observations at most."""
+
+
+def latent_moments(width: int) -> FederatedSum:
+    """Return the sum of a latent's values and their squares over the training rows of all sites."""
+
+    def local(site: SiteView[LabelledRows, OnPanel], state: State) -> Sums:
+        z = latents(site.module, site.data, site.data.train).double()
+        n = np.asarray(float(len(z)))  # once more: a site that was counted may be away now
+        return {"latent_n": n, "latent_sum": z.sum(0).numpy(), "latent_square": (z**2).sum(0).numpy()}
+
+    def combine(total: Sums, state: State) -> State:
+        n = float(total["latent_n"])
+        return {**state, **{name: total[name] / n for name in ("latent_sum", "latent_square")}}
+
+    return FederatedSum(
+        name="latent",
+        shapes={"latent_n": (), "latent_sum": (width,), "latent_square": (width,)},
+        local=local,
+        combine=combine,
+        says="sums and sums of squares of the values that the model gives to records",
+        records=lambda site, state: len(site.data.train),
+        sensitivity={"latent_n": 1},
+    )
+
+
+@torch.no_grad()
+def latents(module: OnPanel, data: LabelledRows, index: np.ndarray) -> Tensor:
+    """Return the latent of the rows `index` (n_rows, width)."""
+    blocks = np.array_split(index, max(1, -(-len(index) // 2048)))
+    return torch.cat([module.latent(torch.from_numpy(data.rows(block))) for block in blocks])
+
+
+def fit_coordinate(net: ResidualMLP, coordinate: nn.Parameter, data: LabelledRows, private: Sums) -> None:
+    """Move a site's coordinate until mean and deviation of the latent are those of the sites of the fit."""
+    mean, square = (torch.from_numpy(private[k]).float() for k in ("latent_sum", "latent_square"))
+    deviation = (square - mean**2).clamp_min(0).sqrt()
+    n_obs = data.x.shape[0]
+    few = n_obs <= ADAPT_ROWS
+    index = np.arange(n_obs) if few else np.linspace(0, n_obs - 1, ADAPT_ROWS).astype(int)
+    x = torch.from_numpy(data.rows(index))
+    optimiser = torch.optim.Adam([coordinate], lr=ADAPT_LR)
+    with torch.enable_grad():
+        for _ in range(ADAPT_STEPS):
+            z = net.latent(x)
+            distance = ((z.mean(0) - mean) ** 2).mean() + ((z.std(0, correction=0) - deviation) ** 2).mean()
+            optimiser.zero_grad()
+            (distance + ADAPT_RIDGE * (coordinate**2).sum()).backward()
+            optimiser.step()
+
+
+@torch.no_grad()
+def balance_moments(module: OnPanel, data: LabelledRows) -> None:
+    """Weight the moments of unlabelled data so that the classes that the model sees in them count alike.
+
+    At the sites of the fit the labels do that. Here the weights and the model's posteriors are found in turn, as in
+    expectation maximisation; a class with less than half an observation has no part.
+    """
+    for _ in range(BALANCE_STEPS):
+        posterior = torch.cat([module(torch.from_numpy(data.rows(chunk))) for chunk in data.x.chunks()]).softmax(1)
+        of_class = posterior.sum(0)  # (classes,)
+        shares = posterior / of_class.clamp_min(1e-9)
+        data.own_moments = data.moments(shares[:, of_class > 0.5].sum(1).double().numpy())
+
+
+@torch.no_grad()
+def outputs_of(module: OnPanel, data: LabelledRows, *, width: int) -> dict[str, np.ndarray]:
+    """Return calibrated probabilities (n, classes) and the latent (n, width); without a width the logits."""
+    n_obs, k = data.x.shape[0], module.head.out_features
+    probability = torch.empty(n_obs, k)  # not put together from parts: both would be in memory
+    latent = torch.empty(n_obs, width or k)
+    for chunk in data.x.chunks():
+        z = module.latent(torch.from_numpy(data.rows(chunk)))
+        logits = module.head(z) / module.temperature
+        probability[chunk] = logits.softmax(1)
+        latent[chunk] = z if width else logits
+    return {"probability": probability.numpy(), "latent": latent.numpy()}
