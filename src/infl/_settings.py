@@ -43,6 +43,9 @@ class Settings:
         and model files bring names alone.
     backbones
         What names of image models mean here: functions that return a torch module, by name.
+    tasks
+        What names of tasks mean in this process where no installed package says so: classes by name. A task that is given to
+        a fit as an object puts its class here; set one yourself to use a model file of a class of your own.
     identity
         Your age identity, which opens the key files made for you (``INFL_IDENTITY``; default:
         ``~/.config/infl/identity.key``).
@@ -66,6 +69,7 @@ class Settings:
     cache_dir: Path | None = field(default_factory=lambda: _folder("INFL_CACHE_DIR"))
     bases: dict[str, Path] = field(default_factory=lambda: _folders("INFL_BASES"))
     backbones: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    tasks: dict[str, type] = field(default_factory=dict)
     identity: Path | None = field(default_factory=lambda: _folder("INFL_IDENTITY"))
     progress: bool | None = field(
         default_factory=lambda: None if "INFL_PROGRESS" not in os.environ else os.environ["INFL_PROGRESS"] != "0"

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from infl.attacks._kit.classifiers import rows_seen
 from infl.attacks._kit.contract import Attack, Attacker, Finding
 from infl.attacks._kit.statistics import correlation, interval
+from infl.models.protocols import ClassProbabilities
 from infl.models.task import ADAM_EPS
 
 if TYPE_CHECKING:
@@ -54,10 +56,7 @@ def first_layer_gradients(recorded: Recorded) -> dict[str, tuple[np.ndarray, np.
 
 def true_profiles(recorded: Recorded) -> dict[str, np.ndarray]:
     """Return what the first layer really saw, by site."""
-    private = recorded.outcome.replica.private
-    center, scale = private.get("center", 0.0), private.get("scale", 1.0)
-    rows = {s: m.data.batch(m.data.train)[0].numpy()[0] for s, m in recorded.outcome.sites.items()}
-    return {s: np.clip((row - center) / scale, -10, 10) for s, row in rows.items()}
+    return {s: rows_seen(recorded.outcome.replica, m.data)[0] for s, m in recorded.outcome.sites.items()}
 
 
 class AnalyticLeak(Attack):
@@ -70,7 +69,7 @@ class AnalyticLeak(Attack):
 
     def applies(self, evidence: Evidence) -> bool:
         """Whether the task has a matrix of features, and trains without noise."""
-        return evidence.task.name == "classifier" and evidence.run.privacy is None
+        return isinstance(evidence.task, ClassProbabilities) and evidence.run.privacy is None
 
     def run(self, evidence: Evidence) -> list[Finding]:
         """Correlate what is read with the truth."""

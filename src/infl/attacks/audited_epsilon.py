@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from infl.attacks._kit.classifiers import with_options
 from infl.attacks._kit.contract import Attack, Attacker, Finding
 from infl.attacks._kit.evidence import OPEN
 from infl.attacks._kit.one_run_bound import (
@@ -31,6 +32,7 @@ from infl.attacks._kit.one_run_bound import (
 )
 from infl.attacks._kit.shadows import alignment
 from infl.federation.replica import build_bench
+from infl.models.protocols import ClassProbabilities, ReadsLayer
 from infl.privacy.dp import DP
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ class AuditedEpsilon(Attack):
         from anndata import AnnData
 
         plain = all(isinstance(a, AnnData) for a in evidence.sites.values())
-        return evidence.run.privacy is not None and evidence.task.name == "classifier" and plain
+        return evidence.run.privacy is not None and isinstance(evidence.task, ClassProbabilities) and plain
 
     def run(self, evidence: Evidence) -> list[Finding]:
         """Repeat the run with canaries, under its noise and without."""
@@ -122,10 +124,9 @@ class AuditedEpsilon(Attack):
             "delta": min(float(dp.delta or 0), 0.5 / (2 * n + len(loud))),
         }
         mechanism = replace(dp, noise_multiplier=noise, **quick)
-        everything: dict[str, Any] = {"validation": 0.0}
         recorded = evidence.repeat(
             sites,
-            task=replace(evidence.task, **everything),
+            task=with_options(evidence.task, validation=0.0),
             privacy=mechanism,
             rounds=len(evidence.run.history),
             **OPEN,
@@ -134,26 +135,36 @@ class AuditedEpsilon(Attack):
 
     @staticmethod
     def _with(evidence: Evidence, adata: AnnData, loud: np.ndarray, labels: np.ndarray) -> AnnData:
-        """Return a site's table with canaries: one feature at one, the others at zero."""
+        """Return a site's table with canaries."""
         import anndata
-        import pandas as pd
         from scipy import sparse
 
-        options, features = evidence.task.options(), list(evidence.panel["features"])
-        x = sparse.csr_matrix(
-            (np.ones(len(loud), dtype=np.float32), (np.arange(len(loud)), loud)), shape=(len(loud), len(features))
-        )
-        table = adata[:, features]
-        if not sparse.issparse(table.X):
-            x = x.toarray()
-        classes = np.asarray(evidence.panel["classes"], dtype=object)
-        obs = pd.DataFrame({options["target"]: classes[labels]}, index=[f"canary_{i}" for i in loud])
-        layers = {} if options["layer"] is None else {options["layer"]: x}
-        canaries = anndata.AnnData(x, obs=obs, var=pd.DataFrame(index=features), layers=layers)
+        table = adata[:, list(evidence.panel["features"])]
+        canaries = AuditedEpsilon._canaries(evidence, loud, labels, dense=not sparse.issparse(table.X))
         return anndata.concat([table, canaries], join="inner")
 
     @staticmethod
+    def _canaries(evidence: Evidence, loud: np.ndarray, labels: np.ndarray, *, dense: bool = True) -> AnnData:
+        """Return canaries as a table: one feature at one, the others at zero."""
+        import pandas as pd
+        from anndata import AnnData
+        from scipy import sparse
+
+        task, features = evidence.task, list(evidence.panel["features"])
+        assert isinstance(task, ClassProbabilities)
+        layer = task.layer if isinstance(task, ReadsLayer) else None
+        x = sparse.csr_matrix(
+            (np.ones(len(loud), dtype=np.float32), (np.arange(len(loud)), loud)), shape=(len(loud), len(features))
+        )
+        if dense:
+            x = x.toarray()
+        classes = np.asarray(evidence.panel["classes"], dtype=object)
+        obs = pd.DataFrame({task.target: classes[labels]}, index=[f"canary_{i}" for i in loud])
+        layers = {} if layer is None else {layer: x}
+        return AnnData(x, obs=obs, var=pd.DataFrame(index=features), layers=layers)
+
     def _scores(
+        self,
         evidence: Evidence,
         recorded: Recorded,
         dp: DP,
@@ -171,10 +182,9 @@ class AuditedEpsilon(Attack):
         bench = build_bench(replica.task, replica.agreement)
         theta, q = bench.copy_shared(), dp.sample_rate
         state: dict[str, Tensor] = {}
-        x = torch.zeros(len(loud), len(evidence.panel["features"]))
-        x[torch.arange(len(loud)), torch.from_numpy(loud)] = 1.0
-        x = (x - x.mean(1, keepdim=True)) / x.std(1, correction=0, keepdim=True)  # as privately() has rows scaled
-        y = torch.from_numpy(labels)
+        canaries = self._canaries(evidence, loud, labels)
+        read = replica.task.read(canaries, evidence.panel, site="the canaries", rng=evidence.rng(self.name, "canaries"))
+        x, y = read.batch(np.arange(len(loud)))  # scaled and numbered as a site's own rows are
         scores = np.zeros(len(loud))
         rounds: dict[int, dict[str, np.ndarray]] = {}
         for update in recorded.updates():

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from infl.attacks._kit.classifiers import rows_seen, with_options
 from infl.attacks._kit.contract import Attack, Attacker, Finding
 from infl.attacks._kit.evidence import UNPROTECTED
 from infl.attacks._kit.statistics import correlation, interval
 from infl.attacks.analytic_leak import gradient_of_step
+from infl.models.protocols import ClassProbabilities
 
 if TYPE_CHECKING:
     from infl.attacks._kit.evidence import Evidence, Recorded
@@ -91,7 +92,7 @@ class GradientInversion(Attack):
 
     def applies(self, evidence: Evidence) -> bool:
         """Whether the task has a matrix of features, and trains without noise."""
-        return evidence.task.name == "classifier" and evidence.run.privacy is None
+        return isinstance(evidence.task, ClassProbabilities) and evidence.run.privacy is None
 
     def run(self, evidence: Evidence) -> list[Finding]:
         """Attack one step on a batch; one message is enough, of the first site that has so many."""
@@ -116,7 +117,7 @@ class GradientInversion(Attack):
 
     def _attack(self, evidence: Evidence, batch: int, trial: int, protected: bool) -> list[float]:
         rng = evidence.rng(self.name, batch, trial)
-        task = replace(evidence.task, validation=0.0, batch_size=10**6, dropout=0.0, balance=False)  # type: ignore[call-arg]
+        task = with_options(evidence.task, validation=0.0, batch_size=10**6, dropout=0.0, balance=False)
         sizes = {s: min(batch, a.n_obs) for s, a in evidence.sites.items()}
         sites = {s: a[np.sort(rng.choice(a.n_obs, sizes[s], replace=False))] for s, a in evidence.sites.items()}
         changes = {} if protected else UNPROTECTED
@@ -136,8 +137,6 @@ class GradientInversion(Attack):
         change = values * (replica.n_total / len(members[site].data.train))
         gradient = gradient_of_step(change, initial, lr=replica.task.lr, weight_decay=replica.task.weight_decay)
         data = members[site].data
-        x, y = data.batch(data.train)
-        private = replica.private
-        truth = np.clip((x.numpy() - private.get("center", 0.0)) / private.get("scale", 1.0), -10, 10)
+        truth, (_, y) = rows_seen(replica, data), data.batch(data.train)
         guesses = invert(bench.module.eval(), torch.from_numpy(gradient.astype(np.float32)), y, truth.shape[1], rng)
         return matched(guesses, truth)

@@ -11,6 +11,7 @@ import numpy as np
 from infl.attacks._kit.contract import Attack, Attacker, Finding
 from infl.attacks._kit.shadows import Shadow, confidences, overfitted, shadows, stacked
 from infl.models.labelled import area_under_curve
+from infl.models.protocols import ClassProbabilities
 
 if TYPE_CHECKING:
     from infl.attacks._kit.evidence import Evidence
@@ -138,7 +139,7 @@ class OfMembership(Attack):
 
     def applies(self, evidence: Evidence) -> bool:
         """Whether the run is a classifier, with records enough to be dealt out."""
-        return evidence.task.name == "classifier" and all(a.n_obs >= 4 for a in evidence.sites.values())
+        return isinstance(evidence.task, ClassProbabilities) and all(a.n_obs >= 4 for a in evidence.sites.values())
 
     def found(
         self, evidence: Evidence, by: str, score: Score, models: list[Shadow], control: list[Shadow], measure: Measure

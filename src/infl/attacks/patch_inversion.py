@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -10,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from infl.attacks._kit.classifiers import with_options
 from infl.attacks._kit.contract import Attack, Attacker, Finding
 from infl.attacks._kit.evidence import UNPROTECTED
 from infl.attacks._kit.statistics import interval
 from infl.attacks.analytic_leak import gradient_of_step
+from infl.models.protocols import PatchData
 
 if TYPE_CHECKING:
     from infl.attacks._kit.evidence import Evidence
@@ -106,7 +107,7 @@ class PatchInversion(Attack):
 
     def applies(self, evidence: Evidence) -> bool:
         """Whether the task has patches, and trains without noise."""
-        return evidence.task.name == "histology" and evidence.run.privacy is None
+        return isinstance(evidence.task, PatchData) and evidence.run.privacy is None
 
     def run(self, evidence: Evidence) -> list[Finding]:
         """Attack one step on one spot at each site; the first site's message is enough."""
@@ -134,7 +135,7 @@ class PatchInversion(Attack):
 
         rng = evidence.rng(self.name, trial)
         own: Histology = evidence.task  # type: ignore[assignment]
-        task = replace(own, **PLAIN, **({} if own.backbone else LAYOUT))
+        task = with_options(own, **PLAIN, **({} if own.backbone else LAYOUT))
         spots = {s: self._whole(own, a) for s, a in evidence.sites.items()}
         chosen = {s: a[[int(rng.choice(spots[s]))]] for s, a in evidence.sites.items()}
         common: dict[str, Any] = {"rounds": 1, "local_epochs": 1, "patience": 0, "participation": 1.0}

@@ -10,6 +10,7 @@ import numpy as np
 from infl.attacks._kit.contract import Attack, Attacker, Finding
 from infl.attacks._kit.statistics import interval, rank_correlation
 from infl.attacks.analytic_leak import true_profiles
+from infl.models.protocols import ClassProbabilities
 
 if TYPE_CHECKING:
     from infl.attacks._kit.evidence import Evidence, Recorded
@@ -37,7 +38,7 @@ class Ratio(Attack):
 
     def applies(self, evidence: Evidence) -> bool:
         """Whether the task has a matrix of features, and trains without noise."""
-        return evidence.task.name == "classifier" and evidence.run.privacy is None
+        return isinstance(evidence.task, ClassProbabilities) and evidence.run.privacy is None
 
     def run(self, evidence: Evidence) -> list[Finding]:
         """Rank genes by the ratio that was read and by the true one."""

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from infl.attacks._kit.classifiers import last_bias
 from infl.attacks._kit.contract import Attack, Attacker, Finding
 from infl.attacks._kit.evidence import UNPROTECTED
 from infl.attacks._kit.statistics import correlation, interval
 from infl.data.labels import label_text
+from infl.models.protocols import ClassProbabilities
 
 if TYPE_CHECKING:
     from infl.attacks._kit.evidence import Evidence, Recorded
@@ -31,7 +33,7 @@ class SiteBalance(Attack):
         from anndata import AnnData
 
         plain = all(isinstance(a, AnnData) for a in evidence.sites.values())
-        return evidence.task.name == "classifier" and plain and evidence.run.privacy is None
+        return isinstance(evidence.task, ClassProbabilities) and plain and evidence.run.privacy is None
 
     def run(self, evidence: Evidence) -> list[Finding]:
         """Deal the same patients out with skewed classes, and correlate bias changes with class shares over sites."""
@@ -40,7 +42,8 @@ class SiteBalance(Attack):
         import infl
 
         together = anndata.concat(list(evidence.sites.values()), index_unique="-", keys=list(evidence.sites))
-        target = evidence.task.options()["target"]
+        assert isinstance(evidence.task, ClassProbabilities)
+        target = evidence.task.target
         found: tuple[list[float], list[float]] = ([], [])
         for trial in range(N_REPEATS):
             seed = int(evidence.rng(self.name, trial).integers(2**31))
@@ -62,10 +65,11 @@ class SiteBalance(Attack):
 
     @staticmethod
     def _correlation(recorded: Recorded, target: str, sites: dict) -> float:
-        classes = recorded.outcome.replica.agreement.panel["classes"]
+        panel = recorded.outcome.replica.agreement.panel
+        classes, last = panel["classes"], last_bias(recorded.outcome.replica.task, panel)
         guesses, truths = [], []
         for update in recorded.updates():
-            bias = recorded.tensors(update.values)["head.bias"]
+            bias = recorded.tensors(update.values)[last]
             guesses.append(bias / max(float(np.abs(bias).max()), 1e-12))
             labels = label_text(sites[update.site].obs[target])
             truths.append(np.array([(labels == c).mean() for c in classes]))

@@ -20,7 +20,7 @@ from infl.errors import DataError, FileError, InflError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.seeds import new_seed
 from infl.federation.settings import RunSettings
-from infl.models.registry import make_task, task_from_json
+from infl.models.registry import check_installed, make_task, task_from_json
 from infl.privacy.dp import DP
 
 if TYPE_CHECKING:
@@ -185,6 +185,7 @@ class RunFile(_Table):
         From call to call its random name and salt differ, and its seed, where the file gives none.
         """
         task = task_from_json(self.model.name, dict(self.model.model_extra or {}))
+        check_installed(task)
         if self.privacy is not None:
             task = task.privately()
             self.privacy.check_seal(self.fit.seal)

@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "locked": ["Header", "LockedModel", "load_model"],
         "mosaic": ["Mosaic"],
         "perturbation": ["Perturbation"],
+        "protocols": ["ClassProbabilities"],
         "registry": ["known_tasks"],
         "scanvi": ["Scanvi"],
         "scvi": ["Scvi"],

@@ -13,6 +13,64 @@ if TYPE_CHECKING:
 
 
 @runtime_checkable
+class ClassProbabilities(Protocol):
+    """A task that gives each observation, a row of features, the probability of each class; all attacks on classifiers take it.
+
+    It is declared by an option `target` (column of ``obs``) and :meth:`scaled`. Beside them it promises what attackers use:
+
+    - the panel has ``"features"`` and ``"classes"``, and :meth:`infl.models.Task.units` names the classes along the rows of the
+      last layer's weights and bias;
+    - ``batch`` of its data gives features (n, n_features) and class numbers (n,), as tensors;
+    - its module begins with a linear layer with a bias, maps features to logits (n, n_classes), has the last layer as ``head``,
+      and what that takes as ``latent(x)``;
+    - moments of features that it keeps are the private arrays ``"center"`` and ``"scale"``, (n_features,) each;
+    - :meth:`infl.models.Task.hold_out` says how samples are held out.
+
+    Examples
+    --------
+    >>> from infl.models import Classifier, ClassProbabilities, Spatial
+    >>> isinstance(Classifier(target="tumour_class"), ClassProbabilities), isinstance(Spatial(), ClassProbabilities)
+    (True, False)
+    """
+
+    @property
+    def target(self) -> str:
+        """The column of ``obs`` with the classes."""
+
+    def scaled(self, x: np.ndarray, private: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return features as the module's first layer sees them.
+
+        Parameters
+        ----------
+        x
+            Features as ``batch`` gives them. ``(n, n_features)``
+        private
+            The run's private arrays.
+        """
+
+
+@runtime_checkable
+class PatchData(Protocol):
+    """A task that reads patches of stained images beside raw counts."""
+
+    @property
+    def patches(self) -> str:
+        """Where the patches are."""
+
+    @property
+    def backbone(self) -> str | None:
+        """The name of the image model, if it is not the task's own."""
+
+    @property
+    def modality(self) -> str | None:
+        """The modality with the counts."""
+
+    @property
+    def layer(self) -> str | None:
+        """The layer with the counts."""
+
+
+@runtime_checkable
 class Embeds(Protocol):
     """A task that can write its latent alone."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from infl import _entry_points
 from infl._parameters import shown
+from infl._settings import settings
 from infl.errors import SettingsError
 from infl.models.spellings import ALIASES, without_aliases
 from infl.models.task import Task
@@ -44,10 +45,61 @@ def task_class(name: str) -> type[Task]:
     SettingsError
         Unknown name; the message lists the known ones. Or what another package registered cannot be imported.
     """
-    place = TASKS.get(name) or known_tasks().get(name)  # reading all entry points takes as long as a round
+    if name not in TASKS and name in settings.tasks:
+        return settings.tasks[name]
+    place = _place_of(name)
     if place is None:
-        raise SettingsError(f"model={name!r} is not known: one of {', '.join(map(repr, sorted(known_tasks())))}")
+        known = ", ".join(map(repr, sorted({*known_tasks(), *settings.tasks})))
+        raise SettingsError(
+            f"model={name!r} is not known: one of {known}; a class of your own is known by infl.settings.tasks[{name!r}]"
+        )
     return _entry_points.load(name, place)
+
+
+def _place_of(name: str) -> str | None:
+    """Return the import path of an installed task."""
+    return TASKS.get(name) or known_tasks().get(name)  # reading all entry points takes as long as a round
+
+
+def is_installed(task: Task) -> bool:
+    """Whether the name of a task means its class wherever its package is installed.
+
+    Raises
+    ------
+    SettingsError
+        The name means another class, or there is none.
+
+    Examples
+    --------
+    >>> from infl.models import Classifier
+    >>> is_installed(Classifier(target="tumour_class"))
+    True
+    """
+    cls = type(task)
+    name = getattr(cls, "name", None)
+    if not isinstance(name, str) or not name:
+        raise SettingsError(
+            f"{cls.__name__} has no name: models name their task, so set one in the class, name = 'mine'"
+        )
+    place = _place_of(name)
+    if place is not None and _entry_points.load(name, place) is not cls:
+        raise SettingsError(f"{cls.__name__}.name is {name!r}, which is an installed task: give the class another name")
+    return place is not None
+
+
+def check_installed(task: Task) -> None:
+    """Refuse a task that other machines cannot know: a class that only this process has.
+
+    Raises
+    ------
+    SettingsError
+        It is registered by no package.
+    """
+    if not is_installed(task):
+        raise SettingsError(
+            f"model {task.name!r} is a class of this process, and no code travels: for a run between machines each site installs "
+            "a package that registers it under the entry point infl.tasks"
+        )
 
 
 HINTS = {
@@ -70,12 +122,14 @@ SYNONYMS = {
 def make_task(model: str | Task, options: dict[str, Any], also: Iterable[str] = ()) -> Task:
     """Return a task from its name and options, or check one that was given.
 
-    `also` are names that the caller takes itself: what is misspelt may be one of them.
+    A task of a class that no package registered is known by its name in this process from then on
+    (``infl.settings.tasks``), so that its model builds it again. `also` are names that the caller takes itself: what is
+    misspelt may be one of them.
 
     Raises
     ------
     SettingsError
-        An option that the task does not have (with the nearest that it has).
+        An option that the task does not have (with the nearest that it has), or a name that means another class.
     """
     if not isinstance(model, Task | str):
         raise SettingsError(
@@ -83,6 +137,8 @@ def make_task(model: str | Task, options: dict[str, Any], also: Iterable[str] = 
             "infl.models.Classifier(target=…); a fitted model goes to infl.tl.predict"
         )
     cls = type(model) if isinstance(model, Task) else task_class(model)
+    if isinstance(model, Task) and not is_installed(model):
+        settings.tasks[model.name] = cls
     known = [f.name for f in dataclasses.fields(cls) if f.init]
     options = without_aliases(options, known)
     for option in options:

@@ -20,7 +20,7 @@ from infl.federation.local import Outcome, run_in_process
 from infl.federation.report import last_metrics
 from infl.federation.seeds import new_seed
 from infl.federation.settings import FIT_SEAL, Protection, RunSettings
-from infl.models.registry import make_task
+from infl.models.registry import check_installed, make_task
 from infl.privacy.dp import log_run
 from infl.tl._results import all_or_none, check_writable, model_facts, run_facts
 from infl.tl._use import check_modality
@@ -73,7 +73,8 @@ def fit_federated(
     sites
         The sites' data by name, or one object together with `site_key`.
     model
-        Name of a task (``"classifier"``), or a :class:`infl.models.Task`.
+        Name of a task (``"classifier"``), or a :class:`infl.models.Task`. In this process its class may be one of your own that
+        no package registers.
     target
         Column of ``obs`` to learn.
     site_key
@@ -158,6 +159,8 @@ def fit_federated(
     written = {"the data": cast("Data", sites)} if site_key is not None else tables
     check_writable(written)
     task = make_task(model, model_options | ({} if target is None else {"target": target}), OWN_OPTIONS)
+    if engine:
+        check_installed(task)
     chosen = Protection(lock, strength, seal, min_sites).given_once(protection)
     locked = chosen.lock not in (None, "none")
     if key is not None and not locked:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from infl.attacks._kit.classifiers import with_options
 from infl.federation.agreement import Agreement
 from infl.federation.packings import rescaled
 from infl.federation.seeds import derive, generator
@@ -254,8 +255,7 @@ class Evidence:
         Returns the protected and the unprotected version in turn.
         """
         recorded = []
-        single: dict[str, Any] = {"validation": 0.0, "batch_size": 1}
-        task = replace(self.task, **single)
+        task = with_options(self.task, validation=0.0, batch_size=1)
         for trial in range(n):
             rng = self.rng("patients", trial)
             chosen = {s: a[[int(rng.integers(a.n_obs))]] for s, a in self.sites.items()}

@@ -6,12 +6,13 @@ Each is made once for all attacks on membership, and of each is kept only what t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from infl.attacks._kit.classifiers import with_options
 from infl.attacks._kit.evidence import OPEN
 from infl.federation.replica import build_bench
 
@@ -67,7 +68,7 @@ def overfitted(evidence: Evidence, n: int) -> list[Shadow]:
         options |= {"standardise": "federated", "balance": True, "width": 64, "n_blocks": 2}
     settings: dict[str, Any] = {"rounds": 10, "local_epochs": 10, "patience": 0, "privacy": None}
     settings |= {"aggregation": "fedavg", "aggregation_options": {}}
-    task = replace(evidence.task, **options)
+    task = with_options(evidence.task, **options)
     return [
         evidence.once(("overfitted", i), lambda i=i: _shadow(evidence, task, i, together=True, **settings))  # type: ignore[misc]
         for i in range(n)

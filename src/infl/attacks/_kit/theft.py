@@ -16,6 +16,7 @@ from infl.attacks._kit.evidence import Evidence
 from infl.attacks._kit.fine_tuning import Samples, Way, compare_starts, summarise, trial
 from infl.attacks._kit.model_file import ModelFile
 from infl.federation.seeds import derive
+from infl.models.protocols import ClassProbabilities
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -136,7 +137,7 @@ class Thief(Attack):
 
         plain = all(isinstance(a, AnnData) for a in evidence.sites.values())
         enough = sum(a.n_obs for a in evidence.sites.values()) >= 8 * len(evidence.panel.get("classes", ()))
-        return evidence.task.name == "classifier" and plain and enough
+        return isinstance(evidence.task, ClassProbabilities) and plain and enough
 
     @abstractmethod
     def prepare(self, theft: Theft, n: int, case: str) -> Task:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 
+from infl.attacks._kit.classifiers import with_options
 from infl.attacks._kit.consortium import Consortium, Lies
 from infl.attacks._kit.contract import Attack, Attacker, Finding
 from infl.attacks._kit.evidence import UNPROTECTED
@@ -97,8 +98,8 @@ class CraftedModel(Attack):
     question: ClassVar[str] = "Can single patients be read from the sum of all hospitals, after a forged sum?"
 
     def applies(self, evidence: Evidence) -> bool:
-        """Whether the task is a classifier, and trains without noise."""
-        return evidence.task.name == "classifier" and evidence.sealed and evidence.run.privacy is None
+        """Whether it is our classifier, whose network is crafted, and trains without noise."""
+        return isinstance(evidence.task, Classifier) and evidence.sealed and evidence.run.privacy is None
 
     def run(self, evidence: Evidence) -> list[Finding]:
         """Craft a model, open the next sum, and compare what is in it with the other hospitals' patients."""
@@ -126,7 +127,7 @@ class CraftedModel(Attack):
             "optimiser": "sgd", "lr": 1.0, "batch_size": 1 << 20, "grad_clip": None, "weight_decay": 0.0,
             "width": WIDTH, "n_blocks": 1, "dropout": 0.0, "coordinate": 0,
         }  # fmt: skip
-        task = replace(cast(Classifier, evidence.task), **options)
+        task = with_options(evidence.task, **options)
         common: dict[str, Any] = {"task": task, "local_epochs": 1, "aggregation": "fedavg", "aggregation_options": {}}
         with Consortium(evidence, **common | changes) as hospitals:
             total = hospitals.until("train", 2)[hospitals.names[0]].previous[-1]

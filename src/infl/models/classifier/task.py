@@ -183,6 +183,10 @@ class Classifier(Task[LabelledRows, OnPanel]):
         masked = masked or self.features == "union" or FUSED in table.uns
         return FeatureMatrix(table, panel["features"], layer=layer, site=site, masked=masked)
 
+    def scaled(self, x: np.ndarray, private: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return features as the first layer sees them: by the moments over all sites, where there are such."""
+        return np.clip((x - private.get("center", 0.0)) / private.get("scale", 1.0), -10, 10)
+
     def held_names(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
         """Features, of which a site may lack some, and classes."""
         return {"feature": panel["features"], "class": panel["classes"]}
