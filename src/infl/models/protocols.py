@@ -43,7 +43,7 @@ class ClassProbabilities(Protocol):
         Parameters
         ----------
         x
-            Features as ``batch`` gives them. ``(n, n_features)``
+            Features (n, n_features) as ``batch`` gives them.
         private
             The run's private arrays.
         """
