@@ -24,7 +24,9 @@ from infl.federation.agreement import Agreement
 from infl.federation.local import run_in_process
 from infl.keys import Keyring
 from infl.models import Classifier
-from infl.models.locked import Header, LockedModel, _bytes, _digest, _vault, lock_model
+from infl.models.locked import Header, LockedModel, lock_model
+from infl.models.locked.header import digest_of
+from infl.models.locked.private import pack_arrays, vault
 from infl.nn.lock import Field, widening
 
 STRENGTHS = (0.3, 0.5, 0.75, 1.0)
@@ -183,9 +185,9 @@ def old_lock(header: Header, weights: Weights, key: Keyring) -> None:
         key.subkey("lock", salt=bytes.fromhex(header.salt)), bytes.fromhex(header.salt), header.strength, 0, 1
     )
     stored = {n: field.lock(n, t, units.get(n)) for n, t in weights.items()}
-    header = replace(header, digest=_digest(header, stored))
+    header = replace(header, digest=digest_of(header, stored))
     nonce = os.urandom(12)
-    _vault(key, header).encrypt(nonce, _bytes({}), header.digest.encode())
+    vault(key, header).encrypt(nonce, pack_arrays({}), header.digest.encode())
 
 
 def old_unlock(model: LockedModel, field: Field) -> Weights:

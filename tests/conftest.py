@@ -54,7 +54,7 @@ def _draw_keys(patch: pytest.MonkeyPatch, name: str) -> None:
     def drawn(length: int) -> bytes:
         return hashlib.shake_256(name.encode() + next(number).to_bytes(8, "big")).digest(length)
 
-    for module in ("keys.keyring", "models.locked", "federation.agreement", "federation.site", "privacy.account"):
+    for module in ("keys.keyring", "models.locked.model", "federation.agreement", "federation.site", "privacy.account"):
         patch.setattr(f"infl.{module}.os", SimpleNamespace(**vars(os) | {"urandom": drawn}))
 
 

@@ -36,7 +36,8 @@ from infl.federation import wire
 from infl.federation.messages import Alive, Answer, Offer, Plan, Stopped, Total
 from infl.keys import Identity, Keyring
 from infl.keys.payload import pack, unpack
-from infl.models.locked import Header, _digest, load_model, lock_model
+from infl.models.locked import Header, load_model, lock_model
+from infl.models.locked.header import digest_of
 from infl.privacy.seal import Context, Ledger, Words
 
 CASES = 1_000_000
@@ -150,7 +151,7 @@ def in_model(rng: random.Random, content: bytes) -> bytes:
         if isinstance(header, dict) and rng.random() < 0.5:
             try:
                 made = Header(**{**header, "sites": tuple(header["sites"]), "digest": ""})
-                header["digest"] = _digest(made, MODEL.stored)
+                header["digest"] = digest_of(made, MODEL.stored)
             except (TypeError, KeyError, ValueError):
                 pass
         outer["__metadata__"]["infl"] = json.dumps(header)

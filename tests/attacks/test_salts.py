@@ -43,7 +43,9 @@ def test_an_offered_salt_opens_nothing(default: Evidence, unprotected: Evidence)
 
 def test_a_lock_under_the_offers_salt_is_found_out(default: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Replica, "_salt", lambda self, name, made: self.agreement.salt)
-    monkeypatch.setattr("infl.models.locked.tensor_salt", lambda key, version, name, made: default.run.settings["salt"])
+    monkeypatch.setattr(
+        "infl.models.locked.model.tensor_salt", lambda key, version, name, made: default.run.settings["salt"]
+    )
     header = default.run.model.header
     salts = dict.fromkeys(header.salts, default.run.settings["salt"])
     model = lock_model(header, default.run.model.effective(default.run.key), {}, default.run.key, salts=salts)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from infl.attacks._kit.consortium import Lies
 from infl.attacks.coordinator.offers import Tripwire, tripwire, with_code
-from infl.models.locked import PRIVATE, Header, LockedModel, _digest, load_model, lock_model
+from infl.models.locked import PRIVATE, Header, LockedModel, load_model, lock_model
+from infl.models.locked.header import digest_of
 
 if TYPE_CHECKING:
     from infl.attacks._kit.evidence import Evidence
@@ -79,7 +80,7 @@ def _write(model: LockedModel, path: Path, raw: dict[str, Any]) -> None:
     from safetensors.torch import save
 
     header = Header(**raw | {"digest": ""})
-    raw = raw | {"digest": _digest(header, model.stored)}
+    raw = raw | {"digest": digest_of(header, model.stored)}
     tensors = {name: tensor.contiguous() for name, tensor in model.stored.items()}
     tensors[PRIVATE] = torch.frombuffer(bytearray(model.private), dtype=torch.uint8)
     path.write_bytes(save(tensors, metadata={"infl": json.dumps(raw)}))

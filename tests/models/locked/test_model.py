@@ -14,7 +14,8 @@ import infl
 from infl.errors import FileError, InflError, KeyringError, SettingsError
 from infl.federation.run import FederatedRun
 from infl.keys import Identity, Keyring
-from infl.models.locked import LockedModel, _digest, lock_model
+from infl.models.locked import LockedModel, lock_model
+from infl.models.locked.header import digest_of
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_truncated_file_is_refused(run: FederatedRun, tmp_path: Path, length: in
 @pytest.mark.parametrize(("number", "age"), [(0, "older"), (99, "newer")])
 def test_other_format_is_named(run: FederatedRun, tmp_path: Path, number: int, age: str) -> None:
     header = dataclasses.replace(run.model.header, format=number, digest="")
-    header = dataclasses.replace(header, digest=_digest(header, run.model.stored))
+    header = dataclasses.replace(header, digest=digest_of(header, run.model.stored))
     model = dataclasses.replace(run.model, header=header)
     with pytest.raises(FileError, match=f"{age} model format {number}"):
         infl.load_model(model.save(tmp_path / "m.safetensors"))

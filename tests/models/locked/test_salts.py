@@ -15,9 +15,10 @@ from infl.federation.local import run_in_process
 from infl.federation.replica import Replica
 from infl.keys import Keyring
 from infl.models import Classifier
-from infl.models.locked import FORMAT, LockedModel, _digest, content_of, lock_model, tensor_salt
+from infl.models.locked import FORMAT, LockedModel, content_of, lock_model, tensor_salt
+from infl.models.locked.header import digest_of
 
-VECTORS = Path(__file__).parents[1] / "vectors"
+VECTORS = Path(__file__).parents[2] / "vectors"
 OLD = json.loads((VECTORS / "model-0.1.json").read_text())
 KEY = Keyring._from_roots({1: bytes.fromhex(OLD["root"])})
 
@@ -244,7 +245,7 @@ def test_a_header_with_other_salts_is_refused(sites: dict[str, AnnData], tmp_pat
     if wrong.get("salts"):
         wrong = {"salts": model.header.salts | wrong["salts"]}
     header = dataclasses.replace(model.header, **wrong, digest="")
-    header = dataclasses.replace(header, digest=_digest(header, model.stored))
+    header = dataclasses.replace(header, digest=digest_of(header, model.stored))
     path = LockedModel(header, model.stored, model.private).save(tmp_path / "m.safetensors")
     with pytest.raises(FileError, match="is not an infl model"):
         infl.load_model(path)
@@ -254,6 +255,6 @@ def test_salts_that_somebody_put_into_a_file_are_refused(sites: dict[str, AnnDat
     """Else a key holder who locks it again would keep them."""
     model = fitted(sites).run.model
     header = dataclasses.replace(model.header, salts=dict.fromkeys(model.header.salts, "00" * 16), digest="")
-    header = dataclasses.replace(header, digest=_digest(header, model.stored))
+    header = dataclasses.replace(header, digest=digest_of(header, model.stored))
     with pytest.raises(FileError, match="altered"):
         LockedModel(header, model.stored, model.private).relock(KEY)
