@@ -13,6 +13,7 @@ import numpy as np
 from infl import _tell
 from infl._threads import threads_for
 from infl.errors import FederationError, KeyringError, SealError
+from infl.federation.fitted import read_for_fit
 from infl.federation.messages import (
     CLOSE,
     END,
@@ -31,7 +32,6 @@ from infl.federation.others import Others
 from infl.federation.packings import HELD
 from infl.federation.replica import Replica
 from infl.federation.rules import AtSite
-from infl.federation.seeds import generator
 from infl.federation.training import Trainer
 from infl.federation.units import Units
 from infl.federation.wire import encode_parts
@@ -104,8 +104,7 @@ class Site:
         self.membership = membership
         self._kept: tuple[int, str] | None = None  # the replica's seq, and the epochs, when it was kept
         a = replica.agreement
-        rng = generator(a.seed, "validation part", name)
-        self.data = replica.task.read(adata, a.panel, site=name, rng=rng)
+        self.data = read_for_fit(replica.task, a.panel, a.seed, adata, name)
         self.units = Units([], []) if a.dp is None else Units.of(a.dp, replica.task, adata, self.data, name)
         self.account = None if a.dp is None or account is None else self._admitted(a.dp, account)
         self._others = (

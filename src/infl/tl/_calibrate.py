@@ -11,7 +11,7 @@ import numpy as np
 
 from infl._parameters import door
 from infl.errors import SettingsError
-from infl.federation.seeds import generator
+from infl.federation.fitted import read_as_fitted
 from infl.models.locked import SALT, LockedModel, lock_model
 from infl.sums import WIDE, FederatedSum, State, run_sums
 from infl.tl._results import needed_key
@@ -191,8 +191,7 @@ class _Probe:
         self.data = {}
         for keyless in (False, True):
             for name, adata in sites.items():
-                rng = generator(h.seed, "validation part", name)
-                data = self.task.read(adata, h.panel, site=name, rng=rng, keyless=keyless)
+                data = read_as_fitted(model, adata, name, keyless=keyless)
                 index = data.validation if validation_only else np.union1d(data.train, data.validation)
                 self.data[name, keyless] = (data, index)
 

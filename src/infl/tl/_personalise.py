@@ -11,6 +11,7 @@ import numpy as np
 from infl._isolation import torch_seed
 from infl._parameters import Whole, door
 from infl._threads import threads_for
+from infl.federation.fitted import read_as_fitted
 from infl.federation.seeds import derive, generator
 from infl.models.locked import LockedModel, lock_model
 from infl.models.task import LOWER_IS_BETTER, Step, Task
@@ -126,7 +127,7 @@ def _fine_tuned(
 
     h = model.header
     task, private = h.build_task(), model.private_arrays(key)
-    data = task.read(adata, h.panel, site=site, rng=generator(h.seed, "validation part", site))
+    data = read_as_fitted(model, adata, site)
     module = model.module(key)
     optimiser = task.optimise(module.parameters())
 

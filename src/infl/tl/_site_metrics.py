@@ -9,8 +9,8 @@ import numpy as np
 
 from infl._parameters import door
 from infl.data.sites import as_sites
+from infl.federation.fitted import read_as_fitted
 from infl.federation.run import FederatedRun
-from infl.federation.seeds import generator
 from infl.tl._results import needed_key
 from infl.tl._use import check_use
 
@@ -70,7 +70,7 @@ def site_metrics(
         chosen = own.get(name, shared)
         h = chosen.header
         task = h.build_task()
-        data = task.read(adata, h.panel, site=name, rng=generator(h.seed, "validation part", name))
+        data = read_as_fitted(chosen, adata, name)
         index = data.validation if validation_only else np.union1d(data.train, data.validation)
         sums = task.evaluate(chosen.module(key if h.fingerprint else None), data, index)
         values = task.summarise(sums) if len(index) else {}

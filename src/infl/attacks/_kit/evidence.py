@@ -11,10 +11,10 @@ import numpy as np
 
 from infl.attacks._kit.classifiers import with_options
 from infl.federation.agreement import Agreement
+from infl.federation.fitted import read_as_fitted
 from infl.federation.packings import rescaled
-from infl.federation.seeds import derive, generator
+from infl.federation.seeds import derive
 from infl.federation.settings import RunSettings
-from infl.models.registry import task_from_json
 from infl.privacy.seal.packing import TAG_WORDS
 from infl.sums.lanes import WIDER, split_sums
 
@@ -161,8 +161,7 @@ class Evidence:
     @cached_property
     def task(self) -> Task:
         """The run's task."""
-        header = self.run.model.header
-        return task_from_json(header.task, header.options)
+        return self.run.model.header.build_task()
 
     @property
     def panel(self) -> dict[str, Any]:
@@ -175,13 +174,9 @@ class Evidence:
 
     def judging(self, *, keyless: bool) -> list[SiteData]:
         """Return the sites' data with the run's validation parts, read with or without what the key tells."""
-        seed = self.run.settings["seed"]
         return self.once(
             ("judging", keyless),
-            lambda: [
-                self.task.read(a, self.panel, site=s, rng=generator(seed, "validation part", s), keyless=keyless)
-                for s, a in self.sites.items()
-            ],
+            lambda: [read_as_fitted(self.run.model, a, s, keyless=keyless) for s, a in self.sites.items()],
         )
 
     def once(self, name: tuple[str | int, ...], make: Callable[[], Made]) -> Made:
