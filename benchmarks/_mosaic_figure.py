@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.colors import ListedColormap
 
 import infl
-from infl.models.modalities import KINDS
+from infl.models.mosaic.modalities import KINDS
 from infl.pl._style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 from mosaic import fit, folds, without
 

@@ -36,8 +36,8 @@ from _table import Table
 from infl._mudata import without_pull
 from infl.federation.run import FederatedRun
 from infl.keys import Keyring
-from infl.models.modalities import KINDS
-from infl.models.mosaic import fused
+from infl.models.mosaic.latent import fused
+from infl.models.mosaic.modalities import KINDS
 from infl.models.neighbours import averaging, sections_of
 from infl.nn.published import STRENGTH
 from infl.tl._predict import infer

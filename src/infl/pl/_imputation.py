@@ -92,8 +92,8 @@ def _both(
     mdata: MuData, modality: str, measured: AnnData | None, key_added: str
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Predicted and measured values (n, p) of the spots and features that have both."""
-    from infl.models.modalities import as_predicted
-    from infl.models.mosaic import IMPUTED
+    from infl.models.mosaic.data import IMPUTED
+    from infl.models.mosaic.modalities import as_predicted
 
     name = f"{key_added}_{modality}"
     mod: Any = getattr(mdata, "mod", {})
