@@ -24,6 +24,7 @@ from _table import RESULTS, Table
 from infl.errors import InflWarning
 from infl.keys import Keyring
 from infl.models.histology import Histology
+from infl.models.histology.regression import regress
 from infl.nn.published import STRENGTH
 from infl.sums import SiteView, run_sums
 from infl.tl._predict import infer
@@ -132,7 +133,7 @@ def regression(train, options) -> tuple[Histology, dict, dict]:
 def judged(train, test, options) -> float:
     task, panel, private = regression(train, options)
     data = task.read(test, panel, site="left out")
-    standard = task._regression(data, data.rows, private)
+    standard = regress(data, data.rows, private)
     return task.score(test, {"predicted": standard * private["relative_scale"] + private["relative_mean"]}, panel)[
         "pearson"
     ]

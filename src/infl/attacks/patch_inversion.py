@@ -158,7 +158,7 @@ class PatchInversion(Attack):
     def _whole(task: Histology, adata: Any) -> np.ndarray:
         """Return the spots that have a patch and counts."""
         from infl.models.counts import table_of
-        from infl.models.patches import Patches
+        from infl.models.histology.patches import Patches
 
         table = table_of(adata, task.modality, "the data")
         x = table.X if task.layer is None else table.layers[task.layer]

@@ -11,9 +11,17 @@ from scipy import sparse
 from torch import Tensor
 
 from infl._warn import warn
+from infl.models.histology.patches import (
+    BLOCK,
+    N_STATISTICS,
+    Patches,
+    Stain,
+    stain_transform,
+    statistics,
+    warn_of_colours,
+)
 from infl.models.matrix import FeatureMatrix
 from infl.models.neighbours import averaging
-from infl.models.patches import BLOCK, N_STATISTICS, Patches, Stain, stain_transform, statistics, warn_of_colours
 from infl.models.task import SiteData
 
 if TYPE_CHECKING:
