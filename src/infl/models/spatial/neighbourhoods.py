@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -110,7 +110,7 @@ def view_names(features: Sequence[str]) -> list[str]:
     return [*features, *(f"share of {feature}" for feature in features)]
 
 
-def squares(data: Spots) -> Mapping[str, np.ndarray]:
+def squares(data: Spots) -> dict[str, np.ndarray]:
     """Return the number of spots, and the sum of squares of each view."""
     total = np.zeros(VIEWS)
     for chunk in data.chunks():

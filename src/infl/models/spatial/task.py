@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from infl._parameters import COLUMN, LAYER, MODALITY, OTHER_COLUMN, SHARE, Kind, Names, Text, Whole
 from infl.errors import DataError, SettingsError
-from infl.models.counts import check_counts, log_normalised, table_of
+from infl.models.counts import table_of
 from infl.models.labelled import write_rows
-from infl.models.matrix import FeatureMatrix
-from infl.models.neighbourhoods import VIEWS, Spots, squares, view_names
-from infl.models.neighbours import Sections, sections_of, warn_of_spacings
+from infl.models.neighbours import warn_of_spacings
+from infl.models.spatial.axes import principal_axes, scale_of, views
+from infl.models.spatial.data import Reader
+from infl.models.spatial.neighbourhoods import VIEWS, Spots, squares, view_names
+from infl.models.spatial.scoring import agreement_with_regions, clusters_of_components
 from infl.models.task import Predictor, Step, Sums, Task
 from infl.nn.spatial import NeighbourhoodNet
 from infl.sums import FederatedSum, SiteView, State, mixture
@@ -25,16 +27,12 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-AXES_STEPS = 6
-MORE_AXES = 10
-"""Axes beside those of the latent that are iterated with them, for speed (Halko, Martinsson and Tropp 2011)."""
-
 
 @dataclass(frozen=True)
 class Spatial(Task):
     """Find spatial domains over sites, from counts and coordinates.
 
-    Each spot is seen with its neighbours in its own section (:class:`infl.models.neighbourhoods.Spots`); principal axes
+    Each spot is seen with its neighbours in its own section (:class:`infl.models.spatial.neighbourhoods.Spots`); principal axes
     are found by sums, a masked autoencoder about them (:class:`infl.nn.spatial.NeighbourhoodNet`) is trained in rounds, and
     the latents of all sites are clustered by sealed sums (:mod:`infl.sums.mixture`), so that domain 3 is domain 3
     everywhere. Axes and domains are encrypted in the model: with another key there are no domains.
@@ -116,6 +114,18 @@ class Spatial(Task):
         "exclude": Names(empty=True, says="names of regions, each of them once"),
     }
 
+    @property
+    def reader(self) -> Reader:
+        """What reads a site's table."""
+        return Reader(
+            layer=self.layer,
+            spatial_key=self.spatial_key,
+            section_key=self.section_key,
+            n_neighbors=self.n_neighbors,
+            n_hops=self.n_hops,
+            validation=self.validation,
+        )
+
     # -- agreement -------------------------------------------------------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:
         """Return shared features, after checking the sites' counts and coordinates."""
@@ -132,7 +142,7 @@ class Spatial(Task):
             )
         if VIEWS * len(features) < self.n_latent:
             raise DataError(f"the sites share {len(features)} features, too few for n_latent={self.n_latent}: lower it")
-        warn_of_spacings({site: self._sections(table, site) for site, table in tables.items()})
+        warn_of_spacings({site: self.reader.sections(table, site) for site, table in tables.items()})
         return {"features": features}
 
     def read(
@@ -145,29 +155,12 @@ class Spatial(Task):
         keyless: bool = False,
     ) -> Spots:
         """Read counts and coordinates. A section's depth and mean are its own, so that it may be a new one."""
-        table = table_of(adata, self.modality, site)
-        x = FeatureMatrix(table, panel["features"], layer=self.layer, site=site)
-        check_counts(x, table.obs_names, site=site, layer=self.layer, may_be_empty=True)
-        train, validation = np.arange(table.n_obs), np.arange(0)
-        if rng is not None:
-            train, validation = np.split(rng.permutation(train), [table.n_obs - round(self.validation * table.n_obs)])
-        return Spots(
-            x,
-            self._sections(table, site),
-            n_neighbors=self.n_neighbors,
-            n_hops=self.n_hops,
-            train=np.sort(train),
-            validation=np.sort(validation),
-        )
-
-    def _sections(self, table: AnnData, site: str) -> Sections:
-        return sections_of(table, spatial_key=self.spatial_key, section_key=self.section_key, site=site)
+        return self.reader.read(table_of(adata, self.modality, site), panel, site=site, rng=rng)
 
     # -- sums ------------------------------------------------------------------------------------------------------
     def before(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
         """Return how much each view varies, and steps of subspace iteration towards the principal axes."""
-        n_features = len(panel["features"])
-        return (_views(), self._principal_axes(n_features))
+        return (views(), principal_axes(self.n_latent, len(panel["features"])))
 
     def after(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
         """Return moments of the latents, and steps towards the mixture of domains."""
@@ -176,40 +169,6 @@ class Spatial(Task):
             return self._latents(site.module, site.data, state)
 
         return mixture.mixture(of_site, self.n_domains, self.n_latent, steps=self.steps)
-
-    def _principal_axes(self, n_features: int) -> FederatedSum:
-        """Steps of subspace iteration; in the last one axes are turned to the principal ones (Rayleigh and Ritz)."""
-
-        def local(site: SiteView, state: State) -> Sums:
-            axes, image = self._axes(state, n_features), 0.0
-            for chunk in site.data.chunks():
-                rows = site.data.rows(chunk) / np.repeat(state["scale"], n_features)
-                image = image + rows.T @ (rows @ axes)
-            return {"image": np.asarray(image)}
-
-        def finish(total: Sums, state: State) -> State:
-            axes = self._axes(state, n_features)
-            _, vectors = np.linalg.eigh(axes.T @ total["image"])
-            return {**state, "axes": axes @ vectors[:, ::-1][:, : self.n_latent]}
-
-        n_views = VIEWS * n_features
-        return FederatedSum(
-            name="axes",
-            shapes={"image": (n_views, min(self.n_latent + MORE_AXES, n_views))},
-            local=local,
-            combine=lambda total, state: {**state, "axes": np.linalg.qr(total["image"])[0]},
-            says="products of features, summed over spots, to find axes that all sites share",
-            records=lambda site, state: site.data.graph.shape[0],
-            steps=AXES_STEPS,
-            finish=finish,
-        )
-
-    def _axes(self, private: Sums, n_features: int) -> np.ndarray:
-        """Axes (2 n_features, some more than n_latent), to begin with random ones that are the same at all sites."""
-        if "axes" in private:
-            return private["axes"]
-        n_axes = min(self.n_latent + MORE_AXES, VIEWS * n_features)
-        return np.linalg.qr(np.random.default_rng(0).standard_normal((VIEWS * n_features, n_axes)))[0]
 
     # -- model -----------------------------------------------------------------------------------------------------
     def build(self, panel: Mapping[str, Any]) -> NeighbourhoodNet:
@@ -260,8 +219,7 @@ class Spatial(Task):
     def _latents(self, module: nn.Module, data: Spots, private: Sums) -> np.ndarray:
         """Latents (n_obs, n_latent) in float64."""
         if "scale" not in private:  # without the key: as these data have it
-            own = squares(data)
-            self._set_scale(module, np.sqrt(np.maximum(own["squares"] / max(float(own["n"]), 1.0), 1e-12)))
+            self._set_scale(module, scale_of(squares(data)))
         net = cast(NeighbourhoodNet, module)
         return np.concatenate([net.latent(data.batch(chunk)).double().numpy() for chunk in data.chunks()])
 
@@ -296,44 +254,16 @@ class Spatial(Task):
         self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any]
     ) -> dict[str, float]:
         """Return the adjusted Rand index and normalised mutual information of domains and known regions."""
-        from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-
         table = table_of(adata, self.modality, "the data")
         if self.target not in table.obs:
             raise SettingsError("to compare domains with known regions, set target=, their column of obs")
-        regions = table.obs[self.target]
-        known = regions.notna().to_numpy() & ~regions.isin(self.exclude).to_numpy()
-        real, found = regions[known].astype(str).to_numpy(), outputs["domain"][known]
-        return {"ari": adjusted_rand_score(real, found), "nmi": normalized_mutual_info_score(real, found)}
+        return agreement_with_regions(table.obs[self.target], self.exclude, outputs["domain"])
 
     def baseline(self, train: AnnData | MuData, panel: Mapping[str, Any], *, seed: int) -> Predictor:
         """Principal components of pooled log-normalised counts and k-means, without coordinates."""
-        from sklearn.cluster import KMeans
-        from sklearn.decomposition import PCA
-        from sklearn.pipeline import make_pipeline
 
         def features(adata: AnnData | MuData) -> np.ndarray:
-            table = table_of(adata, self.modality, "the data")
-            counts = FeatureMatrix(table, panel["features"], layer=self.layer, site="the data").rows(slice(None))
-            return log_normalised(counts, 1e4)
+            return self.reader.log_counts(table_of(adata, self.modality, "the data"), panel)
 
-        x = features(train)
-        n_comps = min(30, *x.shape)
-        model = make_pipeline(PCA(n_comps, random_state=seed), KMeans(self.n_domains, n_init=10, random_state=seed))
-        model.fit(x)
-        return lambda adata: {"domain": model.predict(features(adata))}
-
-
-def _views() -> FederatedSum:
-    def combine(total: Sums, state: State) -> State:
-        return {**state, "scale": np.sqrt(np.maximum(total["squares"] / max(float(total["n"]), 1.0), 1e-12))}
-
-    return FederatedSum(
-        name="views",
-        shapes={"n": (), "squares": (VIEWS,)},
-        local=lambda site, state: squares(site.data),
-        combine=combine,
-        says="number of spots and sums of squares, to bring a spot and its surroundings to one scale",
-        records=lambda site, state: site.data.graph.shape[0],
-        sensitivity={"n": 1},
-    )
+        cluster = clusters_of_components(features(train), self.n_domains, seed)
+        return lambda adata: {"domain": cluster(features(adata))}
