@@ -9,7 +9,7 @@ import infl
 from infl.data.columns import missing_values
 from infl.data.labels import as_labels, check_labels, class_numbers, label_text, label_type
 from infl.errors import DataError, InflWarning
-from infl.models.counts import categories_of, codes
+from infl.models.scvi.data import categories_of, codes
 from infl.pp import obs_column, panel_of
 
 COLUMNS = {

@@ -1,85 +1,19 @@
-"""Raw counts of cells with their covariates, as scvi-tools' modules take them."""
+"""Raw counts: which table has them, what is refused as no count, and counts made comparable."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from scipy import sparse
-from torch import Tensor
 
 from infl.errors import DataError
 from infl.models.matrix import FeatureMatrix
-from infl.models.task import SiteData
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from mudata import MuData
-
-# The names under which scvi-tools' modules look for their input (scvi.REGISTRY_KEYS).
-X, BATCH, LABELS = "X", "batch", "labels"
-CATEGORICAL, CONTINUOUS, SIZE_FACTOR = "extra_categorical_covs", "extra_continuous_covs", "size_factor"
-
-
-class CountRows(SiteData):
-    """One site's raw counts and covariates, read in batches.
-
-    Parameters
-    ----------
-    x
-        Counts; checked here.
-    site
-        For messages.
-    layer
-        Where the counts are, for messages (None: ``X``).
-    batch
-        The site's number as batch covariate, or that of each cell's (n_obs,).
-    covariates
-        ``extra_categorical_covs``, ``extra_continuous_covs`` and ``size_factor``, those that there are
-        (n_obs × n_columns).
-    labels
-        Class numbers (n_obs,), −1 where unknown; None for a model without classes.
-    train, validation
-        Indices.
-
-    Raises
-    ------
-    DataError
-        Values that are not counts, or cells without any.
-    """
-
-    def __init__(
-        self,
-        x: FeatureMatrix,
-        *,
-        site: str,
-        layer: str | None = None,
-        batch: int | np.ndarray = 0,
-        covariates: Mapping[str, np.ndarray] | None = None,
-        labels: np.ndarray | None = None,
-        names: pd.Index,
-        train: np.ndarray,
-        validation: np.ndarray,
-    ) -> None:
-        check_counts(x, names, site=site, layer=layer)
-        self.x, self.train, self.validation = x, train, validation
-        self.number = torch.from_numpy(np.broadcast_to(np.int64(batch), x.shape[:1]).copy())[:, None]
-        self.labels = None if labels is None else torch.from_numpy(labels)[:, None]
-        self.covariates = {name: torch.from_numpy(values) for name, values in (covariates or {}).items()}
-
-    def order(self, rng: np.random.Generator) -> np.ndarray:
-        """Return the training rows in a random order, for an epoch."""
-        return self.x.order(self.train, rng)
-
-    def batch(self, index: np.ndarray | slice) -> dict[str, Tensor]:
-        """Return what a module of scvi-tools takes: counts (n, n_genes), batch number (n, 1), covariates (n, …)."""
-        x = torch.from_numpy(self.x.rows(index))
-        tensors = {X: x, BATCH: self.number[index]}
-        tensors[LABELS] = torch.zeros_like(tensors[BATCH]) if self.labels is None else self.labels[index]
-        return tensors | {name: values[index] for name, values in self.covariates.items()}
 
 
 def table_of(adata: AnnData | MuData, modality: str | None, site: str) -> AnnData:
@@ -160,45 +94,3 @@ def log_normalised(counts: np.ndarray, target_sum: float) -> np.ndarray:
     array([[0.693, 1.386]])
     """
     return np.log1p(counts / np.maximum(counts.sum(1, keepdims=True), 1) * target_sum)
-
-
-def categories_of(tables: Mapping[str, AnnData], columns: Sequence[str]) -> dict[str, list[str]]:
-    """Return the categories of covariates over all sites, sorted.
-
-    Raises
-    ------
-    DataError
-        A site lacks the column, or has cells without a value.
-    """
-    from infl.data.columns import obs_column
-    from infl.data.labels import label_text
-
-    found: dict[str, list[str]] = {}
-    for column in columns:
-        values = [
-            obs_column(table, column, where=site, role="categorical_covariates") for site, table in tables.items()
-        ]
-        found[column] = sorted({label for series in values for label in label_text(series).unique()})
-    return found
-
-
-def codes(column: pd.Series, categories: Sequence[str], site: str) -> np.ndarray:
-    """Return the numbers of a column's values among agreed categories (n_obs,).
-
-    Raises
-    ------
-    DataError
-        A value that the model was not fitted with.
-    """
-    import pandas as pd
-
-    from infl.data.labels import label_text
-
-    numbers = pd.Index(list(categories), dtype=object).get_indexer(label_text(column)).astype(np.int64)
-    if (numbers < 0).any():
-        stranger = str(column.to_numpy()[int(np.argmax(numbers < 0))])
-        raise DataError(
-            f"{site} has {stranger!r} in obs[{column.name!r}], which the model does not know: "
-            f"it has {', '.join(map(repr, list(categories)[:6]))}"
-        )
-    return numbers

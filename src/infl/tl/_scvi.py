@@ -10,9 +10,11 @@ import pandas as pd
 
 from infl.data.labels import label_text
 from infl.errors import DataError, SettingsError
-from infl.models.counts import BATCH, CATEGORICAL, X, table_of
+from infl.models.counts import table_of
 from infl.models.locked import Header, LockedModel, lock_model
-from infl.models.scvi import Scvi, vae_class
+from infl.models.scvi import Scvi
+from infl.models.scvi.data import BATCH, CATEGORICAL, X
+from infl.models.scvi.module import vae_class
 from infl.models.task import SITE
 from infl.tl._results import model_and_key
 

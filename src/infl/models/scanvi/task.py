@@ -16,32 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from infl._parameters import COLUMN, Kind, Real, Text
-from infl._warn import warn
-from infl.data.labels import TEXT, check_labels, label_text, label_type, warn_of_one_class
-from infl.errors import DataError, SettingsError
-from infl.models.counts import LABELS, CountRows, log_normalised, table_of
+from infl.data.labels import TEXT
+from infl.errors import SettingsError
+from infl.models.counts import log_normalised, table_of
 from infl.models.labelled import has_numbers, stratified_split, write_classes
-from infl.models.logistic import logistic_regression
-from infl.models.scvi import CHUNK, Scvi, latent, vae_class
+from infl.models.scanvi.data import classes_of, label_values
+from infl.models.scanvi.scoring import label_metrics, label_scores, label_sums, regression_on_counts
+from infl.models.scvi.data import LABELS, CountRows
+from infl.models.scvi.module import vae_class
+from infl.models.scvi.task import Scvi
 from infl.models.task import Predictor, Step, Sums
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
-
-_MAY_BE_NONE = {
-    "-1",
-    "?",
-    "unknown",
-    "unlabelled",
-    "unlabeled",
-    "unassigned",
-    "unannotated",
-    "none",
-    "na",
-    "n/a",
-    "null",
-}
 
 
 @dataclass(frozen=True)
@@ -87,51 +75,12 @@ class Scanvi(Scvi):
             raise SettingsError(
                 "model='scanvi' needs target=, the obs column with the labels of those cells that have one"
             )
-        at: dict[str, list[str]] = {}
-        columns = []
-        for site, adata in sites.items():
-            table = table_of(adata, self.modality, site)
-            values = self._values(table)
-            if values is None:
-                continue
-            column = table.obs[self.target]
-            check_labels(column, self.target, site, partly=True)
-            self._warn_of_values(label_text(column), values, site)
-            columns.append(column[values.notna()])
-            at[site] = sorted(set(values.dropna()))
-        known = set().union(*at.values())
-        if len(known) < 2 and len(sites) > 1:
-            raise DataError(
-                f"obs[{self.target!r}] has {len(known)} classes over all sites, beside {self.unlabelled!r} and missing "
-                "values: two or more are due"
-            )
-        warn_of_one_class(at, self.target)
-        # the classes before the check of the data, which reads them
-        return super().agree(sites) | {"classes": sorted(known), "class_type": label_type(columns)}
+        tables = {site: table_of(adata, self.modality, site) for site, adata in sites.items()}
+        classes = classes_of(tables, self.target, self.unlabelled)
+        return super().agree(sites) | classes  # the classes before the check of the data, which reads them
 
     def _values(self, table: AnnData) -> pd.Series | None:
-        """Return the labels as text, missing where a cell has none; None without the column."""
-        if self.target not in table.obs:
-            return None
-        column = table.obs[self.target]
-        values = label_text(column)
-        none = self.unlabelled.strip().casefold()
-        others = {label for label in values.dropna().unique() if label.strip().casefold() == none}
-        return values.mask(values.isin(others | {"-1"} if _is_number(column) else others))
-
-    def _warn_of_values(self, text: pd.Series, values: pd.Series, site: str) -> None:
-        """Ask about labels that may mean that there is none; say it where −1 was taken so."""
-        line = ""
-        if (text[values.isna()] == "-1").any() and self.unlabelled != "-1":
-            line = f"−1 in obs[{self.target!r}] of {site} is taken for no label, as scikit-learn has it"
-        doubtful = [label for label in values.dropna().unique() if label.strip().casefold() in _MAY_BE_NONE]
-        if doubtful:
-            line = (
-                f"{doubtful[0]!r} in obs[{self.target!r}] of {site} is learned as a class: if it means that there is no "
-                f"label, set unlabelled={doubtful[0]!r} or make it missing"
-            )
-        if line:
-            warn(line)
+        return label_values(table, self.target, self.unlabelled)
 
     def held_names(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
         """Classes, and what scVI has."""
@@ -180,30 +129,15 @@ class Scanvi(Scvi):
         k = len(panel["classes"])
         return super().metric_shapes(panel) | {"cross_entropy": (), "confusion": (k, k)}
 
-    @torch.no_grad()
     def evaluate(self, module: Any, data: CountRows, index: np.ndarray) -> Sums:
         """Return sums over the cells `index`."""
-        assert data.labels is not None
-        sums = super().evaluate(module, data, index)
-        k = module.n_labels
-        cross_entropy, confusion = 0.0, np.zeros((k, k))
-        known = index[data.labels[index, 0].numpy() >= 0]
-        for start in range(0, len(known), CHUNK):
-            chunk = known[start : start + CHUNK]
-            logits, y = module.classifier(latent(module, data, chunk)), data.labels[chunk, 0]
-            cross_entropy += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
-            np.add.at(confusion, (y.numpy(), logits.argmax(1).numpy()), 1)
-        return sums | {"cross_entropy": np.asarray(cross_entropy), "confusion": confusion}
+        return super().evaluate(module, data, index) | label_sums(module, data, index)
 
     def summarise(self, sums: Sums) -> dict[str, float]:
         """Return what training minimises (``loss``), its parts, and the balanced accuracy of labelled cells."""
-        confusion = sums["confusion"]
-        n, actual = confusion.sum(), confusion.sum(1)
-        recall = np.diag(confusion)[actual > 0] / actual[actual > 0]
-        metrics = super().summarise(sums)
-        metrics["cross_entropy"] = float(sums["cross_entropy"] / n) if n else 0.0
-        metrics["loss"] += self.classification_ratio * metrics["cross_entropy"]
-        return metrics | {"balanced_accuracy": float(recall.mean()) if n else float("nan")}
+        metrics, of_labels = super().summarise(sums), label_metrics(sums)
+        metrics["loss"] += self.classification_ratio * of_labels["cross_entropy"]
+        return metrics | of_labels
 
     # -- results ---------------------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -232,18 +166,8 @@ class Scanvi(Scvi):
         self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any]
     ) -> dict[str, float]:
         """Return balanced accuracy and macro F1 of the labelled cells."""
-        from sklearn.metrics import f1_score, recall_score
-
         truth = self.labels(table_of(adata, self.modality, "the data"), panel)
-        known, guess = truth >= 0, outputs["probability"].argmax(1)
-        if not known.any():
-            return {"balanced_accuracy": float("nan"), "macro_f1": float("nan")}
-        return {
-            "balanced_accuracy": float(
-                recall_score(truth[known], guess[known], labels=np.unique(truth[known]), average="macro")
-            ),
-            "macro_f1": float(f1_score(truth[known], guess[known], average="macro")),
-        }
+        return label_scores(truth, outputs["probability"])
 
     def baseline(self, train: AnnData | MuData, panel: Mapping[str, Any], *, seed: int) -> Predictor:
         """Return probabilities of logistic regression on log-normalised counts, fitted on pooled labelled cells."""
@@ -252,8 +176,7 @@ class Scanvi(Scvi):
             return log_normalised(self.read(adata, panel, site="the data").x.rows(slice(None)), 1e4)
 
         labels = self.labels(table_of(train, self.modality, "the data"), panel)
-        known = np.flatnonzero(labels >= 0)
-        model = logistic_regression(features(train)[known], labels[known], len(panel["classes"]), strengths=(0.01,))
+        model = regression_on_counts(features(train), labels, len(panel["classes"]))
         return lambda adata: {"probability": model(features(adata))}
 
     def write(
@@ -262,9 +185,3 @@ class Scanvi(Scvi):
         """Write class, probability, probabilities and latent, as the classifier does."""
         names, type_ = table_of(adata, self.modality, "the data").obs_names, panel.get("class_type", TEXT)
         write_classes(adata, names, outputs, panel["classes"], key_added, type_)
-
-
-def _is_number(column: pd.Series) -> bool:
-    """Whether labels are numbers, or categories that are."""
-    dtype = column.cat.categories.dtype if isinstance(column.dtype, pd.CategoricalDtype) else column.dtype
-    return pd.api.types.is_numeric_dtype(dtype)

@@ -11,25 +11,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from infl._isolation import torch_seed
 from infl._parameters import COLUMNS, LAYER, MODALITY, OTHER_COLUMN, SHARE, Choice, Kind, Real, Whole
-from infl.errors import DataError, MissingExtraError, SettingsError
-from infl.models.counts import BATCH, CATEGORICAL, CONTINUOUS, SIZE_FACTOR, CountRows, categories_of, codes, table_of
-from infl.models.labelled import has_numbers, stratified_split, write_rows
-from infl.models.matrix import FeatureMatrix
-from infl.models.task import SITE, Predictor, Step, Sums, Task
+from infl.errors import SettingsError
+from infl.models.counts import table_of
+from infl.models.labelled import has_numbers, write_rows
+from infl.models.scvi.data import CATEGORICAL, CountRows, Reader
+from infl.models.scvi.module import EMBEDDING, denoised, latents, trimmed, vae_class
+from infl.models.scvi.scoring import bound_sums, bounds, depth_alone, mean_bounds
+from infl.models.task import Predictor, Step, Sums, Task
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
-
-CHUNK = 1024
-"""Cells that are judged or embedded together."""
-EMBEDDING = f"_embeddings_dict.{BATCH}.weight"
 
 
 @dataclass(frozen=True)
@@ -105,22 +101,27 @@ class Scvi(Task):
         "norm": Choice(("layer", "batch")),
     }
 
+    @property
+    def reader(self) -> Reader:
+        """What reads a site's table."""
+        return Reader(
+            layer=self.layer,
+            categorical_covariates=self.categorical_covariates,
+            continuous_covariates=self.continuous_covariates,
+            size_factor=self.size_factor,
+            validation=self.validation,
+        )
+
     # -- agreement -------------------------------------------------------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:
         """Return shared features, the sites' names and the categories of covariates, after checking the sites' data."""
-        from infl.data.check import panel_of
-
         vae_class()
         if self.norm != "layer":
             raise SettingsError(
                 "norm='batch' cannot be fitted over sites: batch statistics are each site's own; leave norm out"
             )
         tables = {site: table_of(adata, self.modality, site) for site, adata in sites.items()}
-        panel = {
-            "features": list(panel_of(tables, layer=self.layer).features),
-            "sites": sorted(tables),
-            "covariates": categories_of(tables, self.categorical_covariates),
-        }
+        panel = self.reader.agree(tables)
         for site, table in tables.items():
             self.read(table, panel, site=site)
         return panel
@@ -136,47 +137,11 @@ class Scvi(Task):
     ) -> CountRows:
         """Read counts and covariates. The latent does not depend on the site, so that it may be a new one."""
         table = table_of(adata, self.modality, site)
-        x = FeatureMatrix(table, panel["features"], layer=self.layer, site=site)
-        train, validation = np.arange(table.n_obs), np.arange(0)
-        labels = self.labels(table, panel)
-        if rng is not None:
-            strata = np.zeros(table.n_obs, dtype=np.int64) if labels is None else labels + 1
-            train, validation = stratified_split(strata, self.validation, rng)
-        return CountRows(
-            x,
-            site=site,
-            layer=self.layer,
-            batch=batch_of(table, panel["sites"], site),
-            covariates=self._covariates(table, panel, site),
-            labels=labels,
-            names=table.obs_names,
-            train=train,
-            validation=validation,
-        )
+        return self.reader.read(table, panel, self.labels(table, panel), site=site, rng=rng)
 
     def labels(self, table: AnnData, panel: Mapping[str, Any]) -> np.ndarray | None:
         """Return class numbers (n_obs,), −1 where unknown; None for a model without classes."""
         return None
-
-    def _covariates(self, table: AnnData, panel: Mapping[str, Any], site: str) -> dict[str, np.ndarray]:
-        from infl.data.columns import obs_column
-
-        covariates = {}
-        if self.categorical_covariates:
-            columns = [
-                codes(obs_column(table, name, where=site, role="categorical_covariates"), categories, site)
-                for name, categories in panel["covariates"].items()
-            ]
-            covariates[CATEGORICAL] = np.stack(columns, 1)
-        numeric = {CONTINUOUS: self.continuous_covariates, SIZE_FACTOR: (self.size_factor,) if self.size_factor else ()}
-        for name, columns_of_obs in numeric.items():
-            if columns_of_obs:
-                role = "size_factor" if name == SIZE_FACTOR else "continuous_covariates"
-                values = [_numbers(obs_column(table, c, where=site, role=role), site) for c in columns_of_obs]
-                covariates[name] = np.stack(values, 1)
-        if (covariates.get(SIZE_FACTOR, np.ones(1)) <= 0).any():
-            raise DataError(f"{site} has size factors of 0 or less in obs[{self.size_factor!r}]: they must be above 0")
-        return covariates
 
     def held_names(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
         """Categories of covariates; the sites themselves, where weights of each are shared."""
@@ -229,13 +194,8 @@ class Scvi(Task):
         return self.trimmed(module)
 
     def trimmed(self, module: Any) -> nn.Module:
-        """Take off the library encoder and unused dispersion decoder, 2/5 of the weights; start local embeddings at 0."""
-        module.l_encoder = None
-        if self.dispersion != "gene-cell":
-            module.decoder.px_r_decoder = None
-        if self.site_effect == "local":
-            nn.init.zeros_(module.get_parameter(EMBEDDING))
-        return module
+        """Return scvi-tools' module without the parts that it would not use."""
+        return trimmed(module, dispersion=self.dispersion, site_effect=self.site_effect)
 
     def configure(self, module: nn.Module, private: Sums) -> None:
         """Set batch statistics, of a model that was trained elsewhere."""
@@ -279,28 +239,18 @@ class Scvi(Task):
         """Number of cells, summed reconstruction loss and KL divergence."""
         return {"n": (), "reconstruction": (), "kl": ()}
 
-    @torch.no_grad()
     def evaluate(self, module: nn.Module, data: CountRows, index: np.ndarray) -> Sums:
-        """Return sums over the cells `index`, from one draw of the latent a cell that is the same in each round."""
-        sums: Sums = {"n": np.asarray(float(len(index))), "reconstruction": np.zeros(()), "kl": np.zeros(())}
-        with torch_seed(0):
-            for start in range(0, len(index), CHUNK):
-                output = module(data.batch(index[start : start + CHUNK]))[2]
-                sums["reconstruction"] += float(output.reconstruction_loss_sum)
-                sums["kl"] += float(output.kl_local_sum)
-        return sums
+        """Return sums over the cells `index`, from one draw of the latent per cell that is the same in each round."""
+        return bound_sums(module, data, index)
 
     def summarise(self, sums: Sums) -> dict[str, float]:
-        """Return the negative evidence lower bound a cell (``loss``) and its two parts."""
-        n = float(sums["n"]) or float("nan")
-        reconstruction, kl = float(sums["reconstruction"]) / n, float(sums["kl"]) / n
-        return {"loss": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
+        """Return the negative evidence lower bound per cell (``loss``) and its two parts."""
+        return mean_bounds(sums)
 
     # -- results ---------------------------------------------------------------------------------------------------
-    @torch.no_grad()
     def infer(self, module: nn.Module, data: CountRows, private: Sums) -> dict[str, np.ndarray]:
         """Return the mean of each cell's latent distribution (n, n_latent)."""
-        return {"latent": np.concatenate([latent(module, data, chunk).numpy() for chunk in data.x.chunks(CHUNK)])}
+        return {"latent": latents(module, data)}
 
     # -- comparing -------------------------------------------------------------------------------------------------
     def hold_out(self, adata: AnnData | MuData, share: float, rng: np.random.Generator) -> np.ndarray:
@@ -309,62 +259,33 @@ class Scvi(Task):
         held[rng.permutation(adata.n_obs)[: round(share * adata.n_obs)]] = True
         return held
 
-    @torch.no_grad()
     def judged(self, module: nn.Module, data: CountRows, private: Sums) -> dict[str, np.ndarray]:
         """Return each cell's negative evidence lower bound ``loss`` (n,) and its reconstruction part, with the site as batch."""
-        parts = []
-        with torch_seed(0):
-            for chunk in data.x.chunks(CHUNK):
-                output = module(data.batch(chunk))[2]
-                parts.append([sum(part.values()) for part in (output.reconstruction_loss, output.kl_local)])
-        reconstruction, kl = (torch.cat(part).numpy().astype(np.float64) for part in zip(*parts, strict=True))
-        return {"loss": reconstruction + kl, "reconstruction": reconstruction}
+        return bounds(module, data)
 
     def score(
         self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any]
     ) -> dict[str, float]:
-        """Return the negative evidence lower bound a cell (``loss``) and its reconstruction part, means over cells."""
+        """Return the negative evidence lower bound per cell (``loss``) and its reconstruction part, means over cells."""
         return {name: float(outputs[name].mean()) for name in ("loss", "reconstruction")}
 
     def baseline(self, train: AnnData | MuData, panel: Mapping[str, Any], *, seed: int) -> Predictor:
-        """Return the negative log-likelihood of counts where all cells are alike but for depth, fitted on pooled data.
-
-        Each feature is negative binomial about its share of all counts times the cell's total, with its own dispersion by
-        moments. A bound on the log-likelihood can be set beside it.
-        """
-        from scipy.stats import nbinom
+        """Return the negative log-likelihood of counts where all cells are alike but for depth, fitted on pooled data."""
 
         def read(adata: AnnData | MuData) -> np.ndarray:
             return self.read(adata, panel, site="the data").x.rows(slice(None)).astype(np.float64)
 
-        counts = read(train)
-        share = np.maximum(counts.sum(0), 0.5) / counts.sum()
-        mean = counts.sum(1, keepdims=True) * share
-        extra = ((counts - mean) ** 2 - mean).sum(0) / (mean**2).sum(0)
-        size = 1 / np.maximum(extra, 1e-4)
+        loss_of = depth_alone(read(train))
 
         def predict(adata: AnnData | MuData) -> dict[str, np.ndarray]:
-            counts = read(adata)
-            mean = counts.sum(1, keepdims=True) * share
-            loss = -nbinom.logpmf(counts, size, size / (size + mean)).sum(1)
+            loss = loss_of(read(adata))
             return {"loss": loss, "reconstruction": loss}
 
         return predict
 
-    @torch.no_grad()
     def denoise(self, module: Any, data: CountRows, site: int | None = None) -> np.ndarray:
         """Return the expected share of each feature in a cell (n, n_features), as if measured at a site (None: the mean over sites)."""
-        shares = []
-        for chunk in data.x.chunks(CHUNK):
-            batch, z = data.batch(chunk), latent(module, data, chunk)
-            total = torch.zeros(())
-            sites = range(module.n_batch) if site is None else [site]
-            for number in sites:
-                inputs = module._get_generative_input(batch, {"z": z, "library": torch.zeros(len(z), 1)})
-                px = module.generative(**inputs | {"batch_index": torch.full_like(batch[BATCH], number)})["px"]
-                total = total + px.scale / px.scale.sum(1, keepdim=True) / len(sites)
-            shares.append(total.numpy())
-        return np.concatenate(shares)
+        return denoised(module, data, site)
 
     def write(
         self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any], *, key_added: str
@@ -376,40 +297,3 @@ class Scvi(Task):
         """Write ``obsm["X_" + key_added]``; missing values in a ``MuData`` where a cell lacks the modality."""
         names = table_of(adata, self.modality, "the data").obs_names
         write_rows(adata, f"X_{key_added}", outputs["latent"], names)
-
-
-def batch_of(table: AnnData, sites: Sequence[str], site: str) -> int | np.ndarray:
-    """Return the number of the site, or of each cell's where those of several were put together; 0 for a new site."""
-    if site in sites:
-        return sites.index(site)
-    if SITE not in table.obs:
-        return 0
-    return np.maximum(pd.Categorical(table.obs[SITE], categories=list(sites)).codes.astype(np.int64), 0)
-
-
-def vae_class() -> Any:
-    """Return scvi-tools' module class.
-
-    Raises
-    ------
-    MissingExtraError
-        scvi-tools is not installed.
-    """
-    try:
-        from scvi.module import VAE
-    except ImportError:
-        raise MissingExtraError("model='scvi' needs scvi-tools: pip install 'infl[scvi]'") from None
-    return VAE
-
-
-def latent(module: Any, data: CountRows, chunk: np.ndarray | slice) -> Tensor:
-    """Return the means of the latent distributions of a chunk (n, n_latent)."""
-    return module.inference(**module._get_inference_input(data.batch(chunk)))["qz"].loc
-
-
-def _numbers(column: pd.Series, site: str) -> np.ndarray:
-    if not pd.api.types.is_numeric_dtype(column):
-        raise DataError(
-            f"{site} has text in obs[{column.name!r}], where numbers are due: name it as a categorical covariate"
-        )
-    return column.to_numpy(dtype=np.float32)
