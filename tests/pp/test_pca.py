@@ -131,7 +131,7 @@ def test_a_site_with_constant_features(khan_sites, pool):
 
 def test_products_are_the_same_in_one_piece_and_in_many(khan_sites, monkeypatch):
     pca(khan_sites, 5)
-    monkeypatch.setattr("infl.pp._pca._IN_MEMORY", 40_000)  # 17 features or observations at a time
+    monkeypatch.setattr("infl.pp._pca_sums._IN_MEMORY", 40_000)  # 17 features or observations at a time
     pca(khan_sites, 5, key_added="pieces")
     for adata in khan_sites.values():
         np.testing.assert_allclose(adata.obsm["pieces"], adata.obsm["X_pca"], atol=1e-4)

@@ -23,12 +23,12 @@ from infl.models.adapter.centroids import near_centroids
 from infl.models.adapter.data import Sentences, sentences
 from infl.models.matrix import FeatureMatrix
 from infl.nn.trex.intuition import TokenIntuition
-from infl.pp._hvg import clipped_sum
+from infl.pp._hvg_regression import clipped_sum
 from infl.pp._matrix import SiteMatrix, presence
 from infl.pp._median import Columns, median_sums
 from infl.pp._moments import Rows, moment_sums
 from infl.pp._normalize import Counts, highly_expressed
-from infl.pp._pca import direction_sums, frame_from, product_sums
+from infl.pp._pca_sums import direction_sums, frame_from, product_sums
 from infl.pp._qc import feature_share, feature_sum
 from infl.sums import FederatedSum, SiteView, State
 from infl.tl._cluster_sums import Shares, cluster_moments, coordinates, halves, numbers, sizes, squares

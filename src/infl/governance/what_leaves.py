@@ -16,11 +16,12 @@ from torch import nn
 
 from infl.federation.messages import MESSAGES, Visibility
 from infl.models.registry import TASKS, make_task
-from infl.pp._hvg import clipped_sum, dispersions_of_batches, marks_of_batches
+from infl.pp._hvg_dispersion import dispersions_of_batches
+from infl.pp._hvg_regression import clipped_sum, marks_of_batches
 from infl.pp._median import median_sums
 from infl.pp._moments import moment_sums
 from infl.pp._normalize import highly_expressed
-from infl.pp._pca import direction_sums, frame_from, product_sums
+from infl.pp._pca_sums import direction_sums, frame_from, product_sums
 from infl.pp._qc import feature_sum
 from infl.sums import FederatedSum
 from infl.tl._calibrate import judged_at

@@ -1,0 +1,162 @@
+"""Sums behind principal components: products of all pairs of features, or of features with some directions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from infl.errors import DataError
+from infl.pp._components import MOST_ROUNDS, Search
+from infl.pp._matrix import SiteMatrix
+from infl.pp._moments import Rows, moments_of
+from infl.sums import UNIT, FederatedSum, State
+from infl.sums.shape import Arrays
+
+FrameOf = Callable[[State], "Frame"]
+"""What follows from the moments in the state."""
+_IN_MEMORY = 1 << 22  # numbers: of a block of rows, and of the products that are summed at a time
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What all sites know before the first product.
+
+    Attributes
+    ----------
+    columns
+        The features that are used.
+    center
+        What is subtracted, (k,).
+    spread
+        Σ of squared distances from it over all sites, (k,), and `n`, observations of all sites.
+    """
+
+    columns: np.ndarray
+    center: np.ndarray
+    spread: np.ndarray
+    n: int
+
+
+def frame_from(state: State, *, columns: np.ndarray, n_obs: int, zero_center: bool) -> Frame:
+    """Return what follows from the moments."""
+    found = moments_of(state)
+    mean, squares = found.mean[columns], found.var[columns] * np.maximum(found.n[columns] - 1, 0)
+    if zero_center:
+        frame = Frame(columns, mean, squares, n_obs)
+    else:
+        frame = Frame(columns, np.zeros(len(columns)), squares + found.n[columns] * mean**2, n_obs)
+    if not frame.spread.sum() > 0:
+        raise DataError("no feature varies between observations: there are no principal components")
+    return frame
+
+
+def _centred(matrix: SiteMatrix, frame: Frame) -> Iterator[np.ndarray]:
+    """Blocks (n_rows, k) of centred values in float64; 0 where a feature was not measured."""
+    present = matrix.present[frame.columns]
+    everything = len(frame.columns) == len(matrix.present)
+    n_rows = max(1, _IN_MEMORY // len(frame.columns))
+    for _, whole in matrix.blocks():
+        for start in range(0, whole.shape[0], n_rows):
+            block: Any = whole[start : start + n_rows]
+            block = block if everything else block[:, frame.columns]
+            block = (block.toarray() if sparse.issparse(block) else block).astype(np.float64)
+            block -= frame.center
+            if not present.all():
+                block[:, ~present] = 0
+            yield block
+
+
+def product_sums(k: int, frame_of: FrameOf) -> list[FederatedSum]:
+    """Return the sums of products of all pairs of `k` features, some rows of the upper half at a time; state: ``products``.
+
+    What a site sends is divided by the features' spreads: a sum over sites then is a correlation, at most 1.
+    """
+    width = max(1, _IN_MEMORY // k)
+    return [_products_from(start, min(width, k - start), k, frame_of) for start in range(0, k, width)]
+
+
+def _products_from(start: int, height: int, k: int, frame_of: FrameOf) -> FederatedSum:
+    def local(site: Rows, state: State) -> Arrays:
+        frame = frame_of(state)
+        size, products = _size(frame), np.zeros((height, k - start))
+        for block in _centred(site.matrix, frame):
+            block /= size
+            products += block[:, start : start + height].T @ block[:, start:]
+        return {"products": products}
+
+    return FederatedSum(
+        name="products",
+        shapes={"products": (height, k - start)},
+        local=local,
+        combine=lambda total, state: {**state, "products": [*state.get("products", []), total["products"]]},
+        says="products of pairs of features, as correlations",
+        scale=UNIT,
+        records=lambda site, state: site.matrix.n_obs,
+    )
+
+
+def direction_sums(k: int, n_comps: int, seed: int, frame_of: FrameOf) -> list[FederatedSum]:
+    """Return the sum of products with a block of directions, until the components stand still; state: ``found``.
+
+    What is sent is divided by the total spread, so at most 1; columns that a block has less are zeros.
+    """
+    width = Search.width(k, n_comps)
+
+    def search_of(state: State) -> Search:
+        return state["search"] if "search" in state else Search.begin(k, n_comps, seed)
+
+    def local(site: Rows, state: State) -> Arrays:
+        frame, block = frame_of(state), search_of(state).block
+        result = np.zeros(block.shape)
+        for rows in _centred(site.matrix, frame):
+            result += rows.T @ (rows @ block)
+        return {"image": np.pad(result / frame.spread.sum(), ((0, 0), (0, width - block.shape[1])))}
+
+    def combine(total: Arrays, state: State) -> State:
+        frame, search = frame_of(state), search_of(state)
+        image = total["image"][:, : search.block.shape[1]] * frame.spread.sum() / (frame.n - 1)
+        search = search.after(image)
+        return {**state, "search": search, "found": (search.values, search.vectors)}
+
+    directions = FederatedSum(
+        name="directions",
+        shapes={"image": (k, width)},
+        local=local,
+        combine=combine,
+        says="products of features with directions that all sites know, summed over observations",
+        scale=UNIT,
+        records=lambda site, state: site.matrix.n_obs,
+        steps=MOST_ROUNDS,
+        called="{name}",
+        until=lambda state: state["search"].done,
+    )
+    return [directions]
+
+
+def _size(frame: Frame) -> np.ndarray:
+    """Root of each feature's spread, 1 where it has none."""
+    return np.sqrt(np.where(frame.spread > 0, frame.spread, 1))
+
+
+def covariance_of(products: list[np.ndarray], frame: Frame) -> np.ndarray:
+    """Return the covariance over all sites, (k, k), from rows of the upper half of the correlations."""
+    size, start = _size(frame), 0
+    covariance = np.empty((len(size), len(size)))
+    for summed in products:
+        chunk = slice(start, start + len(summed))
+        covariance[chunk, start:] = summed
+        covariance[start:, chunk] = summed.T
+        start = chunk.stop
+    covariance *= size[:, None]
+    covariance *= size
+    covariance /= frame.n - 1
+    return covariance
+
+
+def scores_of(matrix: SiteMatrix, frame: Frame, vectors: np.ndarray) -> np.ndarray:
+    """Return the scores of a site's observations, (n_obs, n_comps)."""
+    return np.concatenate([block @ vectors for block in _centred(matrix, frame)])
