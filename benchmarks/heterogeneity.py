@@ -23,7 +23,7 @@ import infl
 from _table import Table
 from infl.models import Classifier
 from infl.models.pooling import pool
-from infl.tl._compare import folds
+from infl.tl._fold import folds
 from infl.tl._predict import infer
 from panels import panel_sites, use_data_folder
 

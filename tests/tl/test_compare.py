@@ -8,7 +8,8 @@ from threadpoolctl import threadpool_limits
 
 import infl
 from infl.errors import SettingsError
-from infl.tl._compare import _worst, folds
+from infl.tl._comparison import worst_site
+from infl.tl._fold import folds
 
 FAST = {"target": "tumour_class", "rounds": 2, "seeds": 2, "progress": False}
 
@@ -33,9 +34,9 @@ def test_a_site_left_out_is_judged_by_a_model_of_the_others(khan_sites: dict[str
 
 def test_the_worst_site_has_the_largest_error_and_the_smallest_accuracy() -> None:
     by_seed = {0: [0.5, 0.9, float("nan")], 1: [0.7, 0.3, 0.4]}
-    assert np.isclose(_worst("accuracy", by_seed), (0.5 + 0.3) / 2)
-    assert np.isclose(_worst("calibration_error", by_seed), (0.9 + 0.7) / 2)
-    assert np.isnan(_worst("auroc", {0: [float("nan")]}))
+    assert np.isclose(worst_site("accuracy", by_seed), (0.5 + 0.3) / 2)
+    assert np.isclose(worst_site("calibration_error", by_seed), (0.9 + 0.7) / 2)
+    assert np.isnan(worst_site("auroc", {0: [float("nan")]}))
 
 
 def test_a_site_alone_is_told_by_its_own_observations(khan_sites: dict[str, AnnData]) -> None:

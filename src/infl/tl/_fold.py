@@ -1,0 +1,156 @@
+"""One fold of a comparison: what each method makes of the training data, judged on the held-out ones."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from infl._threads import one_thread
+from infl._warn import warn
+from infl.errors import DataError, InflWarning, SettingsError
+from infl.federation.agreement import Agreement, check_classes
+from infl.federation.local import run_in_process
+from infl.federation.seeds import generator
+from infl.federation.settings import RunSettings
+from infl.models.pooling import pool
+from infl.tl._comparison import mean_of
+from infl.tl._personalise import personalise
+from infl.tl._predict import infer, open_model
+from infl.tl._use import takes_union
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from infl._types import Data
+    from infl.federation.run import FederatedRun
+    from infl.keys import Keyring
+    from infl.models.locked import LockedModel
+    from infl.models.task import Sums, Task
+
+N_WRONG_KEYS = 10
+Scores = tuple[dict[str, float], dict[str, dict[str, float]]]
+"""Metrics on all held-out observations together, and by site."""
+
+
+def folds(
+    task: Task, tables: Mapping[str, Data], holdout: str, test_share: float, seed: int
+) -> Iterator[tuple[dict[str, Data], dict[str, Data]]]:
+    """Yield what is fitted on, at least one observation of each site, and what is judged on."""
+    if holdout == "site":
+        for site, adata in tables.items():
+            yield {other: a for other, a in tables.items() if other != site}, {site: adata}
+        return
+    held = {s: task.hold_out(a, test_share, generator(seed, "held out", s)) for s, a in tables.items()}
+    for rows in held.values():
+        rows[0] &= not rows.all()
+    if not any(rows.any() for rows in held.values()):
+        raise SettingsError(
+            f"test_share={test_share} holds out no observation of any site: raise it, or holdout='site'"
+        )
+    train = {site: adata[~held[site]].copy() for site, adata in tables.items()}
+    yield train, {site: adata[held[site]].copy() for site, adata in tables.items()}
+
+
+class Fold:
+    """One fold: training and test data, and the runs that several methods share."""
+
+    def __init__(
+        self,
+        task: Task,
+        panel: dict[str, Any],
+        train: Mapping[str, Data],
+        test: Mapping[str, Data],
+        settings: RunSettings,
+    ) -> None:
+        self.task, self.panel, self.settings = task, panel, settings
+        self.train = train
+        self.test = {site: adata for site, adata in test.items() if adata.n_obs}
+        self.join: Literal["inner", "outer"] = "outer" if takes_union(task) else "inner"
+        self.together = pool(self.test, self.join)
+        self.runs: dict[str, FederatedRun] = {}
+
+    def measure(self, method: str) -> Scores:
+        """Return a method's metrics on the held-out observations together, and by site."""
+        from infl.keys import Keyring
+
+        if method == "baseline":
+            with one_thread():
+                predict = self.task.baseline(pool(self.train, self.join), self.panel, seed=self.settings.seed)
+                return self._judge(lambda site: predict(self.test[site]))
+        if method == "alone":
+            scores = dict(self._alone())
+            if not scores:
+                return {}, {}
+            own = {site: scores[site][1][site] for site in self.test if site in scores}
+            by_site = own or {site: mean_of([s[1][site] for s in scores.values()]) for site in self.test}
+            return mean_of([together for together, _ in scores.values()]), by_site
+        if method == "pooled":
+            return self._score(self._fit({"pooled": pool(self.train, self.join)}, "none", "none"))
+        kind = method.split("_")[0]
+        if kind not in self.runs:
+            lock = {"fedavg": "none", "infl": "field", "published": "published"}[kind]
+            self.runs[kind] = self._fit(self.train, lock, "group" if kind == "infl" else "none")
+        run = self.runs[kind]
+        if method == "infl_personal":
+            personal = personalise(self.train, run, key=run.key, seed=self.settings.seed).models
+            return self._judge(lambda site: self._infer(site, personal[site], run.key))
+        if method.endswith("no_key"):
+            return self._judge(lambda site: self._infer(site, run.model, None))
+        if method.endswith("wrong_key"):
+            guesses = [self._score(run, Keyring.create()) for _ in range(N_WRONG_KEYS)]
+            by_site = {site: mean_of([sites[site] for _, sites in guesses]) for site in self.test}
+            return mean_of([together for together, _ in guesses]), by_site
+        return self._score(run)
+
+    def _alone(self) -> Iterator[tuple[str, Scores]]:
+        """Yield each site's own model's scores; sites whose data cannot make one (one class, no modality) are told of."""
+        for site, adata in self.train.items():
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", InflWarning)  # of one class: an error here
+                    check_classes(self.task.agree({site: adata}))
+            except DataError as error:
+                warn(f"'alone' is without {site}: {error}")
+                continue
+            yield site, self._score(self._fit({site: adata}, "none", "none"))
+
+    def _score(self, run: FederatedRun, wrong: Keyring | None = None) -> Scores:
+        key = wrong or (run.key if run.model.header.fingerprint else None)
+        verify = wrong is None
+        if not run.site_models:
+            opened = open_model(run.model, key, verify=verify)
+            return self._judge(lambda site: self._infer(site, run.model, key, verify, opened))
+        models = {site: run.site_models.get(site, run.model) for site in self.test}
+        return self._judge(lambda site: self._infer(site, models[site], key, verify))
+
+    def _infer(
+        self,
+        site: str,
+        model: LockedModel,
+        key: Keyring | None,
+        verify: bool = True,
+        opened: tuple[nn.Module, Sums] | None = None,
+    ) -> dict[str, np.ndarray]:
+        return infer(self.test[site], model, key, name=site, verify=verify, judged=True, opened=opened)
+
+    def _judge(self, outputs_for: Callable[[str], dict[str, np.ndarray]]) -> Scores:
+        outputs = {site: outputs_for(site) for site in self.test}
+        by_site = {site: self.task.score(adata, outputs[site], self.panel) for site, adata in self.test.items()}
+        if len(outputs) == 1:
+            return next(iter(by_site.values())), by_site
+        names = next(iter(outputs.values()))
+        joined = {name: np.concatenate([o[name] for o in outputs.values()]) for name in names}
+        return self.task.score(self.together, joined, self.panel), by_site
+
+    def _fit(self, tables: Mapping[str, Data], lock: str, seal: str) -> FederatedRun:
+        from infl.keys import Keyring
+
+        key = Keyring.create() if lock != "none" else None
+        fewest = min(3, len(tables)) if seal != "none" else 1
+        settings = replace(self.settings, lock=lock, seal=seal, min_sites=self.settings.min_sites or fewest)
+        agreement = Agreement.new(self.task, self.panel, tables, key, settings)
+        return run_in_process(agreement, self.task, tables, key).run
