@@ -7,8 +7,9 @@ from tests.attacks.conftest import net
 from torch import nn
 
 from infl.attacks import Evidence, Finding, Status
-from infl.attacks._kit.fine_tuning import FIELDS, Way, balanced_accuracy, fine_tune
+from infl.attacks._kit.fine_tuning import Way, balanced_accuracy, fine_tune
 from infl.attacks._kit.model_file import parameters
+from infl.attacks._kit.substitute_fields import FIELDS
 from infl.attacks._kit.theft import Thief, thefts
 from infl.attacks.file_plus_oracle import FilePlusOracle, mixtures
 from infl.attacks.forged_key import ForgedKey

@@ -14,13 +14,11 @@ from infl.attacks._kit.fine_tuning import (
     Way,
     balanced_accuracy,
     compare_starts,
-    distilled,
     fine_tune,
-    searched_signs,
-    starts,
     summarise,
 )
 from infl.attacks._kit.model_file import parameters
+from infl.attacks._kit.starts import distilled, searched_signs, starts
 from infl.attacks._kit.theft import draw
 from infl.attacks.thief_fine_tuning import ThiefFineTuning
 from infl.nn.mlp import ResidualMLP

@@ -17,7 +17,8 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from infl.attacks._kit.fine_tuning import FREE, STOLEN, UNLOCKED, Way, starts
+from infl.attacks._kit.fine_tuning import FREE, STOLEN, UNLOCKED, Way
+from infl.attacks._kit.starts import starts
 from infl.attacks._kit.theft import Task, Theft, Thief, draw
 
 N_QUERIES = 64

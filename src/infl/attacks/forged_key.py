@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from infl.attacks._kit.fine_tuning import FIELDS, FREE, Way
+from infl.attacks._kit.fine_tuning import FREE, Way
+from infl.attacks._kit.substitute_fields import FIELDS
 from infl.attacks._kit.theft import Task, Theft, Thief, draw
 from infl.attacks._kit.weights import rescaled
 

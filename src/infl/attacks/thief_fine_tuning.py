@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from infl._threads import one_thread
 from infl.attacks._kit.evidence import Evidence
-from infl.attacks._kit.fine_tuning import FREE, LEARNING_RATES, STOLEN, UNLOCKED, Way, starts
+from infl.attacks._kit.fine_tuning import FREE, LEARNING_RATES, STOLEN, UNLOCKED, Way
+from infl.attacks._kit.starts import starts
 from infl.attacks._kit.theft import Task, Theft, Thief, draw
 
 if TYPE_CHECKING:

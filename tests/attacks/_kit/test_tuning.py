@@ -6,8 +6,9 @@ from tests.attacks.conftest import net
 from torch import Tensor, nn
 
 from infl.attacks._kit import fine_tuning
-from infl.attacks._kit.fine_tuning import FIELDS, Way, tune
+from infl.attacks._kit.fine_tuning import Way, tune
 from infl.attacks._kit.model_file import parameters
+from infl.attacks._kit.substitute_fields import FIELDS
 
 RATES, STEPS = (3e-3, 1e-2), 20
 WAYS = [Way(""), Way("", multiplicative=True), Way("", frozen=0.5), Way("", frozen=1.0)]

@@ -7,7 +7,7 @@ trials than those that it is judged on.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -15,19 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
 
 from infl._isolation import torch_seed
 from infl.attacks._kit.statistics import cross_chosen, interval, most_chosen
+from infl.attacks._kit.substitute_fields import train_field
 from infl.attacks._kit.tuning import LARGEST, Stack, Tuned, train
-from infl.attacks._kit.weights import Weights, clipped, rescaled
-from infl.nn.field import KAPPA
-from infl.nn.flat import FlatModule
+from infl.attacks._kit.weights import Weights
 
 LEARNING_RATES = (1e-4, 1e-3, 3e-3, 1e-2)
 STEPS = 80
-N_SIGNS = 2000
-"""Largest weights whose signs are searched, in each tensor."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +33,13 @@ class Way:
     Attributes
     ----------
     start
-        Which weights to begin with, by name in :func:`starts`.
+        Which weights to begin with, by name in :func:`infl.attacks._kit.starts.starts`.
     frozen
         Share of the steps in which the last layer alone is trained.
     multiplicative
         Whether a weight's step is in proportion to its stored magnitude.
     field
-        Train a substitute field over the weights, by name in :data:`FIELDS`, instead of the weights themselves.
+        Train a substitute field over the weights, by name in :data:`infl.attacks._kit.substitute_fields.FIELDS`, instead of the weights themselves.
     """
 
     start: str
@@ -115,12 +111,14 @@ def tune(
     """
     held = {name: p.detach().clone() for name, p in module.named_parameters()}
     per_stack = max(1, LARGEST // (len(rates) * sum(w.numel() for w in held.values())))
-    training = _field_training if way.field else _training
     parts, state = [], torch.get_rng_state()
     for first in range(0, len(starts), per_stack):
         torch.set_rng_state(state)  # all see the same dropout
         begin = {n: torch.stack([s.get(n, w) for s in starts[first : first + per_stack]]) for n, w in held.items()}
-        tuned = training(module, begin, rates, x, y, way=way, head=head, steps=steps)
+        if way.field:
+            tuned = train_field(module, begin, rates, x, y, field=way.field, steps=steps)
+        else:
+            tuned = _train(module, begin, rates, x, y, way=way, head=head, steps=steps)
         parts.append({n: w.unflatten(0, (len(rates), -1)) for n, w in tuned.items()})
     return Tuned(module, {n: torch.cat([part[n] for part in parts], 1).flatten(0, 1) for n in held})
 
@@ -132,7 +130,7 @@ def fine_tune(
     return tune(module, [start], [lr], x, y, way=way, steps=steps).load(0)
 
 
-def _training(
+def _train(
     module: nn.Module, begin: Stack, rates: Sequence[float], x: Tensor, y: Tensor, *, way: Way, head: str, steps: int
 ) -> dict[str, Tensor]:
     return train(
@@ -146,165 +144,6 @@ def _training(
         head_steps=math.ceil(way.frozen * steps),
         steps=steps,
     )
-
-
-def searched_signs(
-    module: nn.Module, start: Weights, x: Tensor, y: Tensor, *, largest: int = N_SIGNS, tries: int = 12
-) -> dict[str, Tensor]:
-    """Flip signs of the largest weights where that lowers the training loss: greedily, many at a time.
-
-    The change of loss by flipping w is −2w ∂L/∂w to first order. The weights that promise most are flipped together; if
-    the loss does not fall, half as many are tried next.
-    """
-    module.load_state_dict(dict(start), strict=False)
-    module.eval()
-    weights = dict(module.named_parameters())
-    size, best = largest, float("inf")
-    kept = {n: p.detach().clone() for n, p in weights.items()}
-    for _ in range(tries):
-        loss = nn.functional.cross_entropy(module(x), y)
-        value = float(loss.detach())
-        if value < best:
-            best, kept = value, {n: p.detach().clone() for n, p in weights.items()}
-            gradients = torch.autograd.grad(loss, list(weights.values()))
-            gains = {n: 2 * p.detach() * g for (n, p), g in zip(weights.items(), gradients, strict=True)}
-        else:
-            size = max(size // 2, 1)
-        with torch.no_grad():
-            for name, parameter in weights.items():
-                flipped = kept[name].flatten().clone()
-                among = flipped.abs().topk(min(largest, flipped.numel())).indices
-                gain = gains[name].flatten()[among]
-                chosen = among[gain.topk(min(size, len(gain))).indices[: int((gain > 0).sum())]]
-                flipped[chosen] *= -1
-                parameter.copy_(flipped.view_as(parameter))
-    return kept
-
-
-RANK = 4
-"""Of a substitute field that is smooth over rows and columns."""
-
-
-def _gains(shape: torch.Size) -> dict[str, Tensor]:
-    return {
-        f"gain {axis}": torch.zeros([n if a == axis else 1 for a in range(len(shape))]) for axis, n in enumerate(shape)
-    }
-
-
-def _sum(numbers: Mapping[str, Tensor]) -> Tensor:
-    """Return the sum of the gains of all axes, broadcast."""
-    return torch.stack(torch.broadcast_tensors(*(v for n, v in numbers.items() if n.startswith("gain")))).sum(0)
-
-
-def _factors(shape: torch.Size) -> dict[str, Tensor]:
-    rows, columns = shape[0], shape[1:].numel()
-    return {
-        f"{part} {side}": 0.01 * torch.randn(size)
-        for part in ("factor", "term")
-        for side, size in (("left", (rows, RANK)), ("right", (RANK, columns)))
-    }
-
-
-FIELDS: dict[
-    str, tuple[Callable[[torch.Size], dict[str, Tensor]], Callable[[Tensor, Mapping[str, Tensor]], Tensor]]
-] = {
-    "gains": (
-        _gains,
-        lambda w, f: w * torch.exp(KAPPA * _sum(f)),
-    ),
-    "smooth": (
-        _factors,
-        lambda w, f: (
-            w * (1 + (f["factor left"] @ f["factor right"]).view_as(w))
-            + (f["term left"] @ f["term right"]).view_as(w) * w.std(correction=0).clamp(min=1e-3)
-        ),
-    ),
-    "whole": (
-        lambda shape: (
-            {"sign": torch.full(shape, 0.5), "log size": torch.zeros(shape), "term": torch.zeros(shape)} | _gains(shape)
-        ),
-        lambda w, f: (
-            w * torch.tanh(f["sign"]) * torch.exp(KAPPA * (torch.tanh(f["log size"]) + _sum(f)))
-            + f["term"] * w.std(correction=0).clamp(min=1e-3)
-        ),
-    ),
-}
-"""Substitute fields: what is trained of a tensor's shape, and the effective weights of stored ones. Gains of rows and columns;
-a factor and a term of low rank, as a smooth field over rows and columns would have; and all that the lock has, in its own form:
-a sign for each weight, relaxed, a size, gains and a term."""
-
-
-def _field_training(
-    module: nn.Module, begin: Stack, rates: Sequence[float], x: Tensor, y: Tensor, *, way: Way, head: str, steps: int
-) -> dict[str, Tensor]:
-    """Train a substitute field over fixed weights. A tensor of one dimension is trained by itself: it has no rows and columns."""
-    make, effective = FIELDS[way.field]
-    large = {n: w for n, w in begin.items() if w.ndim > 2}
-    fields = {n: make(w.shape[1:]) for n, w in large.items()}
-    trained = {n: w for n, w in begin.items() if n not in large} | {
-        _part(n, k): v.expand(len(begin[n]), *v.shape) for n, numbers in fields.items() for k, v in numbers.items()
-    }
-
-    def opened(row: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {
-            n: effective(row[n], {k: row[_part(n, k)] for k in fields[n]}) if n in fields else row[n] for n in begin
-        }
-
-    result = train(
-        module,
-        trained,
-        rates,
-        lambda logits: nn.functional.cross_entropy(logits, y),
-        x,
-        effective=opened,
-        fixed=large,
-        quicker=lambda name: 1.0 if name in begin else 10.0,
-        steps=steps,
-    )
-    fixed = {n: torch.cat([w] * len(rates)) for n, w in large.items()}
-    with torch.no_grad():
-        return vmap(opened)(result | fixed)
-
-
-def _part(name: str, number: str) -> str:
-    return f"{name} {number}"
-
-
-def distilled(
-    module: nn.Module, start: Weights, teacher: Tensor, x: Tensor, *, steps: int = STEPS
-) -> dict[str, Tensor]:
-    """Train fresh weights to give a stolen model's features (n, width) on unlabelled samples x."""
-    module.load_state_dict(dict(start), strict=False)
-    bench = FlatModule(module)
-    gradient = bench.flat.grad
-    assert gradient is not None
-    optimiser = torch.optim.AdamW([bench.flat], lr=1e-3, fused=True)
-    module.train()
-    for _ in range(steps):
-        gradient.zero_()
-        (module.latent(x) - teacher).square().mean().backward()  # type: ignore[operator]
-        optimiser.step()
-    return {n: v.clone() for n, v in bench.shared.views(bench.flat.data).items()}
-
-
-def starts(
-    module: nn.Module, stored: Weights, scratch: Weights, initial: Weights, x: Tensor, train: np.ndarray, y: Tensor
-) -> dict[str, Weights]:
-    """Return the weights that a thief may begin with, by name, of stored, fresh and public initial ones."""
-    usual = rescaled(stored, scratch)
-    module.load_state_dict(usual, strict=False)
-    with torch.no_grad():
-        features = module.eval().latent(x)  # type: ignore[operator]
-    return {
-        "stored": stored,
-        "clipped": clipped(stored, scratch),
-        "rescaled": usual,
-        "signs": searched_signs(module, usual, x[train], y[train]),
-        "distilled": distilled(module, scratch, features, x),
-        "scratch": scratch,
-        "scratch signs": searched_signs(module, scratch, x[train], y[train]),
-        "initial": initial,
-    }
 
 
 Samples = tuple[Tensor, Tensor]
