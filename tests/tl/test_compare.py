@@ -8,8 +8,6 @@ from threadpoolctl import threadpool_limits
 
 import infl
 from infl.errors import SettingsError
-from infl.tl._comparison import worst_site
-from infl.tl._fold import folds
 
 FAST = {"target": "tumour_class", "rounds": 2, "seeds": 2, "progress": False}
 
@@ -30,13 +28,6 @@ def test_a_site_left_out_is_judged_by_a_model_of_the_others(khan_sites: dict[str
     assert np.isclose(row["mean"], at.mean())
     assert np.isclose(row["worst_site"], at.groupby("seed").min().mean())
     assert row["worst_site"] <= row["mean"]
-
-
-def test_the_worst_site_has_the_largest_error_and_the_smallest_accuracy() -> None:
-    by_seed = {0: [0.5, 0.9, float("nan")], 1: [0.7, 0.3, 0.4]}
-    assert np.isclose(worst_site("accuracy", by_seed), (0.5 + 0.3) / 2)
-    assert np.isclose(worst_site("calibration_error", by_seed), (0.9 + 0.7) / 2)
-    assert np.isnan(worst_site("auroc", {0: [float("nan")]}))
 
 
 def test_a_site_alone_is_told_by_its_own_observations(khan_sites: dict[str, AnnData]) -> None:
@@ -101,21 +92,6 @@ def test_what_is_no_seed(khan_sites: dict[str, AnnData], seeds: object) -> None:
         match=r"^seeds=.*: give how many \(at least 1\), or at least one whole number from 0, each of them once$",
     ):
         infl.tl.compare(khan_sites, **(FAST | {"seeds": seeds}))
-
-
-@pytest.mark.parametrize("share", [1e-6, 0.5, 1.0])
-def test_shares_that_leave_nothing_to_judge_or_to_train_on(share: float) -> None:
-    rng = np.random.default_rng(0)
-    sites = {f"s{i}": AnnData(rng.poisson(5, size=(2, 4)).astype(np.float32)) for i in range(3)}
-    for name, adata in sites.items():
-        adata.obs_names = [f"{name}_{i}" for i in range(2)]
-    task = infl.models.Scvi()
-    if share < 0.1:
-        with pytest.raises(SettingsError, match="holds out no observation of any site"):
-            next(folds(task, sites, "observations", share, 0))
-        return
-    train, test = next(folds(task, sites, "observations", share, 0))
-    assert all(train[name].n_obs == test[name].n_obs == 1 for name in sites)
 
 
 def test_hospitals_may_have_the_same_barcodes(khan_sites: dict[str, AnnData]) -> None:

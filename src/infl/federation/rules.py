@@ -193,12 +193,8 @@ def fedyogi(lr: float = 1e-2, beta1: float = 0.9, beta2: float = 0.99, eps: floa
 
     Parameters
     ----------
-    lr
-        Step of the global model.
-    beta1, beta2
-        Memory of the first and the second moment.
-    eps
-        Added to the root of the second moment.
+    lr, beta1, beta2, eps
+        As for :func:`fedadam`.
 
     Returns
     -------
@@ -208,10 +204,11 @@ def fedyogi(lr: float = 1e-2, beta1: float = 0.9, beta2: float = 0.99, eps: floa
     Examples
     --------
     >>> import torch
-    >>> theta = torch.zeros(2)
-    >>> fedyogi(lr=0.5, eps=0.0).at_sum(theta, torch.tensor([3.0, -2.0]), {})
-    >>> theta  # after one round a step of the size of lr, whatever the update
-    tensor([ 0.5000, -0.5000])
+    >>> yogi, state = fedyogi(), {}
+    >>> for update in (torch.tensor([2.0]), torch.zeros(1)):
+    ...     yogi.at_sum(torch.zeros(1), update, state)
+    >>> state["square"]  # a round without an update leaves it as it is
+    tensor([0.0400])
     """
 
     def square(v: Tensor, u: Tensor) -> None:

@@ -104,27 +104,18 @@ def write_report(facts: Facts, path: str | Path, *, overwrite: bool = False) -> 
     ----------
     facts
         The run, and what else is known of it.
-    path
-        ``NAME.html``.
-    overwrite
-        Replace files that exist.
+    path, overwrite
+        As for :func:`report`, which also says what is raised.
 
     Returns
     -------
     Path
         The page.
 
-    Raises
-    ------
-    FileError
-        The name does not end in ``.html``, or one of the three files exists or cannot be written.
-
     Examples
     --------
-    >>> import infl
-    >>> sites = infl.datasets.khan_sites()
-    >>> import tempfile
-    >>> run = infl.tl.fit_federated(sites, target="tumour_class", rounds=1, progress=False)
+    >>> import infl, tempfile
+    >>> run = infl.tl.fit_federated(infl.datasets.khan_sites(), target="tumour_class", rounds=1, progress=False)
     >>> write_report(Facts(run), f"{tempfile.mkdtemp()}/report.html").name
     'report.html'
     """
