@@ -155,17 +155,26 @@ def pca(
     scores = {site: scores_of(matrix, frame, vectors).astype(dtype) for site, matrix in at.items()}
 
     key_added = scanpy_default("pca", "key_added", None) if key_added is None else key_added
-    obsm, varm, uns = ("X_pca", "PCs", "pca") if key_added is None else (key_added,) * 3
     params = {"zero_center": zero_center, "use_highly_variable": mask_name == "highly_variable", "mask_var": mask_name}
+    params |= {} if layer is None else {"layer": layer}
+    _write(sites, scores, loadings, {"variance": variance, "variance_ratio": variance / total}, params, key_added)
+    return dict(sites) if copy else None
+
+
+def _write(
+    sites: Mapping[str, AnnData],
+    scores: Mapping[str, np.ndarray],
+    loadings: np.ndarray,
+    variances: Mapping[str, np.ndarray],
+    params: Mapping[str, Any],
+    key_added: str | None,
+) -> None:
+    """Write scores, loadings and what is known of the components at every site, where scanpy has them."""
+    obsm, varm, uns = ("X_pca", "PCs", "pca") if key_added is None else (key_added,) * 3
     for site, adata in sites.items():
         own(adata).obsm[obsm] = scores[site]
         adata.varm[varm] = loadings.copy()
-        adata.uns[uns] = {
-            "params": params | ({} if layer is None else {"layer": layer}),
-            "variance": variance.copy(),
-            "variance_ratio": variance / total,
-        }
-    return dict(sites) if copy else None
+        adata.uns[uns] = {"params": dict(params), **{name: values.copy() for name, values in variances.items()}}
 
 
 def _columns(at: Mapping[str, SiteMatrix], mask_var: str | np.ndarray | EllipsisType | None) -> tuple[Any, np.ndarray]:
