@@ -18,7 +18,6 @@ from infl.models.protocols import PatchData
 
 if TYPE_CHECKING:
     from infl.attacks._kit.evidence import Evidence
-    from infl.models.histology import Histology
 
 N_REPEATS = 4
 N_GUESSES = 20
@@ -134,7 +133,8 @@ class PatchInversion(Attack):
         from infl.federation.replica import build_bench
 
         rng = evidence.rng(self.name, trial)
-        own: Histology = evidence.task  # type: ignore[assignment]
+        own = evidence.task
+        assert isinstance(own, PatchData)
         task = with_options(own, **PLAIN, **({} if own.backbone else LAYOUT))
         spots = {s: self._whole(own, a) for s, a in evidence.sites.items()}
         chosen = {s: a[[int(rng.choice(spots[s]))]] for s, a in evidence.sites.items()}
@@ -155,7 +155,7 @@ class PatchInversion(Attack):
         return ssim(guess, truth), [ssim(image.numpy(), truth) for image in others.images(some)]
 
     @staticmethod
-    def _whole(task: Histology, adata: Any) -> np.ndarray:
+    def _whole(task: PatchData, adata: Any) -> np.ndarray:
         """Return the spots that have a patch and counts."""
         from infl.models.counts import table_of
         from infl.models.histology.patches import Patches

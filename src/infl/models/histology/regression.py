@@ -13,6 +13,7 @@ from infl.sums import FederatedSum, SiteView, State
 
 if TYPE_CHECKING:
     from infl.models.histology.spots import Spots
+    from infl.nn.histology import HistologyNet
     from infl.sums.shape import Arrays
 
 N_WAVES = 512
@@ -26,7 +27,7 @@ def moments(expression: Expression, *, n_statistics: int, n_features: int) -> Fe
     p = n_features
     shapes = {"n": (), "beside": (2, n_statistics), "counts": (p,), "relative": (2, p), "absolute": (2, p)}
 
-    def local(site: SiteView, state: State) -> Arrays:
+    def local(site: SiteView[Spots, HistologyNet], state: State) -> Arrays:
         data = site.data
         sums = {name: np.zeros(shape) for name, shape in shapes.items()}
         for index in blocks(data.train):
@@ -65,7 +66,7 @@ def products(expression: Expression, *, n_statistics: int, n_features: int, ridg
     d = n_statistics + N_WAVES
     shapes = {"inner": (d, d), "outer": (d, n_features)}
 
-    def local(site: SiteView, state: State) -> Arrays:
+    def local(site: SiteView[Spots, HistologyNet], state: State) -> Arrays:
         data = site.data
         sums = {name: np.zeros(shape) for name, shape in shapes.items()}
         for index in blocks(data.train):

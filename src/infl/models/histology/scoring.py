@@ -13,6 +13,7 @@ from infl.sums.shape import Arrays
 
 if TYPE_CHECKING:
     from infl.models.histology.spots import Spots
+    from infl.nn.histology import HistologyNet
 
 TOP = 50
 
@@ -34,7 +35,7 @@ def quality_sums(guess: np.ndarray, truth: np.ndarray, data: Spots, index: np.nd
     return sums
 
 
-def quality(of_site: Callable[[SiteView, State], Arrays], n_features: int) -> FederatedSum:
+def quality(of_site: Callable[[SiteView[Spots, HistologyNet], State], Arrays], n_features: int) -> FederatedSum:
     """Return the sum of :func:`quality_sums` over validation records; state: ``pearson`` (n_features,)."""
     return FederatedSum(
         name="quality",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from infl._parameters import LAYER, MODALITY, OTHER_COLUMN, SHARE, Choice, Flag, Kind, Options, Real, Text, Whole
 from infl.models.counts import log_normalised, table_of
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Histology(Task):
+class Histology(Task[Spots, HistologyNet]):
     """Predict the expression of spots from H&E patches.
 
     Two members are added. *Regression*: colour and texture of a patch and of its neighbourhood, in optical density, as they
@@ -200,7 +200,7 @@ class Histology(Task):
         return (self._helps(), of_genes) if self.statistics else (of_genes,)
 
     def _helps(self) -> FederatedSum:
-        def found(site: SiteView, state: State) -> np.ndarray:
+        def found(site: SiteView[Spots, HistologyNet], state: State) -> np.ndarray:
             data, held = site.data, site.data.validation
             if not len(held):
                 return np.zeros(6)
@@ -212,7 +212,7 @@ class Histology(Task):
         return share_of_network(found, lambda site, state: len(site.data.validation), counted=True)
 
     def _quality(self, n_features: int) -> FederatedSum:
-        def found(site: SiteView, state: State) -> Sums:
+        def found(site: SiteView[Spots, HistologyNet], state: State) -> Sums:
             data, held = site.data, site.data.validation
             predicted = self.predicted(site.module, data, held, state)["predicted"]
             return quality_sums(predicted, self.expression.relative(data, held), data, held)
@@ -234,7 +234,7 @@ class Histology(Task):
             image=(panel["patch"][0], panel["patch"][1]),
         )
 
-    def configure(self, module: nn.Module, private: Sums) -> None:
+    def configure(self, module: HistologyNet, private: Sums) -> None:
         """Set the moments of statistics, and the level of each gene."""
         for name, key in (("center", "beside_mean"), ("scale", "beside_scale"), ("level", "level")):
             if key in private:
@@ -244,15 +244,13 @@ class Histology(Task):
         """Rows of the last layer are genes."""
         return {name: {0: panel["features"]} for name in ("genes.weight", "genes.bias", "dispersion")}
 
-    def loss(self, module: nn.Module, batch: SpotBatch, step: Step) -> Tensor:
+    def loss(self, module: HistologyNet, batch: SpotBatch, step: Step) -> Tensor:
         """Return the mean negative log-likelihood of a batch's counts."""
         return self._likelihood(module, batch).mean()
 
-    def _likelihood(self, module: nn.Module, batch: SpotBatch) -> Tensor:
-        net = cast(HistologyNet, module)
-        return count_loss(
-            net(batch.images, batch.beside), batch.counts, net.dispersion if self.gene_likelihood == "nb" else None
-        )
+    def _likelihood(self, module: HistologyNet, batch: SpotBatch) -> Tensor:
+        dispersion = module.dispersion if self.gene_likelihood == "nb" else None
+        return count_loss(module(batch.images, batch.beside), batch.counts, dispersion)
 
     # -- judging ---------------------------------------------------------------------------------------------------
     def metric_shapes(self, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -260,14 +258,14 @@ class Histology(Task):
         return {"loss": (), **quality_shapes(len(panel["features"]))}
 
     @torch.no_grad()
-    def evaluate(self, module: nn.Module, data: Spots, index: np.ndarray) -> Sums:
+    def evaluate(self, module: HistologyNet, data: Spots, index: np.ndarray) -> Sums:
         """Return sums over the spots `index` of the network's loss, and of products within sections."""
-        net, total, predicted = cast(HistologyNet, module), 0.0, []
+        total, predicted = 0.0, []
         for part in blocks(index) if len(index) else []:
             batch = data.batch(part)
-            total += float(self._likelihood(net, batch).mean(1).sum())
-            predicted.append(net(batch.images, batch.beside).double().numpy())
-        n_features = len(net.level)
+            total += float(self._likelihood(module, batch).mean(1).sum())
+            predicted.append(module(batch.images, batch.beside).double().numpy())
+        n_features = len(module.level)
         guess = np.concatenate(predicted) if predicted else np.zeros((0, n_features))
         truth = np.log1p(counts_of(data, index))
         return {"loss": np.asarray(total), **quality_sums(guess, truth, data, index)}
@@ -282,16 +280,15 @@ class Histology(Task):
 
     # -- results ---------------------------------------------------------------------------------------------------
     def _network(
-        self, module: nn.Module, data: Spots, index: np.ndarray, private: Sums
+        self, module: HistologyNet, data: Spots, index: np.ndarray, private: Sums
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the network's standardised prediction (n, n_features) and latent (n, rank), means over the eight ways."""
-        net = cast(HistologyNet, module)
         if "beside_mean" not in private and self.statistics:
-            standardise_by_own(net, data)
-        log_mean, latent = means_and_latents(net, data, index, ways=8 if self.augment else 1)
+            standardise_by_own(module, data)
+        log_mean, latent = means_and_latents(module, data, index, ways=8 if self.augment else 1)
         return self.expression.of_means(log_mean, private), latent
 
-    def predicted(self, module: nn.Module, data: Spots, index: np.ndarray, private: Sums) -> dict[str, np.ndarray]:
+    def predicted(self, module: HistologyNet, data: Spots, index: np.ndarray, private: Sums) -> dict[str, np.ndarray]:
         """Return predicted expression (n, n_features) of the spots `index`, log-normalised, and their latent (n, rank)."""
         standard, latent = self._network(module, data, index, private)
         if "coefficients" in private:
@@ -300,7 +297,7 @@ class Histology(Task):
         expression = standard * private.get("relative_scale", 1.0) + private.get("relative_mean", 0.0)
         return {"predicted": expression.astype(np.float32), "latent": latent}
 
-    def infer(self, module: nn.Module, data: Spots, private: Sums) -> dict[str, np.ndarray]:
+    def infer(self, module: HistologyNet, data: Spots, private: Sums) -> dict[str, np.ndarray]:
         """Return predicted expression and latent of every spot; NaN where the patch is missing."""
         outputs = {}
         for name, values in self.predicted(module, data, data.rows, private).items():

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from infl.models.mosaic.spots import MosaicSpots
+from infl.nn.mosaic import MosaicNet
 from infl.sums import FederatedSum, SiteView, State
 from infl.sums.shape import Arrays, Records
 
@@ -16,7 +18,7 @@ def moments(n_features: Sequence[int]) -> FederatedSum:
     for m, p in enumerate(n_features):
         shapes |= {f"center_{m}": (p,), f"square_{m}": (p,)}
 
-    def local(site: SiteView, state: State) -> Arrays:
+    def local(site: SiteView[MosaicSpots, MosaicNet], state: State) -> Arrays:
         sums = {name: np.zeros(shape) for name, shape in shapes.items()}
         for m, table in site.data.measured.items():
             n = len(table.rows)
@@ -31,7 +33,7 @@ def moments(n_features: Sequence[int]) -> FederatedSum:
             found[f"scale_{m}"] = np.sqrt(np.maximum(total[f"square_{m}"] / max(n, 1), 0))
         return found
 
-    def records(site: SiteView, state: State) -> Records:
+    def records(site: SiteView[MosaicSpots, MosaicNet], state: State) -> Records:
         n = local(site, state)["n"]
         return {"n": n} | {f"{what}_{m}": n[m] for m in range(len(n)) for what in ("center", "square")}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from infl._mudata import without_pull
 from infl._parameters import LAYER, OTHER_COLUMN, SHARE, Choice, Flag, Kind, Options, Real, Text, Whole
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Mosaic(Task):
+class Mosaic(Task[MosaicSpots, MosaicNet]):
     """Integrate sections or cells of sites that measured different modalities.
 
     Each modality has an encoder into a latent and a decoder out of it. A spot's features are predicted from the latent of
@@ -186,8 +186,8 @@ class Mosaic(Task):
     def after(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
         """Return what aligns the sections and finds the domains."""
 
-        def sections_of(site: SiteView, state: State) -> list[np.ndarray]:
-            z = fused(cast(MosaicNet, site.module), site.data)
+        def sections_of(site: SiteView[MosaicSpots, MosaicNet], state: State) -> list[np.ndarray]:
+            z = fused(site.module, site.data)
             return [z[section] for section in site.data.sections]
 
         return self.alignment.sums(sections_of)
@@ -205,12 +205,12 @@ class Mosaic(Task):
             units |= {f"decoders.{m}.{kind}": {0: features} for kind in ("weight", "bias")}
         return units
 
-    def loss(self, module: nn.Module, batch: dict[int, Part], step: Step) -> Tensor:
+    def loss(self, module: MosaicNet, batch: dict[int, Part], step: Step) -> Tensor:
         """Return the errors of all predictions, each a mean over spots and features, and the distance of latents."""
         return torch.stack([term for _, _, _, term in self._errors(module, batch)]).sum()
 
-    def _errors(self, module: nn.Module, batch: dict[int, Part]) -> Iterator[tuple[int, int, int, Tensor]]:
-        return prediction_errors(cast(MosaicNet, module), batch, align=self.align, masked=self.masked)
+    def _errors(self, module: MosaicNet, batch: dict[int, Part]) -> Iterator[tuple[int, int, int, Tensor]]:
+        return prediction_errors(module, batch, align=self.align, masked=self.masked)
 
     # -- judging ---------------------------------------------------------------------------------------------------
     def metric_shapes(self, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -218,9 +218,9 @@ class Mosaic(Task):
         m = len(panel["modalities"])
         return {"n": (m, m), "error": (m, m)}
 
-    def evaluate(self, module: nn.Module, data: MosaicSpots, index: np.ndarray) -> Sums:
+    def evaluate(self, module: MosaicNet, data: MosaicSpots, index: np.ndarray) -> Sums:
         """Return sums over the spots `index`."""
-        return error_sums(cast(MosaicNet, module), data, index, align=self.align, masked=self.masked)
+        return error_sums(module, data, index, align=self.align, masked=self.masked)
 
     def summarise(self, sums: Sums) -> dict[str, float]:
         """Return the mean errors: all (``loss``), from neighbours (``denoising``) and between modalities (``imputation``)."""
@@ -228,17 +228,16 @@ class Mosaic(Task):
 
     # -- results ---------------------------------------------------------------------------------------------------
     @torch.no_grad()
-    def infer(self, module: nn.Module, data: MosaicSpots, private: Sums) -> dict[str, np.ndarray]:
+    def infer(self, module: MosaicNet, data: MosaicSpots, private: Sums) -> dict[str, np.ndarray]:
         """Return each spot's latent, domain and imputed modalities.
 
         Without private arrays (no key) there are no axes and no domains, and features are in units of their deviation.
         """
-        net = cast(MosaicNet, module)
-        outputs = {"latent": fused(net, data)}
+        outputs = {"latent": fused(module, data)}
         if "latent_axes" in private:
             outputs = aligned_and_named(outputs["latent"], data.sections, self.alignment, private)
         outputs["latent"] = outputs["latent"].astype(np.float32)
-        return outputs | missing_modalities(net, data, private, measured_too=self.impute == "all")
+        return outputs | missing_modalities(module, data, private, measured_too=self.impute == "all")
 
     def write(
         self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any], *, key_added: str
@@ -279,10 +278,9 @@ class Mosaic(Task):
         """Hold out `share` of the spots that have several modalities; a patch of each section, where there are coordinates."""
         return self.reader.hold_out(measured_of(adata), share, rng)
 
-    def judged(self, module: nn.Module, data: MosaicSpots, private: Sums) -> dict[str, np.ndarray]:
+    def judged(self, module: MosaicNet, data: MosaicSpots, private: Sums) -> dict[str, np.ndarray]:
         """Return every modality as the others tell it, ``predicted_<number>`` (n_obs, n_features); NaN without another."""
-        net = cast(MosaicNet, module)
-        return {f"predicted_{m}": imputed(net, data, m) for m in range(len(data.binary))}
+        return {f"predicted_{m}": imputed(module, data, m) for m in range(len(data.binary))}
 
     def score(
         self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any]

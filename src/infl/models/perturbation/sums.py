@@ -12,7 +12,7 @@ from infl.models.task import Sums
 from infl.nn.perturbation import EffectNet
 from infl.sums import FederatedSum, SiteView, State
 from infl.sums.shape import Records
-from infl.sums.share import sure_share
+from infl.sums.share import share_of_network
 
 
 def effect_sums(k: int, p: int) -> FederatedSum:
@@ -65,7 +65,7 @@ def effects_of(total: Sums, state: State) -> State:
 def helpfulness(stack_of: Callable[[State], Effects]) -> FederatedSum:
     """Return the sum that tells how much the network helps beside the stack, on conditions that it was not trained on."""
 
-    def local(site: SiteView[Conditions, EffectNet], state: State) -> Sums:
+    def moments_of(site: SiteView[Conditions, EffectNet], state: State) -> np.ndarray:
         stack, net, data = stack_of(state), site.module, site.data
         numbers = {genes: i for i, genes in enumerate(stack.conditions)}
         moments = np.zeros(5)
@@ -75,13 +75,6 @@ def helpfulness(stack_of: Callable[[State], Effects]) -> FederatedSum:
             scale = max(float(np.linalg.norm(data.delta[i])), 1e-12)
             gain, room = float(step @ rest) / scale, float(step @ step) / scale
             moments += (gain, room, gain * gain, gain * room, room * room)
-        return {"moments": moments}
+        return moments
 
-    return FederatedSum(
-        name="share",
-        shapes={"moments": (5,)},
-        local=local,
-        combine=lambda total, state: {**state, "share": np.asarray(sure_share(*total["moments"]))},
-        says="sums that tell how much better the network predicts validation records than a simple method does",
-        records=lambda site, state: int(site.data.n[site.data.validation].sum()),
-    )
+    return share_of_network(moments_of, lambda site, state: int(site.data.n[site.data.validation].sum()))

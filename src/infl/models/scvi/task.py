@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Scvi(Task):
+class Scvi(Task[CountRows, nn.Module]):
     """Fit scVI over sites: a variational autoencoder of raw counts with the site as batch covariate.
 
     Parameters

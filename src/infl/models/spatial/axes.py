@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from infl.models.spatial.neighbourhoods import VIEWS, squares
+from infl.models.spatial.neighbourhoods import VIEWS, Spots, squares
+from infl.nn.spatial import NeighbourhoodNet
 from infl.sums import FederatedSum, SiteView, State
 from infl.sums.shape import Arrays
 
@@ -45,7 +46,7 @@ def principal_axes(n_latent: int, n_features: int) -> FederatedSum:
             return state["axes"]
         return np.linalg.qr(np.random.default_rng(0).standard_normal((n_views, n_axes)))[0]
 
-    def local(site: SiteView, state: State) -> Arrays:
+    def local(site: SiteView[Spots, NeighbourhoodNet], state: State) -> Arrays:
         axes, image = begun(state), 0.0
         for chunk in site.data.chunks():
             rows = site.data.rows(chunk) / np.repeat(state["scale"], n_features)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from infl._parameters import COLUMN, LAYER, MODALITY, OTHER_COLUMN, SHARE, Kind, Names, Text, Whole
 from infl.errors import DataError, SettingsError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Spatial(Task):
+class Spatial(Task[Spots, NeighbourhoodNet]):
     """Find spatial domains over sites, from counts and coordinates.
 
     Each spot is seen with its neighbours in its own section (:class:`infl.models.spatial.neighbourhoods.Spots`); principal axes
@@ -165,7 +165,7 @@ class Spatial(Task):
     def after(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
         """Return moments of the latents, and steps towards the mixture of domains."""
 
-        def of_site(site: SiteView, state: State) -> np.ndarray:
+        def of_site(site: SiteView[Spots, NeighbourhoodNet], state: State) -> np.ndarray:
             return self._latents(site.module, site.data, state)
 
         return mixture.mixture(of_site, self.n_domains, self.n_latent, steps=self.steps)
@@ -181,20 +181,19 @@ class Spatial(Task):
         names = view_names(panel["features"])
         return {"hidden.weight": {1: names}, "offset": {0: names}}
 
-    def configure(self, module: nn.Module, private: Sums) -> None:
+    def configure(self, module: NeighbourhoodNet, private: Sums) -> None:
         """Set the scale of the views, and the axes once they are known."""
         if "scale" in private:
             self._set_scale(module, private["scale"])
         if private.get("axes", np.empty((0, 0))).shape[1] == self.n_latent:
-            cast(NeighbourhoodNet, module).axes.copy_(torch.from_numpy(private["axes"].T))
+            module.axes.copy_(torch.from_numpy(private["axes"].T))
 
-    def _set_scale(self, module: nn.Module, scale: np.ndarray) -> None:
-        buffer = cast(NeighbourhoodNet, module).scale
-        buffer.copy_(torch.from_numpy(np.repeat(scale, len(buffer) // VIEWS)))
+    def _set_scale(self, module: NeighbourhoodNet, scale: np.ndarray) -> None:
+        module.scale.copy_(torch.from_numpy(np.repeat(scale, len(module.scale) // VIEWS)))
 
-    def loss(self, module: nn.Module, batch: Tensor, step: Step) -> Tensor:
+    def loss(self, module: NeighbourhoodNet, batch: Tensor, step: Step) -> Tensor:
         """Return the mean squared error of a batch; each view varies by 1 in total."""
-        return cast(NeighbourhoodNet, module).error(batch).mean()
+        return module.error(batch).mean()
 
     # -- judging ---------------------------------------------------------------------------------------------------
     def metric_shapes(self, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -202,12 +201,12 @@ class Spatial(Task):
         return {"n": (), "error": ()}
 
     @torch.no_grad()
-    def evaluate(self, module: nn.Module, data: Spots, index: np.ndarray) -> Sums:
+    def evaluate(self, module: NeighbourhoodNet, data: Spots, index: np.ndarray) -> Sums:
         """Return sums over the spots `index`."""
         error = 0.0
         for start in range(0, len(index), 2048):
             batch = data.batch(index[start : start + 2048])
-            error += float(cast(NeighbourhoodNet, module).error(batch).double().sum())
+            error += float(module.error(batch).double().sum())
         return {"n": np.asarray(float(len(index))), "error": np.asarray(error)}
 
     def summarise(self, sums: Sums) -> dict[str, float]:
@@ -216,14 +215,13 @@ class Spatial(Task):
 
     # -- results ---------------------------------------------------------------------------------------------------
     @torch.no_grad()
-    def _latents(self, module: nn.Module, data: Spots, private: Sums) -> np.ndarray:
+    def _latents(self, module: NeighbourhoodNet, data: Spots, private: Sums) -> np.ndarray:
         """Latents (n_obs, n_latent) in float64."""
         if "scale" not in private:  # without the key: as these data have it
             self._set_scale(module, scale_of(squares(data)))
-        net = cast(NeighbourhoodNet, module)
-        return np.concatenate([net.latent(data.batch(chunk)).double().numpy() for chunk in data.chunks()])
+        return np.concatenate([module.latent(data.batch(chunk)).double().numpy() for chunk in data.chunks()])
 
-    def infer(self, module: nn.Module, data: Spots, private: Sums) -> dict[str, np.ndarray]:
+    def infer(self, module: NeighbourhoodNet, data: Spots, private: Sums) -> dict[str, np.ndarray]:
         """Return latents (n_obs, n_latent), and domains (n_obs,), which are −1 where the model's domains are closed."""
         z = self._latents(module, data, private)
         domain = np.full(len(z), -1)
