@@ -1,6 +1,6 @@
 """What infl writes is taken up by the packages of the ecosystem as they are; see docs/ecosystem.md.
 
-scanpy is in ``tests/tl/test_fit.py``, scvi-tools in ``tests/models/scvi/test_task.py``.
+scanpy is in ``tests/tl/test_fit.py``, scvi-tools in ``tests/tl/test_scvi.py``.
 """
 
 from pathlib import Path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -68,6 +68,38 @@ class PatchData(Protocol):
     @property
     def layer(self) -> str | None:
         """The layer with the counts."""
+
+
+@runtime_checkable
+class Denoises(Protocol):
+    """A task that tells raw counts without their noise; its panel has ``"features"`` and ``"sites"``.
+
+    Examples
+    --------
+    >>> from infl.models import Scvi, Spatial
+    >>> isinstance(Scvi(), Denoises), isinstance(Spatial(), Denoises)
+    (True, False)
+    """
+
+    @property
+    def modality(self) -> str | None:
+        """The modality with the counts."""
+
+    def denoise(self, module: Any, data: Any, site: int | None = None) -> np.ndarray:
+        """Return the expected share of each feature in an observation.
+
+        Parameters
+        ----------
+        module, data
+            What the task built, and what it read.
+        site
+            Number of the site at which it is as if measured (None: the mean over sites).
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(n_obs, n_features)``, rows of which add to 1.
+        """
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ import pandas as pd
 from infl._parameters import Real, Text, door
 from infl.errors import SettingsError
 from infl.models.counts import table_of
-from infl.models.scvi import Scvi
+from infl.models.protocols import Denoises
 from infl.tl._predict import warn_unopened
 from infl.tl._results import model_and_key
 from infl.tl._use import check_use, with_layer
@@ -76,7 +76,7 @@ def denoise(
     """
     model, key = model_and_key(model, key)
     task, panel = with_layer(model.header.build_task(), layer, {"the data": adata}), model.header.panel
-    if not isinstance(task, Scvi):
+    if not isinstance(task, Denoises):
         raise SettingsError(f"model {model.header.task!r} has no counts to denoise: fit model='scvi'")
     if site is not None and site not in panel["sites"]:
         raise SettingsError(f"site={site!r} is not one of the model's: {', '.join(panel['sites'][:8])}, or None")
