@@ -43,7 +43,7 @@ def read_as_fitted(model: LockedModel, adata: AnnData | MuData, site: str, *, ke
     >>> run = infl.tl.fit_federated(sites, target="tumour_class", rounds=1, progress=False)
     >>> data = read_as_fitted(run.model, sites["site_1"], "site_1")
     >>> len(data.train), len(data.validation)
-    (13, 3)
+    (12, 4)
     """
     h = model.header
     return read_for_fit(h.build_task(), h.panel, h.seed, adata, site, keyless=keyless)
