@@ -30,6 +30,7 @@ from infl.pp._moments import Rows, moment_sums
 from infl.pp._normalize import Counts, highly_expressed
 from infl.pp._pca_sums import direction_sums, frame_from, product_sums
 from infl.pp._qc import feature_share, feature_sum
+from infl.pp._sphere import Directions, before_halving, centre_sums
 from infl.sums import FederatedSum, SiteView, State
 from infl.tl._cluster_sums import Shares, cluster_moments, coordinates, halves, numbers, sizes, squares
 
@@ -197,10 +198,17 @@ def halved() -> Case:
     return Case(blood(), [halves()], view, {})
 
 
+def first_centres() -> Case:
+    """Some halvings and steps of k-means, as Harmony begins."""
+    parts, cut, near, moved = centre_sums(8, 10)
+    sums = [parts, cut, parts, cut, parts, near, moved, near, moved]
+    return Case(blood(), sums, lambda site, table: Directions.of(first(table, 10)), before_halving(8, 0))
+
+
 needs_data = pytest.mark.data_dir
 ALONE = [
     *(classifier, adapter, moments, components, clipped, median, quality, expressed),
-    *(clusters, one_cluster, halved, cluster_sizes),
+    *(clusters, one_cluster, halved, cluster_sizes, first_centres),
     pytest.param(histology, marks=needs_data, id="histology"),
 ]
 """Of which a record can be left out without reading the others anew."""

@@ -16,6 +16,8 @@ from torch import nn
 
 from infl.federation.messages import MESSAGES, Visibility
 from infl.models.registry import TASKS, make_task
+from infl.pp._harmony import size_sum
+from infl.pp._harmony_sums import harmony_sums
 from infl.pp._hvg_dispersion import dispersions_of_batches
 from infl.pp._hvg_regression import clipped_sum, marks_of_batches
 from infl.pp._median import median_sums
@@ -23,6 +25,7 @@ from infl.pp._moments import moment_sums
 from infl.pp._normalize import highly_expressed
 from infl.pp._pca_sums import direction_sums, frame_from, product_sums
 from infl.pp._qc import feature_sum
+from infl.pp._sphere import centre_sums
 from infl.sums import FederatedSum
 from infl.tl._calibrate import judged_at
 from infl.tl._cluster_sums import (
@@ -181,6 +184,7 @@ def _of_preprocessing() -> list[str]:
             marks_of_batches(1),
             *median_sums(1, np.dtype(np.float32), name="ranks", of_records=False),
         ],
+        "`harmony_integrate`": [size_sum(["x", "y"]), *centre_sums(1, 1), *harmony_sums(1, 1, 2, steps=4)],
         "`pca`": [*moment_sums(1), *product_sums(1, frame_of), *direction_sums(1, 1, 0, frame_of)],
     }
     return _of_functions(lists)

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     submod_attrs={
         "_data": ["Panel", "obs_column", "panel_of", "split_sites"],
         "_harmonise": ["harmonise"],
+        "_harmony": ["harmony_integrate"],
         "_hvg": ["highly_variable_genes"],
         "_moments": ["moments"],
         "_normalize": ["log1p", "normalize_total"],

@@ -14,7 +14,7 @@ from infl.data.check import PRESENT, check_object, check_site_names, check_value
 from infl.data.copy import own
 from infl.data.units import units_of
 from infl.data.values import blocks, in_rows
-from infl.errors import DataError
+from infl.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,3 +128,20 @@ def copies(sites: Mapping[str, AnnData], copy: bool) -> Mapping[str, AnnData]:
         site: (adata.to_memory() if adata.isbacked else adata.copy()) if isinstance(adata, AnnData) else adata
         for site, adata in sites.items()
     }
+
+
+def real_type(dtype: str) -> np.dtype:
+    """Return the type of real numbers of this name.
+
+    Examples
+    --------
+    >>> real_type("float32")
+    dtype('float32')
+    """
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = np.dtype(object)
+    if found.kind != "f":
+        raise SettingsError(f"dtype={dtype!r}: give a type of real numbers, e.g. 'float32'")
+    return found

@@ -17,7 +17,7 @@ from infl.data.sites import over_sites
 from infl.data.units import warn_of_units
 from infl.errors import DataError, SettingsError
 from infl.pp._components import exact_components
-from infl.pp._matrix import SiteMatrix, copies, kinds, matrices
+from infl.pp._matrix import SiteMatrix, copies, kinds, matrices, real_type
 from infl.pp._moments import Rows, moment_sums, moments_of
 from infl.pp._pca_sums import covariance_of, direction_sums, frame_from, product_sums, scores_of
 from infl.pp._preset import scanpy_default
@@ -123,12 +123,7 @@ def pca(
     >>> sites["site_2"].obsm["X_pca"].shape[1]
     20
     """
-    try:
-        real = np.dtype(dtype).kind == "f"
-    except TypeError:
-        real = False
-    if not real:
-        raise SettingsError(f"dtype={dtype!r}: give a type of real numbers, e.g. 'float32'")
+    real_type(dtype)
     sites = copies(sites, copy)
     at = matrices(sites, layer, key)
     names = next(iter(at.values())).adata.var_names

@@ -11,8 +11,7 @@ from anndata import AnnData
 from sklearn.metrics import pairwise_distances_argmin
 
 from infl._parameters import Choice, Real, Text, Whole
-from infl.data.check import check_site_names
-from infl.data.columns import shortlist
+from infl.data.coordinates import coordinates
 from infl.data.copy import own
 from infl.data.sites import over_sites
 from infl.errors import DataError, SettingsError
@@ -117,7 +116,7 @@ def cluster(
     >>> sites["site_1"].obs["infl_cluster"].cat.categories.tolist()
     ['0', '1', '2', '3']
     """
-    latents = _latents(sites, use_rep, key)
+    latents = coordinates(sites, use_rep, role="use_rep")
     n_obs = sum(map(len, latents.values()))
     if method not in (*METHODS, "leiden"):
         raise SettingsError(f"method must be 'kmeans', 'gmm' or 'leiden', not {method!r}")
@@ -154,33 +153,6 @@ def cluster(
         codes = pd.Categorical.from_codes(rank[labels[site]], categories=categories)
         own(adata).obs[key_added] = pd.Series(codes, index=adata.obs_names)
         adata.uns[key_added] = {"params": params, "means": means[order], "n_obs": n_of[order]} | facts
-
-
-def _latents(sites: Mapping[str, AnnData | MuData], use_rep: str, key: Keyring | None) -> dict[str, np.ndarray]:
-    check_site_names(sites)
-    latents: dict[str, np.ndarray] = {}
-    for site, adata in sites.items():
-        if use_rep not in getattr(adata, "obsm", {}):
-            has = list(getattr(adata, "obsm", {}))
-            hint = f"it has {shortlist(has)}" if has else "infl.tl.embed writes 'X_infl', infl.pp.pca 'X_pca'"
-            raise DataError(f"use_rep {use_rep!r} is missing in obsm of {site}; {hint}")
-        try:
-            x = np.asarray(adata.obsm[use_rep], dtype=np.float64)
-        except (TypeError, ValueError):
-            x = np.empty(())
-        x = x[:, None] if x.ndim == 1 else x
-        if x.ndim != 2 or not x.shape[1]:
-            raise DataError(f"obsm[{use_rep!r}] of {site} is no dense table of coordinates, (n_obs, at least 1)")
-        if not np.isfinite(x).all():
-            raise DataError(f"obsm[{use_rep!r}] of {site} has NaN or infinite values: compute it again")
-        first = next(iter(latents), site)
-        if latents and x.shape[1] != latents[first].shape[1]:
-            raise DataError(
-                f"obsm[{use_rep!r}] has {latents[first].shape[1]} coordinates at {first} and {x.shape[1]} at {site}: make it by "
-                "one model, or one PCA, for all sites"
-            )
-        latents[site] = x
-    return latents
 
 
 def _leiden(
