@@ -18,7 +18,8 @@ import infl.pp._harmony as harmony
 import infl.pp._sphere as sphere
 from infl.errors import DataError, InflError, InflWarning, SettingsError
 from infl.pp import harmony_integrate
-from infl.pp._harmony_sums import Batches, Cells, Options, harmony_sums, shrinkage, start
+from infl.pp._harmony_cells import Batches, Cells, Options, shrinkage
+from infl.pp._harmony_sums import harmony_sums, start
 from infl.pp._sphere import Directions, first_centres
 from infl.sums import run_sums
 

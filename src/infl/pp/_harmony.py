@@ -17,7 +17,8 @@ from infl.data.copy import own
 from infl.data.labels import label_text, near_misses
 from infl.data.sites import over_sites
 from infl.errors import DataError, SettingsError
-from infl.pp._harmony_sums import Batches, Cells, Options, converged, harmony_sums, start
+from infl.pp._harmony_cells import Batches, Cells, Options
+from infl.pp._harmony_sums import converged, harmony_sums, start
 from infl.pp._matrix import real_type
 from infl.pp._sphere import FEWEST, Directions, first_centres
 from infl.sums import COUNT, FederatedSum, State, run_sums
