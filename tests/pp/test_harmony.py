@@ -2,6 +2,7 @@
 
 import warnings
 from copy import deepcopy
+from dataclasses import replace
 
 import mudata
 import numpy as np
@@ -15,6 +16,8 @@ from sklearn.neighbors import NearestNeighbors
 
 import infl
 import infl.pp._harmony as harmony
+import infl.pp._harmony_cells as harmony_cells
+import infl.pp._harmony_sums as harmony_sums_of
 import infl.pp._sphere as sphere
 from infl.errors import DataError, InflError, InflWarning, SettingsError
 from infl.pp import harmony_integrate
@@ -177,6 +180,24 @@ def test_intercept_and_effects_are_those_of_the_ridge_regression(weights, alpha,
     np.testing.assert_allclose(intercept, want[0], rtol=1e-6, atol=1e-8)
     effects = factor[0, :, None] * (sums - of_batches[:, None] * intercept)
     np.testing.assert_allclose(effects, want[1:], rtol=1e-6, atol=1e-7)
+
+
+def test_half_the_way_settles_where_all_the_way_swings(monkeypatch):
+    x = cells(1500).obsm["X_pca"]
+    batch = np.sort(np.random.default_rng(0).integers(0, 2, 1500))
+    first = int((batch == 0).sum())
+    batches = Batches([slice(0, first), slice(first, 1500)], np.array([0, 1]), np.bincount(batch).astype(float), 1500)
+    centres, last = first_centres({"a": Directions.of(x)}, 20, seed=0, key=None, about=""), {}
+    for step in (0.5, 1.0):
+        monkeypatch.setattr(harmony_cells, "STEP", step)
+        monkeypatch.setattr(harmony_sums_of, "STEP", step)
+        memberships, clusters, _ = harmony_sums(20, 8, 2, steps=1)
+        clusters = replace(clusters, finish=None)
+        site, state = Cells(x, batches, Options(theta=6, sigma=0.5)), start(centres, 2)
+        state = run_sums([memberships, *[clusters] * 29], {"a": site}, None, state=state)
+        after = run_sums([clusters], {"a": site}, None, state=state)
+        last[step] = np.abs(after["shared"] - state["shared"]).max()
+    assert last[0.5] < 1 < 50 < last[1.0]
 
 
 # -- what leaves a site -------------------------------------------------------------------------------------------------
