@@ -4,6 +4,7 @@ import warnings
 from copy import deepcopy
 from dataclasses import replace
 
+import anndata as ad
 import mudata
 import numpy as np
 import pandas as pd
@@ -367,6 +368,39 @@ def test_cells_without_any_coordinates_and_equal_ones():
     sites = dealt(adata, np.arange(600) % 3)
     harmony_integrate(sites, "batch", sigma=0.01)
     assert np.isfinite(adjusted(sites, adata)).all()
+
+
+@pytest.mark.filterwarnings("ignore:Harmony did not converge")
+def test_extreme_settings_give_numbers():
+    adata = cells()
+    for options in ({"theta": 1000}, {"sigma": 1e-3, "theta": 1000}, {"sigma": 100}, {"alpha": 1e-9}, {"alpha": 1e9}):
+        sites = dealt(adata, np.arange(600) % 3)
+        harmony_integrate(sites, "batch", **options)
+        assert np.isfinite(adjusted(sites, adata)).all() and np.isfinite(sites["s0"].uns[ADJUSTED]["objective"]).all()
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1e9])
+def test_units_do_not_matter(key, factor):
+    adata, other = cells(), cells()
+    other.obsm["X_pca"] *= factor
+    found = []
+    for case in (adata, other):
+        sites = dealt(case, np.arange(600) % 3)
+        harmony_integrate(sites, "batch", key=key)
+        found.append(adjusted(sites, case))
+    np.testing.assert_allclose(found[1] / factor, found[0], atol=1e-7)
+
+
+def test_a_site_without_cells_and_one_on_disk(tmp_path):
+    adata = cells()
+    sites, some = dealt(adata, np.arange(600) % 2), dealt(adata, np.arange(600) % 2)
+    some["none"] = adata[:0].copy()
+    some["s1"].write_h5ad(tmp_path / "s1.h5ad")
+    some["s1"] = ad.read_h5ad(tmp_path / "s1.h5ad", backed="r")
+    for case in (sites, some):
+        harmony_integrate(case, "batch")
+    assert some["none"].obsm[ADJUSTED].shape == (0, 8)
+    np.testing.assert_array_equal(adjusted(some, adata), adjusted(sites, adata))
 
 
 def test_tau_spares_small_batches():

@@ -14,6 +14,7 @@ from infl.sums import State
 
 STEP = 0.5
 """How far a step of clustering goes towards the weights that it found: the whole way, it may swing to and fro."""
+_SMALLEST = -300.0  # logarithm of a penalty: times the nearest cluster's affinity, 1, it is not 0
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,16 @@ class Found:
 def penalties(weights: np.ndarray, expected: np.ndarray, theta: np.ndarray) -> np.ndarray:
     """Return by what memberships are multiplied where a batch has more of a cluster than its share, (k, b).
 
+    ((2 expected + 1) / (weights + expected + 1)) ** theta, of which only what clusters are to each other matters: the largest
+    of each batch is 1, and none is 0.
+
     Examples
     --------
-    >>> penalties(np.array([[4.0, 0.0]]), np.array([[2.0, 2.0]]), np.array([1.0, 2.0])).round(2).tolist()
-    [[0.71, 2.78]]
+    >>> penalties(np.array([[3.0], [0.0]]), np.array([[1.0], [1.0]]), np.array([2.0])).round(2).tolist()
+    [[0.16], [1.0]]
     """
-    return ((2 * expected + 1) / (weights + expected + 1)) ** theta
+    logarithms = theta * (np.log(2 * expected + 1) - np.log(weights + expected + 1))
+    return np.exp(np.maximum(logarithms - logarithms.max(0), _SMALLEST))
 
 
 def shrinkage(
