@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from _evidence import DATA_SETS, Estimate
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -51,6 +53,13 @@ class Table:
         self.rows.append(row)
         shown = f"{row['measured']:.4g}" + (f" ± {spread:.2g}" if spread is not None else "")
         print(f"{what:<78} {shown:<20} asked {asked:<24} {'' if ok is None else 'ok' if ok else 'NOT MET'}", flush=True)
+
+    def estimate(
+        self, what: str, asked: str, found: Estimate, *, data: str, ok: bool | None = None, **more: object
+    ) -> None:
+        """Add a row: an estimate with its interval, on a data set of :data:`_evidence.DATA_SETS`."""
+        more |= {"data": data, "kind": DATA_SETS[data].kind, **found.row()}
+        self.add(what, asked, found.value, ok=ok, **more)
 
     def save(self) -> None:
         """Write ``results/NAME.json`` with a description of the machine; rows of an earlier run that were not measured now stay."""

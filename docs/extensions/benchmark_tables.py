@@ -19,7 +19,12 @@ ALL = "<!-- all benchmarks -->"
 
 
 def _figure(row: dict) -> str:
-    spread = "" if row.get("spread") is None else f" ± {row['spread']:.2g}"
+    if row.get("interval") is not None:
+        low, high = row["interval"]
+        over = f", {row['n_units']} {row['unit']}s" if "unit" in row else ""
+        spread = f" [{low:.3g}, {high:.3g}{over}]"
+    else:
+        spread = "" if row.get("spread") is None else f" ± {row['spread']:.2g}"
     measured = row["measured"]
     return (f"{measured:,.0f}" if abs(measured) >= 1000 else f"{measured:.3g}") + spread
 
