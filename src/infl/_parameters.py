@@ -368,6 +368,7 @@ PARAMETERS: Mapping[str, Kind] = {
     "holdout": Choice(("observations", "site")),
     "key": Having(("subkey", "fingerprint"), none=True, says="a key ring, e.g. infl.keys.Keyring.load(path)"),
     "key_added": Key(),
+    "key_seed": SEED,
     "local_epochs": Whole(1),
     "lock": Choice(LOCKS, none=True),
     "metric": Text(none=True, says="the name of a metric"),

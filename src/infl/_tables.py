@@ -15,12 +15,16 @@ from infl._html import frame, notebook
 METHODS = {
     "pooled": "pooled data",
     "alone": "each site alone",
+    "alone_own": "alone, own records",
+    "alone_others": "alone, others' records",
     "fedavg": "FedAvg, no lock",
     "infl": "infl, right key",
     "infl_wrong_key": "infl, wrong key",
     "infl_no_key": "infl, no key",
     "published": "published, right key",
     "published_wrong_key": "published, wrong key",
+    "published_own_epochs": "published, own epochs",
+    "published_own_epochs_wrong_key": "published, own epochs, wrong key",
     "baseline": "simple baseline",
 }
 """What people call the methods of :func:`infl.tl.compare`."""

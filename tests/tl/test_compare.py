@@ -1,5 +1,7 @@
 """Comparing methods: what is held out, what a site left out sees, and how the worst site is told."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,8 @@ from threadpoolctl import threadpool_limits
 
 import infl
 from infl.errors import SettingsError
+from infl.federation.settings import RunSettings
+from infl.tl._fold import Fold
 
 FAST = {"target": "tumour_class", "rounds": 2, "seeds": 2, "progress": False}
 
@@ -36,6 +40,81 @@ def test_a_site_alone_is_told_by_its_own_observations(khan_sites: dict[str, AnnD
     assert set(values["site"]) == {"", *khan_sites}
     assert len(values) == 2 * 2 * 6 * 5  # methods, seeds, five sites and all, metrics
     assert {"method", "metric", "mean", "sd", "worst_site", "n_seeds", "seconds"} == set(table)
+
+
+def values_of(table: pd.DataFrame, metric: str = "balanced_accuracy") -> pd.DataFrame:
+    values = pd.DataFrame(table.attrs["values"]).query("metric == @metric")
+    return values.set_index(["method", "seed", "site"])["value"]
+
+
+def test_a_site_alone_is_judged_on_its_own_and_on_others_patients(khan_sites: dict[str, AnnData]) -> None:
+    methods = ["alone", "alone_own", "alone_others"]
+    options = FAST | {"methods": methods, "seeds": [0]}
+    values = values_of(infl.tl.compare(khan_sites, **options))
+    own = [values["alone", 0, site] for site in khan_sites]  # of a site, "alone" is on its own patients
+    assert values["alone_own", 0, ""] == pytest.approx(np.mean(own))
+    assert [values["alone_own", 0, site] for site in khan_sites] == own
+    others = [values["alone_others", 0, site] for site in khan_sites]
+    assert values["alone_others", 0, ""] == pytest.approx(np.mean(others))
+    assert others != own
+
+
+def test_others_patients_are_those_of_the_other_sites() -> None:
+    """By hand: models of a and b, judged at a, b and c."""
+    bench = object.__new__(Fold)
+    bench.test = {"a": None, "b": None, "c": None}
+    at = {"a": {"a": 0.9, "b": 0.5, "c": 0.3}, "b": {"a": 0.2, "b": 0.8, "c": 0.6}}
+    bench.by_themselves = {m: ({"acc": 0.0}, {s: {"acc": v} for s, v in row.items()}) for m, row in at.items()}
+    together, by_model = bench.measure("alone_others")
+    assert by_model == {"a": {"acc": pytest.approx(0.4)}, "b": {"acc": pytest.approx(0.4)}}
+    assert together == {"acc": pytest.approx(0.4)}
+    together, by_site = bench.measure("alone_own")
+    assert (together, by_site) == ({"acc": pytest.approx(0.85)}, {"a": {"acc": 0.9}, "b": {"acc": 0.8}})
+
+
+def test_no_own_patients_of_a_site_left_out(khan_sites: dict[str, AnnData]) -> None:
+    three = dict(list(khan_sites.items())[:3])
+    options = FAST | {"methods": ["alone_own", "alone_others"], "seeds": [0], "holdout": "site"}
+    assert set(infl.tl.compare(three, **options)["method"]) == {"alone_others"}
+
+
+def test_keys_come_from_their_seed(khan_sites: dict[str, AnnData]) -> None:
+    methods = ["published", "published_wrong_key", "infl_wrong_key"]
+    options = FAST | {"methods": methods, "seeds": [0]}
+    one, again, other = (
+        values_of(infl.tl.compare(khan_sites, key_seed=k, **options), "calibration_error") for k in (0, 0, 1)
+    )
+    pd.testing.assert_series_equal(one, again)
+    assert (one.xs("", level="site") != other.xs("", level="site")).all()
+
+
+def test_the_published_method_is_fitted_as_it_prescribes(
+    khan_sites: dict[str, AnnData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its own strength whatever ours is, with as many epochs as we have, or with its own."""
+    fitted = []
+    real = Fold._fit
+
+    def spied(self, tables, lock, seal, settings=None):
+        fitted.append((lock, (settings or self.settings).strength, (settings or self.settings).local_epochs))
+        return real(self, tables, lock, seal, settings)
+
+    monkeypatch.setattr(Fold, "_fit", spied)
+    monkeypatch.setattr("infl.tl._fold.LOCAL_EPOCHS", {"classification": 3})
+    methods = ["infl", "published", "published_own_epochs", "published_own_epochs_wrong_key"]
+    options = FAST | {"methods": methods, "seeds": [0], "rounds": 1, "local_epochs": 2}
+    infl.tl.compare(khan_sites, strength=0.5, **options)
+    assert fitted == [("field", 0.5, 2), ("published", 1.0, 2), ("published", 1.0, 3)]
+
+
+@pytest.mark.parametrize(("task", "k"), [("classifier", 20), ("perturbation", 5), ("spatial", 1), ("mosaic", 1)])
+def test_published_strength_by_task(task: str, k: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = object.__new__(Fold)
+    bench.task, bench.settings, bench.train = SimpleNamespace(name=task), RunSettings(strength=0.3), {}
+    monkeypatch.setattr(Fold, "_fit", lambda self, tables, lock, seal, settings: settings)
+    assert bench._fit_locked("published").strength * 20 == pytest.approx(k)
+    assert bench._fit_locked("published_own_epochs").local_epochs == {20: 50, 5: 2}.get(k, 1)
+    assert bench._fit_locked("infl").strength == 0.3
 
 
 @pytest.mark.parametrize(

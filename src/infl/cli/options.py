@@ -11,7 +11,10 @@ from infl.errors import SettingsError
 
 # as in infl.models.registry and infl.tl.compare, whose import would cost every command a second
 MODELS = "adapter, classifier, histology, mosaic, perturbation, scanvi, scvi or spatial"
-METHODS = "pooled, alone, fedavg, infl, infl_wrong_key, infl_no_key, published, published_wrong_key or baseline; also infl_personal"
+METHODS = (
+    "pooled, alone, alone_own, alone_others, fedavg, infl, infl_wrong_key, infl_no_key, published, published_wrong_key or "
+    "baseline; also infl_personal, published_own_epochs or published_own_epochs_wrong_key"
+)
 
 Options = Annotated[
     list[str] | None,

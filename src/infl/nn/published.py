@@ -46,6 +46,12 @@ ROW_CODE_SIZE = 8
 
 STRENGTH = MappingProxyType({"classification": 20.0, "perturbation": 5.0, "spatial": 1.0, "multi-omics": 1.0})
 """The published strength k of each task."""
+LOCAL_EPOCHS = MappingProxyType({"classification": 50, "perturbation": 2})
+"""The published number of local epochs of each task, where the paper has one."""
+PUBLISHED_TASK = MappingProxyType(
+    {"perturbation": "perturbation", "histology": "spatial", "spatial": "spatial", "mosaic": "multi-omics"}
+)
+"""Which of the published tasks one of ours is, by name; all others are classification."""
 
 
 def coordinates(subkey: bytes) -> Tensor:

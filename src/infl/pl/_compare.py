@@ -9,8 +9,12 @@ from infl.errors import DataError
 from infl.pl._style import GREY, KEYED, PALE, REFERENCE, UNKEYED, axes, legend_above, need_columns, picture, rows
 
 _FAMILIES = {
-    "with the key": (KEYED, "o", ("infl", "published")),
-    "wrong or no key": (UNKEYED, "s", ("infl_wrong_key", "infl_no_key", "published_wrong_key")),
+    "with the key": (KEYED, "o", ("infl", "published", "published_own_epochs")),
+    "wrong or no key": (
+        UNKEYED,
+        "s",
+        ("infl_wrong_key", "infl_no_key", "published_wrong_key", "published_own_epochs_wrong_key"),
+    ),
 }
 _OTHER = ("without a lock", REFERENCE, "D")
 _LOWER_IS_BETTER = ("error", "loss", "mse", "nll", "seconds")

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 METHODS = (
     "pooled",
     "alone",
+    "alone_own",
+    "alone_others",
     "fedavg",
     "infl",
     "infl_wrong_key",
@@ -42,7 +44,7 @@ METHODS = (
     "published_wrong_key",
     "baseline",
 )
-OPTIONAL = ("infl_personal",)
+OPTIONAL = ("infl_personal", "published_own_epochs", "published_own_epochs_wrong_key")
 
 
 @door()
@@ -58,6 +60,7 @@ def compare(
     holdout: Literal["observations", "site"] = "observations",
     rounds: int = 20,
     local_epochs: int = 1,
+    key_seed: int = 0,
     n_jobs: int = 1,
     progress: bool | None = None,
     **options: Any,
@@ -80,13 +83,21 @@ def compare(
         ``"pooled"``
             The same model on all sites' data in one place.
         ``"alone"``
-            Each site by itself; mean over sites. A site with one class has no such model: a warning names it.
+            Each site by itself, judged on everybody's held-out observations; mean over sites. A site with one class has
+            no such model: a warning names it.
+        ``"alone_own"``, ``"alone_others"``
+            The same models, judged on the site's own held-out observations, and on those of the other sites. There are
+            no own ones of a site that is left out, and no row of them with ``holdout="site"``.
         ``"fedavg"``
             Federated, with neither lock nor seal.
         ``"infl"``, ``"infl_wrong_key"``, ``"infl_no_key"``
             The default lock and seal with the right key, ten random keys (mean), and none.
         ``"published"``, ``"published_wrong_key"``
-            The published keyed method.
+            The published keyed method at the strength that it prescribes for the task (:data:`infl.nn.published.STRENGTH`),
+            whatever `strength` is, with `local_epochs` as everybody else.
+        ``"published_own_epochs"``, ``"published_own_epochs_wrong_key"``
+            The same with the number of local epochs that it prescribes (:data:`infl.nn.published.LOCAL_EPOCHS`; 50 for a
+            classifier, which takes its time): only when they are named.
         ``"infl_personal"``
             ``"infl"`` with each site's model fine-tuned there (:func:`infl.tl.personalise`); only when it is named.
         ``"baseline"``
@@ -98,6 +109,9 @@ def compare(
         ``"observations"``, or ``"site"``: all of a site, each in turn; a metric is then the mean over sites.
     rounds, local_epochs
         As for :func:`infl.tl.fit_federated`.
+    key_seed
+        Of all keys, right and wrong: with another one, each method gets others. What a method reaches may depend on its key
+        (the published one does): its spread over keys is the spread over tables of several `key_seed`.
     n_jobs
         How many seeds are done at once, each in a process of its own with its part of the cores (-1: one a core). The
         figures are the same; ``seconds`` are those of processes side by side.
@@ -110,7 +124,8 @@ def compare(
     -------
     DataFrame
         One row a method and metric: ``method``, ``metric``, ``mean``, ``sd`` (over seeds), ``worst_site`` (mean over
-        seeds of the site where it is worst; for ``"alone"``, of a site's own model on its own observations),
+        seeds of the site where it is worst; for ``"alone"``, of a site's own model on its own observations; for
+        ``"alone_others"``, of the model of the site),
         ``n_seeds``, ``seconds`` (mean, of fit and prediction). ``attrs["values"]`` has a record for each method, metric,
         seed and site (``""``: overall), for paired differences; ``attrs["chance"]`` is one over the number of classes;
         ``attrs["not_computed"]`` has the metrics that a site by itself cannot have (an AUROC where it has one class).
@@ -140,7 +155,7 @@ def compare(
     check_modality(task, tables)
     panel = task.agree(tables)
     check_classes(panel)
-    one = partial(_one_seed, task, panel, tables, chosen, holdout, test_share, settings)
+    one = partial(_one_seed, task, panel, tables, chosen, holdout, test_share, settings, key_seed)
     n_fits = (len(tables) if holdout == "site" else 1) * len(chosen)
     by_seed = _all_seeds(one, seeds, n_fits, n_jobs=n_jobs, progress=progress)
     records = [found for seed in seeds for found in by_seed[seed][0]]
@@ -193,6 +208,7 @@ def _one_seed(
     holdout: str,
     test_share: float,
     settings: RunSettings,
+    key_seed: int,
     seed: int,
     tell: Callable[[], None] = lambda: None,
 ) -> tuple[int, OfSeed]:
@@ -201,7 +217,7 @@ def _one_seed(
     seconds: dict[str, float] = defaultdict(float)
     overall: dict[str, list[Mapping[str, float]]] = defaultdict(list)
     for train, test in folds(task, tables, holdout, test_share, seed):
-        fold = Fold(task, panel, train, test, replace(settings, seed=seed))
+        fold = Fold(task, panel, train, test, replace(settings, seed=seed), key_seed)
         for method in methods:
             begun = time.perf_counter()
             together, by_site = fold.measure(method)

@@ -17,6 +17,7 @@ from infl.federation.local import run_in_process
 from infl.federation.seeds import generator
 from infl.federation.settings import RunSettings
 from infl.models.pooling import pool
+from infl.nn.published import LOCAL_EPOCHS, PUBLISHED_TASK, STRENGTH
 from infl.tl._comparison import mean_of
 from infl.tl._personalise import personalise
 from infl.tl._predict import infer, open_model
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from infl.models.task import Sums, Task
 
 N_WRONG_KEYS = 10
+ALONE = ("alone", "alone_own", "alone_others")
+LOCK_OF = {"fedavg": "none", "infl": "field", "published": "published", "published_own_epochs": "published"}
+"""Lock of each run that methods share; a method is named by its run, and by who uses the model."""
 Scores = tuple[dict[str, float], dict[str, dict[str, float]]]
 """Metrics on all held-out observations together, and by site."""
 
@@ -65,46 +69,76 @@ class Fold:
         train: Mapping[str, Data],
         test: Mapping[str, Data],
         settings: RunSettings,
+        key_seed: int = 0,
     ) -> None:
-        self.task, self.panel, self.settings = task, panel, settings
+        self.task, self.panel, self.settings, self.key_seed = task, panel, settings, key_seed
         self.train = train
         self.test = {site: adata for site, adata in test.items() if adata.n_obs}
         self.join: Literal["inner", "outer"] = "outer" if takes_union(task) else "inner"
         self.together = pool(self.test, self.join)
         self.runs: dict[str, FederatedRun] = {}
+        self.by_themselves: dict[str, Scores] | None = None
 
     def measure(self, method: str) -> Scores:
         """Return a method's metrics on the held-out observations together, and by site."""
-        from infl.keys import Keyring
-
         if method == "baseline":
             with one_thread():
                 predict = self.task.baseline(pool(self.train, self.join), self.panel, seed=self.settings.seed)
                 return self._judge(lambda site: predict(self.test[site]))
-        if method == "alone":
-            scores = dict(self._alone())
-            if not scores:
-                return {}, {}
-            own = {site: scores[site][1][site] for site in self.test if site in scores}
-            by_site = own or {site: mean_of([s[1][site] for s in scores.values()]) for site in self.test}
-            return mean_of([together for together, _ in scores.values()]), by_site
+        if method in ALONE:
+            return self._measure_alone(method)
         if method == "pooled":
             return self._score(self._fit({"pooled": pool(self.train, self.join)}, "none", "none"))
-        kind = method.split("_")[0]
-        if kind not in self.runs:
-            lock = {"fedavg": "none", "infl": "field", "published": "published"}[kind]
-            self.runs[kind] = self._fit(self.train, lock, "group" if kind == "infl" else "none")
-        run = self.runs[kind]
+        name = method.removesuffix("_wrong_key").removesuffix("_no_key").removesuffix("_personal")
+        if name not in self.runs:
+            self.runs[name] = self._fit_locked(name)
+        run = self.runs[name]
         if method == "infl_personal":
             personal = personalise(self.train, run, key=run.key, seed=self.settings.seed).models
             return self._judge(lambda site: self._infer(site, personal[site], run.key))
         if method.endswith("no_key"):
             return self._judge(lambda site: self._infer(site, run.model, None))
         if method.endswith("wrong_key"):
-            guesses = [self._score(run, Keyring.create()) for _ in range(N_WRONG_KEYS)]
+            guesses = [self._score(run, self._key("wrong", name, number)) for number in range(N_WRONG_KEYS)]
             by_site = {site: mean_of([sites[site] for _, sites in guesses]) for site in self.test}
             return mean_of([together for together, _ in guesses]), by_site
         return self._score(run)
+
+    def _fit_locked(self, name: str) -> FederatedRun:
+        """Fit the run that has this name among :data:`LOCK_OF`."""
+        lock = LOCK_OF[name]
+        settings = self.settings
+        if lock == "published":
+            kind = PUBLISHED_TASK.get(self.task.name, "classification")
+            settings = replace(settings, strength=STRENGTH[kind] / STRENGTH["classification"])
+            if name == "published_own_epochs":
+                settings = replace(settings, local_epochs=LOCAL_EPOCHS.get(kind, settings.local_epochs))
+        return self._fit(self.train, lock, "group" if name == "infl" else "none", settings)
+
+    def _key(self, *purpose: str | int) -> Keyring:
+        """Return a key of this comparison, whose runs nobody keeps: from its seeds, so that its figures come out again."""
+        from infl.keys import Keyring
+        from infl.keys.keyring import ROOT_BYTES
+
+        root = generator(self.settings.seed, "comparison's key", self.key_seed, *purpose).bytes(ROOT_BYTES)
+        return Keyring._from_roots({1: root})
+
+    def _measure_alone(self, method: str) -> Scores:
+        """Return what each site's own model gets on everybody's observations, its own or the others': mean over models."""
+        if self.by_themselves is None:
+            self.by_themselves = dict(self._alone())
+        scores = self.by_themselves
+        own = {site: scores[site][1][site] for site in self.test if site in scores}
+        if method == "alone_own" or not scores:
+            return mean_of(list(own.values())), own
+        if method == "alone_others":
+            others = {
+                model: [m for site, m in by_site.items() if site != model] for model, (_, by_site) in scores.items()
+            }
+            by_model = {model: mean_of(found) for model, found in others.items() if found}
+            return mean_of(list(by_model.values())), by_model
+        by_site = own or {site: mean_of([s[1][site] for s in scores.values()]) for site in self.test}
+        return mean_of([together for together, _ in scores.values()]), by_site
 
     def _alone(self) -> Iterator[tuple[str, Scores]]:
         """Yield each site's own model's scores; sites whose data cannot make one (one class, no modality) are told of."""
@@ -146,11 +180,12 @@ class Fold:
         joined = {name: np.concatenate([o[name] for o in outputs.values()]) for name in names}
         return self.task.score(self.together, joined, self.panel), by_site
 
-    def _fit(self, tables: Mapping[str, Data], lock: str, seal: str) -> FederatedRun:
-        from infl.keys import Keyring
-
-        key = Keyring.create() if lock != "none" else None
+    def _fit(
+        self, tables: Mapping[str, Data], lock: str, seal: str, settings: RunSettings | None = None
+    ) -> FederatedRun:
+        key = self._key("right", lock) if lock != "none" else None
         fewest = min(3, len(tables)) if seal != "none" else 1
-        settings = replace(self.settings, lock=lock, seal=seal, min_sites=self.settings.min_sites or fewest)
+        settings = replace(settings or self.settings, lock=lock, seal=seal)
+        settings = replace(settings, min_sites=settings.min_sites or fewest)
         agreement = Agreement.new(self.task, self.panel, tables, key, settings)
         return run_in_process(agreement, self.task, tables, key).run

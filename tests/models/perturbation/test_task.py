@@ -142,7 +142,22 @@ def test_compare_knows_the_task(sites):
             graph=GRAPH,
         )
     value = table[table["metric"] == "pearson_delta"].set_index("method")["mean"]
-    assert value["infl"] > value["baseline"] and abs(value["infl"] - value["pooled"]) < 0.05
+    assert abs(value["infl"] - value["pooled"]) < 0.05
+    assert (
+        abs(value["infl"] - value["baseline"]) < 0.05
+    )  # the effect in training is all that there is to know of a seen one
+
+
+def test_baseline_is_the_own_training_effect_of_a_seen_condition_and_the_mean_of_others(sites):
+    task = infl.models.Perturbation(graph=GRAPH)
+    panel = task.agree(sites)
+    together = ad.concat(list(sites.values()), index_unique="-")
+    train = together[together.obs["perturbation"] != "G6"].copy()
+    found = task.baseline(train, panel, seed=0)(together)
+    effects = dict(zip(found["conditions"], found["effects"], strict=True))
+    x, labels = train.X, train.obs["perturbation"].to_numpy()
+    np.testing.assert_allclose(effects["G0"], x[labels == "G0"].mean(0) - x[labels == "control"].mean(0), atol=1e-4)
+    np.testing.assert_allclose(effects["G6"], np.mean([effects[c] for c in CONDITIONS if c != "G6"], axis=0), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -334,11 +334,13 @@ class Perturbation(Task[Conditions, EffectNet]):
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
     def baseline(self, train: AnnData | MuData, panel: Mapping[str, Any], *, seed: int) -> Predictor:
-        """Return the mean effect of all training conditions, for each."""
-        mean = self.read(train, panel, site="all sites").delta.mean(0)
+        """Return a condition's own mean effect in training, or that of all conditions where it was not seen."""
+        seen = self.read(train, panel, site="all sites")
+        own, mean = dict(zip(seen.genes, seen.delta, strict=True)), seen.delta.mean(0)
 
         def predict(adata: AnnData | MuData) -> dict[str, np.ndarray]:
-            names = ["+".join(genes) for genes in self.read(adata, panel, site="held-out cells").genes]
-            return {"effects": np.tile(mean, (len(names), 1)), "conditions": np.array(names, dtype=object)}
+            genes = self.read(adata, panel, site="held-out cells").genes
+            names = np.array(["+".join(g) for g in genes], dtype=object)
+            return {"effects": np.stack([own.get(g, mean) for g in genes]), "conditions": names}
 
         return predict
