@@ -385,6 +385,18 @@ def test_audit_shows_what_was_not_promised_in_another_colour(attacks):
     assert "not judged" in legend(ax) and not [text for text in legend(ax) if "nothing:" in text or "shows" in text]
 
 
+def test_audit_shows_what_is_undecided_with_its_interval(attacks):
+    attacks["status"] = ["holds", "leak", "inconclusive", "cannot tell", "holds", "holds"]
+    attacks["low"], attacks["high"] = attacks["value"] - 0.1, attacks["value"] + 0.2
+    ax = infl.pl.audit(attacks)
+    assert set(marked(ax, _style.GREY)) >= {2, 3}
+    assert {0, 4, 5} == set(marked(ax, _style.BLUE))
+    assert {"inconclusive", "cannot tell"} <= set(legend(ax))
+    ends = [path.vertices for lines in ax.collections for path in lines.get_paths() if len(path.vertices) == 2]
+    for y, value in enumerate(attacks["value"]):
+        assert any(np.allclose(line, [[value - 0.1, y], [value + 0.2, y]]) for line in ends)
+
+
 def test_audit_of_large_values_uses_a_scale_for_each_row(attacks):
     attacks.loc[0, ["metric", "value", "chance", "control"]] = ["mse", 12.0, 20.0, 4.0]  # lower is better
     attacks.loc[1, "control"] = np.nan

@@ -95,6 +95,7 @@ class AuditedEpsilon(Attack):
                     promised=True,
                     margin=1.0,
                     bound=float(privacy["epsilon"]),
+                    provable=most,
                     note=f"{correct} of {guesses} guesses right on {m} canaries; accounted (upper bound): "
                     f"{privacy['epsilon']:.2f} at delta {delta:g}. So many canaries can show {most:.1f} at most. "
                     "Control: without noise.",

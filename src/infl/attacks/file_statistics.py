@@ -119,7 +119,7 @@ class FileStatistics(Attack):
         ends = interval(found)
         if len(found) == 1:  # one file: the interval is that over its features
             half = 1.96 / (len(truths["mean"]) / 2) ** 0.5
-            ends |= {"low": found[0] - half, "high": found[0] + half}
+            ends |= {"low": found[0] - half, "high": found[0] + half, "trials": len(truths["mean"]) // 2}
         return Finding(
             metric="rank correlation with the cohort's mean or spread of a feature",
             **ends,
@@ -158,6 +158,7 @@ class FileStatistics(Attack):
                 value=float(np.mean(stolen)),
                 low=float(np.mean(stolen)) - half,
                 high=float(np.mean(stolen)) + half,
+                trials=N_COHORTS,
                 chance=0.0,
                 control=float(np.mean(open_)),
                 promised=ModelFile(evidence).promised,

@@ -83,7 +83,7 @@ class ImportanceThief(Attack):
         ends = interval(found)
         if len(found) == 1:  # one file: the interval is that over its features
             half = 1.96 / (len(true) / 2) ** 0.5
-            ends |= {"low": found[0] - half, "high": found[0] + half}
+            ends |= {"low": found[0] - half, "high": found[0] + half, "trials": len(true) // 2}
         findings = [
             Finding(
                 metric="rank correlation with the features' importance",

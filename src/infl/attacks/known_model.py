@@ -198,6 +198,7 @@ class KnownModel(Attack):
             value=chance + ends["value"],
             low=chance + ends["low"],
             high=chance + ends["high"],
+            trials=ends["trials"],
             chance=chance,
             control=file.right if control is None else control,
             promised=file.promised,

@@ -64,7 +64,8 @@ class ManyRelocks(Attack):
         return [
             Finding(
                 metric=f"{evidence.task.headline}, average of {N_FILES} locks of the model",
-                **{end: chance + value for end, value in ends.items()},
+                **{end: chance + ends[end] for end in ("value", "low", "high")},
+                trials=ends["trials"],
                 chance=chance,
                 control=float(control.mean()),
                 promised=True,

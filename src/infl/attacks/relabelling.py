@@ -77,7 +77,7 @@ class Relabelling(Attack):
         ends = interval(best)
         if len(best) == 1:  # one file: the interval is that over its features
             half = 1.96 * (best[0] * (1 - best[0]) / len(some)) ** 0.5
-            ends |= {"low": best[0] - half, "high": best[0] + half}
+            ends |= {"low": best[0] - half, "high": best[0] + half, "trials": len(some)}
         way = most_chosen([f"{view} beside the {('start', 'model')[number]}'s" for view, number in ways], chosen)
         return [
             Finding(

@@ -56,6 +56,7 @@ class SealedTraffic(Attack):
                 value=float(protected.mean()),
                 low=float(protected.mean() - half),
                 high=float(protected.mean() + half),
+                trials=n,
                 chance=0.5,
                 control=float(control.mean()),
                 promised=evidence.sealed,

@@ -15,6 +15,8 @@ _LOOKS = {
     "learns something": (UNKEYED, "X"),
     "learns something, nothing was promised": (ORANGE, "s"),
     str(Status.NOT_JUDGED): (GREY, "X"),
+    str(Status.INCONCLUSIVE): (GREY, "o"),
+    str(Status.CANNOT_TELL): (GREY, "P"),
 }
 
 
@@ -27,7 +29,8 @@ def audit(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     table
         What :func:`infl.tl.audit` returned. A column ``status`` that begins with ``"leak"`` marks an attack that learns
         something, ``"not promised"`` one that does where nothing was promised, ``"not judged"`` one that did not
-        work without protection either. Without such a column, an attack learns something that gets more than a tenth of
+        work without protection either, ``"inconclusive"`` and ``"cannot tell"`` those that do not decide (with columns
+        ``low`` and ``high``, their intervals are drawn). Without such a column, an attack learns something that gets more than a tenth of
         the way from chance to the unprotected run, or past the columns ``chance_low`` and ``chance_high`` where there are
         such.
     ax
@@ -60,8 +63,10 @@ def audit(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     value, chance, control = (table[name].to_numpy(dtype=float) for name in ("value", "chance", "control"))
     kinds = _kinds(table, value, chance, control)
     relative = bool(np.nanmax(np.abs(np.concatenate([value, chance, control]))) > 1.0)
+    ends = table[["low", "high"]].to_numpy(dtype=float).T if {"low", "high"} <= set(table.columns) else None
     if relative:
         span = np.where(np.isclose(control, chance), 1.0, control - chance)
+        ends = None if ends is None else (ends - chance) / span
         value, chance, control = (value - chance) / span, chance * 0, (control - chance) / span
 
     ax = axes(ax, 9.5, 1.3 + 0.46 * len(table))
@@ -73,6 +78,8 @@ def audit(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.scatter(control, y, marker="D", s=38, facecolors="white", edgecolors=GREY, linewidths=1.5, zorder=3)
     for kind, (colour, marker) in _LOOKS.items():
         here = kinds == kind
+        if ends is not None:
+            ax.hlines(y[here], ends[0][here], ends[1][here], color=colour, linewidth=1.2, zorder=3.5)
         ax.scatter(value[here], y[here], marker=marker, s=64, color=colour, zorder=4)
     for start in np.flatnonzero(table["attack"].to_numpy()[1:] != table["attack"].to_numpy()[:-1]):
         ax.axhline(start + 0.5, color=PALE, linewidth=0.6)
@@ -85,9 +92,9 @@ def audit(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 def _kinds(table: pd.DataFrame, value: np.ndarray, chance: np.ndarray, control: np.ndarray) -> np.ndarray:
-    nothing, something, unpromised, failed = _LOOKS
+    nothing, something, unpromised, *undecided = _LOOKS
     if "status" in table:
-        kinds = {"leak": something, "leaks": something, "not promised": unpromised, failed: failed}
+        kinds = {"leak": something, "leaks": something, "not promised": unpromised} | {kind: kind for kind in undecided}
         return table["status"].astype(str).map(lambda status: kinds.get(status, nothing)).to_numpy()
     towards = np.sign(np.nan_to_num(control - chance))  # errors of a reconstruction fall when it learns
     gain = (value - chance) * np.where(towards == 0, 1, towards)

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from infl.attacks import Attack, Evidence
 
 ATTACKS = Names(none=True, says="names of attacks, each of them once, or 'quick'")
-COLUMNS = ("attack", "against", "protection", "metric", "value", "chance", "control", "low", "high", "status", "note")
+COLUMNS = (
+    "attack", "against", "protection", "metric", "value", "chance", "control", "low", "high", "limit", "trials", "needed",
+    "status", "note",
+)  # fmt: skip
 
 
 @door(attacks=ATTACKS)
@@ -60,10 +63,13 @@ def audit(
     -------
     DataFrame
         One row a finding: ``attack``, ``against`` (who attacks), ``protection``, ``metric``, ``value`` (with ``low`` and
-        ``high``, 95 %), ``chance``, ``control`` (the same attack without protection; for keys, the right key), ``status``
-        and ``note``. ``status`` is "holds"; "leak" where a protection that was promised did not hold; "not promised"
-        where the attack works and nothing was promised; or "not judged", where the attack did not work on the
-        control either, for lack of data. ``attrs["passed"]`` is whether no row is a leak or not judged,
+        ``high``, 95 %), ``chance``, ``control`` (the same attack without protection; for keys, the right key), ``limit``,
+        ``trials``, ``needed``, ``status`` and ``note``. ``status`` is "holds", where ``high`` is no higher than ``limit`` (chance
+        and a margin, or what is promised); "leak" where a protection that was promised did not hold; "not promised"
+        where the attack works and nothing was promised; "not judged", where the attack did not work on the
+        control either, for lack of data; "inconclusive", where the interval is too wide to tell, and about ``needed``
+        trials in place of ``trials`` would; or "cannot tell", where the attack could not show a broken promise if it was one.
+        ``attrs["passed"]`` is whether no row is a leak or not judged, and every promise is shown to hold,
         ``attrs["left_out"]`` names attacks that do not apply to the run, ``attrs["run"]`` is the run's random name.
 
     Raises
@@ -100,16 +106,18 @@ def audit(
         raise SettingsError(f"{', '.join(left_out[:5])}: no such attack applies to this run ({evidence.protection})")
     if left_out and attacks not in (None, ("quick",)):
         warn(f"{', '.join(left_out[:5])} left out: not applicable to this run ({evidence.protection})")
-    rows = []
+    rows, passed = [], True
     with round_bar(len(chosen), progress, what="attack") as show, threads_for(run.model.n_weights), one_blas_thread():
         for number, attack in enumerate(chosen, 1):
             for f in attack.run(evidence):
-                values = (f.metric, f.value, f.chance, f.control, f.low, f.high, str(f.status), f.note)
+                values = (f.metric, f.value, f.chance, f.control, f.low, f.high, f.limit, f.trials, f.needed)
+                values += (str(f.status), f.said)
+                passed &= f.passed
                 rows.append((attack.name, str(attack.against), evidence.protection, *values))
                 _tell.info(f"{attack.name}, {f.metric}: {f.value:.2f} (chance {f.chance:.2f}), {f.status}")
             show(number, [])
     table = Findings(rows, columns=list(COLUMNS))
-    table.attrs |= {"passed": bool(table["status"].isin(["holds", "not promised"]).all()), "left_out": left_out}
+    table.attrs |= {"passed": passed, "left_out": left_out}
     table.attrs["run"] = run.settings["run"]
     return table
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from infl.attacks._kit.statistics import correlation, cross_chosen, interval, most_chosen, rank_correlation
+from infl.attacks._kit.statistics import correlation, cross_chosen, interval, most_chosen, rank_correlation, trials_for
 
 
 def test_interval_is_students() -> None:
@@ -11,6 +11,14 @@ def test_interval_is_students() -> None:
     assert ends["value"] == 2
     assert ends["high"] - 2 == pytest.approx(4.3027 / 3**0.5, abs=1e-4)  # t of 0.975 with two degrees of freedom
     assert interval([0.3])["low"] == interval([0.3])["high"] == 0.3
+
+
+def test_trials_that_it_takes_are_worked_out_by_hand() -> None:
+    spread = 0.26 * 6**0.5 / 2.5706
+    n = trials_for(6, 0.26, 0.15)
+    half = {k: interval(np.linspace(-1, 1, k) * spread / np.linspace(-1, 1, k).std(ddof=1))["high"] for k in (n - 1, n)}
+    assert half[n] <= 0.15 < half[n - 1]
+    assert trials_for(6, 0.1, 0.15) == 6
 
 
 def test_choice_on_half_of_the_trials_is_not_flattered_by_luck() -> None:

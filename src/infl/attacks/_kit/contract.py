@@ -1,7 +1,8 @@
 """What an attack is: who attacks, what they hold and want, and how it is judged.
 
 An attack is first a test of itself: it must succeed on an unprotected run of the same data (the control). If it does
-not, for lack of data or of a model worth attacking, its row says "not judged", which never counts as a pass.
+not, for lack of data or of a model worth attacking, its row says "not judged", which never counts as a pass. That an attack got
+nothing has to be shown as well: an interval that reaches further above chance than a margin is "inconclusive".
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
+
+from infl.attacks._kit.statistics import trials_for
 
 if TYPE_CHECKING:
     from infl.attacks._kit.evidence import Evidence
@@ -39,13 +42,19 @@ class Status(StrEnum):
     Examples
     --------
     >>> [status.value for status in Status]
-    ['holds', 'leak', 'not promised', 'not judged']
+    ['holds', 'leak', 'not promised', 'not judged', 'inconclusive', 'cannot tell']
     """
 
     HOLDS = "holds"
     BROKEN = "leak"
     NOT_PROMISED = "not promised"
     NOT_JUDGED = "not judged"
+    INCONCLUSIVE = "inconclusive"
+    CANNOT_TELL = "cannot tell"
+
+
+LARGEST_MARGIN = 0.2
+"""Above chance, on a scale of accuracy or correlation: no attack that may have got more is said to have got nothing."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +77,17 @@ class Finding:
     promised
         Whether the run's protections promise to defeat this attack.
     margin
-        By how much above chance `control` must be for the attack to count as working, and `low` may be before the
-        protection counts as leaking.
+        By how much above chance `control` must be for the attack to count as working. The protection holds if `high` is no
+        further above chance than this (or :data:`LARGEST_MARGIN`), and leaks if `low` is by more than a fifth of it.
     note
         One line in plain words for a data steward.
     bound
         What a promise allows at most, where that is more than chance (membership under differential privacy).
+    provable
+        The most that the attack can show where it succeeds entirely. If that is less than `bound`, it cannot tell whether the
+        promise is kept.
+    trials
+        Number of independent trials (or records, or features) that the interval is over.
 
     Examples
     --------
@@ -82,6 +96,9 @@ class Finding:
     holds
     >>> print(Finding(value=0.70, low=0.65, high=0.75, **common).status)
     leak
+    >>> wide = Finding(value=0.52, low=0.24, high=0.80, trials=6, **common)
+    >>> print(wide.status, wide.needed)
+    inconclusive 46
     """
 
     metric: str
@@ -94,16 +111,56 @@ class Finding:
     margin: float
     note: str
     bound: float | None = None
+    provable: float | None = None
+    trials: int | None = None
+
+    @property
+    def limit(self) -> float:
+        """How high `high` may be where the protection holds."""
+        return self._at_least_what_is_promised(self.chance + min(self.margin, LARGEST_MARGIN))
+
+    @property
+    def allowed(self) -> float:
+        """How high `low` may be where the protection does not leak."""
+        return self._at_least_what_is_promised(self.chance + self.margin * 0.2)
 
     @property
     def status(self) -> Status:
-        """Judge the finding: the control first."""
+        """Judge the finding: the control first, then what is shown to leak, then what is shown to hold."""
         if not self.control > self.chance + self.margin:
             return Status.NOT_JUDGED
-        allowed = self.chance + self.margin * 0.2
-        if self.low <= (allowed if self.bound is None else max(allowed, self.bound)):
-            return Status.HOLDS
-        return Status.BROKEN if self.promised else Status.NOT_PROMISED
+        if self.low > self.allowed:
+            return Status.BROKEN if self.promised else Status.NOT_PROMISED
+        if self.bound is not None and self.provable is not None and self.provable < self.bound:
+            return Status.CANNOT_TELL
+        return Status.HOLDS if self.high <= self.limit else Status.INCONCLUSIVE
+
+    @property
+    def passed(self) -> bool:
+        """Whether no promise is broken or undecided."""
+        undecided = self.status in (Status.INCONCLUSIVE, Status.CANNOT_TELL)
+        return self.status in (Status.HOLDS, Status.NOT_PROMISED) or (undecided and not self.promised)
+
+    @property
+    def needed(self) -> int | None:
+        """How many trials would decide, if `value` and their spread stayed as they are; None where it is decided, or not known."""
+        if self.status is not Status.INCONCLUSIVE or not self.trials:
+            return None
+        return trials_for(
+            self.trials, (self.high - self.low) / 2, max(self.limit - self.value, self.value - self.allowed)
+        )
+
+    @property
+    def said(self) -> str:
+        """The note, with what an undecided finding lacks."""
+        if self.status is Status.CANNOT_TELL:
+            return f"{self.note} It could show {self.provable:.3g} at most, less than the {self.bound:.3g} that is promised."
+        if self.needed is None:
+            return self.note
+        return f"{self.note} Undecided by {self.trials} trials, up to a limit of {self.limit:.3g}: it takes about {self.needed}."
+
+    def _at_least_what_is_promised(self, value: float) -> float:
+        return value if self.bound is None else max(value, self.bound)
 
 
 class Attack(ABC):

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def interval(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
-    """Return ``value`` (mean), ``low`` and ``high`` (95 %, Student's t) of independent trials.
+    """Return ``value`` (mean), ``low`` and ``high`` (95 %, Student's t) of independent ``trials``.
 
     Parameters
     ----------
@@ -26,7 +26,32 @@ def interval(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
     values = np.asarray(values, dtype=float)
     n = len(values)
     half = t.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5 if n > 1 else 0.0
-    return {"value": float(values.mean()), "low": float(values.mean() - half), "high": float(values.mean() + half)}
+    mean = float(values.mean())
+    return {"value": mean, "low": float(mean - half), "high": float(mean + half), "trials": n}
+
+
+def trials_for(trials: int, half: float, distance: float) -> int:
+    """Return how many trials would bring the half-width of a mean's 95 % interval down to a distance.
+
+    Parameters
+    ----------
+    trials, half
+        Number of trials, and the half-width that they gave (Student's t).
+    distance
+        Above 0.
+
+    Examples
+    --------
+    >>> trials_for(6, 0.26, 0.15), trials_for(6, 0.1, 0.15)
+    (13, 6)
+    """
+    from scipy.stats import t
+
+    spread = half * trials**0.5 / t.ppf(0.975, max(trials - 1, 1))
+    n = max(trials, 2)
+    while t.ppf(0.975, n - 1) * spread / n**0.5 > distance:
+        n = max(n + 1, int((1.96 * spread / distance) ** 2))
+    return n
 
 
 def cross_chosen(values: np.ndarray) -> tuple[np.ndarray, list[int]]:

@@ -190,6 +190,7 @@ class Thief(Attack):
             value=float(result["stolen"].mean()),
             low=chance + result["low"],
             high=chance + result["high"],
+            trials=len(result["stolen"]),
             chance=chance,
             control=float(result["unlocked"].mean()),
             promised=ModelFile(evidence).promised,

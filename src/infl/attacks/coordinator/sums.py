@@ -111,6 +111,7 @@ class CraftedModel(Attack):
                 value=value,
                 low=max(value - 1.96 * (value * (1 - value) / n) ** 0.5, 0.0),
                 high=min(value + 1.96 * (value * (1 - value) / n) ** 0.5, 1.0),
+                trials=n,
                 chance=0.0,
                 control=control,
                 promised=False,

@@ -5,6 +5,10 @@ from infl.attacks import Status
 STATUS = {
     "holds": "holds: the attacker got no more than was promised",
     "leak": "LEAK: a protection that was promised did not hold",
+    str(
+        Status.INCONCLUSIVE
+    ): f"{Status.INCONCLUSIVE}: too few trials to tell chance from an attack that works a little",
+    str(Status.CANNOT_TELL): f"{Status.CANNOT_TELL}: the attack could not show a broken promise if it was one",
     "not promised": "not promised: the attack works, and nothing was promised against it",
     str(Status.NOT_JUDGED): f"{Status.NOT_JUDGED}: the attack did not work without protection either",
 }
