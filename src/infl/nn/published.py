@@ -7,9 +7,10 @@ activation (:class:`infl.nn.film.FiLM`). Without the points the modulation is le
 It is here so that the paper can be reproduced and compared with, and is never the default. What was measured on real
 data, with this mechanism rebuilt from the paper's formulas and attacked:
 
-- A *wrong random key* classifies as well as the right one (balanced accuracy 0.868 and 0.868 on a panel of proteins):
-  the mean of many points is nearly the same for every key. Only the path without a key collapses.
-- Accuracy is 0.952 against 1.000 for the same network without keys (Khan tumours), at four times the training time.
+- A *wrong random key* is not shown to classify worse than the right one: the mean of many points is nearly the same for
+  every key. Only the path without a key collapses.
+- It is less accurate than the same network without keys, and takes longer to train (``benchmarks/published.py`` measures
+  how much; docs/concepts/published.md has the figures).
 - From one keyed gradient a patient's whole profile is recovered with correlation 1.0 (a row of ∂W divided by its ∂b),
   with no knowledge of the key.
 

@@ -1,0 +1,124 @@
+"""Figures in README and docs, from ``benchmarks/results/*.json``: ``python benchmarks/_texts.py`` writes them anew.
+
+A page has a block ``<!-- figures NAME -->`` … ``<!-- end of figures -->``; what is between the two is written here. A test fails
+where a block is not what the results say, and where a page has a figure that is in no block and in no result that its section names,
+unless it is listed in ``untied_figures.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+UNTIED = ROOT / "benchmarks" / "untied_figures.json"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"(<!-- figures (\w+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
+FIGURE = re.compile(r"(?<![\w.,/-])[−-]?\d+\.\d{2,}(?!\w|\.\d)")
+"""A number of two decimals or more."""
+NAMED = re.compile(r"benchmarks?[/ ](\w+)")
+
+
+def rows_of(name: str) -> dict[str, dict[str, Any]]:
+    """Return the rows of a result by what they measure."""
+    return {row["what"]: row for row in json.loads((RESULTS / f"{name}.json").read_text())["rows"]}
+
+
+def with_half_width(row: dict[str, Any], digits: int = 3) -> str:
+    """Return an estimate and half the width of its 95 % interval.
+
+    Examples
+    --------
+    >>> with_half_width({"measured": -0.0421, "interval": [-0.0921, 0.0079]})
+    '−0.042 ± 0.050'
+    """
+    low, high = row["interval"]
+    return f"{row['measured']:.{digits}f} ± {(high - low) / 2:.{digits}f}".replace("-", "−")
+
+
+def published() -> str:
+    """Return the table of the published method beside ours."""
+    rows = rows_of("published")
+    methods = ["fedavg", "infl", "infl_wrong_key", "published", "published_wrong_key"]
+    gap, time = "published, right key less wrong key", "time, published / infl"
+    lines = [
+        "| set, local epochs (keys) | fedavg | `infl`, right key | `infl`, wrong key | published, right key | published, wrong key "
+        "| right less wrong key | its time / ours |",
+        "| --- " * 8 + "|",
+    ]
+    for where in dict.fromkeys(what.rsplit(": ", 1)[0] for what in rows):
+        cells = [with_half_width(rows[f"{where}: {method}"]) for method in methods]
+        verdict = f"{with_half_width(rows[f'{where}: {gap}'])}, {rows[f'{where}: {gap}']['verdict']}"
+        keys = rows[f"{where}: published"]["n_keys"]
+        ratio = f"{rows[f'{where}: {time}']['measured']:.1f}"
+        lines.append("| " + " | ".join([f"{where} ({keys})", *cells, verdict, ratio]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+BLOCKS: dict[str, Callable[[], str]] = {"published": published}
+
+
+def filled(text: str) -> str:
+    """Return a page with its blocks as the results have them."""
+    return BLOCK.sub(lambda block: block[1] + BLOCKS[block[2]]() + block[3], text)
+
+
+def sections(text: str) -> Iterator[str]:
+    """Yield the parts of a page between headings, without blocks and code."""
+    text = re.sub(r"```.*?```", "", BLOCK.sub("", text), flags=re.DOTALL)
+    yield from re.split(r"^#+ ", text, flags=re.MULTILINE)
+
+
+def numbers_in(value: Any) -> Iterator[float]:
+    """Yield all numbers of a result."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from numbers_in(part)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield float(value)
+
+
+def untied(text: str) -> list[str]:
+    """Return the figures of a page that are in no block, and in no result whose script their section names."""
+    found = []
+    for section in sections(text):
+        paths = [RESULTS / f"{name}.json" for name in set(NAMED.findall(section))]
+        known = [abs(n) for path in paths if path.exists() for n in numbers_in(json.loads(path.read_text()))]
+        for figure in FIGURE.findall(section):
+            digits, value = len(figure.rsplit(".", 1)[1]), abs(float(figure.replace("−", "-")))
+            if not any(abs(n - value) <= 0.5 * 10**-digits * (1 + 1e-9) for n in known):
+                found.append(figure)
+    return found
+
+
+def all_untied() -> dict[str, list[str]]:
+    """Return the untied figures of each page."""
+    found = {str(page.relative_to(ROOT)): untied(page.read_text()) for page in PAGES}
+    return {page: sorted(figures) for page, figures in found.items() if figures}
+
+
+def new_untied(listed: dict[str, list[str]], found: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Return figures that are not listed, or more often than listed."""
+    more = {page: Counter(figures) - Counter(listed.get(page, [])) for page, figures in found.items()}
+    return {page: sorted(figures.elements()) for page, figures in more.items() if figures}
+
+
+def main(arguments: list[str]) -> None:
+    """Write all blocks anew; with ``--list``, the list of untied figures too."""
+    for page in PAGES:
+        text = page.read_text()
+        if (new := filled(text)) != text:
+            page.write_text(new)
+            print(f"{page.relative_to(ROOT)}: figures written")
+    if arguments == ["--list"]:
+        UNTIED.write_text(json.dumps(all_untied(), indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

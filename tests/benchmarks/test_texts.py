@@ -1,0 +1,61 @@
+"""Figures in texts are those of the results."""
+
+import json
+
+import pytest
+
+import _texts
+
+
+@pytest.mark.parametrize("page", _texts.PAGES, ids=lambda page: str(page.relative_to(_texts.ROOT)))
+def test_blocks_are_what_the_results_say(page) -> None:
+    text = page.read_text()
+    assert _texts.filled(text) == text, "python benchmarks/_texts.py writes them"
+
+
+def test_readme_and_page_have_the_same_figures_of_the_published_method() -> None:
+    texts = [(_texts.ROOT / page).read_text() for page in ("README.md", "docs/concepts/published.md")]
+    assert all(_texts.published() in text for text in texts)
+
+
+def test_no_figure_is_typed_that_is_in_no_result() -> None:
+    """The list is of what was typed before; it may get shorter, and not longer."""
+    assert _texts.new_untied(json.loads(_texts.UNTIED.read_text()), _texts.all_untied()) == {}
+
+
+def test_list_of_untied_figures_has_no_more_than_there_are() -> None:
+    assert _texts.new_untied(_texts.all_untied(), json.loads(_texts.UNTIED.read_text())) == {}
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(_texts, "RESULTS", tmp_path)
+    rows = [{"what": "a", "measured": 0.8765, "interval": [0.81, 0.94]}]
+    (tmp_path / "lock.json").write_text(json.dumps({"rows": rows}))
+    monkeypatch.setattr(_texts, "BLOCKS", {"lock": lambda: _texts.with_half_width(_texts.rows_of("lock")["a"]) + "\n"})
+
+
+def test_a_changed_result_changes_the_block(results) -> None:
+    page = "<!-- figures lock -->\n0.123 ± 0.010\n<!-- end of figures -->\n"
+    new = _texts.filled(page)
+    assert new == "<!-- figures lock -->\n0.876 ± 0.065\n<!-- end of figures -->\n" and _texts.filled(new) == new
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("It gets 0.88 [0.81, 0.94] (`benchmarks/lock.py`).", []),
+        ("It gets 0.877 (`benchmarks/lock.py`).", []),
+        ("It gets 0.875 (`benchmarks/lock.py`).", ["0.875"]),
+        ("It gets 0.88.", ["0.88"]),
+        ("## A\n0.88\n## B\n`benchmarks/lock.py` 0.88", ["0.88"]),  # named in another section
+        ("`benchmarks/lock.py` loses −0.88, version 1.2.34, 0.5", []),
+        ("<!-- figures lock -->\n0.123\n<!-- end of figures -->\n```\n0.456\n```\n", []),
+    ],
+)
+def test_figures_are_found_in_the_result_that_their_section_names(results, text: str, left: list[str]) -> None:
+    assert _texts.untied(text) == left
+
+
+def test_what_is_new_is_counted() -> None:
+    assert _texts.new_untied({"a": ["0.12"]}, {"a": ["0.12", "0.12"], "b": ["0.50"]}) == {"a": ["0.12"], "b": ["0.50"]}
