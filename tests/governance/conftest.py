@@ -60,6 +60,8 @@ def audit() -> pd.DataFrame:
         ("wrong_key", "thief of a model file", "balanced_accuracy", 0.9, 0.25, 0.97, 0.8, 0.95, "leak", "<b>Bad"),
         ("collusion", "coordinator + one site", "correlation", 1.0, 0.0, 1.0, 1.0, 1.0, "not promised", "One key."),
         ("ratio", "coordinator", "correlation", -0.00001, 0.0, 0.01, -0.1, 0.1, "not judged", "Nothing."),
+        ("site_balance", "coordinator", "correlation", 0.02, 0.0, 0.8, -0.24, 0.28, "inconclusive", "Six trials."),
+        ("audited_epsilon", "curious site", "epsilon", 1.4, 0.0, 5.0, 1.4, 8.0, "cannot tell", "Canaries."),
     ]
     columns = ["attack", "against", "metric", "value", "chance", "control", "low", "high", "status", "note"]
     table = Findings(rows, columns=columns).assign(protection="lock field, seal group")

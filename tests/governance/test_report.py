@@ -102,7 +102,11 @@ def test_all_three_say_what_the_run_knows(usual: Any, audit, comparison, tmp_pat
     assert key.trail.holder_fingerprint() in text
     kinds = set(run.ledger["kind"])
     assert {data for tag, data in page.texts if tag == "th"} >= kinds
-    assert "Attacked in 4 ways; findings: 1 “holds”, 1 “leak”, 1 “not promised”, 1 “not judged”." in text
+    assert (
+        "Attacked in 6 ways; findings: 1 “holds”, 1 “leak”, 1 “not promised”, 1 “not judged”, 1 “inconclusive”, "
+        "1 “cannot tell”." in text
+    )
+    assert "inconclusive: too few trials" in text and "cannot tell: the attack could not show" in text
     assert "not judged: the attack did not work" in text and "shows nothing" not in text
     assert "1 finding of the audit is a leak" in text
     assert "0.000 (−0.100 to 0.100)" in text and "−0.000" not in text  # no negative nothing

@@ -22,7 +22,7 @@ from infl.models.locked import lock_model
 if TYPE_CHECKING:
     from infl.attacks._kit.evidence import Evidence
 
-N_TRIALS = 4
+N_TRIALS = 8
 STILL = 1e-12  # a learning rate that moves nothing
 
 

@@ -59,7 +59,7 @@ NO_AUDIT = (
     "No audit was made for this page. infl.tl.audit(run, sites) attacks the run as a coordinator, a thief of the file, "
     "a former member and a model user would, each attack beside the same on an unprotected run."
 )
-AUDIT_FIGURE = "What each attack got, between chance (bar) and the same attack on an unprotected run (diamond)."
+AUDIT_FIGURE = "What each attack got, with its 95 % interval, between chance (bar) and the same attack on an unprotected run (diamond)."
 NO_MEASURES = "Under differential privacy the sites send no measures, which would need noise too: the run itself says nothing of this."
 OTHER_WAYS = (
     "The same data, other ways: all in one place (which is what federation avoids), each site alone, without protection, "
