@@ -291,9 +291,13 @@ def over_resplits(values: np.ndarray | Iterable[float], test_share: float, unit:
     """
     values = np.asarray(list(values) if not isinstance(values, np.ndarray) else values, dtype=float)
     means = values.reshape(len(values), -1).mean(1)
-    n = len(means)
-    error = float(means.std(ddof=1) * (1 / n + test_share / (1 - test_share)) ** 0.5)
-    return _by_t(means.mean(), error, n - 1, unit, n, "Nadeau-Bengio correction")
+    return resplits_with(float(means.mean()), float(means.std(ddof=1)), len(means), test_share, unit)
+
+
+def resplits_with(mean: float, spread: float, n: int, test_share: float, unit: str = "resplit") -> Estimate:
+    """Return the estimate of :func:`over_resplits` from the mean and the standard deviation of n splits."""
+    error = spread * (1 / n + test_share / (1 - test_share)) ** 0.5
+    return _by_t(mean, error, n - 1, unit, n, "Nadeau-Bengio correction")
 
 
 def paired(ours: np.ndarray, theirs: np.ndarray, unit: str, *, test_share: float | None = None) -> Estimate:

@@ -76,19 +76,22 @@ def sections(text: str) -> Iterator[str]:
 
 
 def numbers_in(value: Any) -> Iterator[float]:
-    """Yield all numbers of a result."""
+    """Yield all numbers of a result, those in words (what was asked) too."""
     if isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:
             yield from numbers_in(part)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield float(value)
+    elif isinstance(value, str):
+        yield from (float(number) for number in re.findall(r"\d+\.\d+", value))
 
 
 def untied(text: str) -> list[str]:
-    """Return the figures of a page that are in no block, and in no result whose script their section names."""
-    found = []
-    for section in sections(text):
-        paths = [RESULTS / f"{name}.json" for name in set(NAMED.findall(section))]
+    """Return the figures of a page that are in no block, and in no result whose script their section names, or the page's head."""
+    found, parts = [], list(sections(text))
+    head = {name for part in parts[:2] for name in NAMED.findall(part)}  # what is above the title, and below it
+    for section in parts:
+        paths = [RESULTS / f"{name}.json" for name in {*NAMED.findall(section), *head}]
         known = [abs(n) for path in paths if path.exists() for n in numbers_in(json.loads(path.read_text()))]
         for figure in FIGURE.findall(section):
             digits, value = len(figure.rsplit(".", 1)[1]), abs(float(figure.replace("−", "-")))

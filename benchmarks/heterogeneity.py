@@ -1,7 +1,7 @@
 """Sites that differ: studies left out, label skew, missing features, a missing modality (docs/concepts/sites.md).
 
 ``python benchmarks/heterogeneity.py [SECTION …]`` with sections ``studies``, ``skew``, ``panel``, ``modality``, ``inside``
-and ``sealed``; all without. Everything is chosen on validation data or by leaving one of the *training* studies out; test data only judge.
+and ``sealed``; all without. ``judge`` judges what was measured before. Everything is chosen on validation data or by leaving one of the *training* studies out; test data only judge.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 import torch
-from scipy import stats
 
 import infl
+from _evidence import DATA_SETS, Estimate, paired, resplits_with
 from _table import Table
 from infl.models import Classifier
 from infl.models.pooling import pool
@@ -29,6 +29,10 @@ from panels import panel_sites, use_data_folder
 
 SEEDS = range(10)
 METRIC = "balanced_accuracy"
+TEST_SHARE = 0.3
+DATA = {"khan": "khan", "breast": "breast rna", "stem cells": "stemcells"}
+"""Data sets by how rows about them begin."""
+DIFFERENCES = (": its gain over alone", ": loss of the others")
 PLAIN: dict[str, Any] = {"lock": None, "seal": "none", "progress": False}
 
 LINEAR: dict[str, Any] = {"width": 0, "optimiser": "sgd", "lr": 1.0, "aggregation_options": {"weight": "sites"}}
@@ -71,11 +75,34 @@ INSIDE: dict[str, dict[str, Any]] = {
 """For sites that are in the fit, with their labels."""
 
 
-def interval(differences: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % t-interval of the mean of paired differences."""
-    d = np.asarray(differences)
-    half = stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d))
-    return float(d.mean() - half), float(d.mean() + half)
+def judge(rows: Sequence[dict[str, Any]]) -> None:
+    """Give each difference its interval, and say whether what was asked is shown by it.
+
+    A difference at studies left out is over studies, of which seeds are noise; all others are over splits of the same samples.
+    """
+    by_what = {row["what"]: row for row in rows}
+    for row in rows:
+        if row["what"].startswith("studies: infl minus "):
+            other = row["what"].removeprefix("studies: infl minus ")
+            ours, theirs = (by_what[f"studies: {m}"]["by_site"] for m in ("infl, setting chosen in the fold", other))
+            found = paired([ours[s] for s in ours], [theirs[s] for s in ours], "study")  # type: ignore[arg-type]
+            data = "stemcells"
+        elif row["what"].endswith(DIFFERENCES) or " minus " in row["what"]:
+            found = resplits_with(row["measured"], row["spread"], row["seeds"], TEST_SHARE)
+            data = next(name for word, name in DATA.items() if row["what"].startswith(word))
+        else:
+            continue
+        for end in ("low", "high"):
+            row.pop(end, None)
+        row |= found.row() | {"data": data, "kind": DATA_SETS[data].kind, "ok": _shown(row["asked"], found)}
+
+
+def _shown(asked: str, found: Estimate) -> bool | None:
+    """Return whether an interval shows what was asked of a difference."""
+    bound = float(asked.split()[2]) if asked.split()[:1] == ["at"] else 0.0
+    if asked.startswith("at most"):
+        return found.high <= bound
+    return found.low > bound if asked.startswith(("at least", "above")) else None
 
 
 def values_of(table: pd.DataFrame, method: str, metric: str = METRIC) -> pd.DataFrame:
@@ -139,14 +166,10 @@ def studies(table: Table) -> None:
         )
     for other in ("baseline", "baseline, each study scaled by itself", "fedavg"):
         difference = ours.mean(axis=1) - by_method[other][list(sites)].mean(axis=1)
-        low, high = interval(difference)
         table.add(
             f"studies: infl minus {other}",
             "as measured" if "," in other else "above 0 with 95 % interval",
             difference,
-            ok=None if "," in other else low > 0,
-            low=low,
-            high=high,
             chosen=chosen,
             inner=tuned,
         )
@@ -162,7 +185,7 @@ def judged(
     With `personal` each site's model is fine-tuned there. Its validation loss chose the epoch, so it is hopeful.
     """
     task = Classifier(target=target)
-    [(train, test)] = folds(task, sites, "observations", 0.3, seed)
+    [(train, test)] = folds(task, sites, "observations", TEST_SHARE, seed)
     run = infl.tl.fit_federated({s: a.copy() for s, a in train.items()}, target=target, seed=seed, **(PLAIN | options))
     key = run.key if run.model.header.fingerprint else None
     task, panel = run.model.header.build_task(), run.model.header.panel
@@ -204,9 +227,7 @@ def skew(table: Table) -> None:
             table.add(f"{label}: {method}", "as measured", values[method], worst_site=at_worst, **more)
         best = min(losses, key=lambda rule: float(np.mean(losses[rule])))
         gap = np.subtract(values[best], values["pooled"])
-        low, high = interval(gap)
-        what = f"{label}: best rule by validation ({best}) minus pooled"
-        table.add(what, "at least -0.04", gap, ok=float(gap.mean()) >= -0.04, low=low, high=high)
+        table.add(f"{label}: best rule by validation ({best}) minus pooled", "at least -0.04", gap)
         plain = []
         for seed in SEEDS:
             sites, target = panel_sites(name, seed=seed, alpha=alpha)
@@ -269,11 +290,9 @@ def panel(table: Table) -> None:
                 table.add(f"{label}: {what}, {model}", "as measured", values)
         ours, theirs = best["masks"], best["alone"]
         gain = np.subtract(rows[ours, "that site, masks"], rows[theirs, "that site, alone"])
-        low, high = interval(gain)
-        table.add(f"{label}: its gain over alone", "above 0", gain, ok=low > 0, low=low, high=high, chosen=best)
+        table.add(f"{label}: its gain over alone", "above 0", gain, chosen=best)
         loss = np.subtract(rows[ours, "other sites, nothing missing"], rows[ours, "other sites, masks"])
-        low, high = interval(loss)
-        table.add(f"{label}: loss of the others", "at most 0.02", loss, ok=loss.mean() <= 0.02, low=low, high=high)
+        table.add(f"{label}: loss of the others", "at most 0.02", loss)
         _shift(table, label, rows[ours, "shift"])
 
 
@@ -306,9 +325,7 @@ def inside(table: Table) -> None:
         best = min(losses, key=lambda rule: float(np.mean(losses[rule])))
         for other in dict.fromkeys(("fedavg", "alone")):
             gap = np.subtract(values[best], values[other])
-            low, high = interval(gap)
-            what = f"{name}: best rule by validation ({best}) minus {other}"
-            table.add(what, "as measured", gap, low=low, high=high)
+            table.add(f"{name}: best rule by validation ({best}) minus {other}", "as measured", gap)
         shift = []
         for seed in SEEDS:
             sites, target = _sites_inside(name, seed)
@@ -356,10 +373,7 @@ def modality(table: Table) -> None:
     single = {m: rows[m] for m in ("rna", "mirna", "protein (four sites)")}
     best = max(single, key=lambda m: float(np.mean(single[m])))
     gap = np.subtract(rows["fused"], single[best])
-    low, high = interval(gap)
-    table.add(
-        f"breast, a site lacks protein: fused minus {best}", "at least 0", gap, ok=gap.mean() >= 0, low=low, high=high
-    )
+    table.add(f"breast, a site lacks protein: fused minus {best}", "at least 0", gap)
     _shift(table, "breast, a site lacks protein", np.subtract(rows["fused, lock and seal"], rows["fused"]).tolist())
 
 
@@ -385,6 +399,7 @@ SECTIONS = {
     "modality": modality,
     "inside": inside,
     "sealed": sealed,
+    "judge": lambda table: None,
 }
 
 
@@ -394,6 +409,9 @@ def main() -> None:
     for name in sys.argv[1:] or SECTIONS:
         SECTIONS[name](table)
         table.save()
+    table.rows = table.known()
+    judge(table.rows)
+    table.save()
 
 
 if __name__ == "__main__":

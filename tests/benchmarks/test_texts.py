@@ -48,7 +48,8 @@ def test_a_changed_result_changes_the_block(results) -> None:
         ("It gets 0.877 (`benchmarks/lock.py`).", []),
         ("It gets 0.875 (`benchmarks/lock.py`).", ["0.875"]),
         ("It gets 0.88.", ["0.88"]),
-        ("## A\n0.88\n## B\n`benchmarks/lock.py` 0.88", ["0.88"]),  # named in another section
+        ("# T\n## A\n0.88\n## B\n`benchmarks/lock.py` 0.88", ["0.88"]),  # named in another section
+        ("# T\nAll from `benchmarks/lock.py`.\n## A\n0.88\n", []),
         ("`benchmarks/lock.py` loses −0.88, version 1.2.34, 0.5", []),
         ("<!-- figures lock -->\n0.123\n<!-- end of figures -->\n```\n0.456\n```\n", []),
     ],
