@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pandas as pd
 import pytest
 from anndata import AnnData
 
@@ -33,7 +34,9 @@ def test_default_holds_where_it_promises(default, sites: dict[str, AnnData]) -> 
     assert list(table) == list(COLUMNS)
     status = rows(table)
     assert status.pop("collusion") == "not promised"
-    assert set(status.values()) == {"holds"}, table[["attack", "value", "low", "chance", "control", "status"]]
+    assert set(status.values()) == {"holds"}, pd.DataFrame(table)[
+        ["attack", "low", "value", "high", "limit", "trials", "needed", "status"]
+    ].to_string()
     assert table.attrs["passed"]
     assert (table["control"] > table["chance"]).all()
     infl.pl.audit(table)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from infl.models.locked import LockedModel
 
 N_COPIES = 8
-N_COHORTS = 24
+N_COHORTS = 40
 FEW = 8
 """Arrays of up to so many numbers are read number by number."""
 FEW_BEST = 5
