@@ -110,8 +110,8 @@ def audit(
     with round_bar(len(chosen), progress, what="attack") as show, threads_for(run.model.n_weights), one_blas_thread():
         for number, attack in enumerate(chosen, 1):
             for f in attack.run(evidence):
-                values = (f.metric, f.value, f.chance, f.control, f.low, f.high, f.limit, f.trials, f.needed)
-                values += (str(f.status), f.said)
+                numbers = (f.value, f.chance, f.control, f.low, f.high, f.limit, f.trials, f.needed)
+                values = (f.metric, *numbers, str(f.status), f.said)
                 passed &= f.passed
                 rows.append((attack.name, str(attack.against), evidence.protection, *values))
                 _tell.info(f"{attack.name}, {f.metric}: {f.value:.2f} (chance {f.chance:.2f}), {f.status}")
