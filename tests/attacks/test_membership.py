@@ -62,6 +62,6 @@ def test_membership_is_shown_as_not_promised_and_its_control_works(default: Evid
     findings = Membership().run(default)
     assert len(findings) == 3
     for finding in findings:
-        assert finding.status in (Status.HOLDS, Status.NOT_PROMISED)
+        assert finding.status in (Status.HOLDS, Status.INCONCLUSIVE, Status.NOT_PROMISED)
         assert not finding.promised
     assert findings[0].control >= 5 * findings[0].chance

@@ -11,6 +11,9 @@ from infl.attacks.forged_key import ForgedKey
 from infl.attacks.public_model_thief import CASES, PublicModelThief, by_direction, expected_weights
 from infl.nn.lock import Field
 
+CLOSED = (Status.HOLDS, Status.INCONCLUSIVE)
+"""No leak: so few trials as a test has often do not show that there is none."""
+
 
 def test_directions_are_taken_from_the_file_where_they_are_those_of_the_public_model() -> None:
     torch.manual_seed(0)
@@ -70,9 +73,9 @@ def test_file_adds_nothing_to_a_public_model_and_an_open_one_does(
     locked, opened = (judged(PublicModelThief(), evidence, monkeypatch) for evidence in (default, unprotected))
     for finding, open_finding, case in zip(locked, opened, CASES, strict=True):
         assert case in finding.metric
-        assert finding.status in (Status.HOLDS, Status.NOT_JUDGED)
+        assert finding.status in (*CLOSED, Status.NOT_JUDGED)
         assert open_finding.value > finding.value + 0.05
-    assert [f.status for f in locked[:2]] == [Status.HOLDS] * 2
+    assert all(f.status in CLOSED for f in locked[:2])
     assert [f.status for f in opened[:2]] == [Status.NOT_PROMISED] * 2
 
 
@@ -81,7 +84,7 @@ def test_file_adds_nothing_to_predictions_and_an_open_one_does(
     default: Evidence, unprotected: Evidence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (locked,), (opened,) = (judged(FilePlusOracle(), evidence, monkeypatch, 8) for evidence in (default, unprotected))
-    assert locked.status is Status.HOLDS
+    assert locked.status in CLOSED
     assert opened.status is Status.NOT_PROMISED
     assert locked.chance > 0.5  # predictions alone are worth something
 
@@ -91,6 +94,6 @@ def test_no_key_is_forged_and_an_open_file_needs_none(
     default: Evidence, unprotected: Evidence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (locked,), (opened,) = (judged(ForgedKey(), evidence, monkeypatch) for evidence in (default, unprotected))
-    assert locked.status is Status.HOLDS
+    assert locked.status in CLOSED
     assert opened.status is Status.NOT_PROMISED
     assert f"{round(0.1 * sum(a.n_obs for a in default.sites.values()))} samples" in locked.metric

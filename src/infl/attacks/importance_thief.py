@@ -14,7 +14,7 @@ from infl.attacks._kit.statistics import interval, rank_correlation
 if TYPE_CHECKING:
     from infl.attacks._kit.evidence import Evidence
 
-N_COPIES = 16
+N_COPIES = 8
 TOP = 8
 """Features that a thief keeps; few, so that it matters which."""
 

@@ -16,7 +16,7 @@ from infl.models.protocols import ClassProbabilities
 if TYPE_CHECKING:
     from infl.attacks._kit.evidence import Evidence, Recorded
 
-N_REPEATS = 6
+N_REPEATS = 12
 ALPHA = 0.5
 """Of the Dirichlet distribution by which the run's patients are dealt out anew."""
 
