@@ -19,16 +19,16 @@ from infl.deploy.remote import Patience, RemoteTransport
 from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
 from infl.federation.coordinator import Coordinator, Exchange
-from infl.federation.messages import END, Answer, Done
+from infl.federation.messages import END_KIND, Answer, Done
 from infl.federation.wire import encode
 from infl.keys import Keyring
 from infl.models import Classifier
-from infl.privacy.seal import Field, Packing, Words
+from infl.privacy.seal import Field, MaskedArrays, Packing
 
 ROUNDS = 3
 
 
-class Line(RemoteTransport):
+class InstantSites(RemoteTransport):
     """Sites that answer at once, the next one when the coordinator waits for it."""
 
     def __init__(self, agreement: Agreement) -> None:
@@ -57,10 +57,10 @@ class Line(RemoteTransport):
     def _next(self):
         if self.waiting:
             site, plan, agreement = self.waiting.pop(0), self.plan, self.agreement
-            if plan.kind == END:
+            if plan.kind == END_KIND:
                 self.receive(site, encode(Done(site, plan.seq)))
             else:
-                words = Words(self.low, np.zeros(plan.lanes[1], np.uint64))
+                words = MaskedArrays(self.low, np.zeros(plan.lanes[1], np.uint64))
                 who = (site, agreement.run, plan.seq, plan.attempt, agreement.key_version, agreement.fingerprint)
                 self.receive(site, encode(Answer(*who, words)))
             self.note()
@@ -71,21 +71,21 @@ def main(n: int, n_sites: int) -> None:
     sites = [f"site_{i}" for i in range(n_sites)]
     agreement = Agreement.new(Classifier(target="y"), {"features": [], "classes": ["a", "b"]}, sites, Keyring.create())
     packing = Packing((Field("w", (n,), -31), Field("n", (), 0, bits=64)))
-    before = Line(agreement)
+    before = InstantSites(agreement)
     count = Exchange("count", 0, replace(packing, fields=packing.fields[1:]))
     list(Coordinator(agreement, (count,), before).run())
     with tempfile.TemporaryDirectory() as folder:
-        store, line = Checkpoint(folder), Line(agreement)
+        store, line = Checkpoint(folder), InstantSites(agreement)
 
-        def keep(progress):
+        def save(progress):
             line.note()
-            kept = store.keep_progress(progress)
+            kept = store.save_progress(progress)
             line.note()
             return kept
 
         exchanges = tuple(Exchange("train", number, packing) for number in range(1, ROUNDS + 1))
         begun = time.process_time()
-        assert len(list(Coordinator(agreement, exchanges, line, keep=keep).run())) == ROUNDS
+        assert len(list(Coordinator(agreement, exchanges, line, on_change=save).run())) == ROUNDS
         seconds = (time.process_time() - begun) / ROUNDS
     sizes = {"own": line.own - before.own, "resident": line.all - before.all}
     print(json.dumps(sizes | {"seconds": seconds, "plan": line.sent_bytes}))

@@ -42,7 +42,7 @@ def main(n_sites: int, n_obs: int) -> None:
         SPENT.clear()
         agreement = Agreement.new(task, task.agree(sites), sites, key, rounds=rounds, local_epochs=5, seal="pairwise")
         begun = time.process_time()
-        weights = run_in_process(agreement, task, sites, key).replica.bench.shared.total
+        weights = run_in_process(agreement, task, sites, key).replica.flat_model.shared.total
         taken.append(SPENT | {"all": time.process_time() - begun})
     _, few, many = taken
     a_round = {name: (many[name] - few[name]) / (MANY - FEW) for name in many}

@@ -26,7 +26,7 @@ from _backed import N_TYPES, counts
 from _memory import resident
 from infl.federation.agreement import Agreement
 from infl.federation.local import run_in_process
-from infl.federation.together import _Losses
+from infl.federation.stacked import _Losses
 from infl.keys import Keyring
 from infl.models.registry import make_task
 from infl.models.task import SiteData
@@ -190,7 +190,7 @@ def main(model: str, memory: bool) -> None:
         names = list(parts.seconds)
         a_round = {name: (taken[2].get(name, 0.0) - taken[1].get(name, 0.0)) / (ROUNDS - 1) for name in names}
         once = {name: max(taken[1].get(name, 0.0) - a_round[name], 0.0) for name in names}
-        weights = outcome.replica.bench.shared.total
+        weights = outcome.replica.flat_model.shared.total
     print(json.dumps({"round": a_round, "once": once, "bytes": parts.bytes, "weights": weights}))
 
 

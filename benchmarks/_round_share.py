@@ -57,7 +57,7 @@ def main(width: int, n_obs: int) -> None:
     begun = time.process_time()
     outcome = run_in_process(agreement, task, sites, key)
     total = time.process_time() - begun
-    weights = outcome.replica.bench.shared.total
+    weights = outcome.replica.flat_model.shared.total
     print(json.dumps({"weights": weights, "total": total, "spent": SPENT}))
 
 

@@ -33,7 +33,7 @@ from flwr.common.secure_aggregation.quantization import dequantize
 from flwr.common.secure_aggregation.secaggplus_constants import Key
 
 from infl.privacy.seal import Context, Field, GroupSeal, Packing, add, dequantise
-from infl.privacy.seal.lanes import BLOCK
+from infl.privacy.seal.lanes import LANE_BLOCK
 
 N, REPEATS = 1_000_000, 9
 SITES = (11, 12, 13, 14, 15)
@@ -132,7 +132,7 @@ def ckks(times: Times) -> int:
 
 def streams(times: Times) -> None:
     """Two mask streams of the update by ChaCha20, and by AES-128 in counter mode, in the blocks that the seal reads."""
-    zeros, buffer = bytes(4 * BLOCK), bytearray(4 * BLOCK)
+    zeros, buffer = bytes(4 * LANE_BLOCK), bytearray(4 * LANE_BLOCK)
     for name, cipher in (
         ("ChaCha20", Cipher(algorithms.ChaCha20(bytes(32), bytes(16)), None)),
         ("AES-128-CTR", Cipher(algorithms.AES(bytes(16)), modes.CTR(bytes(16)))),
@@ -140,7 +140,7 @@ def streams(times: Times) -> None:
         stream = cipher.encryptor()
 
         def read(stream=stream) -> None:
-            for _ in range(round(2 * N / BLOCK)):
+            for _ in range(round(2 * N / LANE_BLOCK)):
                 stream.update_into(zeros, buffer)
 
         times.take(f"two streams: {name}", read)

@@ -158,7 +158,7 @@ def shares(table: Table) -> None:
 
 def draw() -> None:
     """Draw accuracy over ε with the spread over seeds, as it was saved."""
-    from infl.pl._style import GREY, KEYED, ORANGE, UNKEYED
+    from infl.pl._style import GREY, ORANGE, WITH_KEY_COLOUR, WITHOUT_KEY_COLOUR
 
     rows = {row["what"]: row for row in json.loads((RESULTS / "audit.json").read_text())["rows"]}
     figure, axes = plt.subplots(1, len(CURVES), figsize=(9, 3.6), sharey=True, layout="constrained")
@@ -166,7 +166,9 @@ def draw() -> None:
         free = rows[f"{name}, epsilon infinite: balanced accuracy"]
         ax.axhline(free["measured"], color=GREY, linestyle="--", linewidth=1.2, label="no noise")
         ax.axhline(CHANCE, color=GREY, linestyle=":", linewidth=1.2, label="chance")
-        for number, (noise, colour) in enumerate(zip(NOISE, (KEYED, ORANGE, UNKEYED), strict=True)):
+        for number, (noise, colour) in enumerate(
+            zip(NOISE, (WITH_KEY_COLOUR, ORANGE, WITHOUT_KEY_COLOUR), strict=True)
+        ):
             found = [rows[f"{name}, epsilon {e:g}, {noise} noise: balanced accuracy"] for e in EPSILONS]
             at = np.arange(len(EPSILONS)) + 0.06 * (number - 1)
             mean, spread = ([row[part] for row in found] for part in ("measured", "spread"))

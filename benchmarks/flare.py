@@ -26,16 +26,17 @@ from anndata import AnnData
 
 import _bare_flare
 from _table import Table
-from infl.deploy.attempt import RunFolder
-from infl.deploy.flare.engine import SERVER, Console, Daemon
+from infl.deploy.flare.console import Console
+from infl.deploy.flare.daemon import SERVER_PROCESS, Daemon
 from infl.deploy.flare.job import write_job
-from infl.deploy.flare.rehearsal import Rehearsal
+from infl.deploy.flare.local_consortium import LocalConsortium
 from infl.deploy.remote import Patience
+from infl.deploy.run_attempt import RunFolder
 from infl.federation.agreement import Agreement
 from infl.federation.coordinator import Transport
+from infl.federation.initial import build_flat_model
 from infl.federation.local import run_in_process
 from infl.federation.messages import Plan, Reply
-from infl.federation.replica import build_bench
 from infl.federation.seeds import new_seed
 from infl.keys import Keyring
 from infl.models import Classifier
@@ -56,12 +57,12 @@ def make_sites(n_sites: int, n_vars: int) -> dict[str, AnnData]:
     return sites
 
 
-def agree(network: Rehearsal, width: int, rounds: int) -> tuple[Agreement, float]:
+def agree(network: LocalConsortium, width: int, rounds: int) -> tuple[Agreement, float]:
     """Return a run and its megabytes of weights."""
     task = Classifier(target="label", width=width, n_blocks=1, batch_size=64)
     own: dict[str, Any] = {"rounds": rounds, "seal": "pairwise", "seed": new_seed()}  # sites train once with a seed
     agreement = Agreement.new(task, task.agree(network.data), network.data, network.key, **own)
-    return agreement, 4e-6 * build_bench(task, agreement).shared.total
+    return agreement, 4e-6 * build_flat_model(task, agreement).shared.total
 
 
 def rounds_of(run: RunFolder) -> pd.Series:
@@ -85,7 +86,7 @@ class Watch:
             yield from replies
 
 
-def work_of(agreement: Agreement, network: Rehearsal) -> float:
+def work_of(agreement: Agreement, network: LocalConsortium) -> float:
     """Seconds that the slowest site's own work takes in a round, one site after the other in one process (median)."""
     watch: list[Watch] = []
     task = task_from_json(agreement.task, agreement.options)
@@ -96,17 +97,17 @@ def work_of(agreement: Agreement, network: Rehearsal) -> float:
     return float(np.median([max(seconds) for number, seconds in watch[0].seconds.items() if number > 1]))
 
 
-def fit(network: Rehearsal, name: str, width: int, rounds: int) -> tuple[pd.Series, float, float]:
+def fit(network: LocalConsortium, name: str, width: int, rounds: int) -> tuple[pd.Series, float, float]:
     """Return the seconds of the rounds, those of the slowest site's work in one, and the megabytes of weights."""
     agreement, size = agree(network, width, rounds)
     run = network.begin(name, agreement)
     with network.sites_up():
         status = network.supervise(name, PATIENCE, give_up=900)
-    assert (status.state, status.attempts) == ("finished", 1), network.said
+    assert (status.state, status.attempts) == ("finished", 1), network.lines
     return rounds_of(run), work_of(agreement, network), size
 
 
-def bare(network: Rehearsal, n: int, rounds: int) -> list[float]:
+def bare(network: LocalConsortium, n: int, rounds: int) -> list[float]:
     """Seconds of rounds of bare FLARE with `n` floats, at the same participants."""
     for kit, name in (("coordinator", _bare_flare.CONTROLLER), *((s, _bare_flare.EXECUTOR) for s in network.data)):
         path = network.root / kit / "kit" / "local" / "resources.json"
@@ -125,7 +126,7 @@ def bare(network: Rehearsal, n: int, rounds: int) -> list[float]:
         else:
             config[key][0]["executor"] = {"path": _bare_flare.EXECUTOR, "args": {}}
         path.write_text(json.dumps(config))
-    daemon = Daemon(network.coordinator / "kit", SERVER, network.coordinator / "server.log")
+    daemon = Daemon(network.coordinator / "kit", SERVER_PROCESS, network.coordinator / "server.log")
     console = Console(network.coordinator / "admin")
     try:
         with network.sites_up():
@@ -140,7 +141,7 @@ def bare(network: Rehearsal, n: int, rounds: int) -> list[float]:
 
 
 def overhead(table: Table, root: Path) -> None:
-    network = Rehearsal(root, make_sites(3, 2000), Keyring.create())
+    network = LocalConsortium(root, make_sites(3, 2000), Keyring.create())
     rounds, work, size = fit(network, "overhead", 448, 40)
     beyond = float(rounds.median()) - work
     table.add(
@@ -151,7 +152,7 @@ def overhead(table: Table, root: Path) -> None:
 
 
 def large(table: Table, root: Path) -> None:
-    network = Rehearsal(root, make_sites(3, 10_000), Keyring.create())
+    network = LocalConsortium(root, make_sites(3, 10_000), Keyring.create())
     rounds, work, size = fit(network, "large", 2000, 5)
     beyond = float(rounds.median()) - work
     plain = bare(network, int(size * 1e6 / 4), 5)
@@ -171,7 +172,7 @@ def role(command: list[str], root: Path) -> str:
 
 def soak(table: Table, root: Path, rounds: int = 1000) -> None:
     """Memory of every process, from round 100 to the end."""
-    network = Rehearsal(root, make_sites(5, 50), Keyring.create())
+    network = LocalConsortium(root, make_sites(5, 50), Keyring.create())
     agreement, _ = agree(network, 8, rounds)
     run = network.begin("soak", agreement)
     samples: list[tuple[int, dict[str, float]]] = []
@@ -193,7 +194,7 @@ def soak(table: Table, root: Path, rounds: int = 1000) -> None:
         status = network.supervise("soak", PATIENCE, give_up=900)
     over.set()
     watcher.join()
-    assert status.state == "finished", network.said
+    assert status.state == "finished", network.lines
     parts = [[sizes for r, sizes in samples if begin <= r < begin + 100] for begin in (100, 300, 500, 700, 900)]
     names = set.intersection(*(set(sizes) for part in parts for sizes in part))
     megabytes = {n: [round(float(np.median([sizes[n] for sizes in part])), 1) for part in parts] for n in sorted(names)}

@@ -193,7 +193,7 @@ def judged(
     best = run.history.loc[run.history["best"]].iloc[0]
     validation = {"loss": float(best["val_loss"]), METRIC: float(best[f"val_{METRIC}"])}
     if personal:
-        own = infl.tl.personalise(train, run, key=key, seed=seed)
+        own = infl.tl.personalise(run, train, key=key, seed=seed)
         models, size = own.models, own.table["n_validation"]
         validation = {m: float(np.average(own.table[f"{m}_after"], weights=size)) for m in validation}
     outputs = {s: infer(a, models[s], key) for s, a in test.items()}

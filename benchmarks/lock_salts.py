@@ -1,4 +1,4 @@
-"""What many locks tell together: of one model, and of several models under one key; and what small vectors told alone.
+"""What many locks tell together: of one model, and of several models under one key; and what small vectors tell alone.
 
 The figures of docs/decisions/0021-salts-follow-from-what-made-the-tensor.md and docs/concepts/lock.md.
 """
@@ -16,7 +16,7 @@ import torch
 
 import infl
 from _table import Table
-from infl.attacks import Evidence
+from infl.attacks import AuditContext
 from infl.attacks._kit.model_file import ModelFile
 from infl.attacks._kit.statistics import rank_correlation
 from infl.attacks._kit.weights import averaged, rescaled
@@ -110,7 +110,7 @@ def several_models(sites: dict, table: Table) -> None:
     task = Classifier(target="tumour_class")
     panel = task.agree(sites)
     kinds: dict[str, list[LockedModel]] = {}
-    evidence, key = None, Keyring.create()
+    context, key = None, Keyring.create()
     for kind in ("other seeds", "same seed, other patients"):
         for number in range(max(MODELS)):
             rng = np.random.default_rng(number)
@@ -123,9 +123,9 @@ def several_models(sites: dict, table: Table) -> None:
             agreement = Agreement.new(task, panel, chosen, key, rounds=10, seed=seed)
             run = run_in_process(agreement, task, chosen, key).run
             kinds.setdefault(kind, []).append(run.model)
-            if evidence is None:
-                evidence = Evidence(run, sites)
-    file = ModelFile(evidence)
+            if context is None:
+                context = AuditContext(run, sites)
+    file = ModelFile(context)
     for kind, models in kinds.items():
         opened = [model.effective(key) for model in models]
         for strength in STRENGTHS:
@@ -151,28 +151,28 @@ def vectors(table: Table) -> None:
     path = Path(os.environ.get("INFL_DATA_DIR", Path(__file__).parents[2] / "shared" / "data")) / "papalexi_crispr.h5ad"
     cells = ad.read_h5ad(path)[::8].copy()
     run = infl.tl.fit_federated(cells, "scvi", site_key="replicate", rounds=20, local_epochs=3, progress=False)
-    file = ModelFile(Evidence(run, {}))
+    file = ModelFile(AuditContext(run, {}))
     units = file.task.units(file.model.header.panel)
     for name, tensor in file.unlocked.items():
         if tensor.ndim > 1 or tensor.numel() < 20:
             continue
         learned = (tensor - file.initial[name]).numpy()
-        told: dict[str, list[float]] = {}
+        found: dict[str, list[float]] = {}
         for trial in range(30):
             for rule, steps in (("before", 0), ("now", widening(tensor, units.get(name)))):
                 field = Field(trial.to_bytes(32, "little"), b"vectors", widening=steps)
                 stored = field.lock(name, tensor, units.get(name))
                 guess = stored.abs() * file.initial[name].sign() - file.initial[name]
-                told.setdefault(f"size, {rule}", []).append(
+                found.setdefault(f"size, {rule}", []).append(
                     rank_correlation(stored.abs().numpy(), tensor.abs().numpy())
                 )
                 blind = stored[torch.randperm(len(stored), generator=torch.Generator().manual_seed(trial))].abs()
                 chance = blind * file.initial[name].sign() - file.initial[name]
-                told.setdefault(f"training, {rule}", []).append(
+                found.setdefault(f"training, {rule}", []).append(
                     rank_correlation(guess.numpy(), learned) - rank_correlation(chance.numpy(), learned)
                 )
         rms, steps = float(tensor.square().mean().sqrt()), widening(tensor, units.get(name))
-        for what, values in told.items():
+        for what, values in found.items():
             table.add(f"scVI {name}, {what}", "0" if "now" in what else "-", values, rms=rms, widening=steps)
 
 
@@ -231,7 +231,7 @@ if __name__ == "__main__":
     table = Table("lock_salts")
     sites = infl.datasets.khan_sites()
     run = infl.tl.fit_federated(sites, target="tumour_class", rounds=20, progress=False)
-    file = ModelFile(Evidence(run, sites))
+    file = ModelFile(AuditContext(run, sites))
     works = [
         timing,
         lambda t: one_model(file, t),

@@ -15,8 +15,8 @@ import numpy as np
 
 import infl
 from _table import Table
-from infl.attacks import Evidence
-from infl.attacks._kit.evidence import OPEN
+from infl.attacks import AuditContext
+from infl.attacks._kit.audit_context import NO_LOCK_NO_SEAL
 from infl.attacks.missing_site import GENTLE, updates_told
 from infl.privacy import DP
 from panels import panel_sites
@@ -35,10 +35,10 @@ SITES = (4, 5, 10)
 PRIVACY = {"privacy": DP(epsilon=8.0, delta=1e-5)}
 
 
-def told(table: Table, what: str, evidence: Evidence, options: dict[str, Any], **settings: Any) -> None:
+def add_rows(table: Table, what: str, context: AuditContext, options: dict[str, Any], **settings: Any) -> None:
     """Add a row: which share of the update is read, a guess from one sum, and the correlation."""
-    task = replace(evidence.task, **options)
-    rows = [*updates_told(evidence.repeat(task=task, **{"rounds": ROUNDS, "patience": 0} | OPEN | settings))]
+    task = replace(context.task, **options)
+    rows = [*updates_told(context.repeat(task=task, **{"rounds": ROUNDS, "patience": 0} | NO_LOCK_NO_SEAL | settings))]
     read, guessed, correlation = (np.mean([getattr(r, n) for r in rows]) for n in ("read", "guessed", "correlation"))
     asked = f"guess {guessed:.2f}, correlation {correlation:.2f}"
     table.add(what, asked, float(read), seeds=1, guessed=float(guessed), correlation=float(correlation))
@@ -50,12 +50,12 @@ def main() -> int:
     for n in SITES:
         sites, target = panel_sites("khan", n_sites=n)
         run = infl.tl.fit_federated(sites, target=target, progress=False, rounds=ROUNDS)
-        evidence = Evidence(run, sites)
+        context = AuditContext(run, sites)
         for name, options in TRAININGS.items() if n == 5 else [("as by default", {}), ("gentle", GENTLE)]:
-            told(table, f"{n} hospitals, {name}", evidence, options)
+            add_rows(table, f"{n} hospitals, {name}", context, options)
     sites, target = panel_sites("khan")
     private = infl.tl.fit_federated(sites, target=target, progress=False, rounds=ROUNDS, **PRIVACY)
-    told(table, "5 hospitals, differential privacy, epsilon 8", Evidence(private, sites), {})
+    add_rows(table, "5 hospitals, differential privacy, epsilon 8", AuditContext(private, sites), {})
     table.save()
     return 0
 

@@ -16,7 +16,7 @@ import torch
 import infl
 from _table import Table
 from infl._threads import one_thread
-from infl.attacks import Evidence, Finding, Status, load_attack, sum_membership
+from infl.attacks import AuditContext, Finding, Status, load_attack, sum_membership
 from infl.attacks._kit.one_run_bound import (
     correct_guesses,
     gaussian_lower_bound,
@@ -49,13 +49,13 @@ N_SHADOWS = 8
 """Of each seed, likewise."""
 
 
-def findings(name: str, evidence: Evidence) -> list[Finding]:
+def findings(name: str, context: AuditContext) -> list[Finding]:
     """Run one attack."""
     attack: Any = load_attack(name)
     if name in FEW:
         attack.n_trials = FEW[name]
     with one_thread():
-        return attack.run(evidence)
+        return attack.run(context)
 
 
 def part(table: Table, attacks: Sequence[str], settings: dict[str, Any]) -> None:
@@ -64,9 +64,9 @@ def part(table: Table, attacks: Sequence[str], settings: dict[str, Any]) -> None
     for seed in SEEDS:
         sites, target = panel_sites("khan", seed=seed)
         run = infl.tl.fit_federated(sites, target=target, seed=seed, progress=False, **settings)
-        evidence = Evidence(run, sites, seed)
+        context = AuditContext(run, sites, seed)
         for name in attacks:
-            for finding in findings(name, evidence):
+            for finding in findings(name, context):
                 found.setdefault((name, finding.metric), []).append(finding)
     for (name, metric), many in found.items():
         chance, control = (float(np.mean([getattr(f, part) for f in many])) for part in ("chance", "control"))

@@ -26,7 +26,7 @@ import text_tasks
 from _cell_sentences import WIDTH, Task, pretrain, suite
 from _table import Table, ratios
 from infl.nn.trex import TrexConfig
-from infl.nn.trex.intuition import Intuition, level
+from infl.nn.trex.semantic_prior import SemanticPrior, level
 
 R1, R2 = 4, 8
 NORM = 32**0.5
@@ -143,8 +143,8 @@ class Bench:
             return [torch.zeros(len(e), 1) for e in self.embedded]
         train = torch.cat([e[t.parts(seed)[0]] for e, t in zip(self.embedded, self.tasks, strict=True)])
         middle = train.mean(0) if self.centred else 0
-        intuition = Intuition.fit(train, lambda e: e - middle, n_experts=n_experts, seed=seed)
-        return [intuition(e) for e in self.embedded]
+        semantic = SemanticPrior.fit(train, lambda e: e - middle, n_experts=n_experts, seed=seed)
+        return [semantic(e) for e in self.embedded]
 
     def _probes(self, seed: int) -> list[dict[str, Tensor]]:
         """Weights of the heads that fit the unchanged base."""

@@ -433,7 +433,7 @@ def tools(record: Record) -> None:
     run = fit(record, sites, **SMALL)
     record.add("lock curve", infl.tl.lock_curve(run, sites, strengths=[0.2, 1.0], n_keys=2))
     record.add("site metrics", infl.tl.site_metrics(run, sites))
-    personal = infl.tl.personalise(sites, run, epochs=3)
+    personal = infl.tl.personalise(sites=sites, model=run, epochs=3)
     record.add("personal models", {site: dict(model.stored) for site, model in personal.models.items()})
     record.add("personal table", personal.table)
     record.add("strength", infl.tl.calibrate_lock(run, sites, no_key=0.4))
@@ -553,7 +553,7 @@ def between_processes(record: Record) -> None:
     record.fresh = True
     from infl.federation.agreement import Agreement
 
-    module = _first("infl.deploy.flare.rehearsal", "infl.federation.flare.rehearsal")
+    module = _first("infl.deploy.flare.local_consortium", "infl.deploy.flare.rehearsal")
     network_class = getattr(module, "LocalConsortium", None) or module.Rehearsal
     sites, key = logarithms(), infl.keys.Keyring.create()
     task = infl.models.Classifier(target="cell_type", width=8, n_blocks=1)

@@ -50,8 +50,8 @@ OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-m", "not alone and not slow",
 OPTIONS += ("not resume and not kill_9 and not other_data and not ctrl_c",)  # programs begun anew: long, and of files
 MEMORY = 8 << 30
 """Bytes that a change may ask for, such as one of a size's unit."""
-SEAL, LOCK = "src/infl/privacy/seal", ("src/infl/nn/field.py", "src/infl/nn/lock.py")
-FEDERATION = ("agreement", "membership", "packings", "programme", "replica", "site", "state")
+SEAL, LOCK = "src/infl/privacy/seal", ("src/infl/nn/field.py", "src/infl/nn/lock.py", "src/infl/nn/unlocked.py")
+FEDERATION = ("agreement", "due", "membership", "packings", "programme", "replica", "run_lock", "site", "state")
 SITE = (
     *(f"src/infl/federation/{name}.py" for name in FEDERATION),
     "src/infl/deploy/policy.py",

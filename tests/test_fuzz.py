@@ -38,7 +38,7 @@ from infl.keys import Identity, Keyring
 from infl.keys.payload import pack, unpack
 from infl.models.locked import Header, load_model, lock_model
 from infl.models.locked.header import digest_of
-from infl.privacy.seal import Context, Ledger, Words
+from infl.privacy.seal import Context, Ledger, MaskedArrays
 
 CASES = 1_000_000
 ODD: tuple[Any, ...] = (
@@ -202,7 +202,7 @@ MODEL = _model()
 
 
 def _messages() -> list[bytes]:
-    words = Words(np.arange(6, dtype="<u4"), np.arange(3, dtype="<u8"))
+    words = MaskedArrays(np.arange(6, dtype="<u4"), np.arange(3, dtype="<u8"))
     total = Total(1, "train", 1, 0, ("a", "b", "c"), ("a", "c"), words)
     plan = Plan(
         run="r",
@@ -263,7 +263,7 @@ def parsers(folder: Path) -> Iterator[Parser]:
     ledger = Ledger(folder / "ledger", bytes(32), run="run")
     for number in range(3):
         context = dataclasses.replace(CONTEXT, round=number)
-        ledger.record(context, Words(np.full(2, number, "<u4"), np.zeros(2, "<u8")), sealed=True)
+        ledger.record(context, MaskedArrays(np.full(2, number, "<u4"), np.zeros(2, "<u8")), sealed=True)
     ledger.close()
 
     def read_ledger(path: Path) -> None:

@@ -330,7 +330,7 @@ def test_32_a_checkpoint_of_other_data(sites: Sites, tmp_path: Path) -> None:
 
 def test_33_and_34_personalising(sites: Sites) -> None:
     run = fit(sites, rounds=3)
-    found = infl.tl.personalise(sites, run, epochs=1)
+    found = infl.tl.personalise(run, sites, epochs=1)
     assert {model.header.fingerprint for model in found.models.values()} == {run.key.fingerprint()}
     assert any("balanced_accuracy" in column for column in map(str, found.table.columns))
 

@@ -1,6 +1,7 @@
 """Every declared parameter of public functions and tasks, over a table of wrong and of right extreme values."""
 
 import dataclasses
+import inspect
 import math
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,16 @@ def test_every_option_of_a_task_is_declared_and_its_default_taken(name: str) -> 
 
 def test_functions_with_a_door() -> None:
     assert {f.__name__ for f in FUNCTIONS} >= {"fit_federated", "compare", "predict", "embed", "personalise", "audit"}
+
+
+@pytest.mark.parametrize("function", [f for f in PUBLIC if inspect.isfunction(f)], ids=lambda f: f.__name__)
+def test_one_word_for_one_thing(function: Any) -> None:
+    names = list(inspect.signature(function).parameters)
+    assert not {"random_state", "rng", "generator", "jobs", "n_threads", "n_processes", "run_model"} & set(names)
+    if "sites" in names and function.__module__.startswith(("infl.pp.", "infl.tl.")):
+        assert "site_key" in names  # whatever takes sites takes one object, too
+    if {"model", "sites"} <= set(names) and function.__name__ not in ("fit_federated", "compare"):  # a model's name
+        assert names[:2] == ["model", "sites"]
 
 
 WRONG = [

@@ -46,7 +46,7 @@ def file_name(name: str) -> str:
 
 
 def check_file_names(names: Iterable[str]) -> None:
-    """Refuse names whose files would be one on disks that do not tell capitals, or accents of two spellings, apart.
+    """Refuse names that would be one file on disks that ignore capitals or how an accent is spelled.
 
     Raises
     ------

@@ -166,7 +166,7 @@ class Page:
         self.parts.append(f"<p>{text(paragraph)}</p>")
 
     def alarm(self, paragraph: str) -> None:
-        """Add a paragraph that must not be missed; a word says so, not the colour alone."""
+        """Add a paragraph that must not be missed; marked by a word, not by colour alone."""
         self.parts.append(f'<p class="alarm"><strong>Attention:</strong> {text(paragraph)}</p>')
 
     def points(self, points: Iterable[str]) -> None:
@@ -182,7 +182,7 @@ class Page:
         self._wide(facts(rows, caption), caption)
 
     def figure(self, figure: Figure, caption: str, *, alt: str) -> None:
-        """Add a matplotlib figure; `alt` says what is seen in it to those who do not see it."""
+        """Add a matplotlib figure; `alt` describes it to those who do not see it."""
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", facecolor="white")
         data = base64.b64encode(buffer.getvalue()).decode()

@@ -44,7 +44,7 @@ class Shared:
             return self._before
 
     def __exit__(self, *_: object) -> None:
-        """Restore it when nobody needs the change any more."""
+        """Restore it when no other use of the change is left."""
         with self._guard:
             self._users -= 1
             if not self._users:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 def without_pull() -> AbstractContextManager[object]:
     """Have ``MuData`` not pull columns of the modalities into the joint tables, for this block.
 
-    mudata 0.4 pulls nothing unless the user's settings say so and has ``settings``; before it, there was ``set_options``.
+    mudata 0.4 pulls nothing unless the user's settings ask for it, and has ``settings``; before it, there was ``set_options``.
     """
     import mudata
 

@@ -134,7 +134,7 @@ class Jobs(Kind):
 
     @property
     def wants(self) -> str:
-        return "a whole number of at least 1, or -1 for one a core"
+        return "a whole number of at least 1, or -1 for one per core"
 
     def take(self, value: Any) -> int:
         if not _is_number(value, int) or value == 0:

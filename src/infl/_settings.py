@@ -27,7 +27,7 @@ def _folders(variable: str) -> dict[str, Path]:
 
 @dataclass
 class Settings:
-    """Where data and pretrained models are, and how much is said.
+    """Where data and pretrained models are, and how much is logged.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Settings:
     progress
         Show progress bars (``INFL_PROGRESS=0`` switches them off; default: when standard error is a terminal).
     verbosity
-        How much is said on standard error, as in scanpy: 0 or ``"error"``, 1 or ``"warning"``, 2 or ``"info"`` (what begins
+        How much is logged to standard error, as in scanpy: 0 or ``"error"``, 1 or ``"warning"``, 2 or ``"info"`` (what begins
         and what came out), 3 or ``"hint"`` (where results were written), 4 or ``"debug"`` (each round) (``INFL_VERBOSITY``; default: 1). Errors and Python's warnings are not affected.
 
     Examples

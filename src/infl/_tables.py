@@ -30,14 +30,14 @@ METHODS = {
 """What people call the methods of :func:`infl.tl.compare`."""
 
 
-def words(name: str) -> str:
+def label_of(name: str) -> str:
     """Make a column's name readable: ``val_balanced_accuracy`` becomes ``balanced accuracy``."""
     return name.removeprefix("val_").replace("_", " ")
 
 
-def method_words(method: str) -> str:
+def method_label(method: str) -> str:
     """Return what people call a method."""
-    return METHODS.get(method, words(method))
+    return METHODS.get(method, label_of(method))
 
 
 def number(value: float) -> str:
@@ -89,7 +89,7 @@ class _Result(pd.DataFrame):
 
 
 class Comparison(_Result):
-    """What :func:`infl.tl.compare` returns: one row a method and metric."""
+    """What :func:`infl.tl.compare` returns: one row per method and metric."""
 
     def _seen(self) -> tuple[str, pd.DataFrame]:
         n = int(self["n_seeds"].max())
@@ -111,14 +111,14 @@ def not_computed(table: pd.DataFrame) -> str:
     """
     n_metrics, at = table["metric"].nunique(), dict[str, list[str]]()
     for site, metrics in table.attrs.get("not_computed", {}).items():
-        what = "anything" if len(metrics) == n_metrics else ", ".join(map(words, metrics))
+        what = "anything" if len(metrics) == n_metrics else ", ".join(map(label_of, metrics))
         at.setdefault(what, []).append(site)
     parts = [f"{what} at {', '.join(sites)}" for what, sites in at.items()]
     return f"not computed: {'; '.join(parts)}" if parts else ""
 
 
 class Findings(_Result):
-    """What :func:`infl.tl.audit` returns: one row a finding."""
+    """What :func:`infl.tl.audit` returns: one row per finding."""
 
     def _seen(self) -> tuple[str, pd.DataFrame]:
         return f"infl audit: {verdict(self)}", by_finding(self)
@@ -138,7 +138,7 @@ def bare(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_method(table: pd.DataFrame, metrics: list[str] | None = None) -> pd.DataFrame:
-    """Return a comparison as people read it: a row a method, a column a metric, then the worst site for the first metric.
+    """Return a comparison as people read it: a row per method, a column per metric, then the worst site for the first metric.
 
     Examples
     --------
@@ -152,8 +152,8 @@ def by_method(table: pd.DataFrame, metrics: list[str] | None = None) -> pd.DataF
     for method, part in table.groupby("method", sort=False):
         cells = part.set_index("metric")
         known = [m for m in metrics if m in cells.index]
-        row = {"method": method_words(str(method))}
-        row |= {words(m): spread(cells.loc[m, "mean"], cells.loc[m, "sd"]) if m in known else "" for m in metrics}
+        row = {"method": method_label(str(method))}
+        row |= {label_of(m): spread(cells.loc[m, "mean"], cells.loc[m, "sd"]) if m in known else "" for m in metrics}
         if "worst_site" in cells:
             worst = number(cells.loc[metrics[0], "worst_site"]) if metrics[0] in known else ""
             row["worst site"] = worst
@@ -162,16 +162,16 @@ def by_method(table: pd.DataFrame, metrics: list[str] | None = None) -> pd.DataF
 
 
 def by_finding(table: pd.DataFrame) -> pd.DataFrame:
-    """Return an audit as people read it: a row a finding, in words, with the interval beside the value."""
+    """Return an audit as people read it: a row per finding, in words, with the interval beside the value."""
     values = [
         number(row["value"]) + (f" ({number(row['low'])} to {number(row['high'])})" if "low" in row else "")
         for _, row in table.iterrows()
     ]
     shown = {
-        "attack": table["attack"].map(words),
+        "attack": table["attack"].map(label_of),
         "verdict": table["status"],
-        "by": table["against"].map(words),
-        "measured": table["metric"].map(words),
+        "by": table["against"].map(label_of),
+        "measured": table["metric"].map(label_of),
         "got (95 %)": values,
         "chance": table["chance"].map(number),
         "unprotected": table["control"].map(number),

@@ -16,22 +16,22 @@ FIELDS = ("obs", "var", "obsm", "varm", "obsp", "layers", "uns")
 
 
 def warning(line: str) -> None:
-    """Say what a user should act on (verbosity 1, the default)."""
+    """Log what a user should act on (verbosity 1, the default)."""
     _say(1, line)
 
 
 def info(line: str) -> None:
-    """Say what begins, and what came out (verbosity 2)."""
+    """Log what begins, and the result (verbosity 2)."""
     _say(2, line)
 
 
 def hint(line: str) -> None:
-    """Say where results are (verbosity 3)."""
+    """Log where results are (verbosity 3)."""
     _say(3, line)
 
 
 def debug(line: str) -> None:
-    """Say how it goes on (verbosity 4)."""
+    """Log progress (verbosity 4)."""
     _say(4, line)
 
 
@@ -42,7 +42,7 @@ def _say(level: int, line: str) -> None:
 
 @contextmanager
 def added(objects: Mapping[str, Data]) -> Iterator[None]:
-    """Say which fields were added to the objects meanwhile; nothing is looked at unless somebody wants to know."""
+    """Log which fields were added to the objects meanwhile; below that verbosity nothing is compared."""
     if int(settings.verbosity) < 3:
         yield
         return

@@ -27,7 +27,7 @@ def flare(
     panel
         ``panel.json`` of all sites (``infl run panel``); default: that of the data that are given to the fit.
     give_up
-        End with an error after so many seconds without progress.
+        Seconds without progress after which to end with an error.
 
     Raises
     ------

@@ -6,35 +6,35 @@ import pytest
 import torch
 
 import infl
-from infl.attacks import Evidence
+from infl.attacks import AuditContext
 from infl.nn.mlp import ResidualMLP
 
 
-def attacked(**options: object) -> Evidence:
+def attacked(**options: object) -> AuditContext:
     sites = {site: adata[:, ::8].copy() for site, adata in infl.datasets.khan_sites().items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", infl.errors.InflWarning)
         run = infl.tl.fit_federated(sites, target="tumour_class", progress=False, **{"rounds": 6, "lr": 3e-3} | options)
-    return Evidence(run, sites)
+    return AuditContext(run, sites)
 
 
 @pytest.fixture(scope="session")
-def default() -> Evidence:
+def default() -> AuditContext:
     return attacked()
 
 
 @pytest.fixture(scope="session")
-def unprotected() -> Evidence:
+def unprotected() -> AuditContext:
     return attacked(lock=None, seal="none")
 
 
 @pytest.fixture(scope="session")
-def published() -> Evidence:
+def published() -> AuditContext:
     return attacked(lock="published", seal="none", rounds=10, local_epochs=5, lr=1e-3)
 
 
 @pytest.fixture(scope="session")
-def private() -> dict[str, Evidence]:
+def private() -> dict[str, AuditContext]:
     """Two runs under differential privacy, by where the noise is added."""
     pytest.importorskip("opacus")
     options = {"rounds": 25, "lr": 0.01, "width": 8, "n_blocks": 0}

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import binom, norm
 from torch import nn
 
-from infl.attacks import Evidence, Status
+from infl.attacks import AuditContext, Status
 from infl.attacks._kit.one_run_bound import (
     Curve,
     audited,
@@ -145,18 +145,18 @@ def test_alignment_is_that_of_clipped_gradients() -> None:
 
 
 @pytest.mark.parametrize("noise", ["distributed", "local"])
-def test_noise_that_is_switched_off_is_a_leak(private: dict[str, Evidence], noise: str, monkeypatch) -> None:
-    evidence = private[noise]
-    findings = AuditedEpsilon().run(evidence)
+def test_noise_that_is_switched_off_is_a_leak(private: dict[str, AuditContext], noise: str, monkeypatch) -> None:
+    context = private[noise]
+    findings = AuditedEpsilon().run(context)
     for finding in findings:
         assert finding.status is Status.HOLDS
-        assert finding.high == evidence.run.privacy["epsilon"]
+        assert finding.high == context.run.privacy["epsilon"]
         assert finding.control > 2
     monkeypatch.setattr("infl.federation.training.discrete_gaussian", lambda sigma, size, rng: np.zeros(size))
-    for finding in AuditedEpsilon().run(evidence):
+    for finding in AuditedEpsilon().run(context):
         assert finding.status is Status.BROKEN
         assert finding.value > finding.high
 
 
-def test_runs_without_differential_privacy_have_no_epsilon(default: Evidence) -> None:
+def test_runs_without_differential_privacy_have_no_epsilon(default: AuditContext) -> None:
     assert not AuditedEpsilon().applies(default)

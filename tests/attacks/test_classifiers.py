@@ -6,7 +6,7 @@ import pytest
 from tests.softmax import Softmax
 
 import infl
-from infl.attacks import Evidence, known_attacks, load_attack
+from infl.attacks import AuditContext, known_attacks, load_attack
 from infl.attacks._kit.classifiers import last_bias
 from infl.errors import InflWarning, SettingsError
 from infl.models import ClassProbabilities
@@ -18,28 +18,28 @@ BETWEEN_MACHINES = "coordinator"
 
 
 @pytest.fixture(scope="module")
-def theirs() -> Evidence:
+def theirs() -> AuditContext:
     sites = {site: adata[:, ::8].copy() for site, adata in infl.datasets.khan_sites().items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InflWarning)
         run = infl.tl.fit_federated(
             sites, Softmax(target="tumour_class", lr=0.02), rounds=6, local_epochs=3, progress=False
         )
-    return Evidence(run, sites)
+    return AuditContext(run, sites)
 
 
-def applying(evidence: Evidence) -> set[str]:
+def applying(context: AuditContext) -> set[str]:
     loaded = {name: load_attack(name) for name in known_attacks()}
-    return {n for n, a in loaded.items() if a.applies(evidence) and f".{BETWEEN_MACHINES}." not in type(a).__module__}
+    return {n for n, a in loaded.items() if a.applies(context) and f".{BETWEEN_MACHINES}." not in type(a).__module__}
 
 
-def test_attacks_on_classifiers_ask_what_a_task_declares(theirs: Evidence, default: Evidence) -> None:
+def test_attacks_on_classifiers_ask_what_a_task_declares(theirs: AuditContext, default: AuditContext) -> None:
     assert isinstance(theirs.task, ClassProbabilities)
     assert applying(default) - applying(theirs) <= OURS
     assert {"analytic_leak", "ratio", "gradient_inversion", "site_balance", "membership"} < applying(theirs)
 
 
-def test_profiles_are_read_from_open_updates_of_a_third_party(theirs: Evidence) -> None:
+def test_profiles_are_read_from_open_updates_of_a_third_party(theirs: AuditContext) -> None:
     table = infl.tl.audit(theirs.run, theirs.sites, attacks=["analytic_leak", "ratio", "site_balance"], progress=False)
     found = table.set_index("attack")
     assert found.loc["analytic_leak", "control"] > 0.9
@@ -47,7 +47,7 @@ def test_profiles_are_read_from_open_updates_of_a_third_party(theirs: Evidence) 
     assert set(table["status"]) == {"holds"}
 
 
-def test_stolen_weights_of_a_third_party_are_worthless(theirs: Evidence) -> None:
+def test_stolen_weights_of_a_third_party_are_worthless(theirs: AuditContext) -> None:
     table = infl.tl.audit(theirs.run, theirs.sites, attacks=["wrong_key", "thief_fine_tuning"], progress=False)
     assert table["status"].tolist() == ["holds", "holds"]
 

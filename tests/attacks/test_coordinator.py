@@ -11,7 +11,7 @@ import pytest
 from anndata import AnnData
 
 import infl
-from infl.attacks import Evidence, Finding, Status, load_attack
+from infl.attacks import AuditContext, Finding, Status, load_attack
 from infl.attacks.coordinator import sums
 from infl.attacks.coordinator.visible import difference
 from infl.deploy.policy import Policy
@@ -37,26 +37,26 @@ REFUSED = (
 
 
 @pytest.fixture(scope="module")
-def pairwise() -> Evidence:
+def pairwise() -> AuditContext:
     return attacked(seal="pairwise", rounds=2)
 
 
-def found(name: str, evidence: Evidence) -> Finding:
+def found(name: str, context: AuditContext) -> Finding:
     attack = load_attack(name)
-    assert attack.applies(evidence)
-    (finding,) = attack.run(evidence)
+    assert attack.applies(context)
+    (finding,) = attack.run(context)
     return finding
 
 
 @pytest.mark.parametrize("name", [*REFUSED, "ghost_members"])
-def test_is_refused(name: str, default: Evidence) -> None:
+def test_is_refused(name: str, default: AuditContext) -> None:
     finding = found(name, default)
     assert (finding.status, finding.value) == (Status.HOLDS, 0.0), finding.note
     assert finding.control > 0.9 or name == "refusal_oracle"
 
 
 @pytest.mark.parametrize("name", [*PLANS, "split_view", "refusal_oracle", "ghost_members"])
-def test_is_refused_under_the_pairwise_seal(name: str, pairwise: Evidence) -> None:
+def test_is_refused_under_the_pairwise_seal(name: str, pairwise: AuditContext) -> None:
     finding = found(name, pairwise)
     assert (finding.status, finding.value) == (Status.HOLDS, 0.0), finding.note
 
@@ -75,7 +75,11 @@ def does_as_it_is_told(patch: pytest.MonkeyPatch) -> None:
 
 def believes_words(patch: pytest.MonkeyPatch) -> None:
     """What is offered is compared with nothing."""
-    for place, name in ((Policy, "check"), (Agreement, "_check_key"), (Site, "_check")):
+    for place, name in (
+        (Policy, "check"),
+        (Agreement, "_check_key"),
+        (importlib.import_module("infl.federation.site"), "check_agreed"),
+    ):
         without(place, name)(patch)
 
 
@@ -137,7 +141,7 @@ CONTROLS: dict[str, Patch] = {
 
 
 @pytest.mark.parametrize("name", CONTROLS)
-def test_works_on_a_site_without_the_check(name: str, default: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_works_on_a_site_without_the_check(name: str, default: AuditContext, monkeypatch: pytest.MonkeyPatch) -> None:
     CONTROLS[name](monkeypatch)
     finding = found(name, default)
     assert finding.status is Status.BROKEN, finding.note
@@ -149,12 +153,12 @@ def test_works_on_a_site_without_the_check(name: str, default: Evidence, monkeyp
 def test_a_crafted_model_reads_patients_out_of_a_sum(
     seal: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evidence = request.getfixturevalue(seal)
-    finding = found("crafted_model", evidence)
+    context = request.getfixturevalue(seal)
+    finding = found("crafted_model", context)
     assert finding.status is Status.NOT_PROMISED and "limited by" in finding.note
     assert 0.2 < finding.value <= finding.control
     monkeypatch.setattr(sums, "crafted", lambda site, rng: site.replica.theta.numpy())
-    assert found("crafted_model", evidence).value == 0.0  # an honest model's sum gives no profile
+    assert found("crafted_model", context).value == 0.0  # an honest model's sum gives no profile
 
 
 def test_difference_of_what_is_seen() -> None:
@@ -170,5 +174,5 @@ def test_a_consortium_is_set_up_from_odd_data() -> None:
         adata.obs["odd"] = [{"x": 1}] * adata.n_obs
         adata.uns["odd"] = object()
     run = infl.tl.fit_federated(sites, target="tumour_class", rounds=1, progress=False)
-    assert found("early_end", Evidence(run, sites)).status is Status.HOLDS
-    assert replace(found("early_end", Evidence(run, sites)), value=1.0, low=1.0).status is Status.BROKEN
+    assert found("early_end", AuditContext(run, sites)).status is Status.HOLDS
+    assert replace(found("early_end", AuditContext(run, sites)), value=1.0, low=1.0).status is Status.BROKEN

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from infl.attacks import Evidence, Status
+from infl.attacks import AuditContext, Status
 from infl.attacks.file_statistics import (
     FileStatistics,
     best_reading,
@@ -15,7 +15,7 @@ from infl.attacks.file_statistics import (
 )
 
 
-def test_locked_file_has_no_private_numbers(default: Evidence, unprotected: Evidence) -> None:
+def test_locked_file_has_no_private_numbers(default: AuditContext, unprotected: AuditContext) -> None:
     model = SimpleNamespace(stored={"w": torch.randn(3, 4)}, header=SimpleNamespace(fingerprint="abcd"))
     assert set(per_feature(model, "w")) == {"mean", "mean size", "spread", "largest"}
     assert {"center", "scale"} <= set(per_feature(unprotected.run.model, "embed.weight"))
@@ -38,7 +38,9 @@ def test_regression_reads_files_it_has_not_seen() -> None:
     assert linear_reading(numbers, truth) > 0.7
 
 
-def test_default_says_nothing_and_an_open_file_all(default: Evidence, unprotected: Evidence, monkeypatch) -> None:
+def test_default_says_nothing_and_an_open_file_all(
+    default: AuditContext, unprotected: AuditContext, monkeypatch
+) -> None:
     monkeypatch.setattr("infl.attacks.file_statistics.N_COHORTS", 12)
     features, cohorts = FileStatistics().run(default)
     assert features.status is Status.HOLDS
@@ -48,7 +50,7 @@ def test_default_says_nothing_and_an_open_file_all(default: Evidence, unprotecte
     assert features.status is Status.NOT_PROMISED
 
 
-def test_files_of_all_cohorts_are_equally_long(default: Evidence) -> None:
+def test_files_of_all_cohorts_are_equally_long(default: AuditContext) -> None:
     some = {s: a[: 8 + number] for number, (s, a) in enumerate(default.sites.items())}
     small, large = (default.repeat(sites, rounds=1).model for sites in (some, default.sites))
     assert len(small.private) == len(large.private)

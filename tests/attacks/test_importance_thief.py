@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from infl.attacks import Evidence, Status
+from infl.attacks import AuditContext, Status
 from infl.attacks.importance_thief import (
     ImportanceThief,
     accuracy_with,
@@ -43,7 +43,7 @@ def test_features_that_matter_classify() -> None:
     assert accuracy_with(x, y, np.arange(10, 13), rng) < 0.6
 
 
-def test_default_tells_nothing_and_an_open_file_all(default: Evidence, unprotected: Evidence) -> None:
+def test_default_tells_nothing_and_an_open_file_all(default: AuditContext, unprotected: AuditContext) -> None:
     assert first_layer(default) == "embed.weight"
     locked, top = ImportanceThief().run(default)
     assert locked.status is Status.HOLDS

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from infl.attacks import Evidence, Status
+from infl.attacks import AuditContext, Status
 from infl.attacks._kit.weights import averaged, clipped, random_ring, rescaled
 from infl.attacks.keys import Committee, NoKey, OneBitKey, WrongKey, evened, one_bit_off, signs
 from infl.keys import Keyring
@@ -58,7 +58,7 @@ def test_guesses_follow_from_the_seed() -> None:
 
 
 @pytest.mark.parametrize("attack", [NoKey(), WrongKey(), OneBitKey()], ids=lambda a: a.name)
-def test_default_is_worth_nothing_without_its_key(default: Evidence, attack) -> None:
+def test_default_is_worth_nothing_without_its_key(default: AuditContext, attack) -> None:
     (finding,) = attack.run(default)
     assert finding.status is Status.HOLDS
     assert finding.promised
@@ -67,7 +67,9 @@ def test_default_is_worth_nothing_without_its_key(default: Evidence, attack) -> 
     assert attack.run(default) == [finding]  # one seed, one result
 
 
-def test_open_file_and_published_lock_are_shown_as_what_they_are(unprotected: Evidence, published: Evidence) -> None:
+def test_open_file_and_published_lock_are_shown_as_what_they_are(
+    unprotected: AuditContext, published: AuditContext
+) -> None:
     (open_file,) = NoKey().run(unprotected)
     assert open_file.status is Status.NOT_PROMISED
     assert open_file.value == open_file.control > 0.9
@@ -77,7 +79,7 @@ def test_open_file_and_published_lock_are_shown_as_what_they_are(unprotected: Ev
     assert any_key.value > any_key.control - 0.15
 
 
-def test_relocked_after_rotation_one_bit_is_off_in_the_models_version(default: Evidence) -> None:
+def test_relocked_after_rotation_one_bit_is_off_in_the_models_version(default: AuditContext) -> None:
     ring = default.run.key
     assert all(key.versions == [default.run.model.header.key_version] for key in OneBitKey().keys(default))
     assert ring.versions == [1]

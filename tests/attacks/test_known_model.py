@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from infl.attacks import Evidence, Status
+from infl.attacks import AuditContext, Status
 from infl.attacks.known_model import (
     KnownModel,
     fitted_field,
@@ -67,7 +67,7 @@ def test_shuffled_keeps_the_numbers() -> None:
     assert not torch.equal(after, before["w"])
 
 
-def test_default_stays_closed(default: Evidence, unprotected: Evidence) -> None:
+def test_default_stays_closed(default: AuditContext, unprotected: AuditContext) -> None:
     assert not KnownModel().applies(unprotected)
     findings = KnownModel().run(default)
     assert len(findings) == 4 and {f.status for f in findings} <= {Status.HOLDS, Status.INCONCLUSIVE}

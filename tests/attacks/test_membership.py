@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from infl.attacks import Evidence, Status
+from infl.attacks import AuditContext, Status
 from infl.attacks._kit.shadows import confidence
 from infl.attacks.membership import (
     Membership,
@@ -57,7 +57,7 @@ def test_area_is_that_under_the_allowed_rates(epsilon: float) -> None:
     assert allowed_area(epsilon, 1e-3) == pytest.approx(np.trapezoid(rates, fpr), abs=1e-3)
 
 
-def test_membership_is_shown_as_not_promised_and_its_control_works(default: Evidence, monkeypatch) -> None:
+def test_membership_is_shown_as_not_promised_and_its_control_works(default: AuditContext, monkeypatch) -> None:
     monkeypatch.setattr("infl.attacks.membership.N_SHADOWS", 8)
     findings = Membership().run(default)
     assert len(findings) == 3

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from infl.attacks import Evidence, Status
+from infl.attacks import AuditContext, Status
 from infl.attacks.relabelling import Relabelling, matched_features
 
 
@@ -12,7 +12,7 @@ def test_columns_are_recognised_by_hand() -> None:
     assert matched_features(reference[:, [1, 0, 2]], reference) == 1 / 3
 
 
-def test_locked_columns_are_not_recognised_and_open_ones_are(default: Evidence, unprotected: Evidence) -> None:
+def test_locked_columns_are_not_recognised_and_open_ones_are(default: AuditContext, unprotected: AuditContext) -> None:
     (locked,) = Relabelling().run(default)
     assert locked.status is Status.HOLDS
     assert locked.control > 0.9

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from infl.attacks import Evidence, Status
+from infl.attacks import AuditContext, Status
 from infl.attacks._kit.shadows import Shadow, _cosines, shadows, stacked
 from infl.attacks.membership import Membership, allowed_area
 from infl.attacks.rmia import Rmia, relative_likelihood, scores, share_beaten
@@ -44,16 +44,16 @@ def test_few_references_see_how_hard_a_record_is() -> None:
 
 def test_update_of_one_record_goes_along_its_gradient_and_not_along_others() -> None:
     torch.manual_seed(0)
-    bench = FlatModule(ResidualMLP(30, 3, width=16, n_blocks=1, dropout=0.0))
-    module, x, y = bench.module.eval(), torch.randn(5, 30), torch.tensor([0, 1, 2, 0, 1])
-    bench.flat.grad.zero_()
+    flat_model = FlatModule(ResidualMLP(30, 3, width=16, n_blocks=1, dropout=0.0))
+    module, x, y = flat_model.module.eval(), torch.randn(5, 30), torch.tensor([0, 1, 2, 0, 1])
+    flat_model.flat.grad.zero_()
     torch.nn.functional.cross_entropy(module(x[:1]), y[:1]).backward()
-    cosines = _cosines(bench, module, x, y, bench.flat.grad.numpy())
+    cosines = _cosines(flat_model, module, x, y, flat_model.flat.grad.numpy())
     assert cosines[0] > 0.99
     assert np.abs(cosines[1:]).max() < 0.7
 
 
-def test_shadows_are_made_once_and_know_their_members(default: Evidence) -> None:
+def test_shadows_are_made_once_and_know_their_members(default: AuditContext) -> None:
     models = shadows(default, 3)
     assert all(a is b for a, b in zip(models, shadows(default, 2), strict=False))
     total = sum(a.n_obs for a in default.sites.values())
@@ -64,7 +64,7 @@ def test_shadows_are_made_once_and_know_their_members(default: Evidence) -> None
     assert (stacked(models, "member").std(0) > 0).any()
 
 
-def test_own_site_is_not_in_the_sum_that_it_looks_at(default: Evidence) -> None:
+def test_own_site_is_not_in_the_sum_that_it_looks_at(default: AuditContext) -> None:
     """The first site's records leave no trace in what is left after its own part is taken off; its messages have them."""
     models = shadows(default, 6)
     own = next(iter(default.sites.values())).n_obs
@@ -77,7 +77,7 @@ def test_own_site_is_not_in_the_sum_that_it_looks_at(default: Evidence) -> None:
 
 
 @pytest.mark.slow
-def test_runs_without_noise_tell_members_and_nothing_was_promised(default: Evidence, monkeypatch) -> None:
+def test_runs_without_noise_tell_members_and_nothing_was_promised(default: AuditContext, monkeypatch) -> None:
     monkeypatch.setattr("infl.attacks.sum_membership.N_SHADOWS", 8)
     for attack in (Rmia(), SumMembership()):
         (finding,) = attack.run(default)
@@ -87,20 +87,20 @@ def test_runs_without_noise_tell_members_and_nothing_was_promised(default: Evide
 
 @pytest.mark.slow
 def test_noise_keeps_members_within_what_epsilon_allows_and_its_lack_shows(
-    private: dict[str, Evidence], monkeypatch
+    private: dict[str, AuditContext], monkeypatch
 ) -> None:
     """The control: the same private run whose noise is switched off."""
     monkeypatch.setattr("infl.attacks.sum_membership.N_SHADOWS", 16)
-    evidence = private["distributed"]
-    with_noise = [attack.run(evidence)[0] for attack in (Rmia(), SumMembership())]
+    context = private["distributed"]
+    with_noise = [attack.run(context)[0] for attack in (Rmia(), SumMembership())]
     for finding in with_noise:
         assert finding.promised
-        assert finding.bound == pytest.approx(allowed_area(evidence.run.privacy["epsilon"], 1e-4))
+        assert finding.bound == pytest.approx(allowed_area(context.run.privacy["epsilon"], 1e-4))
         assert finding.status is Status.HOLDS
     monkeypatch.setattr("infl.federation.training.discrete_gaussian", lambda sigma, size, rng: np.zeros(size))
-    (bare,) = SumMembership().run(Evidence(evidence.run, evidence.sites, seed=1))
+    (bare,) = SumMembership().run(AuditContext(context.run, context.sites, seed=1))
     assert bare.value > with_noise[1].value + 0.1
 
 
-def test_attacks_on_membership_apply_alike(default: Evidence) -> None:
+def test_attacks_on_membership_apply_alike(default: AuditContext) -> None:
     assert [attack.applies(default) for attack in (Membership(), Rmia(), SumMembership())] == [True] * 3

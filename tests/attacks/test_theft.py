@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from infl.attacks import Evidence, Finding, Status
+from infl.attacks import AuditContext, Finding, Status
 from infl.attacks._kit.theft import Thief, thefts
 from infl.attacks.file_plus_oracle import FilePlusOracle, mixtures
 from infl.attacks.forged_key import ForgedKey
@@ -47,7 +47,7 @@ def test_mixtures_are_of_own_samples() -> None:
     assert not weights[:, [0, 2, 4]].any()
 
 
-def test_thefts_are_shared_and_their_samples_are_others_than_the_runs(default: Evidence) -> None:
+def test_thefts_are_shared_and_their_samples_are_others_than_the_runs(default: AuditContext) -> None:
     first, again = list(thefts(default, 2)), list(thefts(default, 2))
     assert all(a is b for a, b in zip(first, again, strict=True))
     one, two = first
@@ -60,17 +60,17 @@ def test_thefts_are_shared_and_their_samples_are_others_than_the_runs(default: E
     assert one.file.model.header.seed != two.file.model.header.seed
 
 
-def judged(attack: Thief, evidence: Evidence, monkeypatch: pytest.MonkeyPatch, n_trials: int = 4) -> list[Finding]:
+def judged(attack: Thief, context: AuditContext, monkeypatch: pytest.MonkeyPatch, n_trials: int = 4) -> list[Finding]:
     monkeypatch.setattr(type(attack), "n_trials", n_trials)
-    assert attack.applies(evidence)
-    return attack.run(evidence)
+    assert attack.applies(context)
+    return attack.run(context)
 
 
 @pytest.mark.slow
 def test_file_adds_nothing_to_a_public_model_and_an_open_one_does(
-    default: Evidence, unprotected: Evidence, monkeypatch: pytest.MonkeyPatch
+    default: AuditContext, unprotected: AuditContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    locked, opened = (judged(PublicModelThief(), evidence, monkeypatch) for evidence in (default, unprotected))
+    locked, opened = (judged(PublicModelThief(), context, monkeypatch) for context in (default, unprotected))
     for finding, open_finding, case in zip(locked, opened, CASES, strict=True):
         assert case in finding.metric
         assert finding.status in (*CLOSED, Status.NOT_JUDGED)
@@ -81,9 +81,9 @@ def test_file_adds_nothing_to_a_public_model_and_an_open_one_does(
 
 @pytest.mark.slow
 def test_file_adds_nothing_to_predictions_and_an_open_one_does(
-    default: Evidence, unprotected: Evidence, monkeypatch: pytest.MonkeyPatch
+    default: AuditContext, unprotected: AuditContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (locked,), (opened,) = (judged(FilePlusOracle(), evidence, monkeypatch, 8) for evidence in (default, unprotected))
+    (locked,), (opened,) = (judged(FilePlusOracle(), context, monkeypatch, 8) for context in (default, unprotected))
     assert locked.status in CLOSED
     assert opened.status is Status.NOT_PROMISED
     assert locked.chance > 0.5  # predictions alone are worth something
@@ -91,9 +91,9 @@ def test_file_adds_nothing_to_predictions_and_an_open_one_does(
 
 @pytest.mark.slow
 def test_no_key_is_forged_and_an_open_file_needs_none(
-    default: Evidence, unprotected: Evidence, monkeypatch: pytest.MonkeyPatch
+    default: AuditContext, unprotected: AuditContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (locked,), (opened,) = (judged(ForgedKey(), evidence, monkeypatch) for evidence in (default, unprotected))
+    (locked,), (opened,) = (judged(ForgedKey(), context, monkeypatch) for context in (default, unprotected))
     assert locked.status in CLOSED
     assert opened.status is Status.NOT_PROMISED
     assert f"{round(0.1 * sum(a.n_obs for a in default.sites.values()))} samples" in locked.metric

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from infl.attacks import Evidence, Status
+from infl.attacks import AuditContext, Status
 from infl.attacks._kit.theft import draw
 from infl.attacks.thief_fine_tuning import ThiefFineTuning
 
@@ -20,7 +20,7 @@ def test_draw_has_every_class_and_leaves_the_others() -> None:
 
 
 @pytest.mark.slow
-def test_default_gives_no_head_start_and_the_control_has_one(default: Evidence, monkeypatch) -> None:
+def test_default_gives_no_head_start_and_the_control_has_one(default: AuditContext, monkeypatch) -> None:
     monkeypatch.setattr(ThiefFineTuning, "n_trials", 8)
     (locked,) = ThiefFineTuning().run(default)
     assert locked.status in CLOSED

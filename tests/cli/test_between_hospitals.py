@@ -22,9 +22,10 @@ from typer.testing import CliRunner
 
 import infl
 from infl.cli.app import app
-from infl.deploy.flare.rehearsal import free_port
+from infl.deploy.flare.local_consortium import free_port
 from infl.deploy.folders import alone
-from infl.deploy.station import SiteSettings, Station
+from infl.deploy.site_data import SiteSettings
+from infl.deploy.site_folder import SiteFolder
 from infl.errors import MAX_LENGTH, FederationError, FileError, InflError, SettingsError
 from infl.keys import Keyring
 
@@ -311,16 +312,16 @@ def test_kits_ports_and_fingerprints(here: Path, khan: AnnData) -> None:
 
 def settings_stay(here: Path) -> None:
     """Neither a check nor a start that is refused rewrites the settings of a site that is up."""
-    station = Station(here / "hospital_a")
-    assert not (station.home / "site.json").exists()
-    station.keep(SiteSettings("hospital_a", str(here / "cohort.h5ad"), expects="0" * 64))
-    before = (station.home / "site.json").read_bytes()
+    site_folder = SiteFolder(here / "hospital_a")
+    assert not (site_folder.home / "site.json").exists()
+    site_folder.save_settings(SiteSettings("hospital_a", str(here / "cohort.h5ad"), expects="0" * 64))
+    before = (site_folder.home / "site.json").read_bytes()
     typed("site", "check", "--data", "cohort.h5ad")
     refused("site", "start", "--data", "nowhere.h5ad")
-    with alone(station.home):
+    with alone(site_folder.home):
         assert "in use by another process" in refused("site", "start", "--data", "cohort.h5ad")
-    assert (station.home / "site.json").read_bytes() == before
-    (station.home / "site.json").unlink()
+    assert (site_folder.home / "site.json").read_bytes() == before
+    (site_folder.home / "site.json").unlink()
 
 
 def renewed(here: Path, fingerprint: str) -> None:

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 import infl
 from infl.cli.app import app
-from infl.cli.options import METHODS
+from infl.cli.options import METHOD_NAMES
 from infl.cli.tables import print_table
-from infl.deploy.station import stamp
+from infl.deploy.site_data import stamp
 from infl.errors import DataError, FileError, InflError, KeyringError, SettingsError
 from infl.keys import Identity, Keyring
 from infl.tl._compare import METHODS as KNOWN
@@ -171,7 +171,7 @@ def test_tables_fit_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: 
 
 
 def test_methods_are_named_in_help_and_error(here: Path) -> None:
-    assert re.split(", | or |; also ", METHODS) == [*KNOWN, *OPTIONAL]
+    assert re.split(", | or |; also ", METHOD_NAMES) == [*KNOWN, *OPTIONAL]
     shown = " ".join(re.sub("[│|]", " ", worked("compare", "--help")).split())
     line = refused("compare", "khan.h5ad", *FIT, "--method", "fedavrg", kind=SettingsError)
     for method in (*KNOWN, *OPTIONAL):

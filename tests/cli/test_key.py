@@ -106,7 +106,7 @@ def test_a_passphrase_is_asked_for_twice_where_somebody_can_be_asked(
         asked.append((text, options))
         return "correct horse"
 
-    monkeypatch.setattr("infl.cli.key._is_terminal", lambda: True)
+    monkeypatch.setattr("infl.cli.rings._is_terminal", lambda: True)
     monkeypatch.setattr(typer, "prompt", prompt)
     monkeypatch.setattr("infl.keys.age.encrypt_under", lambda content, passphrase: passphrase.encode())
     ok("new", "ring.key", "--passphrase")

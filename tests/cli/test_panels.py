@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from infl.cli.app import app
-from infl.cli.options import MODELS
+from infl.cli.options import MODEL_NAMES
 from infl.deploy.runfile import RunFile, join_panels, read_panel
 from infl.errors import DataError, SettingsError
 from infl.models.registry import TASKS, make_task
@@ -95,7 +95,7 @@ def typed(*arguments: object) -> Any:
 
 
 def test_all_models_are_named_in_the_help() -> None:
-    assert MODELS.replace(" or", ",").split(", ") == sorted(TASKS) == sorted(CASES)
+    assert MODEL_NAMES.replace(" or", ",").split(", ") == sorted(TASKS) == sorted(CASES)
 
 
 @pytest.mark.filterwarnings("ignore")

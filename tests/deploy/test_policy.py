@@ -10,7 +10,7 @@ import pytest
 from anndata import AnnData
 from pydantic import ValidationError
 
-from infl.deploy.policy import TEMPLATE, Policy, columns_of, weights_of
+from infl.deploy.policy import POLICY_TEMPLATE, Policy, columns_of, weights_of
 from infl.errors import FederationError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.keys import Keyring
@@ -26,7 +26,7 @@ def agreement(small_sites: dict[str, AnnData]) -> Agreement:
 
 def test_template_is_the_default(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
-    path.write_text(TEMPLATE)
+    path.write_text(POLICY_TEMPLATE)
     assert Policy.read(path) == Policy() == Policy.read(tmp_path / "missing.toml")
 
 

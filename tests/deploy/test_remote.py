@@ -18,18 +18,19 @@ from mudata import MuData
 
 from infl import __version__
 from infl._mudata import without_pull
-from infl.deploy.attempt import AGAIN, Attempt, RunFolder, Status
 from infl.deploy.remote import Patience, RemoteTransport
-from infl.deploy.resident import DECLINED, Resident
+from infl.deploy.run_attempt import REQUEST_AGAIN, RunAttempt, RunFolder, Status
+from infl.deploy.site_worker import DECLINED, SiteWorker
 from infl.errors import DataError, FederationError
 from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
 from infl.federation.coordinator import MAX_TOTALS, Coordinator
+from infl.federation.initial import build_flat_model
 from infl.federation.local import run_in_process
 from infl.federation.membership import Membership
 from infl.federation.messages import Alive, Answer, Done, Offer, Plan, Trouble
 from infl.federation.programme import Programme
-from infl.federation.replica import Replica, build_bench
+from infl.federation.replica import Replica
 from infl.federation.site import Site
 from infl.federation.wire import decode, encode
 from infl.keys import Identity, Keyring
@@ -64,18 +65,18 @@ class House:
         for name, identity in self.identities.items():
             self.key.grant(name, identity)
         self.agreement = Agreement.new(task, task.agree(sites), sites, self.key, **{"rounds": 4, **settings})
-        self.residents: dict[str, Resident] = {}
+        self.workers: dict[str, SiteWorker] = {}
         self.results: dict[str, Replica] = {}
         self.transport = RemoteTransport(self.agreement.sites, self.to_site, QUICK)
         self.now, self.quick = 0, QUICK
 
     def to_site(self, site: str, parts: list[memoryview]) -> None:
         content = b"".join(parts)
-        if site in self.residents and not self.lose(site, "to", decode(content)):
-            self.residents[site].receive(content)
+        if site in self.workers and not self.lose(site, "to", decode(content)):
+            self.workers[site].receive(content)
 
     def from_site(self, site: str, content: bytes) -> None:
-        if site in self.residents and not self.lose(site, "from", decode(content)):
+        if site in self.workers and not self.lose(site, "from", decode(content)):
             self.transport.receive(site, content)
 
     def prepare(self, site: str) -> Callable[[Agreement], Site]:
@@ -85,8 +86,8 @@ class House:
             with ONE:
                 replica = Replica(agreement, self.key)
             ledger = Ledger(store.ledger_path(site), membership.identity.subkey("ledger"))
-            keep = lambda s: store.keep_sites(s.replica, {site: s})  # noqa: E731
-            member = Site(site, self.data[site], replica, ledger, membership=membership, keep=keep)
+            save = lambda s: store.save_sites(s.replica, {site: s})  # noqa: E731
+            member = Site(site, self.data[site], replica, ledger, membership=membership, on_change=save)
             store.restore_sites(replica, {site: member})
             handle = member.handle
 
@@ -101,23 +102,23 @@ class House:
 
     def start(self, site: str, prepare: Callable[[Agreement], Site] | None = None) -> None:
         finish = lambda s: self.results.__setitem__(site, s.replica)  # noqa: E731
-        resident = Resident(
+        worker = SiteWorker(
             site, prepare or self.prepare(site), lambda c: self.from_site(site, c), finish=finish, beat=0.05
         )
-        self.residents[site] = resident
-        for target in (resident.run, resident.signs_of_life):
+        self.workers[site] = worker
+        for target in (worker.run, worker.signs_of_life):
             threading.Thread(target=target, daemon=True).start()
 
     def kill(self, site: str) -> None:
-        resident = self.residents.pop(site)
-        resident.stop()
-        if resident._site is not None and resident._site.ledger is not None:
-            resident._site.ledger.close()
+        worker = self.workers.pop(site)
+        worker.stop()
+        if worker._site is not None and worker._site.ledger is not None:
+            worker._site.ledger.close()
 
     def coordinator(self, *, told: bool = True) -> Coordinator:
         store = Checkpoint(self.folder / "coordinator")
         with ONE:
-            shared = build_bench(self.task, self.agreement).shared
+            shared = build_flat_model(self.task, self.agreement).shared
         consents = self.transport.offer(
             Offer(__version__, self.agreement.to_json().encode()),
             enough=lambda said: len(said) >= self.agreement.min_sites,
@@ -127,7 +128,7 @@ class House:
             Programme(self.task, self.agreement, shared).exchanges,
             self.transport,
             progress=store.progress(),
-            keep=store.keep_progress,
+            on_change=store.save_progress,
             between_machines=True,
             applied={site: said.applied for site, said in consents.items()} if told else None,
         )
@@ -138,7 +139,7 @@ class House:
         if not run.store.exists:
             run.store.begin(self.agreement)
         self.transport = RemoteTransport(self.agreement.sites, self.to_site, self.quick)
-        return Attempt(run, self.transport).go()
+        return RunAttempt(run, self.transport).go()
 
     @contextmanager
     def open(self) -> Iterator["House"]:
@@ -147,7 +148,7 @@ class House:
         try:
             yield self
         finally:
-            for site in [*self.residents]:
+            for site in [*self.workers]:
                 self.kill(site)
 
     def in_process(self) -> Replica:
@@ -239,7 +240,7 @@ def test_a_dead_site_costs_itself_and_catches_up_when_it_is_back(
                 house.kill("site_2")
             if exchange.round == 4:
                 house.start("site_2", lambda agreement: house.prepare("site_2")(agreement))
-                house.residents["site_2"].receive(encode(Offer(__version__, house.agreement.to_json().encode())))
+                house.workers["site_2"].receive(encode(Offer(__version__, house.agreement.to_json().encode())))
                 while "site_2" in house.transport.lost():
                     house.transport._next()
     everyone = house.agreement.sites
@@ -299,21 +300,21 @@ def test_what_is_asked_again_while_it_is_answered_is_answered_once(small_sites: 
 
         def handle(self, plan: Plan) -> Done:
             for content in (asked, asked, other, asked):
-                resident.receive(content)
+                worker.receive(content)
             return Done("site_1", plan.seq)
 
     other = encode(Offer("another version", b""))
-    resident = Resident("site_1", lambda agreement: None, lambda c: sent.append(decode(c)))  # type: ignore[arg-type,return-value]
-    resident._site = Slow()  # type: ignore[assignment]
-    resident.receive(asked)
-    original = resident._answer
+    worker = SiteWorker("site_1", lambda agreement: None, lambda c: sent.append(decode(c)))  # type: ignore[arg-type,return-value]
+    worker._site = Slow()  # type: ignore[assignment]
+    worker.receive(asked)
+    original = worker._answer
 
     def answer(plan: Plan) -> None:
         original(plan)
-        resident._inbox.put(None)
+        worker._inbox.put(None)
 
-    resident._answer = answer  # type: ignore[method-assign]
-    resident.run()
+    worker._answer = answer  # type: ignore[method-assign]
+    worker.run()
     assert [type(m) for m in sent] == [Done, Trouble]  # and what else came meanwhile is not lost
 
 
@@ -454,10 +455,10 @@ def test_a_plan_changed_midway_is_refused(small_sites: dict[str, AnnData], tmp_p
 def test_offers_that_a_site_cannot_take(offer: Offer, why: str) -> None:
     sent: list[Any] = []
     noted: list[str] = []
-    resident = Resident(
+    worker = SiteWorker(
         "site_1", lambda agreement: pytest.fail("prepared"), lambda c: sent.append(decode(c)), note=noted.append
     )
-    resident._consider(offer)
+    worker._consider(offer)
     (trouble,) = sent
     assert isinstance(trouble, Trouble)
     assert re.search(why, noted[0])
@@ -480,11 +481,11 @@ def test_what_is_not_a_sites_own_message_is_dropped_and_counted() -> None:
 
 def test_noise_does_not_stop_a_site() -> None:
     sent: list[bytes] = []
-    resident = Resident("a", lambda agreement: pytest.fail("prepared"), sent.append)
+    worker = SiteWorker("a", lambda agreement: pytest.fail("prepared"), sent.append)
     for content in (b"noise", encode(Done("a", 1)), bytes(100)):
-        resident.receive(content)
-    resident._inbox.put(None)
-    resident.run()
+        worker.receive(content)
+    worker._inbox.put(None)
+    worker.run()
     assert sent == []
 
 
@@ -536,7 +537,7 @@ def test_of_three_sites_one_dies_while_masks_come_off_and_the_next_attempt_opens
         ):
             died.append(message.seq)
             house.kill(site)
-        return bool(died) and site == "site_2" and not house.residents.get(site)
+        return bool(died) and site == "site_2" and not house.workers.get(site)
 
     house = House(three, tmp_path, die, seal="pairwise")
     house.quick = replace(QUICK, silence=1)
@@ -560,7 +561,7 @@ def test_an_attempt_makes_room_for_the_next(small_sites: dict[str, AnnData], tmp
     house, run = House(small_sites, tmp_path), RunFolder(tmp_path / "coordinator")
     with house.open():
         for position in (1, 2, 3):
-            run.request(AGAIN)
+            run.request(REQUEST_AGAIN)
             assert house.attempt().state == "ended"
             assert run.position == position
         run.clear_request()

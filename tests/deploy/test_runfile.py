@@ -9,7 +9,7 @@ import pytest
 
 from infl.deploy.remote import Patience
 from infl.deploy.runfile import RunFile, join_panels
-from infl.deploy.station import is_specified, specification_digest
+from infl.deploy.specification import is_specified, specification_digest
 from infl.errors import DataError, FileError, InflError, SettingsError
 from infl.federation.agreement import Agreement
 

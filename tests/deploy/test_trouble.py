@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from anndata import AnnData
-from tests.federation.test_engine import Line, run_over
+from tests.federation.test_engine import TappedTransport, run_over
 
 from infl import __version__
-from infl.deploy.attempt import RunFolder
 from infl.deploy.remote import Patience
-from infl.deploy.resident import DECLINED, Resident
+from infl.deploy.run_attempt import RunFolder
+from infl.deploy.site_worker import DECLINED, SiteWorker
 from infl.errors import DataError, FederationError, FileError, SealError, SettingsError
 from infl.federation import checkpoint
 from infl.federation.agreement import Agreement
@@ -28,7 +28,7 @@ from infl.federation.site import Site
 from infl.federation.wire import decode, encode
 from infl.keys import Keyring
 from infl.models import Classifier
-from infl.privacy.seal import Words
+from infl.privacy.seal import MaskedArrays
 
 TASK = Classifier(target="label", width=8, n_blocks=1)
 
@@ -50,15 +50,15 @@ def said_by(prepare: Callable[[Agreement], Any], *contents: bytes, noted: list[s
     """Return the messages that a site sends to the coordinator when it gets these, one after the other."""
     sent: list[Any] = []
     note = (noted if noted is not None else []).append
-    resident = Resident("site_1", prepare, lambda content: sent.append(decode(content)), note=note)
+    worker = SiteWorker("site_1", prepare, lambda content: sent.append(decode(content)), note=note)
     for content in contents:
-        resident.receive(content)
-    resident._inbox.put(None)
-    resident.run()
+        worker.receive(content)
+    worker._inbox.put(None)
+    worker.run()
     return sent
 
 
-class Station:
+class SiteFolder:
     """Makes a site whose answer to any plan is what a test wants."""
 
     def __init__(self, sites: dict[str, AnnData], handle: Callable[[Plan], Any]) -> None:
@@ -93,10 +93,10 @@ def test_why_a_site_declines_stays_at_the_site(
 
 
 def test_a_second_run_is_refused_where_one_was_accepted(small_sites: dict[str, AnnData]) -> None:
-    station = Station(small_sites, raises(AssertionError("asked")))
+    site_folder = SiteFolder(small_sites, raises(AssertionError("asked")))
     noted: list[str] = []
     consent, said = said_by(
-        station, offer(specified(small_sites)), offer(specified(small_sites, rounds=3)), noted=noted
+        site_folder, offer(specified(small_sites)), offer(specified(small_sites, rounds=3)), noted=noted
     )
     assert consent.site == "site_1"
     assert said == Trouble("site_1", 0, CODE)
@@ -129,7 +129,7 @@ def test_a_site_that_cannot_answer_says_why_and_is_there_for_the_next_plan(
     plan = encode(a_plan(agreement))
     noted: list[str] = []
     again = encode(replace(a_plan(agreement), attempt=1))
-    _, trouble, done = said_by(Station(small_sites, handle), offer(agreement), plan, again, noted=noted)
+    _, trouble, done = said_by(SiteFolder(small_sites, handle), offer(agreement), plan, again, noted=noted)
     assert trouble == Trouble("site_1", 0, CODE) and noted == [why]
     assert isinstance(done, Done)
 
@@ -154,11 +154,11 @@ def test_messages_that_are_not_for_sites_are_logged(caplog: pytest.LogCaptureFix
 )
 def test_answers_that_end_a_run(small_sites: dict[str, AnnData], answer: Callable[..., Any], why: str) -> None:
     with pytest.raises(FederationError, match=why):
-        run_over(small_sites, lambda transport: Line(transport, answer))
+        run_over(small_sites, lambda transport: TappedTransport(transport, answer))
 
 
 def test_shares_that_never_come_end_a_pairwise_run_in_one_line(small_sites: dict[str, AnnData]) -> None:
-    class Deaf(Line):
+    class Deaf(TappedTransport):
         def ask(self, cohort: tuple[str, ...], plan_for: Callable[[str], Plan]) -> Any:
             for reply in super().ask(cohort, plan_for):
                 if type(reply).__name__ != "Reveal":
@@ -249,10 +249,10 @@ def test_a_checkpoint_of_an_earlier_version_is_one_line(
 
 def test_a_sum_of_an_earlier_version_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It had two lanes."""
-    words = Words(np.zeros(2, np.uint32), np.zeros(2, np.uint64))
+    words = MaskedArrays(np.zeros(2, np.uint32), np.zeros(2, np.uint64))
     total = Total(0, "count", 0, 0, ("a", "b"), ("a", "b"), words)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "LANES", ("low", "high"))
-        checkpoint.Checkpoint(tmp_path).keep_progress(Progress(1, 1, (total,)))
+        patch.setattr(checkpoint, "LANE_FORMATS", ("low", "high"))
+        checkpoint.Checkpoint(tmp_path).save_progress(Progress(1, 1, (total,)))
     with pytest.raises(FileError, match="earlier version of infl laid them out: begin the run again"):
         checkpoint.Checkpoint(tmp_path).progress()

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from anndata import AnnData
 
-from infl.deploy.station import SiteSettings, Station
+from infl.deploy.site_data import SiteSettings
+from infl.deploy.site_folder import SiteFolder
 from infl.errors import FederationError, SealError
 from infl.federation.agreement import Agreement
 from infl.federation.coordinator import Coordinator
@@ -22,7 +23,7 @@ from infl.privacy import DP
 from infl.privacy.account import Account
 from infl.privacy.dp import epsilon_of
 
-TASK = Classifier(target="label", width=8, n_blocks=1).privately()
+TASK = Classifier(target="label", width=8, n_blocks=1).for_dp()
 
 
 @pytest.fixture
@@ -90,20 +91,22 @@ def test_a_station_keeps_an_account_over_its_runs(
     small_sites["site_1"].write_h5ad(tmp_path / "cohort.h5ad")
     identities["site_1"].save(tmp_path / "me.key")
     key.granted("site_1").save(tmp_path / "ring.key")
-    station = Station(tmp_path / "site_1")
-    station.home.mkdir()
-    station.keep(SiteSettings("site_1", *(str(tmp_path / n) for n in ("cohort.h5ad", "ring.key", "me.key"))))
+    site_folder = SiteFolder(tmp_path / "site_1")
+    site_folder.home.mkdir()
+    site_folder.save_settings(
+        SiteSettings("site_1", *(str(tmp_path / n) for n in ("cohort.h5ad", "ring.key", "me.key")))
+    )
     two = epsilon_of([(2.0, 0.2, 2)], 1e-5, "rdp")
     policy = f"ask = false\ntargets = ['label']\npanels = ['*']\nseals = ['group']\nlifetime_epsilon = {two + 1e-6}\n"
-    (station.home / "policy.toml").write_text(policy)
-    site = station.prepare(agreement)
+    (site_folder.home / "policy.toml").write_text(policy)
+    site = site_folder.prepare(agreement)
     assert site.ledger is not None
     site.ledger.close()
     assert site.account is not None
     assert site.noise_key == site.account.secret
     site.account.charge(b"a sum")
     with pytest.raises(FederationError, match="lifetime_epsilon"):
-        station.prepare(replace(agreement, run="0" * 32))
-    station.prepare(agreement).ledger.close()  # type: ignore[union-attr]  # the same one goes on
-    (station.home / "policy.toml").write_text(policy.replace("lifetime_epsilon", "max_epsilon = 0\n#"))
-    station.prepare(replace(agreement, run="0" * 32)).ledger.close()  # type: ignore[union-attr]  # the control
+        site_folder.prepare(replace(agreement, run="0" * 32))
+    site_folder.prepare(agreement).ledger.close()  # type: ignore[union-attr]  # the same one goes on
+    (site_folder.home / "policy.toml").write_text(policy.replace("lifetime_epsilon", "max_epsilon = 0\n#"))
+    site_folder.prepare(replace(agreement, run="0" * 32)).ledger.close()  # type: ignore[union-attr]  # the control

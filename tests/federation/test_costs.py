@@ -20,7 +20,7 @@ from infl.models import Classifier
 from infl.models.locked import LockedModel
 from infl.nn.steps import Stepper
 from infl.privacy.seal import Context, Field, GroupSeal, Ledger, Packing, add
-from infl.privacy.seal.context import Words
+from infl.privacy.seal.context import MaskedArrays
 from infl.privacy.seal.masks import Stream
 from infl.privacy.seal.packing import Quantiser
 
@@ -50,7 +50,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter:
     watch(Digests, "digest", "HMAC")
     watch(Stream, "__init__", "stream")
     watch(Site, "handle", "plan")
-    watch(Words, "digest", "SHA-256 of a message")
+    watch(MaskedArrays, "digest", "SHA-256 of a message")
     watch(Quantiser, "__init__", "quantised lane")
     watch(infl.federation.coordinator, "add", "addition")
     watch(Stepper, "step", "step")

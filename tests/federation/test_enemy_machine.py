@@ -27,14 +27,14 @@ from infl.errors import InflError, SealError
 from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
 from infl.federation.membership import Membership
-from infl.federation.messages import END, KEYS, REPLAY, REVEAL, Answer, Key, Plan, Reveal, Total
+from infl.federation.messages import END_KIND, KEYS_KIND, REPLAY_KIND, REVEAL_KIND, Answer, Key, Plan, Reveal, Total
 from infl.federation.programme import Programme
 from infl.federation.replica import Replica
 from infl.federation.site import Site
 from infl.federation.wire import decode, encode
 from infl.keys import Identity, Keyring
 from infl.models.task import SiteData, Sums, Task
-from infl.privacy.seal import Context, GroupSeal, Ledger, NoSeal, PairwiseSite, Words, add, uncover
+from infl.privacy.seal import Context, GroupSeal, Ledger, MaskedArrays, NoSeal, PairwiseSite, add, uncover
 from infl.privacy.seal.reveal import mask
 from infl.sums.lanes import UPPER, join_sums
 
@@ -120,9 +120,9 @@ class World:
         self.contexts: dict[bytes, Context] = {}
         self.of: dict[tuple[int, int], list[bytes]] = {}
         self.given: dict[tuple[bytes, tuple[str, ...]], list[Any]] = {}
-        self.opened: dict[int, dict[tuple[bytes, tuple[str, ...]], Words]] = {}
+        self.opened: dict[int, dict[tuple[bytes, tuple[str, ...]], MaskedArrays]] = {}
         self.sent: dict[tuple[str, bytes], bytes] = {}
-        self.sealed: tuple[Context, bytes, Words] | None = None
+        self.sealed: tuple[Context, bytes, MaskedArrays] | None = None
         self.faults: list[str] = []
         for name in SITES:
             (self.folder / name).mkdir()
@@ -150,12 +150,12 @@ class World:
             replica,
             ledger,
             membership=member,
-            keep=lambda s: store.keep_sites(s.replica, {name: s}),
+            on_change=lambda s: store.save_sites(s.replica, {name: s}),
         )  # type: ignore[arg-type]
         store.restore_sites(replica, {name: site})
         self._watch(replica)
         self.sites[name] = site
-        reply = self._handle(name, self._plan(0, KEYS, 0, 0, (), lanes=(0, 2, 0)))
+        reply = self._handle(name, self._plan(0, KEYS_KIND, 0, 0, (), lanes=(0, 2, 0)))
         if isinstance(reply, Key):
             self.peers = self.peers | {name: reply.public}
 
@@ -165,7 +165,7 @@ class World:
         if self.patches.get("seal"):
             seal = self.patches["seal"](min_sites=MIN_SITES).seal
 
-        def watched(context: Context, name: str, vector: Any, sums: Any, packing: Any, **others: Any) -> Words:
+        def watched(context: Context, name: str, vector: Any, sums: Any, packing: Any, **others: Any) -> MaskedArrays:
             words = seal(context, name, vector, sums, packing, **others)
             plain = NoSeal().seal(context, name, vector, sums, packing, **others | {"ledger": None})
             self.sealed = context, name.encode(), plain
@@ -207,7 +207,7 @@ class World:
     def tell(self, name: str, plan: Plan) -> tuple[str, int]:
         """Send a plan, as bytes; note all that can be learned, and return what anybody sees of the reply."""
         self.sealed, site = None, self.sites[name]
-        context = site.replica.context(plan) if plan.kind.startswith(REVEAL) else None
+        context = site.replica.context(plan) if plan.kind.startswith(REVEAL_KIND) else None
         reply = self._handle(name, plan)
         self._compare(name, plan, reply)
         if isinstance(reply, Answer):
@@ -226,7 +226,7 @@ class World:
         if reply is None and at < len(self.exchanges):
             self.faults.append(f"{name} ended the run before exchange {at}")
         if isinstance(reply, Answer | Reveal):
-            asked = (plan.seq, plan.kind.removeprefix(REVEAL), plan.round, plan.cohort, plan.lanes)
+            asked = (plan.seq, plan.kind.removeprefix(REVEAL_KIND), plan.round, plan.cohort, plan.lanes)
             known = self.exchanges[at] if at < len(self.exchanges) else None
             due = known and (at, known.kind, known.round, SITES, known.packing.lanes)
             if asked != due or (plan.run, plan.fingerprint) != (self.agreement.run, self.agreement.fingerprint):
@@ -271,14 +271,16 @@ class World:
         if len({names for _, names in self.opened.get(seq, {})}) > 1:
             self.faults.append(f"two sums of exchange {seq} were opened: {[n for _, n in self.opened[seq]]}")
 
-    def _look_at_the_rest(self, replica: Replica, context: Context, answered: tuple[str, ...], words: Words) -> None:
+    def _look_at_the_rest(
+        self, replica: Replica, context: Context, answered: tuple[str, ...], words: MaskedArrays
+    ) -> None:
         """Try to open what is opened of all sites only, of some, as who keeps it and has the ring would."""
         if len(words.of_all):
             with suppress(SealError):
                 replica.seal._open(context, [SITES.index(site) for site in answered], words.copy())
                 self.faults.append(f"metrics of {answered} were opened, in {context.kind!r}")
 
-    def sum_of(self, digest: bytes, names: tuple[str, ...]) -> Words | None:
+    def sum_of(self, digest: bytes, names: tuple[str, ...]) -> MaskedArrays | None:
         words = None
         for name in names:
             if name not in self.heard.get(digest, {}):
@@ -303,7 +305,7 @@ class World:
         assert words is not None
         words = words if names == SITES else words.of_some()
         total = Total(seq, due.kind, due.round, 0, SITES, names, words, plan.epochs)
-        return self._plan(seq + 1, REPLAY, 0, 0, (total,))
+        return self._plan(seq + 1, REPLAY_KIND, 0, 0, (total,))
 
     def total(self, seq: int, attempt: int, names: tuple[str, ...], keep: bool = False) -> Total | None:
         """Return a sum of an exchange: opened if it can be, else with its pairwise masks on it; None if nobody sent anything.
@@ -323,7 +325,7 @@ class World:
 names, seqs, attempts, lists = st.sampled_from(SITES), st.integers(0, 3), st.integers(0, 1), st.sampled_from(LISTS)
 LIES: dict[str, Callable[[Plan], Plan]] = {
     "none": lambda p: p,
-    "early end": lambda p: replace(p, kind=END, round=0),
+    "early end": lambda p: replace(p, kind=END_KIND, round=0),
     "another round": lambda p: replace(p, round=p.round + 1),
     "training for judging": lambda p: replace(p, kind="judge", round=0),
     "another number": lambda p: replace(p, seq=p.seq + 1),
@@ -368,7 +370,7 @@ class Enemies(RuleBasedStateMachine):
             plan, known = world.plan(seq, attempt), world.of.get((seq, attempt), [])
             heard = world.heard[known[-1]] if known else {}
             shares = {sender: a.shares[name] for sender, a in heard.items() if name in a.shares and sender in answered}
-            plans.append(replace(plan, kind=REVEAL + plan.kind, answered=answered, shares=shares))
+            plans.append(replace(plan, kind=REVEAL_KIND + plan.kind, answered=answered, shares=shares))
         self._tell(name, plans)
 
     @rule(name=names, seq=seqs, attempt=attempts, responders=lists, keep=st.booleans())
@@ -376,7 +378,7 @@ class Enemies(RuleBasedStateMachine):
         plans: list[Plan | None] = []
         for world in self.worlds:
             total = world.total(seq, attempt, responders, keep)
-            plans.append(None if total is None else world._plan(seq + 1, REPLAY, 0, 0, (total,)))
+            plans.append(None if total is None else world._plan(seq + 1, REPLAY_KIND, 0, 0, (total,)))
         self._tell(name, plans)
 
     @rule(attempt=attempts, answered=st.sampled_from(LISTS[:5]), told=st.booleans())
@@ -532,7 +534,7 @@ def uncovered() -> Iterator[None]:
 def one_mask_for_all() -> Iterator[None]:
     """What takes the masks off the update of some sites takes those off their metrics, too."""
 
-    def everywhere(words: Words, plus: Any, minus: Any, *, lanes: Any = ("low", "high")) -> None:
+    def everywhere(words: MaskedArrays, plus: Any, minus: Any, *, lanes: Any = ("low", "high")) -> None:
         if lanes != ("of_all",):
             mask(words, plus, minus, lanes=("low", "high", "of_all"))
 

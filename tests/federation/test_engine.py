@@ -57,7 +57,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 @dataclass
-class Line:
+class TappedTransport:
     """A transport with somebody on the line, who may lose or change answers and plans."""
 
     inner: Transport
@@ -110,7 +110,9 @@ def test_average_is_weighted_by_training_samples(small_sites: dict[str, AnnData]
     for name in small_sites:
         panel = task.agree(small_sites)
         agreement = Agreement.new(task, panel, [*small_sites], None, rounds=1, lock=None, seal="none")
-        outcome = run_in_process(agreement, task, small_sites, None, wrap=lambda t, n=name: Line(t, _only(n)))
+        outcome = run_in_process(
+            agreement, task, small_sites, None, wrap=lambda t, n=name: TappedTransport(t, _only(n))
+        )
         parts.append(weights(outcome.run))
     begun = Replica(agreement, None, task).theta
     expected = begun + sum(part - begun for part in parts)  # who is lost counts as zero, with the weight agreed on
@@ -189,8 +191,8 @@ def test_proximal_term_keeps_sites_near(small_sites: dict[str, AnnData]) -> None
 
 # -- cohorts and losses ------------------------------------------------------------------------------------------------
 def test_client_sampling_asks_a_share_each_round(small_sites: dict[str, AnnData]) -> None:
-    lines: list[Line] = []
-    run = run_over(small_sites, lambda t: lines.append(Line(t)) or lines[0], participation=0.75, rounds=6)
+    lines: list[TappedTransport] = []
+    run = run_over(small_sites, lambda t: lines.append(TappedTransport(t)) or lines[0], participation=0.75, rounds=6)
     cohorts = {p.round: p.cohort for p in lines[0].asked if p.kind == "train"}
     assert [len(c) for c in cohorts.values()] == [3] * 6
     assert len(set(cohorts.values())) > 1
@@ -201,9 +203,9 @@ def test_lost_site_costs_itself_only(small_sites: dict[str, AnnData]) -> None:
     def lose(plan: Plan, reply: Answer) -> Answer | None:
         return None if plan.kind == "train" and plan.round == 2 and reply.site == "site_2" else reply
 
-    run = run_over(small_sites, lambda t: Line(t, lose))
+    run = run_over(small_sites, lambda t: TappedTransport(t, lose))
     assert run.history["n_sites"].tolist() == [4, 3, 4, 4]
-    plain = run_over(small_sites, lambda t: Line(t, lose), seal="none", lock=None)
+    plain = run_over(small_sites, lambda t: TappedTransport(t, lose), seal="none", lock=None)
     assert relative(weights(run), weights(plain)) < 1e-5
 
 
@@ -214,8 +216,8 @@ def test_losses_and_metrics_are_of_all_sites_or_not_told(small_sites: dict[str, 
     def lose(plan: Plan, reply: Answer) -> Answer | None:
         return None if plan.kind == "train" and plan.round in (2, 4) and reply.site == "site_2" else reply
 
-    lines: list[Line] = []
-    run = run_over(small_sites, lambda t: lines.append(Line(t, lose)) or lines[0], seal=seal)
+    lines: list[TappedTransport] = []
+    run = run_over(small_sites, lambda t: lines.append(TappedTransport(t, lose)) or lines[0], seal=seal)
     assert run.history["n_sites"].tolist() == [4, 3, 4, 3]
     assert run.history["loss"].isna().tolist() == [False, True, False, True]
     judged = [c for c in run.history if c.startswith("val_")]
@@ -231,7 +233,7 @@ def test_rounds_that_are_not_told_count_as_rounds_without_a_better_one(small_sit
     def lose(plan: Plan, reply: Answer) -> Answer | None:
         return None if plan.kind == "train" and plan.round in (3, 4, 5) and reply.site == "site_2" else reply
 
-    run = run_over(small_sites, lambda t: Line(t, lose), rounds=9, patience=3)
+    run = run_over(small_sites, lambda t: TappedTransport(t, lose), rounds=9, patience=3)
     best = int(run.history.index[run.history["best"]][0])
     assert run.history["val_loss"].isna().tolist()[1:4] == [True] * 3
     assert len(run.history) == 9 or len(run.history) - 1 - best == 3
@@ -248,7 +250,7 @@ def test_final_sums_that_stay_closed_leave_out_what_follows_from_them(
 
     task, key = Classifier(target="label", width=8, n_blocks=1, coordinate=1), Keyring.create()
     agreement = Agreement.new(task, task.agree(small_sites), small_sites, key, rounds=2)
-    outcome = run_in_process(agreement, task, small_sites, key, wrap=lambda t: Line(t, lose))
+    outcome = run_in_process(agreement, task, small_sites, key, wrap=lambda t: TappedTransport(t, lose))
     assert "site_2 missing in the sums for 'latent': they stay closed" in capsys.readouterr().err
     assert kinds[-8:] == ["temperature"] * 4 + ["close"] * 4  # the programme is what it was
     assert not {"latent_sum", "temperature"} & {*outcome.run.model.private_arrays(key)}
@@ -278,7 +280,7 @@ def test_final_sums_that_build_on_each_other_are_left_out_together(
 
     key = Keyring.create()
     agreement = Agreement.new(task, task.agree(sites), sites, key, rounds=1)
-    for wrap, whole in ((lambda t: Line(t, lose), False), (lambda t: t, True)):
+    for wrap, whole in ((lambda t: TappedTransport(t, lose), False), (lambda t: t, True)):
         outcome = run_in_process(agreement, task, sites, key, wrap=wrap)
         assert (f"b missing in the sums for '{lost_in}'" in capsys.readouterr().err) is not whole
         infl.tl.predict(adata := sites["a"].copy(), outcome.run.model, key=key)
@@ -295,7 +297,9 @@ def test_factors_of_sites_are_of_the_last_round_in_which_all_were(small_sites: d
 
     options = {"qfedavg": {"q": 1}, "fedavg": {"weight": "sites"}}.get(name, {})
     settings = {"aggregation": name, "aggregation_options": options, "lock": None, "rounds": 2}
-    run, plain = (run_over(small_sites, lambda t: Line(t, lose), **settings, seal=s) for s in ("group", "none"))
+    run, plain = (
+        run_over(small_sites, lambda t: TappedTransport(t, lose), **settings, seal=s) for s in ("group", "none")
+    )
     assert relative(weights(run), weights(plain)) < 1e-5
     assert run.history["loss"].isna().tolist() == [False, True]
 
@@ -305,7 +309,7 @@ def test_too_few_answers_name_the_missing(small_sites: dict[str, AnnData]) -> No
         return None if plan.kind == "train" and reply.site in ("site_2", "site_4") else reply
 
     with pytest.raises(FederationError, match=r"only 2 of 4 .* missing: site_2, site_4"):
-        run_over(small_sites, lambda t: Line(t, lose))
+        run_over(small_sites, lambda t: TappedTransport(t, lose))
 
 
 def test_every_site_must_be_counted(small_sites: dict[str, AnnData]) -> None:
@@ -313,7 +317,7 @@ def test_every_site_must_be_counted(small_sites: dict[str, AnnData]) -> None:
         return None if plan.kind == "count" and reply.site == "site_1" else reply
 
     with pytest.raises(FederationError, match="missing: site_1"):
-        run_over(small_sites, lambda t: Line(t, lose))
+        run_over(small_sites, lambda t: TappedTransport(t, lose))
 
 
 def test_an_update_out_of_range_counts_as_zero_and_later_scales_are_wider(
@@ -323,8 +327,8 @@ def test_an_update_out_of_range_counts_as_zero_and_later_scales_are_wider(
     expected = fit(small_sites, lock=None, rounds=3)
     tight = update_exponent(1e-3, 1) - 18
     monkeypatch.setattr("infl.federation.packings.update_exponent", lambda lr, epochs: tight)
-    lines: list[Line] = []
-    run = run_over(small_sites, lambda t: lines.append(Line(t)) or lines[0])
+    lines: list[TappedTransport] = []
+    run = run_over(small_sites, lambda t: lines.append(TappedTransport(t)) or lines[0])
     assert {plan.attempt for plan in lines[0].asked} == {0}
     assert run.history["n_sites"].tolist() == [0, 4, 4, 4]
     assert np.isnan(run.history["loss"].iloc[0]) and run.history["loss"].iloc[1:].notna().all()
@@ -348,7 +352,7 @@ def test_one_site_out_of_range_costs_itself_that_round(
     def lose(plan: Plan, reply: Answer) -> Answer | None:
         return None if plan.kind == "train" and plan.round == 2 and reply.site == "site_2" else reply
 
-    lost = run_over(small_sites, lambda t: Line(t, lose), rounds=2, lock=None)
+    lost = run_over(small_sites, lambda t: TappedTransport(t, lose), rounds=2, lock=None)
     monkeypatch.setattr(Site, "_values", large)
     run = run_over(small_sites, lambda t: t, rounds=2, lock=None)
     assert run.history["n_sites"].tolist() == [4, 3]
@@ -406,7 +410,7 @@ def test_altered_sum_is_rejected_and_nothing_applied(small_sites: dict[str, AnnD
         return reply
 
     with pytest.raises(SealError):
-        run_over(small_sites, lambda t: Line(t, flip))
+        run_over(small_sites, lambda t: TappedTransport(t, flip))
 
 
 def test_answer_for_another_key_is_refused_with_both_names(small_sites: dict[str, AnnData]) -> None:
@@ -416,7 +420,7 @@ def test_answer_for_another_key_is_refused_with_both_names(small_sites: dict[str
         return replace(reply, key_version=7, fingerprint="ffff") if reply.site == "site_2" else reply
 
     with pytest.raises(KeyringError, match=r"site_2 used key version 7 \(ffff\)"):
-        run_over(small_sites, lambda t: Line(t, other))
+        run_over(small_sites, lambda t: TappedTransport(t, other))
 
 
 @pytest.mark.parametrize("change", [{"run": "0" * 32}, {"agreement": "0" * 64}, {"fingerprint": "ffff"}])
@@ -424,7 +428,7 @@ def test_site_refuses_a_plan_that_was_not_agreed_on(small_sites: dict[str, AnnDa
     from dataclasses import replace
 
     with pytest.raises((FederationError, KeyringError), match="site_1"):
-        run_over(small_sites, lambda t: Line(t, on_plan=lambda site, plan: replace(plan, **change)))
+        run_over(small_sites, lambda t: TappedTransport(t, on_plan=lambda site, plan: replace(plan, **change)))
 
 
 def test_answers_that_nobody_asked_for_are_refused(small_sites: dict[str, AnnData]) -> None:
@@ -432,7 +436,7 @@ def test_answers_that_nobody_asked_for_are_refused(small_sites: dict[str, AnnDat
 
     for change in ({"site": "site_9"}, {"site": "site_1"}, {"seq": 99}):
         with pytest.raises(FederationError, match="not asked for"):
-            run_over(small_sites, lambda t, c=change: Line(t, lambda plan, reply: replace(reply, **c)))
+            run_over(small_sites, lambda t, c=change: TappedTransport(t, lambda plan, reply: replace(reply, **c)))
 
 
 def test_what_the_coordinator_gets_holds_no_weight(small_sites: dict[str, AnnData], tmp_path: Path) -> None:
@@ -460,7 +464,7 @@ def test_resume_after_any_exchange_gives_the_same_bits(
     whole = infl.tl.fit_federated(small_sites, key=key, **OPTIONS)
     expected = latents(small_sites)
     calls = iter(range(100))
-    write = Checkpoint.keep_progress
+    write = Checkpoint.save_progress
 
     def dying(self: Checkpoint, progress: object) -> None:
         number = next(calls)
@@ -471,7 +475,7 @@ def test_resume_after_any_exchange_gives_the_same_bits(
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Checkpoint, "keep_progress", dying)
+        patch.setattr(Checkpoint, "save_progress", dying)
         fit(small_sites, key=key, checkpoint=tmp_path / "run", resume=True)
     resumed = infl.tl.fit_federated(small_sites, key=key, checkpoint=tmp_path / "run", resume=True, **OPTIONS)
     np.testing.assert_array_equal(latents(small_sites), expected)
@@ -579,12 +583,12 @@ def test_pairwise_seal_gives_the_same_bits(small_sites: dict[str, AnnData]) -> N
 @pytest.mark.parametrize("lost_while", ["train", "reveal", "both"])
 def test_pairwise_seal_with_lost_sites(small_sites: dict[str, AnnData], lost_while: str) -> None:
     """Lost before the sum, or while masks come off. One each of four is too many: what was opened is not asked for again."""
-    from infl.federation.messages import REVEAL, Reveal
+    from infl.federation.messages import REVEAL_KIND, Reveal
 
-    lines: list[Line] = []
+    lines: list[TappedTransport] = []
 
     @dataclass
-    class Losing(Line):
+    class Losing(TappedTransport):
         def ask(self, cohort: tuple[str, ...], plan_for: Callable[[str], Plan]) -> Iterator[Reply]:
             plan = plan_for(cohort[0])
             for reply in super().ask(cohort, plan_for):
@@ -602,7 +606,7 @@ def test_pairwise_seal_with_lost_sites(small_sites: dict[str, AnnData], lost_whi
             run()
         return
     assert run().history["n_sites"].tolist() == {"train": [4, 3, 4, 4], "reveal": [4] * 4}[lost_while]
-    assert {p.attempt for p in lines[0].asked if p.round == 2 and not p.kind.startswith(REVEAL)} == {0}
+    assert {p.attempt for p in lines[0].asked if p.round == 2 and not p.kind.startswith(REVEAL_KIND)} == {0}
 
 
 @pytest.mark.parametrize("with_key", [True, False])

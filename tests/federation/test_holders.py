@@ -15,7 +15,7 @@ from infl.errors import FederationError
 from infl.federation.agreement import Agreement
 from infl.federation.coordinator import Coordinator
 from infl.federation.local import LocalTransport
-from infl.federation.packings import HELD
+from infl.federation.packings import HELD_PREFIX
 from infl.federation.replica import Replica
 from infl.federation.site import Site
 from infl.keys import Keyring
@@ -129,9 +129,11 @@ def test_as_many_holders_as_asked_for_and_no_more_than_sites(small_sites: dict[s
 
 
 def test_under_differential_privacy_nobody_tells_what_it_has(small_sites: dict[str, AnnData]) -> None:
-    task, dp = Classifier(**SMALL).privately(), DP(noise_multiplier=1.0, delta=1e-3)
+    task, dp = Classifier(**SMALL).for_dp(), DP(noise_multiplier=1.0, delta=1e-3)
     for privacy in (None, dp):
         key = Keyring.create()
         agreement = Agreement.new(task, task.agree(small_sites), small_sites, key, privacy=privacy)
         names = [f.name for f in Replica(agreement, key, task).programme.exchanges[0].packing.fields]
-        assert [n for n in names if n.startswith(HELD)] == ([] if privacy else [f"{HELD}feature", f"{HELD}class"])
+        assert [n for n in names if n.startswith(HELD_PREFIX)] == (
+            [] if privacy else [f"{HELD_PREFIX}feature", f"{HELD_PREFIX}class"]
+        )

@@ -12,14 +12,14 @@ import pytest
 from anndata import AnnData
 
 from infl import __version__
-from infl.deploy.resident import Resident
+from infl.deploy.site_worker import SiteWorker
 from infl.errors import FederationError, KeyringError, SealError, SettingsError
 from infl.federation.agreement import MAX_PAIRWISE, Agreement
 from infl.federation.checkpoint import Checkpoint
 from infl.federation.coordinator import Coordinator
 from infl.federation.local import run_in_process
 from infl.federation.membership import Membership
-from infl.federation.messages import KEYS, REVEAL, Answer, Key, Offer, Plan, Reveal
+from infl.federation.messages import KEYS_KIND, REVEAL_KIND, Answer, Key, Offer, Plan, Reveal
 from infl.federation.replica import Replica
 from infl.federation.site import Site
 from infl.federation.wire import decode, encode
@@ -65,9 +65,9 @@ class Machines:
         store = Checkpoint(self.folder / name, identity.subkey("checkpoint"))
         ledger = Ledger(store.ledger_path(name), identity.subkey("ledger"))
         replica = Replica(self.agreement, self.key)
-        keep = lambda site: store.keep_sites(site.replica, {name: site})  # noqa: E731
+        save = lambda site: store.save_sites(site.replica, {name: site})  # noqa: E731
         account = None if self.agreement.dp is None else Account(self.folder / f"{name} account")
-        site = Site(name, self.data[name], replica, ledger, membership=membership, keep=keep, account=account)
+        site = Site(name, self.data[name], replica, ledger, membership=membership, on_change=save, account=account)
         store.restore_sites(replica, {name: site})
         return site
 
@@ -81,9 +81,9 @@ class Machines:
     def restarted(self) -> Coordinator:
         """Return a coordinator that goes on where the last one was."""
         exchanges = next(iter(self.sites.values())).replica.programme.exchanges
-        keep, progress = self.store.keep_progress, self.store.progress()
+        save, progress = self.store.save_progress, self.store.progress()
         self.coordinator = Coordinator(
-            self.agreement, exchanges, self, progress=progress, keep=keep, between_machines=self.members
+            self.agreement, exchanges, self, progress=progress, on_change=save, between_machines=self.members
         )
         return self.coordinator
 
@@ -147,7 +147,7 @@ class Conspiracy:
     def ask(self, cohort: tuple[str, ...], plan_for: Callable[[str], Plan]) -> Iterator[Any]:
         for name in cohort:
             plan = plan_for(name)
-            if plan.kind == KEYS and name != self.victim:
+            if plan.kind == KEYS_KIND and name != self.victim:
                 secret = self.sites[name].replica.seal_secret
                 public = PairwiseSite(name, secret, plan.run, identity=self.identities[name])
                 self.sites[name].pairwise = self.sites[name].answering = public
@@ -297,17 +297,17 @@ def test_a_restored_backup_seals_nothing_under_masks_that_were_used(
     Without epochs it seals another update in the same context: the difference of the two is that of the plaintexts.
     """
     house = Machines(three, tmp_path, members=members, seal=seal, aggregation="fedbn")
-    original, keep = house.sites["site_1"], house.sites["site_1"].keep
+    original, save = house.sites["site_1"], house.sites["site_1"].on_change
 
-    def keep_and_copy(site: Site) -> None:
-        keep(site)
+    def save_and_copy(site: Site) -> None:
+        save(site)
         if site.trainer.own.after is None:  # before a round leaves anything there
             shutil.rmtree(tmp_path / "backup", ignore_errors=True)
             shutil.copytree(tmp_path / "site_1", tmp_path / "backup")
 
-    original.keep = keep_and_copy  # type: ignore[method-assign]
+    original.on_change = save_and_copy  # type: ignore[method-assign]
     house.until(2)
-    original.keep = keep  # type: ignore[method-assign]
+    original.on_change = save  # type: ignore[method-assign]
     house.until(3)
     plan = house.last("train", "site_1")
     (first,) = (r for r in house.replies if isinstance(r, Answer) and (r.site, r.seq) == ("site_1", plan.seq))
@@ -324,7 +324,7 @@ def test_a_restored_backup_seals_nothing_under_masks_that_were_used(
         return
     with pytest.raises(FederationError, match="not those of its last start"):
         site.handle(plan)
-    public = site.handle(replace(plan, kind=KEYS, lanes=(0, 2, 0)))
+    public = site.handle(replace(plan, kind=KEYS_KIND, lanes=(0, 2, 0)))
     assert isinstance(public, Key)
     second = site.handle(decode(encode(replace(plan, peers=dict(plan.peers) | {"site_1": public.public}))))
     assert isinstance(second, Answer)
@@ -362,7 +362,7 @@ def test_a_coordinator_that_dies_while_masks_come_off_opens_that_sum_and_no_othe
 
     def die(site: str, message: Any) -> bool:
         revealed = isinstance(message, Reveal) and message.seq == 4
-        asked = isinstance(message, Plan) and message.kind.startswith(REVEAL) and message.seq == 4
+        asked = isinstance(message, Plan) and message.kind.startswith(REVEAL_KIND) and message.seq == 4
         if not dead and (
             (moment == "before masks come off" and asked) or (moment == "after the first reveal" and revealed)
         ):
@@ -370,13 +370,13 @@ def test_a_coordinator_that_dies_while_masks_come_off_opens_that_sum_and_no_othe
             raise Died
         return False
 
-    def keep(progress: Any) -> Any:
+    def save(progress: Any) -> Any:
         if not dead and moment == "before the sum is kept" and progress.seq == 5:
             dead.append("coordinator")
             raise Died
-        return house.store.keep_progress(progress)
+        return house.store.save_progress(progress)
 
-    house.lose, house.coordinator.keep = die, keep
+    house.lose, house.coordinator.on_change = die, save
     with pytest.raises(Died):
         list(house.coordinator.run())
     opening = house.store.progress().opening
@@ -403,7 +403,7 @@ def test_a_site_that_dies_before_its_reveal_arrives_gives_it_when_it_is_back(
 
     def die(site: str, message: Any) -> bool:
         revealed = isinstance(message, Reveal) and reached
-        asked = isinstance(message, Plan) and message.kind.startswith(REVEAL) and not reached
+        asked = isinstance(message, Plan) and message.kind.startswith(REVEAL_KIND) and not reached
         if (revealed or asked) and site == "site_2" and message.seq == 4 and not dead:
             dead.append(site)
             return True
@@ -430,7 +430,7 @@ def test_after_a_reveal_no_other_sum_of_the_exchange_is_answered_or_opened(
     assert plan.round == 2
 
     def keyed(site: Site) -> Plan:
-        public = site.handle(replace(plan, kind=KEYS, lanes=(0, 2, 0), previous=()))
+        public = site.handle(replace(plan, kind=KEYS_KIND, lanes=(0, 2, 0), previous=()))
         assert isinstance(public, Key)
         return replace(plan, peers=dict(plan.peers) | {"site_1": public.public})
 
@@ -524,11 +524,11 @@ def test_refusals_and_keys_are_in_the_ledger(three: dict[str, AnnData], tmp_path
     house = Machines(three, tmp_path)
     house.until(1)
     site, sent = house.sites["site_1"], list[Any]()
-    resident = Resident("site_1", lambda agreement: site, lambda content: sent.append(decode(content)))
-    resident._consider(Offer(__version__, house.agreement.to_json().encode()))
+    worker = SiteWorker("site_1", lambda agreement: site, lambda content: sent.append(decode(content)))
+    worker._consider(Offer(__version__, house.agreement.to_json().encode()))
     plan = house.last("train", "site_1")
     for n in range(3):  # however often it is asked for
-        resident._answer(replace(plan, seq=plan.seq + 5 + n, previous=()))
+        worker._answer(replace(plan, seq=plan.seq + 5 + n, previous=()))
     assert [type(message).__name__ for message in sent] == ["Consent", *["Trouble"] * 3]
     assert ledger_kinds(house, "site_1", ":refusal") == [f"{plan.seq}:refusal"]
     assert ledger_kinds(house, "site_1", ":keys") == ["0:keys"]
@@ -540,7 +540,7 @@ def test_refusals_and_keys_are_in_the_ledger(three: dict[str, AnnData], tmp_path
 # -- accounts of differential privacy ----------------------------------------------------------------------------------
 def private_run(data: dict[str, AnnData], folder: Path, identities: dict[str, Identity]) -> Machines:
     privacy = DP(noise_multiplier=2.0, delta=1e-3, accountant="rdp")
-    task = TASK.privately()
+    task = TASK.for_dp()
     for name in data:  # a run has folders of its own; the account is the site's
         shutil.rmtree(folder / name, ignore_errors=True)
     shutil.rmtree(folder / "coordinator", ignore_errors=True)

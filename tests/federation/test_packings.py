@@ -8,19 +8,19 @@ from hypothesis import strategies as st
 
 from infl.errors import SettingsError
 from infl.federation.agreement import Agreement
+from infl.federation.initial import build_flat_model
 from infl.federation.packings import count_packing, rescaled, train_packing, update_exponent
-from infl.federation.replica import build_bench
 from infl.keys import Keyring
 from infl.models import Classifier
 from infl.privacy import DP
 from infl.privacy.seal import Field, Packing
-from infl.privacy.seal.packing import RANGE, limit
+from infl.privacy.seal.packing import LANE_RANGE, limit
 from infl.sums.lanes import (
-    LEFT_OUT,
-    STEPS,
+    LEFT_OUT_COUNT,
+    MOST_STEPS_AT_ONCE,
     UPPER,
-    WIDEN,
-    WIDER,
+    WIDENING_STEP,
+    WIDER_COUNT,
     fitted,
     join_sums,
     split_sums,
@@ -33,7 +33,7 @@ TRAIN = Packing(
         *UPDATE,
         Field("n", (), 0, bits=64),
         *sums_packing({"train_loss": ()}).fields,
-        Field(WIDER, (2, STEPS), 0, bits=64),
+        Field(WIDER_COUNT, (2, MOST_STEPS_AT_ONCE), 0, bits=64),
         *sums_packing({"metric.loss": (), "metric.of": (2,)}).fields[:-1],
     )
 )
@@ -57,7 +57,7 @@ def test_what_fits_is_as_it_is() -> None:
     low, sums, fits = laid([1.0, -2.0, 0.5, 0.0, 3.0])
     assert fits and low == [1.0, -2.0, 0.5, 0.0, 3.0]
     assert {name: sums[name].tolist() for name in SUMS} == {name: value.tolist() for name, value in SUMS.items()}
-    assert sums[LEFT_OUT] == 0 and not sums[WIDER].any()
+    assert sums[LEFT_OUT_COUNT] == 0 and not sums[WIDER_COUNT].any()
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -77,13 +77,13 @@ def test_the_last_value_that_fits_and_the_first_that_does_not(number: int, sign:
 def test_an_array_out_of_range_says_by_how_many_steps(factor: float, steps: int) -> None:
     low, sums, fits = laid([0.0, 0.0, 0.0, 2 * ROOM[1] * factor, 0.0])
     assert not fits and low == [0.0] * 5
-    assert sums[LEFT_OUT] == 1 and sums["n"] == 0 and sums["train_loss"] == 0
-    assert sums[WIDER].sum() == 1 and sums[WIDER][1, steps - 1] == 1
-    asked = rescaled({}, sums[WIDER], np.zeros(5, np.int32), TRAIN)
-    assert asked == {"b": WIDEN * steps}
+    assert sums[LEFT_OUT_COUNT] == 1 and sums["n"] == 0 and sums["train_loss"] == 0
+    assert sums[WIDER_COUNT].sum() == 1 and sums[WIDER_COUNT][1, steps - 1] == 1
+    asked = rescaled({}, sums[WIDER_COUNT], np.zeros(5, np.int32), TRAIN)
+    assert asked == {"b": WIDENING_STEP * steps}
     assert sums["metric.loss"] == 1.5 and sums["metric.of"].tolist() == [2.0, 4.0]  # they are of the model before
     wider = TRAIN.coarser(asked)
-    if steps < STEPS:  # and then it fits
+    if steps < MOST_STEPS_AT_ONCE:  # and then it fits
         update = np.array([0.0, 0.0, 0.0, 2 * ROOM[1] * factor, 0.0], np.float32)
         assert fitted(update, SUMS, wider, 3, weight=0.5)[2]
 
@@ -91,7 +91,7 @@ def test_an_array_out_of_range_says_by_how_many_steps(factor: float, steps: int)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_not_finite_is_left_out_and_asks_for_no_scale(value: float) -> None:
     low, sums, fits = laid([0.0, value, 1.0, 1.0, 1.0])
-    assert not fits and low == [0.0] * 5 and sums[LEFT_OUT] == 1 and not sums[WIDER].any()
+    assert not fits and low == [0.0] * 5 and sums[LEFT_OUT_COUNT] == 1 and not sums[WIDER_COUNT].any()
 
 
 def test_a_loss_that_is_not_finite_takes_the_update_with_it() -> None:
@@ -101,29 +101,29 @@ def test_a_loss_that_is_not_finite_takes_the_update_with_it() -> None:
 
 def test_metrics_that_are_not_finite_are_all_zero_and_the_update_stays() -> None:
     low, sums, fits = laid([1.0] * 5, metric__loss=np.inf)
-    assert not fits and low == [1.0] * 5 and sums["n"] == 7 and sums[LEFT_OUT] == 0
+    assert not fits and low == [1.0] * 5 and sums["n"] == 7 and sums[LEFT_OUT_COUNT] == 0
     assert sums["metric.loss"] == 0 and sums["metric.of"].tolist() == [0.0, 0.0]
 
 
 def test_the_widest_need_of_several_sites_decides() -> None:
-    asked = np.zeros((2, STEPS))
+    asked = np.zeros((2, MOST_STEPS_AT_ONCE))
     asked[0, [0, 4]], asked[1, 2] = (3, 1), 2
     nothing = np.zeros(5, np.int32)
-    assert rescaled({}, asked, nothing, TRAIN) == {"w": 5 * WIDEN, "b": 3 * WIDEN}
-    assert rescaled({"w": WIDEN}, asked, nothing, TRAIN) == {"w": 6 * WIDEN, "b": 3 * WIDEN}
-    assert rescaled({}, np.zeros((2, STEPS)), nothing, TRAIN) == {}
+    assert rescaled({}, asked, nothing, TRAIN) == {"w": 5 * WIDENING_STEP, "b": 3 * WIDENING_STEP}
+    assert rescaled({"w": WIDENING_STEP}, asked, nothing, TRAIN) == {"w": 6 * WIDENING_STEP, "b": 3 * WIDENING_STEP}
+    assert rescaled({}, np.zeros((2, MOST_STEPS_AT_ONCE)), nothing, TRAIN) == {}
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_scales_go_back_a_step_when_sums_are_far_below_the_range(sign: int) -> None:
     """One odd update must not leave all later ones on a scale on which they are zero."""
-    quiet, wide = np.zeros((2, STEPS)), {"w": 2 * WIDEN, "b": WIDEN}
+    quiet, wide = np.zeros((2, MOST_STEPS_AT_ONCE)), {"w": 2 * WIDENING_STEP, "b": WIDENING_STEP}
     low = np.zeros(5, np.int32)
-    low[1] = sign * (RANGE[32] >> 2 * WIDEN)  # of w, as large as may be
-    assert rescaled(wide, quiet, low, TRAIN) == {"w": 2 * WIDEN}
+    low[1] = sign * (LANE_RANGE[32] >> 2 * WIDENING_STEP)  # of w, as large as may be
+    assert rescaled(wide, quiet, low, TRAIN) == {"w": 2 * WIDENING_STEP}
     low[1] -= sign
-    assert rescaled(wide, quiet, low, TRAIN) == {"w": WIDEN}
-    assert rescaled({"w": WIDEN}, quiet, low, TRAIN) == {}
+    assert rescaled(wide, quiet, low, TRAIN) == {"w": WIDENING_STEP}
+    assert rescaled({"w": WIDENING_STEP}, quiet, low, TRAIN) == {}
 
 
 @given(st.lists(st.floats(-1e34, 1e34), min_size=1, max_size=5), st.integers(1, 4))
@@ -145,11 +145,11 @@ def test_under_differential_privacy_nothing_is_marked(small_sites: dict[str, Ann
     """A mark would say exactly what the noise is there to hide."""
     task, key = Classifier(target="label", width=8, n_blocks=1), Keyring.create()
     for privacy in (None, DP(noise_multiplier=1.0, delta=1e-3)):
-        chosen = task if privacy is None else task.privately()
+        chosen = task if privacy is None else task.for_dp()
         agreement = Agreement.new(chosen, chosen.agree(small_sites), small_sites, key, rounds=2, privacy=privacy)
-        names = {f.name for f in train_packing(chosen, agreement, build_bench(chosen, agreement).shared).fields}
-        assert ({LEFT_OUT, WIDER} <= names) is (privacy is None)
-        assert privacy is None or not {LEFT_OUT, WIDER} & names
+        names = {f.name for f in train_packing(chosen, agreement, build_flat_model(chosen, agreement).shared).fields}
+        assert ({LEFT_OUT_COUNT, WIDER_COUNT} <= names) is (privacy is None)
+        assert privacy is None or not {LEFT_OUT_COUNT, WIDER_COUNT} & names
 
 
 def test_the_first_scale_has_room_for_64_steps_an_epoch_and_a_gain_of_4() -> None:
@@ -169,7 +169,7 @@ def test_sums_lie_on_three_scales_and_are_of_all() -> None:
         ("y.high", (), 20),
         ("x.higher", (2,), 60),
         ("y.higher", (), 60),
-        (LEFT_OUT, (), 0),
+        (LEFT_OUT_COUNT, (), 0),
     ]
     assert all(f.of_all and f.bits == 64 for f in fields)
 
@@ -186,10 +186,10 @@ def test_the_first_sum_counts_samples_and_who_has_a_name(small_sites: dict[str, 
 @pytest.mark.parametrize(
     ("settings", "updates", "counts"),
     [
-        ({}, 1, [LEFT_OUT, WIDER, "train_loss"]),
-        ({"participation": 0.75}, 1, ["n", LEFT_OUT, WIDER, "train_loss"]),
-        ({"aggregation": "scaffold"}, 2, [LEFT_OUT, WIDER, "train_loss"]),
-        ({"aggregation": "qfedavg"}, 1, [LEFT_OUT, WIDER, "train_loss", "importance"]),
+        ({}, 1, [LEFT_OUT_COUNT, WIDER_COUNT, "train_loss"]),
+        ({"participation": 0.75}, 1, ["n", LEFT_OUT_COUNT, WIDER_COUNT, "train_loss"]),
+        ({"aggregation": "scaffold"}, 2, [LEFT_OUT_COUNT, WIDER_COUNT, "train_loss"]),
+        ({"aggregation": "qfedavg"}, 1, [LEFT_OUT_COUNT, WIDER_COUNT, "train_loss", "importance"]),
     ],
 )
 def test_what_a_round_sums(
@@ -197,7 +197,7 @@ def test_what_a_round_sums(
 ) -> None:
     task = Classifier(target="label", width=8, n_blocks=1)
     agreement = Agreement.new(task, task.agree(small_sites), small_sites, Keyring.create(), **settings)
-    shared = build_bench(task, agreement).shared
+    shared = build_flat_model(task, agreement).shared
     packing = train_packing(task, agreement, shared)
     assert [f.shape for f in packing.fields if f.bits == 32] == updates * [e.shape for e in shared.entries]
     low = [f.exponent for f in packing.fields if f.bits == 32]
@@ -206,6 +206,8 @@ def test_what_a_round_sums(
     high = {f.name: f for f in packing.fields if f.bits == 64 and not f.name.startswith("metric.")}
     assert [name for name in high if not name.endswith(UPPER)] == counts
     assert all(f.exponent == 0 for name, f in high.items() if name == "n")  # a count is whole
-    assert high[WIDER].shape == (updates * n, 8) and high[WIDER].exponent == high[LEFT_OUT].exponent == 0
-    assert not (high[WIDER].of_all or high[LEFT_OUT].of_all)  # they go with the update
-    assert all(f.of_all for name, f in high.items() if name not in (WIDER, LEFT_OUT))
+    assert (
+        high[WIDER_COUNT].shape == (updates * n, 8) and high[WIDER_COUNT].exponent == high[LEFT_OUT_COUNT].exponent == 0
+    )
+    assert not (high[WIDER_COUNT].of_all or high[LEFT_OUT_COUNT].of_all)  # they go with the update
+    assert all(f.of_all for name, f in high.items() if name not in (WIDER_COUNT, LEFT_OUT_COUNT))

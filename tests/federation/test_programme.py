@@ -15,7 +15,7 @@ from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
 from infl.federation.coordinator import Coordinator, Progress
 from infl.federation.local import LocalTransport
-from infl.federation.messages import END, KEYS, Answer, Plan, Reveal, Total
+from infl.federation.messages import END_KIND, KEYS_KIND, Answer, Plan, Reveal, Total
 from infl.federation.programme import MAX_ATTEMPTS, Exchange, cohort_of
 from infl.federation.replica import Replica
 from infl.federation.site import Site
@@ -52,7 +52,7 @@ class House:
         private: bool = False,
         **settings: Any,
     ) -> None:
-        task = replace(TASK.privately() if private else TASK, lr=lr)
+        task = replace(TASK.for_dp() if private else TASK, lr=lr)
         self.key, names = Keyring.create(), [*data][:n_sites]
         data = {name: data[name] for name in names}
         self.agreement = Agreement.new(task, task.agree(data), data, self.key, **{"rounds": 3} | settings)
@@ -96,7 +96,7 @@ DEVIATIONS: dict[str, Change] = {
     "skipped_round": lambda p: replace(p, round=3),
     "train_again_for_judge": lambda p: replace(p, kind="judge", round=0),
     "count_again": lambda p: replace(p, kind="count", round=0, lanes=(0, 2, 3)),
-    "early_end": lambda p: replace(p, kind=END, round=0, lanes=(0, 2, 0)),
+    "early_end": lambda p: replace(p, kind=END_KIND, round=0, lanes=(0, 2, 0)),
     "replayed_exchange": lambda p: replace(p, seq=p.seq - 1),
     "future_exchange": lambda p: replace(p, seq=p.seq + 1),
     "differencing": lambda p: replace(p, cohort=p.cohort[1:]),
@@ -207,7 +207,7 @@ def test_after_stopping_no_round_is_trained_and_all_is_judged(small_sites: dict[
     assert replica.stopped and kinds.count("train") < 40 and kinds[-3:] == ["judge", "temperature", "close"]
     assert replica.due is None
     last = house.plans[-1]
-    assert last.kind == END
+    assert last.kind == END_KIND
     train = next(e for e in house.exchanges if e.kind == "train")
     with pytest.raises(FederationError, match="the run is over"):
         house.tell(replace(last, kind="judge", lanes=train.packing.lanes))
@@ -276,7 +276,7 @@ def test_what_is_asked_for_at_any_time_changes_nothing(small_sites: dict[str, An
     plan = house.until("train", 5)
     site = house.sites[house.agreement.sites[0]]
     before, trained = site.trainer.own.now, site.trainer.own.after
-    house.tell(replace(plan, kind=KEYS, lanes=(0, 2, 0), previous=()))
+    house.tell(replace(plan, kind=KEYS_KIND, lanes=(0, 2, 0), previous=()))
     with pytest.raises(FederationError):
         house.tell(replace(plan, seq=plan.seq + 7, previous=()))
     assert site.trainer.own.now is before and site.trainer.own.after is trained
@@ -324,7 +324,7 @@ def test_what_was_opened_is_remembered(small_sites: dict[str, AnnData], tmp_path
     house = House(small_sites, seal="pairwise")
     name = house.agreement.sites[0]
     site, store = house.sites[name], Checkpoint(tmp_path / "site")
-    site.keep = lambda s: store.keep_sites(s.replica, {name: s})
+    site.on_change = lambda s: store.save_sites(s.replica, {name: s})
     house.until("train", 2)
     again = Site(name, small_sites[name], Replica(house.agreement, house.key))
     store.restore_sites(again.replica, {name: again})
@@ -436,7 +436,7 @@ def test_what_a_round_leaves_is_kept_before_its_update_is_sent(small_sites: dict
     house = House(small_sites, aggregation="fedbn")
     name = house.agreement.sites[0]
     site, store = house.sites[name], Checkpoint(tmp_path / "site")
-    site.keep = lambda s: store.keep_sites(s.replica, {name: s})
+    site.on_change = lambda s: store.save_sites(s.replica, {name: s})
     plan = house.until("train", 2)
     answer = house.tell(plan)
     again = Site(name, small_sites[name], Replica(house.agreement, house.key))
@@ -457,7 +457,7 @@ def test_a_site_that_dies_while_it_writes_down_what_it_gives_gives_the_same_agai
     site = Site(name, small_sites[name], Replica(house.agreement, house.key), ledger)
     house.sites[name] = site
     kept: list[Any] = []
-    site.keep = lambda s: kept.append(s._given)
+    site.on_change = lambda s: kept.append(s._given)
 
     def dies(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -482,5 +482,5 @@ def test_a_ledger_does_not_grow_by_being_asked_for_keys(small_sites: dict[str, A
     assert site.ledger is not None
     before = len(site.ledger.entries)
     for seq in range(50):
-        house.tell(replace(plan, kind=KEYS, seq=seq, lanes=(0, 2, 0), previous=()))
+        house.tell(replace(plan, kind=KEYS_KIND, seq=seq, lanes=(0, 2, 0), previous=()))
     assert len(site.ledger.entries) <= before + 1

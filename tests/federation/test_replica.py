@@ -11,17 +11,19 @@ import torch
 from anndata import AnnData
 from tests.federation.test_programme import House
 
-import infl.federation.replica as replica_module
+import infl.federation.run_lock as lock_module
 from infl.errors import FederationError, KeyringError, SettingsError
 from infl.federation.agreement import Agreement
-from infl.federation.messages import REVEAL
-from infl.federation.replica import Replica, named
+from infl.federation.messages import REVEAL_KIND
+from infl.federation.packings import left_out
+from infl.federation.replica import Replica
+from infl.federation.run_lock import named
 from infl.keys import Keyring
 from infl.models import Classifier
 from infl.privacy import DP
-from infl.privacy.dp import TAIL, grid_exponent
+from infl.privacy.dp import NOISE_TAIL, grid_exponent
 from infl.privacy.seal.packing import limit
-from infl.sums.lanes import LEFT_OUT, WIDER
+from infl.sums.lanes import LEFT_OUT_COUNT, WIDER_COUNT
 
 TASK = Classifier(target="label", width=8, n_blocks=1)
 
@@ -52,7 +54,7 @@ def test_a_model_says_under_which_key_it_is_locked(small_sites: dict[str, AnnDat
 def test_without_seal_and_lock_there_is_no_secret(small_sites: dict[str, AnnData]) -> None:
     replica = Replica(agreed(small_sites, None, seal="none", lock=None), None)
     assert (replica.seal.name, replica.seal_secret, replica.gain) == ("none", b"", None)
-    assert torch.equal(replica.theta, replica.bench.copy_shared())
+    assert torch.equal(replica.theta, replica.flat_model.copy_shared())
 
 
 @pytest.mark.parametrize(("seal", "travels_locked"), [("none", True), ("group", False), ("pairwise", False)])
@@ -102,7 +104,7 @@ def test_all_who_seal_in_one_process_share_a_context(small_sites: dict[str, AnnD
     replica = house.sites["site_1"].replica
     replica.catch_up(plan.previous)
     context = replica.context(plan)
-    assert replica.context(replace(plan)) is context is replica.context(replace(plan, kind=REVEAL + plan.kind))
+    assert replica.context(replace(plan)) is context is replica.context(replace(plan, kind=REVEAL_KIND + plan.kind))
     changed = [replica.context(replace(plan, attempt=1)), replica.context(replace(plan, peers={"a": bytes(128)}))]
     replica.chain = "0" * 64
     changed.append(replica.context(plan))
@@ -127,18 +129,18 @@ def test_names_and_length_of_a_run_change_no_salt(small_sites: dict[str, AnnData
 
 
 def test_noise_and_what_is_left_beside_it(small_sites: dict[str, AnnData]) -> None:
-    key, task = Keyring.create(), TASK.privately()
+    key, task = Keyring.create(), TASK.for_dp()
     dp = DP(noise_multiplier=2.0, delta=1e-3, noise="local", clip_norm=0.5)
     replica = Replica(agreed(small_sites, key, task, privacy=dp, rounds=2), key)
     step = 2.0 ** grid_exponent(0.5, len(replica.theta))
     assert replica.noise_in_steps == pytest.approx(2.0 * 0.5 / step)
-    assert replica.room == limit(32, 4) - int(np.ceil(TAIL * replica.noise_in_steps))
+    assert replica.room == limit(32, 4) - int(np.ceil(NOISE_TAIL * replica.noise_in_steps))
     assert replica.room * step > 1
 
 
 def test_noise_that_leaves_no_room_is_refused(small_sites: dict[str, AnnData]) -> None:
     """A gradient of the size of the clipping norm must fit beside the noise."""
-    key, task = Keyring.create(), TASK.privately()
+    key, task = Keyring.create(), TASK.for_dp()
 
     def replica(noise: float) -> Replica:
         dp = DP(noise_multiplier=noise, delta=1e-3, noise="local", clip_norm=1.0)
@@ -146,14 +148,14 @@ def test_noise_that_leaves_no_room_is_refused(small_sites: dict[str, AnnData]) -
 
     step = 2.0 ** grid_exponent(1.0, len(replica(1.0).theta))
     for left in (0.5, 2.0):  # norms of a gradient
-        noise = (limit(32, 4) - left / step) / TAIL * step
+        noise = (limit(32, 4) - left / step) / NOISE_TAIL * step
         with nullcontext() if left > 1 else pytest.raises(SettingsError, match="leaves no room for gradients"):
             assert replica(noise).room * step == pytest.approx(left, rel=0.01)
 
 
 def test_under_privacy_only_what_the_task_gives_privately_is_summed(small_sites: dict[str, AnnData]) -> None:
     key = Keyring.create()
-    with pytest.raises(SettingsError, match=r"agree on what task\.privately\(\) gives"):
+    with pytest.raises(SettingsError, match=r"agree on what task\.for_dp\(\) gives"):
         Replica(agreed(small_sites, key, privacy=DP(noise_multiplier=2.0, delta=1e-3), rounds=2), key)
 
 
@@ -271,8 +273,8 @@ def test_what_sums_moved_has_a_salt_that_follows_from_them(
 ) -> None:
     """Processors round weights differently; the salts must be the same at all sites."""
     locked: list[dict[str, str]] = []
-    lock = replica_module.lock_model
-    monkeypatch.setattr(replica_module, "lock_model", lambda *a, salts: locked.append(salts) or lock(*a, salts=salts))
+    lock = lock_module.lock_model
+    monkeypatch.setattr(lock_module, "lock_model", lambda *a, salts: locked.append(salts) or lock(*a, salts=salts))
     house = House(small_sites)
     replica = house.sites["site_1"].replica
     replica.model()
@@ -280,7 +282,7 @@ def test_what_sums_moved_has_a_salt_that_follows_from_them(
     replica.catch_up(tuple(house.coordinator.progress.totals))
     replica.model()
     begun, ended = locked
-    assert begun == {} and {*ended} == {entry.name for entry in replica.bench.shared.entries}
+    assert begun == {} and {*ended} == {entry.name for entry in replica.flat_model.shared.entries}
     assert len({*ended.values()}) == len(ended)
 
 
@@ -290,15 +292,14 @@ def test_updates_that_count_as_zero_are_said(
 ) -> None:
     house = House(small_sites)
     plan = house.until("train", 2)
-    replica = house.sites["site_1"].replica
     (total,) = (total for total in house.coordinator.progress.totals if total.seq == plan.seq - 1)
     wider = np.zeros((2, 8))
     wider[1, 3] = marks
-    assert replica._left_out(total, {LEFT_OUT: np.asarray(2.0), WIDER: wider}) == 2
+    assert left_out(total, {LEFT_OUT_COUNT: np.asarray(2.0), WIDER_COUNT: wider}) == 2
     error = capsys.readouterr().err
     assert "round 1: 2 of 3 updates were not finite or out of range, and count as zero" in error and said in error
-    assert replica._left_out(total, {LEFT_OUT: np.asarray(0.0), WIDER: wider}) == 0
-    assert replica._left_out(total, {}) == 0 and capsys.readouterr().err == ""
+    assert left_out(total, {LEFT_OUT_COUNT: np.asarray(0.0), WIDER_COUNT: wider}) == 0
+    assert left_out(total, {}) == 0 and capsys.readouterr().err == ""
 
 
 def test_a_rule_that_gives_nobody_any_weight_is_an_error(small_sites: dict[str, AnnData]) -> None:

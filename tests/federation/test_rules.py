@@ -10,12 +10,13 @@ from anndata import AnnData
 
 import infl
 from infl.errors import SettingsError
+from infl.federation.aggregation import AtSite
 from infl.federation.agreement import Agreement
 from infl.federation.coordinator import Reply, Transport
 from infl.federation.local import Outcome, run_in_process
 from infl.federation.messages import Plan
 from infl.federation.replica import Replica
-from infl.federation.rules import RULES, AtSite, fedadam, fedavg, fedyogi, qfedavg, rule
+from infl.federation.rules import RULES, fedadam, fedavg, fedyogi, qfedavg, rule
 from infl.federation.run import FederatedRun
 from infl.federation.training import Trainer
 from infl.keys import Keyring
@@ -176,7 +177,7 @@ def test_what_is_local_never_travels_and_is_the_sites_own(
 ) -> None:
     key = Keyring.create()
     outcome = outcome_of(small_sites, key, aggregation=name, aggregation_options=options)
-    shared = {entry.name for entry in outcome.replica.bench.shared.entries}
+    shared = {entry.name for entry in outcome.replica.flat_model.shared.entries}
     assert not any(stays in parameter.split(".") for parameter in shared)
     assert {*outcome.run.model.stored} == shared
     models = [model.effective(None) for model in outcome.run.site_models.values()]
@@ -218,7 +219,7 @@ def test_resume_gives_the_same_bits(
     settings = {**OPTIONS, "key": Keyring.create(), "aggregation": name, "participation": 0.75}
     infl.tl.fit_federated(small_sites, **settings)
     expected = latents(small_sites)
-    write, calls = Checkpoint.keep_progress, iter(range(100))
+    write, calls = Checkpoint.save_progress, iter(range(100))
 
     def dying(self: Checkpoint, progress: object) -> None:
         write(self, progress)
@@ -226,7 +227,7 @@ def test_resume_gives_the_same_bits(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Checkpoint, "keep_progress", dying)
+        patch.setattr(Checkpoint, "save_progress", dying)
         infl.tl.fit_federated(small_sites, checkpoint=tmp_path / "run", resume=True, **settings)
     infl.tl.fit_federated(small_sites, checkpoint=tmp_path / "run", resume=True, **settings)
     np.testing.assert_array_equal(latents(small_sites), expected)

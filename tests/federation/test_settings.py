@@ -60,7 +60,7 @@ def test_settings_come_back_from_a_result(khan_sites: dict[str, AnnData]) -> Non
     again = RunSettings.of(Agreement.new(TASK, panel, khan_sites, key, OTHERS).settings())
     assert again == OTHERS
     private = RunSettings(rounds=3, seal="pairwise", privacy=DP(noise_multiplier=2.0, delta=1e-3, colluders=3))
-    agreement = Agreement.new(TASK.privately(), panel, khan_sites, key, private)
+    agreement = Agreement.new(TASK.for_dp(), panel, khan_sites, key, private)
     assert agreement.min_sites == 4
     assert RunSettings.of(agreement.settings()).privacy == agreement.dp
 

@@ -10,8 +10,8 @@ from anndata import AnnData
 from tests.federation.test_programme import House
 
 from infl.errors import FederationError, KeyringError
-from infl.federation.messages import KEYS, REPLAY, Answer, Applied, Key
-from infl.federation.rules import AtSite
+from infl.federation.aggregation import AtSite
+from infl.federation.messages import KEYS_KIND, REPLAY_KIND, Answer, Applied, Key
 from infl.federation.site import Site
 from infl.privacy import DP
 from infl.privacy.seal import Ledger, RangeError
@@ -38,16 +38,16 @@ def test_what_is_answered_says_what_it_answers(small_sites: dict[str, AnnData]) 
     assert (answer.site, answer.run, answer.seq, answer.attempt) == ("site_1", a.run, plan.seq, 0)
     assert (answer.key_version, answer.fingerprint) == (a.key_version, a.fingerprint)
     assert {*answer.shares} == {*a.sites}
-    replay = house.tell(replace(plan, kind=REPLAY, round=0, lanes=(0, 2, 0)))
+    replay = house.tell(replace(plan, kind=REPLAY_KIND, round=0, lanes=(0, 2, 0)))
     assert replay == Applied("site_1", plan.seq)
-    key = house.tell(replace(plan, kind=KEYS, round=0, lanes=(0, 2, 0)))
+    key = house.tell(replace(plan, kind=KEYS_KIND, round=0, lanes=(0, 2, 0)))
     assert key == Key("site_1", plan.seq, house.sites["site_1"].pairwise.advertise())
 
 
 def test_state_is_kept_before_anything_is_answered_and_only_when_it_changed(small_sites: dict[str, AnnData]) -> None:
     house = House(small_sites)
     site, kept = house.sites["site_1"], []
-    site.keep = lambda s: kept.append(s.replica.seq)
+    site.on_change = lambda s: kept.append(s.replica.seq)
     plan = house.until("train", 2)
     assert kept == list(range(-1, plan.seq - 1))
     house.tell(plan)

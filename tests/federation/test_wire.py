@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from infl.errors import FederationError
 from infl.federation.messages import (
-    MESSAGES,
+    MESSAGE_TYPES,
     Alive,
     Answer,
     Applied,
@@ -26,8 +26,8 @@ from infl.federation.messages import (
     Total,
     Trouble,
 )
-from infl.federation.wire import LANES, MAGIC, VERSION, decode, encode, encode_parts
-from infl.privacy.seal import Revealed, Words
+from infl.federation.wire import LANE_FORMATS, MAGIC, VERSION, decode, encode, encode_parts
+from infl.privacy.seal import MaskedArrays, Revealed
 
 names = st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=12)
 numbers = st.integers(0, 1 << 53)
@@ -35,7 +35,7 @@ blobs = st.binary(max_size=40)
 tables = st.dictionaries(names, blobs, max_size=3)
 sites = st.lists(names, max_size=4, unique=True).map(tuple)
 lanes = st.builds(
-    lambda low, high, of_all: Words(np.asarray(low, "<u4"), np.asarray(high, "<u8"), np.asarray(of_all, "<u8")),
+    lambda low, high, of_all: MaskedArrays(np.asarray(low, "<u4"), np.asarray(high, "<u8"), np.asarray(of_all, "<u8")),
     st.lists(st.integers(0, 2**32 - 1), max_size=5),
     st.lists(st.integers(0, 2**64 - 1), max_size=5),
     st.lists(st.integers(0, 2**64 - 1), max_size=5),
@@ -62,8 +62,8 @@ messages = st.one_of(
 
 
 def same(a: Any, b: Any) -> bool:
-    if isinstance(a, Words):
-        return all(np.array_equal(getattr(a, lane), getattr(b, lane)) for lane in LANES)
+    if isinstance(a, MaskedArrays):
+        return all(np.array_equal(getattr(a, lane), getattr(b, lane)) for lane in LANE_FORMATS)
     if isinstance(a, tuple):
         return len(a) == len(b) and all(map(same, a, b))
     if is_dataclass(a):
@@ -85,7 +85,7 @@ def test_every_message_can_be_sent() -> None:
         seen.add(type(message))
 
     draw()
-    assert seen == set(MESSAGES)
+    assert seen == set(MESSAGE_TYPES)
 
 
 @given(messages, st.data())
@@ -105,7 +105,7 @@ def test_altered_bytes_are_a_message_or_refused(message: Any, data: st.DataObjec
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:
-        assert type(decode(bytes(content))) in MESSAGES
+        assert type(decode(bytes(content))) in MESSAGE_TYPES
     except FederationError as error:
         assert len(str(error)) < 300
 
@@ -190,13 +190,13 @@ def test_a_message_larger_than_due_is_refused_unread() -> None:
 
 
 def test_large_words_are_not_copied() -> None:
-    words = Words(np.arange(1 << 16, dtype="<u4"), np.arange(3, dtype="<u8"))
+    words = MaskedArrays(np.arange(1 << 16, dtype="<u4"), np.arange(3, dtype="<u8"))
     content = encode(Answer("a", "run", 1, 0, 1, "f", words))
     assert np.shares_memory(decode(content).words.low, np.frombuffer(content, "u1"))
 
 
 def test_parts_of_a_message_are_views_of_its_arrays() -> None:
-    words = Words(np.arange(7, dtype="<u4"), np.arange(3, dtype="<u8"))
+    words = MaskedArrays(np.arange(7, dtype="<u4"), np.arange(3, dtype="<u8"))
     answer = Answer("a", "run", 1, 0, 1, "f", words)
     parts = encode_parts(answer)
     assert b"".join(parts) == encode(answer)

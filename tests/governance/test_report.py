@@ -229,7 +229,7 @@ def test_no_key_no_identity_and_no_path_is_in_it(usual: Any, audit, tmp_path: Pa
     infl.governance.report(usual.run, tmp_path / "report.html", audit=audit)
     ring = usual.key
     assert ring is not None
-    secrets = [ring._roots[1], ring._signer, *(ring.subkey(label) for label in infl.keys.LABELS)]
+    secrets = [ring._roots[1], ring._signer, *(ring.subkey(label) for label in infl.keys.SUBKEY_LABELS)]
     members = [member.recipient for member in ring.members.values()]
     for file in tmp_path.iterdir():
         content = file.read_bytes()

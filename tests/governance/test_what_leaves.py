@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from infl.federation import messages
-from infl.federation.messages import MESSAGES, Visibility, shown
+from infl.federation.messages import MESSAGE_TYPES, Visibility, shown
 from infl.governance.what_leaves import what_leaves
 
 PAGE = Path(__file__).parents[2] / "docs" / "what_leaves.md"
@@ -18,7 +18,7 @@ def test_page_is_what_the_messages_say() -> None:
 
 def test_every_message_class_is_on_the_page() -> None:
     classes = {c for c in vars(messages).values() if dataclasses.is_dataclass(c) and c.__module__ == messages.__name__}
-    assert classes == set(MESSAGES)
+    assert classes == set(MESSAGE_TYPES)
 
 
 def test_field_without_visibility_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,15 +28,15 @@ def test_field_without_visibility_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
         age: int
 
-    monkeypatch.setattr("infl.governance.what_leaves.MESSAGES", (*MESSAGES, Leaky))
+    monkeypatch.setattr("infl.governance.what_leaves.MESSAGE_TYPES", (*MESSAGE_TYPES, Leaky))
     with pytest.raises(TypeError, match=r"Leaky\.age"):
         what_leaves()
 
 
 def test_updates_counts_and_metrics_are_sealed_everywhere() -> None:
-    for message in MESSAGES:
+    for message in MESSAGE_TYPES:
         for field in dataclasses.fields(message):
-            if field.type == "Words":
+            if field.type == "MaskedArrays":
                 assert field.metadata["visible"] is Visibility.SEALED, f"{message.__name__}.{field.name}"
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infl.errors import KeyringError
-from infl.keys import LABELS
+from infl.keys import SUBKEY_LABELS
 from infl.keys.derive import derive, fingerprint, hkdf, readable
 
 VECTORS = json.loads((Path(__file__).parent / "subkeys.json").read_text())["vectors"]
@@ -63,14 +63,14 @@ def test_our_vectors_have_not_changed(vector: dict) -> None:
 
 
 def test_every_label_has_a_vector_and_a_meaning() -> None:
-    assert {v["label"] for v in VECTORS} == set(LABELS)
-    assert all(len(meaning) > 10 for meaning in LABELS.values())
-    assert not any("/" in label for label in LABELS)
+    assert {v["label"] for v in VECTORS} == set(SUBKEY_LABELS)
+    assert all(len(meaning) > 10 for meaning in SUBKEY_LABELS.values())
+    assert not any("/" in label for label in SUBKEY_LABELS)
 
 
 @given(st.binary(min_size=32, max_size=32), st.integers(1, 1000), st.binary(max_size=40))
 def test_no_two_uses_have_one_subkey(root: bytes, version: int, salt: bytes) -> None:
-    uses = [(label, v, s) for label in LABELS for v in (version, version + 1) for s in (salt, salt + b"\1")]
+    uses = [(label, v, s) for label in SUBKEY_LABELS for v in (version, version + 1) for s in (salt, salt + b"\1")]
     subkeys = {derive(root, label, v, salt=s) for label, v, s in uses}
     assert len(subkeys) == len(uses)
     assert root not in subkeys
@@ -103,5 +103,5 @@ def test_a_length_that_hkdf_has_not_is_refused(length: int) -> None:
 
 def test_the_documentation_has_the_table_of_labels() -> None:
     page = (Path(__file__).parents[2] / "docs" / "keys.md").read_text()
-    for label, meaning in LABELS.items():
+    for label, meaning in SUBKEY_LABELS.items():
         assert f"| `{label}` | {meaning} |" in page

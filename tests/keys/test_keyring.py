@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infl.errors import MAX_LENGTH, InflError, KeyringError
-from infl.keys import LABELS, Keyring
+from infl.keys import SUBKEY_LABELS, Keyring
 
 roots = st.dictionaries(st.integers(1, 40), st.binary(min_size=32, max_size=32), min_size=1, max_size=5)
 
@@ -18,7 +18,9 @@ roots = st.dictionaries(st.integers(1, 40), st.binary(min_size=32, max_size=32),
 def secrets_of(ring: Keyring) -> list[str]:
     """Everything that must not be seen, in the ways in which bytes are printed."""
     secret = [*ring._roots.values(), *([ring._signer] if ring._signer else [])]
-    secret += [ring.subkey(label, version=v) for label in LABELS if label != "fingerprint" for v in ring.versions]
+    secret += [
+        ring.subkey(label, version=v) for label in SUBKEY_LABELS if label != "fingerprint" for v in ring.versions
+    ]
     return [text for s in secret for text in (s.hex(), repr(s)[2:-1], str(list(s))[1:-1])]
 
 

@@ -145,7 +145,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("pca", {"key_added": "a/b"}), ("pca", {"zero_center": 1}), ("pca", {"dtype": "complex"}), ("pca", {"dtype": 3}),
     ("harmony_integrate", {"theta": -1}), ("harmony_integrate", {"basis": 3}), ("harmony_integrate", {"adjusted_basis": "a/b"}),
     ("harmony_integrate", {"sigma": 0}), ("harmony_integrate", {"max_iter_harmony": 0}), ("harmony_integrate", {"n_clusters": 0}),
-    ("harmony_integrate", {"random_state": -1}), ("harmony_integrate", {"key": 8}), ("harmony_integrate", {"dtype": 3}),
+    ("harmony_integrate", {"seed": -1}), ("harmony_integrate", {"key": 8}), ("harmony_integrate", {"dtype": 3}),
     ("harmony_integrate", {"batch_key": ["type"]}),
     ("qc_summary", {"round_to": 0}), ("qc_summary", {"qc_vars": 3}), ("qc_summary", {"percent_top": "50"}),
     ("qc_summary", {"percent_top": [0]}), ("qc_summary", {"log1p": 1}),

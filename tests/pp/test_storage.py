@@ -139,7 +139,7 @@ USERS = {
     ),
     "audit": lambda sites, run: infl.tl.audit(run, sites, attacks=["no_key", "site_balance"]),
     "site_metrics": lambda sites, run: infl.tl.site_metrics(run, sites),
-    "personalise": lambda sites, run: infl.tl.personalise(sites, run, epochs=1),
+    "personalise": lambda sites, run: infl.tl.personalise(run, sites, epochs=1),
     "lock_curve": lambda sites, run: infl.tl.lock_curve(run.model, sites, key=run.key, n_keys=1),
     "pictures": lambda sites, run: infl.pl.sites(sites, "kind"),
 }

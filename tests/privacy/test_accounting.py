@@ -11,7 +11,7 @@ from scipy import integrate, optimize
 from scipy.special import ndtr
 
 from infl.privacy import DP
-from infl.privacy.dp import GRID, epsilon_of, epsilon_of_curve, grid_exponent, renyi_curve, steps_of
+from infl.privacy.dp import GRADIENT_GRID, epsilon_of, epsilon_of_curve, grid_exponent, renyi_curve, steps_of
 
 CASES = [(1.0, 0.2, 1), (2.0, 0.3, 60), (0.9, 0.02, 100), (4.0, 1.0, 10)]
 DELTA = 1e-5
@@ -79,7 +79,7 @@ def test_noise_on_the_grid_costs_what_continuous_noise_costs(size: int) -> None:
     """A discrete Gaussian, and a gradient that is as many whole steps as the clipping norm allows."""
     pld = pytest.importorskip("dp_accounting.pld.privacy_loss_distribution", reason="dp-accounting is not installed")
     steps, noise = int(2.0 ** -grid_exponent(1.0, size)), 1.3
-    assert steps >= 1 / GRID
+    assert steps >= 1 / GRADIENT_GRID
     discrete = pld.from_discrete_gaussian_mechanism(noise * steps, sensitivity=steps)
     theirs = discrete.self_compose(20).get_epsilon_for_delta(DELTA)
     assert theirs == pytest.approx(epsilon_of([(noise, 1.0, 20)], DELTA, "prv"), rel=0.01)

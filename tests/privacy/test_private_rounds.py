@@ -25,7 +25,7 @@ from infl.models.labelled import split_rows
 from infl.privacy import DP
 from infl.privacy.dp import clipped_gradients, grid_exponent
 
-TASK = Classifier(target="tumour_class", width=8, n_blocks=0).privately()
+TASK = Classifier(target="tumour_class", width=8, n_blocks=0).for_dp()
 QUIET = {"delta": 1e-4, "noise_multiplier": 1e-6, "sample_rate": 1.0, "accountant": "rdp"}
 """Next to no noise, and all records: the sum of gradients as it is."""
 
@@ -210,7 +210,7 @@ def test_a_lost_site_counts_as_zero(khan_sites: dict[str, AnnData]) -> None:
     total = sum(seen.answers[seq, s].words.low.view(np.int32).astype(np.int64) for s in khan_sites if s != "site_2")
     n = sum(len(site.units.records) for site in outcome.sites.values())
     assert n == outcome.replica.n_total
-    step = 2.0 ** grid_exponent(1.0, outcome.replica.bench.shared.total)
+    step = 2.0 ** grid_exponent(1.0, outcome.replica.flat_model.shared.total)
     np.testing.assert_allclose(updates[0], -total * step / n, rtol=1e-5)
 
 
@@ -255,7 +255,7 @@ def test_a_patient_changes_the_sum_by_no_more_than_the_clipping_norm(khan_sites:
             outcome, seen = open_run(data, dp, task, rounds=1)
             plan = seen.plans["train", 1, "site_1"]
             sums.append(seen.answers[plan.seq, "site_1"].words.low.view(np.int32).astype(np.int64))
-        step = 2.0 ** grid_exponent(clip_norm, outcome.replica.bench.shared.total)
+        step = 2.0 ** grid_exponent(clip_norm, outcome.replica.flat_model.shared.total)
         changes[unit] = float(np.linalg.norm(sums[0] - sums[1])) * step / clip_norm
     assert 0.9 < changes["donor"] <= 1.0
     assert changes["record"] > 1.5

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from infl.sums.alignment import BEGINNINGS, FEWEST, Alignment, transport
+from infl.sums.alignment import FEWEST, MIXTURE_STARTS, Alignment, transport
 
 
 def test_transport_makes_one_covariance_of_another():
@@ -41,7 +41,7 @@ def test_a_site_says_nothing_of_clusters_that_it_has_few_spots_of():
     z = np.r_[np.zeros((FEWEST, 2)), np.full((FEWEST - 1, 2), 9.0)]
     domains = Alignment(2, 3)
     private = {"latent_mean": np.zeros(2), "latent_axes": np.eye(2)}
-    private["centres_0"] = np.tile([[0.0, 0], [9, 9], [50, 50]], (BEGINNINGS, 1, 1))
+    private["centres_0"] = np.tile([[0.0, 0], [9, 9], [50, 50]], (MIXTURE_STARTS, 1, 1))
     centres = domains.sums(lambda sections, state: sections)[1]
     assert centres.exchanges[3] == "centres_0_3"
     sums = centres.local([z], private)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from infl.errors import DataError, SealError, SettingsError
 from infl.keys import Keyring
-from infl.sums import COUNT, FINE, UNIT, FederatedSum, Scale, run_sums, sum_over_sites
+from infl.sums import COUNT_SCALE, FINE_SCALE, UNIT_SCALE, FederatedSum, Scale, run_sums, sum_over_sites
 
 KEY = Keyring.create()
 values = st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=3)
@@ -16,7 +16,7 @@ values = st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=3)
 @given(st.lists(values, min_size=1, max_size=5), st.sampled_from([-20, -40, -55]), st.booleans())
 def test_sums_are_exact_to_the_step(rows, exponent, sealed):
     parts = {f"s{i}": {"x": np.array(row), "n": np.array(1.0)} for i, row in enumerate(rows)}
-    total = sum_over_sites(parts, "test", KEY if sealed else None, scale={"x": Scale(exponent), "n": COUNT})
+    total = sum_over_sites(parts, "test", KEY if sealed else None, scale={"x": Scale(exponent), "n": COUNT_SCALE})
     # half a step each, and the rounding of a float64 sum
     np.testing.assert_allclose(
         total["x"], np.sum(rows, axis=0), rtol=1e-15, atol=len(rows) * 2.0 ** (exponent - 1) + 1e-12
@@ -26,12 +26,12 @@ def test_sums_are_exact_to_the_step(rows, exponent, sealed):
 
 def test_large_and_small_values_of_one_array_keep_their_bits():
     parts = {s: {"x": np.array([1e-11, 1e25])} for s in "abc"}
-    total = sum_over_sites(parts, "test", KEY, scale=FINE)
+    total = sum_over_sites(parts, "test", KEY, scale=FINE_SCALE)
     assert total["x"][0] == pytest.approx(3e-11, rel=0.03) and total["x"][1] == pytest.approx(3e25, rel=1e-15)
 
 
 @pytest.mark.parametrize("value", [1e300, np.inf, np.nan])
-@pytest.mark.parametrize("scale", [FINE, UNIT, COUNT], ids=["fine", "unit", "count"])
+@pytest.mark.parametrize("scale", [FINE_SCALE, UNIT_SCALE, COUNT_SCALE], ids=["fine", "unit", "count"])
 def test_what_fits_no_scale_is_refused(value, scale):
     parts = {"a": {"x": np.array([value])}, "b": {"x": np.array([1.0])}}
     says = r"sums for test are beyond any scale: look for extreme values in the data \(1 of 2 sites have some\)"
@@ -57,8 +57,8 @@ def test_a_share_of_another_size_is_refused_and_not_repeated(share, found):
 
 def test_what_is_said_of_an_array_that_is_not_summed_is_refused():
     with pytest.raises(SettingsError, match="scale: 'm' is not summed; the arrays are x, n"):
-        sum_over_sites({"a": {"x": np.ones(2), "n": 1}}, "test", scale={"m": COUNT})
-    for option in ({"scale": {"m": COUNT}}, {"sensitivity": {"m": 1}}):
+        sum_over_sites({"a": {"x": np.ones(2), "n": 1}}, "test", scale={"m": COUNT_SCALE})
+    for option in ({"scale": {"m": COUNT_SCALE}}, {"sensitivity": {"m": 1}}):
         with pytest.raises(SettingsError, match=f"{next(iter(option))} of 'grown': 'm' is not summed"):
             grown(**option)
 
@@ -77,7 +77,7 @@ def grown(**options):
         local=lambda site, state: {"n": site},
         combine=lambda total, state: {**state, "n": state["n"] + int(total["n"])},
         says="numbers",
-        **{"scale": COUNT, **options},
+        **{"scale": COUNT_SCALE, **options},
     )
 
 
@@ -110,4 +110,4 @@ def test_exchanges_are_named_by_their_step(options, names):
 
 def test_no_value_that_a_coarser_scale_took_is_refused():
     parts = {s: {"x": np.array([3e42, 1e-11])} for s in "ab"}
-    assert sum_over_sites(parts, "test", scale=FINE)["x"][0] == 6e42
+    assert sum_over_sites(parts, "test", scale=FINE_SCALE)["x"][0] == 6e42

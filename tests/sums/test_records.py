@@ -22,7 +22,7 @@ from infl.models import Task
 from infl.models.adapter.centroids import near_centroids
 from infl.models.adapter.data import Sentences, sentences
 from infl.models.matrix import FeatureMatrix
-from infl.nn.trex.intuition import TokenIntuition
+from infl.nn.trex.semantic_prior import TokenPrior
 from infl.pp._hvg_regression import clipped_sum
 from infl.pp._matrix import SiteMatrix, presence
 from infl.pp._median import Columns, median_sums
@@ -73,9 +73,7 @@ def adapter() -> Case:
     names = list(tables["site_1"].var_names)
     rng = torch.Generator().manual_seed(0)
     embeddings = torch.randn(len(names) + 1, 8, generator=rng)
-    module = SimpleNamespace(
-        intuition=TokenIntuition(embeddings, torch.nn.functional.normalize(embeddings[1:5], dim=1))
-    )
+    module = SimpleNamespace(intuition=TokenPrior(embeddings, torch.nn.functional.normalize(embeddings[1:5], dim=1)))
 
     def view(site: str, table: AnnData) -> SiteView:
         ids, mask = sentences(

@@ -180,7 +180,7 @@ def test_plain_steps_of_a_linear_model_are_gradient_descent_on_the_pooled_loss(s
         w, b = w + error.T @ z, b + error.sum(0)
     np.testing.assert_allclose(weights["head.weight"], w, atol=2e-3)  # it begins within 1e-4 · 3 of zero
     np.testing.assert_allclose(weights["head.bias"], b, atol=2e-3)
-    own = infl.tl.personalise(sites, run, key=run.key, epochs=1)
+    own = infl.tl.personalise(run, sites, key=run.key, epochs=1)
     assert (own.table["epochs"] == 0).all()  # without validation data
 
 
@@ -195,7 +195,7 @@ def test_personal_models_are_better_where_labels_mean_something_else(sites: dict
     odd = sites["site_4"]
     odd.obs["label"] = odd.obs["label"].map({"a": "b", "b": "a"})
     run = infl.tl.fit_federated(sites, standardise="site", **OPTIONS)
-    own = infl.tl.personalise(sites, run, key=run.key)
+    own = infl.tl.personalise(run, sites, key=run.key)
     table = own.table.set_index("site")
     assert (table["loss_after"] <= table["loss_before"]).all()
     assert table.loc["site_4", "epochs"] > 0
@@ -207,7 +207,7 @@ def test_personal_models_are_better_where_labels_mean_something_else(sites: dict
 
 def test_a_personal_model_is_locked_and_stays_global_when_nothing_is_gained(sites: dict[str, AnnData]) -> None:
     run = infl.tl.fit_federated(sites, **OPTIONS)
-    own = infl.tl.personalise(sites, run.model, key=run.key, epochs=1, patience=1)
+    own = infl.tl.personalise(run.model, sites, key=run.key, epochs=1, patience=1)
     for site, model in own.models.items():
         assert model.header.fingerprint == run.model.header.fingerprint
         salts, before = model.header.salts, run.model.header.salts
@@ -218,7 +218,7 @@ def test_a_personal_model_is_locked_and_stays_global_when_nothing_is_gained(site
         assert same == (own.table.set_index("site").loc[site, "epochs"] == 0)
         assert same == (salts == before)  # one salt for one content, and for no other
     without = infl.tl.fit_federated(sites, validation=0.0, **OPTIONS)
-    table = infl.tl.personalise(sites, without, key=without.key).table
+    table = infl.tl.personalise(without, sites, key=without.key).table
     assert (table["epochs"] == 0).all() and (table["n_validation"] == 0).all()
 
 
@@ -226,7 +226,7 @@ def test_a_personal_model_is_locked_and_stays_global_when_nothing_is_gained(site
 def test_personalise_needs_whole_numbers(sites: dict[str, AnnData], name: str) -> None:
     run = infl.tl.fit_federated(sites, **{**OPTIONS, "rounds": 1})
     with pytest.raises(SettingsError, match=f"{name}=0: give a whole number"):
-        infl.tl.personalise(sites, run, key=run.key, **{name: 0})
+        infl.tl.personalise(run, sites, key=run.key, **{name: 0})
 
 
 def test_compare_measures_personal_models_on_other_observations(sites: dict[str, AnnData]) -> None:

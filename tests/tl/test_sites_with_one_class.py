@@ -146,7 +146,7 @@ def test_sums_over_sites_are_those_of_all_validation_parts(sites: dict[str, AnnD
 def test_a_site_with_one_class_keeps_the_global_model(sites: dict[str, AnnData]) -> None:
     with pytest.warns(InflWarning, match=SAID):
         run = infl.tl.fit_federated(sites, **FAST)
-    own = infl.tl.personalise(sites, run, key=run.key, epochs=3)
+    own = infl.tl.personalise(run, sites, key=run.key, epochs=3)
     table = own.table.set_index("site")
     assert table.loc["site_2", "epochs"] == 0 and table.loc["site_2", "note"].startswith("one class only")
     assert table.loc["site_3", "epochs"] == 0 and table.loc["site_3", "note"].startswith("no validation data")

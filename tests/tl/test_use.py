@@ -20,7 +20,7 @@ USES = {
     "predict": lambda adata, run: infl.tl.predict(adata, run),
     "embed": lambda adata, run: infl.tl.embed(adata, run),
     "predict by name": lambda adata, run: infl.tl.predict({"a": adata}, run),
-    "personalise": lambda adata, run: infl.tl.personalise({"site_1": adata}, run, epochs=1),
+    "personalise": lambda adata, run: infl.tl.personalise(run, {"site_1": adata}, epochs=1),
     "calibrate_lock": lambda adata, run: infl.tl.calibrate_lock(run, {"site_1": adata}),
     "lock_curve": lambda adata, run: infl.tl.lock_curve(run, {"site_1": adata}, strengths=[1.0], n_keys=1),
     "site_metrics": lambda adata, run: infl.tl.site_metrics(run, {"site_1": adata}),
@@ -313,8 +313,8 @@ def test_settings_and_history_stay_with_the_model_that_made_them(query) -> None:
 
 def test_a_personal_model_is_trained_on_and_stored_under_the_runs_key(run) -> None:
     by_run, by_hand = (
-        infl.tl.personalise(cohort(), run, epochs=2),
-        infl.tl.personalise(cohort(), run.model, key=run.key, epochs=2),
+        infl.tl.personalise(run, cohort(), epochs=2),
+        infl.tl.personalise(run.model, cohort(), key=run.key, epochs=2),
     )
     pd.testing.assert_frame_equal(by_run.table, by_hand.table)
     for model in by_run.models.values():
@@ -338,7 +338,7 @@ def test_personal_models_are_chosen_by_the_headline_metric(run, monkeypatch: pyt
         return original(self, sums) | {"loss": loss, "balanced_accuracy": accuracy}
 
     monkeypatch.setattr(Classifier, "summarise", summarise)
-    table = infl.tl.personalise(cohort(), run, epochs=4).table
+    table = infl.tl.personalise(run, cohort(), epochs=4).table
     assert table["epochs"].tolist() == [3, 3, 3]
     assert table["balanced_accuracy_after"].tolist() == [0.7] * 3
 
@@ -348,7 +348,7 @@ def test_personal_training_clips_gradients() -> None:
     for clip in (None, 1e-8):
         run = fit(cohort(), optimiser="sgd", lr=0.1, grad_clip=clip, rounds=1, seed=0)
         before = run.model.effective(run.key)
-        own = infl.tl.personalise(cohort(), run, epochs=3).models
+        own = infl.tl.personalise(run, cohort(), epochs=3).models
         moved[clip] = max(
             float((weight - before[name]).abs().max())
             for model in own.values()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 
 from infl import _entry_points
+from infl._renamed import renamed
+from infl.attacks._kit.audit_context import UNPROTECTED, AuditContext
 from infl.attacks._kit.contract import Attack, Attacker, Finding, Status
-from infl.attacks._kit.evidence import UNPROTECTED, Evidence
 from infl.attacks._kit.statistics import correlation, interval
 from infl.errors import SettingsError
 
@@ -15,7 +16,7 @@ __all__ = [
     "UNPROTECTED",
     "Attack",
     "Attacker",
-    "Evidence",
+    "AuditContext",
     "Finding",
     "Status",
     "correlation",
@@ -23,6 +24,8 @@ __all__ = [
     "known_attacks",
     "load_attack",
 ]
+
+__getattr__ = renamed(__name__, {"Evidence": "AuditContext"})
 
 ATTACKS: dict[str, str] = {
     "analytic_leak": "infl.attacks.analytic_leak:AnalyticLeak",

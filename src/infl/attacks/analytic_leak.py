@@ -13,7 +13,7 @@ from infl.models.protocols import ClassProbabilities
 from infl.models.task import ADAM_EPS
 
 if TYPE_CHECKING:
-    from infl.attacks._kit.evidence import Evidence, Recorded
+    from infl.attacks._kit.audit_context import AuditContext, Recorded
 
 N_REPEATS = 4
 
@@ -41,9 +41,9 @@ def first_layer_gradients(recorded: Recorded) -> dict[str, tuple[np.ndarray, np.
     """Read each site's message as a listener does: the gradient of the first layer's weight (out, in) and bias (out,)."""
     replica = recorded.outcome.replica
     task, n = replica.task, len(recorded.outcome.sites)
-    from infl.federation.replica import build_bench
+    from infl.federation.initial import build_flat_model
 
-    initial = build_bench(task, replica.agreement).copy_shared().numpy()  # the seed is public
+    initial = build_flat_model(task, replica.agreement).copy_shared().numpy()  # the seed is public
     gradients = {}
     for update in recorded.updates():
         change = update.values * n  # one patient a site: every weight is 1 / n
@@ -67,14 +67,14 @@ class AnalyticLeak(Attack):
     question: ClassVar[str] = "Can the coordinator read a patient's profile from a hospital's update?"
     quick: ClassVar[bool] = True
 
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether the task has a matrix of features, and trains without noise."""
-        return isinstance(evidence.task, ClassProbabilities) and evidence.run.privacy is None
+        return isinstance(context.task, ClassProbabilities) and context.run.privacy is None
 
-    def run(self, evidence: Evidence) -> list[Finding]:
+    def run(self, context: AuditContext) -> list[Finding]:
         """Correlate what is read with the truth."""
         found: list[list[float]] = [[], []]
-        for number, recorded in enumerate(evidence.patients(N_REPEATS)):
+        for number, recorded in enumerate(context.patients(N_REPEATS)):
             truth = true_profiles(recorded)
             for site, (weight, bias) in first_layer_gradients(recorded).items():
                 found[number % 2].append(correlation(profile(weight, bias), truth[site]))
@@ -84,7 +84,7 @@ class AnalyticLeak(Attack):
                 **interval(found[0]),
                 chance=0.0,
                 control=float(np.mean(found[1])),
-                promised=evidence.sealed,
+                promised=context.sealed,
                 margin=0.5,
                 note="One training step on one patient; the listener knows the model's start, the optimiser and its settings.",
             )

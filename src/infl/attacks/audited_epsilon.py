@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from infl.attacks._kit.audit_context import NO_LOCK_NO_SEAL
 from infl.attacks._kit.classifiers import with_options
 from infl.attacks._kit.contract import Attack, Attacker, Finding
-from infl.attacks._kit.evidence import OPEN
 from infl.attacks._kit.one_run_bound import (
     CONFIDENCE,
     audited,
@@ -31,7 +31,7 @@ from infl.attacks._kit.one_run_bound import (
     lower_bound,
 )
 from infl.attacks._kit.shadows import alignment
-from infl.federation.replica import build_bench
+from infl.federation.initial import build_flat_model
 from infl.models.protocols import ClassProbabilities, ReadsLayer
 from infl.privacy.dp import DP
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from torch import Tensor
 
-    from infl.attacks._kit.evidence import Evidence, Recorded
+    from infl.attacks._kit.audit_context import AuditContext, Recorded
 
 N_CANARIES = 2000
 NO_NOISE = 1e-2
@@ -54,19 +54,19 @@ class AuditedEpsilon(Attack):
     against: ClassVar[Attacker] = Attacker.CURIOUS_SITE
     question: ClassVar[str] = "Does the run spend more ε than it accounts for?"
 
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether the run is a private fit of a classifier on plain tables."""
         from anndata import AnnData
 
-        plain = all(isinstance(a, AnnData) for a in evidence.sites.values())
-        return evidence.run.privacy is not None and isinstance(evidence.task, ClassProbabilities) and plain
+        plain = all(isinstance(a, AnnData) for a in context.sites.values())
+        return context.run.privacy is not None and isinstance(context.task, ClassProbabilities) and plain
 
-    def run(self, evidence: Evidence) -> list[Finding]:
+    def run(self, context: AuditContext) -> list[Finding]:
         """Repeat the run with canaries, under its noise and without."""
-        privacy = evidence.run.privacy
+        privacy = context.run.privacy
         assert privacy is not None
-        dp, rounds, delta = DP(**evidence.run.settings["privacy"]), len(evidence.run.history), float(privacy["delta"])
-        m = min(N_CANARIES, len(evidence.panel["features"]))
+        dp, rounds, delta = DP(**context.run.settings["privacy"]), len(context.run.history), float(privacy["delta"])
+        m = min(N_CANARIES, len(context.panel["features"]))
 
         def gaussian(correct: int, guesses: int, canaries: int, confidence: float) -> float:
             return gaussian_lower_bound(correct, guesses, canaries, delta, dp.sample_rate, rounds, confidence)
@@ -74,8 +74,8 @@ class AuditedEpsilon(Attack):
         def whatever(correct: int, guesses: int, canaries: int, confidence: float) -> float:
             return lower_bound(correct, guesses, canaries, delta, confidence)
 
-        scores, inside = self._scored(evidence, float(privacy["noise_multiplier"]))
-        open_scores, open_inside = self._scored(evidence, NO_NOISE)
+        scores, inside = self._scored(context, float(privacy["noise_multiplier"]))
+        open_scores, open_inside = self._scored(context, NO_NOISE)
         # Guesses on some for noise that is as it should be, and on half for noise that is not there.
         part = guesses_for(float(privacy["noise_multiplier"]), dp.sample_rate, rounds, m, delta)
         choices = {part, m // 4 * 2}
@@ -103,19 +103,19 @@ class AuditedEpsilon(Attack):
             )
         return findings
 
-    def _scored(self, evidence: Evidence, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    def _scored(self, context: AuditContext, noise: float) -> tuple[np.ndarray, np.ndarray]:
         """Return how much speaks for each canary to be in the run with so much noise, and whether it is: (m,) each."""
-        dp, rng = DP(**evidence.run.settings["privacy"]), evidence.rng(self.name)
-        n = sum(a.n_obs for a in evidence.sites.values())
-        features = list(evidence.panel["features"])
+        dp, rng = DP(**context.run.settings["privacy"]), context.rng(self.name)
+        n = sum(a.n_obs for a in context.sites.values())
+        features = list(context.panel["features"])
         loud = rng.permutation(len(features))[:N_CANARIES]
-        labels = rng.integers(len(evidence.panel["classes"]), size=len(loud))
+        labels = rng.integers(len(context.panel["classes"]), size=len(loud))
         inside = rng.random(len(loud)) < 0.5
-        home = np.arange(len(loud)) % len(evidence.sites)
+        home = np.arange(len(loud)) % len(context.sites)
         sites = {
-            name: self._with(evidence, a, loud[here], labels[here])
+            name: self._with(context, a, loud[here], labels[here])
             for (name, a), here in zip(
-                evidence.sites.items(), (inside & (home == s) for s in range(len(evidence.sites))), strict=True
+                context.sites.items(), (inside & (home == s) for s in range(len(context.sites))), strict=True
             )
         }
         # ε is spent by noise, sampling rate and rounds; a budget would end the run, and δ is checked against more records.
@@ -125,33 +125,33 @@ class AuditedEpsilon(Attack):
             "delta": min(float(dp.delta or 0), 0.5 / (2 * n + len(loud))),
         }
         mechanism = replace(dp, noise_multiplier=noise, **quick)
-        recorded = evidence.repeat(
+        recorded = context.repeat(
             sites,
-            task=with_options(evidence.task, validation=0.0),
+            task=with_options(context.task, validation=0.0),
             privacy=mechanism,
-            rounds=len(evidence.run.history),
-            **OPEN,
+            rounds=len(context.run.history),
+            **NO_LOCK_NO_SEAL,
         )
-        return self._scores(evidence, recorded, mechanism, loud, labels, list(evidence.sites), home), inside
+        return self._scores(context, recorded, mechanism, loud, labels, list(context.sites), home), inside
 
     @staticmethod
-    def _with(evidence: Evidence, adata: AnnData, loud: np.ndarray, labels: np.ndarray) -> AnnData:
+    def _with(context: AuditContext, adata: AnnData, loud: np.ndarray, labels: np.ndarray) -> AnnData:
         """Return a site's table with canaries."""
         import anndata
         from scipy import sparse
 
-        table = adata[:, list(evidence.panel["features"])]
-        canaries = AuditedEpsilon._canaries(evidence, loud, labels, dense=not sparse.issparse(table.X))
+        table = adata[:, list(context.panel["features"])]
+        canaries = AuditedEpsilon._canaries(context, loud, labels, dense=not sparse.issparse(table.X))
         return anndata.concat([table, canaries], join="inner")
 
     @staticmethod
-    def _canaries(evidence: Evidence, loud: np.ndarray, labels: np.ndarray, *, dense: bool = True) -> AnnData:
+    def _canaries(context: AuditContext, loud: np.ndarray, labels: np.ndarray, *, dense: bool = True) -> AnnData:
         """Return canaries as a table: one feature at one, the others at zero."""
         import pandas as pd
         from anndata import AnnData
         from scipy import sparse
 
-        task, features = evidence.task, list(evidence.panel["features"])
+        task, features = context.task, list(context.panel["features"])
         assert isinstance(task, ClassProbabilities)
         layer = task.layer if isinstance(task, ReadsLayer) else None
         x = sparse.csr_matrix(
@@ -159,14 +159,14 @@ class AuditedEpsilon(Attack):
         )
         if dense:
             x = x.toarray()
-        classes = np.asarray(evidence.panel["classes"], dtype=object)
+        classes = np.asarray(context.panel["classes"], dtype=object)
         obs = pd.DataFrame({task.target: classes[labels]}, index=[f"canary_{i}" for i in loud])
         layers = {} if layer is None else {layer: x}
         return AnnData(x, obs=obs, var=pd.DataFrame(index=features), layers=layers)
 
     def _scores(
         self,
-        evidence: Evidence,
+        context: AuditContext,
         recorded: Recorded,
         dp: DP,
         loud: np.ndarray,
@@ -180,19 +180,19 @@ class AuditedEpsilon(Attack):
         one site is promised to be private too, and it is what is looked at.
         """
         replica = recorded.outcome.replica
-        bench = build_bench(replica.task, replica.agreement)
-        theta, q = bench.copy_shared(), dp.sample_rate
+        flat_model = build_flat_model(replica.task, replica.agreement)
+        theta, q = flat_model.copy_shared(), dp.sample_rate
         state: dict[str, Tensor] = {}
-        canaries = self._canaries(evidence, loud, labels)
-        read = replica.task.read(canaries, evidence.panel, site="the canaries", rng=evidence.rng(self.name, "canaries"))
+        canaries = self._canaries(context, loud, labels)
+        read = replica.task.read(canaries, context.panel, site="the canaries", rng=context.rng(self.name, "canaries"))
         x, y = read.batch(np.arange(len(loud)))  # scaled and numbered as a site's own rows are
         scores = np.zeros(len(loud))
         rounds: dict[int, dict[str, np.ndarray]] = {}
         for update in recorded.updates():
             rounds.setdefault(update.round, {})[update.site] = update.values
         for parts in rounds.values():
-            bench.load(theta)
-            module, total = bench.module.eval(), np.sum(list(parts.values()), axis=0)
+            flat_model.load(theta)
+            module, total = flat_model.module.eval(), np.sum(list(parts.values()), axis=0)
             groups = [(np.arange(len(loud)), total)]
             if dp.noise == "local":
                 groups = [(np.flatnonzero(home == s), parts[name]) for s, name in enumerate(names) if name in parts]
@@ -200,7 +200,8 @@ class AuditedEpsilon(Attack):
             readings, size = np.zeros((2, n_layers, len(loud)))
             for members, values in groups:
                 along = {
-                    n: v.clone() for n, v in bench.shared.views(torch.from_numpy(values.astype(np.float32))).items()
+                    n: v.clone()
+                    for n, v in flat_model.shared.views(torch.from_numpy(values.astype(np.float32))).items()
                 }
                 for i in np.array_split(members, -(-len(members) // ROWS)):
                     readings[:, i], size[:, i] = alignment(module, x[i], y[i], along, dp.clip_norm)

@@ -20,7 +20,7 @@ from infl.attacks.known_model import fitted_field, opened_with
 from infl.models.locked import lock_model
 
 if TYPE_CHECKING:
-    from infl.attacks._kit.evidence import Evidence
+    from infl.attacks._kit.audit_context import AuditContext
 
 N_TRIALS = 8
 STILL = 1e-12  # a learning rate that moves nothing
@@ -33,29 +33,29 @@ class ChosenSalt(Attack):
     against: ClassVar[Attacker] = Attacker.COORDINATOR
     question: ClassVar[str] = "Does a coordinator that offers an earlier run's salt open that run's model?"
 
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether the model has a field lock, and classes to guess."""
-        return evidence.run.model.header.lock == "field" and bool(evidence.panel.get("classes"))
+        return context.run.model.header.lock == "field" and bool(context.panel.get("classes"))
 
-    def run(self, evidence: Evidence) -> list[Finding]:
+    def run(self, context: AuditContext) -> list[Finding]:
         """Offer the runs, and open the model with what their files show."""
-        file, settings = ModelFile(evidence), evidence.run.settings
-        offer: dict[str, Any] = {"salt": settings["salt"], "rounds": 1, "patience": 0} | evidence.without_noise
+        file, settings = ModelFile(context), context.run.settings
+        offer: dict[str, Any] = {"salt": settings["salt"], "rounds": 1, "patience": 0} | context.without_noise
         still: dict[str, Any] = {"lr": STILL}
-        offer["task"] = replace(evidence.task, **still)
+        offer["task"] = replace(context.task, **still)
         values, control = [], []
         for trial in range(N_TRIALS):
             seeds = [settings["seed"] + 1 + 2 * trial + i for i in range(2)]
             known = [file.start(seed) for seed in seeds]
-            files = [evidence.repeat(seed=seed, **offer).model.stored for seed in seeds]
+            files = [context.repeat(seed=seed, **offer).model.stored for seed in seeds]
             values.append(self._opened(file, files, known))
             salts = file.model.header.salts
             same = [lock_model(file.model.header, k, {}, file.key, salts=salts).stored for k in known]
             control.append(self._opened(file, same, known))
-        chance = 1 / len(evidence.panel["classes"])
+        chance = 1 / len(context.panel["classes"])
         return [
             Finding(
-                metric=evidence.task.headline,
+                metric=context.task.headline,
                 **interval(values),
                 chance=chance,
                 control=float(np.mean(control)),

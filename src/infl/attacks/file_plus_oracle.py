@@ -71,7 +71,7 @@ class FilePlusOracle(Thief):
         (x, y), file, rng = theft.samples, theft.file, theft.rng(self.name)
         train, judge = draw(y.numpy(), n, rng)
         asked = mixtures(train, len(x), N_QUERIES, rng)
-        told = theft.predictions(asked)
+        answers = theft.predictions(asked)
         inputs = torch.cat([asked @ x, x])  # the others are unlabelled, and nobody was asked about them
         begin = starts(
             theft.module,
@@ -80,12 +80,12 @@ class FilePlusOracle(Thief):
             file.initial,
             inputs,
             np.arange(len(asked)),
-            torch.cat([told, torch.full((len(x), told.shape[1]), 1 / told.shape[1])]),
+            torch.cat([answers, torch.full((len(x), answers.shape[1]), 1 / answers.shape[1])]),
         )
         says = theft.predictions(torch.eye(len(x))[judge]).argmax(1)
-        return Task(begin | {"unlocked": file.unlocked}, (asked @ x, told), (x[judge], says))
+        return Task(begin | {"unlocked": file.unlocked}, (asked @ x, answers), (x[judge], says))
 
-    def told(self, n: int, case: str, how: str) -> tuple[str, str]:
+    def described(self, n: int, case: str, how: str) -> tuple[str, str]:
         """Name the best way."""
         return (
             f"agreement with the model, predictions on {n} own samples known",

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from infl.attacks._kit.audit_context import UNPROTECTED
 from infl.attacks._kit.contract import Attack, Attacker, Finding
-from infl.attacks._kit.evidence import UNPROTECTED
 from infl.attacks._kit.model_file import ModelFile
 from infl.attacks._kit.statistics import correlation, interval, rank_correlation
 from infl.attacks.importance_thief import first_layer
@@ -15,13 +15,13 @@ from infl.attacks.importance_thief import first_layer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from infl.attacks._kit.evidence import Evidence
+    from infl.attacks._kit.audit_context import AuditContext
     from infl.models.locked import LockedModel
 
 N_COPIES = 8
 N_COHORTS = 40
 FEW = 8
-"""Arrays of up to so many numbers are read number by number."""
+"""Arrays of up to this many numbers are read number by number."""
 FEW_BEST = 5
 
 
@@ -86,8 +86,8 @@ def linear_reading(numbers: np.ndarray, truth: np.ndarray, folds: int = 5) -> fl
 
     best = SelectKBest(lambda x, y: np.abs(r_regression(x, y)), k=min(FEW_BEST, numbers.shape[1]))
     model = make_pipeline(VarianceThreshold(), StandardScaler(), best, RidgeCV(np.logspace(-3, 2, 6)))
-    said = cross_val_predict(model, numbers, truth, cv=KFold(folds))
-    return correlation(said, truth)
+    predicted = cross_val_predict(model, numbers, truth, cv=KFold(folds))
+    return correlation(predicted, truth)
 
 
 class FileStatistics(Attack):
@@ -98,23 +98,23 @@ class FileStatistics(Attack):
     question: ClassVar[str] = "Does any number in the file follow the cohort's averages, sizes or mix?"
     quick: ClassVar[bool] = True
 
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether the task keeps moments of named features."""
-        return first_layer(evidence) is not None and "center" in evidence.unprotected.outcome.replica.private
+        return first_layer(context) is not None and "center" in context.unprotected.outcome.replica.private
 
-    def run(self, evidence: Evidence) -> list[Finding]:
+    def run(self, context: AuditContext) -> list[Finding]:
         """Read the features of this file, then the sizes and mixes of many cohorts from a file each."""
-        return [self._features(evidence), *self._cohorts(evidence)]
+        return [self._features(context), *self._cohorts(context)]
 
-    def _features(self, evidence: Evidence) -> Finding:
-        file, name = ModelFile(evidence), first_layer(evidence)
+    def _features(self, context: AuditContext) -> Finding:
+        file, name = ModelFile(context), first_layer(context)
         assert name is not None
-        private = evidence.unprotected.outcome.replica.private
+        private = context.unprotected.outcome.replica.private
         truths = {"mean": private["center"], "spread": private["scale"]}
-        rng = evidence.rng(self.name)
+        rng = context.rng(self.name)
         found = [
             best_reading(per_feature(file.model, name, copy[name]), truths, rng)
-            for copy in file.copies(N_COPIES, evidence.rng(self.name, "copies"))
+            for copy in file.copies(N_COPIES, context.rng(self.name, "copies"))
         ]
         ends = interval(found)
         if len(found) == 1:  # one file: the interval is that over its features
@@ -124,28 +124,28 @@ class FileStatistics(Attack):
             metric="rank correlation with the cohort's mean or spread of a feature",
             **ends,
             chance=0.0,
-            control=best_reading(per_feature(evidence.unprotected.model, name), truths, rng),
+            control=best_reading(per_feature(context.unprotected.model, name), truths, rng),
             promised=file.promised,
             margin=0.4,
             note="The number in the file that follows the features' averages best. Control: a file that nothing protects.",
         )
 
-    def _cohorts(self, evidence: Evidence) -> list[Finding]:
-        classes = evidence.panel.get("classes", ())
+    def _cohorts(self, context: AuditContext) -> list[Finding]:
+        classes = context.panel.get("classes", ())
         if not classes:
             return []
         files: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         truths = []
-        labels = {s: self._labels(evidence, s) for s in evidence.sites}
+        labels = {s: self._labels(context, s) for s in context.sites}
         for number in range(N_COHORTS):
-            rng = evidence.rng(self.name, "cohort", number)
+            rng = context.rng(self.name, "cohort", number)
             keep = rng.uniform(0.3, 1.0, len(classes))  # of each class: cohorts of many sizes and mixes
             chosen = {s: np.flatnonzero(rng.random(len(y)) < keep[y]) for s, y in labels.items()}
             chosen = {s: i if len(i) >= 2 else np.arange(len(labels[s])) for s, i in chosen.items()}
-            sites = {s: a[chosen[s]] for s, a in evidence.sites.items()}
+            sites = {s: a[chosen[s]] for s, a in context.sites.items()}
             # Other sums give other salts; under the same ones the files' differences would be locked by M alone.
             for where, changes in zip(files, ({}, UNPROTECTED), strict=True):
-                recorded = evidence.repeat(sites, rounds=1, patience=0, participation=1.0, **changes)
+                recorded = context.repeat(sites, rounds=1, patience=0, participation=1.0, **changes)
                 where.append(per_file(recorded.model))
             y = np.concatenate([labels[s][i] for s, i in chosen.items()])
             truths.append([len(y), *(np.bincount(y, minlength=len(classes)) / len(y))])
@@ -161,7 +161,7 @@ class FileStatistics(Attack):
                 trials=N_COHORTS,
                 chance=0.0,
                 control=float(np.mean(open_)),
-                promised=ModelFile(evidence).promised,
+                promised=ModelFile(context).promised,
                 margin=0.4,
                 note=f"All numbers of a file, its sizes too, read by a regression that has seen files of other cohorts; "
                 f"{N_COHORTS} cohorts. Control: files that nothing protects.",
@@ -169,7 +169,7 @@ class FileStatistics(Attack):
         ]
 
     @staticmethod
-    def _labels(evidence: Evidence, site: str) -> np.ndarray:
-        adata = evidence.sites[site]
-        data = evidence.task.read(adata, evidence.panel, site=site, rng=evidence.rng("labels"))
+    def _labels(context: AuditContext, site: str) -> np.ndarray:
+        adata = context.sites[site]
+        data = context.task.read(adata, context.panel, site=site, rng=context.rng("labels"))
         return data.batch(np.arange(adata.n_obs))[1].numpy()

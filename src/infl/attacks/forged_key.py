@@ -20,7 +20,7 @@ from infl.attacks._kit.theft import Task, Theft, Thief, draw
 from infl.attacks._kit.weights import rescaled
 
 if TYPE_CHECKING:
-    from infl.attacks._kit.evidence import Evidence
+    from infl.attacks._kit.audit_context import AuditContext
 
 SHARE = 0.1
 """Of all labelled data, that the thief has."""
@@ -45,9 +45,9 @@ class ForgedKey(Thief):
     n_trials: ClassVar[int] = 6
     learning_rates: ClassVar[Sequence[float]] = (5e-3,)
 
-    def samples_for(self, evidence: Evidence) -> int:
+    def samples_for(self, context: AuditContext) -> int:
         """Return a tenth of the samples, and at least one of each class."""
-        return max(round(SHARE * sum(a.n_obs for a in evidence.sites.values())), len(evidence.panel["classes"]))
+        return max(round(SHARE * sum(a.n_obs for a in context.sites.values())), len(context.panel["classes"]))
 
     def prepare(self, theft: Theft, n: int, case: str) -> Task:
         """Draw labelled samples; stored weights are brought to the usual spread first, which is public."""
@@ -62,7 +62,7 @@ class ForgedKey(Thief):
         }
         return Task(begin, (x[train], y[train]), (x[judge], y[judge]))
 
-    def told(self, n: int, case: str, how: str) -> tuple[str, str]:
+    def described(self, n: int, case: str, how: str) -> tuple[str, str]:
         """Name the best field."""
         return (
             f"balanced accuracy with {n} samples, key forged",

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from infl.attacks._kit.audit_context import UNPROTECTED
 from infl.attacks._kit.classifiers import rows_seen, with_options
 from infl.attacks._kit.contract import Attack, Attacker, Finding
-from infl.attacks._kit.evidence import UNPROTECTED
 from infl.attacks._kit.statistics import correlation, interval
 from infl.attacks.analytic_leak import gradient_of_step
 from infl.models.protocols import ClassProbabilities
 
 if TYPE_CHECKING:
-    from infl.attacks._kit.evidence import Evidence, Recorded
+    from infl.attacks._kit.audit_context import AuditContext, Recorded
 
 BATCHES = (1, 4)
 STEPS = 120
@@ -90,53 +90,55 @@ class GradientInversion(Attack):
     against: ClassVar[Attacker] = Attacker.COORDINATOR
     question: ClassVar[str] = "Can several patients' profiles be reconstructed from one update?"
 
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether the task has a matrix of features, and trains without noise."""
-        return isinstance(evidence.task, ClassProbabilities) and evidence.run.privacy is None
+        return isinstance(context.task, ClassProbabilities) and context.run.privacy is None
 
-    def run(self, evidence: Evidence) -> list[Finding]:
-        """Attack one step on a batch; one message is enough, of the first site that has so many."""
+    def run(self, context: AuditContext) -> list[Finding]:
+        """Attack one step on a batch; one message is enough, of the first site that has a full batch."""
         findings = []
         for batch in BATCHES:
             values: list[list[float]] = [[], []]
             for trial in range(N_REPEATS):
                 for protected in (True, False):
-                    values[not protected] += self._attack(evidence, batch, trial, protected)
+                    values[not protected] += self._attack(context, batch, trial, protected)
             findings.append(
                 Finding(
                     metric=f"correlation with the patients' profiles, batch of {batch}",
                     **interval(values[0]),
                     chance=0.0,
                     control=float(np.mean(values[1])),
-                    promised=evidence.sealed,
+                    promised=context.sealed,
                     margin=0.3,
                     note="Dummy patients are optimised until their gradient fits the observed one; the labels are given away.",
                 )
             )
         return findings
 
-    def _attack(self, evidence: Evidence, batch: int, trial: int, protected: bool) -> list[float]:
-        rng = evidence.rng(self.name, batch, trial)
-        task = with_options(evidence.task, validation=0.0, batch_size=10**6, dropout=0.0, balance=False)
-        sizes = {s: min(batch, a.n_obs) for s, a in evidence.sites.items()}
-        sites = {s: a[np.sort(rng.choice(a.n_obs, sizes[s], replace=False))] for s, a in evidence.sites.items()}
+    def _attack(self, context: AuditContext, batch: int, trial: int, protected: bool) -> list[float]:
+        rng = context.rng(self.name, batch, trial)
+        task = with_options(context.task, validation=0.0, batch_size=10**6, dropout=0.0, balance=False)
+        sizes = {s: min(batch, a.n_obs) for s, a in context.sites.items()}
+        sites = {s: a[np.sort(rng.choice(a.n_obs, sizes[s], replace=False))] for s, a in context.sites.items()}
         changes = {} if protected else UNPROTECTED
         common: dict[str, Any] = {"rounds": 1, "local_epochs": 1, "patience": 0, "participation": 1.0}
-        recorded = evidence.repeat(sites=sites, task=task, **common, **changes)
+        recorded = context.repeat(sites=sites, task=task, **common, **changes)
         largest = max(sizes.values())
         update = next(update for update in recorded.updates() if sizes[update.site] == largest)
         return [self._invert_one(recorded, update.site, update.values, rng)]
 
     @staticmethod
     def _invert_one(recorded: Recorded, site: str, values: np.ndarray, rng: np.random.Generator) -> float:
-        from infl.federation.replica import build_bench
+        from infl.federation.initial import build_flat_model
 
         replica, members = recorded.outcome.replica, recorded.outcome.sites
-        bench = build_bench(replica.task, replica.agreement)
-        initial = bench.copy_shared().numpy()
+        flat_model = build_flat_model(replica.task, replica.agreement)
+        initial = flat_model.copy_shared().numpy()
         change = values * (replica.n_total / len(members[site].data.train))
         gradient = gradient_of_step(change, initial, lr=replica.task.lr, weight_decay=replica.task.weight_decay)
         data = members[site].data
         truth, (_, y) = rows_seen(replica, data), data.batch(data.train)
-        guesses = invert(bench.module.eval(), torch.from_numpy(gradient.astype(np.float32)), y, truth.shape[1], rng)
+        guesses = invert(
+            flat_model.module.eval(), torch.from_numpy(gradient.astype(np.float32)), y, truth.shape[1], rng
+        )
         return matched(guesses, truth)

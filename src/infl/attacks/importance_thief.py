@@ -12,7 +12,7 @@ from infl.attacks._kit.model_file import ModelFile
 from infl.attacks._kit.statistics import interval, rank_correlation
 
 if TYPE_CHECKING:
-    from infl.attacks._kit.evidence import Evidence
+    from infl.attacks._kit.audit_context import AuditContext
 
 N_COPIES = 8
 TOP = 8
@@ -66,19 +66,19 @@ class ImportanceThief(Attack):
     question: ClassVar[str] = "Does the file tell a thief which features matter?"
     quick: ClassVar[bool] = True
 
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether a layer has named features as its columns."""
-        return first_layer(evidence) is not None
+        return first_layer(context) is not None
 
-    def run(self, evidence: Evidence) -> list[Finding]:
+    def run(self, context: AuditContext) -> list[Finding]:
         """Correlate ranks over several lockings of the model, then train on the features that come first."""
-        file, name = ModelFile(evidence), first_layer(evidence)
+        file, name = ModelFile(context), first_layer(context)
         assert name is not None
         initial, unlocked = (w[name].numpy().astype(float) for w in (file.initial, file.unlocked))
-        copies = [c[name].numpy().astype(float) for c in file.copies(N_COPIES, evidence.rng(self.name))]
+        copies = [c[name].numpy().astype(float) for c in file.copies(N_COPIES, context.rng(self.name))]
         # A trained layer is its start, which is public, and what was learned: importance is in the change.
         true = column_norms(unlocked - initial)
-        rng = evidence.rng(self.name, "halves")
+        rng = context.rng(self.name, "halves")
         found = [best_guess(stored, initial, true, rng) for stored in copies]
         ends = interval(found)
         if len(found) == 1:  # one file: the interval is that over its features
@@ -97,15 +97,15 @@ class ImportanceThief(Attack):
             )
         ]
         return findings + (
-            self._keep_the_best(evidence, file, copies, initial, name) if evidence.panel.get("classes") else []
+            self._keep_the_best(context, file, copies, initial, name) if context.panel.get("classes") else []
         )
 
     def _keep_the_best(
-        self, evidence: Evidence, file: ModelFile, copies: list[np.ndarray], initial: np.ndarray, name: str
+        self, context: AuditContext, file: ModelFile, copies: list[np.ndarray], initial: np.ndarray, name: str
     ) -> list[Finding]:
-        data = [d.batch(np.union1d(d.train, d.validation)) for d in evidence.judging(keyless=False)]
+        data = [d.batch(np.union1d(d.train, d.validation)) for d in context.judging(keyless=False)]
         x, y = (np.concatenate([part[i].numpy() for part in data]) for i in (0, 1))
-        rng = evidence.rng(self.name, "top")
+        rng = context.rng(self.name, "top")
 
         def mean_of(choices: list[np.ndarray]) -> list[float]:
             return [accuracy_with(x, y, features, rng) for features in choices]
@@ -134,10 +134,10 @@ class ImportanceThief(Attack):
         ]
 
 
-def first_layer(evidence: Evidence) -> str | None:
+def first_layer(context: AuditContext) -> str | None:
     """Return the name of a weight matrix whose columns are the panel's features."""
-    features = list(evidence.panel.get("features", ()))
-    for name, axes in evidence.task.units(evidence.panel).items():
+    features = list(context.panel.get("features", ()))
+    for name, axes in context.task.units(context.panel).items():
         if list(axes.get(1, ())) == features and features:
             return name
     return None

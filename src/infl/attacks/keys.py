@@ -16,7 +16,7 @@ from infl.attacks._kit.weights import Weights, averaged, clipped, random_ring, r
 from infl.keys import Keyring
 
 if TYPE_CHECKING:
-    from infl.attacks._kit.evidence import Evidence
+    from infl.attacks._kit.audit_context import AuditContext
 
 N_KEYS = 16
 N_COPIES = 10
@@ -73,23 +73,23 @@ class _WithoutTheKey(Attack):
     quick: ClassVar[bool] = True
 
     @abstractmethod
-    def accuracies(self, evidence: Evidence, file: ModelFile) -> dict[str, list[float]]:
+    def accuracies(self, context: AuditContext, file: ModelFile) -> dict[str, list[float]]:
         """Return the accuracies of each variant of the attack over trials."""
 
     @abstractmethod
     def note(self, names: str, values: np.ndarray) -> str:
         """Say what was tried."""
 
-    def run(self, evidence: Evidence) -> list[Finding]:
+    def run(self, context: AuditContext) -> list[Finding]:
         """Try each variant; the one that counts is chosen on other trials than those that it is judged on."""
-        file = ModelFile(evidence)
-        table = self.accuracies(evidence, file)
+        file = ModelFile(context)
+        table = self.accuracies(context, file)
         values = np.array(list(table.values()))
         taken, chosen = cross_chosen(values)
-        chance = 1 / len(evidence.panel["classes"])
+        chance = 1 / len(context.panel["classes"])
         return [
             Finding(
-                metric=evidence.task.headline,
+                metric=context.task.headline,
                 **interval(taken),
                 chance=chance,
                 control=file.right,
@@ -106,15 +106,15 @@ class NoKey(_WithoutTheKey):
     name: ClassVar[str] = "no_key"
     question: ClassVar[str] = "Is the model file worth anything without a key?"
 
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether there are classes to guess."""
-        return bool(evidence.panel.get("classes"))
+        return bool(context.panel.get("classes"))
 
-    def accuracies(self, evidence: Evidence, file: ModelFile) -> dict[str, list[float]]:
+    def accuracies(self, context: AuditContext, file: ModelFile) -> dict[str, list[float]]:
         """Measure the file, and the same model locked under other salts."""
         if file.model.header.lock != "field":
             return {"as stored": [file.accuracy(file.model.module(None))]}
-        rng = evidence.rng(self.name)
+        rng = context.rng(self.name)
         table: dict[str, list[float]] = {}
         for number, stored in enumerate(file.copies(N_COPIES, rng)):
             usual = file.fresh(self.name, number)
@@ -161,18 +161,18 @@ class WrongKey(_WithoutTheKey):
     name: ClassVar[str] = "wrong_key"
     question: ClassVar[str] = "Does any key open the model, or only the right one?"
 
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether a key opens the model, and there are classes to guess."""
-        return bool(evidence.run.model.header.fingerprint) and bool(evidence.panel.get("classes"))
+        return bool(context.run.model.header.fingerprint) and bool(context.panel.get("classes"))
 
-    def keys(self, evidence: Evidence) -> list[Keyring]:
+    def keys(self, context: AuditContext) -> list[Keyring]:
         """Return the keys to try."""
-        rng = evidence.rng(self.name)
+        rng = context.rng(self.name)
         return [random_ring(rng) for _ in range(N_KEYS)]
 
-    def accuracies(self, evidence: Evidence, file: ModelFile) -> dict[str, list[float]]:
+    def accuracies(self, context: AuditContext, file: ModelFile) -> dict[str, list[float]]:
         """Force each key upon the model."""
-        return {"key": [file.accuracy(file.model.module(key, verify=False)) for key in self.keys(evidence)]}
+        return {"key": [file.accuracy(file.model.module(key, verify=False)) for key in self.keys(context)]}
 
     def note(self, names: str, values: np.ndarray) -> str:
         """Name the best of them too."""
@@ -185,12 +185,12 @@ class OneBitKey(WrongKey):
     name: ClassVar[str] = "one_bit_key"
     question: ClassVar[str] = "Is a key that is nearly right worth anything?"
 
-    def keys(self, evidence: Evidence) -> list[Keyring]:
+    def keys(self, context: AuditContext) -> list[Keyring]:
         """Return the right key with one bit off, at several places."""
-        key = evidence.run.key
+        key = context.run.key
         assert key is not None
-        bits = evidence.rng(self.name).choice(256, N_KEYS, replace=False)
-        key = key.only(evidence.run.model.header.key_version)
+        bits = context.rng(self.name).choice(256, N_KEYS, replace=False)
+        key = key.only(context.run.model.header.key_version)
         return [one_bit_off(key, int(bit)) for bit in bits]
 
     def note(self, names: str, values: np.ndarray) -> str:

@@ -20,7 +20,7 @@ from infl.attacks._kit.weights import Weights, clipped, rescaled
 from infl.models.locked import lock_model
 
 if TYPE_CHECKING:
-    from infl.attacks._kit.evidence import Evidence
+    from infl.attacks._kit.audit_context import AuditContext
 
 N_COPIES = 12
 N_EARLIER = 3
@@ -85,26 +85,26 @@ class KnownModel(Attack):
     against: ClassVar[Attacker] = Attacker.FORMER_MEMBER
     question: ClassVar[str] = "Do opened earlier models, one opened layer or the public start open this model?"
 
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether the model has a field lock, and classes to guess."""
-        return evidence.run.model.header.lock == "field" and bool(evidence.panel.get("classes"))
+        return context.run.model.header.lock == "field" and bool(context.panel.get("classes"))
 
-    def run(self, evidence: Evidence) -> list[Finding]:
+    def run(self, context: AuditContext) -> list[Finding]:
         """Open with earlier models of the same key, from one layer, and from the initial weights."""
-        file = ModelFile(evidence)
-        copies = file.copies(N_COPIES, evidence.rng(self.name))
+        file = ModelFile(context)
+        copies = file.copies(N_COPIES, context.rng(self.name))
         return [
-            self._earlier_models(evidence, file, copies),
-            *(self._one_layer(evidence, file, copies, first) for first in (True, False)),
-            self._public_start(evidence, file, copies),
+            self._earlier_models(context, file, copies),
+            *(self._one_layer(context, file, copies, first) for first in (True, False)),
+            self._public_start(context, file, copies),
         ]
 
-    def _earlier_models(self, evidence: Evidence, file: ModelFile, copies: list[dict[str, Tensor]]) -> Finding:
+    def _earlier_models(self, context: AuditContext, file: ModelFile, copies: list[dict[str, Tensor]]) -> Finding:
         """Judge by what this model has over the earlier ones, for those the former member has anyway."""
-        seed, rng = evidence.run.settings["seed"], evidence.rng(self.name, "earlier")
-        others = [{"seed": seed + 1 + i} | evidence.without_noise for i in range(N_EARLIER)]
-        runs = [evidence.repeat(**other).outcome.run for other in others]
-        effective = [run.model.effective(evidence.run.key) for run in runs]
+        seed, rng = context.run.settings["seed"], context.rng(self.name, "earlier")
+        others = [{"seed": seed + 1 + i} | context.without_noise for i in range(N_EARLIER)]
+        runs = [context.repeat(**other).outcome.run for other in others]
+        effective = [run.model.effective(context.run.key) for run in runs]
         salts = [salt for model in (file.model, *(r.model for r in runs)) for salt in model.header.salts.values()]
 
         def read(stored: Weights, old: list[dict[str, Tensor]], n: int) -> float:
@@ -137,11 +137,13 @@ class KnownModel(Attack):
             control=read(file.model.stored, same, N_EARLIER),
         )
 
-    def _one_layer(self, evidence: Evidence, file: ModelFile, copies: list[dict[str, Tensor]], first: bool) -> Finding:
+    def _one_layer(
+        self, context: AuditContext, file: ModelFile, copies: list[dict[str, Tensor]], first: bool
+    ) -> Finding:
         layers = list(dict.fromkeys(name.rpartition(".")[0] for name in file.unlocked))
         known = layers[0] if first else layers[-1]
         open_part = {n: t for n, t in file.unlocked.items() if n.rpartition(".")[0] == known}
-        rng = evidence.rng(self.name, "layer", known)
+        rng = context.rng(self.name, "layer", known)
         table: list[list[float]] = [[], [], []]
         blind: list[list[float]] = [[], [], []]
         for number, stored in enumerate(copies):
@@ -154,15 +156,15 @@ class KnownModel(Attack):
         what = "first" if first else "last"
         return self._paired(
             file,
-            f"{evidence.task.headline}, {what} layer known",
+            f"{context.task.headline}, {what} layer known",
             np.array(table),
             np.array(blind),
             f"The {what} layer is known, unlocked, and the others are stored weights, against the same numbers in random "
             "places (chance). Control: with the right key.",
         )
 
-    def _public_start(self, evidence: Evidence, file: ModelFile, copies: list[dict[str, Tensor]]) -> Finding:
-        rng = evidence.rng(self.name, "start")
+    def _public_start(self, context: AuditContext, file: ModelFile, copies: list[dict[str, Tensor]]) -> Finding:
+        rng = context.rng(self.name, "start")
 
         def read(stored: Weights, unlocked: Weights = file.unlocked) -> list[float]:
             learned = _over(unlocked, [file.initial])

@@ -18,7 +18,7 @@ from infl.attacks._kit.weights import averaged, random_ring, rescaled
 from infl.models.locked import SALT, LockedModel, lock_model
 
 if TYPE_CHECKING:
-    from infl.attacks._kit.evidence import Evidence
+    from infl.attacks._kit.audit_context import AuditContext
     from infl.attacks._kit.weights import Weights
     from infl.keys import Keyring
 
@@ -34,14 +34,14 @@ class ManyRelocks(Attack):
     against: ClassVar[Attacker] = Attacker.THIEF
     question: ClassVar[str] = "Do many locks of one model tell more than one of them?"
 
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether the model has a field lock, and classes to guess."""
-        header = evidence.run.model.header
-        return header.lock == "field" and header.strength > 0 and bool(evidence.panel.get("classes"))
+        header = context.run.model.header
+        return header.lock == "field" and header.strength > 0 and bool(context.panel.get("classes"))
 
-    def run(self, evidence: Evidence) -> list[Finding]:
+    def run(self, context: AuditContext) -> list[Finding]:
         """Judge the average of many files by what it gains over one file; in each trial under another key."""
-        file, rng = ModelFile(evidence), evidence.rng(self.name)
+        file, rng = ModelFile(context), context.rng(self.name)
         strength = min(file.model.header.strength, STRENGTH)
         table: dict[str, list[list[float]]] = {"relocked": [], "fresh": []}
         alone = []
@@ -63,7 +63,7 @@ class ManyRelocks(Attack):
         chance, ends = float(np.mean(alone)), interval(gain)
         return [
             Finding(
-                metric=f"{evidence.task.headline}, average of {N_FILES} locks of the model",
+                metric=f"{context.task.headline}, average of {N_FILES} locks of the model",
                 **{end: chance + ends[end] for end in ("value", "low", "high")},
                 trials=ends["trials"],
                 chance=chance,

@@ -14,7 +14,7 @@ from infl.models.labelled import area_under_curve
 from infl.models.protocols import ClassProbabilities
 
 if TYPE_CHECKING:
-    from infl.attacks._kit.evidence import Evidence
+    from infl.attacks._kit.audit_context import AuditContext
 
 N_SHADOWS = 18
 FPR = 0.01
@@ -129,7 +129,7 @@ FOUND = Measure(
     4 * FPR,
     lambda epsilon, delta: allowed_rate(FPR, epsilon, delta),
 )
-TOLD_APART = Measure(
+AREA_UNDER_CURVE = Measure(
     "members told from others, area under the curve", lambda s, m: area_under_curve(s, m), 0.5, 0.2, allowed_area
 )
 
@@ -137,18 +137,24 @@ TOLD_APART = Measure(
 class OfMembership(Attack):
     """Attacks on membership by shadow models."""
 
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether the run is a classifier, with records enough to be dealt out."""
-        return isinstance(evidence.task, ClassProbabilities) and all(a.n_obs >= 4 for a in evidence.sites.values())
+        return isinstance(context.task, ClassProbabilities) and all(a.n_obs >= 4 for a in context.sites.values())
 
     def found(
-        self, evidence: Evidence, by: str, score: Score, models: list[Shadow], control: list[Shadow], measure: Measure
+        self,
+        context: AuditContext,
+        by: str,
+        score: Score,
+        models: list[Shadow],
+        control: list[Shadow],
+        measure: Measure,
     ) -> Finding:
         """Judge scores of membership; the note says what they get by other measures.
 
         Parameters
         ----------
-        evidence
+        context
             The run.
         by
             What the scores are.
@@ -160,14 +166,14 @@ class OfMembership(Attack):
             What is judged.
         """
         scores, member = score(models), stacked(models, "member")
-        dp = evidence.run.privacy
+        dp = context.run.privacy
         bound = None if dp is None else measure.allowed(dp["epsilon"], dp["delta"])
         promise = (
             "Nothing but differential privacy promises anything here."
             if bound is None
             else f"ε allows {bound:.2f} at most."
         )
-        rng, n = evidence.rng(self.name, "bootstrap"), scores.shape[1]
+        rng, n = context.rng(self.name, "bootstrap"), scores.shape[1]
         drawn = [rng.integers(n, size=n) for _ in range(200)]  # records, with all models' verdicts on them
         again = [measure.of(scores[:, i], member[:, i]) for i in drawn]
         return Finding(
@@ -194,31 +200,31 @@ class Membership(OfMembership):
     against: ClassVar[Attacker] = Attacker.MODEL_USER
     question: ClassVar[str] = "Can a user of the model tell whether somebody's record trained it?"
 
-    def run(self, evidence: Evidence) -> list[Finding]:
+    def run(self, context: AuditContext) -> list[Finding]:
         """Train shadows as the run was trained, each on half of the records, and overfitted ones as the control."""
-        models, control = shadows(evidence, N_SHADOWS), overfitted(evidence, N_SHADOWS)
+        models, control = shadows(context, N_SHADOWS), overfitted(context, N_SHADOWS)
         losses = stacked(control, "confidence")
         return [
-            self.found(evidence, "likelihood ratio", self._ratios, models, control, FOUND),
-            self.found(evidence, "loss", lambda models: stacked(models, "confidence"), models, control, FOUND),
-            self._this_model(evidence, models, area_under_curve(losses, stacked(control, "member"))),
+            self.found(context, "likelihood ratio", self._ratios, models, control, FOUND),
+            self.found(context, "loss", lambda models: stacked(models, "confidence"), models, control, FOUND),
+            self._this_model(context, models, area_under_curve(losses, stacked(control, "member"))),
         ]
 
     @staticmethod
     def _ratios(models: list[Shadow]) -> np.ndarray:
         return likelihood_ratios(stacked(models, "confidence"), stacked(models, "member"))
 
-    def _this_model(self, evidence: Evidence, models: list[Shadow], control: float) -> Finding:
+    def _this_model(self, context: AuditContext, models: list[Shadow], control: float) -> Finding:
         """Attack the released model itself: who was trained on, and who was held out for validation?"""
-        run = evidence.run
+        run = context.run
         module = run.model.module(run.key if run.model.header.fingerprint else None)
-        data = evidence.judging(keyless=False)
+        data = context.judging(keyless=False)
         truth = np.concatenate(
-            [np.isin(np.arange(a.n_obs), d.train) for a, d in zip(evidence.sites.values(), data, strict=True)]
+            [np.isin(np.arange(a.n_obs), d.train) for a, d in zip(context.sites.values(), data, strict=True)]
         )
         scores, member = stacked(models, "confidence"), stacked(models, "member")
-        ratios = likelihood_ratio(confidences(evidence, module, evidence.task), scores, member)
-        rng, n = evidence.rng(self.name, "this model"), len(ratios)
+        ratios = likelihood_ratio(confidences(context, module, context.task), scores, member)
+        rng, n = context.rng(self.name, "this model"), len(ratios)
         again = [area_under_curve(ratios[i], truth[i]) for i in (rng.integers(n, size=n) for _ in range(400))]
         dp = run.privacy
         return Finding(

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from infl.attacks._kit.audit_context import NO_LOCK_NO_SEAL, UNPROTECTED, AuditContext, Recorded, signed
 from infl.attacks._kit.contract import Attack, Attacker, Finding
-from infl.attacks._kit.evidence import OPEN, UNPROTECTED, Evidence, Recorded, signed
 from infl.attacks._kit.statistics import correlation, interval
 from infl.privacy.seal import dequantise
 from infl.privacy.seal.reveal import threshold
@@ -65,44 +65,44 @@ class MissingSite(Attack):
     against: ClassVar[Attacker] = Attacker.CURIOUS_SITE
     question: ClassVar[str] = "What do a round with a hospital and the next one without it tell of that hospital?"
 
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether a sum opens without one of the sites."""
-        settings, n = evidence.settings, len(evidence.sites)
+        settings, n = context.settings, len(context.sites)
         quorum = max(settings.fewest, threshold(n) if settings.seal == "pairwise" else 0)
-        return evidence.sealed and settings.participation == 1 and quorum < n
+        return context.sealed and settings.participation == 1 and quorum < n
 
-    def run(self, evidence: Evidence) -> list[Finding]:
+    def run(self, context: AuditContext) -> list[Finding]:
         """Estimate each hospital's update and its validation numbers, for each two rounds."""
         common: dict[str, Any] = {"rounds": N_ROUNDS, "patience": 0}
-        known = {field.name for field in fields(evidence.task)}
-        task = replace(evidence.task, **{name: value for name, value in GENTLE.items() if name in known})
-        gentle = evidence.repeat(task=task, **common | {"local_epochs": 1} | UNPROTECTED)
-        found, control = ([*updates_told(run)] for run in (evidence.repeat(**common | OPEN), gentle))
+        known = {field.name for field in fields(context.task)}
+        task = replace(context.task, **{name: value for name, value in GENTLE.items() if name in known})
+        gentle = context.repeat(task=task, **common | {"local_epochs": 1} | UNPROTECTED)
+        found, control = ([*updates_told(run)] for run in (context.repeat(**common | NO_LOCK_NO_SEAL), gentle))
         finding = Finding(
             metric="share of the missing hospital's update that is read",
-            **interval([told.read for told in found]),
-            chance=float(np.mean([told.guessed for told in found])),
-            control=float(np.mean([told.read for told in control])),
+            **interval([one.read for one in found]),
+            chance=float(np.mean([one.guessed for one in found])),
+            control=float(np.mean([one.read for one in control])),
             promised=False,
             margin=0.2,
             note="A coordinator leaves a hospital out of a round, and another one subtracts the two sums; guess: an equal part of one "
             "sum. How much that tells follows from how alike a hospital's updates of two rounds are: control, one small step of "
             "all samples, without dropout. Drawn batches, dropout and more hospitals limit it; privacy= alone bounds it.",
         )
-        return [finding] if evidence.run.privacy else [finding, self._numbers(evidence, gentle, common)]
+        return [finding] if context.run.privacy else [finding, self._numbers(context, gentle, common)]
 
     @staticmethod
-    def _numbers(evidence: Evidence, gentle: Recorded, common: dict[str, Any]) -> Finding:
-        """Return which share of the missing hospital's losses and metrics is told; of a seal that opens them of any sites, too."""
-        last = list(evidence.sites)[-1]
-        lost = evidence.repeat(line=lambda inner: Losing(inner, last), **common)
-        rows = lost.run.history[lost.run.history["n_sites"] < len(evidence.sites)]
-        told = float(rows["loss"].notna().mean())
+    def _numbers(context: AuditContext, gentle: Recorded, common: dict[str, Any]) -> Finding:
+        """Return the share of the missing hospital's losses and metrics that is opened, with a seal that opens them for any sites, too."""
+        last = list(context.sites)[-1]
+        lost = context.repeat(line=lambda inner: Losing(inner, last), **common)
+        rows = lost.run.history[lost.run.history["n_sites"] < len(context.sites)]
+        share = float(rows["loss"].notna().mean())
         return Finding(
             metric="share of the missing hospital's losses and metrics that are read",
-            value=told,
-            low=told,
-            high=told,
+            value=share,
+            low=share,
+            high=share,
             chance=0.0,
             control=float(np.mean([*numbers_told(gentle)])),
             promised=True,

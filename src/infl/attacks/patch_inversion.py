@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from infl.attacks._kit.audit_context import UNPROTECTED
 from infl.attacks._kit.classifiers import with_options
 from infl.attacks._kit.contract import Attack, Attacker, Finding
-from infl.attacks._kit.evidence import UNPROTECTED
 from infl.attacks._kit.statistics import interval
 from infl.attacks.analytic_leak import gradient_of_step
 from infl.models.protocols import PatchData
 
 if TYPE_CHECKING:
-    from infl.attacks._kit.evidence import Evidence
+    from infl.attacks._kit.audit_context import AuditContext
 
 N_REPEATS = 4
 N_GUESSES = 20
@@ -104,17 +104,17 @@ class PatchInversion(Attack):
     against: ClassVar[Attacker] = Attacker.COORDINATOR
     question: ClassVar[str] = "Can the coordinator see the tissue of a spot in a hospital's update?"
 
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether the task has patches, and trains without noise."""
-        return isinstance(evidence.task, PatchData) and evidence.run.privacy is None
+        return isinstance(context.task, PatchData) and context.run.privacy is None
 
-    def run(self, evidence: Evidence) -> list[Finding]:
+    def run(self, context: AuditContext) -> list[Finding]:
         """Attack one step on one spot at each site; the first site's message is enough."""
         found: list[list[float]] = [[], []]
         chance: list[float] = []
         for trial in range(N_REPEATS):
             for protected in (True, False):
-                value, guesses = self._attack(evidence, trial, protected)
+                value, guesses = self._attack(context, trial, protected)
                 found[not protected].append(value)
                 chance += guesses
         return [
@@ -123,34 +123,34 @@ class PatchInversion(Attack):
                 **interval(found[0]),
                 chance=float(np.mean(chance)),
                 control=float(np.mean(found[1])),
-                promised=evidence.sealed,
+                promised=context.sealed,
                 margin=0.2,
                 note="An image is optimised until its gradient fits; counts and start are given, and our network keeps a layout.",
             )
         ]
 
-    def _attack(self, evidence: Evidence, trial: int, protected: bool) -> tuple[float, list[float]]:
-        from infl.federation.replica import build_bench
+    def _attack(self, context: AuditContext, trial: int, protected: bool) -> tuple[float, list[float]]:
+        from infl.federation.initial import build_flat_model
 
-        rng = evidence.rng(self.name, trial)
-        own = evidence.task
+        rng = context.rng(self.name, trial)
+        own = context.task
         assert isinstance(own, PatchData)
         task = with_options(own, **PLAIN, **({} if own.backbone else LAYOUT))
-        spots = {s: self._whole(own, a) for s, a in evidence.sites.items()}
-        chosen = {s: a[[int(rng.choice(spots[s]))]] for s, a in evidence.sites.items()}
+        spots = {s: self._whole(own, a) for s, a in context.sites.items()}
+        chosen = {s: a[[int(rng.choice(spots[s]))]] for s, a in context.sites.items()}
         common: dict[str, Any] = {"rounds": 1, "local_epochs": 1, "patience": 0, "participation": 1.0}
-        recorded = evidence.repeat(sites=chosen, task=task, **common, **({} if protected else UNPROTECTED))
+        recorded = context.repeat(sites=chosen, task=task, **common, **({} if protected else UNPROTECTED))
         update = recorded.updates()[0]
         replica, data = recorded.outcome.replica, recorded.outcome.sites[update.site].data
-        bench = build_bench(task, replica.agreement)
-        task.configure(bench.module, replica.private)
+        flat_model = build_flat_model(task, replica.agreement)
+        task.configure(flat_model.module, replica.private)
         change = update.values * len(chosen)  # all sites have one spot
-        flat = gradient_of_step(change, bench.copy_shared().numpy(), lr=task.lr, weight_decay=task.weight_decay)
+        flat = gradient_of_step(change, flat_model.copy_shared().numpy(), lr=task.lr, weight_decay=task.weight_decay)
         gradient = {n: torch.from_numpy(v.copy()) for n, v in recorded.tensors(flat).items()}
         batch = data.batch(data.train)
         truth = batch.images[0].numpy()
-        guess = invert_patch(bench.module, gradient, batch.counts, truth.shape, rng)
-        others = task.read(evidence.sites[update.site], evidence.panel, site=update.site)
+        guess = invert_patch(flat_model.module, gradient, batch.counts, truth.shape, rng)
+        others = task.read(context.sites[update.site], context.panel, site=update.site)
         some = rng.choice(spots[update.site], N_GUESSES)
         return ssim(guess, truth), [ssim(image.numpy(), truth) for image in others.images(some)]
 

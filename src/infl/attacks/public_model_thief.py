@@ -185,7 +185,7 @@ class PublicModelThief(Thief):
             "nearest": guesses_from_start(stored, public)["nearest"],
         }
 
-    def told(self, n: int, case: str, how: str) -> tuple[str, str]:
+    def described(self, n: int, case: str, how: str) -> tuple[str, str]:
         """Name the kind of file, and the best way."""
         return (
             f"balanced accuracy with {n} public samples, file {case}",

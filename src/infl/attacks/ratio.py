@@ -13,7 +13,7 @@ from infl.attacks.analytic_leak import true_profiles
 from infl.models.protocols import ClassProbabilities
 
 if TYPE_CHECKING:
-    from infl.attacks._kit.evidence import Evidence, Recorded
+    from infl.attacks._kit.audit_context import AuditContext, Recorded
 
 N_REPEATS = 3
 
@@ -36,14 +36,14 @@ class Ratio(Attack):
     question: ClassVar[str] = "Does the coordinator learn how two patients compare, gene by gene?"
     quick: ClassVar[bool] = True
 
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether the task has a matrix of features, and trains without noise."""
-        return isinstance(evidence.task, ClassProbabilities) and evidence.run.privacy is None
+        return isinstance(context.task, ClassProbabilities) and context.run.privacy is None
 
-    def run(self, evidence: Evidence) -> list[Finding]:
+    def run(self, context: AuditContext) -> list[Finding]:
         """Rank genes by the ratio that was read and by the true one."""
         found: list[list[float]] = [[], []]
-        for number, recorded in enumerate(evidence.patients(N_REPEATS)):
+        for number, recorded in enumerate(context.patients(N_REPEATS)):
             found[number % 2] += self._pairs(recorded)
         return [
             Finding(
@@ -51,7 +51,7 @@ class Ratio(Attack):
                 **interval(found[0]),
                 chance=0.0,
                 control=float(np.mean(found[1])),
-                promised=evidence.sealed,
+                promised=context.sealed,
                 margin=0.2,
                 note="The lock multiplies all hospitals' updates alike, so it cancels in a ratio; hiding updates is the seal's work.",
             )

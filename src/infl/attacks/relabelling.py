@@ -13,7 +13,7 @@ from infl.attacks._kit.statistics import cross_chosen, interval, most_chosen
 from infl.attacks.importance_thief import first_layer
 
 if TYPE_CHECKING:
-    from infl.attacks._kit.evidence import Evidence
+    from infl.attacks._kit.audit_context import AuditContext
 
 N_COPIES = 8
 MOST_FEATURES = 1000
@@ -52,21 +52,21 @@ class Relabelling(Attack):
     question: ClassVar[str] = "Can features of the file be matched with those of a model of public data?"
     quick: ClassVar[bool] = True
 
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether a layer has named features as its columns."""
-        return first_layer(evidence) is not None
+        return first_layer(context) is not None
 
-    def run(self, evidence: Evidence) -> list[Finding]:
+    def run(self, context: AuditContext) -> list[Finding]:
         """Compare columns with the public start's, and with those of a model of the very same data, unprotected.
 
         No public data could be better than the cohort's own.
         """
-        file, name = ModelFile(evidence), first_layer(evidence)
+        file, name = ModelFile(context), first_layer(context)
         assert name is not None
-        rng = evidence.rng(self.name)
+        rng = context.rng(self.name)
         n = file.unlocked[name].shape[1]
         some = np.sort(rng.permutation(n)[:MOST_FEATURES])
-        references = [w[name].numpy()[:, some] for w in (file.initial, evidence.unprotected.model.stored)]
+        references = [w[name].numpy()[:, some] for w in (file.initial, context.unprotected.model.stored)]
         ways = [(view, number) for view in VIEWS for number in range(len(references))]
 
         def found(weight: np.ndarray) -> list[float]:

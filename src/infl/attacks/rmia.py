@@ -16,10 +16,10 @@ from typing import ClassVar
 import numpy as np
 from scipy.special import expit
 
+from infl.attacks._kit.audit_context import AuditContext
 from infl.attacks._kit.contract import Attacker, Finding
-from infl.attacks._kit.evidence import Evidence
 from infl.attacks._kit.shadows import Shadow, overfitted, shadows, stacked
-from infl.attacks.membership import TOLD_APART, OfMembership
+from infl.attacks.membership import AREA_UNDER_CURVE, OfMembership
 
 N_MODELS = 8
 N_REFERENCES = 4
@@ -96,7 +96,7 @@ class Rmia(OfMembership):
     against: ClassVar[Attacker] = Attacker.MODEL_USER
     question: ClassVar[str] = "Can a user of the model who trains a handful of models tell whether a record trained it?"
 
-    def run(self, evidence: Evidence) -> list[Finding]:
+    def run(self, context: AuditContext) -> list[Finding]:
         """Attack models trained as the run was, and overfitted ones as the control."""
-        models, control = shadows(evidence, N_MODELS), overfitted(evidence, N_MODELS)
-        return [self.found(evidence, f"{N_REFERENCES} reference models", scores, models, control, TOLD_APART)]
+        models, control = shadows(context, N_MODELS), overfitted(context, N_MODELS)
+        return [self.found(context, f"{N_REFERENCES} reference models", scores, models, control, AREA_UNDER_CURVE)]

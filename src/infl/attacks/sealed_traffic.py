@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from infl.attacks._kit.audit_context import UNPROTECTED
 from infl.attacks._kit.contract import Attack, Attacker, Finding
-from infl.attacks._kit.evidence import UNPROTECTED
 
 if TYPE_CHECKING:
-    from infl.attacks._kit.evidence import Evidence, Recorded
+    from infl.attacks._kit.audit_context import AuditContext, Recorded
 
 N_ROUNDS = 30
 N_WORDS = 1500
@@ -39,15 +39,15 @@ class SealedTraffic(Attack):
     question: ClassVar[str] = "Is what travels noise to those who carry it?"
     quick: ClassVar[bool] = True
 
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether there are two sites to tell apart."""
-        return len(evidence.sites) > 1
+        return len(context.sites) > 1
 
-    def run(self, evidence: Evidence) -> list[Finding]:
+    def run(self, context: AuditContext) -> list[Finding]:
         """Probe the run's messages, an unprotected run's, and the run's with masks reused."""
         rounds: dict[str, Any] = {"rounds": N_ROUNDS, "patience": 0}
-        protected = self._guessed(evidence, evidence.repeat(**rounds))
-        control = self._guessed(evidence, evidence.repeat(**rounds, **UNPROTECTED))
+        protected = self._guessed(context, context.repeat(**rounds))
+        control = self._guessed(context, context.repeat(**rounds, **UNPROTECTED))
         n = len(protected)
         half = 1.96 * (protected.mean() * (1 - protected.mean()) / n) ** 0.5
         return [
@@ -59,14 +59,14 @@ class SealedTraffic(Attack):
                 trials=n,
                 chance=0.5,
                 control=float(control.mean()),
-                promised=evidence.sealed,
+                promised=context.sealed,
                 margin=0.2,
                 note=f"A trained probe looks at {n} messages of two hospitals and guesses which of them sent each.",
             )
         ]
 
-    def _guessed(self, evidence: Evidence, recorded: Recorded) -> np.ndarray:
-        rng = evidence.rng(self.name)
+    def _guessed(self, context: AuditContext, recorded: Recorded) -> np.ndarray:
+        rng = context.rng(self.name)
         first, second = list(recorded.outcome.sites)[:2]
         updates = [u for u in recorded.updates() if u.site in (first, second)]
         places = rng.choice(len(updates[0].values), min(N_WORDS, len(updates[0].values)), replace=False)

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from infl.attacks._kit.audit_context import UNPROTECTED
 from infl.attacks._kit.classifiers import last_bias
 from infl.attacks._kit.contract import Attack, Attacker, Finding
-from infl.attacks._kit.evidence import UNPROTECTED
 from infl.attacks._kit.statistics import correlation, interval
 from infl.data.labels import label_text
 from infl.models.protocols import ClassProbabilities
 
 if TYPE_CHECKING:
-    from infl.attacks._kit.evidence import Evidence, Recorded
+    from infl.attacks._kit.audit_context import AuditContext, Recorded
 
 N_REPEATS = 12
 ALPHA = 0.5
@@ -28,28 +28,28 @@ class SiteBalance(Attack):
     against: ClassVar[Attacker] = Attacker.COORDINATOR
     question: ClassVar[str] = "Does the coordinator learn a hospital's mix of diagnoses?"
 
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether the task is a classifier on AnnData, without noise."""
         from anndata import AnnData
 
-        plain = all(isinstance(a, AnnData) for a in evidence.sites.values())
-        return isinstance(evidence.task, ClassProbabilities) and plain and evidence.run.privacy is None
+        plain = all(isinstance(a, AnnData) for a in context.sites.values())
+        return isinstance(context.task, ClassProbabilities) and plain and context.run.privacy is None
 
-    def run(self, evidence: Evidence) -> list[Finding]:
+    def run(self, context: AuditContext) -> list[Finding]:
         """Deal the same patients out with skewed classes, and correlate bias changes with class shares over sites."""
         import anndata
 
         import infl
 
-        together = anndata.concat(list(evidence.sites.values()), index_unique="-", keys=list(evidence.sites))
-        assert isinstance(evidence.task, ClassProbabilities)
-        target = evidence.task.target
+        together = anndata.concat(list(context.sites.values()), index_unique="-", keys=list(context.sites))
+        assert isinstance(context.task, ClassProbabilities)
+        target = context.task.target
         found: tuple[list[float], list[float]] = ([], [])
         for trial in range(N_REPEATS):
-            seed = int(evidence.rng(self.name, trial).integers(2**31))
-            sites = infl.pp.split_sites(together, len(evidence.sites), stratify=target, alpha=ALPHA, seed=seed)
+            seed = int(context.rng(self.name, trial).integers(2**31))
+            sites = infl.pp.split_sites(together, len(context.sites), stratify=target, alpha=ALPHA, seed=seed)
             for number, changes in enumerate(({}, UNPROTECTED)):
-                recorded = evidence.repeat(sites=sites, rounds=1, patience=0, participation=1.0, **changes)
+                recorded = context.repeat(sites=sites, rounds=1, patience=0, participation=1.0, **changes)
                 found[number].append(self._correlation(recorded, target, sites))
         return [
             Finding(
@@ -57,7 +57,7 @@ class SiteBalance(Attack):
                 **interval(found[0]),
                 chance=0.0,
                 control=float(np.mean(found[1])),
-                promised=evidence.sealed,
+                promised=context.sealed,
                 margin=0.25,
                 note="The last layer's bias moves towards the classes that a hospital has many of.",
             )

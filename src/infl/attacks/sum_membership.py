@@ -17,10 +17,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from infl.attacks._kit.audit_context import AuditContext
 from infl.attacks._kit.contract import Attacker, Finding
-from infl.attacks._kit.evidence import Evidence
 from infl.attacks._kit.shadows import Shadow, overfitted, shadows, stacked
-from infl.attacks.membership import TOLD_APART, OfMembership, Score, likelihood_ratios
+from infl.attacks.membership import AREA_UNDER_CURVE, OfMembership, Score, likelihood_ratios
 from infl.federation.rules import rule
 from infl.models.labelled import area_under_curve
 
@@ -40,16 +40,16 @@ class SumMembership(OfMembership):
     against: ClassVar[Attacker] = Attacker.CURIOUS_SITE
     question: ClassVar[str] = "Can a hospital tell from the opened sums whether a record of another one is in them?"
 
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether sums of a classifier can be followed from round to round."""
-        settings = evidence.run.settings
+        settings = context.run.settings
         plain = rule(settings["aggregation"], settings["aggregation_options"]).importance is None
-        return super().applies(evidence) and plain and len(evidence.sites) > 1
+        return super().applies(context) and plain and len(context.sites) > 1
 
-    def run(self, evidence: Evidence) -> list[Finding]:
+    def run(self, context: AuditContext) -> list[Finding]:
         """Attack the sums of runs trained as this one, of overfitted ones as the control; records of the site itself apart."""
-        models, control = shadows(evidence, N_SHADOWS), overfitted(evidence, N_SHADOWS)
-        own = next(iter(evidence.sites.values())).n_obs  # the first site is the curious one
+        models, control = shadows(context, N_SHADOWS), overfitted(context, N_SHADOWS)
+        own = next(iter(context.sites.values())).n_obs  # the first site is the curious one
 
         def by(name: str) -> Score:
             def score(models: list[Shadow]) -> np.ndarray:
@@ -59,7 +59,7 @@ class SumMembership(OfMembership):
 
             return score
 
-        finding = self.found(evidence, "the sums of all rounds", by("in_sums"), models, control, TOLD_APART)
+        finding = self.found(context, "the sums of all rounds", by("in_sums"), models, control, AREA_UNDER_CURVE)
         member = stacked(models, "member")
         alone, output = (area_under_curve(by(name)(models), member) for name in ("in_messages", "confidence"))
         compared = f" Without a seal, by single messages: {alone:.2f}; by what the last model says: {output:.2f}."

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from infl._threads import one_thread
-from infl.attacks._kit.evidence import Evidence
+from infl.attacks._kit.audit_context import AuditContext
 from infl.attacks._kit.fine_tuning import FREE, LEARNING_RATES, STOLEN, UNLOCKED, Way
 from infl.attacks._kit.starts import starts
 from infl.attacks._kit.theft import Task, Theft, Thief, draw
@@ -34,7 +34,7 @@ class ThiefFineTuning(Thief):
         begin = starts(theft.module, file.model.stored, file.fresh(theft.number), file.initial, x, train, y)
         return Task(begin | {"unlocked": file.unlocked}, (x[train], y[train]), (x[judge], y[judge]))
 
-    def told(self, n: int, case: str, how: str) -> tuple[str, str]:
+    def described(self, n: int, case: str, how: str) -> tuple[str, str]:
         """Name the best way."""
         return (
             f"balanced accuracy with {n} samples",
@@ -59,6 +59,6 @@ def head_start(
         n_trials, learning_rates = seeds, LEARNING_RATES
 
     run = infl.tl.fit_federated({s: a.copy() for s, a in sites.items()}, target=target, progress=False)
-    attack, evidence = Long(), Evidence(run, sites)
+    attack, context = Long(), AuditContext(run, sites)
     with one_thread():
-        return {n: attack.compare(attack.trials(evidence, n)) for n in samples}
+        return {n: attack.compare(attack.trials(context, n)) for n in samples}

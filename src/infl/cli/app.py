@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from infl.cli import coordinator, fit, key, model, run, site
-from infl.cli.options import METHODS
+from infl.cli.options import METHOD_NAMES
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -65,9 +65,11 @@ def compare(
     modality: Annotated[str | None, typer.Option(help="Modality of MuData.")] = None,
     seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 5,
     rounds: Annotated[int, typer.Option(help="Rounds of each fit.")] = 20,
-    method: Annotated[list[str] | None, typer.Option(help=f"Only this method; may be repeated: {METHODS}.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help=f"Only this method; may be repeated: {METHOD_NAMES}.")
+    ] = None,
     holdout: Annotated[str, typer.Option(help="Held out: 'observations', or each 'site' in turn.")] = "observations",
-    jobs: Annotated[int, typer.Option(help="Seeds done at once, each in its own process; -1: one a core.")] = 1,
+    jobs: Annotated[int, typer.Option(help="Seeds done at once, each in its own process; -1: one per core.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
 ) -> None:
     """What would federation cost me? One table, from one file with a site column.

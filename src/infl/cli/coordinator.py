@@ -14,24 +14,25 @@ import typer
 from infl.errors import FederationError, FileError, InflError
 
 if TYPE_CHECKING:
-    from infl.deploy.attempt import Status
-    from infl.deploy.flare.engine import Daemon
+    from infl.deploy.flare.daemon import Daemon
+    from infl.deploy.run_attempt import Status
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 Home = Annotated[Path, typer.Option("--home", envvar="INFL_COORDINATOR", help="The coordinator's folder.")]
-HOME = Path("coordinator")
+COORDINATOR_HOME = Path("coordinator")
 
 
 @app.command()
 def init(
     consortium: Annotated[Path, typer.Argument(help="consortium.toml: name, host, port, scheme, valid_days.")],
-    home: Home = HOME,
+    home: Home = COORDINATOR_HOME,
 ) -> None:
     """Make the coordinator's folder, with the consortium's certificate authority.
 
     Example: `infl coordinator init consortium.toml`
     """
-    from infl.deploy.flare.kits import init_coordinator, read_consortium
+    from infl.deploy.flare.consortium import read_consortium
+    from infl.deploy.flare.kits import init_coordinator
 
     fingerprint = init_coordinator(home, read_consortium(consortium))
     typer.echo(f"{home}: keep it, and a copy of {home / 'ca'} in a safe place; whoever has that can enrol sites.")
@@ -43,7 +44,7 @@ def approve(
     request: Annotated[Path, typer.Argument(help="NAME.request.zip, from `infl site enrol`.")],
     yes: Annotated[bool, typer.Option("--yes", help="The fingerprint was compared.")] = False,
     renew: Annotated[bool, typer.Option("--renew", help="A new certificate for a site that is enrolled.")] = False,
-    home: Home = HOME,
+    home: Home = COORDINATOR_HOME,
 ) -> None:
     """Enrol a site, after comparing its fingerprint by telephone.
 
@@ -65,8 +66,8 @@ def approve(
 @app.command()
 def start(
     run: Annotated[Path | None, typer.Argument(help="run.toml.  [default: be up for runs from notebooks]")] = None,
-    home: Home = HOME,
-    give_up: Annotated[float, typer.Option(help="End after so many seconds without progress; 0: wait for ever.")] = 0,
+    home: Home = COORDINATOR_HOME,
+    give_up: Annotated[float, typer.Option(help="Seconds without progress after which to end; 0: wait for ever.")] = 0,
     metrics: Annotated[int, typer.Option(help="Port at this machine for Prometheus, e.g. 9464.  [default: none]")] = 0,
 ) -> None:
     """Start a run, or go on with it, and stay until it is finished. Ctrl-C ends it after the round under way.
@@ -78,9 +79,9 @@ def start(
     if run is None:
         serve(home)
         return
-    from infl.deploy.attempt import RunFolder
+    from infl.deploy.run_attempt import RunFolder
     from infl.deploy.runfile import RunFile
-    from infl.deploy.station import is_specified
+    from infl.deploy.specification import is_specified
 
     file = RunFile.read(run)
     folder = RunFolder(home / "runs" / file.name)
@@ -88,38 +89,39 @@ def start(
         folder.store.begin(file.agreement())
     elif not is_specified(folder.agreement, file.specification):
         raise FileError(f"run {file.name!r} was begun with other settings: choose another name in {run}")
-    folder.keep_patience(file.waiting)
+    folder.save_patience(file.waiting)
     supervise(home, file.name, give_up=give_up, port=metrics)
 
 
 @app.command()
-def revoke(name: Annotated[str, typer.Argument(help="The site's name.")], home: Home = HOME) -> None:
+def revoke(name: Annotated[str, typer.Argument(help="The site's name.")], home: Home = COORDINATOR_HOME) -> None:
     """Shut a site out, at once and for good: its name, whatever certificates were signed for it.
 
     Example: `infl coordinator revoke hospital_b`
     """
-    from infl.deploy.attempt import AGAIN, RunFolder
     from infl.deploy.flare.console import Console
     from infl.deploy.flare.kits import revoke as shut_out
+    from infl.deploy.run_attempt import REQUEST_AGAIN, RunFolder
 
     shut_out(home, name)
     console = Console(home / "admin")
     if console.ask("disable", name) is not None:
         for folder in (home / "runs").glob("*"):
             if RunFolder(folder).status.state == "running":
-                RunFolder(folder).request(AGAIN)  # the next attempt is without it
+                RunFolder(folder).request(REQUEST_AGAIN)  # the next attempt is without it
     console.close()
     typer.echo(f"{name}: shut out. Take its key away too, at the key holder: `infl key revoke {name}`")
 
 
 @app.command()
-def renew(home: Home = HOME) -> None:
+def renew(home: Home = COORDINATOR_HOME) -> None:
     """Make the coordinator's own keys and certificates anew, while it is not up; sites need nothing.
 
     Example: `infl coordinator renew`
     """
     from infl.deploy.flare.checks import days
-    from infl.deploy.flare.kits import consortium_of, renew_coordinator
+    from infl.deploy.flare.consortium import consortium_of
+    from infl.deploy.flare.kits import renew_coordinator
     from infl.deploy.folders import alone
 
     consortium_of(home)
@@ -130,7 +132,7 @@ def renew(home: Home = HOME) -> None:
 
 @app.command()
 def check(
-    run: Annotated[Path | None, typer.Argument(help="run.toml, to check it too.")] = None, home: Home = HOME
+    run: Annotated[Path | None, typer.Argument(help="run.toml, to check it too.")] = None, home: Home = COORDINATOR_HOME
 ) -> None:
     """Say what would stop a run: kit, certificate, port, disk, the run's file.
 
@@ -168,16 +170,16 @@ def supervise(home: Path, name: str, *, give_up: float = 0, port: int = 0) -> No
 def serve(home: Path) -> None:
     """Keep the server up until Ctrl-C."""
     from infl.deploy.flare.checks import check_port
-    from infl.deploy.flare.engine import SERVER, Daemon
-    from infl.deploy.flare.kits import consortium_of
+    from infl.deploy.flare.consortium import consortium_of
+    from infl.deploy.flare.daemon import SERVER_PROCESS, Daemon
 
-    daemon = Daemon(home / "kit", SERVER, home / "server.log")
+    daemon = Daemon(home / "kit", SERVER_PROCESS, home / "server.log")
     daemon.clear()
     check_port(consortium_of(home))
-    until_told(daemon, "coordinator")
+    keep_up_until_signal(daemon, "coordinator")
 
 
-def until_told(
+def keep_up_until_signal(
     daemon: Daemon, name: str, each: Callable[[], None] = lambda: None, begin: Callable[[], None] = lambda: None
 ) -> None:
     """Keep an engine's process up until Ctrl-C or SIGTERM."""
@@ -186,7 +188,7 @@ def until_told(
     before = [signal.signal(number, lambda number, frame: over.set()) for number in numbers]
     typer.echo(f"{name}: up, Ctrl-C ends")
     try:
-        daemon.keep(over, say=lambda line: typer.echo(f"{name}: {line}"), each=each, begin=begin)
+        daemon.keep_up(over, say=lambda line: typer.echo(f"{name}: {line}"), each=each, begin=begin)
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)

@@ -38,7 +38,7 @@ def run_demo(out: Path, *, seeds: int = 5) -> None:
 
     mpl.use("Agg")
     import infl
-    from infl._tables import method_words
+    from infl._tables import method_label
     from infl.cli.tables import print_table
     from infl.keys import Keyring
 
@@ -68,7 +68,7 @@ def run_demo(out: Path, *, seeds: int = 5) -> None:
     _say("the same data, other ways (held-out tumours, several seeds)")
     table = infl.tl.compare(sites, target=TARGET, seeds=seeds, patience=10, n_jobs=-1)
     write_atomic(out / "comparison.csv", table.to_csv(index=False).encode(), overwrite=True)
-    shown = table.assign(method=table["method"].map(method_words))
+    shown = table.assign(method=table["method"].map(method_label))
     shown.attrs = table.attrs
     print_table(shown, ["balanced_accuracy", "auroc"])
 

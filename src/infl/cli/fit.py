@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infl.cli.key import IdentityFile, make_ring, open_ring
-from infl.cli.options import MODELS, Options, task_options
+from infl.cli.options import MODEL_NAMES, Options, task_options
+from infl.cli.rings import IdentityFile, make_ring, open_ring
 from infl.errors import KeyringError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def fit(
     out: Annotated[Path, typer.Option(help="Model to write, NAME.infl.safetensors.")],
     site_key: Annotated[str, typer.Option(help="Column of obs that says which site a row belongs to.")],
     target: Annotated[str | None, typer.Option(help="Column of obs to learn, for models that take one.")] = None,
-    model: Annotated[str, typer.Option(help=f"Model: {MODELS}.")] = "classifier",
+    model: Annotated[str, typer.Option(help=f"Model: {MODEL_NAMES}.")] = "classifier",
     option: Options = None,
     rounds: Annotated[int, typer.Option(help="Rounds.")] = 20,
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
@@ -82,7 +82,7 @@ def predict(
     """
     from infl import load_model
     from infl._files import check_data_name, read_data, write_data
-    from infl.cli.key import find_ring
+    from infl.cli.rings import find_ring
     from infl.tl import predict as run_model
 
     loaded, data = load_model(model), read_data(file)

@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from infl.cli.rings import IdentityFile, Ring, changing, find_ring, make_ring, open_identity, open_ring
 from infl.errors import FileError, KeyringError
 
 if TYPE_CHECKING:
-    from infl.keys import Identity, Keyring
+    from infl.keys import Keyring
 
 DEFAULT_RING = Path("consortium.key")
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-
-Ring = Annotated[
-    Path | None,
-    typer.Option("--key", envvar="INFL_KEY", help="The ring's file.  [default: the one ring in this folder]"),
-]
-IdentityFile = Annotated[
-    Path | None,
-    typer.Option("--identity", help="Identity file that opens it.  [default: your own, see `infl key identity`]"),
-]
 
 
 @app.command()
@@ -98,7 +86,7 @@ def rotate(key: Ring = None, identity: IdentityFile = None) -> None:
     Example: `infl key rotate --key consortium.key`
     """
     file = find_ring(key)
-    with _changing(file, identity) as ring:
+    with changing(file, identity) as ring:
         for name in ring.members:
             _copy_for(name, file)
         ring.rotate()
@@ -128,7 +116,7 @@ def grant(
         if site.startswith("age1"):
             raise KeyringError("whose public key is it? give --name SITE, or the key's file SITE.pub")
         name = Path(site).stem
-    with _changing(file, identity) as ring:
+    with changing(file, identity) as ring:
         _copy_for(name, file, out)  # nothing is granted if the files cannot be written
         others = [other for other in ring.members if other != name]
         for other in others:
@@ -157,7 +145,7 @@ def revoke(
     Example: `infl key revoke hospital_b`
     """
     file = find_ring(key)
-    with _changing(file, identity) as ring:
+    with changing(file, identity) as ring:
         for name in ring.members:
             _copy_for(name, file)
         ring.revoke(site)
@@ -188,12 +176,12 @@ def import_(
     if holder is not None and holder != found:
         raise KeyringError(f"{file} is from the key holder {found}, not {holder}: do not use it, ask the key holder")
     if into.exists():
-        with _changing(into, identity) as ring:
+        with changing(into, identity) as ring:
             fresh = ring.accept(granted)
         typer.echo(f"{into}: {f'{_versions(fresh)} added' if fresh else 'nothing new'}")
     else:
         ring = Keyring.only(granted, granted.versions)
-        ring.save(into, recipients=_identity(identity))
+        ring.save(into, recipients=open_identity(identity))
         typer.echo(f"{into}: {_versions(ring.versions)}")
         typer.echo(f"Key holder {found}: compare it with the key holder's `infl key show`, by telephone.")
     typer.echo(f"version {ring.current}, fingerprint {ring.fingerprint()}")
@@ -216,126 +204,13 @@ def identity(
     path = own_path() if identity is None else identity
     if passphrase and path.exists():
         raise FileError(f"{path} exists already: name another with --identity")
-    mine = _identity(identity, create=True, passphrase=passphrase)
+    mine = open_identity(identity, create=True, passphrase=passphrase)
     public = Path(f"{name}.pub")
     there = public.read_text(errors="replace").strip() if public.exists() else ""
     if there != mine.public_line:
         mine.save_public(public, overwrite=there == mine.public)  # as infl 0.1 wrote it
     typer.echo(f"{path}: this site's identity; it never leaves the site.")
     typer.echo(f"{public}: its public keys {mine.public_line}; send it to the key holder.")
-
-
-# -- for this file and the other commands --------------------------------------------------------------------------
-def make_ring(file: Path, recipient: list[str] | None = None, passphrase: bool = False) -> Keyring:
-    """Make a ring, save it as `infl key new` does, and say what opens it."""
-    from infl.keys import Keyring
-    from infl.keys.identity import own_path
-
-    if file.exists():
-        raise FileError(f"{file} exists: choose another name, or add a version to it with `infl key rotate`")
-    ring = Keyring.create()
-    if recipient:
-        if passphrase:
-            raise KeyringError("give --recipient or --passphrase, one of the two")
-        ring.save(file, recipients=recipient)
-        opens = "the identities of its recipients"
-    elif passphrase or os.environ.get("INFL_KEY_PASSPHRASE"):
-        ring.save(file, passphrase=_ask(str(file), confirm=True))
-        opens = "its passphrase"
-    else:
-        ring.save(file)
-        opens = f"your identity {own_path()}"
-    typer.echo(f"{file}: version {ring.current}, fingerprint {ring.fingerprint()}")
-    typer.echo(f"Opens with {opens}, and with nothing else: keep a copy of both in a safe place.")
-    return ring
-
-
-def open_ring(file: Path, identity: Path | None = None, *, in_transit: bool = False) -> Keyring:
-    """Open a ring for a command, and ask for a passphrase where one is needed and somebody can be asked."""
-    from infl.keys import Keyring
-
-    return Keyring.load(file, identity, _passphrase(file, identity), in_transit=in_transit)
-
-
-def _passphrase(file: Path, identity: Path | None) -> str | None:
-    """Return the passphrase of the ring `file`, or of the identity that opens it; None if neither is under one."""
-    from infl.keys.identity import own_path
-
-    for path in (file, own_path() if identity is None else identity):
-        if _is_under_passphrase(path):
-            return _ask(str(path))
-    return None
-
-
-def _is_under_passphrase(path: Path) -> bool:
-    from infl.keys.age import is_under_passphrase
-
-    try:
-        with open(path, "rb") as file:
-            return is_under_passphrase(file.read(64))
-    except OSError:
-        return False  # whoever opens it says what is wrong
-
-
-def _ask(what: str, *, confirm: bool = False) -> str:
-    value = os.environ.get("INFL_KEY_PASSPHRASE")
-    if value:
-        return value
-    if not _is_terminal():
-        raise KeyringError(f"{what} needs a passphrase and there is nobody to ask: set INFL_KEY_PASSPHRASE")
-    return typer.prompt(f"Passphrase of {what}", hide_input=True, confirmation_prompt=confirm, err=True)
-
-
-def _is_terminal() -> bool:
-    return sys.stdin.isatty()
-
-
-def _identity(path: Path | None, *, create: bool = False, passphrase: bool = False) -> Identity:
-    from infl.keys import Identity
-    from infl.keys.identity import own_path
-
-    file = own_path() if path is None else path
-    if file.exists() or not create:
-        return Identity.load(file, _ask(str(file)) if _is_under_passphrase(file) else None)
-    if path is None and not passphrase:
-        return Identity.own(create=True)
-    made = Identity.create()
-    secret = _ask(str(file), confirm=True) if passphrase else None
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    made.save(file, secret)
-    return made
-
-
-def find_ring(file: Path | None) -> Path:
-    """Return the ring that is meant: `file`, else the only one in this folder that is not a copy for a site."""
-    if file is not None:
-        return file
-    from infl.keys.age import is_age
-
-    names = {path.name for path in Path().glob("*.key")}
-    found = []
-    for path in map(Path, sorted(names)):
-        parts = path.stem.split(".")
-        is_copy = any(".".join(parts[:n]) + ".key" in names for n in range(1, len(parts)))
-        if not is_copy and path.is_file() and is_age(path.read_bytes()):
-            found.append(path)
-    if len(found) != 1:
-        what = f"several rings here ({', '.join(map(str, found))})" if found else "no ring in this folder"
-        raise KeyringError(f"{what}: say which with --key FILE, or make one with `infl key new`")
-    return found[0]
-
-
-@contextmanager
-def _changing(file: Path, identity: Path | None) -> Iterator[Keyring]:
-    """Open a ring, let it be changed, and save it as it was protected; one command at a time."""
-    from infl.keys import Keyring
-    from infl.keys.age import exclusive
-
-    with exclusive(file):
-        secret = _passphrase(file, identity)
-        ring = Keyring.load(file, identity, secret)
-        yield ring
-        ring.save(file, passphrase=secret if _is_under_passphrase(file) else None, overwrite=True)
 
 
 def _write_grants(ring: Keyring, file: Path) -> None:

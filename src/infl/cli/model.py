@@ -62,7 +62,7 @@ def relock(
     Example: `infl model relock model.infl.safetensors --out model.v2.infl.safetensors --key consortium.key`
     """
     from infl import load_model
-    from infl.cli.key import find_ring, open_ring
+    from infl.cli.rings import find_ring, open_ring
 
     path = find_ring(key)
     ring = open_ring(path, identity)

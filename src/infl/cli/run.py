@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infl.cli.coordinator import HOME, Home, show, supervise
-from infl.cli.options import MODELS, Options, task_options
+from infl.cli.coordinator import COORDINATOR_HOME, Home, show, supervise
+from infl.cli.options import MODEL_NAMES, Options, task_options
 from infl.errors import FileError, SettingsError
 
 if TYPE_CHECKING:
-    from infl.deploy.attempt import RunFolder
-    from infl.deploy.station import Station
+    from infl.deploy.run_attempt import RunFolder
+    from infl.deploy.site_folder import SiteFolder
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 Name = Annotated[str, typer.Argument(help="Name of the run, as in run.toml.")]
@@ -42,7 +42,7 @@ def template(
 def panel(
     data: Annotated[list[Path], typer.Argument(help="h5ad, h5mu or zarr data, or panels of other sites.")],
     target: Annotated[str | None, typer.Option(help="Column of obs to learn, for models that take one.")] = None,
-    model: Annotated[str, typer.Option(help=f"Task: {MODELS}.")] = "classifier",
+    model: Annotated[str, typer.Option(help=f"Task: {MODEL_NAMES}.")] = "classifier",
     option: Options = None,
     site: Annotated[
         str | None, typer.Option(help="This site's name, for models that know the sites.  [default: the file's name]")
@@ -73,7 +73,7 @@ def panel(
 
 
 @app.command()
-def status(name: Name, home: Home = HOME) -> None:
+def status(name: Name, home: Home = COORDINATOR_HOME) -> None:
     """Print where a run is; at the coordinator.
 
     Example: `infl run status tumours`
@@ -82,7 +82,7 @@ def status(name: Name, home: Home = HOME) -> None:
 
 
 @app.command()
-def watch(name: Name, home: Home = HOME) -> None:
+def watch(name: Name, home: Home = COORDINATOR_HOME) -> None:
     """Print what changes until the run ends; at the coordinator.
 
     Example: `infl run watch tumours`
@@ -100,19 +100,19 @@ def watch(name: Name, home: Home = HOME) -> None:
 
 
 @app.command()
-def stop(name: Name, home: Home = HOME) -> None:
+def stop(name: Name, home: Home = COORDINATOR_HOME) -> None:
     """End a run after the round under way; `infl run resume` goes on with it.
 
     Example: `infl run stop tumours`
     """
-    from infl.deploy.attempt import STOP
+    from infl.deploy.run_attempt import REQUEST_STOP
 
-    _folder(home, name).request(STOP)
+    _folder(home, name).request(REQUEST_STOP)
     typer.echo(f"{name}: ends after this round")
 
 
 @app.command()
-def resume(name: Name, home: Home = HOME) -> None:
+def resume(name: Name, home: Home = COORDINATOR_HOME) -> None:
     """Go on with a run that was begun; at the coordinator.
 
     Example: `infl run resume tumours`
@@ -132,9 +132,9 @@ def fetch(
     Example: `infl run fetch results`
     """
     from infl.cli.site import find_home
-    from infl.deploy.station import Station
+    from infl.deploy.site_folder import SiteFolder
 
-    finished = _finished(Station(find_home(home)), run)
+    finished = _finished(SiteFolder(find_home(home)), run)
     out.mkdir(parents=True, exist_ok=True)
     for name in ("model.infl.safetensors", "history.csv"):
         if (out / name).exists():
@@ -158,18 +158,19 @@ def report(
     Example: `infl run report report.html --statements statements.toml`
     """
     from infl.cli.site import find_home
-    from infl.deploy.station import Station, read_site
+    from infl.deploy.site_data import read_site
+    from infl.deploy.site_folder import SiteFolder
     from infl.deploy.toml import read_checked
     from infl.governance import report as write_report
     from infl.tl import site_metrics
 
-    said = {} if statements is None else read_checked(statements, dict)
-    station = Station(find_home(home))
-    agreement, settings = station.agreement(_finished(station, run)), station.settings
-    result = station.result(agreement, station.open_key(agreement))
+    answers = {} if statements is None else read_checked(statements, dict)
+    site_folder = SiteFolder(find_home(home))
+    agreement, settings = site_folder.agreement(_finished(site_folder, run)), site_folder.settings
+    result = site_folder.result(agreement, site_folder.open_key(agreement))
     here = {settings.name: read_site(Path(settings.data), settings.name)} if measure else {}
     measured = site_metrics(result, here) if here else None
-    page = write_report(result, out, site_metrics=measured, statements=said)
+    page = write_report(result, out, site_metrics=measured, statements=answers)
     typer.echo(
         f"{page}: open it in a browser, print it, sign it; {page.stem}.model_card.json and .data_sheet.json are beside it"
     )
@@ -188,15 +189,15 @@ def _told(kind: str, names: Any) -> str:
     return f"{kind} {' × '.join(map(str, names)) if isinstance(names, list) else str(names)[:16]}"
 
 
-def _finished(station: Station, run: str) -> Path:
-    done = [folder for folder in station.runs(run) if (folder / "model.infl.safetensors").exists()]
+def _finished(site_folder: SiteFolder, run: str) -> Path:
+    done = [folder for folder in site_folder.runs(run) if (folder / "model.infl.safetensors").exists()]
     if len(done) != 1:
         raise FileError(f"{len(done)} finished runs here{': name one with --run' if done else ''}")
     return done[0]
 
 
 def _folder(home: Path, name: str) -> RunFolder:
-    from infl.deploy.attempt import RunFolder
+    from infl.deploy.run_attempt import RunFolder
 
     if not (home / "runs" / name / "agreement.json").exists():
         raise FileError(f"no run {name!r} at {home}: start it with `infl coordinator start run.toml`")

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infl.cli.coordinator import report, until_told
+from infl.cli.coordinator import keep_up_until_signal, report
 from infl.errors import FileError
 
 if TYPE_CHECKING:
-    from infl.deploy.station import Station
+    from infl.deploy.site_folder import SiteFolder
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 Home = Annotated[
@@ -34,15 +34,15 @@ def enrol(
 
     Example: `infl site enrol hospital_b`
     """
+    from infl.deploy.flare.consortium import read_consortium
     from infl.deploy.flare.kits import enrol as make
-    from infl.deploy.flare.kits import read_consortium
-    from infl.deploy.policy import TEMPLATE
+    from infl.deploy.policy import POLICY_TEMPLATE
 
     home = home or Path(name)
     request, fingerprint = make(home, name, read_consortium(consortium), renew=renew)
     policy = home / "policy.toml"
     if not policy.exists():
-        policy.write_text(TEMPLATE)
+        policy.write_text(POLICY_TEMPLATE)
     typer.echo(f"{request}: send it to the coordinator, and tell this fingerprint by telephone:\n{fingerprint}")
     typer.echo(f"{policy}: what this site accepts; read it.")
 
@@ -80,26 +80,26 @@ def start(
     Example: `infl site start run.toml --data cohort.h5ad --key consortium.key`
     """
     from infl.deploy.flare.checks import check_site
-    from infl.deploy.flare.engine import CLIENT, Daemon
+    from infl.deploy.flare.daemon import CLIENT_PROCESS, Daemon
 
-    station = _settle(home, run, data, key, identity)
-    name = station.settings.name
-    for what, wrong, _ in check_site(station, run):
+    site_folder = _settle(home, run, data, key, identity)
+    name = site_folder.settings.name
+    for what, wrong, _ in check_site(site_folder, run):
         if wrong is not None and what == "connection":
             typer.echo(f"{name}: {wrong}; trying again until it can")
         elif wrong is not None:
             raise wrong
-    daemon = Daemon(station.home / "kit", CLIENT, station.home / "client.log")
-    seen = len(station.events())
+    daemon = Daemon(site_folder.home / "kit", CLIENT_PROCESS, site_folder.home / "client.log")
+    seen = len(site_folder.events())
 
     def tell() -> None:
         nonlocal seen
-        events = station.events()
+        events = site_folder.events()
         for line in events[seen:]:
             typer.echo(f"{name}: {line}")
         seen = len(events)
 
-    until_told(daemon, name, tell, begin=lambda: station.keep(station.settings))
+    keep_up_until_signal(daemon, name, tell, begin=lambda: site_folder.save_settings(site_folder.settings))
 
 
 @app.command()
@@ -126,10 +126,10 @@ def approve(digest: Annotated[str, typer.Argument(help="What the refusal says.")
 
     Example: `infl site approve 1a2b3c4d5e6f`
     """
-    from infl.deploy.station import Station
+    from infl.deploy.site_folder import SiteFolder
 
-    station = Station(find_home(home))
-    typer.echo(f"{station.approve(digest)}: this site takes part from the coordinator's next attempt on")
+    site_folder = SiteFolder(find_home(home))
+    typer.echo(f"{site_folder.approve(digest)}: this site takes part from the coordinator's next attempt on")
 
 
 @app.command()
@@ -141,12 +141,12 @@ def ledger(
 
     Example: `infl site ledger`
     """
-    from infl.deploy.station import Station
+    from infl.deploy.site_folder import SiteFolder
 
-    station = Station(find_home(home))
-    for folder in station.runs(run or ""):
+    site_folder = SiteFolder(find_home(home))
+    for folder in site_folder.runs(run or ""):
         typer.echo(folder.name)
-        for entry in station.ledger(folder):
+        for entry in site_folder.ledger(folder):
             kind = entry["kind"].partition(":")[2] or entry["kind"]
             sealed = "sealed" if entry["sealed"] else "OPEN"
             typer.echo(
@@ -167,18 +167,19 @@ def find_home(home: Path | None) -> Path:
     return found[0]
 
 
-def _settle(home: Path | None, run: Path | None, data: Path, key: Path | None, identity: Path | None) -> Station:
+def _settle(home: Path | None, run: Path | None, data: Path, key: Path | None, identity: Path | None) -> SiteFolder:
     """Return the site with the data, key and run that were named; nothing is written."""
     from infl.deploy.runfile import RunFile
-    from infl.deploy.station import SiteSettings, Station, stamp
+    from infl.deploy.site_data import SiteSettings, stamp
+    from infl.deploy.site_folder import SiteFolder
 
     home = find_home(home)
     settings = SiteSettings(
-        Station(home).enrolled_name(),
+        SiteFolder(home).enrolled_name(),
         str(data.resolve()),
         "" if key is None else str(key.resolve()),
         "" if identity is None else str(identity.resolve()),
         "" if run is None else RunFile.read(run).specification,
         stamp(data),
     )
-    return Station(home, settings)
+    return SiteFolder(home, settings)

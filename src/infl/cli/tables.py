@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def print_table(table: pd.DataFrame, metrics: list[str] | None = None) -> None:
-    """Print a comparison: one row a method, one column a metric, mean ± standard deviation; then the worst site.
+    """Print a comparison: one row per method, one column per metric, mean ± standard deviation; then the worst site.
 
     What does not fit beside each other is printed below each other, with the methods again.
     """

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with the data of sites, said before anything is computed or altered."""
+"""Everything that can be wrong with the data of sites, reported before anything is computed or altered."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,10 +19,10 @@ from infl.data.units import units_of, warn_of_units
 from infl.data.values import count_non_finite
 from infl.errors import DataError
 
-PRESENT = "infl_present"  # column of var: False where the site did not measure a feature of the united panel
+PRESENT_COLUMN = "infl_present"  # column of var: False where the site did not measure a feature of the united panel
 
 UNCLEAR = "unclear"
-"""What is said of values whose kind cannot be told."""
+"""The word for values whose kind is not clear."""
 
 Features = Literal["intersection", "union"]
 Called = Mapping[str, Mapping[str, pd.Index]]
@@ -38,7 +38,7 @@ def panel_of(
     features: Features = "intersection",
     site_key: str | None = None,
 ) -> Panel:
-    """Check the data of all sites and say what they agree on; alters nothing.
+    """Check the data of all sites and return what they agree on; alters nothing.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def panel_of(
         ``var["infl_present"]`` marks as absent (see :func:`harmonise`) was not measured. Of a MuData, a modality is
         compared among the sites that have it.
     site_key
-        Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
+        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
 
     Returns
     -------
@@ -166,9 +166,9 @@ def tables(adata: AnnData | MuData, where: str = "the data") -> dict[str, AnnDat
 def measured(adata: AnnData, called: pd.Index | None = None) -> pd.Index:
     """Names of the features that were measured, in the object's order; `called` where they go by other names."""
     called = adata.var_names if called is None else called
-    if PRESENT not in adata.var.columns:
+    if PRESENT_COLUMN not in adata.var.columns:
         return called
-    return called[adata.var[PRESENT].fillna(False).to_numpy(dtype=bool)]
+    return called[adata.var[PRESENT_COLUMN].fillna(False).to_numpy(dtype=bool)]
 
 
 def _called(sites: Mapping[str, AnnData | MuData], aliases: Mapping[str, str] | None) -> dict[str, dict[str, pd.Index]]:
@@ -284,7 +284,7 @@ def check_unique(names: pd.Index, what: str, where: str) -> None:
 
 
 def check_values(table: AnnData, layer: str | None, where: str, names: pd.Index, *, masked: bool = False) -> int:
-    """NaN and infinite values are an error in the features of the panel, and nobody's business in the others.
+    """NaN and infinite values are an error in the features of the panel, and are ignored in the others.
 
     With `masked`, NaN is none; returns how many there are.
     """

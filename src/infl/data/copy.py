@@ -12,7 +12,7 @@ D = TypeVar("D", AnnData, MuData)
 
 
 def reopened(adata: AnnData | MuData) -> AnnData | MuData:
-    """Return an object of which parts can be taken: anndata cannot take a view of a view of a file."""
+    """Return an object whose parts can be taken: anndata cannot take a view of a view of a file."""
     return adata.to_memory() if isinstance(adata, AnnData) and adata.isbacked and adata.is_view else adata
 
 

@@ -1,4 +1,4 @@
-"""The data of several sites: a dict of objects, or one object with a column that says where a row is from."""
+"""The data of several sites: a dict of objects, or one object with a column of each row's site."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def over_sites(**own: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
             parts = as_sites(sites, site_key)
             if kwargs.get("key_added") == site_key:
                 raise SettingsError(
-                    f"key_added={site_key!r} is the column that says what is of which site: choose another name"
+                    f"key_added={site_key!r} is the column that names each row's site: choose another name"
                 )
             if any(getattr(table, "isbacked", False) for table in (sites, *getattr(sites, "mod", {}).values())):
                 raise DataError(
@@ -89,7 +89,7 @@ def over_sites(**own: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def site_rows(adata: Data, site_key: str | None) -> dict[str, np.ndarray]:
-    """Which rows are of which site; in the order of names."""
+    """Return the rows of each site, in the order of names."""
     if site_key is None:
         raise SettingsError(
             "sites= is one object: pass site_key=, the obs column that says which site a row belongs to"
@@ -208,7 +208,7 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, pd.Series | pd.DataFrame):  # names of features may be others
         a, b = a.reset_index(drop=True), b.reset_index(drop=True)
         if all(isinstance(getattr(value, "dtype", None), pd.CategoricalDtype) for value in (a, b)):
-            a, b = a.astype(object), b.astype(object)  # a view lets go of categories that it does not have
+            a, b = a.astype(object), b.astype(object)  # a view drops categories that it does not have
         return a.equals(b)
     if isinstance(a, pd.Index | pd.Categorical):
         return a.equals(b) and getattr(a, "dtype", None) == getattr(b, "dtype", None)

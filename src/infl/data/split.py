@@ -15,7 +15,7 @@ from infl.data.labels import label_text
 from infl.errors import DataError, SettingsError
 
 _MIN_OBS = 5  # what every simulated site gets under label skew, where there are enough observations
-_MIN_SECOND = 2  # of which so many are not of the site's most frequent class
+_MIN_SECOND = 2  # observations that are not of the site's most frequent class, at least
 
 
 @door(n_sites=Whole(1), by=OTHER_COLUMN, stratify=replace(COLUMNS, none=True), alpha=Real(0, open="low", none=True))

@@ -14,7 +14,7 @@ from infl.data.values import in_rows
 from infl.errors import DataError
 
 KINDS = ("raw counts", "logarithms", "normalised counts", "scaled values")
-"""Kinds of values that can be told apart."""
+"""Kinds of values that are distinguished."""
 
 _LOOKED_AT = 1 << 20  # values
 _LARGEST_LOG = 50.0  # log2 of 10¹⁵; intensities of mass spectrometers end at 10¹³
@@ -32,7 +32,7 @@ def units_of(adata: AnnData, layer: str | None = None) -> str | None:
         ``"raw counts"``: whole numbers, none negative. ``"scaled values"``: of those that are not 0, one in
         twenty or more is negative.
         ``"logarithms"``: broken numbers, none negative, up to 50. ``"normalised counts"``: broken numbers, none
-        negative, larger. None where that cannot be told: all 0, or a few negative values only.
+        negative, larger. None where that is not clear: all 0, or a few negative values only.
     """
     values = _some_values(adata, layer)
     values = values[np.isfinite(values)]
@@ -70,7 +70,7 @@ def check_units(units: Mapping[str, str | None], *, escape: str | None = None) -
 
 
 def warn_of_units(units: Mapping[str, str | None]) -> None:
-    """Warn of a mixture, where there is no argument to say that it is meant."""
+    """Warn of a mixture, where no argument allows one."""
     if mixture := _mixture(units):
         warn(mixture)
 

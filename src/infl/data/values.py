@@ -71,13 +71,13 @@ def in_rows(matrix: Any) -> Any:
 
 
 def blocks(adata: AnnData, layer: str | None) -> Iterator[Any]:
-    """Blocks of rows; of a sparse matrix in memory the whole, of which only the stored values are looked at."""
+    """Blocks of rows; a sparse matrix in memory comes whole, and only its stored values are looked at."""
     if not (adata.is_view or adata.isbacked):
         matrix = adata.X if layer is None else adata.layers[layer]
         if sparse.issparse(matrix):
             yield matrix
             return
-    if adata.is_view and adata.isbacked:  # of which anndata cannot take a part
+    if adata.is_view and adata.isbacked:  # anndata cannot take a part of it
         adata = adata.to_memory()
     n_rows = max(1, _BLOCK // max(1, adata.n_vars))
     for start in range(0, adata.n_obs, n_rows):

@@ -202,7 +202,7 @@ def her2st_histology() -> AnnData:
 
 
 def spamosaic_sim() -> dict[str, MuData]:
-    """Simulated spatial mosaic with batch effects: three sections, of which only the first has both modalities.
+    """Simulated spatial mosaic with batch effects: three sections; only the first has both modalities.
 
     Returns
     -------

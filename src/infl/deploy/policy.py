@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from infl.federation.agreement import Agreement
     from infl.models.locked import Header
 
-TEMPLATE = """\
+POLICY_TEMPLATE = """\
 # What this site accepts. A run that asks for anything else is declined; why stands in events.log here, and is not sent.
 ask = true            # a person says yes to each run: `infl site start run.toml`, or `infl site approve DIGEST`
 tasks = []            # names of tasks; empty: any
@@ -43,14 +43,14 @@ max_epsilon = 0       # differential privacy: largest budget, as this site compu
 max_delta = 1e-5
 lifetime_epsilon = 0  # what one record may spend over all runs and data sets of this site; 0: no limit, but all is on account
 lifetime_delta = 1e-5
-colluders = 1         # so many other members may pool what they know of the noise, at the least
+colluders = 1         # least number of other members who may pool what they know of the noise
 
 [bases]               # pretrained transformers by name: what a run may call them, and their folders here
 """
 
 
 class Policy(BaseModel):
-    """What a site accepts; see :data:`TEMPLATE`."""
+    """What a site accepts; see :data:`POLICY_TEMPLATE`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -93,7 +93,7 @@ class Policy(BaseModel):
     def asks(self, agreement: Agreement) -> bool:
         """Whether a person must say yes to a run: always, but where features and classes are such as the policy lists.
 
-        A yes or no that follows from the data tells which features and classes a site has.
+        A yes or no that follows from the data would reveal which features and classes a site has.
 
         Examples
         --------
@@ -178,7 +178,7 @@ class Policy(BaseModel):
 
 
 def weights_of(agreement: Agreement) -> int:
-    """Return how many weights a run's model has, without making them; 0 where that cannot be told so.
+    """Return how many weights a run's model has, without making them; 0 where that is not possible.
 
     What is read from a folder that the site named itself (adapters, image models) has the size that it has.
 

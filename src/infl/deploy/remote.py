@@ -20,10 +20,10 @@ from typing import Any, ClassVar
 from infl._parameters import Kind, Real
 from infl.errors import FederationError
 from infl.federation.messages import (
-    END,
-    KEYS,
-    REPLAY,
-    REVEAL,
+    END_KIND,
+    KEYS_KIND,
+    REPLAY_KIND,
+    REVEAL_KIND,
     Alive,
     Answer,
     Applied,
@@ -57,7 +57,7 @@ class Patience:
     repeat
         A site that is up and has not answered is asked again after this, then after twice as long, and so on.
     first
-        Deadline of an exchange of which there is no past.
+        Deadline of an exchange of a kind that was not timed before.
     least, factor
         Afterwards: `factor` times the median time that sites took, at least `least`.
     consent
@@ -87,7 +87,7 @@ class Peer:
     heard
         When it was last heard of, in seconds of the clock (−∞: never).
     alive
-        What it last said it was doing.
+        What it last reported to be doing.
     declined
         It does not take part in this attempt.
     trouble
@@ -286,7 +286,7 @@ class RemoteTransport:
             raise FederationError("the run was stopped")
 
     def _next(self) -> tuple[str, Any]:
-        """Wait a little for a message; what only tells of a site is noted and returned as nobody's."""
+        """Wait a little for a message; liveness messages are recorded, not returned."""
         try:
             site, item = self._inbox.get(timeout=min(1.0, self.patience.repeat))
         except queue.Empty:
@@ -308,13 +308,13 @@ def _answers(message: Any, plan: Plan) -> bool:
     """Whether a message is what this plan asks for; one to an earlier plan that comes late is not."""
     if message.seq != plan.seq:
         return False
-    if plan.kind == KEYS:
+    if plan.kind == KEYS_KIND:
         return isinstance(message, Key)
-    if plan.kind.startswith(REVEAL):
+    if plan.kind.startswith(REVEAL_KIND):
         return isinstance(message, Reveal)
-    if plan.kind == END:
+    if plan.kind == END_KIND:
         return isinstance(message, Done)
-    if plan.kind == REPLAY:
+    if plan.kind == REPLAY_KIND:
         return isinstance(message, Applied)
     return isinstance(message, Stopped) or (isinstance(message, Answer) and message.attempt == plan.attempt)
 

@@ -42,7 +42,7 @@ rounds = 20
 local_epochs = 1              # passes of a site over its data in a round
 aggregation = "fedavg"        # or "fedprox", with aggregation_options = {{ mu = 0.01 }}
 participation = 1.0           # share of the sites that is asked in each round
-patience = 0                  # stop after so many rounds without a better validation metric; 0: never
+patience = 0                  # rounds without a better validation metric after which to stop; 0: never
 lock = "field"
 strength = 1.0
 seal = "pairwise"             # "group" lets more sites be away, and is open to a coordinator that conspires with a site
@@ -187,7 +187,7 @@ class RunFile(_Table):
         task = task_from_json(self.model.name, dict(self.model.model_extra or {}))
         check_installed(task)
         if self.privacy is not None:
-            task = task.privately()
+            task = task.for_dp()
             self.privacy.check_seal(self.fit.seal)
         if self.key is None and (self.fit.lock != "none" or self.fit.seal != "none"):
             raise SettingsError("[key] is missing: a lock or a seal needs version and fingerprint of a key ring")
@@ -204,8 +204,8 @@ class RunFile(_Table):
 
     @property
     def specification(self) -> str:
-        """What a run must have to be the file's: see :func:`infl.deploy.station.specification_digest`."""
-        from infl.deploy.station import specification_digest
+        """What a run must have to be the file's: see :func:`infl.deploy.specification.specification_digest`."""
+        from infl.deploy.specification import specification_digest
 
         return specification_digest(self.agreement(), any_seed=self._draws)
 

@@ -107,7 +107,7 @@ class Agreement:
             )
         if cohort < self.min_sites:
             raise SettingsError(
-                f"participation={self.participation} asks {cohort} of {len(self.sites)} sites a round, fewer than "
+                f"participation={self.participation} asks {cohort} of {len(self.sites)} sites per round, fewer than "
                 f"min_sites={self.min_sites}: raise participation"
             )
         if self.seal == "pairwise" and len(self.sites) > MAX_PAIRWISE:
@@ -234,7 +234,7 @@ class Agreement:
 
 
 def check_classes(panel: Mapping[str, Any]) -> None:
-    """Refuse a panel with labels of which none has two classes. One site may be like that, all together may not.
+    """Refuse a panel in which no label has two classes. One site may be like that, all together may not.
 
     Raises
     ------

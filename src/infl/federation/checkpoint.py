@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from cryptography.exceptions import InvalidTag
 
 from infl._files import check_file_names, explained, file_name, write_atomic
 from infl._warn import warn
 from infl.errors import DataError, FileError, SettingsError
 from infl.federation.agreement import Agreement
+from infl.federation.checkpoint_files import decrypted, encrypted, map_arrays, read_arrays
 from infl.federation.coordinator import Opening, Progress
 from infl.federation.digest import data_digest
 from infl.federation.messages import Total
-from infl.federation.wire import LANES, decode, encode
-from infl.privacy.seal import Words
+from infl.federation.wire import LANE_FORMATS, decode, encode
+from infl.privacy.seal import MaskedArrays
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,7 +102,7 @@ class Checkpoint:
         return folder / f"{file_name(site)}.ledger"
 
     # -- coordinator -----------------------------------------------------------------------------------------------
-    def keep_progress(self, progress: Progress) -> Progress:
+    def save_progress(self, progress: Progress) -> Progress:
         """Write the coordinator's state; return it with its sums on disk, mapped, where they take no memory of their own.
 
         A sum is a file of its own, written once, and removed when all sites have applied it. So is one that is being opened;
@@ -110,12 +110,12 @@ class Checkpoint:
         """
         if (opening := progress.opening) is not None:
             shares = {site: _hexed(boxes) for site, boxes in opening.shares.items()}
-            self._keep_total(self._opening_path, opening.total, peers=_hexed(opening.peers), shares=shares)
+            self._save_total(self._opening_path, opening.total, peers=_hexed(opening.peers), shares=shares)
             return progress
         for total in progress.totals:
             path = self._total_path(total.seq)
             if total is progress.totals[-1] or not path.exists():  # the last one may be there from before a crash
-                self._keep_total(path, total)
+                self._save_total(path, total)
         seqs = [total.seq for total in progress.totals]
         state = {"position": progress.position, "seq": progress.seq, "totals": seqs, "chain": progress.chain}
         write_atomic(self.folder / "coordinator.json", json.dumps(state).encode(), overwrite=True)
@@ -142,23 +142,23 @@ class Checkpoint:
         shares = {site: _unhexed(boxes) for site, boxes in more["shares"].items()}
         return Opening(total, _unhexed(more["peers"]), shares) if total.seq == seq else None  # else it was opened
 
-    def _keep_total(self, path: Path, total: Total, **more: Any) -> None:
+    def _save_total(self, path: Path, total: Total, **more: Any) -> None:
         from safetensors.numpy import save_file
 
-        arrays = {name: getattr(total.words, name) for name in LANES}
+        arrays = {name: getattr(total.words, name) for name in LANE_FORMATS}
         row = {k: v for k, v in vars(total).items() if k != "words"}
         facts = {"total": json.dumps(row), "more": json.dumps(more)}
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, partial(save_file, arrays, metadata=facts), overwrite=True)
 
     def _total(self, path: Path) -> tuple[Total, dict[str, Any]]:
-        arrays, metadata = _mapped(path)
+        arrays, metadata = map_arrays(path)
         row = json.loads(metadata["total"])
-        if set(arrays) != set(LANES):
+        if set(arrays) != set(LANE_FORMATS):
             raise FileError(
                 f"{path} has sums as an earlier version of infl laid them out: begin the run again in another folder"
             )
-        words = Words(*(arrays[name] for name in LANES))
+        words = MaskedArrays(*(arrays[name] for name in LANE_FORMATS))
         row |= {"cohort": tuple(row["cohort"]), "responders": tuple(row["responders"])}
         return Total(**row, words=words), json.loads(metadata["more"])
 
@@ -178,7 +178,7 @@ class Checkpoint:
         secret = self._key(replica) or bytes.fromhex(replica.agreement.salt)
         self._data = {name: data_digest(site.data, secret) for name, site in sites.items()}
 
-    def keep_sites(self, replica: Replica, sites: Mapping[str, Site]) -> None:
+    def save_sites(self, replica: Replica, sites: Mapping[str, Site]) -> None:
         """Write the replica and what the sites keep to themselves, encrypted when there is a key."""
         from safetensors.numpy import save
 
@@ -191,11 +191,11 @@ class Checkpoint:
         facts |= {"data": self._data, "revealed": revealed}
         facts["starts"] = {name: _start_facts(site.state()) for name, site in sites.items()}
         content = save(arrays, metadata={"facts": json.dumps(facts)})
-        content = _encrypt(content, self._key(replica), replica.agreement)
+        content = encrypted(content, self._key(replica), replica.agreement)
         write_atomic(self.folder / "sites.checkpoint", content, overwrite=True, mode=0o600)
 
     def restore_sites(self, replica: Replica, sites: Mapping[str, Site]) -> None:
-        """Inverse of :meth:`keep_sites`.
+        """Inverse of :meth:`save_sites`.
 
         Raises
         ------
@@ -205,7 +205,7 @@ class Checkpoint:
         path = self.folder / "sites.checkpoint"
         if not path.exists():
             return
-        arrays, metadata = _open(path, _decrypt(path, self._key(replica), replica.agreement))
+        arrays, metadata = read_arrays(path, decrypted(path, self._key(replica), replica.agreement))
         facts: dict[str, Any] = json.loads(metadata["facts"])
         own, revealed = facts.pop("own", {}), facts.pop("revealed", {})
         starts = facts.pop("starts", {})
@@ -262,37 +262,7 @@ def _restore_replica(replica: Replica, arrays: Mapping[str, np.ndarray], facts: 
     rule = {k: torch.from_numpy(v) for k, v in arrays.items() if k.startswith("rule.")}
     replica.rule_state = {k.removeprefix("rule."): v for k, v in rule.items()}
     replica.private = {k.removeprefix("private."): v for k, v in arrays.items() if k.startswith("private.")}
-    replica.task.configure(replica.bench.module, replica.private)
-
-
-def _open(path: Path, content: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        size = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + size])["__metadata__"]
-        return {name: value.copy() for name, value in load(content).items()}, metadata
-    except (SafetensorError, ValueError, KeyError):
-        raise FileError(f"{path} is damaged: begin the run again in another folder") from None
-
-
-def _mapped(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return the flat unsigned arrays of a file, read from it when they are used, and its metadata."""
-    try:
-        content = np.memmap(path, np.uint8, mode="r")
-        size = int.from_bytes(content[:8].tobytes(), "little")
-        header, data = json.loads(content[8 : 8 + size].tobytes()), content[8 + size :]
-        metadata = header.pop("__metadata__")
-        arrays = {}
-        for name, row in header.items():
-            start, stop = row["data_offsets"]
-            arrays[name] = data[start:stop].view(f"<u{int(row['dtype'].removeprefix('U')) // 8}")
-            if arrays[name].shape != tuple(row["shape"]):
-                raise ValueError(name)
-        return arrays, metadata
-    except (OSError, ValueError, KeyError, TypeError):
-        raise FileError(f"{path} is damaged: begin the run again in another folder") from None
+    replica.task.configure(replica.flat_model.module, replica.private)
 
 
 def _start_facts(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -321,31 +291,6 @@ def _hexed(values: Mapping[str, bytes]) -> dict[str, str]:
 
 def _unhexed(values: Mapping[str, str]) -> dict[str, bytes]:
     return {name: bytes.fromhex(value) for name, value in values.items()}
-
-
-def _encrypt(content: bytes, key: bytes | None, agreement: Agreement) -> bytes:
-    if key is None:
-        return content
-    import os
-
-    nonce = os.urandom(12)
-    return nonce + _vault(key).encrypt(nonce, content, agreement.digest.encode())
-
-
-def _decrypt(path: Path, key: bytes | None, agreement: Agreement) -> bytes:
-    content = path.read_bytes()
-    if key is None:
-        return content
-    try:
-        return _vault(key).decrypt(content[:12].ljust(12, b"\0"), content[12:], agreement.digest.encode())
-    except InvalidTag:
-        raise FileError(f"{path} is damaged or belongs to another key or run") from None
-
-
-def _vault(key: bytes) -> Any:
-    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-
-    return ChaCha20Poly1305(key)
 
 
 def _settings(agreement: Agreement) -> dict[str, Any]:

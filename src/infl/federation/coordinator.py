@@ -9,10 +9,10 @@ from typing import Protocol
 from infl.errors import FederationError, KeyringError
 from infl.federation.agreement import Agreement
 from infl.federation.messages import (
-    END,
-    KEYS,
-    REPLAY,
-    REVEAL,
+    END_KIND,
+    KEYS_KIND,
+    REPLAY_KIND,
+    REVEAL_KIND,
     Answer,
     Applied,
     Key,
@@ -25,7 +25,7 @@ from infl.federation.messages import (
     linked,
 )
 from infl.federation.programme import MAX_ATTEMPTS, Exchange, cohort_of
-from infl.privacy.seal import Packing, Revealed, Words, add, epochs_of, uncover
+from infl.privacy.seal import MaskedArrays, Packing, Revealed, add, epochs_of, uncover
 
 MAX_TOTALS = 4
 """Most sums in one message; a site that lacks more is sent the others before it is asked again."""
@@ -110,7 +110,7 @@ class Coordinator:
         Moves the messages.
     progress
         Where to go on (default: at the beginning).
-    keep
+    on_change
         Called with the new :class:`Progress` after each exchange, before anybody sees its sum; may return an equal one to go
         on with, whose sums are not in memory.
     applied
@@ -148,13 +148,13 @@ class Coordinator:
         transport: Transport,
         *,
         progress: Progress | None = None,
-        keep: Callable[[Progress], Progress | None] = lambda progress: None,
+        on_change: Callable[[Progress], Progress | None] = lambda progress: None,
         applied: Mapping[str, int] | None = None,
         between_machines: bool = False,
     ) -> None:
         self.agreement, self.exchanges, self.transport = agreement, exchanges, transport
         self.between_machines = between_machines
-        self.progress, self.keep = progress or Progress(), keep
+        self.progress, self.on_change = progress or Progress(), on_change
         self.interrupted = False
         self._seen = {transport.holder(site): n - 1 for site, n in (applied or {}).items()}
         self._peers: dict[str, bytes] = {}
@@ -180,10 +180,10 @@ class Coordinator:
                 self._chain(exchange, total),
             )
             del total
-            self.progress = self.keep(self.progress) or self.progress
+            self.progress = self.on_change(self.progress) or self.progress
             yield exchange
         if not self.interrupted:
-            last, cohort = Exchange(END, 0, Packing(())), self._brought_up(self.agreement.sites)
+            last, cohort = Exchange(END_KIND, 0, Packing(())), self._brought_up(self.agreement.sites)
             for _ in self.transport.ask(cohort, lambda site: self._plan(site, last, (), 0)):
                 pass
 
@@ -208,7 +208,7 @@ class Coordinator:
                 return total
             opening = Opening(total, self._peers, shares)
             if self.between_machines:
-                self.keep(replace(self.progress, opening=opening))
+                self.on_change(replace(self.progress, opening=opening))
             if self._uncover(exchange, opening):
                 return total
         raise FederationError(f"sites were lost in {MAX_ATTEMPTS} attempts at one exchange: check their connections")
@@ -217,7 +217,7 @@ class Coordinator:
         self, exchange: Exchange, cohort: tuple[str, ...], attempt: int
     ) -> tuple[Total | None, Mapping[str, Mapping[str, bytes]]]:
         """Ask the cohort once; return the sum (None: training has stopped), and what sites sent each other to open it."""
-        words: Words | None = None
+        words: MaskedArrays | None = None
         asked, answered = set(cohort), set[str]()
         shares: dict[str, Mapping[str, bytes]] = {}
         plans: dict[int, Plan] = {}  # one for all sites that have seen the same sums: with many sites it is long
@@ -250,7 +250,7 @@ class Coordinator:
 
     def _brought_up(self, cohort: tuple[str, ...]) -> tuple[str, ...]:
         """Send sites that were away for long the sums that they lack, some at a time; return who lacks only a few now."""
-        replay = Exchange(REPLAY, 0, Packing(()))
+        replay = Exchange(REPLAY_KIND, 0, Packing(()))
 
         def lacking(site: str) -> int:
             return sum(t.seq > self._seen.get(self.transport.holder(site), -1) for t in self.progress.totals)
@@ -268,7 +268,7 @@ class Coordinator:
 
     def _collect_keys(self) -> None:
         """Ask every site for the public key that it made when it started; one that is away counts as lost until it has one."""
-        sites, empty, self._peers = self.agreement.sites, Exchange(KEYS, 0, Packing(())), {}
+        sites, empty, self._peers = self.agreement.sites, Exchange(KEYS_KIND, 0, Packing(())), {}
         for reply in self.transport.ask(self._brought_up(sites), lambda site: self._plan(site, empty, sites, 0)):
             if isinstance(reply, Key):
                 self._peers[reply.site] = reply.public
@@ -280,7 +280,7 @@ class Coordinator:
         the next attempt at the run asks for their parts again.
         """
         total, responders = opening.total, opening.total.responders
-        asked = replace(exchange, kind=REVEAL + exchange.kind)
+        asked = replace(exchange, kind=REVEAL_KIND + exchange.kind)
 
         def plan(site: str) -> Plan:
             mine = {sender: boxes[site] for sender, boxes in opening.shares.items() if site in boxes}

@@ -1,11 +1,11 @@
-"""What each kind of message tells, in the words of a data steward: a task's sums by what they say of themselves."""
+"""What each kind of message reveals, in words for a data steward; sums of tasks bring their own descriptions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from infl.federation.messages import CLOSE, KEYS, REVEAL
+from infl.federation.messages import CLOSE_KIND, KEYS_KIND, REVEAL_KIND
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,9 +17,9 @@ ENGINE = {
     "train": "how training at the site changed the model's weights, times its share of the records; training loss; "
     "results on its validation records; all as parts of sums",
     "judge": "results of the last model on the site's validation records, as parts of sums",
-    CLOSE: "nothing of the data: that the last sum opens shows that all sites had the same sums before",
-    KEYS: "a public key that the site made when it started; nothing of the data",
-    REVEAL.strip(): "what takes the masks between pairs of sites off one sum of several sites; nothing of the data",
+    CLOSE_KIND: "nothing of the data: that the last sum opens shows that all sites had the same sums before",
+    KEYS_KIND: "a public key that the site made when it started; nothing of the data",
+    REVEAL_KIND.strip(): "what takes the masks between pairs of sites off one sum of several sites; nothing of the data",
     "refusal": "that the site does not do what the coordinator asked for, and not why; nothing of the data",
 }
 """Of the messages that every run has, whatever its task."""
@@ -49,7 +49,7 @@ def described(task: Task, panel: Mapping[str, Any]) -> dict[str, Described]:
 
 
 def with_descriptions(ledger: pd.DataFrame, task: Task, panel: Mapping[str, Any]) -> pd.DataFrame:
-    """Return a ledger with the columns ``sum`` and ``says``: which sum a message is a part of, and what that tells."""
+    """Return a ledger with the columns ``sum`` and ``says``: the sum that a message is a part of, and what that sum reveals."""
     known = described(task, panel)
     found = [known.get(kind, Described(kind, UNKNOWN)) for kind in ledger["kind"].astype(str)]
     return ledger.assign(sum=[one.name for one in found], says=[one.says for one in found])

@@ -20,7 +20,7 @@ BLOCK = 2048
 
 
 def data_digest(data: Any, secret: bytes) -> str:
-    """Return a digest of a site's data as a task reads them, which tells nothing to those without the secret.
+    """Return a digest of a site's data as a task reads them, which reveals nothing to those without the secret.
 
     Matrices count by their values, read in blocks, and not by how they are stored: the same counts dense, sparse or on
     disk have one digest.

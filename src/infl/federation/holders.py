@@ -8,7 +8,7 @@ import numpy as np
 
 from infl import _tell
 from infl.errors import FederationError
-from infl.federation.packings import HELD
+from infl.federation.packings import HELD_PREFIX
 
 
 def rare(names: Mapping[str, Sequence[str]], arrays: Mapping[str, np.ndarray], fewest: int) -> dict[str, list[str]]:
@@ -30,7 +30,7 @@ def rare(names: Mapping[str, Sequence[str]], arrays: Mapping[str, np.ndarray], f
     """
     found = {}
     for group, of in names.items():
-        number = np.rint(arrays.get(f"{HELD}{group}", np.zeros(0)))
+        number = np.rint(arrays.get(f"{HELD_PREFIX}{group}", np.zeros(0)))
         few = [name for name, n in zip(of, number, strict=False) if 0 < n < fewest]
         if few:
             found[group] = few

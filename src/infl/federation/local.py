@@ -20,9 +20,9 @@ from infl.federation.replica import Replica
 from infl.federation.report import last_metrics, round_bar, say
 from infl.federation.run import FederatedRun
 from infl.federation.site import Site
-from infl.federation.together import Together, stackable
+from infl.federation.stacked import StackedTrainer, stackable
 from infl.privacy.seal import Ledger
-from infl.privacy.seal.ledger import COLUMNS
+from infl.privacy.seal.ledger import LEDGER_COLUMNS
 
 if TYPE_CHECKING:
     from infl._types import Data
@@ -145,13 +145,13 @@ def run_in_process(
         agreement = store.agreement(agreement)
     replica = Replica(agreement, key, task)
     ledgers = {name: _ledger(store, name, replica) for name in agreement.sites}
-    forget = 4 * replica.bench.shared.total * agreement.cohort_size > UPDATES
+    forget = 4 * replica.flat_model.shared.total * agreement.cohort_size > UPDATES
     members = {name: Site(name, tables[name], replica, ledgers[name], forgets=forget) for name in agreement.sites}
     trainers = {name: member.trainer for name, member in members.items()}
     if stacked and stackable(replica):
-        together = Together(trainers, forget=forget)
+        stack = StackedTrainer(trainers, forget=forget)
         for trainer in trainers.values():
-            trainer.join(together)
+            trainer.join(stack)
     state = Progress()
     if store is not None:
         store.note_data(replica, members)
@@ -164,7 +164,7 @@ def run_in_process(
         replica.programme.exchanges,
         transport,
         progress=state,
-        keep=_keep(store, replica, members),
+        on_change=_saving(store, replica, members),
     )
     seconds: list[float] = []
     with round_bar(agreement.rounds, progress) as show, _interruptible(coordinator, store):
@@ -176,7 +176,7 @@ def run_in_process(
                 show(exchange.round, replica.rows)
                 _tell.debug(f"round {exchange.round} of {agreement.rounds}: {last_metrics(replica.rows)}")
     rows = [row | {"site": name} for name in agreement.sites for row in ledgers[name].rows()]
-    ledger = pd.DataFrame(rows, columns=[*COLUMNS, "site"])
+    ledger = pd.DataFrame(rows, columns=[*LEDGER_COLUMNS, "site"])
     run = FederatedRun.of(replica, ledger, seconds)
     run.site_models = {name: own for name, member in members.items() if (own := member.own_model()) is not None}
     return Outcome(run, replica, members)
@@ -187,16 +187,16 @@ def _ledger(store: Checkpoint | None, name: str, replica: Replica) -> Ledger:
     return Ledger(None if store is None else store.ledger_path(name), key, run=replica.agreement.run)
 
 
-def _keep(
+def _saving(
     store: Checkpoint | None, replica: Replica, sites: Mapping[str, Site]
 ) -> Callable[[Progress], Progress | None]:
-    def keep(progress: Progress) -> Progress | None:
+    def save(progress: Progress) -> Progress | None:
         if store is None:
             return None
-        store.keep_sites(replica, sites)  # sites first: an exchange that is not on record is simply asked for again
-        return store.keep_progress(progress)
+        store.save_sites(replica, sites)  # sites first: an exchange that is not on record is simply asked for again
+        return store.save_progress(progress)
 
-    return keep
+    return save
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Who a site is, and who the others are: lines of the key holder's signed grant trail, of which the site has its own copy.
+"""Who a site is, and who the others are: lines of the key holder's signed grant trail; the site has its own copy of it.
 
 The coordinator enrols whom it likes, so a certificate says nothing about members. Between machines a site takes part only
 with members, each with an identity of its own; so `min_sites` counts identities, not names that somebody made up.

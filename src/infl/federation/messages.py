@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from infl.privacy.seal import Context, Packing, Revealed, Words, epochs_of
+from infl.privacy.seal import Context, MaskedArrays, Packing, Revealed, epochs_of
 
-KEYS, REVEAL = "keys", "reveal "
+KEYS_KIND, REVEAL_KIND = "keys", "reveal "
 """Kinds of plans beside those for sums: advertise a key; open the pairwise sum of the exchange of the kind that follows."""
-END = "end"
+END_KIND = "end"
 """Kind of the last plan: it brings the last sum, and asks for nothing."""
-CLOSE = "close"
+CLOSE_KIND = "close"
 """Kind of the last sum: of nothing. That it opens shows that all who are in it were given the same sums before."""
-REPLAY = "replay"
+REPLAY_KIND = "replay"
 """Kind of a plan that brings sums to a site that was away for long, some at a time, and asks for nothing."""
 
 
@@ -44,8 +44,8 @@ class Total:
     Examples
     --------
     >>> import numpy as np
-    >>> from infl.privacy.seal import Words
-    >>> words = Words(np.zeros(0, np.uint32), np.zeros(3, np.uint64))
+    >>> from infl.privacy.seal import MaskedArrays
+    >>> words = MaskedArrays(np.zeros(0, np.uint32), np.zeros(3, np.uint64))
     >>> Total(0, "count", 0, 0, ("a", "b", "c"), ("a", "c"), words).responders
     ('a', 'c')
     """
@@ -56,7 +56,7 @@ class Total:
     attempt: int = shown("attempt; one more after a site was lost while pairwise masks came off")
     cohort: tuple[str, ...] = shown("sites that were asked, in order")
     responders: tuple[str, ...] = shown("sites that answered, in order")
-    words: Words = shown("the sum; without losses and metrics where somebody is missing", Visibility.SEALED)
+    words: MaskedArrays = shown("the sum; without losses and metrics where somebody is missing", Visibility.SEALED)
     epochs: str = shown("digest of the keys that the sites made when they started; empty in one process", default="")
 
     @property
@@ -117,7 +117,7 @@ def context_of(run: str, of: Plan | Total, packing: Packing, agreement: str, cha
     chain
         Of all sums before, see :func:`linked`; empty before the first.
     """
-    kind = f"{of.seq}:{of.kind.removeprefix(REVEAL)}"
+    kind = f"{of.seq}:{of.kind.removeprefix(REVEAL_KIND)}"
     return Context(run, of.round, of.attempt, of.cohort, kind, packing.digest(), f"{agreement}:{chain}", of.epochs)
 
 
@@ -137,8 +137,8 @@ class Answer:
     Examples
     --------
     >>> import numpy as np
-    >>> from infl.privacy.seal import Words
-    >>> words = Words(np.zeros(0, np.uint32), np.zeros(3, np.uint64))
+    >>> from infl.privacy.seal import MaskedArrays
+    >>> words = MaskedArrays(np.zeros(0, np.uint32), np.zeros(3, np.uint64))
     >>> Answer("a", "run", 0, 0, 1, "", words).words.nbytes
     24
     """
@@ -149,7 +149,7 @@ class Answer:
     attempt: int = shown("attempt")
     key_version: int = shown("version of the key in use")
     fingerprint: str = shown("fingerprint of the key in use")
-    words: Words = shown("update, sample count, metrics, sums and integrity tag", Visibility.SEALED)
+    words: MaskedArrays = shown("update, sample count, metrics, sums and integrity tag", Visibility.SEALED)
     shares: Mapping[str, bytes] = shown(
         "pairwise seal: shares of this site's mask, one for each peer", Visibility.ENCRYPTED, default_factory=dict
     )
@@ -252,4 +252,4 @@ class Done:
 
 
 Reply = Answer | Stopped | Key | Reveal | Applied
-MESSAGES = (Plan, Answer, Stopped, Key, Reveal, Applied, Total, Offer, Consent, Trouble, Alive, Done)
+MESSAGE_TYPES = (Plan, Answer, Stopped, Key, Reveal, Applied, Total, Offer, Consent, Trouble, Alive, Done)

@@ -1,7 +1,7 @@
 """Which arrays each exchange sums, on which scales, and how a site's values are laid into them.
 
-A message tells its size and nothing else. Scales are never told: the first ones follow from the specification, later ones
-from sums that the sites opened. Sums are three limbs wide, so that no expected value leaves their range. An update that leaves it counts as zero: the site says so by a number *inside* the sum, and all sites widen the scale
+A message reveals its size and nothing else. Scales are never sent: the first ones follow from the specification, later ones
+from sums that the sites opened. Sums are three limbs wide, so that no expected value leaves their range. An update that leaves it counts as zero: the site reports it by a number *inside* the sum, and all sites widen the scale
 of that array for the rounds after. So nothing that the coordinator sees depends on a value.
 
 Losses, metrics, counts and final statistics are opened of all sites of a cohort or not at all (:attr:`Field.of_all`): of two
@@ -17,18 +17,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from infl import _tell
+from infl.errors import FederationError
 from infl.federation.rules import rule
 from infl.privacy.dp import grid_exponent
 from infl.privacy.seal import Field, Packing
-from infl.privacy.seal.packing import RANGE
-from infl.sums.lanes import LEFT_OUT, STEPS, WIDEN, WIDER, sums_packing
+from infl.privacy.seal.packing import LANE_RANGE
+from infl.sums.lanes import LEFT_OUT_COUNT, MOST_STEPS_AT_ONCE, WIDENING_STEP, WIDER_COUNT, sums_packing
 
 if TYPE_CHECKING:
     from infl.federation.agreement import Agreement
+    from infl.federation.messages import Total
     from infl.models.task import Task
     from infl.nn.flat import Layout
 
-HELD = "held."
+HELD_PREFIX = "held."
 """Begins the names of arrays that say how many sites have a feature, a class, or what else a task names."""
 CONTROL_EXPONENT = -24
 """Mean gradients are multiples of 2⁻²⁴ before they are weighted: a range of ± 2⁷ shared by the sites."""
@@ -56,7 +59,7 @@ def count_packing(task: Task, agreement: Agreement) -> Packing:
     Under differential privacy samples alone: whether a site has a class follows from its records.
     """
     names = {} if agreement.dp is not None else task.held_names(agreement.panel)
-    held = (Field(f"{HELD}{group}", (len(of),), 0, bits=64, of_all=True) for group, of in names.items())
+    held = (Field(f"{HELD_PREFIX}{group}", (len(of),), 0, bits=64, of_all=True) for group, of in names.items())
     return Packing((Field("n", (), 0, bits=64, of_all=True), *held))
 
 
@@ -88,8 +91,8 @@ def train_packing(task: Task, agreement: Agreement, shared: Layout) -> Packing:
     )  # else all are asked, and weigh what was counted at the beginning
     counts = (
         *([Field("n", (), 0, bits=64, of_all=True)] if some else []),
-        Field(LEFT_OUT, (), 0, bits=64),
-        Field(WIDER, (len(update), STEPS), 0, bits=64),
+        Field(LEFT_OUT_COUNT, (), 0, bits=64),
+        Field(WIDER_COUNT, (len(update), MOST_STEPS_AT_ONCE), 0, bits=64),
     )
     return Packing((*update, *counts, *sums_packing(sums | _metric_shapes(task, agreement.panel), marked=False).fields))
 
@@ -118,18 +121,45 @@ def rescaled(scales: Mapping[str, int], wider: np.ndarray, low: np.ndarray, pack
     Examples
     --------
     >>> packing = Packing((Field("weight", (2,), -30),))
-    >>> rescaled({}, np.eye(1, STEPS, 2), np.zeros(2, np.int32), packing)  # one site needs three steps
+    >>> rescaled({}, np.eye(1, MOST_STEPS_AT_ONCE, 2), np.zeros(2, np.int32), packing)  # one site needs three steps
     {'weight': 12}
-    >>> rescaled({"weight": 12}, np.zeros((1, STEPS)), np.array([100, -7], np.int32), packing)
+    >>> rescaled({"weight": 12}, np.zeros((1, MOST_STEPS_AT_ONCE)), np.array([100, -7], np.int32), packing)
     {'weight': 8}
     """
     result = {}
     for (field, place), marks in zip(packing.lane(32), wider, strict=True):
         now = scales.get(field.name, 0)
         if marks.any():
-            now += WIDEN * (int(np.flatnonzero(marks)[-1]) + 1)
-        elif now and max(int(low[place].max()), -int(low[place].min())) < RANGE[32] >> 2 * WIDEN:
-            now -= WIDEN
+            now += WIDENING_STEP * (int(np.flatnonzero(marks)[-1]) + 1)
+        elif now and max(int(low[place].max()), -int(low[place].min())) < LANE_RANGE[32] >> 2 * WIDENING_STEP:
+            now -= WIDENING_STEP
         if now:
             result[field.name] = now
     return result
+
+
+def left_out(total: Total, arrays: dict[str, np.ndarray]) -> int:
+    """Return how many sites' parts of a sum count as zero.
+
+    Raises
+    ------
+    FederationError
+        It is a sum that all must be in, or a round that nobody is in, and no wider scale would help.
+    """
+    n_out, n = int(arrays.pop(LEFT_OUT_COUNT, 0)), len(total.responders)
+    if not n_out:
+        return 0
+    if total.kind == "train" and (n_out < n or arrays[WIDER_COUNT].any()):
+        scale = "; later rounds have a wider scale" if arrays[WIDER_COUNT].any() else ""
+        _tell.warning(
+            f"round {total.round}: {n_out} of {n} updates were not finite or out of range, and count as zero{scale}"
+        )
+        return n_out
+    if total.kind == "train":
+        raise FederationError(
+            f"round {total.round}: no site's update is finite; training diverges: lower lr=, or scale the data"
+        )
+    raise FederationError(
+        f"{n_out} of {n} sites have values that are not finite, or larger than any scale, in the sums for {total.kind!r}: "
+        "each site's own log says which site it is; look at its data"
+    )

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from infl.errors import SettingsError
-from infl.federation.messages import CLOSE, END, KEYS, REPLAY, REVEAL, Total
+from infl.federation.messages import CLOSE_KIND, END_KIND, KEYS_KIND, REPLAY_KIND, REVEAL_KIND, Total
 from infl.federation.packings import count_packing, judge_packing, train_packing
 from infl.federation.seeds import generator
 from infl.privacy.seal import Packing
@@ -93,7 +93,7 @@ class Programme:
         Raises
         ------
         SettingsError
-            A task's sums cannot be agreed on beforehand, or told apart.
+            A task's sums cannot be agreed on beforehand, or have the same name.
         """
         task, agreement, panel = self.task, self.agreement, self.agreement.panel
         _check_sums(task, panel)
@@ -112,7 +112,7 @@ class Programme:
             *(Exchange("train", number, train) for number in range(1, agreement.rounds + 1)),
             *([Exchange("judge", 0, judge_packing(task, panel))] if agreement.dp is None else []),
             *steps(task.after(panel), of_all=False),
-            Exchange(CLOSE, 0, Packing(())),
+            Exchange(CLOSE_KIND, 0, Packing(())),
         )
 
     def due(self, done: int, *, rounds: int, stopped: bool) -> Exchange | None:
@@ -132,7 +132,7 @@ class Programme:
         return self.exchanges[done + skipped] if done + skipped < len(self.exchanges) else None
 
     def fault(self, asked: Plan | Total, due: Exchange | None) -> str:
-        """Return what of a plan or a sum is not as it is due; empty if all is."""
+        """Return in what a plan or a sum differs from the exchange that is due; empty if in nothing."""
         if due is None:
             return "the run is over"
         if (asked.kind, asked.round) != (due.kind, due.round):
@@ -168,8 +168,8 @@ def _check_sums(task: Task, panel: Mapping[str, object]) -> None:
                 "on beforehand: leave until= out"
             )
     own = [kind for one in sums for kind in one.exchanges]
-    kinds = ["count", "train", "judge", CLOSE, KEYS, END, REPLAY, *own]
-    twice = [kind for kind in own if kinds.count(kind) > 1 or kind.startswith(REVEAL)]
+    kinds = ["count", "train", "judge", CLOSE_KIND, KEYS_KIND, END_KIND, REPLAY_KIND, *own]
+    twice = [kind for kind in own if kinds.count(kind) > 1 or kind.startswith(REVEAL_KIND)]
     if twice:
         raise SettingsError(f"model {task.name!r}: two exchanges are called {twice[0]!r}: give its sums other names")
 

@@ -6,10 +6,7 @@ share one. The coordinator has none.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,45 +14,27 @@ import torch
 from torch import Tensor, nn
 
 from infl import _tell
-from infl._isolation import torch_seed
-from infl.errors import FederationError, KeyringError, SealError, SettingsError
+from infl.errors import FederationError, SealError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.holders import check_holders
-from infl.federation.messages import CLOSE, REVEAL, Total, context_of, linked
-from infl.federation.packings import rescaled
+from infl.federation.initial import build_flat_model
+from infl.federation.messages import CLOSE_KIND, REVEAL_KIND, Total, context_of, linked
+from infl.federation.packings import left_out, rescaled
 from infl.federation.programme import Exchange, Programme
 from infl.federation.rules import fedadam, rule
-from infl.federation.seeds import derive
-from infl.models.lock_schemes import lock_scheme
-from infl.models.locked import Header, LockedModel, content_of, lock_model, tensor_salt
+from infl.federation.run_lock import RunLock, named
+from infl.models.locked import LockedModel, content_of
 from infl.models.registry import task_from_json
-from infl.nn.flat import FlatModule
-from infl.privacy.dp import TAIL, check_module, grid_exponent, steps_of
+from infl.privacy.dp import NOISE_TAIL, check_module, grid_exponent, steps_of
 from infl.privacy.seal import GroupSeal, NoSeal, Packing, dequantise
 from infl.privacy.seal.packing import limit
-from infl.sums.lanes import LEFT_OUT, WIDER, split_sums
+from infl.sums.lanes import WIDER_COUNT, split_sums
 
 if TYPE_CHECKING:
     from infl.federation.messages import Plan
     from infl.keys import Keyring
     from infl.models.task import Sums, Task
     from infl.privacy.seal import Context
-
-
-def build_bench(task: Task, agreement: Agreement) -> FlatModule:
-    """Return the module of an agreement with its initial weights, which the public seed fixes."""
-    with torch_seed(derive(agreement.seed, "initial weights")):
-        scheme = lock_scheme(agreement.lock, agreement.strength)
-        chosen = rule(agreement.aggregation, agreement.aggregation_options)
-        module = scheme.wrap(task.build(agreement.panel))
-        bench = FlatModule(module, lambda name: task.is_local(name) or chosen.is_local(name))
-    if not bench.shared.total:
-        raise SettingsError("every parameter stays at its site, so there is nothing to average: name fewer modules")
-    unknown = [part for part in chosen.local if not any(part in e.name.split(".") for e in bench.local.entries)]
-    if unknown:
-        known = dict.fromkeys(e.name.split(".")[0] for e in bench.shared.entries)
-        raise SettingsError(f"the model has no module {unknown[0]!r} to keep at the sites: it has {', '.join(known)}")
-    return bench
 
 
 class Replica:
@@ -70,11 +49,13 @@ class Replica:
     task
         The task, where it is not one that the agreement's name finds.
     min_holders
-        Fewest sites that must have a feature, class or modality of which something is summed.
+        Fewest sites that must have a feature, class or modality before anything of it is summed.
 
     Attributes
     ----------
-    bench
+    lock
+        Secret and salts of the run's lock.
+    flat_model
         The module that sites load weights into to train and to judge.
     theta
         Global weights as the module computes with them (unlocked), flat.
@@ -116,43 +97,36 @@ class Replica:
     def __init__(
         self, agreement: Agreement, key: Keyring | None, task: Task | None = None, *, min_holders: int = 1
     ) -> None:
-        if agreement.fingerprint:
-            if key is None:
-                raise KeyringError(
-                    f"the run needs key version {agreement.key_version}, {agreement.fingerprint}: pass key="
-                )
-            key.check(agreement.key_version, agreement.fingerprint)
+        self.lock, self.key = RunLock(agreement, key), key
         self.agreement, self.min_holders = agreement, min_holders
         self.task = task or task_from_json(agreement.task, agreement.options)
-        if agreement.dp is not None and self.task.privately().options() != self.task.options():
+        if agreement.dp is not None and self.task.for_dp().options() != self.task.options():
             raise SettingsError(
                 "under differential privacy nothing but noisy sums may be taken, and this task's options ask for others: "
-                "agree on what task.privately() gives"
+                "agree on what task.for_dp() gives"
             )
-        self.scheme = lock_scheme(agreement.lock, agreement.strength)
-        self.key = key
-        self.bench = build_bench(self.task, agreement)
-        self.scheme.arm(self.bench.module, self._secret(self.scheme.label))
+        self.flat_model = build_flat_model(self.task, agreement)
+        self.lock.scheme.arm(self.flat_model.module, self.lock.secret(self.lock.scheme.label))
         self.sealed = agreement.seal != "none"
-        self.seal_secret = self._secret("seal") or b""
-        self.gain = self._gain()
+        self.seal_secret = self.lock.secret("seal") or b""
+        self.gain = self.lock.gain(self.flat_model.shared, self.task.units(agreement.panel))
         self.seal = self._seal()
         self.rule = rule(agreement.aggregation, agreement.aggregation_options)
         if agreement.dp is not None:
-            check_module(self.bench.module)
+            check_module(self.flat_model.module)
             self.rule = fedadam(lr=self.task.lr, eps=1e-8)
-            if self.room * 2.0 ** grid_exponent(agreement.dp.clip_norm, self.bench.shared.total) < 1:
+            if self.room * 2.0 ** grid_exponent(agreement.dp.clip_norm, self.flat_model.shared.total) < 1:
                 raise SettingsError(
-                    f"privacy: noise_multiplier={agreement.dp.noise_multiplier:g} for {self.bench.shared.total} weights leaves "
+                    f"privacy: noise_multiplier={agreement.dp.noise_multiplier:g} for {self.flat_model.shared.total} weights leaves "
                     "no room for gradients in what is summed: take a smaller model, or less noise"
                 )
         self.rule_state: dict[str, Tensor] = {}
-        self.optimiser = self.task.optimise([self.bench.flat])
-        self.programme = Programme(self.task, agreement, self.bench.shared)
-        self.theta = self.bench.copy_shared()
-        locked = self.bench.shared.views(self.theta) if self.scheme.name == "field" else {}
+        self.optimiser = self.task.optimise([self.flat_model.flat])
+        self.programme = Programme(self.task, agreement, self.flat_model.shared)
+        self.theta = self.flat_model.copy_shared()
+        locked = self.flat_model.shared.views(self.theta) if self.lock.scheme.name == "field" else {}
         self._initial = {name: content_of(view) for name, view in locked.items()}
-        self.made = self.best_made = named("run", self._recipe).hex()
+        self.made = self.best_made = named("run", self.lock.recipe).hex()
         self.best_theta: Tensor | None = None
         self.best_round = 0
         self.private: dict[str, np.ndarray] = {}
@@ -166,11 +140,6 @@ class Replica:
         self.begun_with: list[str] = []
         self.rows: list[dict[str, Any]] = []
 
-    @cached_property
-    def _recipe(self) -> str:
-        """Digest of all that the weights follow from beside the sums: not the run's names, nor how long it went on."""
-        return replace(self.agreement, run="", salt="", rounds=1, patience=0).digest
-
     @property
     def noise_in_steps(self) -> float:
         """Standard deviation of one site's noise under differential privacy, in steps of the grid."""
@@ -180,47 +149,13 @@ class Replica:
         return (
             dp.site_noise(self.agreement.min_sites)
             * clip_norm
-            / 2.0 ** grid_exponent(clip_norm, self.bench.shared.total)
+            / 2.0 ** grid_exponent(clip_norm, self.flat_model.shared.total)
         )
 
     @property
     def room(self) -> int:
         """Largest size of a site's summed gradient, in steps of the grid, beside which its noise fits the seal's range."""
-        return limit(32, self.agreement.cohort_size) - int(np.ceil(TAIL * self.noise_in_steps))
-
-    def _secret(self, label: str) -> bytes | None:
-        if self.key is None:
-            return None
-        salt = bytes.fromhex(self._published_salt if label == "published" else self.agreement.salt)
-        return self.key.subkey(label, version=self.agreement.key_version, salt=salt)
-
-    @property
-    def _published_salt(self) -> str:
-        return self._salt("", named("published lock", self._recipe)) if self.scheme.name == "published" else ""
-
-    def _salt(self, name: str, made: bytes) -> str:
-        assert self.key is not None
-        return tensor_salt(self.key, self.agreement.key_version, name, made)
-
-    def _gain(self) -> Tensor | None:
-        """Return M of the coordinate field, flat: update_effective = update_locked · M.
-
-        None when updates travel sealed: whoever opened the seal would have the key ring, hence the lock too.
-        """
-        if self.sealed:
-            return None
-        if self.key is None or self.scheme.name != "field":
-            return None
-        secret = self.key.subkey("lock", version=self.agreement.key_version)
-        # the digest has the run's random name: no file and no other run has this M
-        made = named("updates of a run", self.agreement.digest)
-        gain = torch.empty(self.bench.shared.total)
-        units = self.task.units(self.agreement.panel)
-        for name, view in self.bench.shared.views(gain).items():
-            field = self.scheme.field(secret, bytes.fromhex(self._salt(name, made)))
-            assert field is not None
-            field.multipliers(name, tuple(view.shape), units.get(name), out=view)
-        return gain
+        return limit(32, self.agreement.cohort_size) - int(np.ceil(NOISE_TAIL * self.noise_in_steps))
 
     def _seal(self) -> GroupSeal | NoSeal:
         minimum = self.agreement.min_sites
@@ -257,7 +192,7 @@ class Replica:
 
     def context(self, of: Plan | Total) -> Context:
         """Return what the seal of the exchange that is due is bound to; one for all sites of this process."""
-        key = (of.seq, of.kind.removeprefix(REVEAL), of.attempt, self.chain, of.epochs)
+        key = (of.seq, of.kind.removeprefix(REVEAL_KIND), of.attempt, self.chain, of.epochs)
         if self._context is None or self._context[0] != key:
             self._context = (key, context_of(self.agreement.run, of, self.packing, self.agreement.digest, self.chain))
         return self._context[1]
@@ -280,7 +215,7 @@ class Replica:
             made = named("opened sum", made, total.kind, packing.digest(), low.tobytes(), high.tobytes()).hex()
         vector, sums = dequantise((low, high), packing)
         arrays = split_sums(sums, packing)
-        n_out = self._left_out(total, arrays)
+        n_out = left_out(total, arrays)
         if total.kind == "count":
             check_holders(self.task.held_names(a.panel), arrays, self.min_holders, len(a.sites))
             self.n_total = int(arrays["n"])
@@ -291,12 +226,12 @@ class Replica:
             if dp is None:
                 self._judge(arrays)
             # Σ wᵢΔᵢ / Σ wᵢ with wᵢ = nᵢ / n_total; or minus the mean of a Poisson sample's clipped, noisy gradients, to which
-            # a lost site gives zero: how many records answered is nobody's business
+            # a lost site gives zero: how many records answered stays private
             expected = self.n_total * len(total.cohort) / len(a.sites)  # where that of the cohort stayed closed
             n = float(arrays.get("n", expected))
             counted = self._counted(arrays, n)
             # one row: the update, and with control variates a second: their weighted change
-            rows = torch.from_numpy(vector).view(-1, self.bench.shared.total)
+            rows = torch.from_numpy(vector).view(-1, self.flat_model.shared.total)
             if self.gain is not None:
                 rows.mul_(self.gain)
             if not counted and "importance" in arrays and n_out < len(total.responders):
@@ -312,12 +247,12 @@ class Replica:
                 )
             if self.rule.control:
                 self.rule_state["control"] = self.control + rows[1]
-            told = n and "train_loss" in arrays and ("n" in arrays or not n_out)
-            loss = float(arrays["train_loss"]) / n if told else float("nan")
+            known = n and "train_loss" in arrays and ("n" in arrays or not n_out)
+            loss = float(arrays["train_loss"]) / n if known else float("nan")
             self.rows.append({"loss": loss, "n_sites": len(total.responders) - n_out})
-            if WIDER in arrays:
-                self.wider = rescaled(self.wider, arrays[WIDER], low, packing)
-        elif total.kind == CLOSE:
+            if WIDER_COUNT in arrays:
+                self.wider = rescaled(self.wider, arrays[WIDER_COUNT], low, packing)
+        elif total.kind == CLOSE_KIND:
             pass
         elif total.kind == "judge":
             self._judge(arrays)
@@ -326,7 +261,7 @@ class Replica:
                 made = self.best_made
         elif due is not None and due.sum is not None and self._is_told(total):
             self.private = due.sum.after(arrays, self.private, step=due.step)
-            self.task.configure(self.bench.module, self.private)
+            self.task.configure(self.flat_model.module, self.private)
             self.begun_with = self.begun_with if self.rows else sorted(self.private)
         self.made = made
         return context
@@ -354,32 +289,6 @@ class Replica:
                 "from sums after its last round is left out"
             )
         return not self.lacks
-
-    def _left_out(self, total: Total, arrays: dict[str, np.ndarray]) -> int:
-        """Return how many sites' parts of a sum count as zero.
-
-        Raises
-        ------
-        FederationError
-            It is a sum that all must be in, or a round that nobody is in, and no wider scale would help.
-        """
-        n_out, n = int(arrays.pop(LEFT_OUT, 0)), len(total.responders)
-        if not n_out:
-            return 0
-        if total.kind == "train" and (n_out < n or arrays[WIDER].any()):
-            scale = "; later rounds have a wider scale" if arrays[WIDER].any() else ""
-            _tell.warning(
-                f"round {total.round}: {n_out} of {n} updates were not finite or out of range, and count as zero{scale}"
-            )
-            return n_out
-        if total.kind == "train":
-            raise FederationError(
-                f"round {total.round}: no site's update is finite; training diverges: lower lr=, or scale the data"
-            )
-        raise FederationError(
-            f"{n_out} of {n} sites have values that are not finite, or larger than any scale, in the sums for {total.kind!r}: "
-            "each site's own log says which site it is; look at its data"
-        )
 
     def _judge(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Note the validation metrics of the last round's model, and keep it when it is the best."""
@@ -413,8 +322,8 @@ class Replica:
     # -- results ---------------------------------------------------------------------------------------------------
     def module(self, local: Tensor | None = None, *, training: bool = False) -> nn.Module:
         """Return the module with the global weights (and a site's local ones), in evaluation mode unless `training`."""
-        self.bench.load(self.theta, local)
-        module = self.bench.module
+        self.flat_model.load(self.theta, local)
+        module = self.flat_model.module
         return module if module.training == training else module.train(training)
 
     def model(self, local: Tensor | None = None, kept: Sums | None = None) -> LockedModel:
@@ -424,34 +333,7 @@ class Replica:
         sites, whatever their processors' rounding: it follows from the sums that were opened. Those that no sum moved, and a
         site's own, have salts that follow from their weights.
         """
-        a = self.agreement
-        header = Header(
-            task=a.task,
-            options=a.options,
-            panel=a.panel,
-            lock=a.lock,
-            strength=self.scheme.strength,
-            salt=self._published_salt,
-            key_version=a.key_version if a.lock != "none" else 0,
-            fingerprint=a.fingerprint if a.lock != "none" else "",
-            seed=a.seed,
-            sites=a.sites,
-        )
-        shared = self.bench.shared.views(self.theta)
-        views = shared | ({} if local is None else self.bench.local.views(local))
-        effective = {name: view.clone() for name, view in views.items()}
-        made = bytes.fromhex(self.made)
-        moved = [name for name, initial in self._initial.items() if content_of(shared[name]) != initial]
-        salts = {name: self._salt(name, made) for name in moved}
-        return lock_model(
-            header, effective, self.private | (kept or {}), self.key if a.lock != "none" else None, salts=salts
-        )
-
-
-def named(what: str, *parts: str | bytes) -> bytes:
-    """Return the SHA-256 of what something is made of, each part with its length before it."""
-    digest = hashlib.sha256(f"infl {what}\n".encode())
-    for part in parts:
-        raw = part.encode() if isinstance(part, str) else part
-        digest.update(len(raw).to_bytes(8, "little") + raw)
-    return digest.digest()
+        views = self.flat_model.shared.views(self.theta)
+        if local is not None:
+            views |= self.flat_model.local.views(local)
+        return self.lock.model(views, self.private | (kept or {}), made=self.made, initial=self._initial)

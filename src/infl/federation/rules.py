@@ -8,94 +8,31 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from infl import _entry_points
 from infl.errors import SettingsError
+from infl.federation.aggregation import AtSite, Rule, State
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-State = dict[str, "Tensor"]
-
-
-def _no_change(gradient: Tensor, weights: Tensor, anchor: Tensor) -> None:
-    pass
-
-
-def _add(theta: Tensor, update: Tensor, state: State) -> None:
-    theta.add_(update)
-
-
-@dataclass(frozen=True)
-class AtSite:
-    """What a site's factor in the average may follow from.
-
-    Attributes
-    ----------
-    loss
-        Mean training loss of the round.
-    n
-        Training samples.
-    excess
-        Sum of losses above the mean, over the rounds before.
-    last
-        Mean training loss of all sites in the round before (1: not known).
-    mean_n
-        Training samples of a site on average.
-
-    Examples
-    --------
-    >>> AtSite(loss=0.3, n=50).last
-    1.0
-    """
-
-    loss: float
-    n: int
-    excess: float = 0.0
-    last: float = 1.0
-    mean_n: float = 1.0
-
-
-@dataclass(frozen=True)
-class Rule:
-    """An aggregation rule.
-
-    Attributes
-    ----------
-    name
-        Its name in ``RULES``.
-    at_site
-        Called after each backward pass with gradient, weights and the round's global weights, all flat; changes the
-        gradient in place.
-    at_sum
-        Called with global weights, average update and the rule's own state; changes weights and state in place.
-    importance
-        Factor of a site's update in the average, beside its number of samples, from its training loss of the round, that
-        number, and its excess: by how much its losses of the rounds before were above those of all, added up.
-    control
-        Whether sites correct their gradients by control variates: mean gradients, which travel beside the update.
-    local
-        Modules, by any part of their dotted name, whose parameters stay at the sites.
-
-    Examples
-    --------
-    >>> rule = Rule("personal", local=("head",))
-    >>> rule.is_local("head.weight"), rule.is_local("body.weight")
-    (True, False)
-    """
-
-    name: str
-    at_site: Callable[[Tensor, Tensor, Tensor], None] = _no_change
-    at_sum: Callable[[Tensor, Tensor, State], None] = _add
-    importance: Callable[[AtSite], float] | None = None
-    control: bool = False
-    local: tuple[str, ...] = ()
-
-    def is_local(self, parameter: str) -> bool:
-        """Whether a parameter stays at its site."""
-        return any(part in self.local for part in parameter.split("."))
+__all__ = [
+    "RULES",
+    "AtSite",
+    "Rule",
+    "afl",
+    "fedadam",
+    "fedavg",
+    "fedbn",
+    "fedprox",
+    "fedyogi",
+    "known_rules",
+    "partial",
+    "qfedavg",
+    "rule",
+    "scaffold",
+]
 
 
 def fedavg(weight: Literal["samples", "sites"] = "samples") -> Rule:
@@ -288,7 +225,7 @@ def qfedavg(q: float = 1.0) -> Rule:
 def afl(gamma: float = 0.3) -> Rule:
     """Agnostic federated learning: FedAvg against the mixture of sites that is worst for the model.
 
-    A site's weight grows by ``exp(gamma · loss)`` a round (exponentiated gradient ascent on the mixture; Mohri et al., Agnostic
+    A site's weight grows by ``exp(gamma · loss)`` per round (exponentiated gradient ascent on the mixture; Mohri et al., Agnostic
     federated learning, ICML 2019), from its share of the samples on. Losses count from the last round's mean over sites, which
     all know, so that weights stay near 1; a factor that all share cancels in the average. ``gamma=0`` is FedAvg.
 

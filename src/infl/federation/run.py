@@ -97,25 +97,25 @@ class FederatedRun:
     def summary(self) -> str:
         """Return a few lines that say what was fitted, how well, and what protects it."""
         unnamed = ("fitted", "protection")
-        return "\n".join(line if name in unnamed else f"{name}: {line}" for name, line in self._said().items())
+        return "\n".join(line if name in unnamed else f"{name}: {line}" for name, line in self._described().items())
 
-    def _said(self) -> dict[str, str]:
+    def _described(self) -> dict[str, str]:
         s, best = self.settings, self.history[self.history["best"]]
         metrics = [c for c in map(str, self.history) if c.startswith("val_")]
         values = ", ".join(f"{c.removeprefix('val_')} {best[c].iloc[0]:.3f}" for c in metrics) if len(best) else "none"
         done = f"{len(self.history)} of {s['rounds']} rounds"
-        said = {
+        lines = {
             "fitted": f"{s['task']} on {len(s['sites'])} sites, {done}, {s['aggregation']}",
             f"validation at the best round ({best.index[0] if len(best) else '-'})": values,
             "protection": f"lock {s['lock']} (strength {s['strength']:g}), seal {s['seal']}, key {s['fingerprint'] or 'none'}",
         }
         if self.privacy:
-            said["privacy"] = f"epsilon {self.privacy['epsilon']:.2f} at delta {self.privacy['delta']:g}"
+            lines["privacy"] = f"epsilon {self.privacy['epsilon']:.2f} at delta {self.privacy['delta']:g}"
         sent = self.history["bytes_sent"].sum() / 1e6
-        return said | {"left the sites": f"{sent:.2f} MB in {len(self.ledger)} messages"}
+        return lines | {"left the sites": f"{sent:.2f} MB in {len(self.ledger)} messages"}
 
     def __repr__(self) -> str:
         return f"FederatedRun\n{self.summary()}"
 
     def _repr_html_(self) -> str:
-        return notebook(facts(self._said(), "infl federated run"))
+        return notebook(facts(self._described(), "infl federated run"))

@@ -129,7 +129,7 @@ class RunSettings:
 
     @classmethod
     def of(cls, recorded: Mapping[str, Any]) -> RunSettings:
-        """Return the settings of a run from what its result says of it (``run.settings``)."""
+        """Return the settings of a run from its result (``run.settings``)."""
         from infl.privacy.dp import DP
 
         known = {f.name: recorded[f.name] for f in fields(cls)}

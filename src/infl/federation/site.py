@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +11,15 @@ import numpy as np
 
 from infl import _tell
 from infl._threads import threads_for
-from infl.errors import FederationError, KeyringError, SealError
+from infl.errors import FederationError, SealError
+from infl.federation.due import check_agreed, due_fault
 from infl.federation.fitted import read_for_fit
 from infl.federation.messages import (
-    CLOSE,
-    END,
-    KEYS,
-    REPLAY,
-    REVEAL,
+    CLOSE_KIND,
+    END_KIND,
+    KEYS_KIND,
+    REPLAY_KIND,
+    REVEAL_KIND,
     Answer,
     Applied,
     Key,
@@ -29,7 +29,7 @@ from infl.federation.messages import (
     Stopped,
 )
 from infl.federation.others import Others
-from infl.federation.packings import HELD
+from infl.federation.packings import HELD_PREFIX
 from infl.federation.replica import Replica
 from infl.federation.rules import AtSite
 from infl.federation.training import Trainer
@@ -67,13 +67,13 @@ class Site:
         Where what leaves the site is written down before it leaves.
     membership
         Who it is and who the others are, between machines (None: all sites are in one process, and nobody is asked).
-    keep
+    on_change
         Called with the site when its state has changed, before anything is answered: the coordinator drops a sum when
         all sites have answered the plan that brought it.
     account
         Of the site's records under differential privacy: asked before the run, charged before anything of them is sealed.
     forgets
-        Let go of an update when it is answered with; asked again, which is rare, the site trains again.
+        Drop an update when it was sent; when it is asked for again, which is rare, the site trains again.
 
     Examples
     --------
@@ -96,11 +96,11 @@ class Site:
         ledger: Ledger | None = None,
         *,
         membership: Membership | None = None,
-        keep: Callable[[Site], None] = lambda site: None,
+        on_change: Callable[[Site], None] = lambda site: None,
         account: Account | None = None,
         forgets: bool = False,
     ) -> None:
-        self.name, self.replica, self.ledger, self.keep = name, replica, ledger, keep
+        self.name, self.replica, self.ledger, self.on_change = name, replica, ledger, on_change
         self.membership = membership
         self._kept: tuple[int, str] | None = None  # the replica's seq, and the epochs, when it was kept
         a = replica.agreement
@@ -148,13 +148,12 @@ class Site:
         FederationError, KeyringError
             The plan is not of the run that was agreed on.
         """
-        bench = self.replica.bench
-        with threads_for(bench.shared.total + bench.local.total):  # here, for every transport must round alike
+        with threads_for(self.replica.flat_model.flat.numel()):  # here, for every transport must round alike
             return self._handle(plan)
 
     def _handle(self, plan: Plan) -> Reply | None:
         replica = self.replica
-        self._check(plan)
+        check_agreed(self.name, plan, replica.agreement)
         news = [total for total in plan.previous if total.seq > replica.seq]
         replica.catch_up(plan.previous)
         if self._others is not None:
@@ -163,25 +162,25 @@ class Site:
         self.settle(plan)
         self._meet(plan)
         if self._kept != (state := (replica.seq, epochs_of(self.answering.met))):
-            self.keep(self)
+            self.on_change(self)
             self._kept = state
-        if plan.kind == END:
+        if plan.kind == END_KIND:
             return None
-        if plan.kind == REPLAY:
+        if plan.kind == REPLAY_KIND:
             return Applied(self.name, plan.seq)
-        if plan.kind == KEYS:
+        if plan.kind == KEYS_KIND:
             public = self.pairwise.advertise()
             if self.ledger is not None:  # once in each start and exchange that is due, however often it is asked for
-                self.ledger.record_other(plan.run, replica.seq + 1, KEYS, public)
+                self.ledger.record_other(plan.run, replica.seq + 1, KEYS_KIND, public)
             return Key(self.name, plan.seq, public)
-        if plan.kind.startswith(REVEAL):
+        if plan.kind.startswith(REVEAL_KIND):
             return self._reveal(plan)
         if plan.kind == "train" and replica.stopped:
             return Stopped(self.name, plan.seq)
         if self._pending is None or self._pending[0] != plan.seq:
             self._pending = (plan.seq, *self._compute(plan))
             if self.trainer.own.after is not None:
-                self.keep(self)  # with what the round left here, before its update is in any sum
+                self.on_change(self)  # with what the round left here, before its update is in any sum
         _, vector, sums, weight = self._pending
         if self._forgets:
             self._pending = None
@@ -205,9 +204,9 @@ class Site:
     def _meet(self, plan: Plan) -> None:
         """Take the keys of the sites' last starts from a plan; this site's own must be among them."""
         sealed = self.membership is not None and self.replica.sealed
-        if plan.kind in (END, KEYS, REPLAY) or not (sealed or self.replica.agreement.seal == "pairwise"):
+        if plan.kind in (END_KIND, KEYS_KIND, REPLAY_KIND) or not (sealed or self.replica.agreement.seal == "pairwise"):
             return
-        if not plan.kind.startswith(REVEAL):
+        if not plan.kind.startswith(REVEAL_KIND):
             self.pairwise.meet(plan.peers)
             if self._others is not None:
                 self._others.witness(plan.peers)
@@ -226,7 +225,7 @@ class Site:
         if self._given is None or self._given[0] != agreed:
             reveal = Reveal(self.name, plan.seq, self.answering.reveal(context, plan.answered, plan.shares))
             self.revealed, self._given = (plan.seq, plan.attempt, plan.epochs), (agreed, reveal)
-            self.keep(self)  # before the ledger's line: whoever dies between them gives the same again
+            self.on_change(self)  # before the ledger's line: whoever dies between them gives the same again
         reveal = self._given[1]
         if self.ledger is not None:
             size = sum(map(len, encode_parts(reveal)))
@@ -240,40 +239,13 @@ class Site:
 
     def settle(self, plan: Plan) -> None:
         """Let what stays here be that of the global model which `plan` brought."""
-        kind = plan.kind.removeprefix(REVEAL)
-        if kind not in (KEYS, REPLAY):  # they are asked for at any time, of the site as it is
+        kind = plan.kind.removeprefix(REVEAL_KIND)
+        if kind not in (KEYS_KIND, REPLAY_KIND):  # they are asked for at any time, of the site as it is
             self.trainer.settle(plan, kind)
-
-    def _check(self, plan: Plan) -> None:
-        a = self.replica.agreement
-        if plan.run != a.run or plan.agreement != a.digest:
-            raise FederationError(f"{self.name}: the plan is not of the run that was agreed on; refused")
-        if (plan.key_version, plan.fingerprint) != (a.key_version, a.fingerprint):
-            raise KeyringError(
-                f"{self.name}: the plan is for key version {plan.key_version} ({plan.fingerprint}), "
-                f"agreed was {a.key_version} ({a.fingerprint})"
-            )
 
     def _check_due(self, plan: Plan) -> None:
         """Refuse a plan for anything but the exchange that comes next in the programme that this site computed."""
-        replica = self.replica
-        if plan.kind in (KEYS, REPLAY):
-            return
-        due = replica.due
-        if plan.kind == END:
-            fault = "" if due is None else f"the run is not over: {due.kind!r} of round {due.round} is due"
-        elif plan.seq != replica.seq + 1:
-            fault = f"exchange {replica.seq + 1} is due, not {plan.seq}"
-        elif plan.kind == "train" and replica.stopped:
-            fault = ""  # nothing but a word that training has stopped is the answer
-        elif self._has_opened(plan):
-            fault = "a sum of this exchange was opened already, and another one would give single sites away"
-        else:
-            kind = plan.kind.removeprefix(REVEAL)
-            fault = replica.programme.fault(replace(plan, kind=kind) if kind != plan.kind else plan, due)
-            if not fault and kind != plan.kind:
-                fault = replica.programme.opening_fault(plan.answered, plan.cohort, due)
-        if fault:
+        if fault := due_fault(plan, self.replica, opened=self._has_opened):
             raise FederationError(f"{self.name}: the plan is not as agreed ({fault}); refused")
 
     def _has_opened(self, plan: Plan) -> bool:
@@ -300,12 +272,12 @@ class Site:
     def _values(self, plan: Plan) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
         """Return the update, the sums by name and the update's weight, as they are."""
         replica, empty = self.replica, np.empty(0, dtype=np.float32)
-        if plan.kind == CLOSE:
+        if plan.kind == CLOSE_KIND:
             return empty, {}, 1.0
         if plan.kind == "count":
             n = len(self.data.train) if replica.agreement.dp is None else len(self.units.records)
             held = {} if replica.agreement.dp is not None else replica.task.held(self.data, replica.agreement.panel)
-            arrays = {f"{HELD}{group}": has.astype(float) for group, has in held.items()}
+            arrays = {f"{HELD_PREFIX}{group}": has.astype(float) for group, has in held.items()}
             return empty, {"n": np.asarray(float(n)), **arrays}, 1.0
         if plan.kind == "train" and replica.agreement.dp is not None:
             return self._noisy_gradient(replica.agreement.dp, plan), {}, 1.0
@@ -354,8 +326,8 @@ class Site:
 
     def own_model(self) -> LockedModel | None:
         """Return this site's whole model, where weights or moments stay here; else None."""
-        replica, kept = self.replica, self.replica.task.keep(self.data)
-        return replica.model(self.trainer.own.now.weights, kept) if replica.bench.local.total or kept else None
+        replica, kept = self.replica, self.replica.task.local_arrays(self.data)
+        return replica.model(self.trainer.own.now.weights, kept) if replica.flat_model.local.total or kept else None
 
     def state(self) -> dict[str, Any]:
         """Return what the site must remember beside the replica and what its trainer keeps: its secrets of the run."""

@@ -50,8 +50,8 @@ class Trainer:
 
     def __init__(self, name: str, data: SiteData, replica: Replica) -> None:
         self.name, self.data, self.replica = name, data, replica
-        n_control = replica.bench.shared.total if replica.rule.control else 0
-        self.own = SiteState(Own(replica.bench.copy_local(), torch.zeros(n_control)))
+        n_control = replica.flat_model.shared.total if replica.rule.control else 0
+        self.own = SiteState(Own(replica.flat_model.copy_local(), torch.zeros(n_control)))
         self._stack: Stack | None = None
 
     def join(self, stack: Stack) -> None:
@@ -79,10 +79,10 @@ class Trainer:
         return self._alone(plan) if self._stack is None else self._stack.update(self, plan)
 
     def _alone(self, plan: Plan) -> tuple[torch.Tensor, float]:
-        replica, a, bench = self.replica, self.replica.agreement, self.replica.bench
+        replica, a, flat_model = self.replica, self.replica.agreement, self.replica.flat_model
         task, rule, own = replica.task, replica.rule, self.own.now
-        module, n_shared = replica.module(own.weights, training=True), bench.shared.total
-        flat, gradient = bench.flat.data, bench.flat.grad
+        module, n_shared = replica.module(own.weights, training=True), flat_model.shared.total
+        flat, gradient = flat_model.flat.data, flat_model.flat.grad
         assert gradient is not None
         optimiser = replica.optimiser
         optimiser.restart()  # each round begins anew
@@ -98,13 +98,13 @@ class Trainer:
                     gradient[:n_shared] += replica.control - own.control
                 rule.at_site(gradient[:n_shared], flat[:n_shared], replica.theta)
                 if task.grad_clip is not None:
-                    torch.nn.utils.clip_grad_norm_([bench.flat], task.grad_clip)
+                    torch.nn.utils.clip_grad_norm_([flat_model.flat], task.grad_clip)
                 optimiser.step()
                 total_loss += loss.detach() * len(index)
         gradients /= max(len(batches), 1)
         mean_loss = float(total_loss) / max(sum(map(len, batches)), 1)
-        self.note(plan, bench.copy_local(), gradients, mean_loss)
-        rows = [bench.flat.data[:n_shared] - replica.theta, *([gradients - own.control] if rule.control else [])]
+        self.note(plan, flat_model.copy_local(), gradients, mean_loss)
+        rows = [flat_model.flat.data[:n_shared] - replica.theta, *([gradients - own.control] if rule.control else [])]
         return torch.stack(rows), mean_loss
 
     def note(self, plan: Plan, weights: torch.Tensor, control: torch.Tensor, loss: float) -> None:
@@ -138,7 +138,7 @@ class Trainer:
         chosen = [unit for unit, there in zip(records, taken, strict=True) if there]
         module = replica.module(self.own.now.weights, training=True)
         step = Step(plan.round, replica.agreement.rounds, 0, 1)
-        exponent = grid_exponent(clip_norm, replica.bench.shared.total)
+        exponent = grid_exponent(clip_norm, replica.flat_model.shared.total)
         with torch_seed(int(rng.random(1)[0] * 2**53)):  # public dropout would tie records to each other
             total = clipped_gradients(
                 module,

@@ -41,7 +41,7 @@ class Units:
         Raises
         ------
         DataError
-            There is no column that says whose an observation is, or it has missing values.
+            The column of donors is missing, or it has missing values.
         """
         obs, train = task.observations(adata, site), np.asarray(data.train)
         if len(train) and int(train.max()) >= len(obs):

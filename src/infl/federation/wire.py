@@ -17,19 +17,19 @@ from typing import Any, NoReturn, cast, get_args, get_origin, get_type_hints
 import numpy as np
 
 from infl.errors import FederationError, InflError
-from infl.federation.messages import MESSAGES
-from infl.privacy.seal import Words
+from infl.federation.messages import MESSAGE_TYPES
+from infl.privacy.seal import MaskedArrays
 
 MAGIC, VERSION = b"INFL", 3
 PREFIX = 16
-MAX_BYTES = 1 << 33
+MAX_MESSAGE_BYTES = 1 << 33
 """Largest message; a receiver that knows what is due gives `decode` a smaller limit."""
 MAX_HEADER = 1 << 25
 MAX_TEXT = 1 << 10
 MAX_ITEMS = 1 << 16
 MAX_BLOB = 1 << 32
-LANES = {"low": ("<u4", 4), "high": ("<u8", 8), "of_all": ("<u8", 8)}
-"""Of :class:`Words`: how a number is written, and its bytes."""
+LANE_FORMATS = {"low": ("<u4", 4), "high": ("<u8", 8), "of_all": ("<u8", 8)}
+"""Of :class:`MaskedArrays`: how a number is written, and its bytes."""
 
 
 def encode(message: Any) -> bytes:
@@ -56,7 +56,7 @@ def encode_parts(message: Any) -> list[memoryview]:
     return [memoryview(part) for part in parts if len(part)]
 
 
-def decode(content: bytes | bytearray | memoryview, *, limit: int = MAX_BYTES) -> Any:
+def decode(content: bytes | bytearray | memoryview, *, limit: int = MAX_MESSAGE_BYTES) -> Any:
     """Return the message that `content` is; its arrays are read-only views of `content`.
 
     Parameters
@@ -103,13 +103,13 @@ def _refuse(why: str) -> NoReturn:
 
 @cache
 def _classes() -> dict[str, type]:
-    return {message.__name__: message for message in MESSAGES}
+    return {message.__name__: message for message in MESSAGE_TYPES}
 
 
 # -- to plain values ---------------------------------------------------------------------------------------------------
 def _plain(value: Any, buffers: list[Any]) -> Any:
-    if isinstance(value, Words):
-        lanes = [np.ascontiguousarray(getattr(value, name), dtype) for name, (dtype, _) in LANES.items()]
+    if isinstance(value, MaskedArrays):
+        lanes = [np.ascontiguousarray(getattr(value, name), dtype) for name, (dtype, _) in LANE_FORMATS.items()]
         buffers += [lane.view(np.uint8) for lane in lanes]
         return [len(lane) for lane in lanes]
     if isinstance(value, bytes):
@@ -198,9 +198,9 @@ def _blob(raw: Any, buffers: _Buffers) -> bytes:
     return bytes(buffers.take(_integer(raw, most=MAX_BLOB)))
 
 
-def _words(raw: Any, buffers: _Buffers) -> Words:
-    sizes = zip(raw, LANES.values(), strict=True)
-    return Words(*(np.frombuffer(buffers.take(_integer(n) * size), dtype) for n, (dtype, size) in sizes))
+def _words(raw: Any, buffers: _Buffers) -> MaskedArrays:
+    sizes = zip(raw, LANE_FORMATS.values(), strict=True)
+    return MaskedArrays(*(np.frombuffer(buffers.take(_integer(n) * size), dtype) for n, (dtype, size) in sizes))
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -215,5 +215,5 @@ READERS: dict[Any, Callable[[Any, _Buffers], Any]] = {
     int: _integer,
     str: _text,
     bytes: _blob,
-    Words: _words,
+    MaskedArrays: _words,
 }

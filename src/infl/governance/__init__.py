@@ -1,4 +1,4 @@
-"""What a run tells those who answer for the data: a page to read and sign, a model card, a data sheet.
+"""Reports of a run for those who are responsible for the data: a page to read and sign, a model card, a data sheet.
 
 Made of what the run itself knows (settings, ledgers, key trail, metrics) and of tables that :mod:`infl.tl` returns. No
 record, no path and no key gets in.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from infl.governance.facts import STATEMENTS, Facts, metric_words
+from infl.governance.facts import STATEMENTS, Facts, metric_label
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +41,7 @@ def model_card(facts: Facts) -> dict[str, Any]:
     >>> list(card)[2:5], card["intended_use"]["primary_intended_uses"]
     (['model_details', 'intended_use', 'factors'], 'Teaching')
     """
-    s, header, said = facts.settings, facts.run.model.header, _answers(facts)
+    s, header, answers = facts.settings, facts.run.model.header, _answers(facts)
     panel = header.panel
     details = {
         "developers": list(facts.sites),
@@ -74,21 +74,21 @@ def model_card(facts: Facts) -> dict[str, Any]:
         },
         "software": {"infl_of_the_fit": header.infl_version, **facts.versions},
         "citation": CITATION,
-        "license": said["licence"],
-        "contact": said["contact"],
+        "license": answers["licence"],
+        "contact": answers["contact"],
     }
     return {
         "format": "infl model card 1",
         "follows": MITCHELL,
         "model_details": details,
         "intended_use": {
-            "primary_intended_uses": said["purpose"],
-            "primary_intended_users": said["users"],
-            "out_of_scope_use_cases": said["not_for"],
+            "primary_intended_uses": answers["purpose"],
+            "primary_intended_users": answers["users"],
+            "out_of_scope_use_cases": answers["not_for"],
         },
         "factors": {"relevant_factors": ["site"], "evaluation_factors": ["site"] if facts.at_sites is not None else []},
         "metrics": {
-            "model_performance_measures": {name: metric_words(name) for name in facts.quality},
+            "model_performance_measures": {name: metric_label(name) for name in facts.quality},
             "decision_thresholds": None,
             "variation_approaches": None if facts.comparison is None else "mean and standard deviation over seeds",
         },
@@ -128,7 +128,7 @@ def model_card(facts: Facts) -> dict[str, Any]:
             if facts.audit is not None
             else None,
         },
-        "caveats_and_recommendations": {"upkeep": said["upkeep"]},
+        "caveats_and_recommendations": {"upkeep": answers["upkeep"]},
         "not_known": facts.unanswered,
     }
 
@@ -150,14 +150,14 @@ def data_sheet(facts: Facts) -> dict[str, Any]:
     >>> sheet["composition"]["records"][0]
     {'site': 'site_1', 'n_obs': 16, 'n_judged': None}
     """
-    s, said, panel = facts.settings, _answers(facts), facts.run.model.header.panel
+    s, answers, panel = facts.settings, _answers(facts), facts.run.model.header.panel
     return {
         "format": "infl data sheet 1",
         "follows": GEBRU,
         "run": s["run"],
-        "motivation": {"purpose": said["purpose"], "creators": list(facts.sites), "funding": None},
+        "motivation": {"purpose": answers["purpose"], "creators": list(facts.sites), "funding": None},
         "composition": {
-            "instances": said["people"],
+            "instances": answers["people"],
             "records": _by_site(facts, metrics=False),
             "records_below_this_are_not_told": facts.min_count,
             "n_features": len(panel.get("features", ())),
@@ -166,16 +166,16 @@ def data_sheet(facts: Facts) -> dict[str, Any]:
             "recommended_splits": {"validation": s["options"].get("validation"), "seed": s["seed"]},
             "confidential": "records stay at their sites; this sheet has none",
         },
-        "collection_process": {"how": said["people"], "legal_basis": said["legal_basis"]},
+        "collection_process": {"how": answers["people"], "legal_basis": answers["legal_basis"]},
         "preprocessing_cleaning_labeling": {
             "at_the_sites": None,
             "in_the_fit": {
                 name: facts.options[name] for name in ("layer", "modality", "standardise") if name in facts.options
             },
         },
-        "uses": {"used_for": f"{s['task']} model of run {s['run']}", "not_for": said["not_for"]},
-        "distribution": {"records": "not distributed", "model": said["licence"], "messages": _messages(facts)},
-        "maintenance": {"upkeep": said["upkeep"], "contact": said["contact"]},
+        "uses": {"used_for": f"{s['task']} model of run {s['run']}", "not_for": answers["not_for"]},
+        "distribution": {"records": "not distributed", "model": answers["licence"], "messages": _messages(facts)},
+        "maintenance": {"upkeep": answers["upkeep"], "contact": answers["contact"]},
         "not_known": facts.unanswered,
     }
 
@@ -187,7 +187,7 @@ def _answers(facts: Facts) -> dict[str, str | None]:
 def _messages(facts: Facts) -> dict[str, Any]:
     ledger = facts.run.ledger
     return {
-        "ledgers_of": list(facts.told),
+        "ledgers_of": list(facts.with_ledger),
         "n_messages": len(ledger),
         "bytes": int(ledger["bytes"].sum()),
         "all_sealed": facts.all_sealed,

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from infl import __version__
-from infl._tables import words
+from infl._tables import label_of
 from infl.errors import DataError, SettingsError
 from infl.pl._style import need_columns
 
@@ -52,12 +52,12 @@ PACKAGES = (
 """Whose versions are named where they are installed."""
 
 MOST_ENTRIES = 20
-"""Longer options are told by their length."""
+"""Longer options are shown by their length."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """A run, the evidence that was gathered about it, and what people say of it.
+    """A run, the evidence that was gathered about it, and people's statements on it.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ class Facts:
     statements
         Answers to :data:`STATEMENTS`.
     min_count
-        Numbers of records below this are not told, nor what was measured on so few.
+        Numbers of records below this are not shown, nor what was measured on so few.
     written
         When, in UTC.
 
@@ -157,7 +157,7 @@ class Facts:
 
     # -- what left -------------------------------------------------------------------------------------------------
     @property
-    def told(self) -> tuple[str, ...]:
+    def with_ledger(self) -> tuple[str, ...]:
         """Sites whose ledger is here: all of them where the run was in one process, else this site."""
         here = set(self.run.ledger["site"])
         return tuple(site for site in self.sites if site in here)
@@ -165,7 +165,7 @@ class Facts:
     @property
     def simulated(self) -> bool:
         """Whether all sites were in one process: only then are the ledgers of several in one place."""
-        return len(self.told) == len(self.sites) > 1
+        return len(self.with_ledger) == len(self.sites) > 1
 
     @property
     def all_sealed(self) -> bool:
@@ -181,7 +181,7 @@ class Facts:
         table["rounds"] = ledger[ledger["round"] > 0].groupby("site")["round"].nunique().reindex(table.index).fillna(0)
         table["first"], table["last"] = groups["time"].min(), groups["time"].max()
         columns = ["rounds", "messages", "bytes", "unsealed", "first", "last"]
-        table = table.loc[list(self.told), columns].astype({"rounds": int})
+        table = table.loc[list(self.with_ledger), columns].astype({"rounds": int})
         return table.rename_axis("site").reset_index()
 
     @cached_property
@@ -272,6 +272,6 @@ def _told(value: Any) -> Any:
     return value
 
 
-def metric_words(name: str) -> str:
+def metric_label(name: str) -> str:
     """Return plain words for a metric: its name where there are none."""
-    return METRICS.get(name, words(name))
+    return METRICS.get(name, label_of(name))

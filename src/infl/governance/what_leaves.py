@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from infl.federation.messages import MESSAGES, Visibility
+from infl.federation.messages import MESSAGE_TYPES, Visibility
 from infl.models.registry import TASKS, make_task
 from infl.pp._harmony import size_sum
 from infl.pp._harmony_sums import harmony_sums
@@ -130,7 +130,7 @@ def what_leaves() -> str:
     '# What leaves the house'
     """
     parts = [INTRODUCTION, "## Messages\n"]
-    for message in MESSAGES:
+    for message in MESSAGE_TYPES:
         parts += [f"### {message.__name__}\n", f"{(message.__doc__ or '').splitlines()[0]}\n"]
         parts += ["| field | what it is | who can read it |", "| --- | --- | --- |"]
         for field in dataclasses.fields(message):

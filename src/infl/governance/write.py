@@ -50,7 +50,7 @@ def report(
     lock_curve
         What :func:`infl.tl.lock_curve` returned.
     site_metrics
-        What :func:`infl.tl.site_metrics` returned; without it the page says that accuracy by site was not measured.
+        What :func:`infl.tl.site_metrics` returned; without it the page notes that accuracy by site was not measured.
     statements
         What only people can say, by name: ``purpose``, ``users``, ``not_for``, ``people``, ``legal_basis``, ``licence``,
         ``upkeep``, ``contact``. What is left out is a line to fill in on the page.

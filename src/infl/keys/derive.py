@@ -13,7 +13,7 @@ from infl.errors import KeyringError
 ROOT_BYTES = 32
 """Length of a root key: 256 bits."""
 
-LABELS = {
+SUBKEY_LABELS = {
     "lock": "the secret coordinates, signs and gains of a model's lock",
     "seal": "the masks and tags of sealed updates",
     "ledger": "proof that a site's seal ledger was written by a holder of the ring (all sites in one process)",
@@ -58,7 +58,7 @@ def derive(root: bytes, label: str, version: int, *, salt: bytes = b"", length: 
     root
         The version's 32 secret bytes.
     label
-        One of :data:`LABELS`.
+        One of :data:`SUBKEY_LABELS`.
     version
         The version's number.
     salt
@@ -66,8 +66,8 @@ def derive(root: bytes, label: str, version: int, *, salt: bytes = b"", length: 
     length
         Bytes wanted, at most 255 · 32.
     """
-    if label not in LABELS:
-        raise KeyringError(f"no subkey is called {label!r}: the labels are {', '.join(LABELS)}")
+    if label not in SUBKEY_LABELS:
+        raise KeyringError(f"no subkey is called {label!r}: the labels are {', '.join(SUBKEY_LABELS)}")
     if not 1 <= length <= 255 * 32:
         raise KeyringError(f"a subkey has 1 to {255 * 32} bytes, asked for {length}")
     return hkdf(root, salt=salt, info=f"infl/1/{label}/{version}".encode(), length=length)

@@ -29,7 +29,7 @@ _NAME = re.compile(r"\w[\w.-]{0,63}")
 
 
 @dataclass(frozen=True)
-class Line:
+class GrantLine:
     """One event in a ring's life.
 
     Attributes
@@ -116,7 +116,7 @@ class Trail:
     lines
         Oldest first.
     signature
-        Of the number of lines and the last one's :attr:`Line.chain`, in hexadecimal.
+        Of the number of lines and the last one's :attr:`GrantLine.chain`, in hexadecimal.
 
     Examples
     --------
@@ -128,14 +128,14 @@ class Trail:
     """
 
     holder: str
-    lines: tuple[Line, ...] = ()
+    lines: tuple[GrantLine, ...] = ()
     signature: str = ""
 
     def append(self, signer: bytes, *events: Mapping[str, Any]) -> Trail:
         """Return the trail with lines for `events` added, signed by the holder of `signer` (32 secret bytes)."""
         lines = list(self.lines)
         for event in events:
-            line = Line(number=len(lines) + 1, when=_now(), **event)
+            line = GrantLine(number=len(lines) + 1, when=_now(), **event)
             lines.append(replace(line, chain=line.chained_to(lines[-1].chain if lines else self.holder)))
         trail = replace(self, lines=tuple(lines))
         return replace(trail, signature=_private(signer).sign(trail._head()).hex())
@@ -265,8 +265,8 @@ def _private(signer: bytes):
     return Ed25519PrivateKey.from_private_bytes(signer)
 
 
-def _line(row: Mapping[str, Any]) -> Line:
-    line = Line(**{**row, "versions": tuple(row["versions"]), "fingerprints": tuple(row["fingerprints"])})
+def _line(row: Mapping[str, Any]) -> GrantLine:
+    line = GrantLine(**{**row, "versions": tuple(row["versions"]), "fingerprints": tuple(row["fingerprints"])})
     for text in (line.when, line.action, line.who, line.recipient, line.chain, line.identity, *line.fingerprints):
         _text(text)
     if line.action not in ACTIONS or not all(type(n) is int for n in (line.number, *line.versions)):

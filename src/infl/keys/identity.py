@@ -92,7 +92,7 @@ class Identity:
         Parameters
         ----------
         create
-            Make it if there is none, and log a line that says so.
+            Make it if there is none, and log that it was made.
         passphrase
             Needed if the file is under one.
         """

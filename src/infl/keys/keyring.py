@@ -1,4 +1,7 @@
-"""The key ring: versions of a 256-bit root key, what is derived from them, and where they rest."""
+"""The key ring: versions of a 256-bit root key, what is derived from them, and where they rest.
+
+Longer than other files: it is one class, and half of it documents methods that users call.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from infl._html import notebook, table
 from infl.errors import FileError, KeyringError
 from infl.keys import age
 from infl.keys.derive import ROOT_BYTES, derive, fingerprint
 from infl.keys.grants import Member, Trail, public_of
 from infl.keys.identity import Identity, Recipients, decrypt, encrypt, public_identities, public_keys
 from infl.keys.payload import pack, unpack
+from infl.keys.shown import ranges, ring_line, ring_table
 
 
 class Keyring:
@@ -95,7 +98,7 @@ class Keyring:
         Parameters
         ----------
         label
-            The use, one of :data:`infl.keys.LABELS`.
+            The use, one of :data:`infl.keys.SUBKEY_LABELS`.
         version
             Default: the current one.
         salt
@@ -127,7 +130,7 @@ class Keyring:
     def _root(self, version: int) -> bytes:
         if version not in self._roots:
             raise KeyringError(
-                f"key version {version} needed, ring has {_ranges(self.versions)}: ask the key holder for a grant of it"
+                f"key version {version} needed, ring has {ranges(self.versions)}: ask the key holder for a grant of it"
             )
         return self._roots[version]
 
@@ -248,7 +251,7 @@ class Keyring:
         Raises
         ------
         KeyringError
-            It comes from another key holder, is older than this ring, or tells another past.
+            It comes from another key holder, is older than this ring, or has another trail.
         """
         if self.is_holder:
             raise KeyringError("this is the key holder's own ring: import into another file")
@@ -366,14 +369,13 @@ class Keyring:
         return digest.digest()
 
     def __repr__(self) -> str:
-        versions = ", ".join(f"version {version}: {self.fingerprint(version)}" for version in self.versions)
-        return f"Keyring({versions}{'' if self.is_holder else ', granted'})"
+        return ring_line(self._fingerprints(), is_holder=self.is_holder)
 
     def _repr_html_(self) -> str:
-        granted = {v: [m.name for m in self.members.values() if v in m.versions] for v in self.versions}
-        rows = [(v, self.fingerprint(v), ", ".join(granted[v]) or "nobody") for v in self.versions]
-        kind = "key holder's" if self.is_holder else "granted"
-        return notebook(table(("version", "fingerprint", "granted to"), rows, f"infl key ring ({kind})"))
+        return ring_table(self._fingerprints(), self.members, is_holder=self.is_holder)
+
+    def _fingerprints(self) -> dict[int, str]:
+        return {version: self.fingerprint(version) for version in self.versions}
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise KeyringError("a key ring is not pickled or copied: save it with .save(path)")
@@ -381,14 +383,3 @@ class Keyring:
 
 def _site(member: Member) -> dict[str, str]:
     return {"who": member.name, "recipient": member.recipient, "identity": member.identity}
-
-
-def _ranges(versions: list[int]) -> str:
-    """Return ``1–3, 5`` for ``[1, 2, 3, 5]``."""
-    runs: list[list[int]] = []
-    for version in versions:
-        if runs and version == runs[-1][-1] + 1:
-            runs[-1].append(version)
-        else:
-            runs.append([version])
-    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 import numpy as np
 
 from infl._parameters import Choice, Kind, Real, Whole, read_all
+from infl._renamed import take_old_methods
 from infl.errors import SettingsError
 from infl.models.site_data import SiteData, Step
 from infl.models.spellings import Spellings
@@ -109,6 +110,11 @@ class Task(Generic[Data, Net], metaclass=Spellings):
     }
     """What each option may be; a task adds its own."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Take methods under the names that they had before."""
+        super().__init_subclass__(**kwargs)
+        take_old_methods(cls, {"privately": "for_dp", "judged": "scoring_outputs", "keep": "local_arrays"})
+
     def __post_init__(self) -> None:
         """Check the options, and keep them as plain Python."""
         for name, value in read_all(self.parameters, {name: getattr(self, name) for name in self.parameters}).items():
@@ -171,7 +177,7 @@ class Task(Generic[Data, Net], metaclass=Spellings):
         """Return the sums that are needed after training, computed with the best model (calibration)."""
         return ()
 
-    def privately(self) -> Task:
+    def for_dp(self) -> Task:
         """Return the task without sums over training records that have no noise: for differential privacy.
 
         Whether a record is trained on must not depend on the others: see :func:`infl.models.labelled.split_rows`.
@@ -209,7 +215,7 @@ class Task(Generic[Data, Net], metaclass=Spellings):
         """Names of the units along axes of parameters, where they have names: ``{parameter: {axis: names}}``."""
         return {}
 
-    def keep(self, data: Data) -> Sums:
+    def local_arrays(self, data: Data) -> Sums:
         """Return what a site's own model knows of the site beside the global model (moments); it is never sent."""
         return {}
 
@@ -275,7 +281,7 @@ class Task(Generic[Data, Net], metaclass=Spellings):
         """Return which observations (n_obs,) are held out to compare methods on."""
         raise SettingsError(f"model {self.name!r} cannot be compared yet")
 
-    def judged(self, module: Net, data: Data, private: Sums) -> dict[str, np.ndarray]:
+    def scoring_outputs(self, module: Net, data: Data, private: Sums) -> dict[str, np.ndarray]:
         """Return what :meth:`score` needs of every observation, where that is not what users get."""
         return self.infer(module, data, private)
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CODE_SIZE = 16
-INITIAL_STD = 0.02
+FILM_CODE_SIZE = 16
+FILM_INITIAL_STD = 0.02
 
 
 class FiLM(nn.Module):
@@ -42,14 +42,14 @@ class FiLM(nn.Module):
     torch.Size([7, 3, 5])
     """
 
-    def __init__(self, features: int, strength: float, *, code_size: int = CODE_SIZE) -> None:
+    def __init__(self, features: int, strength: float, *, code_size: int = FILM_CODE_SIZE) -> None:
         super().__init__()
         self.features = features
         self.strength = float(strength)
         self.activation = nn.Linear(features, code_size)
         self.norm = nn.LayerNorm(code_size)
         self.modulation = nn.Linear(3 * code_size, 2 * features)
-        nn.init.normal_(self.modulation.weight, std=INITIAL_STD)
+        nn.init.normal_(self.modulation.weight, std=FILM_INITIAL_STD)
         nn.init.zeros_(self.modulation.bias)
 
     def forward(self, h: Tensor, z: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ class FlatModule:
     module
         Its floating-point parameters are re-pointed at the flat buffer (values kept, as float32).
     is_local
-        Says of a parameter's name whether it stays at the site (default: none does).
+        Returns whether the parameter of a name stays at the site (default: none does).
 
     Examples
     --------

@@ -166,7 +166,7 @@ def load_backbone(name: str, options: Mapping[str, object]) -> nn.Module:
 
     A name comes with messages and model files. What it means is for those to say whose machine this is: by
     ``infl.settings.backbones``, or by a package with an entry point of the group ``infl.backbones``. Import paths are not
-    followed. Options are checked against the annotations of the function's parameters, of which each needs one.
+    followed. Options are checked against the annotations of the function's parameters; each needs one.
 
     Raises
     ------

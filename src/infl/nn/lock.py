@@ -22,6 +22,7 @@ from torch.nn.utils import parametrize
 
 from infl.errors import KeyringError, SettingsError
 from infl.nn.field import MOST_STEPS, VERSION, TensorField, Units, check_units, tensor_key, widening_of
+from infl.nn.unlocked import Unlocked, parameter_places
 
 ModuleType = TypeVar("ModuleType", bound=nn.Module)
 _ACCURATE = {torch.float32, torch.float64}
@@ -42,7 +43,7 @@ class Field:
     strength
         From 0 (stored weights are the effective ones) to 1. A weight's sign flips with probability ``strength / 2``.
     widening
-        A is wider by so many factors of 4 than a tensor's shape asks; :func:`widening` says how much large weights need.
+        By how many factors of 4 A is wider than a tensor's shape asks; :func:`widening` says how much large weights need.
     version
         Of the construction: 2, or 1 to open what infl 0.1 locked.
 
@@ -230,7 +231,7 @@ def lock_module(module: ModuleType, field: Field, units: Mapping[str, Units] | N
     ['parametrizations.weight.original', 'parametrizations.bias.original']
     """
     units = dict(units or {})
-    places = _places(module)
+    places = parameter_places(module)
     names = {name for name, _, _ in places}
     for name in units.keys() - names:
         raise SettingsError(
@@ -243,11 +244,11 @@ def lock_module(module: ModuleType, field: Field, units: Mapping[str, Units] | N
         _check_precision(name, parameter)
         check_units(name, parameter.shape, units.get(name))
 
-    locks: dict[int, _Unlock] = {}
+    locks: dict[int, Unlocked] = {}
     for name, owner, attribute in places:
         parameter = owner.get_parameter(attribute)
         if id(parameter) not in locks:  # else it is shared with a layer before, and locked
-            locks[id(parameter)] = _Unlock(field, name, parameter, units.get(name))
+            locks[id(parameter)] = Unlocked(field, name, parameter, units.get(name))
         parametrize.register_parametrization(owner, attribute, locks[id(parameter)])
     for lock in locks.values():
         lock.registered = True
@@ -280,7 +281,7 @@ def unlock_module(module: ModuleType) -> ModuleType:
     open_parameters: set[int] = set()
     for owner in list(module.modules()):
         for attribute, chain in list(getattr(owner, "parametrizations", {}).items()):
-            if not isinstance(chain, parametrize.ParametrizationList) or not isinstance(chain[0], _Unlock):
+            if not isinstance(chain, parametrize.ParametrizationList) or not isinstance(chain[0], Unlocked):
                 continue
             lock, parameter = chain[0], chain.original
             # torch gives a copy of a parametrised module the class of its original, and takes the attribute off that
@@ -292,55 +293,6 @@ def unlock_module(module: ModuleType) -> ModuleType:
                 with torch.no_grad():
                     parameter.copy_(lock(parameter))
     return module
-
-
-class _Unlock(nn.Module):
-    """stored → effective, for one parameter. M and A are plain attributes, so that no state_dict has them."""
-
-    def __init__(self, field: Field, name: str, parameter: nn.Parameter, units: Units | None) -> None:
-        super().__init__()
-        self._field, self._name, self._units = field, name, units
-        m, a = field.factors(name, tuple(parameter.shape), units)
-        self._factors = m.to(parameter.device), a.to(parameter.device)
-        with torch.no_grad():
-            field.lock(name, parameter, units, out=parameter)
-        self.registered = False
-
-    def forward(self, stored: Tensor) -> Tensor:
-        m, a = self._factors
-        return (stored * m + a).to(stored.dtype)  # in float64
-
-    def right_inverse(self, effective: Tensor) -> Tensor:
-        # Registering asks for the inverse of what `__init__` locked already (in place: a parameter that is a view of a
-        # flat buffer remains one, and a shared parameter is locked once).
-        return self._field.lock(self._name, effective, self._units) if self.registered else effective
-
-    def extra_repr(self) -> str:
-        return repr(self._field)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # The factors follow the module to its device, and stay in float64.
-        device = fn(torch.empty(0, device=self._factors[0].device)).device
-        self._factors = self._factors[0].to(device), self._factors[1].to(device)
-        return super()._apply(fn, recurse)
-
-    def __deepcopy__(self, memo: dict) -> "_Unlock":
-        copied = object.__new__(_Unlock)
-        copied.__dict__ = self.__dict__.copy()  # the field and the factors never change, and can be shared
-        return copied
-
-    def __getstate__(self) -> NoReturn:
-        raise KeyringError("a locked module is not pickled, since its key would go along: save state_dict() instead.")
-
-
-def _places(module: nn.Module) -> list[tuple[str, nn.Module, str]]:
-    """Every place of a floating-point parameter: its name, the module that owns it, its attribute there."""
-    found = []
-    for prefix, owner in module.named_modules():
-        for attribute, parameter in owner.named_parameters(recurse=False, remove_duplicate=False):
-            if parameter.is_floating_point():
-                found.append((f"{prefix}.{attribute}".lstrip("."), owner, attribute))
-    return found
 
 
 def _check_precision(name: str, tensor: Tensor) -> None:

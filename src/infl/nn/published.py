@@ -40,7 +40,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from infl._warn import warn
 from infl.errors import KeyringError, SettingsError
-from infl.nn.film import CODE_SIZE, INITIAL_STD, FiLM
+from infl.nn.film import FILM_CODE_SIZE, FILM_INITIAL_STD, FiLM
 
 N_POINTS = 128
 ROW_CODE_SIZE = 8
@@ -87,11 +87,11 @@ class KeyEncoder(nn.Sequential):
 
     def __init__(self) -> None:
         super().__init__(
-            nn.Linear(2, CODE_SIZE),
+            nn.Linear(2, FILM_CODE_SIZE),
             nn.SiLU(),
-            nn.Linear(CODE_SIZE, CODE_SIZE),
+            nn.Linear(FILM_CODE_SIZE, FILM_CODE_SIZE),
             nn.SiLU(),
-            nn.LayerNorm(CODE_SIZE),
+            nn.LayerNorm(FILM_CODE_SIZE),
         )
 
     def forward(self, points: Tensor) -> Tensor:
@@ -172,10 +172,10 @@ class KeyedLinear(nn.Linear):
         self.strength = float(strength)
         self.weight, self.bias = linear.weight, linear.bias
         modulation = nn.Linear(ROW_CODE_SIZE, 2 * self.out_features)
-        nn.init.normal_(modulation.weight, std=INITIAL_STD)
+        nn.init.normal_(modulation.weight, std=FILM_INITIAL_STD)
         nn.init.zeros_(modulation.bias)
         self.rows = nn.Sequential(
-            nn.Linear(CODE_SIZE, ROW_CODE_SIZE), nn.SiLU(), nn.LayerNorm(ROW_CODE_SIZE), modulation
+            nn.Linear(FILM_CODE_SIZE, ROW_CODE_SIZE), nn.SiLU(), nn.LayerNorm(ROW_CODE_SIZE), modulation
         )
         self.film = FiLM(self.out_features, strength)
         self.key = key

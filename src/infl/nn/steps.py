@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
-BETAS = 0.9, 0.999
+ADAMW_BETAS = 0.9, 0.999
 """Decay of AdamW's two moments."""
 
 
@@ -85,8 +85,8 @@ class Stepper:
             n_steps,
             fused=True,
             amsgrad=False,
-            beta1=BETAS[0],
-            beta2=BETAS[1],
+            beta1=ADAMW_BETAS[0],
+            beta2=ADAMW_BETAS[1],
             lr=self._lr,
             weight_decay=self._weight_decay,
             eps=self._eps,

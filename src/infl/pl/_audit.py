@@ -5,14 +5,26 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from infl._tables import words
+from infl._tables import label_of
 from infl.attacks import Status
-from infl.pl._style import BLACK, GREY, KEYED, ORANGE, PALE, UNKEYED, axes, legend_above, need_columns, picture, rows
+from infl.pl._style import (
+    BLACK,
+    GREY,
+    ORANGE,
+    PALE,
+    WITH_KEY_COLOUR,
+    WITHOUT_KEY_COLOUR,
+    axes,
+    legend_above,
+    need_columns,
+    picture,
+    rows,
+)
 
 _MARGIN = 0.10  # of the way from chance to the unprotected run; what the table's `status` decides where it has one
 _LOOKS = {
-    "learns nothing": (KEYED, "o"),
-    "learns something": (UNKEYED, "X"),
+    "learns nothing": (WITH_KEY_COLOUR, "o"),
+    "learns something": (WITHOUT_KEY_COLOUR, "X"),
     "learns something, nothing was promised": (ORANGE, "s"),
     str(Status.NOT_JUDGED): (GREY, "X"),
     str(Status.INCONCLUSIVE): (GREY, "o"),
@@ -106,7 +118,7 @@ def _kinds(table: pd.DataFrame, value: np.ndarray, chance: np.ndarray, control: 
 
 
 def _row_labels(table: pd.DataFrame) -> list[str]:
-    names = (table[name].astype(str).map(words) for name in ("attack", "protection", "against", "metric"))
+    names = (table[name].astype(str).map(label_of) for name in ("attack", "protection", "against", "metric"))
     return [
         f"{attack} · {protection}\n{metric}, against {against}"
         for attack, protection, against, metric in zip(*names, strict=True)

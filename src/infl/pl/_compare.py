@@ -4,19 +4,30 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from infl._tables import bare, method_words, words
+from infl._tables import bare, label_of, method_label
 from infl.errors import DataError
-from infl.pl._style import GREY, KEYED, PALE, REFERENCE, UNKEYED, axes, legend_above, need_columns, picture, rows
+from infl.pl._style import (
+    GREY,
+    PALE,
+    REFERENCE_COLOUR,
+    WITH_KEY_COLOUR,
+    WITHOUT_KEY_COLOUR,
+    axes,
+    legend_above,
+    need_columns,
+    picture,
+    rows,
+)
 
 _FAMILIES = {
-    "with the key": (KEYED, "o", ("infl", "published", "published_own_epochs")),
+    "with the key": (WITH_KEY_COLOUR, "o", ("infl", "published", "published_own_epochs")),
     "wrong or no key": (
-        UNKEYED,
+        WITHOUT_KEY_COLOUR,
         "s",
         ("infl_wrong_key", "infl_no_key", "published_wrong_key", "published_own_epochs_wrong_key"),
     ),
 }
-_OTHER = ("without a lock", REFERENCE, "D")
+_OTHER = ("without a lock", REFERENCE_COLOUR, "D")
 _LOWER_IS_BETTER = ("error", "loss", "mse", "nll", "seconds")
 
 
@@ -61,7 +72,7 @@ def compare(table: pd.DataFrame, *, metric: str | None = None, ax: Axes | None =
         raise DataError(f"the table has no metric {metric!r}; it has {', '.join(map(repr, metrics))}")
     part = bare(table)[table["metric"] == metric]
     ax = axes(ax, 6.4, 1.2 + 0.32 * len(part))
-    rows(ax, [method_words(str(method)) for method in part["method"]])
+    rows(ax, [method_label(str(method)) for method in part["method"]])
 
     handles: dict[str, Line2D] = {}
     for y, row in enumerate(part.itertuples()):
@@ -87,7 +98,7 @@ def compare(table: pd.DataFrame, *, metric: str | None = None, ax: Axes | None =
         ax.set_xlim(left=0)
     elif part["mean"].between(0, 1).all():
         ax.set_xlim(0, 1.02)
-    ax.set_xlabel(f"{words(metric)} ({_spread(part)}{'; lower is better' if lower_is_better else ''})")
+    ax.set_xlabel(f"{label_of(metric)} ({_spread(part)}{'; lower is better' if lower_is_better else ''})")
     ax.grid(axis="x", color=PALE, linewidth=0.5)
     ax.set_axisbelow(True)
     legend_above(ax, shown)

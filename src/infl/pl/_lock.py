@@ -5,12 +5,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from infl._tables import words
+from infl._tables import label_of
 from infl.errors import DataError
-from infl.pl._style import GREY, KEYED, PURPLE, UNKEYED, axes, legend_above, need_columns, picture
+from infl.pl._style import GREY, PURPLE, WITH_KEY_COLOUR, WITHOUT_KEY_COLOUR, axes, legend_above, need_columns, picture
 
 _WHAT = "pl.lock draws a table with the columns strength, who and balanced_accuracy"
-_LOOKS = {"right key": (KEYED, "o", "-"), "wrong key": (UNKEYED, "s", "--"), "no key": (PURPLE, "^", ":")}
+_LOOKS = {
+    "right key": (WITH_KEY_COLOUR, "o", "-"),
+    "wrong key": (WITHOUT_KEY_COLOUR, "s", "--"),
+    "no key": (PURPLE, "^", ":"),
+}
 
 
 @picture()
@@ -66,7 +70,7 @@ def lock(curve: pd.DataFrame, *, metric: str | None = None, ax: Axes | None = No
         ax.axhline(chance, color=GREY, linewidth=1)
         handles.append(Line2D([], [], color=GREY, linewidth=1, label=f"chance ({chance:.2f})"))
     ax.set_xlabel("strength of the lock")
-    ax.set_ylabel(words(metric))
+    ax.set_ylabel(label_of(metric))
     if curve[metric].between(0, 1).all():
         ax.set_ylim(0, 1.02)
     ax.set_xlim(float(curve["strength"].min()), float(curve["strength"].max()) or 1.0)

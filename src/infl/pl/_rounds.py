@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from infl._tables import words
+from infl._tables import label_of
 from infl.errors import DataError, InflError
-from infl.pl._style import GREY, KEYED, PALE, axes, legend_above, need_columns, picture
+from infl.pl._style import GREY, PALE, WITH_KEY_COLOUR, axes, legend_above, need_columns, picture
 
 
 @picture()
@@ -63,8 +63,10 @@ def rounds(run: Any, *, metric: str | None = None, ax: Axes | None = None) -> Ax
     if column is not None:
         loss_ax.spines[["top", "left"]].set_visible(False)
         loss_ax.tick_params(axis="y", colors=GREY)
-        handles[:0] = ax.plot(index, history[column], color=KEYED, linewidth=2, label=words(column), **style)
-        ax.set_ylabel(f"validation {words(column)}")
+        handles[:0] = ax.plot(
+            index, history[column], color=WITH_KEY_COLOUR, linewidth=2, label=label_of(column), **style
+        )
+        ax.set_ylabel(f"validation {label_of(column)}")
         ax.set_zorder(loss_ax.get_zorder() + 1)  # the metric is what the eye should meet first
         ax.patch.set_visible(False)
 

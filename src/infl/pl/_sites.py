@@ -22,11 +22,11 @@ from infl.pl._style import (
     BLACK,
     BLUE,
     CYCLE,
-    KEYED,
     ORANGE,
     PALE,
-    REFERENCE,
+    REFERENCE_COLOUR,
     SKY,
+    WITH_KEY_COLOUR,
     axes,
     legend_above,
     natural,
@@ -59,7 +59,7 @@ def sites(
     target
         Column of ``obs`` with class labels. Of more than seven classes the smallest are drawn as one.
     site_key
-        Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
+        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
     ax
         Where to draw the first panel, alone; default: a new figure with all four.
 
@@ -117,7 +117,7 @@ def _draw_counts(ax: Axes, counts: pd.DataFrame, target: str | None, room: int =
     colours = [
         PALE if label == _rest_label(counts) else CYCLE[i % len(CYCLE)] for i, label in enumerate(counts.columns)
     ]
-    _draw_bars(ax, counts, [KEYED] if target is None else colours)
+    _draw_bars(ax, counts, [WITH_KEY_COLOUR] if target is None else colours)
     ax.set_xlabel("observations")
     if target is not None:
         handles = [Patch(color=colour, label=str(label)) for label, colour in zip(counts.columns, colours, strict=True)]
@@ -145,7 +145,7 @@ def _draw_bars(ax: Axes, numbers: pd.DataFrame, colours: Sequence[str]) -> None:
 
 def _draw_quantiles(ax: Axes, values: pd.DataFrame, same: float) -> None:
     """For each row, where 90 % of its values lie, half of them, and the median."""
-    ax.axvline(same, color=REFERENCE, linewidth=0.8, linestyle=":", zorder=0)
+    ax.axvline(same, color=REFERENCE_COLOUR, linewidth=0.8, linestyle=":", zorder=0)
     y = np.arange(len(values))
     if values.shape[1]:
         low, lower, middle, upper, high = values.quantile([0.05, 0.25, 0.5, 0.75, 0.95], axis=1).to_numpy()

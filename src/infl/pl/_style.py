@@ -34,9 +34,9 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
 CYCLE = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, YELLOW)
 GREY, PALE = "#7F7F7F", "#D0D0D0"
 
-KEYED = BLUE  # works as it should: the right key, an attack that learns nothing
-UNKEYED = VERMILION  # wrong key, no key, an attack that learns something
-REFERENCE = GREY  # what the other two are compared with
+WITH_KEY_COLOUR = BLUE  # works as it should: the right key, an attack that learns nothing
+WITHOUT_KEY_COLOUR = VERMILION  # wrong key, no key, an attack that learns something
+REFERENCE_COLOUR = GREY  # what the other two are compared with
 
 
 _SHARED = """    show

@@ -1,4 +1,4 @@
-"""What is said of sites' objects before any function of this package; users find it here."""
+"""Checks of sites' objects that precede every function of this package; public here."""
 
 from infl.data.check import panel_of
 from infl.data.columns import obs_column

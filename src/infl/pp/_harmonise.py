@@ -11,7 +11,7 @@ from scipy import sparse
 
 from infl._mudata import without_pull
 from infl._parameters import FEATURES, NEW_NAMES, OTHER_COLUMN, Flag
-from infl.data.check import PRESENT, Features, check_site_names, examine, measured, tables, units_by_modality
+from infl.data.check import PRESENT_COLUMN, Features, check_site_names, examine, measured, tables, units_by_modality
 from infl.data.columns import layer_names
 from infl.data.labels import check_renamed, relabelled
 from infl.data.panel import Panel
@@ -63,7 +63,7 @@ def harmonise(
     check_units
         Refuse raw counts, logarithms and scaled values side by side, as far as values tell.
     site_key
-        Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
+        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
 
     Returns
     -------
@@ -189,8 +189,8 @@ def _annotations(var: pd.DataFrame, names: pd.Index) -> pd.DataFrame:
     """Rows of `var` for `names`; truth values keep a type that can be written when some are missing."""
     flags = {column: "boolean" for column in var.columns if pd.api.types.is_bool_dtype(var[column].dtype)}
     return (
-        var.drop(columns=PRESENT, errors="ignore")
-        .astype({k: v for k, v in flags.items() if k != PRESENT})
+        var.drop(columns=PRESENT_COLUMN, errors="ignore")
+        .astype({k: v for k, v in flags.items() if k != PRESENT_COLUMN})
         .reindex(names)
     )
 
@@ -211,6 +211,6 @@ def _replace(adata: AnnData | MuData, prepared: dict[str, tuple[AnnData | None, 
 
 def _mark(table: AnnData, present: np.ndarray, features: Features) -> None:
     if features == "union":
-        table.var[PRESENT] = present
-    elif PRESENT in table.var.columns:
-        del table.var[PRESENT]
+        table.var[PRESENT_COLUMN] = present
+    elif PRESENT_COLUMN in table.var.columns:
+        del table.var[PRESENT_COLUMN]

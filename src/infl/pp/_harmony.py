@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from infl._parameters import PARAMETERS, SEED, Key, Kind, Real, Text, Whole
+from infl._renamed import spelled
 from infl._warn import warn
 from infl.data.columns import obs_column
 from infl.data.coordinates import coordinates
@@ -21,7 +22,7 @@ from infl.pp._harmony_cells import Batches, Cells, Options
 from infl.pp._harmony_sums import converged, harmony_sums, start
 from infl.pp._matrix import real_type
 from infl.pp._sphere import FEWEST, Directions, first_centres
-from infl.sums import COUNT, FederatedSum, State, run_sums
+from infl.sums import COUNT_SCALE, FederatedSum, State, run_sums
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -45,6 +46,7 @@ class _KeyRing(Kind):
         return Text().take(value) if isinstance(value, str) else PARAMETERS["key"].take(value)
 
 
+@spelled(random_state="seed")
 @over_sites(
     batch_key=Text(none=True, says="the name of one obs column"),
     basis=Text(says="the name of an array in obsm"),
@@ -58,7 +60,7 @@ class _KeyRing(Kind):
     tau=Real(0),
     alpha=Real(0, open="low"),
     batch_prune_threshold=Real(0, 1, none=True),
-    random_state=SEED,
+    seed=SEED,
     key=_KeyRing(none=True),
 )
 def harmony_integrate(
@@ -77,7 +79,7 @@ def harmony_integrate(
     tau: float = 0.0,
     alpha: float = 0.2,
     batch_prune_threshold: float | None = 1e-5,
-    random_state: int = 0,
+    seed: int = 0,
     site_key: str | None = None,
     key: Keyring | str | None = None,
 ) -> None:
@@ -123,7 +125,7 @@ def harmony_integrate(
         The ridge of a batch's effect in a cluster is `alpha` times the weight that is expected of it.
     batch_prune_threshold
         A batch is not corrected in a cluster that has less than this share of it. None: in all.
-    random_state
+    seed
         Seed of the first centres; all sites use the same.
     site_key
         Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
@@ -172,12 +174,12 @@ def harmony_integrate(
     labels, notes = _labels(sites, batch_key)
     options = Options(theta, sigma, tau, alpha, batch_prune_threshold or 0.0)
     cells, order, n_shared = _cells(x, labels, options, key)
-    state = _run(cells, k, n_shared, max_iter_harmony, max_iter_clustering, tol_harmony, random_state, key)
+    state = _run(cells, k, n_shared, max_iter_harmony, max_iter_clustering, tol_harmony, seed, key)
     done = converged(state, tol_harmony)
     if not done:
         notes.append(f"Harmony did not converge in {max_iter_harmony} corrections: raise max_iter_harmony")
     params = {"batch_key": batch_key or _SITE, "basis": basis, "n_clusters": len(state["centres"]), "theta": theta}
-    params |= {"sigma": sigma, "tau": tau, "alpha": alpha, "random_state": random_state}
+    params |= {"sigma": sigma, "tau": tau, "alpha": alpha, "random_state": seed}
     results = {site: _unsorted(cells[site].corrected(state), order[site]).astype(written) for site in cells}
     for note in notes:
         warn(note)
@@ -261,7 +263,7 @@ def size_sum(names: Sequence[str]) -> FederatedSum:
         local=lambda site, state: {"n": np.array([site.get(name, 0) for name in names], dtype=float)},
         combine=lambda total, state: {**state, "sizes": total["n"]},
         says="number of observations of each batch that several sites have",
-        scale=COUNT,
+        scale=COUNT_SCALE,
         records=lambda site, state: np.array([site.get(name, 0) for name in names]),
         sensitivity={"n": 1},
     )

@@ -18,7 +18,7 @@ import numpy as np
 
 from infl.pp._harmony_cells import STEP, Cells
 from infl.pp._sphere import FEWEST, directions
-from infl.sums import FINE, FederatedSum, Scale, State
+from infl.sums import FINE_SCALE, FederatedSum, Scale, State
 
 if TYPE_CHECKING:
     from infl.sums.shape import Arrays, Records
@@ -57,7 +57,7 @@ def harmony_sums(k: int, d: int, n_shared: int, *, steps: int) -> tuple[Federate
         combine=lambda total, state: _reached(total, state, STEP),
         finish=lambda total, state: _reached(total, state, 1.0),
         says=f"for each cluster: weight of the observations in it{also}; how well they fit",
-        scale=FINE,
+        scale=FINE_SCALE,
         records=lambda site, state: _behind(site, shapes),
         sensitivity={"totals": 1} | dict.fromkeys(shared, 1),
         steps=steps,
@@ -71,7 +71,7 @@ def harmony_sums(k: int, d: int, n_shared: int, *, steps: int) -> tuple[Federate
         local=lambda site, state: _regressed(site, state, k, n_shared),
         combine=_corrected,
         says=f"for each cluster: sum of coordinates, weighted by batch, and the weight{also}; how well clusters fit",
-        scale={"sum": COORDINATES, "weight": FINE, "objective": FINE} | dict.fromkeys(shared, COORDINATES),
+        scale={"sum": COORDINATES, "weight": FINE_SCALE, "objective": FINE_SCALE} | dict.fromkeys(shared, COORDINATES),
         records=lambda site, state: _behind(site, sums),
     )
     return memberships, clusters, regressions

@@ -99,13 +99,13 @@ def highly_variable_genes(
     check_values
         Check that all sites have one kind of values, and the one that the flavour expects.
     site_key
-        Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
+        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
     key
         Key ring: with it, and three sites or more, what leaves a site is sealed.
 
     Returns
     -------
-    None, or the table with one row a feature. Written at every site are ``uns["hvg"]`` and in ``var``:
+    None, or the table with one row per feature. Written at every site are ``uns["hvg"]`` and in ``var``:
     ``highly_variable``, ``means``, and ``dispersions``, ``dispersions_norm`` or ``variances``, ``variances_norm``,
     ``highly_variable_rank``; with batches ``highly_variable_nbatches`` and ``highly_variable_intersection``.
 

@@ -14,7 +14,7 @@ from infl.pp._hvg_batches import Batches, moments_of_batch
 from infl.pp._matrix import SiteMatrix
 from infl.pp._moments import Transform
 from infl.pp._variable import Cutoffs, at_least_nth, dispersions
-from infl.sums import COUNT, FINE, FederatedSum, State, run_sums
+from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, State, run_sums
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
@@ -99,7 +99,7 @@ def dispersions_of_batches(n_vars: int) -> FederatedSum:
         local=local,
         combine=lambda total, state: total,
         says="for each feature: sums over batches of its mean and dispersion in them, and in how many it is variable",
-        scale={"sum": FINE, "n": COUNT, "up": COUNT, "down": COUNT},
+        scale={"sum": FINE_SCALE, "n": COUNT_SCALE, "up": COUNT_SCALE, "down": COUNT_SCALE},
     )
 
 

@@ -14,7 +14,7 @@ from infl.pp._matrix import SiteMatrix
 from infl.pp._median import federated_median
 from infl.pp._moments import Rows, federated_moments
 from infl.pp._variable import expected_std
-from infl.sums import COUNT, FINE, FederatedSum, State, run_sums
+from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, State, run_sums
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
@@ -108,7 +108,7 @@ def clipped_sum(n_vars: int) -> FederatedSum:
         local=local,
         combine=lambda total, state: {**state, **total},
         says="for each feature: sums and sums of squares of values up to a bound, and how many are above it",
-        scale={"sum": FINE, "square": FINE, "above": COUNT},
+        scale={"sum": FINE_SCALE, "square": FINE_SCALE, "above": COUNT_SCALE},
         records=records,
         sensitivity={"above": 1},
     )
@@ -131,5 +131,5 @@ def marks_of_batches(n_vars: int) -> FederatedSum:
         local=local,
         combine=lambda total, state: total,
         says="for each feature: in how many batches it is variable, and sum of its normalised variances in them",
-        scale={"n": COUNT, "sum": FINE, "of": COUNT},
+        scale={"n": COUNT_SCALE, "sum": FINE_SCALE, "of": COUNT_SCALE},
     )

@@ -10,7 +10,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from infl.data.check import PRESENT, check_object, check_site_names, check_values
+from infl.data.check import PRESENT_COLUMN, check_object, check_site_names, check_values
 from infl.data.copy import own
 from infl.data.units import units_of
 from infl.data.values import blocks, in_rows
@@ -101,15 +101,15 @@ def matrices(
 
 
 def kinds(at: Mapping[str, SiteMatrix]) -> dict[str, str | None]:
-    """What kind of values each site has: counts, logarithms, scaled values; None where that cannot be told."""
+    """What kind of values each site has: counts, logarithms, scaled values; None where that is not clear."""
     return {site: units_of(matrix.adata, matrix.layer) for site, matrix in at.items()}
 
 
 def presence(var: pd.DataFrame) -> np.ndarray:
     """Which features were measured, (n_vars,)."""
-    if PRESENT not in var.columns:
+    if PRESENT_COLUMN not in var.columns:
         return np.ones(len(var), dtype=bool)
-    return var[PRESENT].fillna(False).to_numpy(dtype=bool)
+    return var[PRESENT_COLUMN].fillna(False).to_numpy(dtype=bool)
 
 
 def put(adata: AnnData, layer: str | None, matrix: Any) -> None:

@@ -1,4 +1,4 @@
-"""Exact order statistics over sites, by halving: sites only ever say how many of their values are below a bound."""
+"""Exact order statistics over sites, by halving: sites only ever report how many of their values are below a bound."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from infl.sums import COUNT, FederatedSum, State, run_sums
+from infl.sums import COUNT_SCALE, FederatedSum, State, run_sums
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
@@ -85,7 +85,7 @@ def median_sums(k: int, dtype: np.dtype, *, name: str = "median", of_records: bo
             local=lambda site, state: {"n": site.valid.sum(axis=0).astype(float)},
             combine=lambda total, state: _whole_range(total, bits),
             says="number of values, to find the middle one",
-            scale=COUNT,
+            scale=COUNT_SCALE,
             records=(lambda site, state: {"n": site.valid.sum(axis=0)}) if of_records else None,
             sensitivity={"n": 1},
         ),
@@ -95,7 +95,7 @@ def median_sums(k: int, dtype: np.dtype, *, name: str = "median", of_records: bo
             local=lambda site, state: {"below": site.below(_middle(state))},
             combine=_halved,
             says="how many values are below a bound, to find the middle one",
-            scale=COUNT,
+            scale=COUNT_SCALE,
             records=(lambda site, state: {"below": site.below(_middle(state))}) if of_records else None,
             sensitivity={"below": 1},
             steps=bits,

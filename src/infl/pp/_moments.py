@@ -15,7 +15,7 @@ from infl.data.copy import own
 from infl.data.sites import over_sites
 from infl.data.units import warn_of_units
 from infl.pp._matrix import SiteMatrix, kinds, matrices
-from infl.sums import COUNT, FINE, FederatedSum, State, run_sums
+from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, State, run_sums
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -51,13 +51,13 @@ def moments(
     inplace
         Write ``var["mean"]``, ``var["var"]`` and ``var["std"]`` at every site.
     site_key
-        Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
+        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
     key
         Key ring: with it, and three sites or more, what leaves a site is sealed.
 
     Returns
     -------
-    One row a feature: ``n_obs``, ``mean``, ``var`` (unbiased, as scanpy's) and ``std``.
+    One row per feature: ``n_obs``, ``mean``, ``var`` (unbiased, as scanpy's) and ``std``.
 
     Warns
     -----
@@ -165,7 +165,7 @@ def moment_sums(n_vars: int, *, textbook: bool = False) -> list[FederatedSum]:
             local=lambda site, state: _first_sums(site),
             combine=centre,
             says="for each feature: number of observations, sum of its values, and of their sizes",
-            scale={"n": COUNT, "sum": FINE, "size": FINE},
+            scale={"n": COUNT_SCALE, "sum": FINE_SCALE, "size": FINE_SCALE},
             records=lambda site, state: dict.fromkeys(("n", "sum", "size"), site.n),
             sensitivity={"n": 1},
         ),
@@ -175,7 +175,7 @@ def moment_sums(n_vars: int, *, textbook: bool = False) -> list[FederatedSum]:
             local=squared,
             combine=lambda total, state: {**state, "squares": total["square"] * state["scale"] ** 2},
             says=f"for each feature: sum of squared distances from {about}",
-            scale=FINE,
+            scale=FINE_SCALE,
             records=lambda site, state: {"square": site.n},
         ),
     ]

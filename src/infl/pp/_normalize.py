@@ -18,7 +18,7 @@ from infl.data.values import in_rows
 from infl.errors import DataError, SettingsError
 from infl.pp._matrix import SiteMatrix, copies, matrices, put
 from infl.pp._median import federated_median
-from infl.sums import COUNT, FederatedSum, State, run_sums
+from infl.sums import COUNT_SCALE, FederatedSum, State, run_sums
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -48,7 +48,7 @@ def normalize_total(
     """Give every observation the same total, as :func:`scanpy.pp.normalize_total` does for the pooled data.
 
     Without `target_sum`, the total is the exact median over the observations of all sites that have any counts, found by
-    halving: each site says in 32 rounds (64 for float64) how many of its totals are below a bound, and only sums of that
+    halving: each site reports in 32 rounds (64 for float64) how many of its totals are below a bound, and only sums of that
     are seen. scanpy before 1.12 leaves observations without counts out of the median of a dense matrix only; here, as in
     scanpy 1.12, it does not matter how the matrix is stored.
 
@@ -69,7 +69,7 @@ def normalize_total(
     copy
         Return altered copies and leave `sites` as they are.
     site_key
-        Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
+        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
     key
         Key ring: with it, and three sites or more, what leaves a site is sealed.
 
@@ -145,7 +145,7 @@ def log1p(
     layer
         Layer to use instead of ``X``.
     site_key
-        Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
+        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
     key
         Not needed, nothing is summed; taken so that all functions here are called alike.
 
@@ -188,7 +188,7 @@ def _check_not_logarithms(at: Mapping[str, SiteMatrix], name: str) -> None:
                 )
         if units_of(matrix.adata, matrix.layer) == "logarithms" and "log1p" in matrix.adata.uns:
             raise DataError(
-                f"{matrix.layer or 'X'} of {site} is logarithms already (uns['log1p'] says so), and {name} is for counts: "
+                f"{matrix.layer or 'X'} of {site} is logarithms already (by uns['log1p']), and {name} is for counts: "
                 "give the layer with them, or delete uns['log1p'] if it is out of date"
             )
 
@@ -227,7 +227,7 @@ def highly_expressed(n_vars: int, max_fraction: float) -> FederatedSum:
         local=local,
         combine=lambda total, state: {**state, "kept": total["n"] < 0.5},
         says="in how many observations each feature has more than a given share of the total",
-        scale=COUNT,
+        scale=COUNT_SCALE,
         records=local,
         sensitivity={"n": 1},
     )

@@ -60,7 +60,7 @@ def cut_patches(
         Key of ``uns["spatial"]`` (None: the only one).
     image
         RGB image (height, width, 3) of uint8 to cut from instead; with `microns_per_pixel`. Of a SpatialData object: the
-        name of an element of ``images`` (None: the only one), of which only the patches are read.
+        name of an element of ``images`` (None: the only one); only the patches are read from it.
     microns_per_pixel
         Size of a pixel of `image`. For a SpatialData object None is enough where the spots are circles, whose diameter is
         `spot_diameter`.

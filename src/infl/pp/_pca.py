@@ -11,6 +11,7 @@ import numpy as np
 from anndata import AnnData
 
 from infl._parameters import LAYER, SEED, Choice, Flag, Key, Whole
+from infl._renamed import spelled
 from infl.data.columns import known_truths
 from infl.data.copy import own
 from infl.data.sites import over_sites
@@ -34,12 +35,13 @@ LARGEST_EXACT = 5000
 _N_COMPS = 50
 
 
+@spelled(random_state="seed")
 @over_sites(
     n_comps=Whole(1, none=True),
     layer=LAYER,
     zero_center=Flag(),
     svd_solver=Choice(SOLVERS, none=True),
-    random_state=SEED,
+    seed=SEED,
     key_added=Key(none=True),
 )
 def pca(
@@ -49,7 +51,7 @@ def pca(
     layer: str | None = None,
     zero_center: bool = True,
     svd_solver: Solver | None = None,
-    random_state: int = 0,
+    seed: int = 0,
     mask_var: str | np.ndarray | EllipsisType | None = ...,
     dtype: str = "float32",
     key_added: str | None = None,
@@ -60,8 +62,8 @@ def pca(
     """Principal components of the observations of all sites, as :func:`scanpy.pp.pca` finds them in the pooled data.
 
     Up to 5,000 features, the products of all pairs of features are summed over sites, once, and the components are exact.
-    Beyond that, a block of random directions is multiplied by the covariance until the components stand still
-    (randomised subspace iteration), one sum a round. Either way each site computes its own scores.
+    Beyond that, a block of random directions is multiplied by the covariance until the components converge
+    (randomised subspace iteration), one sum per round. Either way each site computes its own scores.
 
     Parameters
     ----------
@@ -77,8 +79,8 @@ def pca(
     svd_solver
         ``"covariance_eigh"``, ``"full"``: by all products. ``"randomized"``: by blocks. None, ``"auto"``, ``"arpack"``:
         whichever suits the number of features.
-    random_state
-        Seed of the random directions; all sites use the same.
+    seed
+        Seed of the random directions, the same at all sites; ``random_state``, as scanpy calls it, is taken too.
     mask_var
         Features to use: a column of ``var`` with truth values (alike at all sites that have a value) or an array. Unless
         given, ``"highly_variable"`` where it exists.
@@ -89,7 +91,7 @@ def pca(
     copy
         Return altered copies and leave `sites` as they are.
     site_key
-        Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
+        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
     key
         Key ring: with it, and three sites or more, what leaves a site is sealed.
 
@@ -133,10 +135,7 @@ def pca(
     warn_of_units(kinds(at))
     exact = len(columns) <= LARGEST_EXACT if svd_solver in (None, "auto", "arpack") else svd_solver != "randomized"
     frame_of = partial(frame_from, columns=columns, n_obs=n_obs, zero_center=zero_center)
-    if exact:
-        sums = product_sums(len(columns), frame_of)
-    else:
-        sums = direction_sums(len(columns), n_comps, random_state, frame_of)
+    sums = product_sums(len(columns), frame_of) if exact else direction_sums(len(columns), n_comps, seed, frame_of)
     rows = {site: Rows(matrix) for site, matrix in at.items()}
     state = run_sums([*moment_sums(len(names)), *sums], rows, key, about="pca")
     found, frame = moments_of(state), frame_of(state)

@@ -13,7 +13,7 @@ from infl.errors import DataError
 from infl.pp._components import MOST_ROUNDS, Search
 from infl.pp._matrix import SiteMatrix
 from infl.pp._moments import Rows, moments_of
-from infl.sums import UNIT, FederatedSum, State
+from infl.sums import UNIT_SCALE, FederatedSum, State
 from infl.sums.shape import Arrays
 
 FrameOf = Callable[[State], "Frame"]
@@ -94,7 +94,7 @@ def _products_from(start: int, height: int, k: int, frame_of: FrameOf) -> Federa
         local=local,
         combine=lambda total, state: {**state, "products": [*state.get("products", []), total["products"]]},
         says="products of pairs of features, as correlations",
-        scale=UNIT,
+        scale=UNIT_SCALE,
         records=lambda site, state: site.matrix.n_obs,
     )
 
@@ -128,7 +128,7 @@ def direction_sums(k: int, n_comps: int, seed: int, frame_of: FrameOf) -> list[F
         local=local,
         combine=combine,
         says="products of features with directions that all sites know, summed over observations",
-        scale=UNIT,
+        scale=UNIT_SCALE,
         records=lambda site, state: site.matrix.n_obs,
         steps=MOST_ROUNDS,
         called="{name}",

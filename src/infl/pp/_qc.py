@@ -22,7 +22,7 @@ from infl.data.units import units_of
 from infl.errors import DataError
 from infl.pp._matrix import SiteMatrix, matrices
 from infl.pp._moments import column_sums
-from infl.sums import COUNT, FINE, FederatedSum, run_sums
+from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, run_sums
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
@@ -31,7 +31,7 @@ _TOP = (50, 100, 200, 500)
 _DOUBLE = ("log1p_n_", "pct_counts_in_top_")  # metrics that scanpy gives in float64 whatever the values' type
 _PERCENT = np.arange(0, 101, 5.0)
 _COUNTS = np.concatenate([[-np.inf, 0], np.outer(10.0 ** np.arange(12), [1, 2, 5]).ravel(), [np.inf]])
-"""Edges of bins that follow from nobody's data."""
+"""Edges of bins, fixed in advance: they follow from no data."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,12 +41,12 @@ class QCSummary:
     Attributes
     ----------
     sites
-        One row a site: ``n_obs``, ``n_features`` that were measured, ``n_constant`` of these, ``units`` (counts,
+        One row per site: ``n_obs``, ``n_features`` that were measured, ``n_constant`` of these, ``units`` (counts,
         logarithms, scaled values), ``pct_zeros``, and the mean of each metric over its observations.
     features
-        One row a feature, over all sites: the columns that :func:`scanpy.pp.calculate_qc_metrics` writes to ``var``.
+        One row per feature, over all sites: the columns that :func:`scanpy.pp.calculate_qc_metrics` writes to ``var``.
     histograms
-        For each metric of observations, one row a site and one column a bin: numbers of observations, rounded.
+        For each metric of observations, one row per site and one column per bin: numbers of observations, rounded.
 
     Examples
     --------
@@ -94,7 +94,7 @@ def qc_summary(
     """Summarise the quality of all sites' data, as :func:`scanpy.pp.calculate_qc_metrics` does for pooled data.
 
     Figures of features are sums over sites. Those of observations stay at their site; what it shows of them are means
-    and histograms with fixed bins, whose numbers are rounded, so that no observation can be told from them.
+    and histograms with fixed bins, whose numbers are rounded, so that they identify no observation.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def qc_summary(
     round_to
         Numbers in histograms are rounded to multiples of this, and a site of fewer observations shows no means.
     site_key
-        Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
+        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
     key
         Key ring: with it, and three sites or more, sums over sites are sealed.
 
@@ -184,7 +184,7 @@ def feature_sum(n_vars: int) -> FederatedSum:
         local=lambda share, state: share,
         combine=lambda total, state: {**state, **total},
         says="for each feature: number of observations, of those in which it is not 0, and sum of its values",
-        scale={"n": COUNT, "cells": COUNT, "sum": FINE},
+        scale={"n": COUNT_SCALE, "cells": COUNT_SCALE, "sum": FINE_SCALE},
         records=lambda share, state: {"n": share["n"], "cells": share["cells"], "sum": share["n"]},
         sensitivity={"n": 1, "cells": 1},
     )

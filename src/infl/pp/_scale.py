@@ -59,7 +59,7 @@ def scale(
         values, or an array of them for each site. Fields are then called as in scanpy, ``var["mean of NAME"]`` or
         ``var["mean with mask"]``.
     site_key
-        Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
+        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
     key
         Key ring: with it, and three sites or more, what leaves a site is sealed.
 

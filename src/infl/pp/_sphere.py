@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from infl.sums import COUNT, FederatedSum, Scale, State, run_sums
+from infl.sums import COUNT_SCALE, FederatedSum, Scale, State, run_sums
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
@@ -142,7 +142,7 @@ def centre_sums(k: int, d: int) -> list[FederatedSum]:
         local=lambda site, state: _parts(site.z, site.halved(state["halvings"]), k),
         combine=_next_cut,
         says="for each cluster: number of observations, sums and squares of their directions",
-        scale={"n": COUNT, "sum": DIRECTIONS, "squares": DIRECTIONS},
+        scale={"n": COUNT_SCALE, "sum": DIRECTIONS, "squares": DIRECTIONS},
         records=lambda site, state: _sizes(site.halved(state["halvings"]), k),
         sensitivity={"n": 1, "sum": 2, "squares": 1},
     )
@@ -152,7 +152,7 @@ def centre_sums(k: int, d: int) -> list[FederatedSum]:
         local=lambda site, state: {"above": _above(site, state, k)},
         combine=lambda total, state: _cut(total["above"], state),
         says="for each cluster: number of observations above where it is to be cut",
-        scale=COUNT,
+        scale=COUNT_SCALE,
         records=lambda site, state: _above(site, state, k),
         sensitivity={"above": 1},
     )
@@ -162,7 +162,7 @@ def centre_sums(k: int, d: int) -> list[FederatedSum]:
         local=lambda site, state: {"n": np.bincount(site.nearest(state["means"]), minlength=k)},
         combine=lambda total, state: {**state, "n": total["n"]},
         says="for each cluster: number of observations nearest to its centre",
-        scale=COUNT,
+        scale=COUNT_SCALE,
         records=lambda site, state: np.bincount(site.nearest(state["means"]), minlength=k),
         sensitivity={"n": 1},
     )

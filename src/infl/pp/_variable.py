@@ -52,7 +52,7 @@ def dispersions(
 
     Returns
     -------
-    One row a feature: ``means``, ``dispersions``, ``mean_bin``, ``dispersions_norm``.
+    One row per feature: ``means``, ``dispersions``, ``mean_bin``, ``dispersions_norm``.
 
     Examples
     --------

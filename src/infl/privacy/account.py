@@ -37,7 +37,7 @@ import numpy as np
 
 from infl._files import explained, write_atomic
 from infl.errors import FederationError, FileError
-from infl.privacy.dp import NO_LOSS, epsilon_of_curve, renyi_curve
+from infl.privacy.dp import NO_PRIVACY_LOSS, epsilon_of_curve, renyi_curve
 
 NAME = "V16"
 """Type of a keyed digest of a name."""
@@ -84,7 +84,7 @@ class Account:
     epsilon, delta
         What a record may spend in its life (``epsilon=0``: no limit).
     colluders
-        So many other members may pool their shares of the noise at the least.
+        Least number of other members who may pool their shares of the noise.
 
     Examples
     --------
@@ -196,7 +196,7 @@ class Account:
             seen.head = later.hex()
 
     def credit(self, identity: bytes, least: int) -> None:
-        """Note that a member has charged at least so many sums by now: it took part in them."""
+        """Note the least number of sums that a member has charged by now: it took part in them."""
         with self._seen_of(identity) as seen:
             if least > seen.least:
                 seen.least, seen.since = least, time.time_ns()
@@ -250,9 +250,9 @@ class Account:
                 rows.append(np.isin(names, self._names(path.with_suffix(".names"))))
                 spent.append(len(facts["charged"]) * renyi_curve(facts["noise"], facts["sample_rate"]))
         if not rows:
-            return [NO_LOSS]
+            return [NO_PRIVACY_LOSS]
         return [
-            sum((c for c, there in zip(spent, who, strict=True) if there), NO_LOSS)
+            sum((c for c, there in zip(spent, who, strict=True) if there), NO_PRIVACY_LOSS)
             for who in np.unique(np.array(rows).T, axis=0)
         ]
 

@@ -2,10 +2,24 @@
 
 import lazy_loader as _lazy
 
-__getattr__, __dir__, __all__ = _lazy.attach(
+from infl._renamed import renamed as _renamed
+
+_find, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
         "over_sites": ["run_sums", "sum_over_sites"],
-        "shape": ["COUNT", "FINE", "SUM", "UNIT", "WIDE", "FederatedSum", "Scale", "SiteView", "State"],
+        "shape": [
+            "COUNT_SCALE",
+            "FINE_SCALE",
+            "SUM_SCALE",
+            "UNIT_SCALE",
+            "WIDE_SCALE",
+            "FederatedSum",
+            "Scale",
+            "SiteView",
+            "State",
+        ],
     },
 )
+
+__getattr__ = _renamed(__name__, {name: f"{name}_SCALE" for name in ("COUNT", "FINE", "SUM", "UNIT", "WIDE")}, _find)

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from sklearn.metrics import pairwise_distances_argmin
 
-from infl.sums.mixture import BEGINNINGS, FEWEST, moment_shapes, moments
+from infl.sums.mixture import FEWEST, MIXTURE_STARTS, moment_shapes, moments
 from infl.sums.shape import Arrays, FederatedSum, Records, State
 
 Sections = Callable[[Any, State], Sequence[np.ndarray]]
@@ -46,17 +46,17 @@ class Alignment:
 
     @property
     def n_axes(self) -> int:
-        """So many axes hold the means of all domains."""
+        """Number of axes that hold the means of all domains."""
         return self.n_latent if self.n_domains is None else max(1, min(self.n_latent, self.n_domains - 1))
 
     def clusters(self, level: int) -> tuple[int, int]:
         """Beginnings and clusters of a level's k-means; the last level has the domains."""
         if level == LEVELS:
             return 1, self.n_domains or 0
-        return BEGINNINGS, FINE if level else (self.n_domains or self.n_axes + 1)
+        return MIXTURE_STARTS, FINE if level else (self.n_domains or self.n_axes + 1)
 
     def sums(self, sections_of: Sections) -> list[FederatedSum]:
-        """Return all sums, in order, given what tells the latents (n, d) of a site's sections."""
+        """Return all sums, in order, given a function that returns the latents (n, d) of a site's sections."""
         sums = [self._latent(sections_of)]
         for level in range(LEVELS + (self.n_domains is not None)):
             sums.append(self._centres(sections_of, level))

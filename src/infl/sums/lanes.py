@@ -1,6 +1,6 @@
 """How sums are laid into a message: each value in limbs of 59 bits, so that no expected value leaves their range.
 
-A message tells its size and nothing else. What is not finite, or out of range all the same, counts as zero: the site says so
+A message reveals its size and nothing else. What is not finite, or out of range all the same, counts as zero: the site says so
 by a number *inside* the sum. So nothing that the coordinator sees depends on a value.
 """
 
@@ -20,18 +20,18 @@ LIMB = 40
 """Bits from one limb of a sum to the next: limbs of 59 bits add over 2¹⁹ sites."""
 UPPER = (".high", ".higher", ".highest", ".top")
 """How the names of a sum's upper limbs end, the lowest one first."""
-LEFT_OUT, WIDER = "left_out", "wider"
+LEFT_OUT_COUNT, WIDER_COUNT = "left_out", "wider"
 """Numbers inside a sum: sites whose part of it counts as zero, since it was not finite or out of range; and of each array of
-an update, how many sites need its scale wider, by so many steps."""
-WIDEN = 4
+an update, how many sites need its scale wider, for each number of steps."""
+WIDENING_STEP = 4
 """Powers of two of a step by which scales are widened."""
-STEPS = 8
+MOST_STEPS_AT_ONCE = 8
 """Most steps that a site asks for at once."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers that an array is made of: multiples of a power of two, in so many limbs.
+    """The numbers that an array is made of: multiples of a power of two, in a number of limbs.
 
     Attributes
     ----------
@@ -73,11 +73,11 @@ def sums_packing(
         for name, shape in shapes.items()
         if number < scales[name].limbs
     ]
-    return Packing((*limbs, Field(LEFT_OUT, (), 0, bits=64, of_all=True)) if marked else tuple(limbs))
+    return Packing((*limbs, Field(LEFT_OUT_COUNT, (), 0, bits=64, of_all=True)) if marked else tuple(limbs))
 
 
 def check_named(what: str, names: Iterable[str], shapes: Iterable[str]) -> None:
-    """Refuse what is said of an array that is not summed.
+    """Refuse properties of an array that is not summed.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def join_sums(arrays: Mapping[str, np.ndarray], packing: Packing) -> np.ndarray:
     lane = np.zeros(packing.n64)
     places = {field.name: (field, place) for field, place in packing.lane(64)}
     for name, (field, place) in places.items():
-        if name.endswith(UPPER) or (name in (LEFT_OUT, WIDER) and name not in arrays):
+        if name.endswith(UPPER) or (name in (LEFT_OUT_COUNT, WIDER_COUNT) and name not in arrays):
             continue
         values = arrays.get(name)
         if values is None or np.size(values) != field.size:
@@ -147,8 +147,8 @@ def fitted(
 ) -> tuple[np.ndarray, np.ndarray, bool]:
     """Return the lanes of a site's message, zeros in place of what does not fit, and whether it all did.
 
-    What does not fit, or is not finite, is marked inside the message: under :data:`LEFT_OUT`, and for arrays of an update
-    that need a wider scale under :data:`WIDER`. Metrics that do not fit count as zero by themselves; all else together.
+    What does not fit, or is not finite, is marked inside the message: under :data:`LEFT_OUT_COUNT`, and for arrays of an update
+    that need a wider scale under :data:`WIDER_COUNT`. Metrics that do not fit count as zero by themselves; all else together.
 
     Parameters
     ----------
@@ -176,18 +176,18 @@ def fitted(
     if not (wrong or factors):
         return update, high, True
     names = {field.name for field, _ in packing.lane(64)}
-    apart = WIDER in names  # metrics are one thing, the update and what belongs to it another
+    apart = WIDER_COUNT in names  # metrics are one thing, the update and what belongs to it another
     rest = bool(factors) or len(metrics) < len(wrong) or (not apart and bool(wrong))
     kept = {
         name: np.zeros_like(value) if (bool(metrics) if apart and name.startswith("metric.") else rest) else value
         for name, value in arrays.items()
     }
     if rest:
-        kept[LEFT_OUT], update = np.asarray(1.0), np.zeros_like(update)
+        kept[LEFT_OUT_COUNT], update = np.asarray(1.0), np.zeros_like(update)
     if factors and apart:
-        wider = np.zeros((len(packing.lane(32)), STEPS))
+        wider = np.zeros((len(packing.lane(32)), MOST_STEPS_AT_ONCE))
         for number, (field, _) in enumerate(packing.lane(32)):
             if np.isfinite(factor := factors.get(field.name, np.inf)):
-                wider[number, min(ceil(log2(factor) / WIDEN), STEPS) - 1] = 1
-        kept[WIDER] = wider
+                wider[number, min(ceil(log2(factor) / WIDENING_STEP), MOST_STEPS_AT_ONCE) - 1] = 1
+        kept[WIDER_COUNT] = wider
     return update, join_sums(kept, packing), False

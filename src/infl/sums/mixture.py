@@ -22,9 +22,9 @@ from infl.sums.shape import Arrays, FederatedSum, Records, State
 Latents = Callable[[Any, State], np.ndarray]
 """What gives the latents (n, d) of a site's records."""
 
-BEGINNINGS = 16
+MIXTURE_STARTS = 16
 FEWEST = 5
-"""Spots of which a centre is the mean at least; smaller domains keep what they had."""
+"""Least number of spots that a centre is the mean of; smaller domains keep their centre."""
 NARROWEST = 1e-3
 """Least variance of a domain, of the latents' mean one: a domain of equal spots must not draw all likelihood to itself."""
 
@@ -91,16 +91,16 @@ def first(sums: Mapping[str, np.ndarray], k: int) -> Arrays:
     mean = sums["sum"] / n
     values, axes = np.linalg.eigh(sums["products"] / n - np.outer(mean, mean))
     values = np.maximum(values, 0)
-    draws = np.random.default_rng(0).standard_normal((BEGINNINGS, k, len(mean)))
+    draws = np.random.default_rng(0).standard_normal((MIXTURE_STARTS, k, len(mean)))
     return {
         "centres": mean + draws * np.sqrt(values) @ axes.T,
-        "variances": np.full((BEGINNINGS, k), max(values.mean(), 1e-12)),
-        "shares": np.full((BEGINNINGS, k), 1 / k),
+        "variances": np.full((MIXTURE_STARTS, k), max(values.mean(), 1e-12)),
+        "shares": np.full((MIXTURE_STARTS, k), 1 / k),
         "floor": np.asarray(NARROWEST * max(values.mean(), 1e-12)),
     }
 
 
-def part_shapes(k: int, d: int, beginnings: int = BEGINNINGS) -> dict[str, tuple[int, ...]]:
+def part_shapes(k: int, d: int, beginnings: int = MIXTURE_STARTS) -> dict[str, tuple[int, ...]]:
     """Shapes of :func:`parts`."""
     each = (beginnings, k)
     return {"n": each, "sum": (*each, d), "squares": each, "likelihood": (beginnings,)}

@@ -10,8 +10,8 @@ import numpy as np
 
 from infl.errors import DataError, SealError
 from infl.privacy.seal import Context, GroupSeal, NoSeal, Packing, add, dequantise
-from infl.sums.lanes import LEFT_OUT, Scale, fitted, split_sums, sums_packing
-from infl.sums.shape import SUM, FederatedSum, State
+from infl.sums.lanes import LEFT_OUT_COUNT, Scale, fitted, split_sums, sums_packing
+from infl.sums.shape import SUM_SCALE, FederatedSum, State
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
@@ -83,7 +83,7 @@ def sum_over_sites(
     purpose: str,
     key: Keyring | None = None,
     *,
-    scale: Scale | Mapping[str, Scale] = SUM,
+    scale: Scale | Mapping[str, Scale] = SUM_SCALE,
 ) -> Arrays:
     """Add named arrays over sites, sealed when there is a key and there are at least three sites.
 
@@ -96,7 +96,7 @@ def sum_over_sites(
     key
         Key ring.
     scale
-        Of all arrays, or by name; :data:`infl.sums.SUM` where none is named.
+        Of all arrays, or by name; :data:`infl.sums.SUM_SCALE` where none is named.
 
     Returns
     -------
@@ -114,9 +114,9 @@ def sum_over_sites(
 
     Examples
     --------
-    >>> from infl.sums import FINE
+    >>> from infl.sums import FINE_SCALE
     >>> sites = {"a": {"x": [0.1]}, "b": {"x": [0.2]}}
-    >>> float(abs(sum_over_sites(sites, "example", scale=FINE)["x"] - 0.3)[0]) < 1e-11
+    >>> float(abs(sum_over_sites(sites, "example", scale=FINE_SCALE)["x"] - 0.3)[0]) < 1e-11
     True
     """
     _check_sites(parts)
@@ -137,7 +137,7 @@ def _added(
     purpose: str,
     key: Keyring | None,
 ) -> Arrays:
-    """Return the sum of the sites' shares, one of which is in memory at a time."""
+    """Return the sum of the sites' shares, with one share in memory at a time."""
     sealed = key is not None and len(cohort) >= 3
     seal = GroupSeal(key.subkey("seal"), min_sites=3) if key is not None and sealed else NoSeal(min_sites=1)
     context = Context(os.urandom(16).hex(), 0, 0, cohort, purpose, packing.digest())
@@ -147,7 +147,7 @@ def _added(
         total = add(total, seal.seal(context, site, empty, lane, packing))
     assert total is not None
     arrays = split_sums(dequantise(seal.unseal(context, cohort, total, packing), packing)[1], packing)
-    if n_out := int(arrays.pop(LEFT_OUT)):
+    if n_out := int(arrays.pop(LEFT_OUT_COUNT)):
         raise SealError(
             f"sums for {purpose} are beyond any scale: look for extreme values in the data ({n_out} of {len(cohort)} sites "
             "have some)"

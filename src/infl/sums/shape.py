@@ -24,15 +24,15 @@ State = dict[str, Any]
 Records = int | Mapping[str, Any]
 """Of how many records each number is, for all arrays alike or by name."""
 
-SUM = Scale()
+SUM_SCALE = Scale()
 """Multiples of 2⁻²⁰ up to 2¹¹⁸: exact enough for sums of values of any usual size."""
-WIDE = Scale(limbs=5)
+WIDE_SCALE = Scale(limbs=5)
 """The same up to 2¹⁹⁸: for scores of what may have gone wrong."""
-FINE = Scale(-40, limbs=5)
+FINE_SCALE = Scale(-40, limbs=5)
 """Multiples of 2⁻⁴⁰ up to 2¹⁷⁸: for sums whose size nobody knows yet."""
-UNIT = Scale(-48, limbs=1)
+UNIT_SCALE = Scale(-48, limbs=1)
 """Multiples of 2⁻⁴⁸ up to 2¹¹: for what is known to be about 1."""
-COUNT = Scale(0, limbs=1)
+COUNT_SCALE = Scale(0, limbs=1)
 """Whole numbers up to 2⁵⁹."""
 
 
@@ -78,7 +78,7 @@ class FederatedSum:
     says
         What it tells, in the words of a data steward: "numbers of records by class".
     scale
-        Of all arrays, or by name; :data:`SUM` where none is named.
+        Of all arrays, or by name; :data:`SUM_SCALE` where none is named.
     records
         From the same as `local`: how many of the site's records stand behind each number of its share. An int stands for
         all arrays, else arrays by name that broadcast to theirs. None where that is not known.
@@ -86,7 +86,7 @@ class FederatedSum:
         By array: how much any one of its numbers changes, at most, when one record is changed, added or left out, and the rest of
         what the site knows stays as it was. An array that is not named has no known bound.
     steps
-        How many sums there are, each of which begins with the state after the one before it.
+        How many sums there are; each begins with the state after the one before it.
     called
         What an exchange is called where that is not the name, or the name and the number of its step: a template
         with ``{name}``, ``{step}`` (from 1) and ``{index}`` (from 0). Seals are bound to it.
@@ -121,7 +121,7 @@ class FederatedSum:
     local: Callable[[Any, State], Mapping[str, Any]]
     combine: Callable[[Arrays, State], State]
     says: str
-    scale: Scale | Mapping[str, Scale] = SUM
+    scale: Scale | Mapping[str, Scale] = SUM_SCALE
     records: Callable[[Any, State], Records] | None = None
     sensitivity: Mapping[str, float] = field(default_factory=dict)
     steps: int = 1
@@ -151,7 +151,7 @@ class FederatedSum:
         return self.combine(total, state)
 
     def behind(self, site: Any, state: State) -> dict[str, np.ndarray]:
-        """Return how many records of a site stand behind each number, for the arrays of which that is known.
+        """Return how many records of a site stand behind each number, for the arrays where that is known.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""Attack one's own run, and say in one table what came out."""
+"""Attack one's own run, and return the findings in one table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from infl._types import Data
-    from infl.attacks import Attack, Evidence
+    from infl.attacks import Attack, AuditContext
 
 ATTACKS = Names(none=True, says="names of attacks, each of them once, or 'quick'")
 COLUMNS = (
@@ -62,7 +62,7 @@ def audit(
     Returns
     -------
     DataFrame
-        One row a finding: ``attack``, ``against`` (who attacks), ``protection``, ``metric``, ``value`` (with ``low`` and
+        One row per finding: ``attack``, ``against`` (who attacks), ``protection``, ``metric``, ``value`` (with ``low`` and
         ``high``, 95 %), ``chance``, ``control`` (the same attack without protection; for keys, the right key), ``limit``,
         ``trials``, ``needed``, ``status`` and ``note``. ``status`` is "holds", where ``high`` is no higher than ``limit`` (chance
         and a margin, or what is promised); "leak" where a protection that was promised did not hold; "not promised"
@@ -89,7 +89,7 @@ def audit(
     (['holds'], True)
     """
     from infl._tables import Findings
-    from infl.attacks import Evidence
+    from infl.attacks import AuditContext
     from infl.data.sites import as_sites
     from infl.tl._use import check_use
 
@@ -98,22 +98,22 @@ def audit(
     loaded = _load(attacks)
     data = as_sites(sites, site_key)
     check_use(data, run.model.header.build_task(), run.model.header.panel, training=True)
-    evidence = Evidence(run, data, seed)
-    _check_data(evidence)
-    chosen = [attack for attack in loaded if attack.applies(evidence)]
+    context = AuditContext(run, data, seed)
+    _check_data(context)
+    chosen = [attack for attack in loaded if attack.applies(context)]
     left_out = [attack.name for attack in loaded if attack not in chosen]
     if not chosen:
-        raise SettingsError(f"{', '.join(left_out[:5])}: no such attack applies to this run ({evidence.protection})")
+        raise SettingsError(f"{', '.join(left_out[:5])}: no such attack applies to this run ({context.protection})")
     if left_out and attacks not in (None, ("quick",)):
-        warn(f"{', '.join(left_out[:5])} left out: not applicable to this run ({evidence.protection})")
+        warn(f"{', '.join(left_out[:5])} left out: not applicable to this run ({context.protection})")
     rows, passed = [], True
     with round_bar(len(chosen), progress, what="attack") as show, threads_for(run.model.n_weights), one_blas_thread():
         for number, attack in enumerate(chosen, 1):
-            for f in attack.run(evidence):
+            for f in attack.run(context):
                 numbers = (f.value, f.chance, f.control, f.low, f.high, f.limit, f.trials, f.needed)
                 values = (f.metric, *numbers, str(f.status), f.said)
                 passed &= f.passed
-                rows.append((attack.name, str(attack.against), evidence.protection, *values))
+                rows.append((attack.name, str(attack.against), context.protection, *values))
                 _tell.info(f"{attack.name}, {f.metric}: {f.value:.2f} (chance {f.chance:.2f}), {f.status}")
             show(number, [])
     table = Findings(rows, columns=list(COLUMNS))
@@ -132,18 +132,18 @@ def _load(attacks: Sequence[str] | None) -> list[Attack]:
     return [load_attack(name) for name in attacks or ()]
 
 
-def _check_data(evidence: Evidence) -> None:
+def _check_data(context: AuditContext) -> None:
     """Refuse data that the run was not fitted on: its first training loss must come out again.
 
     Under differential privacy nothing comes out again; names of sites and features are compared then.
     """
-    run, names = evidence.run, set(evidence.run.settings["sites"])
-    if set(evidence.sites) != names:
-        odd = sorted(names ^ set(evidence.sites))
+    run, names = context.run, set(context.run.settings["sites"])
+    if set(context.sites) != names:
+        odd = sorted(names ^ set(context.sites))
         raise DataError(f"these are not the sites of the run: {', '.join(odd[:3])} is in one of the two only")
     if run.privacy is not None:
         return
-    again = evidence.protected.run.history["loss"].iloc[0]
+    again = context.protected.run.history["loss"].iloc[0]
     if not np.isclose(again, run.history["loss"].iloc[0], rtol=1e-3):
         raise DataError(
             "these are not the data of the run: its first round does not come out again; pass the data of the fit"

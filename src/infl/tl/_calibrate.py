@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from infl._parameters import door
+from infl.data.sites import as_sites
 from infl.errors import SettingsError
 from infl.federation.fitted import read_as_fitted
 from infl.models.locked import SALT, LockedModel, lock_model
-from infl.sums import WIDE, FederatedSum, State, run_sums
+from infl.sums import WIDE_SCALE, FederatedSum, State, run_sums
 from infl.tl._results import needed_key
 from infl.tl._use import check_use
 
 if TYPE_CHECKING:
     import pandas as pd
-    from anndata import AnnData
-    from mudata import MuData
     from torch import nn
 
+    from infl._types import Data
     from infl.federation.run import FederatedRun
     from infl.keys import Keyring
     from infl.models import Task
@@ -35,20 +35,21 @@ TOLERANCE = 0.01
 @door()
 def calibrate_lock(
     model: LockedModel | FederatedRun,
-    sites: Mapping[str, AnnData | MuData],
+    sites: Mapping[str, Data] | Data,
     *,
+    site_key: str | None = None,
     key: Keyring | None = None,
     no_key: float = 0.7,
 ) -> float:
-    """Lock a model again so that it is worth just so much without the key. No training.
+    """Lock a model again so that it has a wanted accuracy without the key. No training.
 
     Parameters
     ----------
     model
         A model with ``lock="field"``, or its run; the model is locked again in place. Pass on one version:
         each strength is another lock of the same weights, and the average of many opens them.
-    sites
-        Data of the sites of the fit; their validation parts are judged on, by sealed sums.
+    sites, site_key
+        As for :func:`infl.tl.fit_federated`, the sites of the fit; their validation parts are judged on, by sealed sums.
     key
         Key ring that opens the model (default: that of the run).
     no_key
@@ -75,7 +76,7 @@ def calibrate_lock(
     True
     """
     locked, key = needed_key(model, key)
-    probe = _Probe(locked, sites, key)
+    probe = _Probe(locked, as_sites(sites, site_key), key)
     unlocked = probe.value(probe.locked(0.0))
     if not 0 <= no_key <= unlocked:
         raise SettingsError(
@@ -108,8 +109,9 @@ def calibrate_lock(
 @door()
 def lock_curve(
     model: LockedModel | FederatedRun,
-    sites: Mapping[str, AnnData | MuData],
+    sites: Mapping[str, Data] | Data,
     *,
+    site_key: str | None = None,
     key: Keyring | None = None,
     strengths: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0),
     n_keys: int = 5,
@@ -121,8 +123,8 @@ def lock_curve(
     ----------
     model
         A model with ``lock="field"``, or its run; not changed.
-    sites
-        Data to judge on.
+    sites, site_key
+        As for :func:`infl.tl.fit_federated`; the data to judge on.
     key
         Key ring that opens the model (default: that of the run).
     strengths
@@ -152,7 +154,7 @@ def lock_curve(
     from infl.keys import Keyring
 
     model, key = needed_key(model, key)
-    probe = _Probe(model, sites, key, validation_only=validation_only)
+    probe = _Probe(model, as_sites(sites, site_key), key, validation_only=validation_only)
     rows = []
     for strength in strengths:
         locked = [probe.locked(strength, other_salts=number > 0) for number in range(n_keys)]
@@ -174,7 +176,7 @@ class _Probe:
     def __init__(
         self,
         model: LockedModel,
-        sites: Mapping[str, AnnData | MuData],
+        sites: Mapping[str, Data],
         key: Keyring | None,
         *,
         validation_only: bool = True,
@@ -223,5 +225,5 @@ def judged_at(strength: float, task: Task, panel: Mapping[str, Any], module: nn.
         local=local,
         combine=lambda total, _: total,
         says="the task's metrics on the validation parts, summed, of the model locked at another strength",
-        scale=WIDE,
+        scale=WIDE_SCALE,
     )

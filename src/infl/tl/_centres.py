@@ -129,7 +129,7 @@ def _halved(
     """First centres, (k, d). Without a generator: always the cluster with most squares, along its widest direction."""
     labels = {site: np.zeros(len(x), dtype=int) for site, x in latents.items()}
     clusters = [(float(total.n), total.mean, total.covariance)]
-    closed: set[int] = set()  # clusters of which no half is large enough
+    closed: set[int] = set()  # clusters without a half that is large enough
     while len(clusters) < k and len(closed) < len(clusters):
         squares = np.array([0 if i in closed else n * np.trace(c) for i, (n, _, c) in enumerate(clusters)])
         if not squares.sum() > 0:
@@ -250,4 +250,4 @@ def _as_sklearn(means: np.ndarray, covariances: np.ndarray, weights: np.ndarray)
 
 
 Method = Callable[..., Centres]
-METHODS: dict[str, Method] = {"kmeans": kmeans, "gmm": mixture}
+CENTRE_METHODS: dict[str, Method] = {"kmeans": kmeans, "gmm": mixture}

@@ -17,9 +17,9 @@ from infl.data.sites import over_sites
 from infl.errors import DataError, SettingsError
 from infl.sums import run_sums
 from infl.sums.mixture import FEWEST
-from infl.tl._centres import METHODS, Latents
+from infl.tl._centres import CENTRE_METHODS, Latents
 from infl.tl._cluster_sums import sizes
-from infl.tl._communities import communities, matched, numbered, told
+from infl.tl._communities import communities, described, matched, numbered
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -58,7 +58,7 @@ def cluster(
     - ``"kmeans"``: sites send numbers and sums of the observations of each cluster, as often as it takes to converge, from
       several beginnings. The result is a k-means of the pooled data.
     - ``"gmm"``: a mixture of normal distributions with full covariances, from sums too; begins with k-means.
-    - ``"leiden"``: each site clusters its own graph of nearest neighbours and tells centroid, radius and number of its
+    - ``"leiden"``: each site clusters its own graph of nearest neighbours and sends centroid, radius and number of its
       communities (those of five observations or more), which are joined where centroids are near. Centroids are means
       over a site's own observations and are not sealed, so sites see what each other's communities are like.
 
@@ -78,7 +78,7 @@ def cluster(
     max_iter
         Most rounds of each.
     tol
-        Centres that move by less than this share of the variance stand still; likelihood that grows by less than this an
+        Centres that move by less than this share of the variance have converged; likelihood that grows by less than this an
         observation does not grow.
     resolution, n_neighbors
         Of ``"leiden"``; see :func:`scanpy.tl.leiden` and :func:`scanpy.pp.neighbors`.
@@ -87,7 +87,7 @@ def cluster(
     key_added
         Name of the fields.
     site_key
-        Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
+        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
     key
         Key ring: with it, and three sites or more, sums are sealed.
 
@@ -118,7 +118,7 @@ def cluster(
     """
     latents = coordinates(sites, use_rep, role="use_rep")
     n_obs = sum(map(len, latents.values()))
-    if method not in (*METHODS, "leiden"):
+    if method not in (*CENTRE_METHODS, "leiden"):
         raise SettingsError(f"method must be 'kmeans', 'gmm' or 'leiden', not {method!r}")
     facts: dict[str, Any] = {}
     if method == "leiden":
@@ -132,7 +132,9 @@ def cluster(
             )
         if n_init < 1 or max_iter < 1:
             raise SettingsError(f"n_init and max_iter must be 1 or more, not {n_init} and {max_iter}")
-        found = METHODS[method](latents, n_clusters, n_init=n_init, max_iter=max_iter, tol=tol, seed=seed, key=key)
+        found = CENTRE_METHODS[method](
+            latents, n_clusters, n_init=n_init, max_iter=max_iter, tol=tol, seed=seed, key=key
+        )
         labels, means = found.labels, found.means
         if found.covariances is None or found.weights is None:
             facts["inertia"] = found.score
@@ -162,7 +164,7 @@ def _leiden(
     local = {
         site: communities(x, resolution=resolution, n_neighbors=n_neighbors, seed=seed) for site, x in latents.items()
     }
-    found = matched([c for site, x in latents.items() for c in told(site, x, local[site])])
+    found = matched([c for site, x in latents.items() for c in described(site, x, local[site])])
     if not found:
         raise DataError(
             f"no site has a community of {FEWEST} observations or more: lower the resolution, or join sites"
@@ -171,7 +173,7 @@ def _leiden(
     number = numbered(found)
     labels = {}
     for site, x in latents.items():
-        nearest = pairwise_distances_argmin(x, means)  # for members of communities that nothing is told of
+        nearest = pairwise_distances_argmin(x, means)  # for members of communities too small to be described
         labels[site] = np.array(
             [number.get((site, int(label)), near) for label, near in zip(local[site], nearest, strict=True)]
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from infl.sums import COUNT, FINE, WIDE, FederatedSum, State
+from infl.sums import COUNT_SCALE, FINE_SCALE, WIDE_SCALE, FederatedSum, State
 from infl.sums.mixture import FEWEST
 from infl.sums.shape import Arrays
 
@@ -36,7 +36,7 @@ def halves() -> FederatedSum:
         local=lambda masks, _: {"n": np.array([mask.sum() for mask in masks], float)},
         combine=_taken,
         says="numbers of observations of a cluster, and of its half above the mean",
-        scale=COUNT,
+        scale=COUNT_SCALE,
         records=lambda masks, _: {"n": np.array([mask.sum() for mask in masks])},
         sensitivity={"n": 1},
     )
@@ -54,7 +54,7 @@ def cluster_moments(d: int) -> FederatedSum:
         },
         combine=_taken,
         says="number of a cluster's observations, sums of their coordinates and of the products of these",
-        scale={"sum": FINE, "products": FINE},
+        scale={"sum": FINE_SCALE, "products": FINE_SCALE},
         records=lambda own, _: np.count_nonzero(own.of),
         sensitivity={"n": 1},
     )
@@ -81,7 +81,7 @@ def coordinates(k: int, d: int) -> FederatedSum:
         local=lambda own, state: {"sum": (own.of * enough_of(state["n"])).T @ own.x},
         combine=_taken,
         says=f"sums of the coordinates of each cluster's observations, where it has {FEWEST} or more",
-        scale=FINE,
+        scale=FINE_SCALE,
         records=lambda own, _: {"sum": np.count_nonzero(own.of, axis=0)[:, None]},
     )
 
@@ -102,7 +102,7 @@ def squares(k: int, d: int) -> FederatedSum:
         local=local,
         combine=_taken,
         says=f"products of each component's observations about its mean, where it has {FEWEST} or more",
-        scale=FINE,
+        scale=FINE_SCALE,
         records=lambda own, _: {"squares": np.count_nonzero(own.of, axis=0)[:, None, None]},
     )
 
@@ -115,7 +115,7 @@ def score(name: str, says: str) -> FederatedSum:
         local=lambda each, _: {"score": each.sum()},
         combine=_taken,
         says=says,
-        scale=WIDE,
+        scale=WIDE_SCALE,
         records=lambda each, _: len(each),
     )
 
@@ -138,7 +138,7 @@ def sizes(k: int) -> FederatedSum:
         local=lambda labels, _: {"n": np.bincount(labels, minlength=k)},
         combine=_taken,
         says="number of observations of each cluster of the result",
-        scale=COUNT,
+        scale=COUNT_SCALE,
         records=lambda labels, _: {"n": np.bincount(labels, minlength=k)},
         sensitivity={"n": 1},
     )

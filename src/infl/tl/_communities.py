@@ -18,7 +18,7 @@ APART = 1.0
 
 @dataclass(frozen=True)
 class Community:
-    """What a site tells of one of its communities, or of several sites' together.
+    """What a site sends of one of its communities, or the same of several sites together.
 
     Attributes
     ----------
@@ -62,8 +62,8 @@ def communities(x: np.ndarray, *, resolution: float, n_neighbors: int, seed: int
     return adata.obs["leiden"].cat.codes.to_numpy().astype(int)
 
 
-def told(site: str, x: np.ndarray, labels: np.ndarray) -> list[Community]:
-    """What the site tells of its communities: nothing of those with fewer than five observations."""
+def described(site: str, x: np.ndarray, labels: np.ndarray) -> list[Community]:
+    """Return what the site sends of its communities: nothing of those with fewer than five observations."""
     found = []
     for label in np.unique(labels):
         own = x[labels == label]

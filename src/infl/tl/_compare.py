@@ -113,7 +113,7 @@ def compare(
         Of all keys, right and wrong: with another one, each method gets others. What a method reaches may depend on its key
         (the published one does): its spread over keys is the spread over tables of several `key_seed`.
     n_jobs
-        How many seeds are done at once, each in a process of its own with its part of the cores (-1: one a core). The
+        How many seeds are done at once, each in a process of its own with its part of the cores (-1: one per core). The
         figures are the same; ``seconds`` are those of processes side by side.
     progress
         Show a progress bar.
@@ -123,7 +123,7 @@ def compare(
     Returns
     -------
     DataFrame
-        One row a method and metric: ``method``, ``metric``, ``mean``, ``sd`` (over seeds), ``worst_site`` (mean over
+        One row per method and metric: ``method``, ``metric``, ``mean``, ``sd`` (over seeds), ``worst_site`` (mean over
         seeds of the site where it is worst; for ``"alone"``, of a site's own model on its own observations; for
         ``"alone_others"``, of the model of the site),
         ``n_seeds``, ``seconds`` (mean, of fit and prediction). ``attrs["values"]`` has a record for each method, metric,

@@ -78,7 +78,7 @@ def fit_federated(
     target
         Column of ``obs`` to learn.
     site_key
-        Column of ``obs`` that says which site an observation belongs to, when `sites` is one object.
+        Column of ``obs`` with each observation's site, when `sites` is one object.
     key
         Key ring of the sites. Without one a fresh ring is made and kept as ``run.key``.
     rounds, local_epochs
@@ -133,7 +133,7 @@ def fit_federated(
     Raises
     ------
     InflError
-        One line that says what is wrong with data or settings; the sites' objects are unchanged.
+        Data or settings are wrong, in one line; the sites' objects are unchanged.
 
     Warns
     -----
@@ -166,7 +166,7 @@ def fit_federated(
     if key is not None and not locked:
         raise KeyringError("key= is given, but lock=None: it would lock nothing; leave key= out, or use lock='field'")
     if privacy is not None:
-        task = task.privately()
+        task = task.for_dp()
     check_modality(task, tables)
     panel = (engine.panel() if engine else None) or task.agree(tables)
     if chosen.seal == "auto":
@@ -249,7 +249,7 @@ def write_results(objects: Mapping[str, Data], outcome: Outcome, key_added: str)
     for name, adata in objects.items():
         member = outcome.sites.get(name)
         module = replica.module(member.trainer.own.now.weights if member else None)
-        private = replica.private | (replica.task.keep(member.data) if member else {})
+        private = replica.private | (replica.task.local_arrays(member.data) if member else {})
         outputs[name] = replica.task.infer(module, replica.task.read(adata, panel, site=name), private)
     with _tell.added(objects), all_or_none(objects):
         for name, adata in objects.items():

@@ -94,7 +94,7 @@ class Fold:
             self.runs[name] = self._fit_locked(name)
         run = self.runs[name]
         if method == "infl_personal":
-            personal = personalise(self.train, run, key=run.key, seed=self.settings.seed).models
+            personal = personalise(run, self.train, key=run.key, seed=self.settings.seed).models
             return self._judge(lambda site: self._infer(site, personal[site], run.key))
         if method.endswith("no_key"):
             return self._judge(lambda site: self._infer(site, run.model, None))
@@ -169,7 +169,7 @@ class Fold:
         verify: bool = True,
         opened: tuple[nn.Module, Sums] | None = None,
     ) -> dict[str, np.ndarray]:
-        return infer(self.test[site], model, key, name=site, verify=verify, judged=True, opened=opened)
+        return infer(self.test[site], model, key, name=site, verify=verify, for_scoring=True, opened=opened)
 
     def _judge(self, outputs_for: Callable[[str], dict[str, np.ndarray]]) -> Scores:
         outputs = {site: outputs_for(site) for site in self.test}

@@ -10,7 +10,9 @@ import numpy as np
 
 from infl._isolation import torch_seed
 from infl._parameters import Whole, door
+from infl._renamed import model_first
 from infl._threads import threads_for
+from infl.data.sites import as_sites
 from infl.federation.fitted import read_as_fitted
 from infl.federation.seeds import derive, generator
 from infl.models.locked import LockedModel, lock_model
@@ -35,7 +37,7 @@ class Personalised:
     models
         Each site's own model, locked under the key of the global one.
     table
-        One row a site: ``site``, ``n_train``, ``n_validation``, ``epochs`` (0: the global model was best and is kept), the
+        One row per site: ``site``, ``n_train``, ``n_validation``, ``epochs`` (0: the global model was best and is kept), the
         monitored and the headline metric on the site's validation data ``before`` and ``after``, and a ``note`` where a site
         could not be fine-tuned. The epoch was chosen on the same data, so ``after`` is hopeful; :func:`infl.tl.compare` with ``"infl_personal"`` measures on others.
 
@@ -44,7 +46,7 @@ class Personalised:
     >>> import infl
     >>> sites = infl.datasets.khan_sites()
     >>> run = infl.tl.fit_federated(sites, target="tumour_class", rounds=2, progress=False)
-    >>> personal = infl.tl.personalise(sites, run, key=run.key)
+    >>> personal = infl.tl.personalise(run, sites, key=run.key)
     >>> sorted(personal.models) == sorted(sites), len(personal.table)
     (True, 5)
     """
@@ -53,11 +55,13 @@ class Personalised:
     table: pd.DataFrame
 
 
+@model_first
 @door(patience=Whole(1))
 def personalise(
-    sites: Mapping[str, Data],
     model: LockedModel | FederatedRun,
+    sites: Mapping[str, Data] | Data,
     *,
+    site_key: str | None = None,
     key: Keyring | None = None,
     epochs: int = 30,
     patience: int = 5,
@@ -70,10 +74,10 @@ def personalise(
 
     Parameters
     ----------
-    sites
-        The sites' data by name; a site that was in the fit splits off the same validation part. Not altered.
     model
         ``run.model``, or the run itself: then sites with weights of their own go on from those.
+    sites, site_key
+        As for :func:`infl.tl.fit_federated`; a site that was in the fit splits off the same validation part. Not altered.
     key
         Key ring that opens the model (default: that of the run).
     epochs, patience
@@ -101,7 +105,7 @@ def personalise(
     >>> import infl
     >>> sites = infl.datasets.khan_sites()
     >>> run = infl.tl.fit_federated(sites, target="tumour_class", rounds=2, progress=False)
-    >>> own = infl.tl.personalise(sites, run, key=run.key, epochs=3)
+    >>> own = infl.tl.personalise(run, sites, key=run.key, epochs=3)
     >>> infl.tl.predict(sites["site_1"], own.models["site_1"], key=run.key)
     >>> own.table["site"].tolist() == list(sites)
     True
@@ -110,9 +114,10 @@ def personalise(
 
     shared, key = needed_key(model, key)
     own = getattr(model, "site_models", {})
-    check_use(sites, shared.header.build_task(), shared.header.panel, training=True)
+    tables = as_sites(sites, site_key)
+    check_use(tables, shared.header.build_task(), shared.header.panel, training=True)
     models, rows = {}, []
-    for site, adata in sites.items():
+    for site, adata in tables.items():
         with threads_for(shared.n_weights):
             models[site], row = _fine_tuned(own.get(site, shared), adata, site, key, epochs, patience, seed)
         rows.append(row)
@@ -131,13 +136,13 @@ def _fine_tuned(
     module = model.module(key)
     optimiser = task.optimise(module.parameters())
 
-    def judged() -> dict[str, float]:
+    def score() -> dict[str, float]:
         return task.summarise(task.evaluate(module.eval(), data, data.validation))
 
     note = "one class only: the global model is kept" if data.one_class else ""
     if not len(data.validation):
         note = "no validation data: the global model is kept"
-    before = best = judged()
+    before = best = score()
     weights, best_epoch = _copy(module), 0
     with torch_seed(derive(seed, "personal dropout", site)):
         rng = generator(seed, "personal batches", site)
@@ -151,7 +156,7 @@ def _fine_tuned(
                 if task.grad_clip is not None:
                     torch.nn.utils.clip_grad_norm_(module.parameters(), task.grad_clip)
                 optimiser.step()
-            now = judged()
+            now = score()
             if _goodness(task, now) > _goodness(task, best):
                 best, weights, best_epoch = now, _copy(module), epoch
             elif epoch - best_epoch >= patience:
@@ -162,7 +167,7 @@ def _fine_tuned(
         if metric in before:  # some headlines are measured on held-out observations only
             row |= {f"{metric}_before": before[metric], f"{metric}_after": best[metric]}
     row["note"] = note
-    return lock_model(h, weights, private | task.keep(data), key, salts=model.salts_of(weights, key)), row
+    return lock_model(h, weights, private | task.local_arrays(data), key, salts=model.salts_of(weights, key)), row
 
 
 def _goodness(task: Task, metrics: Mapping[str, float]) -> tuple[float, float]:

@@ -44,18 +44,18 @@ def infer(
     *,
     name: str = "the data",
     verify: bool = True,
-    judged: bool = False,
+    for_scoring: bool = False,
     opened: tuple[nn.Module, Sums] | None = None,
     task: Task | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return what a model says of every observation, or what it is judged by; checks and writes nothing.
+    """Return a model's outputs for every observation, or those that it is scored by; checks and writes nothing.
 
     Without `verify` any key is taken, as an attacker would: the private arrays stay closed then. `opened`, from
     :func:`open_model`, spares opening a model again that leaves nothing to the sites. `task` reads the data in place of
     the model's own, from another layer.
     """
     with threads_for(model.n_weights):
-        return _infer(adata, model, key, name, verify, judged, opened, task or model.header.build_task())
+        return _infer(adata, model, key, name, verify, for_scoring, opened, task or model.header.build_task())
 
 
 def _infer(
@@ -64,7 +64,7 @@ def _infer(
     key: Keyring | None,
     name: str,
     verify: bool,
-    judged: bool,
+    for_scoring: bool,
     opened: tuple[nn.Module, Sums] | None,
     task: Task,
 ) -> dict[str, np.ndarray]:
@@ -80,11 +80,11 @@ def _infer(
                 "there is none for a new site"
             )
         task.adapt(module, data, private)
-    return task.judged(module, data, private) if judged else task.infer(module, data, private)
+    return task.scoring_outputs(module, data, private) if for_scoring else task.infer(module, data, private)
 
 
 def warn_unopened(model: LockedModel, key: Keyring | None) -> bool:
-    """Say whether a model is used with its key, and warn where it is not."""
+    """Log whether a model is used with its key, and warn where it is not."""
     locked = model.header.lock != "none"
     if locked and key is None:
         warn("no key: the stored weights are used as they are, which is not the model that was trained; pass key=")
@@ -118,7 +118,7 @@ def predict(
         Key ring that opens the model (default: that of the run). Without it the stored weights are used as they are, with a
         warning.
     site_key
-        Column of ``obs`` that says which site an observation belongs to: each site is then predicted by itself, as with
+        Column of ``obs`` with each observation's site: each site is then predicted by itself, as with
         several objects.
     layer
         Layer to read instead of the one that the model was fitted on; ``"X"`` for X.

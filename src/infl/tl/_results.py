@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def checked_model(model: object) -> LockedModel:
-    """Return the model, or say in one line what was given instead."""
+    """Return the model; where something else was given, the error names it."""
     if isinstance(model, LockedModel):
         return model
     inner = getattr(model, "model", None)
@@ -68,7 +68,7 @@ def needed_key(model: object, key: Keyring | None) -> tuple[LockedModel, Keyring
 
 
 def use_facts(before: object, model: LockedModel, *, opened: bool, run: FederatedRun | None) -> dict[str, Any]:
-    """Return what ``uns`` says after a model was used: with settings and history, given or left there by the model's fit."""
+    """Return what ``uns`` records after a model was used: with settings and history, given or left there by the model's fit."""
     facts = model_facts(model, opened=opened)
     if run is not None:
         return facts | run_facts(run)
@@ -135,7 +135,7 @@ def _put_back(part: Data, kept: Mapping[str, Any]) -> None:
 
 
 def model_facts(model: LockedModel, *, opened: bool) -> dict[str, Any]:
-    """Return what ``uns`` says of a model: names, versions and the key's fingerprint, never the key."""
+    """Return what ``uns`` records of a model: names, versions and the key's fingerprint, never the key."""
     h = model.header
     return {
         "model": h.digest[:16],
@@ -152,7 +152,7 @@ def model_facts(model: LockedModel, *, opened: bool) -> dict[str, Any]:
 
 
 def run_facts(run: FederatedRun) -> dict[str, Any]:
-    """Return what ``uns`` says of a run: settings and the rounds' history as arrays."""
+    """Return what ``uns`` records of a run: settings and the rounds' history as arrays."""
     skip = ("options", "aggregation_options", "sites", "task", "lock", "strength", "fingerprint", "key_version", "salt")
     settings = {k: v for k, v in run.settings.items() if k not in skip and isinstance(v, str | int | float | bool)}
     settings |= {

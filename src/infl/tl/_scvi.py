@@ -67,7 +67,7 @@ def to_scvi(
     Raises
     ------
     SettingsError
-        The model is of another kind, or where the cells are from is not said.
+        The model is of another kind, or the cells' site is not given.
 
     Examples
     --------
@@ -116,7 +116,7 @@ def site_column(table: AnnData, sites: list[str], *, site_key: str | None, site:
     Raises
     ------
     SettingsError
-        Neither `site_key` nor `site` says it.
+        The site is in neither `site_key` nor `site`.
     DataError
         A site that the model was not fitted on.
     """

@@ -31,7 +31,7 @@ def site_metrics(
     key: Keyring | None = None,
     validation_only: bool = True,
 ) -> pd.DataFrame:
-    """Measure a model at each site by itself. A run tells only what all sites reach together.
+    """Measure a model at each site by itself. A run has only what all sites reach together.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def site_metrics(
     Returns
     -------
     DataFrame
-        One row a site: ``n_obs``, ``n_judged`` (observations that were judged on), and the task's metrics, NaN where
+        One row per site: ``n_obs``, ``n_judged`` (observations that were judged on), and the task's metrics, NaN where
         there was nothing to judge on.
 
     Examples

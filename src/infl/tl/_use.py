@@ -122,12 +122,12 @@ def _check_kind(kind: str | None, of_fit: Any, modality: str, where: str) -> Non
 
 
 def _count_masked(lacking: pd.Index, nan: int, n_features: int, n_obs: int, where: str) -> None:
-    """Say in one line how much is masked, and refuse too much."""
+    """Warn in one line of how much is masked, and refuse too much."""
     if not len(lacking) and not nan:
         return
-    said = [f"lacks {len(lacking)} of {n_features} features, first {lacking[0]!r}"] if len(lacking) else []
-    said += [f"has {nan} NaN in the model's features"] if nan else []
-    line, share = " and ".join(said), (len(lacking) * n_obs + nan) / (n_features * n_obs)
+    problems = [f"lacks {len(lacking)} of {n_features} features, first {lacking[0]!r}"] if len(lacking) else []
+    problems += [f"has {nan} NaN in the model's features"] if nan else []
+    line, share = " and ".join(problems), (len(lacking) * n_obs + nan) / (n_features * n_obs)
     if share > MOST_MASKED:
         raise DataError(
             f"{where} {line}: {share:.0%} of what the model reads, and at most {MOST_MASKED:.0%} can be masked; give data that "

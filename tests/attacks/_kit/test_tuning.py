@@ -66,12 +66,12 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], start: di
         torch.testing.assert_close(found[name], expected[name], atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("largest", [fine_tuning.LARGEST, 600], ids=["one stack", "three stacks"])
+@pytest.mark.parametrize("largest", [fine_tuning.LARGEST_STACK, 600], ids=["one stack", "three stacks"])
 @pytest.mark.parametrize("way", WAYS, ids=["all", "in proportion", "last layer first", "last layer alone"])
 def test_each_start_at_each_rate(easy, way: Way, largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = easy
     begin = starts()
-    monkeypatch.setattr(fine_tuning, "LARGEST", largest)
+    monkeypatch.setattr(fine_tuning, "LARGEST_STACK", largest)
     module = net()
     torch.manual_seed(3)
     tuned = tune(module, begin, RATES, x, y, way=way, steps=STEPS)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from anndata import AnnData
 
-from infl.deploy.flare.rehearsal import Rehearsal
+from infl.deploy.flare.local_consortium import LocalConsortium
 from infl.keys import Keyring
 
 collect_ignore = ["faults.py"]  # `make faults` runs it
@@ -34,14 +34,14 @@ def make_sites(names: Sequence[str] = SITES) -> dict[str, AnnData]:
     return sites
 
 
-def client_context(network: Rehearsal, kit: Path) -> ssl.SSLContext:
+def client_context(network: LocalConsortium, kit: Path) -> ssl.SSLContext:
     """Return what opens a connection with a kit's certificate."""
     context = ssl.create_default_context(cafile=str(network.coordinator / "ca" / "rootCA.pem"))
     context.load_cert_chain(kit / "startup" / "client.crt", kit / "startup" / "client.key")
     return context
 
 
-def fuzz(network: Rehearsal, n: int, *, seed: int = 0) -> int:
+def fuzz(network: LocalConsortium, n: int, *, seed: int = 0) -> int:
     """Send `n` pieces of noise to the coordinator's port, half of them under an enrolled site's certificate.
 
     Some are damaged beginnings of TLS, some claim to be a gigabyte. Returns how many connections were made.
@@ -97,12 +97,12 @@ def _client_context() -> object:
 
 
 @pytest.fixture(scope="session")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalConsortium]:
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         torch.set_num_threads(1)  # what is fitted here to compare with rounds as the sites' processes do
-        network = Rehearsal(tmp_path_factory.mktemp("network"), make_sites(), Keyring.create())
+        network = LocalConsortium(tmp_path_factory.mktemp("network"), make_sites(), Keyring.create())
         for site in SITES:
             (network.root / site / "policy.toml").write_text(POLICY)
         yield network

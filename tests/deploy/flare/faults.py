@@ -33,10 +33,10 @@ import torch
 
 import infl
 from conftest import POLICY, SITES, fuzz, make_sites
-from infl.deploy.attempt import RunFolder, Status
-from infl.deploy.flare.engine import SERVER, Daemon
-from infl.deploy.flare.rehearsal import Rehearsal, expire, kill
+from infl.deploy.flare.daemon import SERVER_PROCESS, Daemon
+from infl.deploy.flare.local_consortium import LocalConsortium, expire, kill
 from infl.deploy.remote import Patience
+from infl.deploy.run_attempt import RunFolder, Status
 from infl.federation.agreement import Agreement
 from infl.keys import Keyring
 from infl.models import Classifier
@@ -62,7 +62,7 @@ class Scene:
         self.sites, self.orders = sites, root / "orders"
         self.orders.mkdir(parents=True)
         os.environ["INFL_FAULTS"] = str(self.orders)
-        self.network = Rehearsal(root, make_sites(sites), Keyring.create())
+        self.network = LocalConsortium(root, make_sites(sites), Keyring.create())
         for site in sites:
             (root / site / "policy.toml").write_text(POLICY)
         self.coordinator: subprocess.Popen[bytes] | None = None
@@ -173,8 +173,8 @@ def points(who: Sequence[str], rows: Iterable[tuple[str, str, str]], *, during: 
 
 FAULTS = [
     *points(ONE, [
-        ("start", "asked to take part", "Station.prepare|before|"),
-        ("start", "agreed, not said so", "Station.prepare|after|"),
+        ("start", "asked to take part", "SiteFolder.prepare|before|"),
+        ("start", "agreed, not said so", "SiteFolder.prepare|after|"),
         ("start", "asked for the count", "Site._compute|before|count"),
         ("middle", "a plan arrives", "Site.handle|before|train"),
         ("middle", "a sum is being applied", "Replica.catch_up|before|"),
@@ -183,11 +183,11 @@ FAULTS = [
         ("middle", "during evaluation", "Trainer.judge|before|"),
         ("middle", "during training", "Classifier.loss|before|"),
         ("middle", "trained, not in the ledger", "Site._compute|after|train"),
-        ("middle", "in the ledger, not sent", "Resident._say|before|Answer"),
-        ("middle", "during send", "Resident._say|after|Answer"),
+        ("middle", "in the ledger, not sent", "SiteWorker._say|before|Answer"),
+        ("middle", "during send", "SiteWorker._say|after|Answer"),
         ("judge", "the last judgement", "Site._compute|before|judge"),
-        ("end", "the model arrives", "Station.finish|before|"),
-        ("end", "the model is written, not said so", "Station.finish|after|"),
+        ("end", "the model arrives", "SiteFolder.finish|before|"),
+        ("end", "the model is written, not said so", "SiteFolder.finish|after|"),
     ]),
     *points(COORDINATOR, [
         ("start", "before the offer", "RemoteTransport.offer|before|"),
@@ -195,11 +195,11 @@ FAULTS = [
         ("middle", "a plan is sent", "RemoteTransport._put|after|"),
         ("middle", "an answer is there", "Coordinator._check_answer|before|"),
         ("middle", "a sum is made, not recorded", "RunFolder.record|before|"),
-        ("middle", "a sum is recorded, not kept", "Checkpoint.keep_progress|before|"),
+        ("middle", "a sum is recorded, not kept", "Checkpoint.save_progress|before|"),
         ("middle", "its checkpoint is half-written", r"_place|before|coordinator\.json"),
-        ("middle", "a sum is kept, nobody told", "Checkpoint.keep_progress|after|"),
+        ("middle", "a sum is kept, nobody told", "Checkpoint.save_progress|after|"),
         ("judge", "the last judgement", "Coordinator._exchange|before|judge"),
-        ("end", "the last delivery", "Attempt._delivered|before|"),
+        ("end", "the last delivery", "RunAttempt._delivered|before|"),
     ]),
 ]  # fmt: skip
 for who, do in {"site": Scene.kill_site, "server": Scene.kill_server, "coordinator": Scene.kill_coordinator}.items():
@@ -219,8 +219,8 @@ FAULTS += [
     *points(ONE, [
         ("middle", "sealed, asked for its part", "Site._reveal|before|train"),
         ("middle", "its part is kept, not in the ledger", "Ledger.record_reveal|before|"),
-        ("middle", "its part is in the ledger, not sent", "Resident._say|before|Reveal"),
-        ("middle", "its part is sent", "Resident._say|after|Reveal"),
+        ("middle", "its part is in the ledger, not sent", "SiteWorker._say|before|Reveal"),
+        ("middle", "its part is sent", "SiteWorker._say|after|Reveal"),
         ("judge", "asked for the last sum, without numbers", "Site._compute|before|close"),
         ("end", "its part of the last sum is in the ledger", "Site._reveal|after|close"),
     ], during="pairwise"),
@@ -231,7 +231,7 @@ FAULTS += [
     ], during="pairwise"),
     *points(SITES, [
         ("middle", "sealed, asked for their parts", "Site._reveal|before|train"),
-        ("middle", "their parts are in the ledgers, not sent", "Resident._say|before|Reveal"),
+        ("middle", "their parts are in the ledgers, not sent", "SiteWorker._say|before|Reveal"),
     ], during="pairwise"),
     Fault(
         "a site dies after its part, is put back to before it sealed", MIDDLE, who=ONE, during="pairwise",
@@ -239,7 +239,7 @@ FAULTS += [
     ),
     *points(ONE, [
         ("middle", "sealed, asked for its part, one of four", "Site._reveal|before|train"),
-        ("middle", "its part is sent, one of four", "Resident._say|after|Reveal"),
+        ("middle", "its part is sent, one of four", "SiteWorker._say|after|Reveal"),
     ], during="one to spare"),
     Fault(
         "a site of four sleeps for 20 s", MIDDLE, lambda s: s.signal_site(signal.SIGSTOP),
@@ -349,7 +349,7 @@ ISOLATED = [
     ),
     Fault(
         "the coordinator's disk full when a masked sum is to be kept", MIDDLE, mend=lambda s: unfill(s, "coordinator"),
-        lasts=10, who=COORDINATOR, point="Checkpoint.keep_progress|before||fill", during="pairwise",
+        lasts=10, who=COORDINATOR, point="Checkpoint.save_progress|before||fill", during="pairwise",
     ),
 ]  # fmt: skip
 FAULTS += [
@@ -374,7 +374,7 @@ class Act:
         settings: dict[str, Any] = {"rounds": ROUNDS, "min_sites": 2, "seal": seal}
         agreement = Agreement.new(TASK, TASK.agree(network.data), network.data, network.key, **settings)
         self.name, self.run = name, network.begin(name, agreement)
-        self.run.keep_patience(PATIENCE)
+        self.run.save_patience(PATIENCE)
         self.outcomes: list[Outcome] = []
 
     def play(self) -> list[Outcome]:
@@ -462,10 +462,10 @@ class Act:
         if self.scene.coordinator is not None:
             self.scene.coordinator.send_signal(signal.SIGKILL)
             self.scene.coordinator.wait()
-        Daemon(coordinator / "kit", SERVER, coordinator / "server.log").clear()
+        Daemon(coordinator / "kit", SERVER_PROCESS, coordinator / "server.log").clear()
 
 
-def compared(network: Rehearsal, run: RunFolder) -> str:
+def compared(network: LocalConsortium, run: RunFolder) -> str:
     """Return what is wrong with a run that has ended."""
     rows, worst = run.exchanges(), 0.0
     if [row["seq"] for row in rows] != [*range(len(rows))]:

@@ -10,11 +10,11 @@ import psutil
 import pytest
 from anndata import AnnData
 
-from infl.deploy.attempt import AGAIN, RunFolder
 from infl.deploy.flare import console, engine
 from infl.deploy.flare.console import CALLS, Console
 from infl.deploy.flare.engine import LEAVING, STARTING, Attempts
 from infl.deploy.remote import Patience
+from infl.deploy.run_attempt import REQUEST_AGAIN, RunFolder
 from infl.federation.agreement import Agreement
 from infl.keys import Keyring
 from infl.models import Classifier
@@ -54,7 +54,7 @@ class Case:
         """Let time pass, note what an attempt says, and return the states of all jobs."""
         self.now += seconds
         if status:
-            self.run.keep_status(replace(self.run.status, **status))
+            self.run.save_status(replace(self.run.status, **status))
         self.attempts._step()
         return [*self.engine.jobs.values()]
 
@@ -95,7 +95,7 @@ def test_a_lost_site_counts_as_back_when_it_is_heard_of_again(case: Case) -> Non
     assert case.run.requested == ""
     case.engine.heard["site_2"] = 9.0
     case.step()
-    assert case.run.requested == AGAIN
+    assert case.run.requested == REQUEST_AGAIN
 
 
 def test_a_site_that_is_not_heard_of_is_not_waited_for(case: Case) -> None:

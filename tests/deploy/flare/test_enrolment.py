@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 
 from infl.cli.app import app
 from infl.deploy.flare import kits
+from infl.deploy.flare.consortium import Consortium
 from infl.deploy.flare.enrolment import read_register, read_request
-from infl.deploy.flare.kits import REVOKED, Consortium, approve, enrol, init_coordinator, revoke
+from infl.deploy.flare.kits import REVOKED, approve, enrol, init_coordinator, revoke
 from infl.deploy.folders import alone
 from infl.errors import FederationError, FileError, InflError
 

@@ -18,12 +18,13 @@ import pytest
 import torch
 
 import infl
-from infl.deploy.flare import EXECUTOR
+from infl.deploy.flare import EXECUTOR_CLASS
 from infl.deploy.flare.console import Console
-from infl.deploy.flare.engine import SERVER, Daemon, Supervisor
+from infl.deploy.flare.daemon import SERVER_PROCESS, Daemon
+from infl.deploy.flare.engine import Supervisor
 from infl.deploy.flare.job import write_job
 from infl.deploy.flare.kits import REVOKED, approve, enrol, init_coordinator, install, revoke, revoked
-from infl.deploy.flare.rehearsal import Rehearsal, expire, kill
+from infl.deploy.flare.local_consortium import LocalConsortium, expire, kill
 from infl.deploy.remote import Patience
 from infl.errors import FederationError
 from infl.federation.agreement import Agreement
@@ -36,7 +37,7 @@ TASK = Classifier(target="label", width=8, n_blocks=1)
 QUICK = Patience(silence=6, repeat=2, consent=90)
 
 
-def agree(network: Rehearsal, **settings: Any) -> Agreement:
+def agree(network: LocalConsortium, **settings: Any) -> Agreement:
     return Agreement.new(TASK, TASK.agree(network.data), network.data, network.key, **settings)
 
 
@@ -44,7 +45,7 @@ def weights(model: Any, key: Any) -> torch.Tensor:
     return torch.cat([t.ravel() for _, t in sorted(model.effective(key).items())])
 
 
-def assert_sites_have(network: Rehearsal, agreement: Agreement, expected: torch.Tensor) -> None:
+def assert_sites_have(network: LocalConsortium, agreement: Agreement, expected: torch.Tensor) -> None:
     for site in agreement.sites:
         folder = network.root / site / "runs" / agreement.run
         found = weights(infl.load_model(folder / "model.infl.safetensors"), network.key)
@@ -64,7 +65,7 @@ class Watching:
             self.models.append(model)
 
 
-def traces_of(network: Rehearsal, models: list[bytes], run: Any) -> dict[str, list[bytes]]:
+def traces_of(network: LocalConsortium, models: list[bytes], run: Any) -> dict[str, list[bytes]]:
     """Return what would betray a key, a model or a record in a file or in memory."""
     ring = network.key
     secrets = [ring._roots[1], *(ring.subkey(label, version=1) for label in ("seal", "lock", "checkpoint"))]
@@ -117,7 +118,7 @@ def memory_of(kit: Path) -> bytes:
     return b"".join(parts)
 
 
-def test_same_weights_as_in_process_and_a_coordinator_that_has_none(network: Rehearsal) -> None:
+def test_same_weights_as_in_process_and_a_coordinator_that_has_none(network: LocalConsortium) -> None:
     agreement = agree(network, rounds=150, seal="pairwise")
     folder = network.begin("same", agreement)
     memories: dict[str, bytes] = {}
@@ -140,7 +141,7 @@ def test_same_weights_as_in_process_and_a_coordinator_that_has_none(network: Reh
         over.set()
         if sys.platform == "linux":
             looking.join()
-    assert (status.state, status.round, status.attempts) == ("finished", 150, 1), network.said
+    assert (status.state, status.round, status.attempts) == ("finished", 150, 1), network.lines
     assert all(row["responders"] == [*network.data] for row in folder.exchanges())
     watching: list[Watching] = []
 
@@ -163,7 +164,7 @@ def test_same_weights_as_in_process_and_a_coordinator_that_has_none(network: Reh
         assert not any(found(traces, form[:-1] + bytes([form[-1] ^ 1])) for form in forms)
 
 
-def test_site_and_coordinator_are_killed_and_the_run_goes_on(network: Rehearsal) -> None:
+def test_site_and_coordinator_are_killed_and_the_run_goes_on(network: LocalConsortium) -> None:
     """−9 on a site in the middle, −9 on the server when the site is back; nobody does anything about it."""
     agreement = agree(network, rounds=400, min_sites=2)
     run = network.begin("killed", agreement)
@@ -180,8 +181,8 @@ def test_site_and_coordinator_are_killed_and_the_run_goes_on(network: Rehearsal)
 
     with network.sites_up():
         status = network.supervise("killed", QUICK, on_line=fault)
-    assert killed == ["site_2", "server"], network.said
-    assert (status.state, status.round) == ("finished", 400), network.said
+    assert killed == ["site_2", "server"], network.lines
+    assert (status.state, status.round) == ("finished", 400), network.lines
     assert status.attempts >= 3
     rounds = [row for row in run.exchanges() if row["round"]]
     assert [row["round"] for row in rounds] == [*range(1, 401)]
@@ -194,11 +195,11 @@ def test_site_and_coordinator_are_killed_and_the_run_goes_on(network: Rehearsal)
 
 
 def test_strangers_and_jobs_with_code_get_nowhere(
-    network: Rehearsal, fuzz: Any, client_context: Any, until: Any
+    network: LocalConsortium, fuzz: Any, client_context: Any, until: Any
 ) -> None:
     """A server that allows everything: its sites refuse code and foreign classes; it refuses whom it did not enrol."""
     run = network.begin("hostile", agree(network, rounds=1))
-    daemon = Daemon(network.coordinator / "kit", SERVER, network.coordinator / "server.log")
+    daemon = Daemon(network.coordinator / "kit", SERVER_PROCESS, network.coordinator / "server.log")
     rights = network.coordinator / "kit" / "local" / "authorization.json"
     kept, mark = rights.read_text(), network.root / "it_ran"
     rights.write_text(kept.replace('"byoc": "none"', '"byoc": "any"'))
@@ -210,7 +211,7 @@ def test_strangers_and_jobs_with_code_get_nowhere(
             for kind, named in (("code", "evil.E"), ("class", "nvflare.app_common.np.np_trainer.NPTrainer")):
                 job = write_job(network.root / kind, "hostile", [*network.data], min_sites=3, patience=QUICK)
                 client = job / "infl" / "config" / "config_fed_client.json"
-                client.write_text(client.read_text().replace(EXECUTOR, named))
+                client.write_text(client.read_text().replace(EXECUTOR_CLASS, named))
                 if kind == "code":
                     (job / "infl" / "custom").mkdir()
                     (job / "infl" / "custom" / "evil.py").write_text(f"open({str(mark)!r}, 'w')\n")
@@ -238,7 +239,7 @@ def test_strangers_and_jobs_with_code_get_nowhere(
         (network.coordinator / "kit" / REVOKED).unlink(missing_ok=True)
 
 
-def revoke_one(network: Rehearsal, console: Console, until: Any) -> None:
+def revoke_one(network: LocalConsortium, console: Console, until: Any) -> None:
     """A site that is shut out stays out, with a certificate that is still valid."""
     revoke(network.coordinator, "site_3")
     assert console.ask("disable", "site_3") is not None
@@ -250,11 +251,11 @@ def revoke_one(network: Rehearsal, console: Console, until: Any) -> None:
     assert revoked(network.coordinator) == ("site_3",)
 
 
-def refusals(network: Rehearsal) -> str:
+def refusals(network: LocalConsortium) -> str:
     return (network.coordinator / "server.log").read_text()
 
 
-def stranger(network: Rehearsal) -> Path:
+def stranger(network: LocalConsortium) -> Path:
     """Return the kit of a site that another authority enrolled, under the name of one of ours."""
     other = init_coordinator(network.root / "other", network.consortium)
     request, _ = enrol(network.root / "stranger", "site_1", network.consortium)
@@ -264,7 +265,7 @@ def stranger(network: Rehearsal) -> Path:
     return install(network.root / "stranger", signed, other)
 
 
-def is_shut_out(network: Rehearsal, context: ssl.SSLContext) -> bool:
+def is_shut_out(network: LocalConsortium, context: ssl.SSLContext) -> bool:
     """Whether the server ends the connection that a certificate opens."""
     where = (network.consortium.host, network.consortium.port)
     with socket.create_connection(where, timeout=10) as plain:
@@ -278,7 +279,7 @@ def is_shut_out(network: Rehearsal, context: ssl.SSLContext) -> bool:
             return True
 
 
-def hangs_up(network: Rehearsal, context: ssl.SSLContext, claimed: int) -> bool:
+def hangs_up(network: LocalConsortium, context: ssl.SSLContext, claimed: int) -> bool:
     """Whether the server ends a site's connection at the claim that a frame of so many bytes follows."""
     where = (network.consortium.host, network.consortium.port)
     with (
@@ -297,7 +298,7 @@ def hangs_up(network: Rehearsal, context: ssl.SSLContext, claimed: int) -> bool:
         return True
 
 
-def expired(network: Rehearsal) -> Path:
+def expired(network: LocalConsortium) -> Path:
     """Return a kit whose certificate the consortium's own authority signed, for yesterday."""
     kit, ca = network.root / "expired", network.coordinator / "ca"
     shutil.copytree(network.root / "site_1" / "kit" / "startup", kit / "startup")
@@ -306,5 +307,5 @@ def expired(network: Rehearsal) -> Path:
     return kit
 
 
-def history(network: Rehearsal, site: str, agreement: Agreement) -> pd.DataFrame:
+def history(network: LocalConsortium, site: str, agreement: Agreement) -> pd.DataFrame:
     return pd.read_csv(network.root / site / "runs" / agreement.run / "history.csv", index_col="round")

@@ -9,33 +9,33 @@ import pytest
 from anndata import AnnData
 
 import infl
-from infl.deploy.flare.engine import SERVER, Daemon
-from infl.deploy.flare.rehearsal import Rehearsal
+from infl.deploy.flare.daemon import SERVER_PROCESS, Daemon
+from infl.deploy.flare.local_consortium import LocalConsortium
 from infl.deploy.remote import Patience
-from infl.deploy.resident import DECLINED
+from infl.deploy.site_worker import DECLINED
 from infl.errors import DataError, FederationError, FileError, KeyringError, SettingsError
 
 OPTIONS = {"target": "label", "width": 8, "n_blocks": 1, "rounds": 3, "progress": False}
 
 
 @pytest.fixture(scope="module")
-def up(network: Rehearsal) -> Iterator[Rehearsal]:
+def up(network: LocalConsortium) -> Iterator[LocalConsortium]:
     """Coordinator and sites are up."""
-    daemon = Daemon(network.coordinator / "kit", SERVER, network.coordinator / "server.log")
+    daemon = Daemon(network.coordinator / "kit", SERVER_PROCESS, network.coordinator / "server.log")
     with network.sites_up():
         daemon.ensure()
         yield network
     daemon.stop()
 
 
-def engine(network: Rehearsal, **options: object) -> object:
+def engine(network: LocalConsortium, **options: object) -> object:
     made = infl.engines.flare(network.coordinator / "admin", site=network.root / "site_1", give_up=120, **options)
     object.__setattr__(made, "patience", Patience(silence=6, repeat=2, consent=60))
     return made
 
 
 @pytest.mark.slow
-def test_same_run_as_in_this_process(up: Rehearsal) -> None:
+def test_same_run_as_in_this_process(up: LocalConsortium) -> None:
     mine = up.data["site_1"].copy()
     sites: dict[str, AnnData | None] = {"site_1": mine, "site_2": None, "site_3": None}
     run = infl.tl.fit_federated(sites, key=up.key, engine=engine(up), min_sites=2, **OPTIONS)
@@ -54,7 +54,7 @@ def test_same_run_as_in_this_process(up: Rehearsal) -> None:
 
 
 @pytest.mark.slow
-def test_a_site_that_declines_is_one_line_in_the_notebook(up: Rehearsal) -> None:
+def test_a_site_that_declines_is_one_line_in_the_notebook(up: LocalConsortium) -> None:
     policy = up.root / "site_2" / "policy.toml"
     kept = policy.read_text()
     policy.write_text(f"{kept}max_rounds = 2\n")
@@ -62,14 +62,14 @@ def test_a_site_that_declines_is_one_line_in_the_notebook(up: Rehearsal) -> None
     try:
         with pytest.raises(FederationError, match=f"site_2: {DECLINED}"):
             infl.tl.fit_federated(sites, key=up.key, engine=engine(up), min_sites=2, **OPTIONS)
-        assert "its policy does not accept 3 rounds (at most 2)" in up.station("site_2").events()[-1]
+        assert "its policy does not accept 3 rounds (at most 2)" in up.site_folder("site_2").events()[-1]
     finally:
         policy.write_text(kept)
     assert sites["site_1"] is not None
     assert "infl" not in sites["site_1"].uns
 
 
-def test_what_a_notebook_gets_wrong(network: Rehearsal, tmp_path: Path) -> None:
+def test_what_a_notebook_gets_wrong(network: LocalConsortium, tmp_path: Path) -> None:
     with pytest.raises(FileError, match="no admin kit"):
         infl.engines.flare(tmp_path, site=tmp_path)
     with pytest.raises(FileError, match="no enrolled site's folder"):

@@ -17,9 +17,9 @@ from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.stream_const import StreamHeaderKey
 
 from infl.deploy.flare import checks
+from infl.deploy.flare.consortium import Consortium
 from infl.deploy.flare.controller import InflController
-from infl.deploy.flare.kits import Consortium
-from infl.deploy.flare.line import CHANNEL, Line
+from infl.deploy.flare.job_channel import CHANNEL, JobChannel
 from infl.errors import FederationError, FileError, SettingsError
 
 LIMIT = 1000
@@ -46,9 +46,9 @@ class Cell:
         self.sent.append((address, message.payload))
 
 
-def line_of(cell: Cell) -> tuple[Line, list[tuple[str, bytes]]]:
+def channel_of(cell: Cell) -> tuple[JobChannel, list[tuple[str, bytes]]]:
     heard: list[tuple[str, bytes]] = []
-    return Line(
+    return JobChannel(
         cell, {"site_1": "site_1.job"}, lambda name, content: heard.append((name, content)), lambda: LIMIT
     ), heard
 
@@ -72,14 +72,14 @@ def stream(origin: str, size: Any, channel: str = CHANNEL) -> Message:
 )
 def test_only_this_jobs_processes_are_heard_and_no_more_than_is_due(origin: str, size: Any, admitted: bool) -> None:
     cell = Cell()
-    line_of(cell)
+    channel_of(cell)
     assert (cell.admit(stream(origin, size)) is None) == admitted
     assert len(cell.rejected) == (not admitted)
 
 
 def test_streams_of_flares_own_pass() -> None:
     cell = Cell()
-    line_of(cell)
+    channel_of(cell)
     assert cell.admit(stream("stranger", 10**12, "flare")) is None and not cell.rejected
 
 
@@ -94,29 +94,29 @@ def arrival(origin: str, result: Any) -> Any:
 
 def test_what_arrives_is_handed_over_whole_with_the_name_of_its_sender(caplog: pytest.LogCaptureFixture) -> None:
     cell = Cell()
-    line, heard = line_of(cell)
+    channel, heard = channel_of(cell)
     cell.arrived(arrival("site_1.job", b"one"))
     cell.arrived(arrival("site_1.job", [b"t", b"wo"]))
     cell.arrived(arrival("stranger", b"noise"))
     cell.arrived(arrival("site_1.job", RuntimeError("broke off")))
     assert heard == [("site_1", b"one"), ("site_1", b"two")]
     assert "a message of 'site_1.job' broke off: RuntimeError" in caplog.text
-    line.close()
+    channel.close()
     cell.arrived(arrival("site_1.job", b"late"))
     assert len(heard) == 2
 
 
 def test_what_cannot_be_sent_is_logged_and_lost(caplog: pytest.LogCaptureFixture) -> None:
     cell = Cell()
-    line, _ = line_of(cell)
-    line.send("site_1", b"content")
-    line.send("stranger", b"content")
+    channel, _ = channel_of(cell)
+    channel.send("site_1", b"content")
+    channel.send("stranger", b"content")
     assert cell.sent == [("site_1.job", b"content")]
     with caplog.at_level(logging.WARNING):
-        line_of(Cell(broken=True))[0].send("site_1", b"content")
+        channel_of(Cell(broken=True))[0].send("site_1", b"content")
     assert "could not send to site_1: ConnectionError" in caplog.text
-    line.close()
-    line.send("site_1", b"content")
+    channel.close()
+    channel.send("site_1", b"content")
     assert len(cell.sent) == 1
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import infl
-from infl.deploy.flare.rehearsal import Rehearsal, kill
+from infl.deploy.flare.local_consortium import LocalConsortium, kill
 from infl.deploy.remote import Patience
 from infl.federation.agreement import Agreement
 from infl.federation.local import run_in_process
@@ -21,11 +21,11 @@ ROUNDS, PLAIN = 40, "site_2"
 CAPABILITY = "ATEN_CPU_CAPABILITY"
 
 
-def weights(model: Any, network: Rehearsal) -> torch.Tensor:
+def weights(model: Any, network: LocalConsortium) -> torch.Tensor:
     return torch.cat([t.ravel() for _, t in sorted(model.effective(network.key).items())])
 
 
-def capabilities(network: Rehearsal) -> dict[str, set[str]]:
+def capabilities(network: LocalConsortium) -> dict[str, set[str]]:
     """Return which instructions the processes that compute for each site may use."""
     found: dict[str, set[str]] = {}
     for process in psutil.process_iter(["cmdline", "environ"]):
@@ -38,7 +38,9 @@ def capabilities(network: Rehearsal) -> dict[str, set[str]]:
 
 
 @pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="needs a processor with vectors")
-def test_sites_on_different_processors_finish(network: Rehearsal, monkeypatch: pytest.MonkeyPatch, until: Any) -> None:
+def test_sites_on_different_processors_finish(
+    network: LocalConsortium, monkeypatch: pytest.MonkeyPatch, until: Any
+) -> None:
     """One site computes without vector instructions: its weights differ in the last bits, what all open does not."""
     agreement = Agreement.new(TASK, TASK.agree(network.data), network.data, network.key, rounds=ROUNDS, seal="pairwise")
     run, seen = network.begin("processors", agreement), list[dict[str, set[str]]]()
@@ -55,7 +57,7 @@ def test_sites_on_different_processors_finish(network: Rehearsal, monkeypatch: p
             Patience(silence=6, repeat=2, consent=90),
             on_line=lambda *_: seen.append(capabilities(network)),
         )
-    assert (status.state, status.round, status.attempts) == ("finished", ROUNDS, 1), network.said
+    assert (status.state, status.round, status.attempts) == ("finished", ROUNDS, 1), network.lines
     assert {site: {PLAIN: {"default"}}.get(site, {"all"}) for site in network.data} in seen
     assert all(row["responders"] == [*network.data] for row in run.exchanges())
     folders: list[Path] = [network.root / site / "runs" / agreement.run for site in agreement.sites]

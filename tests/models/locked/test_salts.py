@@ -139,7 +139,7 @@ def test_what_no_sum_moved_has_one_salt_in_all_runs(sites: dict[str, AnnData], m
 
     def frozen(outcome) -> dict[str, str]:
         replica = outcome.replica
-        views = replica.bench.shared.views(replica.theta)
+        views = replica.flat_model.shared.views(replica.theta)
         for name, view in views.items():
             if not name.startswith("head"):
                 view.fill_(0.25)
@@ -172,7 +172,7 @@ def test_updates_of_each_run_meet_a_multiplier_of_its_own(sites: dict[str, AnnDa
     name = "head.weight"
     shape = tuple(file.stored[name].shape)
     m, _ = file.header.field_of(file.secret(KEY), name).factors(name, shape)
-    view = Replica(offers[0], KEY, task).bench.shared.views(gains[0])[name]
+    view = Replica(offers[0], KEY, task).flat_model.shared.views(gains[0])[name]
     assert not torch.allclose(view.double().abs(), m.abs(), rtol=0.01)
 
 

@@ -10,7 +10,7 @@ from tests.models.scvi.conftest import N_CELLS, SMALL, cells_of_three_fitted
 import infl
 from infl.errors import InflWarning
 from infl.federation.agreement import Agreement
-from infl.federation.replica import build_bench
+from infl.federation.initial import build_flat_model
 from infl.federation.run import FederatedRun
 from infl.federation.seeds import derive, generator
 from infl.models.pooling import pool
@@ -55,7 +55,7 @@ def test_one_site_is_plain_training(hospitals: dict[str, AnnData]) -> None:
     task = Scvi(**options)  # type: ignore[arg-type]
     panel = task.agree(sites)
     agreement = Agreement.new(task, panel, sites, None, rounds=rounds, lock=None, seal="none", seed=0)
-    module = build_bench(task, agreement).module.train()
+    module = build_flat_model(task, agreement).module.train()
     data = task.read(sites["h0"], panel, site="h0", rng=generator(0, "validation part", "h0"))
     for number in range(1, rounds + 1):
         optimiser = torch.optim.AdamW(module.parameters(), lr=1e-3, eps=ADAM_EPS, weight_decay=1e-6)
@@ -121,12 +121,12 @@ def test_what_is_judged_is_the_bound_with_each_cells_own_site(fitted: tuple) -> 
     panel, module = run.model.header.panel, run.model.module(run.key)
     task = run.model.header.build_task()
     parts = {site: cells[cells.obs["hospital"] == site] for site in panel["sites"]}
-    own = [infer(part, run.model, run.key, name=site, judged=True)["loss"] for site, part in parts.items()]
+    own = [infer(part, run.model, run.key, name=site, for_scoring=True)["loss"] for site, part in parts.items()]
     data = task.read(parts["h1"], panel, site="h1")
     assert own[1].mean() == pytest.approx(task.summarise(task.evaluate(module, data, np.arange(N_CELLS)))["loss"])
     together = pool(parts)
     assert together.obs["infl_site"].tolist() == cells.obs["hospital"].tolist()
-    joined = infer(together, run.model, run.key, judged=True)["loss"]
+    joined = infer(together, run.model, run.key, for_scoring=True)["loss"]
     assert joined.mean() == pytest.approx(np.concatenate(own).mean(), rel=0.01)
-    as_first = infer(parts["h1"], run.model, run.key, name="h0", judged=True)["loss"]
+    as_first = infer(parts["h1"], run.model, run.key, name="h0", for_scoring=True)["loss"]
     assert own[1].mean() < as_first.mean()

@@ -6,7 +6,7 @@ from torch import nn
 
 from infl.errors import SettingsError
 from infl.nn.trex import RankOneExperts
-from infl.nn.trex.intuition import Intuition
+from infl.nn.trex.semantic_prior import SemanticPrior
 
 
 def trained(seed=0, *, dtype=torch.float32, **options):
@@ -118,10 +118,10 @@ def test_alpha_matches_the_scale_of_lora(prior):
 def test_alpha_with_a_level_matches_the_scale_of_lora_whatever_the_prior():
     torch.manual_seed(0)
     inputs = torch.randn(300, 5) + 3  # much alike, as embeddings are
-    intuition = Intuition.fit(inputs, lambda x: x, n_experts=8)
-    priors = intuition(inputs)
+    semantic = SemanticPrior.fit(inputs, lambda x: x, n_experts=8)
+    priors = semantic(inputs)
     assert priors.mean() > 0.8
-    experts = RankOneExperts(40, 40, r1=2, r2=4, router="none", alpha=16, level=intuition.level(inputs))
+    experts = RankOneExperts(40, 40, r1=2, r2=4, router="none", alpha=16, level=semantic.level(inputs))
     nn.init.orthogonal_(experts.A)
     nn.init.orthogonal_(experts.B)
     norms = torch.stack([experts.delta_weight(s).norm() for s in priors])

@@ -11,7 +11,7 @@ from infl.errors import InflWarning, SettingsError
 peft = pytest.importorskip("peft", reason="needs the extra infl[trex]")
 transformers = pytest.importorskip("transformers", reason="needs the extra infl[trex]")
 
-from infl.nn.trex import TrexConfig, attach_intuition, use_prior  # noqa: E402
+from infl.nn.trex import TrexConfig, attach_prior, use_prior  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft", "ignore::FutureWarning")
 IDS = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
@@ -93,9 +93,9 @@ def test_a_context_or_an_intuition_brings_the_prior():
     model = adapted()
     with use_prior(model, PRIOR):
         torch.testing.assert_close(logits(model, None), logits(model))
-    attach_intuition(model, lambda inputs: PRIOR[: len(inputs["input_ids"])])
+    attach_prior(model, lambda inputs: PRIOR[: len(inputs["input_ids"])])
     torch.testing.assert_close(logits(model, None), logits(model))
-    attach_intuition(model, None)
+    attach_prior(model, None)
     with pytest.raises(SettingsError, match="no prior came with the input"):
         logits(model, None)
 
@@ -225,11 +225,11 @@ def test_generation_uses_the_prompts_prior_at_every_step(beams):
     cached = model.generate(input_ids=IDS, trex_prior=PRIOR, **options)
     calls = []
 
-    def intuition(inputs):
+    def nearest(inputs):
         calls.append(inputs["input_ids"].shape)
         return PRIOR
 
-    attach_intuition(model, intuition)
+    attach_prior(model, nearest)
     assert torch.equal(model.generate(input_ids=IDS, **options), cached)
     assert calls == [(2, 5)]
     if beams == 1:

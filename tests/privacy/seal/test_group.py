@@ -11,8 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infl.errors import FederationError, KeyringError, SealError
-from infl.privacy.seal import Context, Field, GroupSeal, NoSeal, Packing, RangeError, Words, add, dequantise, lanes
-from infl.privacy.seal.packing import RANGE, limit
+from infl.privacy.seal import (
+    Context,
+    Field,
+    GroupSeal,
+    MaskedArrays,
+    NoSeal,
+    Packing,
+    RangeError,
+    add,
+    dequantise,
+    lanes,
+)
+from infl.privacy.seal.packing import LANE_RANGE, limit
 from infl.privacy.seal.tag import Tag
 
 KEY = bytes(range(32))
@@ -32,22 +43,22 @@ def plain(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(n, 19)).astype(np.float32), np.rint(rng.normal(size=(n, 7)) * 1000)
 
 
-def sealed(n: int, seed: int = 0, seal: NoSeal | None = None) -> list[Words]:
+def sealed(n: int, seed: int = 0, seal: NoSeal | None = None) -> list[MaskedArrays]:
     return deepcopy(_sealed(n, seed)) if seal is None else _sealed_by(seal, n, seed)
 
 
 @cache
-def _sealed(n: int, seed: int) -> list[Words]:
+def _sealed(n: int, seed: int) -> list[MaskedArrays]:
     return _sealed_by(GroupSeal(KEY), n, seed)  # the same each time
 
 
-def _sealed_by(seal: NoSeal, n: int, seed: int) -> list[Words]:
+def _sealed_by(seal: NoSeal, n: int, seed: int) -> list[MaskedArrays]:
     updates, sums = plain(n, seed)
     c = context(n)
     return [seal.seal(c, s, updates[i], sums[i], PACKING, weight=1 / n) for i, s in enumerate(c.cohort)]
 
 
-def total_of(messages: list[Words]) -> Words:
+def total_of(messages: list[MaskedArrays]) -> MaskedArrays:
     total = None
     for words in messages:
         total = add(total, words)
@@ -141,8 +152,8 @@ def test_average_is_the_unquantised_one_to_1e_6_of_its_scale() -> None:
 def test_no_sum_within_the_limits_leaves_the_range(shares: list[float], bits: int) -> None:
     whole = sum(shares)
     n = len(shares)
-    assert sum(limit(bits, n, s / whole) for s in shares) <= RANGE[bits]
-    assert n * limit(bits, n) <= RANGE[bits]
+    assert sum(limit(bits, n, s / whole) for s in shares) <= LANE_RANGE[bits]
+    assert n * limit(bits, n) <= LANE_RANGE[bits]
 
 
 def test_no_seal_sends_the_same_integers() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from infl.errors import FileError, SealError
-from infl.privacy.seal import Context, Field, GroupSeal, Ledger, Packing, Words
+from infl.privacy.seal import Context, Field, GroupSeal, Ledger, MaskedArrays, Packing
 
 PACKING = Packing((Field("w", (4,), -20),))
 KEY = b"k" * 32
@@ -25,8 +25,8 @@ def context(round: int = 1, attempt: int = 0) -> Context:
     return Context("run", round, attempt, ("a", "b", "c"), "5:train", PACKING.digest())
 
 
-def words(value: int) -> Words:
-    return Words(np.full(4, value, dtype=np.uint32), np.zeros(2, dtype=np.uint64))
+def words(value: int) -> MaskedArrays:
+    return MaskedArrays(np.full(4, value, dtype=np.uint32), np.zeros(2, dtype=np.uint64))
 
 
 def filled(path: Path, n: int = 4) -> Ledger:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infl.errors import FederationError, SealError, SettingsError
-from infl.privacy.seal import Context, Field, GroupSeal, NoSeal, Packing, PairwiseSite, Words, add, uncover
+from infl.privacy.seal import Context, Field, GroupSeal, MaskedArrays, NoSeal, Packing, PairwiseSite, add, uncover
 from infl.privacy.seal.lanes import open_
 from infl.privacy.seal.masks import Streams
 from infl.privacy.seal.reveal import mask, threshold
@@ -29,13 +29,13 @@ def values(n: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(n, 40)).astype(np.float32), np.rint(rng.normal(size=(n, 5)) * 1000)
 
 
-def sealed(n: int, seal: NoSeal | None = None) -> list[Words]:
+def sealed(n: int, seal: NoSeal | None = None) -> list[MaskedArrays]:
     updates, sums = values(n)
     seal, c = seal or GroupSeal(KEY), context(n)
     return [seal.seal(c, s, updates[i], sums[i], PACKING, weight=1 / n) for i, s in enumerate(c.cohort)]
 
 
-def total_of(messages: Sequence[Words]) -> Words:
+def total_of(messages: Sequence[MaskedArrays]) -> MaskedArrays:
     total = None
     for words in messages:
         total = add(total, words)
@@ -119,7 +119,9 @@ def met(n: int, away: Sequence[str] = ()) -> dict[str, PairwiseSite]:
     return sites
 
 
-def covered(sites: dict[str, PairwiseSite], away: Sequence[str] = ()) -> tuple[dict[str, Words], dict[str, dict]]:
+def covered(
+    sites: dict[str, PairwiseSite], away: Sequence[str] = ()
+) -> tuple[dict[str, MaskedArrays], dict[str, dict]]:
     """What sites send, and the shares beside it."""
     c, words, shares = context(len(sites)), {}, {}
     for name, message in zip(c.cohort, sealed(len(sites)), strict=True):
@@ -128,7 +130,7 @@ def covered(sites: dict[str, PairwiseSite], away: Sequence[str] = ()) -> tuple[d
     return words, shares
 
 
-def opened(sites: dict[str, PairwiseSite], answered: Sequence[str], away: Sequence[str] = ()) -> Words:
+def opened(sites: dict[str, PairwiseSite], answered: Sequence[str], away: Sequence[str] = ()) -> MaskedArrays:
     """What is left of a sum, with words of all sites, when all who answered have given their parts."""
     c = context(len(sites))
     words, shares = covered(sites, away)
@@ -136,7 +138,7 @@ def opened(sites: dict[str, PairwiseSite], answered: Sequence[str], away: Sequen
     return uncover(c, total_of([words[s] for s in answered]), given, answered, [s for s in sites if s not in away])
 
 
-def with_the_ring(words: Words, places: Sequence[int], n: int) -> np.ndarray:
+def with_the_ring(words: MaskedArrays, places: Sequence[int], n: int) -> np.ndarray:
     """Take the group masks off what is of all, of sites in a row: what a coordinator and one site can do."""
     streams, found = Streams(KEY, context(n).digest()), words.of_all[:-2].copy()
     open_(found, None, [(streams.key("all", places[-1] + 1), streams.key("all", places[0]))])

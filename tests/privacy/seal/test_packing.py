@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from infl.errors import SettingsError
-from infl.privacy.seal import Context, Field, GroupSeal, NoSeal, Packing, RangeError, Revealed, Words, add
-from infl.privacy.seal.packing import RANGE, limit, misfits
+from infl.privacy.seal import Context, Field, GroupSeal, MaskedArrays, NoSeal, Packing, RangeError, Revealed, add
+from infl.privacy.seal.packing import LANE_RANGE, limit, misfits
 
 
 def test_ranges_are_those_of_the_specification() -> None:
-    assert RANGE == {32: 2**31 - 1, 64: 2**59}
+    assert LANE_RANGE == {32: 2**31 - 1, 64: 2**59}
     # all sites must compute the same limits: what is left for rounding is a part of 2⁴⁸, and one step a site
     assert [limit(64, n) * n for n in (1, 2, 8)] == [2**59 - n - 2**11 - (-n - 2**11) % n for n in (1, 2, 8)]
     assert limit(32, 2) == (2**31 - 1 - 2) // 2
@@ -85,7 +85,7 @@ def test_what_is_sealed_is_not_altered_under_way() -> None:
     """Digests are computed once."""
     packing = Packing((Field("w", (2,), -20),))
     context = Context("run", 1, 0, ("x", "y", "z"), "train", packing.digest())
-    words = Words(np.zeros(1, np.uint32), np.zeros(1, np.uint64))
+    words = MaskedArrays(np.zeros(1, np.uint32), np.zeros(1, np.uint64))
     for thing in (packing, packing.fields[0], context, words, Revealed("x", {}, {}, b"")):
         with pytest.raises(FrozenInstanceError):
             thing.name = thing.run = None  # type: ignore[union-attr]
@@ -93,9 +93,9 @@ def test_what_is_sealed_is_not_altered_under_way() -> None:
 
 @pytest.mark.parametrize("bits", [32, 64])
 def test_no_share_has_more_room_than_all_of_it(bits: int) -> None:
-    assert limit(bits, 3, 1.7) == limit(bits, 3, 1.0) <= RANGE[bits] - 3
+    assert limit(bits, 3, 1.7) == limit(bits, 3, 1.0) <= LANE_RANGE[bits] - 3
     assert 2 * limit(bits, 3, 0.5) <= limit(bits, 3, 1.0) < 2 * limit(bits, 3, 0.5) + 2
-    assert abs(limit(bits, 3) - limit(bits, 3, 1 / 3)) <= RANGE[bits] >> 50
+    assert abs(limit(bits, 3) - limit(bits, 3, 1 / 3)) <= LANE_RANGE[bits] >> 50
 
 
 @pytest.mark.parametrize("weight", [0.25, 1.0, -0.5])
@@ -121,7 +121,7 @@ def test_what_is_clipped_is_at_the_end_of_its_range(sign: int) -> None:
 
 
 def test_arrays_that_lie_across_blocks_are_on_their_own_scales(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infl.privacy.seal.lanes.BLOCK", 4096)
+    monkeypatch.setattr("infl.privacy.seal.lanes.LANE_BLOCK", 4096)
     sizes = {-4: 5000, -8: 3000, -2: 4200, -6: 1000, -3: 9000}
     packing = Packing(tuple(Field(f"{bits} {e}", (n,), e, bits=bits) for e, n in sizes.items() for bits in (32, 64)))
     context = Context("run", 1, 0, ("a", "b", "c"), "train", packing.digest())

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infl.errors import FederationError, SealError
-from infl.privacy.seal import Context, Field, GroupSeal, Packing, PairwiseSite, Words, add, epochs_of, uncover
+from infl.privacy.seal import Context, Field, GroupSeal, MaskedArrays, Packing, PairwiseSite, add, epochs_of, uncover
 from infl.privacy.seal.reveal import SEED_BYTES, spread, threshold, xor
 
 KEY = bytes(range(32))
@@ -34,7 +34,7 @@ def met(n: int, key: bytes = KEY) -> dict[str, PairwiseSite]:
 
 def messages(
     sites: dict[str, PairwiseSite], c: Context, seed: int = 0
-) -> dict[str, tuple[Words, Words, dict[str, bytes]]]:
+) -> dict[str, tuple[MaskedArrays, MaskedArrays, dict[str, bytes]]]:
     """Group-sealed words, the same covered, and shares, by site."""
     rng, seal, out = np.random.default_rng(seed), GroupSeal(KEY), {}
     for site in c.cohort:
@@ -44,7 +44,7 @@ def messages(
     return out
 
 
-def total(parts: list[Words]) -> Words:
+def total(parts: list[MaskedArrays]) -> MaskedArrays:
     result = None
     for words in parts:
         result = add(result, words)
@@ -96,7 +96,7 @@ def test_coordinator_with_one_sites_help_opens_nobody_elses_message() -> None:
     covered = words.copy()
     sites["s1"].cover(c, covered)
 
-    def with_the_group_key(words: Words) -> np.ndarray:
+    def with_the_group_key(words: MaskedArrays) -> np.ndarray:
         """Take the group masks of one message off: the conspirator knows P₁ and P₂."""
         try:
             return GroupSeal(KEY, min_sites=1).unseal(c, ["s1"], words, PACKING)[0] * 2.0**-24
@@ -203,7 +203,7 @@ def test_masks_between_two_sites_are_those_of_the_specification() -> None:
 
 def test_asked_again_a_site_adds_the_same_masks() -> None:
     sites = met(3)
-    first, again = (Words(np.zeros(40, np.uint32), np.zeros(3, np.uint64)) for _ in range(2))
+    first, again = (MaskedArrays(np.zeros(40, np.uint32), np.zeros(3, np.uint64)) for _ in range(2))
     assert sites["s1"].cover(context(3), first) == sites["s1"].cover(context(3), again)
     np.testing.assert_array_equal(first.low, again.low)
     np.testing.assert_array_equal(first.high, again.high)
@@ -243,7 +243,7 @@ def test_a_start_is_taken_up_by_its_private_key() -> None:
 
 def test_masks_of_rounds_differ_and_look_random() -> None:
     sites = met(3)
-    rounds = [Words(np.zeros(4000, np.uint32), np.zeros(3, np.uint64)) for _ in range(20)]
+    rounds = [MaskedArrays(np.zeros(4000, np.uint32), np.zeros(3, np.uint64)) for _ in range(20)]
     for r, words in enumerate(rounds):
         sites["s1"].cover(context(3, round=r), words)
     counts = np.bincount(np.concatenate([w.low.view(np.uint8) for w in rounds]), minlength=256)
@@ -333,7 +333,7 @@ def test_public_key_that_is_not_signed_with_the_runs_key_is_refused() -> None:
 def test_site_that_did_not_join_is_named_and_no_secret_is_shown() -> None:
     site = PairwiseSite("s0", KEY, "run")
     with pytest.raises(FederationError, match="no public key of 's1'"):
-        site.cover(context(3), Words(np.zeros(40, np.uint32), np.zeros(3, np.uint64)))
+        site.cover(context(3), MaskedArrays(np.zeros(40, np.uint32), np.zeros(3, np.uint64)))
     c, sites = context(3), met(3)
     sent = messages(sites, c)
     everyone = list(c.cohort)

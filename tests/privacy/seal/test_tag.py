@@ -4,31 +4,33 @@ import numpy as np
 import pytest
 
 from infl.privacy.seal.masks import Stream
-from infl.privacy.seal.tag import FEW, PLACES, P, Tag, as_words, from_words, split_high
+from infl.privacy.seal.tag import FEW, TAG_PLACES, TAG_PRIME, Tag, as_words, from_words, split_high
 
 
 def written_out(key: bytes, integers: np.ndarray) -> int:
     """Σ_b ρ_b Σ_j σ_j q_bj mod p, with 60 bits of σ and 61 of ρ from the stream in this order."""
     stream = Stream(key, "<u8")
-    sigma = [int(word) >> 4 for word in stream.read(min(PLACES, len(integers))).tolist()]
-    rho = [int(word) >> 3 for word in stream.read(-(-len(integers) // PLACES)).tolist()]
+    sigma = [int(word) >> 4 for word in stream.read(min(TAG_PLACES, len(integers))).tolist()]
+    rho = [int(word) >> 3 for word in stream.read(-(-len(integers) // TAG_PLACES)).tolist()]
     numbers = integers.tolist()
-    blocks = (numbers[start : start + PLACES] for start in range(0, len(numbers), PLACES))
+    blocks = (numbers[start : start + TAG_PLACES] for start in range(0, len(numbers), TAG_PLACES))
     return (
         sum(r * sum(s * q for s, q in zip(sigma, block, strict=False)) for r, block in zip(rho, blocks, strict=True))
-        % P
+        % TAG_PRIME
     )
 
 
 def by_blocks(key: bytes, integers: np.ndarray, at_once: int) -> int:
     tag, total = Tag(key, len(integers)), 0
-    for first in range(0, -(-len(integers) // PLACES), at_once):
-        part = integers[first * PLACES : (first + at_once) * PLACES].astype(np.float64)
+    for first in range(0, -(-len(integers) // TAG_PLACES), at_once):
+        part = integers[first * TAG_PLACES : (first + at_once) * TAG_PLACES].astype(np.float64)
         total += tag.outer(first, tag.inner(part))
-    return total % P
+    return total % TAG_PRIME
 
 
-@pytest.mark.parametrize("n", [1, 100, PLACES, PLACES + 1, (FEW - 1) * PLACES, FEW * PLACES, (FEW + 3) * PLACES + 7])
+@pytest.mark.parametrize(
+    "n", [1, 100, TAG_PLACES, TAG_PLACES + 1, (FEW - 1) * TAG_PLACES, FEW * TAG_PLACES, (FEW + 3) * TAG_PLACES + 7]
+)
 @pytest.mark.parametrize("at_once", [1, FEW, 100])
 def test_few_and_many_blocks_give_the_formula(n: int, at_once: int) -> None:
     key, rng = bytes(range(32)), np.random.default_rng(n)
@@ -38,7 +40,7 @@ def test_few_and_many_blocks_give_the_formula(n: int, at_once: int) -> None:
 
 
 def test_largest_integers_stay_exact() -> None:
-    integers = np.full(2 * FEW * PLACES, -(2**31) + 1)
+    integers = np.full(2 * FEW * TAG_PLACES, -(2**31) + 1)
     assert by_blocks(bytes(32), integers, 2 * FEW) == written_out(bytes(32), integers)
 
 
@@ -50,6 +52,6 @@ def test_integers_of_64_bits_in_two_parts() -> None:
 
 
 def test_words_of_many_tags_add_up() -> None:
-    tags = [P - 1, 0, 1, 2**31 - 1, 2**31, 2**60 + 5] * 1000
+    tags = [TAG_PRIME - 1, 0, 1, 2**31 - 1, 2**31, 2**60 + 5] * 1000
     words = np.sum([as_words(tag) for tag in tags], axis=0)
-    assert words.max() < 2**63 and from_words(words) == sum(tags) % P
+    assert words.max() < 2**63 and from_words(words) == sum(tags) % TAG_PRIME

@@ -1,1 +1,1 @@
-"""What several attacks share: their contract, the evidence, statistics, thieves and shadow models, a consortium to lie to."""
+"""What several attacks share: their contract, the audit context, statistics, thieves and shadow models, a consortium to lie to."""

@@ -1,7 +1,7 @@
 """Hospitals as a lying coordinator meets them: bytes go in, bytes come back, and nothing else.
 
-Each hospital is what runs there between machines: a station with files of its own, a ring that the key holder granted, a policy,
-and the resident that answers. They have some patients of the audited run's sites, and agree to its settings.
+Each hospital is what runs there between machines: a site folder with files of its own, a ring that the key holder granted, a policy,
+and the worker that answers. They have some patients of the audited run's sites, and agree to its settings.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from infl import __version__
 from infl.attacks._kit.contract import Attack, Attacker, Finding
 from infl.deploy.policy import columns_of
-from infl.deploy.resident import Resident
-from infl.deploy.station import SiteSettings, Station
+from infl.deploy.site_data import SiteSettings
+from infl.deploy.site_folder import SiteFolder
+from infl.deploy.site_worker import SiteWorker
 from infl.federation.agreement import Agreement
 from infl.federation.coordinator import Coordinator, Progress
+from infl.federation.initial import build_flat_model
 from infl.federation.messages import Answer, Consent, Offer, Plan, Total, Trouble, linked
 from infl.federation.programme import Programme
-from infl.federation.replica import build_bench
 from infl.federation.wire import decode, encode
 from infl.keys import Identity, Keyring
 from infl.models.registry import known_tasks
-from infl.privacy.seal import Words, add
+from infl.privacy.seal import MaskedArrays, add
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from infl._types import Data
-    from infl.attacks._kit.evidence import Evidence
+    from infl.attacks._kit.audit_context import AuditContext
     from infl.federation.messages import Reply
     from infl.federation.site import Site
 
@@ -51,11 +52,11 @@ class Hospital:
 
     Parameters
     ----------
-    station
+    site_folder
         Its folder.
     """
 
-    station: Station
+    site_folder: SiteFolder
     site: Site | None = None
     finished: bool = False
     log: list[str] = field(default_factory=list)
@@ -67,32 +68,32 @@ class Hospital:
 
     def _start(self) -> None:
         """Begin as the program at the hospital does."""
-        name = self.station.settings.name
-        self._resident = Resident(name, self._prepare, self._back.append, finish=self._finish, note=self.log.append)
+        name = self.site_folder.settings.name
+        self._worker = SiteWorker(name, self._prepare, self._back.append, finish=self._finish, note=self.log.append)
 
     def _prepare(self, agreement: Agreement) -> Site:
-        self.site = self.station.prepare(agreement)
+        self.site = self.site_folder.prepare(agreement)
         return self.site
 
     def _finish(self, site: Site) -> None:
         self.finished = True
-        self.station.finish(site)
+        self.site_folder.finish(site)
 
     def tell(self, message: Any) -> Any:
         """Send a message as bytes; return what comes back, read from bytes (None: nothing)."""
         self._back.clear()
-        self._resident.answer(encode(message))
+        self._worker.answer(encode(message))
         return decode(self._back[-1]) if self._back else None
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         if self.site is not None and self.site.ledger is not None:
             self.site.ledger.close()
 
     def forget(self) -> None:
         """Start anew, as if nothing had been offered."""
         self.close()
-        shutil.rmtree(self.station.home / "runs", ignore_errors=True)
+        shutil.rmtree(self.site_folder.home / "runs", ignore_errors=True)
         self._start()
 
     def consents(self, agreement: Agreement) -> bool:
@@ -110,7 +111,7 @@ class Consortium:
 
     Parameters
     ----------
-    evidence
+    context
         The run under audit.
     sites
         Other data (None: some observations of the run's sites).
@@ -124,7 +125,7 @@ class Consortium:
 
     def __init__(
         self,
-        evidence: Evidence,
+        context: AuditContext,
         sites: Mapping[str, Data] | None = None,
         *,
         policy: Callable[[Agreement], str] | None = None,
@@ -133,15 +134,15 @@ class Consortium:
     ) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self.ring = Keyring.create()
-        data = some_of(evidence) if sites is None else sites
-        self.task = changes.pop("task", evidence.task)
-        settings = replace(evidence.settings, rounds=3, patience=0, participation=1.0)
-        panel = evidence.panel | ({"sites": list(data)} if "sites" in evidence.panel else {})
+        data = some_of(context) if sites is None else sites
+        self.task = changes.pop("task", context.task)
+        settings = replace(context.settings, rounds=3, patience=0, participation=1.0)
+        panel = context.panel | ({"sites": list(data)} if "sites" in context.panel else {})
         self.agreement = Agreement.new(self.task, panel, data, self.ring, settings, **changes)
-        shared = build_bench(self.task, self.agreement).shared
+        shared = build_flat_model(self.task, self.agreement).shared
         self.exchanges = Programme(self.task, self.agreement, shared).exchanges
         self.progress = Progress()
-        self.heard: dict[tuple[int, str], Words] = {}
+        self.heard: dict[tuple[int, str], MaskedArrays] = {}
         """What a hospital last sent in an exchange."""
         self.transcript: list[tuple[Any, ...]] = []
         """Of each honest plan: to whom, for what, and what of the reply can be seen."""
@@ -187,9 +188,9 @@ class Consortium:
         identity.save(paths[2])
         self.ring.only(self.ring.current).save(paths[1], recipients=[identity.public])
         (home / "policy.toml").write_text(policy)
-        station = Station(home)
-        station.keep(SiteSettings(name, *map(str, paths)))
-        return Hospital(station)
+        site_folder = SiteFolder(home)
+        site_folder.save_settings(SiteSettings(name, *map(str, paths)))
+        return Hospital(site_folder)
 
     # -- the honest coordinator ------------------------------------------------------------------------------------
     def ask(self, cohort: tuple[str, ...], plan_for: Callable[[str], Plan]) -> Iterator[Reply]:
@@ -255,10 +256,10 @@ def seen(reply: Any) -> tuple[str, int]:
     return type(reply).__name__, 0 if reply is None else len(encode(reply))
 
 
-def some_of(evidence: Evidence) -> dict[str, Data]:
+def some_of(context: AuditContext) -> dict[str, Data]:
     """Return some observations of the first sites, under names that enrolment takes."""
-    rng, chosen = evidence.rng("hospitals"), {}
-    few = list(evidence.sites.values())[: max(MOST_SITES, evidence.run.settings["min_sites"])]
+    rng, chosen = context.rng("hospitals"), {}
+    few = list(context.sites.values())[: max(MOST_SITES, context.run.settings["min_sites"])]
     for number, adata in enumerate(few, 1):
         rows = sorted(rng.choice(adata.n_obs, min(MOST_OBS, adata.n_obs), replace=False))
         chosen[f"site_{number}"] = adata[rows].copy()
@@ -285,26 +286,26 @@ def accepting(agreement: Agreement, **others: Any) -> str:
 
 
 class Lies(Attack):
-    """Base of attacks by lies: each of them worked or not, beside what the hospitals do when they are told the truth."""
+    """Base of attacks by lies: each of them worked or not, beside what the hospitals do when they are sent the truth."""
 
     against: ClassVar[Attacker] = Attacker.DEVIATING
     quick: ClassVar[bool] = True
     tried: ClassVar[str]
     """What was tried, in plain words."""
 
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether there is a seal to get around, and hospitals can be set up for the run's task."""
-        return evidence.sealed and len(evidence.sites) > 2 and evidence.task.name in known_tasks()
+        return context.sealed and len(context.sites) > 2 and context.task.name in known_tasks()
 
     @abstractmethod
-    def lies(self, evidence: Evidence) -> Iterator[tuple[str, bool]]:
+    def lies(self, context: AuditContext) -> Iterator[tuple[str, bool]]:
         """Tell each lie; yield what it was, and whether it worked. What is true is called ``"honest"``."""
 
-    def run(self, evidence: Evidence) -> list[Finding]:
+    def run(self, context: AuditContext) -> list[Finding]:
         """Tell all lies to real sites."""
-        told = list(self.lies(evidence))
-        honest = [worked for what, worked in told if what == "honest"]
-        lies = {what: worked for what, worked in told if what != "honest"}
+        tried = list(self.lies(context))
+        honest = [worked for what, worked in tried if what == "honest"]
+        lies = {what: worked for what, worked in tried if what != "honest"}
         share, worked = sum(lies.values()) / len(lies), [what for what, yes in lies.items() if yes]
         came = f"Worked: {', '.join(worked)}." if worked else "None worked."
         return [

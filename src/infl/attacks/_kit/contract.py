@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from infl.attacks._kit.statistics import trials_for
 
 if TYPE_CHECKING:
-    from infl.attacks._kit.evidence import Evidence
+    from infl.attacks._kit.audit_context import AuditContext
 
 
 class Attacker(StrEnum):
@@ -182,9 +182,9 @@ class Attack(ABC):
     """Whether the preset ``attacks="quick"`` has it."""
 
     @abstractmethod
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether the attack makes sense for the run's task and settings."""
 
     @abstractmethod
-    def run(self, evidence: Evidence) -> list[Finding]:
+    def run(self, context: AuditContext) -> list[Finding]:
         """Attack, and attack the control."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from infl._isolation import torch_seed
 from infl.attacks._kit.statistics import cross_chosen, interval, most_chosen
 from infl.attacks._kit.substitute_fields import train_field
-from infl.attacks._kit.tuning import LARGEST, Stack, Tuned, train
+from infl.attacks._kit.tuning import LARGEST_STACK, Stack, Tuned, train
 from infl.attacks._kit.weights import Weights
 
 LEARNING_RATES = (1e-4, 1e-3, 3e-3, 1e-2)
@@ -110,7 +110,7 @@ def tune(
     The trained weights of all starts at the first rate, then at the next.
     """
     held = {name: p.detach().clone() for name, p in module.named_parameters()}
-    per_stack = max(1, LARGEST // (len(rates) * sum(w.numel() for w in held.values())))
+    per_stack = max(1, LARGEST_STACK // (len(rates) * sum(w.numel() for w in held.values())))
     parts, state = [], torch.get_rng_state()
     for first in range(0, len(starts), per_stack):
         torch.set_rng_state(state)  # all see the same dropout
@@ -172,8 +172,8 @@ def trial(
                 continue
             torch.default_generator.manual_seed(seed)
             tuned = tune(module, [begin[ways[name].start] for name in names], rates, *taught, way=way, steps=steps)
-            for (lr, name), said in zip(product(rates, names), tuned(judged[0]).argmax(2), strict=True):
-                result[name, lr] = balanced_accuracy(said, judged[1])
+            for (lr, name), predicted in zip(product(rates, names), tuned(judged[0]).argmax(2), strict=True):
+                result[name, lr] = balanced_accuracy(predicted, judged[1])
     return {(name, lr): result[name, lr] for name in ways for lr in learning_rates}
 
 

@@ -15,7 +15,7 @@ from infl.models.locked import SALT, lock_model
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from infl.attacks._kit.evidence import Evidence
+    from infl.attacks._kit.audit_context import AuditContext
 
     Weights = Mapping[str, Tensor]
 
@@ -25,7 +25,7 @@ class ModelFile:
 
     Parameters
     ----------
-    evidence
+    context
         The run under audit.
 
     Attributes
@@ -34,15 +34,15 @@ class ModelFile:
         Whether a key is needed.
     """
 
-    def __init__(self, evidence: Evidence) -> None:
-        self.evidence, self.model, self.task = evidence, evidence.run.model, evidence.task
+    def __init__(self, context: AuditContext) -> None:
+        self.context, self.model, self.task = context, context.run.model, context.task
         self.locked = bool(self.model.header.fingerprint)
-        self.key = evidence.run.key if self.locked else None
+        self.key = context.run.key if self.locked else None
 
     # -- what everybody can have -----------------------------------------------------------------------------------
     def build(self, *purpose: str | int, seed: int | None = None) -> nn.Module:
         """Return a module with fresh weights; a run's own are those of its seed and ``"initial weights"``."""
-        with torch_seed(derive(self.evidence.seed if seed is None else seed, *purpose)):
+        with torch_seed(derive(self.context.seed if seed is None else seed, *purpose)):
             return self.model.header.scheme().wrap(self.task.build(self.model.header.panel)).eval()
 
     def fresh(self, *purpose: str | int) -> dict[str, Tensor]:
@@ -52,7 +52,7 @@ class ModelFile:
     @cached_property
     def initial(self) -> dict[str, Tensor]:
         """The initial weights of the run, which its public seed gives to everybody."""
-        return self.start(self.evidence.run.settings["seed"])
+        return self.start(self.context.run.settings["seed"])
 
     def start(self, seed: int) -> dict[str, Tensor]:
         """Return the initial weights of a run with a seed."""
@@ -67,7 +67,7 @@ class ModelFile:
     @property
     def noiseless(self) -> dict[str, Tensor]:
         """The same, where noise for differential privacy does not hide what was learned."""
-        return self.unlocked if self.evidence.run.privacy is None else dict(self.evidence.unprotected.model.stored)
+        return self.unlocked if self.context.run.privacy is None else dict(self.context.unprotected.model.stored)
 
     @property
     def promised(self) -> bool:
@@ -101,7 +101,7 @@ class ModelFile:
             module.load_state_dict(dict(weights), strict=False)
         opened = not self.locked if opened is None else opened
         total: dict[str, np.ndarray] = {}
-        for data in self.evidence.judging(keyless=not opened):
+        for data in self.context.judging(keyless=not opened):
             index = data.validation if len(data.validation) else data.train
             for name, value in self.task.evaluate(module, data, index).items():
                 total[name] = total.get(name, 0) + value

@@ -1,6 +1,6 @@
 """Which ε do right guesses rule out? The statistics of an audit with canaries in one run.
 
-A trade-off curve bounds what anybody can tell of one canary; over all canaries it bounds how often so many guesses can be
+A trade-off curve bounds what anybody can tell of one canary; over all canaries it bounds how often a number of guesses can be
 right. One test serves two families of curves: that of (ε, δ)-differential privacy, which assumes nothing of the noise, and
 that of Gaussian noise on Poisson samples, round after round, which is tighter because it is the curve that noise of the agreed
 kind really has.
@@ -51,7 +51,7 @@ def curve_of(epsilon: float, delta: float) -> Curve:
 
 @lru_cache(maxsize=256)
 def gaussian_curve(noise: float, sample_rate: float, rounds: int) -> Curve:
-    """Return the trade-off curve of so many rounds of Gaussian noise on Poisson samples, by numerical composition.
+    """Return the trade-off curve of `rounds` rounds of Gaussian noise on Poisson samples, by numerical composition.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def gaussian_curve(noise: float, sample_rate: float, rounds: int) -> Curve:
 
 
 def ruled_out(correct: int, guesses: int, canaries: int, curve: Curve, chance: float = 1 - CONFIDENCE) -> bool:
-    """Say whether a mechanism with this trade-off curve gets so many guesses right with less than `chance`.
+    """Say whether a mechanism with this trade-off curve gets this number of guesses right with less than `chance`.
 
     Let ``right`` be the chance that a canary drawn at random is guessed, rightly, and at least i others are as well, and
     ``wrong`` the same for a wrong guess. Going down from `correct`, the curve bounds ``wrong`` at i − 1 from below by
@@ -118,7 +118,7 @@ def ruled_out(correct: int, guesses: int, canaries: int, curve: Curve, chance: f
 
 
 def lower_bound(correct: int, guesses: int, canaries: int, delta: float, confidence: float = CONFIDENCE) -> float:
-    """Return the largest ε that so many correct guesses rule out, whatever the noise.
+    """Return the largest ε that a number of correct guesses rules out, whatever the noise.
 
     Examples
     --------
@@ -145,7 +145,7 @@ def gaussian_lower_bound(
     rounds: int,
     confidence: float = CONFIDENCE,
 ) -> float:
-    """Return the ε of the least Gaussian noise that so many correct guesses rule out; 0 where they rule out none.
+    """Return the ε of the least Gaussian noise that a number of correct guesses rules out; 0 where they rule out none.
 
     Examples
     --------
@@ -157,7 +157,7 @@ def gaussian_lower_bound(
     def out(noise: float) -> bool:
         return ruled_out(correct, guesses, canaries, gaussian_curve(noise, sample_rate, rounds), 1 - confidence)
 
-    low, high = _noises(sample_rate, rounds)  # of which the higher is ruled out first
+    low, high = _noises(sample_rate, rounds)  # the higher is ruled out first
     if not out(high):
         return 0.0
     for _ in range(0 if out(low) else 10):
@@ -167,7 +167,7 @@ def gaussian_lower_bound(
 
 
 def _noises(sample_rate: float, rounds: int) -> tuple[float, float]:
-    """Return noises that are surely too little and too much to be told apart from the real one.
+    """Return noises that are surely too little and surely too much.
 
     Many rounds come near to one Gaussian shifted by μ = q √(T (e^(1/σ²) − 1)) (Bu et al., Deep learning with Gaussian
     differential privacy, HDSR 2020); these are those of μ = 10 and 0.1.

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from infl.attacks._kit.audit_context import NO_LOCK_NO_SEAL
 from infl.attacks._kit.classifiers import with_options
-from infl.attacks._kit.evidence import OPEN
-from infl.federation.replica import build_bench
+from infl.federation.initial import build_flat_model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from infl.attacks._kit.evidence import Evidence, Recorded
+    from infl.attacks._kit.audit_context import AuditContext, Recorded
     from infl.models.task import Task
 
 
@@ -49,28 +49,28 @@ class Shadow:
     in_messages: np.ndarray
 
 
-def shadows(evidence: Evidence, n: int) -> list[Shadow]:
+def shadows(context: AuditContext, n: int) -> list[Shadow]:
     """Return n models trained as the run was.
 
     Under differential privacy a round is one step over all records, wherever they are: one place is quicker.
     """
-    together = evidence.run.privacy is not None
+    together = context.run.privacy is not None
     return [
-        evidence.once(("shadow", i), lambda i=i: _shadow(evidence, evidence.task, i, together=together))  # type: ignore[misc]
+        context.once(("shadow", i), lambda i=i: _shadow(context, context.task, i, together=together))  # type: ignore[misc]
         for i in range(n)
     ]
 
 
-def overfitted(evidence: Evidence, n: int) -> list[Shadow]:
+def overfitted(context: AuditContext, n: int) -> list[Shadow]:
     """Return n models that were trained far too long, in one place, with nothing against it: the control."""
     options: dict[str, Any] = {"dropout": 0.0, "weight_decay": 0.0, "validation": 0.0, "lr": 1e-3}
-    if evidence.run.privacy is not None:  # whose models are small, and told less, so that they remember less
+    if context.run.privacy is not None:  # whose models are small, and told less, so that they remember less
         options |= {"standardise": "federated", "balance": True, "width": 64, "n_blocks": 2}
     settings: dict[str, Any] = {"rounds": 10, "local_epochs": 10, "patience": 0, "privacy": None}
     settings |= {"aggregation": "fedavg", "aggregation_options": {}}
-    task = with_options(evidence.task, **options)
+    task = with_options(context.task, **options)
     return [
-        evidence.once(("overfitted", i), lambda i=i: _shadow(evidence, task, i, together=True, **settings))  # type: ignore[misc]
+        context.once(("overfitted", i), lambda i=i: _shadow(context, task, i, together=True, **settings))  # type: ignore[misc]
         for i in range(n)
     ]
 
@@ -80,10 +80,10 @@ def stacked(models: Sequence[Shadow], what: str) -> np.ndarray:
     return np.stack([getattr(model, what) for model in models])
 
 
-def half(evidence: Evidence, number: int) -> dict[str, np.ndarray]:
+def half(context: AuditContext, number: int) -> dict[str, np.ndarray]:
     """Return which records of each site train a shadow."""
-    rng = evidence.rng("membership", number)
-    return {s: np.sort(rng.permutation(a.n_obs)[: a.n_obs // 2]) for s, a in evidence.sites.items()}
+    rng = context.rng("membership", number)
+    return {s: np.sort(rng.permutation(a.n_obs)[: a.n_obs // 2]) for s, a in context.sites.items()}
 
 
 def confidence(logits: Tensor, y: Tensor) -> np.ndarray:
@@ -97,9 +97,9 @@ def confidence(logits: Tensor, y: Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def confidences(evidence: Evidence, module: nn.Module, task: Task) -> np.ndarray:
+def confidences(context: AuditContext, module: nn.Module, task: Task) -> np.ndarray:
     """Return the confidence in every record, read as the model's own task reads it."""
-    return np.concatenate([confidence(module(x), y) for x, y in _batches(evidence, task)])
+    return np.concatenate([confidence(module(x), y) for x, y in _batches(context, task)])
 
 
 def alignment(
@@ -131,59 +131,61 @@ def alignment(
     return (torch.stack(products) / size).numpy(), (size * factor).numpy()
 
 
-def _batches(evidence: Evidence, task: Task) -> list[tuple[Tensor, Tensor]]:
+def _batches(context: AuditContext, task: Task) -> list[tuple[Tensor, Tensor]]:
     """Return all records of each site with their classes."""
     batches = []
-    for site, adata in evidence.sites.items():
-        data: Any = task.read(adata, evidence.panel, site=site, rng=evidence.rng("labels", site))
+    for site, adata in context.sites.items():
+        data: Any = task.read(adata, context.panel, site=site, rng=context.rng("labels", site))
         batches.append(data.batch(np.arange(adata.n_obs)))
     return batches
 
 
-def _shadow(evidence: Evidence, task: Task, number: int, *, together: bool, **settings: Any) -> Shadow:
+def _shadow(context: AuditContext, task: Task, number: int, *, together: bool, **settings: Any) -> Shadow:
     from infl.models.pooling import pool
 
-    chosen = half(evidence, number)
-    sizes = [a.n_obs for a in evidence.sites.values()]
-    first = dict(zip(evidence.sites, np.cumsum([0, *sizes]), strict=False))
-    tables = {s: a[chosen[s]] for s, a in evidence.sites.items()}
+    chosen = half(context, number)
+    sizes = [a.n_obs for a in context.sites.values()]
+    first = dict(zip(context.sites, np.cumsum([0, *sizes]), strict=False))
+    tables = {s: a[chosen[s]] for s, a in context.sites.items()}
     places = {s: first[s] + chosen[s] for s in tables}
     if together:
         tables, places = {"all": pool(tables)}, {"all": np.concatenate(list(places.values()))}
         settings |= {"min_sites": 1, "participation": 1.0}
-    recorded = evidence.repeat(tables, task=task, **OPEN, **settings)
+    recorded = context.repeat(tables, task=task, **NO_LOCK_NO_SEAL, **settings)
     member = np.zeros(sum(sizes), dtype=bool)
     for s, place in places.items():
         member[place[recorded.outcome.sites[s].data.train]] = True
-    home = np.repeat(list(evidence.sites), sizes)
+    home = np.repeat(list(context.sites), sizes)
     return Shadow(
-        member, confidences(evidence, recorded.model.module(None), task), *_readings(evidence, recorded, task, home)
+        member, confidences(context, recorded.model.module(None), task), *_readings(context, recorded, task, home)
     )
 
 
-def _readings(evidence: Evidence, recorded: Recorded, task: Task, home: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _readings(context: AuditContext, recorded: Recorded, task: Task, home: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean cosine of each record's gradient with the sums of all rounds, and with its own site's messages.
 
     A site follows the model from round to round as every site does.
     """
     replica = recorded.outcome.replica
-    agreement, bench = replica.agreement, build_bench(replica.task, replica.agreement)
-    task.configure(bench.module, replica.private)
-    theta = bench.copy_shared()
+    agreement, flat_model = replica.agreement, build_flat_model(replica.task, replica.agreement)
+    task.configure(flat_model.module, replica.private)
+    theta = flat_model.copy_shared()
     state: dict[str, Tensor] = {}
-    curious, names = next(iter(evidence.sites)), list(recorded.outcome.sites)
-    batches = _batches(evidence, task)
+    curious, names = next(iter(context.sites)), list(recorded.outcome.sites)
+    batches = _batches(context, task)
     x, y = (torch.cat([batch[i] for batch in batches]) for i in (0, 1))
     rounds: dict[int, dict[str, np.ndarray]] = {}
     for update in recorded.updates():
         rounds.setdefault(update.round, {})[update.site] = update.values[: len(theta)]
     found: list[list[np.ndarray]] = [[], []]
     for parts in rounds.values():
-        bench.load(theta)
-        module = bench.module.eval()
+        flat_model.load(theta)
+        module = flat_model.module.eval()
         others = [values for site, values in parts.items() if site != curious]
-        messages = {site: _cosines(bench, module, x, y, values) for site, values in parts.items() if len(names) > 1}
-        in_sum = _cosines(bench, module, x, y, np.sum(others, axis=0))
+        messages = {
+            site: _cosines(flat_model, module, x, y, values) for site, values in parts.items() if len(names) > 1
+        }
+        in_sum = _cosines(flat_model, module, x, y, np.sum(others, axis=0))
         found[0].append(in_sum)
         found[1].append(np.array([messages[h][i] if h in messages else in_sum[i] for i, h in enumerate(home)]))
         total = torch.from_numpy(np.sum(list(parts.values()), axis=0).astype(np.float32))
@@ -196,8 +198,8 @@ def _readings(evidence: Evidence, recorded: Recorded, task: Task, home: np.ndarr
     return sign * np.mean(found[0], axis=0), sign * np.mean(found[1], axis=0)
 
 
-def _cosines(bench: Any, module: nn.Module, x: Tensor, y: Tensor, values: np.ndarray) -> np.ndarray:
+def _cosines(flat_model: Any, module: nn.Module, x: Tensor, y: Tensor, values: np.ndarray) -> np.ndarray:
     """Return the cosine of each record's gradient with a flat update (n,)."""
-    along = {n: v.clone() for n, v in bench.shared.views(torch.from_numpy(values.astype(np.float32))).items()}
+    along = {n: v.clone() for n, v in flat_model.shared.views(torch.from_numpy(values.astype(np.float32))).items()}
     readings, size = alignment(module, x, y, along, UNCLIPPED)
     return (readings * size).sum(0) / (np.linalg.norm(size, axis=0) * max(float(np.linalg.norm(values)), 1e-12))

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from infl.attacks._kit.audit_context import AuditContext
 from infl.attacks._kit.contract import Attack, Attacker, Finding
-from infl.attacks._kit.evidence import Evidence
 from infl.attacks._kit.fine_tuning import Samples, Way, compare_starts, summarise, trial
 from infl.attacks._kit.model_file import ModelFile
 from infl.federation.seeds import derive
@@ -31,7 +31,7 @@ class Theft:
 
     Attributes
     ----------
-    evidence
+    context
         Of the run on the other samples, which the file is from.
     mine
         The thief's samples.
@@ -39,14 +39,14 @@ class Theft:
         Of the trial.
     """
 
-    evidence: Evidence
+    context: AuditContext
     mine: AnnData
     number: int
 
     @cached_property
     def file(self) -> ModelFile:
         """The stolen file."""
-        return ModelFile(self.evidence)
+        return ModelFile(self.context)
 
     @cached_property
     def module(self) -> nn.Module:
@@ -61,12 +61,12 @@ class Theft:
     @cached_property
     def cohort(self) -> Samples:
         """The samples of the run itself, read alike; only its owner has them."""
-        parts = [self._read(a, keyless=True) for a in self.evidence.sites.values()]
+        parts = [self._read(a, keyless=True) for a in self.context.sites.values()]
         return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
 
     def _read(self, adata: AnnData, *, keyless: bool) -> Samples:
-        rng = self.evidence.rng("a thief's samples")
-        data = self.file.task.read(adata, self.evidence.panel, site="the thief's data", rng=rng, keyless=keyless)
+        rng = self.context.rng("a thief's samples")
+        data = self.file.task.read(adata, self.context.panel, site="the thief's data", rng=rng, keyless=keyless)
         return data.batch(np.arange(adata.n_obs))
 
     @torch.no_grad()
@@ -77,28 +77,28 @@ class Theft:
 
     def rng(self, *purpose: str | int) -> np.random.Generator:
         """Return a generator of this trial."""
-        return self.evidence.rng(*purpose, self.number)
+        return self.context.rng(*purpose, self.number)
 
 
-def thefts(evidence: Evidence, n: int) -> Iterator[Theft]:
+def thefts(context: AuditContext, n: int) -> Iterator[Theft]:
     """Fit the run again on half of each site's samples, n times, and give its file and the other half to a thief.
 
     The split and the run's seed are others each time.
     """
     for number in range(n):
-        yield evidence.once(("theft", number), lambda number=number: _theft(evidence, number))  # type: ignore[misc]
+        yield context.once(("theft", number), lambda number=number: _theft(context, number))  # type: ignore[misc]
 
 
-def _theft(evidence: Evidence, number: int) -> Theft:
+def _theft(context: AuditContext, number: int) -> Theft:
     import anndata
 
-    rng = evidence.rng("thief_fine_tuning", number)
-    held = {s: evidence.task.hold_out(a, 0.5, rng) for s, a in evidence.sites.items()}
-    halves = {s: a[~held[s]] for s, a in evidence.sites.items()}
-    seed = derive(evidence.run.settings["seed"], "thief", number)
-    run = evidence.repeat(halves, seed=seed, **evidence.without_noise).outcome.run
-    mine = anndata.concat([a[held[s]] for s, a in evidence.sites.items()], index_unique="-", keys=list(held))
-    return Theft(Evidence(run, halves, evidence.seed), mine, number)
+    rng = context.rng("thief_fine_tuning", number)
+    held = {s: context.task.hold_out(a, 0.5, rng) for s, a in context.sites.items()}
+    halves = {s: a[~held[s]] for s, a in context.sites.items()}
+    seed = derive(context.run.settings["seed"], "thief", number)
+    run = context.repeat(halves, seed=seed, **context.without_noise).outcome.run
+    mine = anndata.concat([a[held[s]] for s, a in context.sites.items()], index_unique="-", keys=list(held))
+    return Theft(AuditContext(run, halves, context.seed), mine, number)
 
 
 def draw(y: np.ndarray, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -131,20 +131,20 @@ class Thief(Attack):
     learning_rates: ClassVar[Sequence[float]] = (1e-3, 1e-2)
     margin: ClassVar[float] = 0.05
 
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether the run is a classifier of plain tables with samples to spare."""
         from anndata import AnnData
 
-        plain = all(isinstance(a, AnnData) for a in evidence.sites.values())
-        enough = sum(a.n_obs for a in evidence.sites.values()) >= 8 * len(evidence.panel.get("classes", ()))
-        return isinstance(evidence.task, ClassProbabilities) and plain and enough
+        plain = all(isinstance(a, AnnData) for a in context.sites.values())
+        enough = sum(a.n_obs for a in context.sites.values()) >= 8 * len(context.panel.get("classes", ()))
+        return isinstance(context.task, ClassProbabilities) and plain and enough
 
     @abstractmethod
     def prepare(self, theft: Theft, n: int, case: str) -> Task:
         """Return what the thief does with n samples."""
 
     @abstractmethod
-    def told(self, n: int, case: str, how: str) -> tuple[str, str]:
+    def described(self, n: int, case: str, how: str) -> tuple[str, str]:
         """Return the metric and the note of a finding."""
 
     @property
@@ -152,17 +152,17 @@ class Thief(Attack):
         """Kinds of files to be judged apart."""
         return ("",)
 
-    def run(self, evidence: Evidence) -> list[Finding]:
+    def run(self, context: AuditContext) -> list[Finding]:
         """Repeat run and theft, each time with other samples held out for the thief."""
-        return [self._judge(evidence, case) for case in self.cases]
+        return [self._judge(context, case) for case in self.cases]
 
-    def samples_for(self, evidence: Evidence) -> int:
+    def samples_for(self, context: AuditContext) -> int:
         """Return how many samples the thief trains on."""
-        return min(self.n_samples, sum(a.n_obs for a in evidence.sites.values()) // 4)
+        return min(self.n_samples, sum(a.n_obs for a in context.sites.values()) // 4)
 
-    def trials(self, evidence: Evidence, n: int, case: str = "") -> list[dict[tuple[str, float], float]]:
+    def trials(self, context: AuditContext, n: int, case: str = "") -> list[dict[tuple[str, float], float]]:
         """Return the accuracies of every way and learning rate in each trial."""
-        return [self._trial(theft, n, case) for theft in thefts(evidence, self.n_trials)]
+        return [self._trial(theft, n, case) for theft in thefts(context, self.n_trials)]
 
     def compare(self, trials: Sequence[Mapping[tuple[str, float], float]]) -> dict[str, Any]:
         """Compare what was stolen with what is free: :func:`infl.attacks._kit.fine_tuning.compare_starts`."""
@@ -180,11 +180,11 @@ class Thief(Attack):
             learning_rates=self.learning_rates,
         )
 
-    def _judge(self, evidence: Evidence, case: str) -> Finding:
-        n = self.samples_for(evidence)
-        result = self.compare(self.trials(evidence, n, case))
+    def _judge(self, context: AuditContext, case: str) -> Finding:
+        n = self.samples_for(context)
+        result = self.compare(self.trials(context, n, case))
         chance = float(result["scratch"].mean())
-        metric, note = self.told(n, case, result["how"])
+        metric, note = self.described(n, case, result["how"])
         return Finding(
             metric=metric,
             value=float(result["stolen"].mean()),
@@ -193,7 +193,7 @@ class Thief(Attack):
             trials=len(result["stolen"]),
             chance=chance,
             control=float(result["unlocked"].mean()),
-            promised=ModelFile(evidence).promised,
+            promised=ModelFile(context).promised,
             margin=self.margin,
             note=note,
         )

@@ -16,12 +16,12 @@ from torch.func import functional_call, vmap
 from torch.optim.adamw import adamw
 
 from infl.nn.dropout import dropout_by
-from infl.nn.steps import BETAS
+from infl.nn.steps import ADAMW_BETAS
 
 Stack = Mapping[str, Tensor]
 """Tensors by name, with a leading axis over weights that are trained beside each other."""
 
-LARGEST = 1 << 23
+LARGEST_STACK = 1 << 23
 """Numbers in the weights of a stack (32 MiB); beyond that they are trained in several stacks."""
 
 
@@ -189,8 +189,8 @@ class _Adam:
                     [torch.tensor(float(number)) for _ in names],
                     fused=True,
                     amsgrad=False,
-                    beta1=BETAS[0],
-                    beta2=BETAS[1],
+                    beta1=ADAMW_BETAS[0],
+                    beta2=ADAMW_BETAS[1],
                     lr=rate * factor,
                     weight_decay=1e-4,
                     eps=1e-8,

@@ -14,7 +14,7 @@ from infl.models.locked import PRIVATE, Header, LockedModel, load_model, lock_mo
 from infl.models.locked.header import digest_of
 
 if TYPE_CHECKING:
-    from infl.attacks._kit.evidence import Evidence
+    from infl.attacks._kit.audit_context import AuditContext
 
 
 class CodeInFile(Lies):
@@ -27,9 +27,9 @@ class CodeInFile(Lies):
         "Copies of the model file name a module, a file or a folder with code, and are opened, shown and predicted with."
     )
 
-    def lies(self, evidence: Evidence) -> Iterator[tuple[str, bool]]:
+    def lies(self, context: AuditContext) -> Iterator[tuple[str, bool]]:
         """Put the tripwire into the header of the run's model, under all its names."""
-        model, key = evidence.run.model, evidence.run.key if evidence.run.model.header.fingerprint else None
+        model, key = context.run.model, context.run.key if context.run.model.header.fingerprint else None
         unlocked = replace(model.header, lock="none", strength=0.0, key_version=0, fingerprint="")
         model = lock_model(
             unlocked, model.effective(key), model.private_arrays(key), None
@@ -41,27 +41,27 @@ class CodeInFile(Lies):
                 ran = False
                 for changed in with_code(header, header["options"], text):
                     _write(model, path, {name: changed[name] for name in header})
-                    self._use(evidence, path)
+                    self._use(context, path)
                     ran |= wire.ran()
                 yield what, ran
-            yield "a pickle under the name of a model", self._pickle(evidence, wire, path)
+            yield "a pickle under the name of a model", self._pickle(context, wire, path)
             model.save(path, overwrite=True)
-            yield "honest", self._use(evidence, path)
+            yield "honest", self._use(context, path)
 
     @staticmethod
-    def _use(evidence: Evidence, path: Path) -> bool:
+    def _use(context: AuditContext, path: Path) -> bool:
         """Do all that one does with a model file; whether all went well."""
         import infl
 
         try:
             model = load_model(path)
             repr(model), model._repr_html_()
-            infl.tl.predict(next(iter(evidence.sites.values()))[:2].copy(), model)
+            infl.tl.predict(next(iter(context.sites.values()))[:2].copy(), model)
         except Exception:  # noqa: BLE001 - whatever it ends with, code may have run
             return False
         return True
 
-    def _pickle(self, evidence: Evidence, wire: Tripwire, path: Path) -> bool:
+    def _pickle(self, context: AuditContext, wire: Tripwire, path: Path) -> bool:
         """Whether a file that torch would unpickle is."""
         import pickle
 
@@ -70,7 +70,7 @@ class CodeInFile(Lies):
                 return open, (str(wire.folder / "ran"), "w")
 
         path.write_bytes(pickle.dumps(Run()))
-        self._use(evidence, path)
+        self._use(context, path)
         return wire.ran()
 
 

@@ -25,7 +25,7 @@ from infl.models.registry import known_tasks, task_class
 
 if TYPE_CHECKING:
     from infl._types import Data
-    from infl.attacks._kit.evidence import Evidence
+    from infl.attacks._kit.audit_context import AuditContext
     from infl.federation.agreement import Agreement
 
 
@@ -141,9 +141,9 @@ class CodeInOffer(Lies):
         "Runs are offered that name a module, a file or a folder with code, in every setting of every known task."
     )
 
-    def lies(self, evidence: Evidence) -> Iterator[tuple[str, bool]]:
+    def lies(self, context: AuditContext) -> Iterator[tuple[str, bool]]:
         """Offer the tripwire under all its names, and see whether it was touched."""
-        with Consortium(evidence, policy=any_column) as hospitals, tripwire() as wire:
+        with Consortium(context, policy=any_column) as hospitals, tripwire() as wire:
             settings = json.loads(hospitals.agreement.to_json())
             hospital = hospitals[hospitals.names[0]]
             for what, text in wire.names.items():
@@ -164,7 +164,7 @@ class Downgrade(Lies):
         "Runs are offered with less protection than the hospital's policy asks for, then plans that name another key."
     )
 
-    def lies(self, evidence: Evidence) -> Iterator[tuple[str, bool]]:
+    def lies(self, context: AuditContext) -> Iterator[tuple[str, bool]]:
         """Offer each downgrade to a hospital of its own, then send plans for other keys."""
         offers: dict[str, dict[str, Any]] = {
             "no seal": {"seal": "none"},
@@ -175,22 +175,22 @@ class Downgrade(Lies):
             "another key": {"fingerprint": "0" * 16},
             "no lock": {"lock": "none", "strength": 0.0},
             "a lock of no strength": {"strength": 0.0},
-            "sums of two": {"min_sites": 2 if evidence.run.settings["min_sites"] > 2 else 1},
+            "sums of two": {"min_sites": 2 if context.run.settings["min_sites"] > 2 else 1},
             "sums of none": {"min_sites": 0},
             "another seal": {"seal": "group"},
         }  # fmt: skip
-        if evidence.run.settings["privacy"] is not None:
-            dp = evidence.run.settings["privacy"]
+        if context.run.settings["privacy"] is not None:
+            dp = context.run.settings["privacy"]
             offers |= {
                 "no noise": {"privacy": None},
                 "less noise under the same ε": {"privacy": dp | {"noise_multiplier": 1e-6}},
             }
-        with Consortium(evidence) as hospitals:
+        with Consortium(context) as hospitals:
             settings = json.loads(hospitals.agreement.to_json())
             for what, changes in offers.items():
                 if settings | changes != settings:
                     yield what, isinstance(offer(hospitals[hospitals.names[0]], settings | changes), Consent)
-        with Consortium(evidence) as hospitals:
+        with Consortium(context) as hospitals:
             plan = hospitals.until("train", 1)[hospitals.names[0]]
             hospital = hospitals[hospitals.names[0]]
             yield "a plan without a key", hospital.does(replace(plan, key_version=0, fingerprint=""))
@@ -208,9 +208,9 @@ class GhostMembers(Lies):
     question: ClassVar[str] = "Does a hospital take part with members that the key holder never named?"
     tried: ClassVar[str] = "A coordinator and a hospital with the ring run the other members of a run themselves."
 
-    def lies(self, evidence: Evidence) -> Iterator[tuple[str, bool]]:
+    def lies(self, context: AuditContext) -> Iterator[tuple[str, bool]]:
         """Have one real hospital train with ghosts, whose ring is real and whom the key holder granted nothing."""
-        data = some_of(evidence)
+        data = some_of(context)
         first, *others = data
         ghosts = {first: data[first], others[0]: data[others[0]]}
         ghosts |= {f"ghost_{k}": data[others[0]] for k in range(1, max(len(data) - 1, 2))}
@@ -220,7 +220,7 @@ class GhostMembers(Lies):
             "ghosts alone": (ghosts, (first,)),
         }
         for what, (cast, members) in lies.items():
-            with Consortium(evidence, cast, members=members) as hospitals:
+            with Consortium(context, cast, members=members) as hospitals:
                 victim = hospitals[first]
                 yield what, victim.consents(hospitals.agreement) and self._trains(hospitals, first)
 
@@ -240,16 +240,16 @@ class DataProbe(Attack):
     against: ClassVar[Attacker] = Attacker.DEVIATING
     question: ClassVar[str] = "Do yes and no to offers tell which values a column has?"
 
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether there are classes to ask for."""
-        tables = all(hasattr(adata, "X") for adata in evidence.sites.values())
-        return len(evidence.panel.get("classes", [])) > 2 and tables and evidence.sealed and len(evidence.sites) > 2
+        tables = all(hasattr(adata, "X") for adata in context.sites.values())
+        return len(context.panel.get("classes", [])) > 2 and tables and context.sealed and len(context.sites) > 2
 
-    def run(self, evidence: Evidence) -> list[Finding]:
+    def run(self, context: AuditContext) -> list[Finding]:
         """Compare what hospitals with and without a value reply, under the default policy; control: one that asks nobody."""
-        default, n = self._told(evidence, lambda agreement: "")
-        listed, _ = self._told(evidence, accepting)
-        alone, _ = self._told(evidence, lambda agreement: accepting(agreement, panels=["*"]))
+        default, n = self._told(context, lambda agreement: "")
+        listed, _ = self._told(context, accepting)
+        alone, _ = self._told(context, lambda agreement: accepting(agreement, panels=["*"]))
         return [
             Finding(
                 metric="share of offers whose reply tells who has a value",
@@ -266,20 +266,20 @@ class DataProbe(Attack):
             )
         ]
 
-    def _told(self, evidence: Evidence, policy: Callable[[Agreement], str]) -> tuple[float, int]:
+    def _told(self, context: AuditContext, policy: Callable[[Agreement], str]) -> tuple[float, int]:
         """Return for which share of the offers two hospitals, which differ by one class alone, reply differently."""
-        different, classes = [], list(evidence.panel["classes"])
+        different, classes = [], list(context.panel["classes"])
         for left_out in classes[:MOST_CLASSES]:
-            data = some_of(evidence)
+            data = some_of(context)
             name, adata = next(iter(data.items()))
             has = np.zeros(adata.n_obs, dtype=bool)
-            for column in columns_of(evidence.run.model.header):
+            for column in columns_of(context.run.model.header):
                 has |= label_text(adata.obs[column]) == left_out
             if not has.any() or has.all():
                 continue
             replies = []
             for kept in (adata, adata[~has].copy()):
-                with Consortium(evidence, data | {name: kept}, policy=policy) as hospitals:
+                with Consortium(context, data | {name: kept}, policy=policy) as hospitals:
                     settings = json.loads(hospitals.agreement.to_json())
                     settings["panel"] |= {"classes": [c for c in classes if c != left_out]}
                     replies.append(type(offer(hospitals[name], settings)))

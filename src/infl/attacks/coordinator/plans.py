@@ -1,4 +1,4 @@
-"""Plans for something else than what is due, which a site that does as it is told would answer."""
+"""Plans for something else than what is due, which a site without checks would answer."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from infl.attacks._kit.consortium import Consortium, Lies
-from infl.federation.messages import END, REVEAL, Plan
+from infl.federation.messages import END_KIND, REVEAL_KIND, Plan
 from infl.federation.programme import MAX_ATTEMPTS
 
 if TYPE_CHECKING:
-    from infl.attacks._kit.evidence import Evidence
+    from infl.attacks._kit.audit_context import AuditContext
 
 Lie = Callable[[Plan], Plan]
 
@@ -21,9 +21,9 @@ class _LiesInPlans(Lies):
 
     plans: ClassVar[Mapping[str, Lie]]
 
-    def lies(self, evidence: Evidence) -> Iterator[tuple[str, bool]]:
+    def lies(self, context: AuditContext) -> Iterator[tuple[str, bool]]:
         """Send each plan that is not due, then the one that is."""
-        with Consortium(evidence) as hospitals:
+        with Consortium(context) as hospitals:
             plan = hospitals.until("train", 2)[hospitals.names[0]]
             for what, lie in self.plans.items():
                 yield what, hospitals[hospitals.names[0]].does(lie(plan))
@@ -52,7 +52,9 @@ class ReplayedRound(_LiesInPlans):
         "the round before under the next number": lambda p: replace(p, round=p.round - 1),
         "the exchange before as a further attempt": lambda p: replace(p, seq=p.seq - 1, round=p.round - 1, attempt=1),
         "the first sum again": lambda p: replace(p, seq=0, kind="count", round=0),
-        "the masks of the round before": lambda p: replace(p, seq=p.seq - 1, round=p.round - 1, kind=REVEAL + "train"),
+        "the masks of the round before": lambda p: replace(
+            p, seq=p.seq - 1, round=p.round - 1, kind=REVEAL_KIND + "train"
+        ),
     }
 
 
@@ -103,15 +105,15 @@ class EarlyEnd(_LiesInPlans):
     question: ClassVar[str] = "Does a hospital write a model before the agreed end?"
     tried: ClassVar[str] = "A hospital is told that the run is over, two rounds early."
     plans: ClassVar[Mapping[str, Lie]] = {
-        "the end": lambda p: replace(p, kind=END, round=0, lanes=(0, 2, 0)),
-        "the end of the exchange before": lambda p: replace(p, kind=END, round=0, seq=p.seq - 1, lanes=(0, 2, 0)),
-        "the end in a later exchange": lambda p: replace(p, kind=END, round=0, seq=p.seq + 9, lanes=(0, 2, 0)),
+        "the end": lambda p: replace(p, kind=END_KIND, round=0, lanes=(0, 2, 0)),
+        "the end of the exchange before": lambda p: replace(p, kind=END_KIND, round=0, seq=p.seq - 1, lanes=(0, 2, 0)),
+        "the end in a later exchange": lambda p: replace(p, kind=END_KIND, round=0, seq=p.seq + 9, lanes=(0, 2, 0)),
     }
 
     def more(self, hospitals: Consortium) -> Iterator[tuple[str, bool]]:
         """Look for a file, whatever the answer was."""
         hospital = hospitals[hospitals.names[0]]
-        yield "a model file", hospital.finished or hospital.station.has_result(hospitals.agreement)
+        yield "a model file", hospital.finished or hospital.site_folder.has_result(hospitals.agreement)
 
 
 class Differencing(_LiesInPlans):
@@ -149,7 +151,7 @@ class Differencing(_LiesInPlans):
         yield from self._metrics_of_some(hospitals, plan)
         if hospitals.agreement.seal != "pairwise":
             return
-        name, plan = hospitals.names[0], hospitals.until(REVEAL + "train", 2)[hospitals.names[0]]
+        name, plan = hospitals.names[0], hospitals.until(REVEAL_KIND + "train", 2)[hospitals.names[0]]
         hospitals[name].does(plan)  # opened, as is right; all that follows is not
         fewer = {site: share for site, share in plan.shares.items() if site != hospitals.names[-1]}
         yield (

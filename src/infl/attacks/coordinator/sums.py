@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from infl.attacks._kit.audit_context import UNPROTECTED
 from infl.attacks._kit.classifiers import with_options
 from infl.attacks._kit.consortium import Consortium, Lies
 from infl.attacks._kit.contract import Attack, Attacker, Finding
-from infl.attacks._kit.evidence import UNPROTECTED
 from infl.errors import FederationError
 from infl.federation.messages import Plan, Total
 from infl.models.classifier import Classifier
-from infl.privacy.seal import Words, add, dequantise
-from infl.sums.lanes import WIDER, join_sums, split_sums
+from infl.privacy.seal import MaskedArrays, add, dequantise
+from infl.sums.lanes import WIDER_COUNT, join_sums, split_sums
 
 if TYPE_CHECKING:
-    from infl.attacks._kit.evidence import Evidence
+    from infl.attacks._kit.audit_context import AuditContext
     from infl.federation.site import Site
 
 WIDTH, SLOPE, PULL, GATE = 256, 100.0, 10.0, 1e-3
@@ -35,10 +35,10 @@ class SplitView(Lies):
 
     name: ClassVar[str] = "split_view"
     quick: ClassVar[bool] = False
-    question: ClassVar[str] = "Do hospitals that were told of different sums go on together?"
+    question: ClassVar[str] = "Do hospitals that were sent different sums go on together?"
     tried: ClassVar[str] = "One of the hospitals is given another sum of the first round than the others."
 
-    def lies(self, evidence: Evidence) -> Iterator[tuple[str, bool]]:
+    def lies(self, context: AuditContext) -> Iterator[tuple[str, bool]]:
         """Tell each lie to one hospital in a run of its own, and see who goes on with which model."""
         views: dict[str, Callable[[Consortium, Total], Total]] = {
             "honest": lambda _, total: total,
@@ -48,22 +48,22 @@ class SplitView(Lies):
             "a wrong list of who answered": lambda _, total: replace(total, responders=total.responders[1:]),
         }
         for what, view in views.items():
-            with Consortium(evidence) as hospitals:
-                told = hospitals.until("train", 2)[hospitals.names[-1]].previous[-1]
+            with Consortium(context) as hospitals:
+                original = hospitals.until("train", 2)[hospitals.names[-1]].previous[-1]
                 if what != "honest" and len(hospitals.names) - 1 < hospitals.agreement.min_sites:
                     continue
-                other = view(hospitals, told)
-                models = self._models(hospitals, told, other)
+                other = view(hospitals, original)
+                models = self._models(hospitals, original, other)
                 yield what, len(set(models)) == 1 if what == "honest" else len(set(models)) > 1
 
     @staticmethod
-    def _models(hospitals: Consortium, told: Total, other: Total) -> list[bytes]:
+    def _models(hospitals: Consortium, original: Total, other: Total) -> list[bytes]:
         """Return the models of the hospitals that answer two rounds after the last of them was given another sum."""
 
         def change(name: str, plan: Plan) -> Plan:
             if name != hospitals.names[-1]:
                 return plan
-            return replace(plan, previous=tuple(other if t.seq == told.seq else t for t in plan.previous))
+            return replace(plan, previous=tuple(other if t.seq == original.seq else t for t in plan.previous))
 
         hospitals.change, plans = change, {}
         with suppress(FederationError):  # where the sites open nothing together again
@@ -72,7 +72,7 @@ class SplitView(Lies):
         return [weights_of(hospitals[name].site) for name in on]
 
 
-def one_more(words: Words) -> Words:
+def one_more(words: MaskedArrays) -> MaskedArrays:
     """Change one word of a sum."""
     other = words.copy()
     other.low[0] += 1
@@ -97,14 +97,14 @@ class CraftedModel(Attack):
     against: ClassVar[Attacker] = Attacker.COLLUSION
     question: ClassVar[str] = "Can single patients be read from the sum of all hospitals, after a forged sum?"
 
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether it is our classifier, whose network is crafted, and trains without noise."""
-        return isinstance(evidence.task, Classifier) and evidence.sealed and evidence.run.privacy is None
+        return isinstance(context.task, Classifier) and context.sealed and context.run.privacy is None
 
-    def run(self, evidence: Evidence) -> list[Finding]:
+    def run(self, context: AuditContext) -> list[Finding]:
         """Craft a model, open the next sum, and compare what is in it with the other hospitals' patients."""
-        value, n = self._read(evidence)
-        control, _ = self._read(evidence, **UNPROTECTED)
+        value, n = self._read(context)
+        control, _ = self._read(context, **UNPROTECTED)
         return [
             Finding(
                 metric="share of patients whose profile was read",
@@ -122,19 +122,19 @@ class CraftedModel(Attack):
             )
         ]
 
-    def _read(self, evidence: Evidence, **changes: Any) -> tuple[float, int]:
+    def _read(self, context: AuditContext, **changes: Any) -> tuple[float, int]:
         """Return the share of the other hospitals' patients whose profile was read, and how many patients there are."""
         options: dict[str, Any] = {
             "optimiser": "sgd", "lr": 1.0, "batch_size": 1 << 20, "grad_clip": None, "weight_decay": 0.0,
             "width": WIDTH, "n_blocks": 1, "dropout": 0.0, "coordinate": 0,
         }  # fmt: skip
-        task = with_options(evidence.task, **options)
+        task = with_options(context.task, **options)
         common: dict[str, Any] = {"task": task, "local_epochs": 1, "aggregation": "fedavg", "aggregation_options": {}}
-        with Consortium(evidence, **common | changes) as hospitals:
+        with Consortium(context, **common | changes) as hospitals:
             total = hospitals.until("train", 2)[hospitals.names[0]].previous[-1]
             helper = hospitals[hospitals.names[0]].site
             assert helper is not None
-            rng = evidence.rng(self.name)
+            rng = context.rng(self.name)
             hospitals.go_on_from(forged(helper, total, crafted(helper, rng)))
             nexts = hospitals.until("train", 3)[hospitals.names[0]].previous[-1]
             sums = [nexts] if not changes else [hospitals.sum_of(nexts, (name,)) for name in hospitals.names[1:]]
@@ -180,7 +180,7 @@ def crafted(site: Site, rng: np.random.Generator) -> np.ndarray:
     """
     replica = site.replica
     flat = torch.zeros_like(replica.theta)
-    views = replica.bench.shared.views(flat)
+    views = replica.flat_model.shared.views(flat)
     weight = views["embed.weight"]  # (width, n_features)
     axis = torch.from_numpy(rng.normal(size=weight.shape[1]) / weight.shape[1] ** 0.5).float()
     z = torch.from_numpy(rows_of(site)) @ axis
@@ -200,7 +200,7 @@ def crafted(site: Site, rng: np.random.Generator) -> np.ndarray:
 
 def profiles(site: Site, update: np.ndarray) -> np.ndarray:
     """Return what stands between neighbouring rows of the first layer's update: inputs, where it is that of one patient."""
-    views = site.replica.bench.shared.views(torch.from_numpy(update).float())
+    views = site.replica.flat_model.shared.views(torch.from_numpy(update).float())
     weight, bias = views["embed.weight"].double().numpy(), views["embed.bias"].double().numpy()
     weight, bias = (weight - weight[-1])[4:-1], (bias - bias[-1])[4:-1]
     between, divisor = weight[:-1] + weight[1:], bias[:-1] + bias[1:]
@@ -215,7 +215,7 @@ def forged(site: Site, total: Total, wanted: np.ndarray) -> Total:
     _, sums = dequantise(replica.seal.unseal(context, total.responders, total.words, packing), packing)
     arrays = split_sums(sums, packing)
     for number, (part, _) in enumerate(packing.lane(32)):  # room for all but what is to be read
-        arrays[WIDER][number, 2] = 0.0 if part.name.startswith("embed") else 1.0
+        arrays[WIDER_COUNT][number, 2] = 0.0 if part.name.startswith("embed") else 1.0
     sums = join_sums(arrays, packing)
     change = (wanted - replica.theta.numpy()).astype(np.float32)
     if replica.gain is not None:

@@ -18,7 +18,7 @@ from infl.models.registry import known_tasks
 
 if TYPE_CHECKING:
     from infl._types import Data
-    from infl.attacks._kit.evidence import Evidence
+    from infl.attacks._kit.audit_context import AuditContext
 
 Seen = list[tuple[Any, ...]]
 
@@ -45,29 +45,29 @@ class RefusalOracle(Attack):
     against: ClassVar[Attacker] = Attacker.DEVIATING
     question: ClassVar[str] = "Does it show in who answers, how, and how often, what a hospital's data are?"
 
-    def applies(self, evidence: Evidence) -> bool:
+    def applies(self, context: AuditContext) -> bool:
         """Whether there is a seal, and the sites have a matrix of values that can be changed."""
-        known = evidence.sealed and len(evidence.sites) > 2 and evidence.task.name in known_tasks()
-        return known and all(hasattr(adata, "X") and adata.X is not None for adata in evidence.sites.values())
+        known = context.sealed and len(context.sites) > 2 and context.task.name in known_tasks()
+        return known and all(hasattr(adata, "X") and adata.X is not None for adata in context.sites.values())
 
-    def run(self, evidence: Evidence) -> list[Finding]:
+    def run(self, context: AuditContext) -> list[Finding]:
         """Compare the run's data with each changed version of one hospital's."""
-        data = some_of(evidence)
-        usual, told = self._seen(evidence, data), {}
+        data = some_of(context)
+        usual, differences = self._seen(context, data), {}
         for what, change in WORLDS.items():
             first, *others = data.items()
             other = first[1].copy()
             other.X = change(other.X)
-            told[what] = difference(usual, self._seen(evidence, {first[0]: other, **dict(others)}))
-        worst = max(told, key=lambda what: told[what])
-        came = f"Seen most of: {worst}." if told[worst] else "Nothing was different."
+            differences[what] = difference(usual, self._seen(context, {first[0]: other, **dict(others)}))
+        worst = max(differences, key=lambda what: differences[what])
+        came = f"Seen most of: {worst}." if differences[worst] else "Nothing was different."
         answered = np.mean([kind != Trouble.__name__ for *_, kind, _ in usual])
         return [
             Finding(
                 metric="share of what is seen that depends on the data",
-                value=told[worst],
-                low=told[worst],
-                high=told[worst],
+                value=differences[worst],
+                low=differences[worst],
+                high=differences[worst],
                 chance=0.0,
                 control=float(answered),
                 promised=True,
@@ -79,9 +79,9 @@ class RefusalOracle(Attack):
         ]
 
     @staticmethod
-    def _seen(evidence: Evidence, data: dict[str, Data]) -> Seen:
+    def _seen(context: AuditContext, data: dict[str, Data]) -> Seen:
         """Return what is seen of an honest run, with lies about scales in its second round."""
-        with Consortium(evidence, data) as hospitals, suppress(FederationError):  # a run that ends early is seen to
+        with Consortium(context, data) as hospitals, suppress(FederationError):  # a run that ends early is seen to
             due = hospitals.until("train", 2)
             for name, plan in due.items():
                 for what, lie in ChosenScale.plans.items():

@@ -2,7 +2,7 @@
 
 FLARE gives enrolment, mutual TLS and the streaming of large messages. An engine job is one *attempt* at finishing a run; the
 run itself, its checkpoints, who is up and who is late are infl's (:mod:`infl.deploy.remote`,
-:mod:`infl.deploy.resident`, :mod:`infl.deploy.attempt`). A job is configuration only: it names one controller and one
+:mod:`infl.deploy.site_worker`, :mod:`infl.deploy.run_attempt`). A job is configuration only: it names one controller and one
 executor, the two classes that a participant's allow list has.
 """
 
@@ -12,8 +12,8 @@ from importlib.util import find_spec
 
 from infl.errors import MissingExtraError
 
-CONTROLLER = "infl.deploy.flare.controller.InflController"
-EXECUTOR = "infl.deploy.flare.executor.InflExecutor"
+CONTROLLER_CLASS = "infl.deploy.flare.controller.InflController"
+EXECUTOR_CLASS = "infl.deploy.flare.executor.InflExecutor"
 
 
 def require_flare() -> None:

@@ -11,9 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from infl import __version__
-from infl.deploy.flare.kits import Consortium, consortium_of, days_left
+from infl.deploy.flare.consortium import Consortium, consortium_of
+from infl.deploy.flare.kits import days_left
 from infl.deploy.runfile import RunFile
-from infl.deploy.station import Station, read_site
+from infl.deploy.site_data import read_site
+from infl.deploy.site_folder import SiteFolder
 from infl.errors import DataError, FederationError, FileError, InflError
 from infl.models.registry import task_from_json
 
@@ -38,18 +40,18 @@ def check_coordinator(home: Path, run: Path | None = None) -> list[Finding]:
     return [_find(what, part) for what, part in parts.items()]
 
 
-def check_site(station: Station, run: Path | None = None) -> list[Finding]:
+def check_site(site_folder: SiteFolder, run: Path | None = None) -> list[Finding]:
     """Check kit, certificate, connection, disk, versions, policy, data and key; the last three for a run if it is named."""
-    kit = station.home / "kit"
+    kit = site_folder.home / "kit"
     parts: dict[str, Callable[[], str]] = {
         "kit": lambda: _kit(kit),
         "certificate": lambda: days(kit),
-        "connection": lambda: _connection(kit, consortium_of(station.home)),
-        "disk": lambda: _disk(station.home),
+        "connection": lambda: _connection(kit, consortium_of(site_folder.home)),
+        "disk": lambda: _disk(site_folder.home),
         "versions": _versions,
-        "policy": lambda: _policy(station, run),
-        "data": lambda: _data(station, run),
-        "key": lambda: _key(station, run),
+        "policy": lambda: _policy(site_folder, run),
+        "data": lambda: _data(site_folder, run),
+        "key": lambda: _key(site_folder, run),
     }
     return [_find(what, part) for what, part in parts.items()]
 
@@ -133,22 +135,22 @@ def _versions() -> str:
 
 def _run(run: Path) -> str:
     agreement = RunFile.read(run).agreement()
-    said = f"{agreement.task}, {len(agreement.sites)} sites, {agreement.rounds} rounds"
-    return "; ".join(filter(None, (said, agreement.tolerance())))
+    summary = f"{agreement.task}, {len(agreement.sites)} sites, {agreement.rounds} rounds"
+    return "; ".join(filter(None, (summary, agreement.tolerance())))
 
 
-def _policy(station: Station, run: Path | None) -> str:
-    policy = station.policy
+def _policy(site_folder: SiteFolder, run: Path | None) -> str:
+    policy = site_folder.policy
     if run is None:
         return "can be read"
     agreement = RunFile.read(run).agreement()
-    policy.check(agreement, station.settings.name)
-    said = "accepts the run" + (", after a person's yes" if policy.ask else "")
-    return "; ".join(filter(None, (said, agreement.tolerance())))
+    policy.check(agreement, site_folder.settings.name)
+    summary = "accepts the run" + (", after a person's yes" if policy.ask else "")
+    return "; ".join(filter(None, (summary, agreement.tolerance())))
 
 
-def _data(station: Station, run: Path | None) -> str:
-    settings = station.settings
+def _data(site_folder: SiteFolder, run: Path | None) -> str:
+    settings = site_folder.settings
     adata = read_site(Path(settings.data), settings.name)
     if run is not None:
         agreement = RunFile.read(run).agreement()
@@ -163,12 +165,12 @@ def _data(station: Station, run: Path | None) -> str:
     return f"{adata.n_obs:,} × {adata.n_vars:,}"
 
 
-def _key(station: Station, run: Path | None) -> str:
+def _key(site_folder: SiteFolder, run: Path | None) -> str:
     if run is None:
         return "not asked for without run.toml"
     agreement = RunFile.read(run).agreement()
-    ring = station.open_key(agreement)
+    ring = site_folder.open_key(agreement)
     if ring is None:
         return "none needed"
-    station.membership(agreement, ring)
+    site_folder.membership(agreement, ring)
     return f"version {agreement.key_version}, {agreement.fingerprint}; all {len(agreement.sites)} sites are members"

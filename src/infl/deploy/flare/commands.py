@@ -44,8 +44,8 @@ def nvflare(home: Path, *arguments: object) -> None:
             _process.cache_clear()
             raise FederationError("nvflare could not be started: try `nvflare --version`") from error
     if answer["code"]:
-        said = [line for line in answer["said"].splitlines() if line.strip()]
-        raise FederationError(f"nvflare {' '.join(words[:2])}: {' '.join(said[:2])}")
+        output = [line for line in answer["output"].splitlines() if line.strip()]
+        raise FederationError(f"nvflare {' '.join(words[:2])}: {' '.join(output[:2])}")
 
 
 @cache
@@ -70,7 +70,7 @@ def main() -> None:
             process.start()
             process.join()
             output.seek(0)
-            answer = {"code": process.exitcode, "said": output.read()}
+            answer = {"code": process.exitcode, "output": output.read()}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

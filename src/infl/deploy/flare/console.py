@@ -1,4 +1,4 @@
-"""The coordinator's administrator: asks FLARE's server to run, to tell and to end jobs.
+"""The coordinator's administrator: asks FLARE's server to run and end jobs, and for their state.
 
 FLARE's session lives in a process of its own, ``python -m infl.deploy.flare.console KIT``, which reads a request a line and
 answers with a line, both JSON: a session that is closed while its connection is being made waits for ever, as it does when
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from infl.deploy.flare import require_flare
-from infl.deploy.flare.kits import ADMIN
+from infl.deploy.flare.kits import ADMIN_NAME
 from infl.errors import FederationError
 
 log = logging.getLogger(__name__)
@@ -78,11 +78,11 @@ class Console:
 
     def sites(self) -> dict[str, float]:
         """Return which sites are connected, and when each was last seen to be heard of, by this process's own clock."""
-        said = self.ask("sites")
-        if said is None:
+        states = self.ask("sites")
+        if states is None:
             return {}
         now, before = time.monotonic(), self._heard
-        self._heard = {n: before[n] if n in before and before[n][1] == at else (now, at) for n, at in said.items()}
+        self._heard = {n: before[n] if n in before and before[n][1] == at else (now, at) for n, at in states.items()}
         return {name: at for name, (at, _) in self._heard.items() if now - at < HEARTBEATS}
 
     def submit(self, job: Path) -> str | None:
@@ -115,7 +115,7 @@ class Console:
         return self.state(job) if ended else None
 
     def close(self) -> None:
-        """Let go of the session."""
+        """Close the session."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -170,7 +170,7 @@ def main(kit: str) -> None:
         what, *arguments = json.loads(line)
         answer: dict[str, Any] = {}
         try:
-            session = session or new_secure_session(ADMIN, kit, timeout=5.0, auto_login_max_tries=1)
+            session = session or new_secure_session(ADMIN_NAME, kit, timeout=5.0, auto_login_max_tries=1)
             answer = {"value": CALLS[what](session, *arguments)}
         except (JobNotFound, JobNotRunning):
             pass

@@ -12,10 +12,10 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.signal import Signal
 
-from infl.deploy.attempt import AGAIN, STOP, Attempt, RunFolder
-from infl.deploy.flare.line import Line, cells_of
+from infl.deploy.flare.job_channel import JobChannel, cells_of
 from infl.deploy.flare.process import keep_memory_flat
 from infl.deploy.remote import Patience, RemoteTransport
+from infl.deploy.run_attempt import REQUEST_AGAIN, REQUEST_STOP, RunAttempt, RunFolder
 from infl.errors import SettingsError
 from infl.federation.agreement import Agreement
 
@@ -37,7 +37,7 @@ class InflController(Controller):
     patience
         Fields of :class:`~infl.deploy.remote.Patience`.
     agreement
-        The specification as JSON, when whoever asks for the run is not at the coordinator; the run is begun with it.
+        The specification as JSON, where the run is asked for from another machine; the run is begun with it.
     """
 
     def __init__(self, run: str, patience: dict[str, float] | None = None, agreement: str = "") -> None:
@@ -68,14 +68,14 @@ class InflController(Controller):
         fl_ctx.get_engine().register_app_command(COMMAND, self._tell, folder)
         engine, sites = fl_ctx.get_engine(), folder.agreement.sites
         cells = {n: a for n, a in cells_of(fl_ctx.get_job_id(), engine.get_clients()).items() if n in sites}
-        line: Line | None = None
+        channel: JobChannel | None = None
 
         def send(site: str, content: list[memoryview]) -> None:
-            if line is not None:
-                line.send(site, content)
+            if channel is not None:
+                channel.send(site, content)
 
         transport = RemoteTransport(sites, send, self.patience)
-        line = Line(engine.get_cell(), cells, transport.receive, lambda: transport.limit)
+        channel = JobChannel(engine.get_cell(), cells, transport.receive, lambda: transport.limit)
         over = threading.Event()
 
         def watch() -> None:
@@ -86,18 +86,18 @@ class InflController(Controller):
 
         threading.Thread(target=watch, daemon=True).start()
         try:
-            status = Attempt(folder, transport).go()
+            status = RunAttempt(folder, transport).go()
             self.log_info(fl_ctx, f"run {self.run}: {status.state} {status.message}".rstrip())
             if self.agreement is not None:
                 self._told.wait(LAST_WORD)
         finally:
             over.set()
-            line.close()
+            channel.close()
 
     def _tell(self, topic: str, data: Any, fl_ctx: FLContext, folder: RunFolder) -> dict[str, Any]:
-        """Answer an administrator who is not at the coordinator: take a request, say where the run is."""
+        """Answer an administrator on another machine: take a request, return the run's status."""
         wanted = data.get("request") if isinstance(data, dict) else None
-        if wanted in (STOP, AGAIN):
+        if wanted in (REQUEST_STOP, REQUEST_AGAIN):
             folder.request(wanted)
         status = folder.status
         if status.state not in ("offered", "running"):

@@ -1,144 +1,35 @@
-"""FLARE's processes: kept alive here, and asked to run attempts."""
+"""FLARE's server, asked to run attempts until a run is finished."""
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import signal
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from infl.deploy.attempt import AGAIN, OVER, STOP, RunFolder, Status
-from infl.deploy.flare import require_flare
 from infl.deploy.flare.checks import check_port
 from infl.deploy.flare.console import Console, over
+from infl.deploy.flare.consortium import consortium_of
+from infl.deploy.flare.daemon import SERVER_PROCESS, Daemon
 from infl.deploy.flare.job import write_job
-from infl.deploy.flare.kits import consortium_of
 from infl.deploy.folders import alone
 from infl.deploy.remote import Patience
-from infl.errors import FederationError, FileError
+from infl.deploy.run_attempt import FINAL_STATES, REQUEST_AGAIN, REQUEST_STOP, RunFolder, Status
+from infl.errors import FederationError
 
 if TYPE_CHECKING:
     from infl.federation.agreement import Agreement
 
 log = logging.getLogger(__name__)
-SERVER, CLIENT = "server", "client"
 STARTING, LEAVING = 120.0, 3.0
 """Seconds that the engine has to begin an attempt, and to end a job whose attempt has ended, before the job is aborted: after
 a cut, FLARE waits for minutes for sites that do not know that the job is over."""
 
 
-class Daemon:
-    """FLARE's long-lived process of a participant; started again whenever it dies.
-
-    Parameters
-    ----------
-    kit
-        The participant's kit.
-    role
-        ``"server"`` or ``"client"``.
-    output
-        File for what it prints.
-    """
-
-    def __init__(self, kit: Path, role: str, output: Path) -> None:
-        require_flare()
-        if not (kit / "startup" / f"fed_{role}.json").exists():
-            raise FileError(f"{kit} is no {role} kit: see `infl coordinator init`, `infl site install`")
-        self.kit, self.role, self.output = kit.resolve(), role, output
-        self.process: subprocess.Popen[bytes] | None = None
-        self.starts = 0
-        self._begun = 0.0
-
-    def ensure(self) -> bool:
-        """Start the process unless it runs; return whether it had to be started."""
-        if self.process is not None and self.process.poll() is None:
-            return False
-        if time.monotonic() - self._begun < min(30.0, 2.0 ** max(0, self.starts - 3)):
-            return False  # one that dies at once is not started again at once
-        self.clear()
-        settings = ["secure_train=true", "org=infl", "config_folder="]
-        if self.role == CLIENT:
-            settings.append(f"uid={self._name()}")
-        command = [sys.executable, "-m", "infl.deploy.flare.process"]
-        command += [f"nvflare.private.fed.app.{self.role}.{self.role}_train"]
-        command += ["-m", str(self.kit), "-s", f"fed_{self.role}.json", "--set", *settings]
-        path = os.pathsep.join(filter(None, (str(Path(sys.executable).parent), os.environ.get("PATH"))))
-        with self.output.open("ab") as output:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-                env={"MALLOC_ARENA_MAX": "2"} | os.environ | {"PATH": path},
-            )  # fmt: skip
-        self.starts, self._begun = self.starts + 1, time.monotonic()
-        return True
-
-    def clear(self) -> None:
-        """End what an infl that was killed left behind: FLARE's processes of this kit go on without it."""
-        import psutil
-
-        for process in psutil.process_iter(["cmdline"]):
-            command = process.info["cmdline"] or []
-            if str(self.kit) in command and any(word.startswith("nvflare.") for word in command):
-                with suppress(psutil.Error):
-                    process.kill()
-                    process.wait(5.0)
-
-    def keep(
-        self,
-        until: threading.Event,
-        *,
-        poll: float = 1.0,
-        say: Callable[[str], None] = log.info,
-        each: Callable[[], None] = lambda: None,
-        begin: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Keep the process up until told otherwise, then end it: all that a site does on its own.
-
-        `begin` is called once, when no other process does so, and `each` every `poll` seconds.
-
-        Raises
-        ------
-        FileError
-            Another process does so for this site.
-        """
-        with alone(self.kit.parent, wait=0):
-            begin()
-            try:
-                while not until.is_set():
-                    if self.ensure() and self.starts > 1:
-                        say("the engine's process died and was started again")
-                    until.wait(poll)
-                    each()
-            finally:
-                self.stop()
-
-    def _name(self) -> str:
-        return json.loads((self.kit / "startup" / "fed_client.json").read_text())["client"]["fqsn"]
-
-    def stop(self) -> None:
-        """End the process and those that it started."""
-        if self.process is None:
-            return
-        for number, seconds in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
-            try:
-                os.killpg(self.process.pid, number)
-                self.process.wait(seconds)
-            except ProcessLookupError:
-                return
-            except subprocess.TimeoutExpired:
-                continue
-
-
 class Run(Protocol):
-    """A run as whoever makes attempts at it sees it: on this disk, or at another machine."""
+    """What attempts need of a run, on this disk or on another machine."""
 
     @property
     def agreement(self) -> Agreement:
@@ -156,7 +47,7 @@ class Run(Protocol):
     def requested(self) -> str:
         """What the running attempt was asked for."""
 
-    def keep_status(self, status: Status) -> None:
+    def save_status(self, status: Status) -> None:
         """Note a status."""
 
     def request(self, what: str) -> None:
@@ -166,7 +57,7 @@ class Run(Protocol):
         """Forget what was asked for."""
 
     def follow(self, job: str | None) -> None:
-        """Be told which of the engine's jobs is the running attempt."""
+        """Note which of the engine's jobs is the running attempt."""
 
 
 class Attempts:
@@ -183,7 +74,7 @@ class Attempts:
     patience
         How long the coordinator waits for sites.
     say
-        Tells a person.
+        Called with each line for a person to read.
     """
 
     brings_agreement = False
@@ -211,7 +102,7 @@ class Attempts:
                 self._tell(before, status)
             if status.position != before.position:
                 moved = time.monotonic()
-            if status.state in OVER:
+            if status.state in FINAL_STATES:
                 return status
             before = status
             if time.monotonic() - moved > give_up:
@@ -238,9 +129,9 @@ class Attempts:
                 return
             if status.state == "running" and not self.run.requested and (back := self._returned(status)):
                 self.say(f"{', '.join(back)} came back: they take part after this round")
-                self.run.request(AGAIN)
+                self.run.request(REQUEST_AGAIN)
             return
-        if self.stopping or self.run.requested == STOP:
+        if self.stopping or self.run.requested == REQUEST_STOP:
             self._note(state="stopped", message="")
             return
         up = [site for site in self.console.sites() if site in self.agreement.sites]
@@ -285,13 +176,13 @@ class Attempts:
     def stop(self) -> None:
         """End the run after the exchange under way; it can be resumed."""
         self.stopping = True
-        self.run.request(STOP)
+        self.run.request(REQUEST_STOP)
 
     def _note(self, **changes: Any) -> None:
-        self.run.keep_status(Status(**{**vars(self.run.status), **changes}))
+        self.run.save_status(Status(**{**vars(self.run.status), **changes}))
 
     def _leave(self) -> None:
-        if self._job is not None and self.run.status.state not in OVER:
+        if self._job is not None and self.run.status.state not in FINAL_STATES:
             self.console.abort(self._job)
         self._follow(None)
 
@@ -323,7 +214,7 @@ class Supervisor(Attempts):
     patience
         How long the coordinator waits for sites (default: what the run's folder says).
     say
-        Tells a person.
+        Called with each line for a person to read.
     """
 
     def __init__(
@@ -331,7 +222,7 @@ class Supervisor(Attempts):
     ) -> None:
         run = RunFolder(home / "runs" / name)
         super().__init__(run, Console(home / "admin"), name, patience or run.patience, say)
-        self.home, self.daemon = home, Daemon(home / "kit", SERVER, home / "server.log")
+        self.home, self.daemon = home, Daemon(home / "kit", SERVER_PROCESS, home / "server.log")
 
     def go(self, *, poll: float = 1.0, give_up: float = float("inf")) -> Status:
         """Work until the run is finished or stopped, or nothing moved for `give_up` seconds.
@@ -339,7 +230,7 @@ class Supervisor(Attempts):
         Raises
         ------
         FederationError
-            It gave up, and says who is missing; or the port is taken.
+            It gave up (the line names the sites that are missing), or the port is taken.
         FileError
             Another process works for this coordinator.
         """
@@ -349,8 +240,8 @@ class Supervisor(Attempts):
                 self._note(state="ended", message="", deliveries=0)
             self.daemon.clear()
             check_port(consortium_of(self.home))
-            if said := self.agreement.tolerance():
-                self.say(said)
+            if tolerance := self.agreement.tolerance():
+                self.say(tolerance)
             try:
                 return self.work(poll, give_up)
             finally:

@@ -24,7 +24,7 @@ from infl.errors import FederationError, FileError
 if TYPE_CHECKING:
     from cryptography import x509
 
-SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+SITE_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 CLIENT = "client"
 RESERVED = ("server", "admin", "all", "rootCA")
 """Names that mean somebody else, or everybody, to FLARE."""
@@ -97,13 +97,13 @@ def read_request(path: Path) -> Request:
             if len(archive.infolist()) != 3 or len(requests) != 1 or sorted(set(names) - {*requests}) != _OTHERS:
                 raise nothing
             asked = x509.load_pem_x509_csr(archive.read(requests[0]))
-            said = json.loads(archive.read("request.json"))
+            request = json.loads(archive.read("request.json"))
             name, role = _one(asked.subject, _OID.name), _one(asked.subject, _OID.role)
             short = getattr(asked.public_key(), "key_size", 0) < 2048
             if (
                 short
                 or not asked.is_signature_valid
-                or not isinstance(said, dict)
+                or not isinstance(request, dict)
                 or _one(asked.subject, _OID.org) != "infl"
             ):
                 raise nothing
@@ -113,7 +113,7 @@ def read_request(path: Path) -> Request:
         raise
     except BROKEN:
         raise nothing from None
-    if (said.get("name"), said.get("cert_type"), requests[0]) != (name, role, f"{name}.csr"):
+    if (request.get("name"), request.get("cert_type"), requests[0]) != (name, role, f"{name}.csr"):
         raise FederationError(
             f"{shown(path)} asks for one name or role and describes another: have the site make its request again"
         )
@@ -146,7 +146,7 @@ def check_request(
         raise FederationError(
             f"{shown(path)} asks for the certificate of a server or an administrator: sites alone are enrolled"
         )
-    if not SITE_NAME.fullmatch(name) or name.casefold() in {own.casefold() for own in (*reserved, *RESERVED)}:
+    if not SITE_NAME_PATTERN.fullmatch(name) or name.casefold() in {own.casefold() for own in (*reserved, *RESERVED)}:
         raise FederationError(f"{shown(path)} asks for a name that no site can have: letters, digits, '_' and '-'")
     if path.name != f"{name}.request.zip":
         raise FederationError(

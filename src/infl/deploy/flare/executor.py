@@ -1,4 +1,4 @@
-"""A site's part of a FLARE job: the resident site, over the job's cells.
+"""A site's part of a FLARE job: a site worker that hears and answers over the job's cells.
 
 The job says which run; data, key and policy are named by the site's own files, beside its kit.
 """
@@ -16,13 +16,13 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
-from infl.deploy.flare.line import Line, server_cell
+from infl.deploy.flare.job_channel import JobChannel, server_cell
 from infl.deploy.flare.process import keep_memory_flat
-from infl.deploy.resident import Resident
-from infl.deploy.station import Station
+from infl.deploy.site_folder import SiteFolder
+from infl.deploy.site_worker import SiteWorker
 from infl.federation.agreement import Agreement
 from infl.federation.site import Site
-from infl.federation.wire import MAX_BYTES
+from infl.federation.wire import MAX_MESSAGE_BYTES
 
 
 class InflExecutor(Executor):
@@ -30,8 +30,8 @@ class InflExecutor(Executor):
 
     def __init__(self) -> None:
         super().__init__()
-        self._resident: Resident | None = None
-        self._line: Line | None = None
+        self._worker: SiteWorker | None = None
+        self._channel: JobChannel | None = None
         self._held = ExitStack()
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
@@ -47,31 +47,33 @@ class InflExecutor(Executor):
 
     def _start(self, fl_ctx: FLContext) -> None:
         keep_memory_flat()
-        station = Station(Path(fl_ctx.get_workspace().get_root_dir()).parent)
+        site_folder = SiteFolder(Path(fl_ctx.get_workspace().get_root_dir()).parent)
         engine = fl_ctx.get_engine()
-        line: Line | None = None
+        channel: JobChannel | None = None
 
         def prepare(agreement: Agreement) -> Site:
             with ExitStack() as held:
-                held.enter_context(station.hold(agreement))
-                site = station.prepare(agreement)
-                station.note(f"takes part in run {agreement.run}: {agreement.task}, {agreement.rounds} rounds")
+                held.enter_context(site_folder.hold(agreement))
+                site = site_folder.prepare(agreement)
+                site_folder.note(f"takes part in run {agreement.run}: {agreement.task}, {agreement.rounds} rounds")
                 self._held = held.pop_all()
             return site
 
         def send(content: bytes) -> None:
-            if line is not None:
-                line.send("server", content)
+            if channel is not None:
+                channel.send("server", content)
 
-        resident = Resident(fl_ctx.get_identity_name(), prepare, send, finish=station.finish, note=station.note)
+        worker = SiteWorker(fl_ctx.get_identity_name(), prepare, send, finish=site_folder.finish, note=site_folder.note)
         addresses = {"server": server_cell(fl_ctx.get_job_id())}
-        line = Line(engine.get_cell(), addresses, lambda name, content: resident.receive(content), lambda: MAX_BYTES)
-        self._resident, self._line = resident, line
-        for target in (resident.signs_of_life, resident.run):
+        channel = JobChannel(
+            engine.get_cell(), addresses, lambda name, content: worker.receive(content), lambda: MAX_MESSAGE_BYTES
+        )
+        self._worker, self._channel = worker, channel
+        for target in (worker.signs_of_life, worker.run):
             threading.Thread(target=target, name=f"infl {target.__name__}", daemon=True).start()
 
     def _end(self) -> None:
-        if self._resident is not None and self._line is not None:
-            self._line.close()
-            self._resident.stop()
+        if self._worker is not None and self._channel is not None:
+            self._channel.close()
+            self._worker.stop()
             self._held.close()

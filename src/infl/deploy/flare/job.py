@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infl.deploy.flare import CONTROLLER, EXECUTOR
+from infl.deploy.flare import CONTROLLER_CLASS, EXECUTOR_CLASS
 from infl.deploy.remote import Patience
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def write_job(
     arguments: dict[str, Any] = {"run": run, "patience": asdict(patience)}
     if agreement is not None:
         arguments["agreement"] = agreement.to_json()
-    server = {"format_version": 2, "workflows": [{"id": "infl", "path": CONTROLLER, "args": arguments}]}
-    executor = {"tasks": ["infl"], "executor": {"path": EXECUTOR, "args": {}}}
+    server = {"format_version": 2, "workflows": [{"id": "infl", "path": CONTROLLER_CLASS, "args": arguments}]}
+    executor = {"tasks": ["infl"], "executor": {"path": EXECUTOR_CLASS, "args": {}}}
     client = {"format_version": 2, "executors": [executor]}
     for path, content in (
         (folder / "meta.json", meta),

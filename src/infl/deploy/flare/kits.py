@@ -11,18 +11,16 @@ import json
 import shutil
 import tempfile
 import zipfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar
-
-from pydantic import ConfigDict, TypeAdapter
 
 from infl._files import explained, write_atomic
-from infl.deploy.flare import CONTROLLER, EXECUTOR, require_flare
+from infl.deploy.flare import CONTROLLER_CLASS, EXECUTOR_CLASS, require_flare
 from infl.deploy.flare.commands import nvflare
+from infl.deploy.flare.consortium import Consortium, consortium_of
 from infl.deploy.flare.enrolment import (
-    SITE_NAME,
+    SITE_NAME_PATTERN,
     Request,
     check_request,
     entry_of,
@@ -33,62 +31,11 @@ from infl.deploy.flare.enrolment import (
     write_register,
 )
 from infl.deploy.folders import alone
-from infl.deploy.toml import read_checked
 from infl.errors import FederationError, FileError, SettingsError
 
-ADMIN = "coordinator@infl.local"
+ADMIN_NAME = "coordinator@infl.local"
 REVOKED = "disabled_clients.json"
 """File in a server's kit with the names that FLARE refuses."""
-
-
-@dataclass(frozen=True)
-class Consortium:
-    """Who the coordinator is and where; public, the same at all participants.
-
-    Attributes
-    ----------
-    name
-        Of the consortium.
-    host, port
-        Where sites reach the coordinator, by the host's name in its certificate.
-    scheme
-        ``"tcp"`` or ``"grpc"``, both under mutual TLS.
-    valid_days
-        How long certificates are valid.
-    """
-
-    name: str
-    host: str
-    port: int = 8002
-    scheme: str = "tcp"
-    valid_days: int = 365
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    def __post_init__(self) -> None:
-        if not SITE_NAME.fullmatch(self.name):
-            raise SettingsError(f"consortium {self.name!r}: use letters, digits, '_' and '-'")
-        if self.scheme not in ("tcp", "grpc"):
-            raise SettingsError(f"scheme {self.scheme!r}: 'tcp' or 'grpc'")
-        if not 0 < self.port < 65536:
-            raise SettingsError(f"port {self.port}: 1 to 65535")
-
-    @property
-    def _server(self) -> dict[str, object]:
-        return {"host": self.host, "fed_learn_port": self.port, "admin_port": self.port}
-
-    def profile(self) -> str:
-        """Return FLARE's project profile (YAML, of which JSON is a part)."""
-        fields = {"name": self.name, "scheme": self.scheme, "connection_security": "mtls", "server": self._server}
-        return json.dumps(fields)
-
-    def participant(self, name: str, kind: str) -> str:
-        """Return FLARE's definition of a participant."""
-        row: dict[str, object] = {"name": name, "type": kind, "org": "infl"}
-        row |= self._server if kind == "server" else {"server": self._server}
-        row |= {"role": "lead"} if kind == "admin" else {}
-        row.pop("host", None)
-        return json.dumps({"name": self.name, "participants": [row]})
 
 
 def init_coordinator(home: Path, consortium: Consortium) -> str:
@@ -101,7 +48,7 @@ def init_coordinator(home: Path, consortium: Consortium) -> str:
     write_atomic(home / "consortium.json", json.dumps(asdict(consortium), indent=1).encode(), overwrite=True)
     write_atomic(home / "profile.yml", consortium.profile().encode(), overwrite=True)
     nvflare(home, "cert", "init", "--profile", home / "profile.yml", "-o", home / "ca")
-    for name, kind, kit in ((consortium.host, "server", "kit"), (ADMIN, "admin", "admin")):
+    for name, kind, kit in ((consortium.host, "server", "kit"), (ADMIN_NAME, "admin", "admin")):
         request = _request(home, consortium, name, kind)
         signed = _sign(home, request, home / f"{name}.signed.zip", consortium.valid_days)
         _package(home, signed, kit, _fingerprint(home / "ca" / "rootCA.pem"))
@@ -110,30 +57,13 @@ def init_coordinator(home: Path, consortium: Consortium) -> str:
     return _fingerprint(home / "ca" / "rootCA.pem")
 
 
-def read_consortium(path: Path) -> Consortium:
-    """Read ``consortium.toml``.
-
-    Raises
-    ------
-    SettingsError
-        Something in it cannot work; the message has the line.
-    """
-    return read_checked(path, TypeAdapter(Consortium).validate_python)
-
-
-def consortium_of(home: Path) -> Consortium:
-    """Return which consortium a folder belongs to."""
-    with explained(home / "consortium.json", "read"):
-        return Consortium(**json.loads((home / "consortium.json").read_text()))
-
-
 def enrol(home: Path, name: str, consortium: Consortium, *, renew: bool = False) -> tuple[Path, str]:
     """Make a site's key and request; return the request file and the key's fingerprint.
 
     With `renew`, a site that is enrolled makes a new key; the old certificate serves until the new one is installed.
     """
     require_flare()
-    if not SITE_NAME.fullmatch(name):
+    if not SITE_NAME_PATTERN.fullmatch(name):
         raise SettingsError(f"site {name!r}: use letters, digits, '_' and '-'")
     if renew and not (home / "kit").exists():
         raise FileError(f"{home} has no certificate to renew: leave --renew out")
@@ -160,7 +90,7 @@ def asked(home: Path, path: Path, *, renew: bool = False) -> Request:
     request = read_request(path)
     consortium, out = consortium_of(home), revoked(home)
     register = [replace(entry, revoked=entry.revoked or entry.name in out) for entry in read_register(home)]
-    check_request(request, path, register, (consortium.host, consortium.name, ADMIN), renew=renew)
+    check_request(request, path, register, (consortium.host, consortium.name, ADMIN_NAME), renew=renew)
     return request
 
 
@@ -202,7 +132,7 @@ def approve(
 
 
 def install(home: Path, approved: Path, fingerprint: str) -> Path:
-    """Make a site's kit of its own key and the signed certificate, if the authority is the one that was told by phone.
+    """Make a site's kit of its own key and the signed certificate, if the authority has the fingerprint that was read out by phone.
 
     Raises
     ------
@@ -231,7 +161,7 @@ def renew_coordinator(home: Path) -> None:
     """
     require_flare()
     consortium, fingerprint = consortium_of(home), _fingerprint(home / "ca" / "rootCA.pem")
-    for name, kind, kit in ((consortium.host, "server", "kit"), (ADMIN, "admin", "admin")):
+    for name, kind, kit in ((consortium.host, "server", "kit"), (ADMIN_NAME, "admin", "admin")):
         shutil.rmtree(home / "request" / name, ignore_errors=True)
         request = _request(home, consortium, name, kind)
         signed = _sign(home, request, home / f"{name}.signed.zip", consortium.valid_days)
@@ -326,7 +256,7 @@ def _restrict(kit: Path, role: str) -> None:
     """Write a participant's local settings: infl's class only, no code in jobs, no logs sent, all files in the kit."""
     local = kit / "local"
     resources = json.loads((local / "resources.json.default").read_text())
-    resources |= {"class_allow_list": [CONTROLLER if role == "server" else EXECUTOR]}
+    resources |= {"class_allow_list": [CONTROLLER_CLASS if role == "server" else EXECUTOR_CLASS]}
     resources |= {"class_list_enforcement_mode": "enforce", "allow_log_streaming": False}
     left_out = {"site_log_streamer", "log_receiver"}
     resources["components"] = [c for c in resources["components"] if c["id"] not in left_out]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from infl.deploy.attempt import Status
+from infl.deploy.run_attempt import Status
 from infl.errors import FederationError
 
 HELP = {
@@ -75,7 +75,7 @@ def metrics(port: int, run: str, status: Callable[[], Status], *, host: str = "1
             self.wfile.write(content)
 
         def log_message(self, *args: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     try:
         server = ThreadingHTTPServer((host, port), Page)

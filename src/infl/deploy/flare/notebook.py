@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infl.deploy.attempt import OVER, Status
 from infl.deploy.flare import require_flare
 from infl.deploy.flare.console import Console
 from infl.deploy.flare.engine import Attempts
 from infl.deploy.remote import Patience
+from infl.deploy.run_attempt import FINAL_STATES, Status
 from infl.deploy.runfile import read_panel
-from infl.deploy.station import Station
+from infl.deploy.site_folder import SiteFolder
 from infl.errors import FederationError, FileError
 from infl.federation.report import say
 
@@ -60,8 +60,8 @@ class FlareEngine:
         FederationError
             A site declined, too few are up, or this site was away when the run ended; one line says which.
         """
-        station, console = Station(self.site), Console(self.kit)
-        run = DistantRun(agreement, station, console)
+        site_folder, console = SiteFolder(self.site), Console(self.kit)
+        run = DistantRun(agreement, site_folder, console)
         attempts = _FromNotebook(run, console, f"notebook_{agreement.run[:12]}", self.patience, tell)
         try:
             status = attempts.work(poll, self.give_up)
@@ -71,9 +71,9 @@ class FlareEngine:
         finally:
             attempts.leave()
             console.close()
-        if status.state != "finished" or not station.has_result(agreement):
+        if status.state != "finished" or not site_folder.has_result(agreement):
             raise FederationError(f"the run ended, but {self.site} has no model: {status.message or 'it was away'}")
-        return station.result(agreement, key)
+        return site_folder.result(agreement, key)
 
 
 class _FromNotebook(Attempts):
@@ -104,15 +104,15 @@ class DistantRun:
     ----------
     agreement
         The specification.
-    station
+    site_folder
         This site, which knows when the run is finished.
     console
         Reaches the coordinator.
     """
 
-    def __init__(self, agreement: Agreement, station: Station, console: Console) -> None:
+    def __init__(self, agreement: Agreement, site_folder: SiteFolder, console: Console) -> None:
         self.agreement, self.requested = agreement, ""
-        self._station, self._console = station, console
+        self._site_folder, self._console = site_folder, console
         self._status, self._asked = Status(rounds=agreement.rounds), float("-inf")
         self._job: str | None = None
 
@@ -121,7 +121,11 @@ class DistantRun:
         """What the job said last; asked again after a moment."""
         if self._job is not None and time.monotonic() - self._asked > FRESH:
             self._ask("")
-        if self._job is None and self._status.state not in OVER and self._station.has_result(self.agreement):
+        if (
+            self._job is None
+            and self._status.state not in FINAL_STATES
+            and self._site_folder.has_result(self.agreement)
+        ):
             self._status = replace(self._status, state="finished", round=self.agreement.rounds, message="")
         return self._status
 
@@ -130,7 +134,7 @@ class DistantRun:
         """Number of finished exchanges."""
         return self.status.position
 
-    def keep_status(self, status: Status) -> None:
+    def save_status(self, status: Status) -> None:
         """Note a status."""
         self._status = status
 
@@ -153,6 +157,6 @@ class DistantRun:
         job, self._asked = self._job, time.monotonic()
         if job is None:
             return
-        said = self._console.ask("tell", job, COMMAND, {"request": request})
-        if isinstance(said, dict) and "state" in said:
-            self._status = Status.from_json(said)
+        answer = self._console.ask("tell", job, COMMAND, {"request": request})
+        if isinstance(answer, dict) and "state" in answer:
+            self._status = Status.from_json(answer)

@@ -16,7 +16,7 @@ import time
 EVERY = 5.0
 """Seconds between two searches for what can be freed."""
 LARGEST_FRAME = 64 << 20
-"""Bytes that FLARE sets aside for a frame because its prefix says so; FLARE's own limit is 2 GB, its frames have about one MB."""
+"""Bytes that FLARE sets aside for a frame because of the size in its prefix; FLARE's own limit is 2 GB, its frames have about one MB."""
 
 
 def keep_memory_flat() -> None:

@@ -1,4 +1,4 @@
-"""Small things that several sections say or draw."""
+"""Small parts that several sections share."""
 
 from __future__ import annotations
 

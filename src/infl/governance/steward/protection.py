@@ -7,7 +7,7 @@ import pandas as pd
 
 from infl import pl
 from infl._html import Page
-from infl._tables import NUMBERS, by_finding, words
+from infl._tables import NUMBERS, by_finding, label_of
 from infl.attacks import Status
 from infl.governance.facts import Facts
 from infl.governance.steward import texts
@@ -15,7 +15,7 @@ from infl.governance.steward.parts import audit_in_short, drawn, minute, unit_of
 
 
 def who_can_read(page: Page, facts: Facts) -> None:
-    """Say who can read what."""
+    """Add who can read what."""
     seal, min_sites, lock = facts.settings["seal"], facts.settings["min_sites"], facts.run.model.header.lock
     page.heading("Who can read what")
     sealed = seal != "none"
@@ -36,7 +36,7 @@ def who_can_read(page: Page, facts: Facts) -> None:
 
 
 def the_key(page: Page, facts: Facts) -> None:
-    """Say which key it is and who has a grant."""
+    """Add which key it is and who has a grant."""
     header = facts.run.model.header
     page.heading("The key, and who has it")
     if not facts.settings["fingerprint"]:
@@ -118,12 +118,12 @@ def what_attacks_got(page: Page, facts: Facts) -> None:
     page.points(texts.STATUS[status] for status in texts.STATUS if status in facts.findings)
     if "note" in table:
         notes = {
-            f"{words(a)}, {words(m)}": n
+            f"{label_of(a)}, {label_of(m)}": n
             for a, m, n in zip(table["attack"], table["metric"], table["note"], strict=True)
         }
         page.facts(notes, "The same in words.")
     if left_out := table.attrs.get("left_out"):
-        page.text(f"Not applicable to this run, and left out: {', '.join(map(words, left_out))}.")
+        page.text(f"Not applicable to this run, and left out: {', '.join(map(label_of, left_out))}.")
     page.figure(
         drawn(pl.audit, table, size=(9.5, 1.3 + 0.46 * len(table))),
         texts.AUDIT_FIGURE,
@@ -132,7 +132,7 @@ def what_attacks_got(page: Page, facts: Facts) -> None:
 
 
 def what_is_left(page: Page, facts: Facts) -> None:
-    """Say what none of it protects from."""
+    """Add what none of it protects from."""
     page.heading("What this does not protect from")
     points = [*texts.NOT_PROTECTED[facts.settings["seal"]]]
     if not facts.run.privacy:

@@ -6,22 +6,22 @@ import pandas as pd
 
 from infl import pl
 from infl._html import Page
-from infl._tables import number, words
+from infl._tables import label_of, number
 from infl.governance.facts import STATEMENTS, Facts
 from infl.governance.steward import texts
 from infl.governance.steward.parts import audit_in_short, drawn, headline, size_of, span, unit_of
 
 
 def in_short(page: Page, facts: Facts) -> None:
-    """Say in a few lines what was done, and what protects it."""
+    """Add a few lines on what was done, and what protects it."""
     header, run = facts.run.model.header, facts.run
     page.heading("In short")
     page.text(texts.TOGETHER)
     n, size = len(run.ledger), size_of(int(run.ledger["bytes"].sum()))
     whose = (
         ""
-        if len(facts.told) == len(facts.sites)
-        else f" of {', '.join(facts.told) or 'no site'} (the ledger that is here)"
+        if len(facts.with_ledger) == len(facts.sites)
+        else f" of {', '.join(facts.with_ledger) or 'no site'} (the ledger that is here)"
     )
     points = [f"No record left its site. {n:,} messages{whose} did, {size} in all."]
     if facts.simulated:
@@ -45,7 +45,7 @@ def in_short(page: Page, facts: Facts) -> None:
     if facts.quality:
         name = headline(facts)
         points.append(
-            f"On validation records of all sites together its {words(name)} is {number(facts.quality[name])}."
+            f"On validation records of all sites together its {label_of(name)} is {number(facts.quality[name])}."
         )
     page.points(points)
     if not facts.all_sealed:
@@ -55,16 +55,16 @@ def in_short(page: Page, facts: Facts) -> None:
         page.alarm("The model file is not locked: whoever has it can use it.")
     if facts.findings.get("leak"):
         n_leaks = facts.findings["leak"]
-        said = "finding of the audit is a leak" if n_leaks == 1 else "findings of the audit are leaks"
-        page.alarm(f"{n_leaks} {said}; see “What attacks got”.")
+        what = "finding of the audit is a leak" if n_leaks == 1 else "findings of the audit are leaks"
+        page.alarm(f"{n_leaks} {what}; see “What attacks got”.")
 
 
 def what_people_say(page: Page, facts: Facts) -> None:
     """Give the answers of people, where there are some."""
-    said = {STATEMENTS[name]: answer for name, answer in facts.statements.items() if answer}
-    if said:
+    answers = {STATEMENTS[name]: answer for name, answer in facts.statements.items() if answer}
+    if answers:
         page.heading("What the consortium says")
-        page.facts(said, "Answers of people; the software cannot check them.")
+        page.facts(answers, "Answers of people; the software cannot check them.")
 
 
 def who_took_part(page: Page, facts: Facts) -> None:
@@ -83,12 +83,12 @@ def who_took_part(page: Page, facts: Facts) -> None:
 
 
 def what_left(page: Page, facts: Facts) -> None:
-    """Say what left each site, from the ledgers."""
+    """Add what left each site, from the ledgers."""
     page.heading("What left each site")
     page.text(texts.LEDGER)
-    if len(facts.told) < len(facts.sites):
+    if len(facts.with_ledger) < len(facts.sites):
         page.text(
-            f"This page was written where the ledger of {', '.join(facts.told) or 'no site'} is; the others keep their own."
+            f"This page was written where the ledger of {', '.join(facts.with_ledger) or 'no site'} is; the others keep their own."
         )
     sites = facts.by_site.assign(size=facts.by_site["bytes"].map(size_of))
     sealed = sites["messages"] - sites["unsealed"]

@@ -6,8 +6,8 @@ import pandas as pd
 
 from infl import pl
 from infl._html import Page
-from infl._tables import by_method, number, words
-from infl.governance.facts import Facts, metric_words
+from infl._tables import by_method, label_of, number
+from infl.governance.facts import Facts, metric_label
 from infl.governance.steward import texts
 from infl.governance.steward.parts import drawn, headline
 
@@ -20,7 +20,7 @@ def how_good(page: Page, facts: Facts) -> None:
             "Measured at the sites on validation records, which were not trained on but chose the best round; the sites send sums "
             f"only. Kept was round {facts.best_round} of {facts.n_rounds}."
         )
-        rows = [(words(name), number(value), metric_words(name)) for name, value in facts.quality.items()]
+        rows = [(label_of(name), number(value), metric_label(name)) for name, value in facts.quality.items()]
         page.table(
             pd.DataFrame(rows, columns=["measure", "value", "meaning"]), "All sites together.", numbers=["value"]
         )
@@ -41,7 +41,7 @@ def how_good(page: Page, facts: Facts) -> None:
     metrics = [c for c in table if c not in ("site", "n_obs", "n_judged") and table[c].notna().any()]
     first = headline(facts)
     for name in sorted(metrics, key=lambda m: m != first):
-        shown[words(name)] = table[name].map(number)
+        shown[label_of(name)] = table[name].map(number)
     page.table(
         shown,
         "Each site by itself. A site whose value is far below the others' is not served well.",
@@ -75,10 +75,10 @@ def what_else(page: Page, facts: Facts) -> None:
         curve = facts.lock_curve
         metric = next(c for c in curve if c not in ("strength", "who", "sd"))
         full = curve[curve["strength"] == curve["strength"].max()].set_index("who")[metric]
-        said = "; ".join(f"{who}: {number(value)}" for who, value in full.items())
-        page.text(f"{words(metric).capitalize()} at full strength of the lock: {said}.")
+        values = "; ".join(f"{who}: {number(value)}" for who, value in full.items())
+        page.text(f"{label_of(metric).capitalize()} at full strength of the lock: {values}.")
         page.figure(
             drawn(pl.lock, curve, size=(7, 4)),
             "What the stored model is worth, by who holds which key, over strengths of the lock.",
-            alt=f"Chart of {words(metric)} over the strength of the lock. At full strength: {said}.",
+            alt=f"Chart of {label_of(metric)} over the strength of the lock. At full strength: {values}.",
         )

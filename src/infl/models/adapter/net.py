@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from infl.models.adapter.bases import Base
-from infl.nn.trex.intuition import TokenIntuition
-from infl.nn.trex.prior import attach_intuition
+from infl.nn.trex.prior import attach_prior
+from infl.nn.trex.semantic_prior import TokenPrior
 from infl.nn.trex.tuner import TrexConfig
 
 
@@ -36,9 +36,9 @@ class AdaptedNet(nn.Module):
         super().__init__()
         model: Any = base.copy()
         embeddings = model.get_input_embeddings().weight
-        self.intuition = TokenIntuition(embeddings, _spread(embeddings, config.r1 * config.r2))
+        self.intuition = TokenPrior(embeddings, _spread(embeddings, config.r1 * config.r2))
         self.adapted = peft.get_peft_model(model, config)
-        attach_intuition(self.adapted, self.intuition if config.prior else None)
+        attach_prior(self.adapted, self.intuition if config.prior else None)
         fix_untrained(self.adapted)
         self.n_classes = list(classes)
         self.heads = nn.ModuleList(nn.Linear(base.width, k) for k in classes)

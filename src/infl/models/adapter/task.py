@@ -215,7 +215,7 @@ class Adapter(Task[Sentences, "AdaptedNet"]):
             return ()
         return (centroid_sums(self.r1 * self.r2, panel["width"], steps=self.intuition_rounds),)
 
-    def privately(self) -> Adapter:
+    def for_dp(self) -> Adapter:
         """Take the centroids from the base's tokens, and hold out each observation by itself."""
         return replace(self, intuition_rounds=0, stratify=False)
 

@@ -211,7 +211,7 @@ class Classifier(Task[LabelledRows, OnPanel]):
             *([temperature()] if self.calibrate else []),
         )
 
-    def privately(self) -> Classifier:
+    def for_dp(self) -> Classifier:
         """Scale and hold out each sample by itself, and leave class weights and calibration out."""
         if self.coordinate:
             raise SettingsError("coordinate= needs sums that have no noise; with privacy= leave it out")
@@ -242,7 +242,7 @@ class Classifier(Task[LabelledRows, OnPanel]):
         """The site's coordinate stays at the site."""
         return parameter == "site"
 
-    def keep(self, data: LabelledRows) -> Sums:
+    def local_arrays(self, data: LabelledRows) -> Sums:
         """Return the site's own moments, where features are scaled by them."""
         if data.standardise not in ("site", "rank"):
             return {}

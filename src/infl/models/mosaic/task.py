@@ -278,7 +278,7 @@ class Mosaic(Task[MosaicSpots, MosaicNet]):
         """Hold out `share` of the spots that have several modalities; a patch of each section, where there are coordinates."""
         return self.reader.hold_out(measured_of(adata), share, rng)
 
-    def judged(self, module: MosaicNet, data: MosaicSpots, private: Sums) -> dict[str, np.ndarray]:
+    def scoring_outputs(self, module: MosaicNet, data: MosaicSpots, private: Sums) -> dict[str, np.ndarray]:
         """Return every modality as the others tell it, ``predicted_<number>`` (n_obs, n_features); NaN without another."""
         return {f"predicted_{m}": imputed(module, data, m) for m in range(len(data.binary))}
 

@@ -158,7 +158,7 @@ class Scanvi(Scvi):
         _, test = stratified_split(pd.Categorical(values.iloc[known]).codes.astype(np.int64), share, rng)
         return np.asarray(adata.obs_names.isin(table.obs_names[known[test]]))
 
-    def judged(self, module: nn.Module, data: CountRows, private: Sums) -> dict[str, np.ndarray]:
+    def scoring_outputs(self, module: nn.Module, data: CountRows, private: Sums) -> dict[str, np.ndarray]:
         """Return what :meth:`infer` does."""
         return self.infer(module, data, private)
 

@@ -156,7 +156,7 @@ class Scvi(Task[CountRows, nn.Module]):
         names = self.held_names(panel)
         return {group: has_numbers(found, len(names[group])) for group, found in numbers.items()}
 
-    def privately(self) -> Task:
+    def for_dp(self) -> Task:
         """Refuse: the dispersion is no layer, so there are no per-record gradients of it."""
         raise SettingsError(
             f"model {self.name!r} cannot be fitted with privacy= yet: its dispersion has no per-record gradient"
@@ -259,7 +259,7 @@ class Scvi(Task[CountRows, nn.Module]):
         held[rng.permutation(adata.n_obs)[: round(share * adata.n_obs)]] = True
         return held
 
-    def judged(self, module: nn.Module, data: CountRows, private: Sums) -> dict[str, np.ndarray]:
+    def scoring_outputs(self, module: nn.Module, data: CountRows, private: Sums) -> dict[str, np.ndarray]:
         """Return each cell's negative evidence lower bound ``loss`` (n,) and its reconstruction part, with the site as batch."""
         return bounds(module, data)
 

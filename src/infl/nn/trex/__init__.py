@@ -1,16 +1,20 @@
 """Rank-one experts with a semantic prior: adapters for many tasks at once (T-REX, arXiv 2404.08985).
 
 :class:`RankOneExperts` is the mathematics and needs nothing but torch. :class:`TrexConfig` makes it a method of Hugging
-Face's PEFT (extra ``infl[trex]``): importing it registers the method. :mod:`infl.nn.trex.intuition` makes the prior.
+Face's PEFT (extra ``infl[trex]``): importing it registers the method. :mod:`infl.nn.trex.semantic_prior` makes the prior.
 """
 
 import lazy_loader as _lazy
 
-__getattr__, __dir__, __all__ = _lazy.attach(
+from infl._renamed import renamed as _renamed
+
+_find, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
         "experts": ["RankOneExperts"],
-        "prior": ["attach_intuition", "use_prior"],
+        "prior": ["attach_prior", "use_prior"],
         "tuner": ["TrexConfig", "TrexModel"],
     },
 )
+
+__getattr__ = _renamed(__name__, {"attach_intuition": "attach_prior"}, _find)

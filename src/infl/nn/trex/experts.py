@@ -38,7 +38,7 @@ class RankOneExperts(nn.Module):
 
     .. math:: C = r_1 r_2\,\omega\,\mathrm{softmax}(R x) + 4\,(1 - \omega)\,s
 
-    with the similarities *s* of the whole input to r1 · r2 centroids (:mod:`infl.nn.trex.intuition`).
+    with the similarities *s* of the whole input to r1 · r2 centroids (:mod:`infl.nn.trex.semantic_prior`).
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class RankOneExperts(nn.Module):
         and this ``lora_alpha`` (see Notes).
     level
         For `alpha`: how large the routing weights are beside uniform ones at the first step, the root mean square of
-        1/2 + 2 s over training inputs, :meth:`infl.nn.trex.intuition.Intuition.level` (None: s is counted as zero).
+        1/2 + 2 s over training inputs, :meth:`infl.nn.trex.semantic_prior.SemanticPrior.level` (None: s is counted as zero).
     dropout
         On the input of A.
     balance
@@ -264,7 +264,7 @@ class RankOneExperts(nn.Module):
         if prior is None:
             raise SettingsError(
                 "no prior came with the input: pass trex_prior= with the batch (remove_unused_columns=False in the Trainer), "
-                "use infl.nn.trex.use_prior or attach_intuition, or make the adapter with prior=False"
+                "use infl.nn.trex.use_prior or attach_prior, or make the adapter with prior=False"
             )
         prior = prior.unsqueeze(0) if prior.ndim == 1 else prior
         if prior.ndim != 2 or prior.shape[1] != self.n_experts:

@@ -25,13 +25,13 @@ class PriorSlot:
     ----------
     held
         What :func:`use_prior` set.
-    intuition
-        What :func:`attach_intuition` set.
+    compute
+        What :func:`attach_prior` set.
     """
 
     def __init__(self) -> None:
         self.held: Prior | None = None
-        self.intuition: Callable[[Mapping[str, Any]], Prior] | None = None
+        self.compute: Callable[[Mapping[str, Any]], Prior] | None = None
         self.prior: Prior | None = None
         self.mask: Tensor | None = None
 
@@ -47,8 +47,8 @@ class PriorSlot:
             self.prior = given
         elif self.held is not None:
             self.prior = self.held
-        elif self.intuition is not None:
-            self.prior = self.intuition(kwargs if not args else {"input_ids": args[0], **kwargs})
+        elif self.compute is not None:
+            self.prior = self.compute(kwargs if not args else {"input_ids": args[0], **kwargs})
         else:
             self.prior = None
         if module.training:
@@ -133,16 +133,16 @@ def use_prior(model: nn.Module, prior: Prior) -> Iterator[None]:
         slot.held = before
 
 
-def attach_intuition(model: nn.Module, intuition: Callable[[Mapping[str, Any]], Prior] | None) -> None:
+def attach_prior(model: nn.Module, function: Callable[[Mapping[str, Any]], Prior] | None) -> None:
     """Compute the prior of every batch that comes without one.
 
     Parameters
     ----------
     model
         What ``peft.get_peft_model`` returned.
-    intuition
+    function
         A function of the model's inputs, by name (``{"input_ids": …, "attention_mask": …}``), such as
-        :class:`infl.nn.trex.intuition.TokenIntuition`; None takes it away.
+        :class:`infl.nn.trex.semantic_prior.TokenPrior`; None takes it away.
 
     Raises
     ------
@@ -152,11 +152,11 @@ def attach_intuition(model: nn.Module, intuition: Callable[[Mapping[str, Any]], 
     Examples
     --------
     >>> from torch import nn
-    >>> attach_intuition(nn.Linear(2, 2), None)
+    >>> attach_prior(nn.Linear(2, 2), None)
     Traceback (most recent call last):
     infl.errors.SettingsError: this Linear has no rank-one experts: adapt it with peft.get_peft_model and TrexConfig first
     """
-    find_slot(model).intuition = intuition
+    find_slot(model).compute = function
 
 
 def find_slot(model: nn.Module) -> PriorSlot:

@@ -32,7 +32,7 @@ def find_encoder_layer(model: nn.Module, key: str) -> str | None:
 
 
 def switch_off_fast_path(model: nn.Module, name: str) -> None:
-    """Make an encoder layer call its submodules in evaluation mode too, and say so.
+    """Make an encoder layer call its submodules in evaluation mode too, with a warning.
 
     Its fast path computes from the weights alone, in one fused function, as soon as no gradient is asked for: the
     adapted model would train with the adapter and predict without it.

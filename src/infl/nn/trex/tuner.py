@@ -121,7 +121,7 @@ class TrexConfig(PeftConfig):
 class TrexLinear(nn.Module, BaseTunerLayer):
     """A layer with rank-one experts beside it, one set for each adapter.
 
-    PEFT tells adapted linear layers by their class's name; an embedding or a ``Conv1D`` is adapted by the same class.
+    PEFT recognises adapted linear layers by their class's name; an embedding or a ``Conv1D`` is adapted by the same class.
     """
 
     adapter_layer_names = ("trex_experts",)
@@ -259,11 +259,11 @@ class TrexModel(BaseTuner):
         self._replace_module(parent, target_name, layer, target)
 
     def generate(self, *args: Any, trex_prior: Any = None, **kwargs: Any) -> Any:
-        """Generate with one prior for each prompt, given or computed from the prompt by the attached intuition."""
+        """Generate with one prior for each prompt, given or computed from the prompt by the attached prior."""
         slot = self.prior_slot
-        if trex_prior is None and slot.held is None and slot.intuition is not None:
+        if trex_prior is None and slot.held is None and slot.compute is not None:
             prompt = kwargs if not args else {"input_ids": args[0], **kwargs}
-            trex_prior = slot.intuition(prompt)
+            trex_prior = slot.compute(prompt)
         before, slot.held = slot.held, slot.held if trex_prior is None else trex_prior
         try:
             return self.model.generate(*args, **kwargs)

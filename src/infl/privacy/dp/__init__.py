@@ -26,8 +26,9 @@ Gaussian for differential privacy, NeurIPS 2020. Gopi, Lee, Wutschitz, Numerical
 NeurIPS 2021 (the PRV accountant).
 """
 
+from infl._renamed import renamed
 from infl.privacy.dp.accounting import (
-    NO_LOSS,
+    NO_PRIVACY_LOSS,
     epsilon_of,
     epsilon_of_curve,
     log_run,
@@ -35,16 +36,16 @@ from infl.privacy.dp.accounting import (
     renyi_curve,
     spent,
 )
-from infl.privacy.dp.gradients import GRID, check_module, clipped_gradients, grid_exponent
-from infl.privacy.dp.noise import TAIL, SecretUniform, discrete_gaussian, round_key
+from infl.privacy.dp.gradients import GRADIENT_GRID, check_module, clipped_gradients, grid_exponent
+from infl.privacy.dp.noise import NOISE_TAIL, SecretUniform, discrete_gaussian, round_key
 from infl.privacy.dp.rounds import epsilon_by_round, steps_of
 from infl.privacy.dp.settings import DP
 
 __all__ = [
     "DP",
-    "GRID",
-    "NO_LOSS",
-    "TAIL",
+    "GRADIENT_GRID",
+    "NOISE_TAIL",
+    "NO_PRIVACY_LOSS",
     "SecretUniform",
     "check_module",
     "clipped_gradients",
@@ -60,3 +61,5 @@ __all__ = [
     "spent",
     "steps_of",
 ]
+
+__getattr__ = renamed(__name__, {"NO_LOSS": "NO_PRIVACY_LOSS", "GRID": "GRADIENT_GRID", "TAIL": "NOISE_TAIL"})

@@ -4,7 +4,7 @@ from infl.errors import MissingExtraError
 
 
 def require_opacus() -> None:
-    """Say what to install where Opacus is missing.
+    """Raise an error with what to install where Opacus is missing.
 
     Raises
     ------

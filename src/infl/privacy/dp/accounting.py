@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ORDERS = [1 + x / 10 for x in range(1, 100)] + list(range(12, 64))
 """Of the Rényi divergences, as Opacus has them."""
-NO_LOSS = np.zeros(len(ORDERS))
+NO_PRIVACY_LOSS = np.zeros(len(ORDERS))
 """Rényi divergences of a record that took part in nothing."""
 MOST_NOISE, LEAST_NOISE = 1e4, 1e-2
 """Between which noise multipliers are looked for."""
@@ -134,7 +134,7 @@ def log_run(adata: Data, dp: Mapping[str, Any], steps: list[tuple[float, float, 
 def rdp_epsilon(steps: Sequence[tuple[float, float, int]], delta: float) -> float:
     """Return the ε of several rounds from the Rényi divergences of one: they add up (Mironov 2017)."""
     return epsilon_of_curve(
-        sum((int(n) * renyi_curve(float(sigma), float(q)) for sigma, q, n in steps), NO_LOSS), delta
+        sum((int(n) * renyi_curve(float(sigma), float(q)) for sigma, q, n in steps), NO_PRIVACY_LOSS), delta
     )
 
 
@@ -143,7 +143,7 @@ def epsilon_of_curve(curve: np.ndarray, delta: float) -> float:
 
     Examples
     --------
-    >>> epsilon_of_curve(NO_LOSS, 1e-5)
+    >>> epsilon_of_curve(NO_PRIVACY_LOSS, 1e-5)
     0.0
     >>> round(epsilon_of_curve(100 * renyi_curve(1.5, 0.2), 1e-5), 1)
     8.3

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-GRID = 2.0**-6
+GRADIENT_GRID = 2.0**-6
 """Largest length of what rounding takes from a gradient, as a share of the clipping norm."""
 GRAD_SAMPLE = "grad_sample"
 """Attribute in which Opacus leaves per-record gradients."""
@@ -68,7 +68,7 @@ def grid_exponent(clip_norm: float, size: int) -> int:
     >>> grid_exponent(1.0, 10_000)
     -13
     """
-    return floor(log2(clip_norm * GRID / max(size, 1) ** 0.5))
+    return floor(log2(clip_norm * GRADIENT_GRID / max(size, 1) ** 0.5))
 
 
 def clipped_gradients(

@@ -6,7 +6,7 @@ import hmac
 
 import numpy as np
 
-TAIL = 12.0
+NOISE_TAIL = 12.0
 """Standard deviations of a site's noise that the seal's range has room for; more are as likely as guessing a 107-bit key."""
 
 

@@ -33,14 +33,14 @@ class DP:
     accountant
         ``"prv"`` (tight) or ``"rdp"``.
     colluders
-        So many members may pool what they know, each its own share of the noise; the noise of the others keeps the promise.
+        Number of members who may pool what they know, each its own share of the noise; the noise of the others keeps the promise.
         Below ``min_sites``.
     unit
         Whose data are protected as a whole: ``"record"``, an observation; ``"donor"``, all observations of one patient at a
         site. Sampling, clipping and ε then go by patients, and a patient's gradient is that of the mean loss of its
         observations. A patient at two sites counts as two, and has half the protection: no site can know.
     donor_key
-        With ``unit="donor"``, the column of ``obs`` that says whose an observation is.
+        With ``unit="donor"``, the column of ``obs`` with each observation's donor.
 
     Examples
     --------
@@ -108,7 +108,7 @@ class DP:
         return self, low
 
     def epsilon_after(self, rounds: int) -> float:
-        """Return the ε of so many rounds with as few responders as allowed."""
+        """Return the ε of a number of rounds with as few responders as allowed."""
         return epsilon_of(
             [(float(self.noise_multiplier or 0), self.sample_rate, rounds)], float(self.delta or 0), self.accountant
         )
@@ -126,7 +126,7 @@ class DP:
             raise SettingsError(f"privacy: delta={self.delta:g} must be below 1/n = {1 / n:.2g} for {n} {what}")
 
     def check_sites(self, min_sites: int) -> None:
-        """Refuse settings that say of no noise how wide it is.
+        """Refuse settings that do not determine the width of the noise.
 
         Raises
         ------
@@ -184,14 +184,14 @@ class DP:
         return self.site_noise(min_sites) * max(n_sites - known, 0) ** 0.5
 
     def least_noise(self, min_sites: int, seal: str, colluders: int = 1) -> float:
-        """Return the noise that is there at the least between a record and whoever may see a sum with it.
+        """Return the least noise that protects a record from those who may see a sum with it.
 
         Parameters
         ----------
         min_sites, seal
             Of the run. Under any seal but the pairwise one, members can open each other's parts, each with its share alone.
         colluders
-            The site that asks wants protection against so many at the least.
+            Least number of colluders that the site wants protection against.
 
         Examples
         --------

@@ -4,7 +4,8 @@ Everything that leaves a site is quantised (:mod:`packing`), masked (:mod:`masks
 (:mod:`ledger`) on its way; :class:`GroupSeal` ties these together. :mod:`pairwise` adds a second layer of masks.
 """
 
-from infl.privacy.seal.context import Context, Words, add
+from infl._renamed import renamed
+from infl.privacy.seal.context import Context, MaskedArrays, add
 from infl.privacy.seal.group import GroupSeal, NoSeal
 from infl.privacy.seal.ledger import Ledger
 from infl.privacy.seal.packing import Field, Packing, RangeError, dequantise
@@ -16,15 +17,17 @@ __all__ = [
     "Field",
     "GroupSeal",
     "Ledger",
+    "MaskedArrays",
     "NoSeal",
     "Packing",
     "PairwiseSite",
     "RangeError",
     "Revealed",
-    "Words",
     "add",
     "dequantise",
     "epochs_of",
     "said_by",
     "uncover",
 ]
+
+__getattr__ = renamed(__name__, {"Words": "MaskedArrays"})

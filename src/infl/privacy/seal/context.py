@@ -87,7 +87,7 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Words:
+class MaskedArrays:
     """A sealed message, or a sum of such: 32-bit words (update) and 64-bit words (sums, then the tag's two).
 
     Attributes
@@ -101,7 +101,7 @@ class Words:
 
     Examples
     --------
-    >>> words = Words(np.zeros(3, np.uint32), np.zeros(1, np.uint64))
+    >>> words = MaskedArrays(np.zeros(3, np.uint32), np.zeros(1, np.uint64))
     >>> words.nbytes
     20
     """
@@ -127,16 +127,16 @@ class Words:
         digest.update(np.ascontiguousarray(self.of_all).data)
         return digest.hexdigest()
 
-    def copy(self) -> Words:
+    def copy(self) -> MaskedArrays:
         """Return the same words in memory of their own."""
-        return Words(self.low.copy(), self.high.copy(), self.of_all.copy())
+        return MaskedArrays(self.low.copy(), self.high.copy(), self.of_all.copy())
 
-    def of_some(self) -> Words:
+    def of_some(self) -> MaskedArrays:
         """Return a sum in which somebody is missing: without what is opened of all sites alone."""
-        return Words(self.low, self.high)
+        return MaskedArrays(self.low, self.high)
 
 
-def add(total: Words | None, words: Words) -> Words:
+def add(total: MaskedArrays | None, words: MaskedArrays) -> MaskedArrays:
     """Add words modulo 2³² and 2⁶⁴, in place: all that a coordinator does.
 
     Parameters
@@ -148,7 +148,7 @@ def add(total: Words | None, words: Words) -> Words:
 
     Returns
     -------
-    Words
+    MaskedArrays
         The sum.
 
     Raises
@@ -158,7 +158,7 @@ def add(total: Words | None, words: Words) -> Words:
 
     Examples
     --------
-    >>> one = Words(np.array([2**32 - 1], np.uint32), np.array([5], np.uint64))
+    >>> one = MaskedArrays(np.array([2**32 - 1], np.uint32), np.array([5], np.uint64))
     >>> total = add(None, one)
     >>> add(total, one).low, total.high
     (array([4294967294], dtype=uint32), array([10], dtype=uint64))

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, ClassVar, NoReturn
 import numpy as np
 
 from infl.errors import FederationError, KeyringError, SealError
-from infl.privacy.seal.context import Context, Words
+from infl.privacy.seal.context import Context, MaskedArrays
 from infl.privacy.seal.lanes import Masks, close, open_
 from infl.privacy.seal.masks import Streams
-from infl.privacy.seal.packing import RANGE, Packing, Quantiser, RangeError, limit
-from infl.privacy.seal.tag import P, Tag, as_words, from_words
+from infl.privacy.seal.packing import LANE_RANGE, Packing, Quantiser, RangeError, limit
+from infl.privacy.seal.tag import TAG_PRIME, Tag, as_words, from_words
 
 if TYPE_CHECKING:
     from infl.privacy.seal.ledger import Ledger
@@ -54,7 +54,7 @@ class NoSeal:
         share: float | None = None,
         clip: bool = False,
         ledger: Ledger | None = None,
-    ) -> Words:
+    ) -> MaskedArrays:
         """Return what a site sends.
 
         Parameters
@@ -90,7 +90,7 @@ class NoSeal:
         if len(vector) != packing.n32 or len(sums) != packing.n64 or context.packing != packing.digest():
             raise SealError(f"{site}: the arrays are not those of the round's packing; nothing was sealed")
         _, n_high, n_all = packing.lanes
-        words = Words(np.empty(packing.n32, np.uint32), np.zeros(n_high, np.uint64), np.zeros(n_all, np.uint64))
+        words = MaskedArrays(np.empty(packing.n32, np.uint32), np.zeros(n_high, np.uint64), np.zeros(n_all, np.uint64))
         low = Quantiser(vector, packing, 32, weight=weight, largest=limit(32, n, share), clip=clip)
         high = Quantiser(sums, packing, 64, weight=1.0, largest=limit(64, n), clip=clip)
         self._close(context, position, words, low, high)
@@ -101,7 +101,7 @@ class NoSeal:
         return words
 
     def unseal(
-        self, context: Context, responders: Sequence[str], total: Words, packing: Packing
+        self, context: Context, responders: Sequence[str], total: MaskedArrays, packing: Packing
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the exact integer sums of both lanes (int32, int64).
 
@@ -147,14 +147,14 @@ class NoSeal:
                 f"a cohort of {n} sites is smaller than min_sites={self.min_sites}: ask more sites, or agree on fewer"
             )
 
-    def _close(self, context: Context, position: int, words: Words, low: Quantiser, high: Quantiser) -> None:
+    def _close(self, context: Context, position: int, words: MaskedArrays, low: Quantiser, high: Quantiser) -> None:
         """Write the lanes into `words`, masked and tagged."""
         close(low, words.low, None, ())
         close(high, words.high[:-2], None, ())
         if len(words.of_all):
             close(high, words.of_all[:-2], None, (), first=len(words.high) - 2)
 
-    def _open(self, context: Context, places: list[int], words: Words) -> None:
+    def _open(self, context: Context, places: list[int], words: MaskedArrays) -> None:
         """Take the masks off `words`, in place, and verify."""
 
 
@@ -209,19 +209,19 @@ class GroupSeal(NoSeal):
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise KeyringError("a seal holds a secret and is not pickled or copied: make it again from the key ring")
 
-    def _close(self, context: Context, position: int, words: Words, low: Quantiser, high: Quantiser) -> None:
+    def _close(self, context: Context, position: int, words: MaskedArrays, low: Quantiser, high: Quantiser) -> None:
         lanes = self._lanes(context, [(position, position + 1)])
         tag = close(low, words.low, lanes.tag("low", len(words.low)), lanes.masks("low"))
         tag += close(high, words.high[:-2], lanes.tag("high", len(words.high) - 2), lanes.masks("high"))
-        words.high[-2:] = as_words(tag % P)
+        words.high[-2:] = as_words(tag % TAG_PRIME)
         open_(words.high[-2:], None, lanes.masks("tag"))
         if n := len(words.of_all):
             own = close(high, words.of_all[:-2], lanes.tag("all", n - 2), lanes.masks("all"), first=len(words.high) - 2)
-            words.of_all[-2:] = as_words(own % P)
+            words.of_all[-2:] = as_words(own % TAG_PRIME)
             open_(words.of_all[-2:], None, lanes.masks("all's tag"))
         self.streams_opened = lanes.n_streams
 
-    def _open(self, context: Context, places: list[int], words: Words) -> None:
+    def _open(self, context: Context, places: list[int], words: MaskedArrays) -> None:
         lanes = self._lanes(context, [(last + 1, first) for first, last in _runs(places)])
         tag = open_(words.low, lanes.tag("low", len(words.low)), lanes.masks("low"))
         tag += open_(words.high[:-2], lanes.tag("high", len(words.high) - 2), lanes.masks("high"))
@@ -264,8 +264,8 @@ class _Lanes:
 def _is_whole(words: np.ndarray, tag: int) -> bool:
     """Whether opened 64-bit sums are in their range, and the tag after them is that of what was opened."""
     sums = words[:-2].view(np.int64)
-    in_range = not len(sums) or (int(sums.max()) <= RANGE[64] and int(sums.min()) >= -RANGE[64])
-    return in_range and tag % P == from_words(words[-2:])
+    in_range = not len(sums) or (int(sums.max()) <= LANE_RANGE[64] and int(sums.min()) >= -LANE_RANGE[64])
+    return in_range and tag % TAG_PRIME == from_words(words[-2:])
 
 
 def _runs(places: list[int]) -> list[tuple[int, int]]:

@@ -10,9 +10,9 @@ import numpy as np
 from infl._threads import cores
 from infl.privacy.seal.masks import Stream
 from infl.privacy.seal.packing import Quantiser
-from infl.privacy.seal.tag import PLACES, Tag, split_high
+from infl.privacy.seal.tag import TAG_PLACES, Tag, split_high
 
-BLOCK = 1 << 17
+LANE_BLOCK = 1 << 17
 """Words that are worked on at a time; a whole number of the tag's blocks and of ChaCha20's."""
 PART = 1 << 20
 """Fewest words that a core of its own is worth."""
@@ -26,10 +26,10 @@ def close(values: Quantiser, words: np.ndarray, tag: Tag | None, masks: Masks, *
     signed = words.view(words.dtype.str.replace("u", "i"))
 
     def part(start: int, stop: int) -> int:
-        scratch, cover = np.empty(min(BLOCK, stop - start)), _Cover(masks, words.dtype.str, start)
+        scratch, cover = np.empty(min(LANE_BLOCK, stop - start)), _Cover(masks, words.dtype.str, start)
         sums = _Sums(tag, start)
-        for at in range(start, stop, BLOCK):
-            end = min(at + BLOCK, stop)
+        for at in range(start, stop, LANE_BLOCK):
+            end = min(at + LANE_BLOCK, stop)
             block = scratch[: end - at]
             values.read(first + at, first + end, block)
             signed[at:end] = block
@@ -46,8 +46,8 @@ def open_(words: np.ndarray, tag: Tag | None, masks: Masks) -> int:
 
     def part(start: int, stop: int) -> int:
         cover, sums = _Cover(masks, words.dtype.str, start), _Sums(tag, start)
-        for at in range(start, stop, BLOCK):
-            end = min(at + BLOCK, stop)
+        for at in range(start, stop, LANE_BLOCK):
+            end = min(at + LANE_BLOCK, stop)
             cover.apply(words[at:end])
             sums.add(signed[at:end])
         return sums.value()
@@ -71,7 +71,7 @@ class _Sums:
     """A tag's inner sums, from a place on."""
 
     def __init__(self, tag: Tag | None, start: int) -> None:
-        self._tag, self._first = tag, start // PLACES
+        self._tag, self._first = tag, start // TAG_PLACES
         self._parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])  # of low and of high halves
 
     def add(self, block: np.ndarray) -> None:
@@ -93,10 +93,10 @@ def _in_parts(part: Callable[[int, int], int], n: int) -> int:
     workers = min(n // PART, cores(), 8)
     if workers <= 1:
         return part(0, n)
-    size = -(-n // workers // BLOCK) * BLOCK
+    size = -(-n // workers // LANE_BLOCK) * LANE_BLOCK
     with ThreadPoolExecutor(workers) as pool:
         starts = range(0, n, size)
         return sum(pool.map(part, starts, [min(start + size, n) for start in starts]))
 
 
-assert BLOCK % PLACES == 0
+assert LANE_BLOCK % TAG_PLACES == 0

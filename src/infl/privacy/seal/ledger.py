@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from infl.errors import FileError, KeyringError, SealError
-from infl.privacy.seal.context import Context, Words
+from infl.privacy.seal.context import Context, MaskedArrays
 from infl.privacy.seal.reveal import list_digest
 
 if TYPE_CHECKING:
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 FIRST = b'{"time": "'
 """How every line begins."""
-COLUMNS = ("time", "run", "kind", "round", "attempt", "cohort", "bytes", "sealed", "context", "digest")
-TEXT_COLUMNS = ("time", "run", "kind", "context", "digest", "site")
+LEDGER_COLUMNS = ("time", "run", "kind", "round", "attempt", "cohort", "bytes", "sealed", "context", "digest")
+LEDGER_TEXT_COLUMNS = ("time", "run", "kind", "context", "digest", "site")
 """Read as text from a CSV file: hexadecimal digits may look like a number ("12345e67"), and pandas 2.3's parser crashes on
 some that do."""
 
 
 class Ledger:
-    """A site's record of what it sent; it makes a site send one message an exchange, and no second one.
+    """A site's record of what it sent; it makes a site send one message per exchange, and no second one.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Ledger:
     >>> import infl, numpy
     >>> ledger = infl.privacy.seal.Ledger(None, key=bytes(32))
     >>> context = Context("run", 1, 0, ("a", "b", "c"), "train", "")
-    >>> ledger.record(context, Words(numpy.zeros(3, numpy.uint32), numpy.zeros(1, numpy.uint64)), sealed=True)
+    >>> ledger.record(context, MaskedArrays(numpy.zeros(3, numpy.uint32), numpy.zeros(1, numpy.uint64)), sealed=True)
     >>> ledger.frame()[["kind", "round", "bytes", "sealed"]].values.tolist()
     [['train', 1, 20, True]]
     """
@@ -69,7 +69,7 @@ class Ledger:
         if self.path is not None:
             self._open(self.path)
 
-    def record(self, context: Context, words: Words, *, sealed: bool) -> None:
+    def record(self, context: Context, words: MaskedArrays, *, sealed: bool) -> None:
         """Write down a message before it is sent.
 
         The same message for the same exchange may be sent again and is written once.
@@ -77,7 +77,7 @@ class Ledger:
         Raises
         ------
         SealError
-            Another message was recorded for this exchange: two under one mask would tell their difference.
+            Another message was recorded for this exchange: two under one mask would reveal their difference.
         FileError
             It cannot be written; nothing may be sent.
         """
@@ -94,7 +94,7 @@ class Ledger:
         Raises
         ------
         SealError
-            It was given for another sum of this exchange: two would tell their difference.
+            It was given for another sum of this exchange: two would reveal their difference.
         FileError
             It cannot be written; nothing may be sent.
         """
@@ -121,7 +121,7 @@ class Ledger:
         if known is not None:
             return
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        entry = dict(zip(COLUMNS, (now, *what, exchange, digest), strict=True))
+        entry = dict(zip(LEDGER_COLUMNS, (now, *what, exchange, digest), strict=True))
         self._append(entry)
         self.entries.append(entry)
         self._sent[exchange] = digest
@@ -130,7 +130,7 @@ class Ledger:
         """Return the ledger as a table: time (UTC), run, kind, round, attempt, cohort, bytes, sealed, digests."""
         import pandas as pd
 
-        return pd.DataFrame(self.rows(), columns=list(COLUMNS))
+        return pd.DataFrame(self.rows(), columns=list(LEDGER_COLUMNS))
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of :meth:`frame`."""
@@ -194,7 +194,7 @@ class Ledger:
             raw = json.loads(line)
             mac = raw.pop("mac")
             good = raw["before"] == self._chain and hmac.compare_digest(mac, self._mac(raw))
-            entry = {name: raw[name] for name in COLUMNS}
+            entry = {name: raw[name] for name in LEDGER_COLUMNS}
         except (ValueError, KeyError, TypeError, AttributeError):
             good = False
         if not good:

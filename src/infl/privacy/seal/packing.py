@@ -15,7 +15,7 @@ import numpy as np
 
 from infl.errors import SealError, SettingsError
 
-RANGE = {32: (1 << 31) - 1, 64: 1 << 59}
+LANE_RANGE = {32: (1 << 31) - 1, 64: 1 << 59}
 """Largest size of a sum in each lane."""
 TAG_WORDS = 2
 """64-bit words of a message beside its sums: the tag, or zeros."""
@@ -187,7 +187,7 @@ def limit(bits: int, n_sites: int, share: float | None = None) -> int:
     R: the sum is read back exactly as a signed integer. R is 2³¹ − 1 for the 32-bit lane; 2⁵⁹ for the 64-bit lane, so that
     two sums in range never differ by a multiple of the tag's prime.
     """
-    top = RANGE[bits] - n_sites - (RANGE[bits] >> 48)  # room for the rounding of shares
+    top = LANE_RANGE[bits] - n_sites - (LANE_RANGE[bits] >> 48)  # room for the rounding of shares
     return top // n_sites if share is None else int(min(share, 1.0) * top)
 
 
@@ -199,7 +199,7 @@ def misfits(values: np.ndarray, packing: Packing, bits: int, *, largest: int, we
     values
         The lane's values, flat.
     packing, bits
-        Which lane of which packing.
+        The lane, and its packing.
     largest
         Largest size of an integer, see :func:`limit`.
     weight
@@ -231,7 +231,7 @@ class Quantiser:
     values
         The lane's values, flat.
     packing, bits
-        Which lane of which packing.
+        The lane, and its packing.
     weight
         Multiplies the values.
     largest

@@ -18,7 +18,7 @@ the peer gives with its own answer for L. This is the consistency check of the p
 round. With t = ⌊2n/3⌋ + 1 and c conspiring sites, two lists would both open only if 2 (t − c) ≤ n − c; so at most one
 does while c < (n + 2) / 3: one conspirator among 3 or 4 sites, 2 among 5, 21 among 64.
 
-**Sums of all sites or not at all** (losses, metrics: :attr:`Words.of_all`) have pair masks of their own, of seeds that nobody
+**Sums of all sites or not at all** (losses, metrics: :attr:`MaskedArrays.of_all`) have pair masks of their own, of seeds that nobody
 ever gives. They cancel where the whole cohort is in the sum, and stay on every smaller one; so whoever opens the update of some
 of the sites gets no metric of them, of which the next round's would tell the missing site's. A site that has not got every
 other one's public key adds a mask that it alone can make: that sum cannot be of all.
@@ -59,7 +59,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from infl.errors import FederationError, KeyringError, SealError
-from infl.privacy.seal.context import Context, Words
+from infl.privacy.seal.context import Context, MaskedArrays
 from infl.privacy.seal.reveal import (
     SECRET_BYTES,
     SEED_BYTES,
@@ -242,7 +242,7 @@ class PairwiseSite:
                 secrets[name] = HKDF(SHA256(), 32, both, b"infl pair " + self._run.encode()).derive(shared)
         self.met, self._peers = dict(peers), secrets
 
-    def cover(self, context: Context, words: Words) -> dict[str, bytes]:
+    def cover(self, context: Context, words: MaskedArrays) -> dict[str, bytes]:
         """Add this site's masks to a group-sealed message, in place; return the encrypted shares of its own mask.
 
         Asked again for the same exchange, it adds the same masks and returns the same shares.

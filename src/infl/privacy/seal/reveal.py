@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from infl.errors import FederationError
-from infl.privacy.seal.context import Context, Words
-from infl.privacy.seal.lanes import BLOCK
+from infl.privacy.seal.context import Context, MaskedArrays
+from infl.privacy.seal.lanes import LANE_BLOCK
 from infl.privacy.seal.masks import Stream
 
 SECRET_BYTES, SEED_BYTES = 16, 32
@@ -37,7 +37,7 @@ def threshold(n: int) -> int:
 
 @dataclass(frozen=True)
 class Revealed:
-    """What one site gives after it was told who answered; opens with that of :func:`threshold` sites for the same list.
+    """What one site gives once it knows who answered; opens with that of :func:`threshold` sites for the same list.
 
     Attributes
     ----------
@@ -65,11 +65,11 @@ class Revealed:
 
 def uncover(
     context: Context,
-    total: Words,
+    total: MaskedArrays,
     revealed: Sequence[Revealed],
     answered: Sequence[str],
     joined: Iterable[str] | None = None,
-) -> Words:
+) -> MaskedArrays:
     """Take the pairwise masks off a sum, at the coordinator, in place; what is left is the group-sealed sum.
 
     Parameters
@@ -87,7 +87,7 @@ def uncover(
 
     Returns
     -------
-    Words
+    MaskedArrays
         `total`, without the masks.
 
     Raises
@@ -100,7 +100,7 @@ def uncover(
     --------
     >>> import numpy as np
     >>> context = Context("run", 1, 0, ("a", "b", "c"), "train", "")
-    >>> total = Words(np.zeros(1, np.uint32), np.zeros(1, np.uint64))
+    >>> total = MaskedArrays(np.zeros(1, np.uint32), np.zeros(1, np.uint64))
     >>> uncover(context, total, [], ["a", "b", "c"])
     Traceback (most recent call last):
     infl.errors.FederationError: 0 of 3 sites gave shares, 3 are needed to open the pairwise seal
@@ -183,7 +183,7 @@ def spread(secret: bytes, context: Context) -> bytes:
 
 
 def mask(
-    words: Words, plus: Sequence[bytes], minus: Sequence[bytes], *, lanes: Sequence[str] = ("low", "high")
+    words: MaskedArrays, plus: Sequence[bytes], minus: Sequence[bytes], *, lanes: Sequence[str] = ("low", "high")
 ) -> None:
     """Add and take away the streams of seeds, in place, in some lanes."""
     for lane in lanes:
@@ -194,6 +194,6 @@ def mask(
 
 def _change_by_stream(change: np.ufunc, array: np.ndarray, key: bytes) -> None:
     stream = Stream(key, array.dtype.str)
-    for start in range(0, len(array), BLOCK):
-        block = array[start : start + BLOCK]
+    for start in range(0, len(array), LANE_BLOCK):
+        block = array[start : start + LANE_BLOCK]
         change(block, stream.read(len(block)), out=block)

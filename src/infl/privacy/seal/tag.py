@@ -25,8 +25,8 @@ import numpy as np
 
 from infl.privacy.seal.masks import Stream
 
-P = (1 << 61) - 1
-PLACES = 4096
+TAG_PRIME = (1 << 61) - 1
+TAG_PLACES = 4096
 LIMBS, LIMB_BITS = 6, 10
 SUM_BITS, RHO_BITS = 27, 16
 FEW = 8
@@ -46,14 +46,14 @@ class Tag:
 
     def __init__(self, key: bytes, n: int) -> None:
         stream = Stream(key, "<u8")
-        sigma = stream.read(min(PLACES, n)) >> np.uint64(4)
+        sigma = stream.read(min(TAG_PLACES, n)) >> np.uint64(4)
         self._sigma = _limbs(sigma, LIMB_BITS, LIMBS).astype(np.float64)  # (6, 4096 or n)
-        self._rho = stream.read(-(-n // PLACES)) >> np.uint64(3)  # (n_blocks,)
+        self._rho = stream.read(-(-n // TAG_PLACES)) >> np.uint64(3)  # (n_blocks,)
 
     def inner(self, integers: np.ndarray) -> np.ndarray:
         """Return the inner sums (6, n_blocks) of integers from a block's first place on; float64, below 2³¹ in size."""
-        full = len(integers) // PLACES * PLACES
-        parts = [self._sigma @ integers[:full].reshape(-1, PLACES).T] if full else []
+        full = len(integers) // TAG_PLACES * TAG_PLACES
+        parts = [self._sigma @ integers[:full].reshape(-1, TAG_PLACES).T] if full else []
         if len(integers) > full:
             parts.append((self._sigma[:, : len(integers) - full] @ integers[full:])[:, None])
         return np.concatenate(parts, 1)
@@ -92,4 +92,4 @@ def as_words(tag: int) -> list[int]:
 
 def from_words(words: np.ndarray) -> int:
     """Return the tag of two summed words."""
-    return (int(words[0]) + (int(words[1]) << 31)) % P
+    return (int(words[0]) + (int(words[1]) << 31)) % TAG_PRIME

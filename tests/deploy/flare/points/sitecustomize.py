@@ -18,18 +18,18 @@ import time
 from pathlib import Path
 
 POINTS = {
-    "infl.deploy.station": ("Station.prepare", "Station.finish"),
+    "infl.deploy.site_folder": ("SiteFolder.prepare", "SiteFolder.finish"),
     "infl.federation.site": ("Site.handle", "Site._compute", "Site._reveal"),
     "infl.federation.training": ("Trainer.judge", "Trainer.update"),
     "infl.models.classifier": ("Classifier.loss",),
-    "infl.deploy.resident": ("Resident._say",),
+    "infl.deploy.site_worker": ("SiteWorker._say",),
     "infl.federation.replica": ("Replica.catch_up",),
     "infl._files": ("_place",),
     "infl.deploy.remote": ("RemoteTransport.offer", "RemoteTransport._put"),
     "infl.federation.coordinator": ("Coordinator._exchange", "Coordinator._check_answer", "Coordinator._uncover"),
-    "infl.federation.checkpoint": ("Checkpoint.keep_progress",),
+    "infl.federation.checkpoint": ("Checkpoint.save_progress",),
     "infl.privacy.seal.ledger": ("Ledger.record_reveal",),
-    "infl.deploy.attempt": ("RunFolder.record", "Attempt._delivered"),
+    "infl.deploy.run_attempt": ("RunFolder.record", "RunAttempt._delivered"),
     "nvflare.fuel.f3.drivers.socket_conn": ("SocketConnection.send_frame",),
 }
 FOLDER = Path(os.environ.get("INFL_FAULTS", "/nonexistent"))

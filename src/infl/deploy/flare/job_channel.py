@@ -30,7 +30,7 @@ def server_cell(job: str) -> str:
     return FQCN.join([FQCN.ROOT_SERVER, job])
 
 
-class Line:
+class JobChannel:
     """Sends bytes to named peers and hands over what they send.
 
     Parameters
@@ -72,7 +72,7 @@ class Line:
         self._open = False
 
     def _admit(self, message: Message) -> Message | None:
-        """Refuse a stream of ours that nobody of this job sends, or that is too large; FLARE's own pass."""
+        """Refuse a stream on infl's channel that is not from this job or too large; FLARE's own streams pass."""
         if message.get_header(StreamHeaderKey.CHANNEL) != CHANNEL:
             return None
         origin, size = message.get_header(MessageHeaderKey.ORIGIN), message.get_header(StreamHeaderKey.SIZE, 0)

@@ -1,4 +1,4 @@
-"""A site's end of an unreliable line: it accepts a run, answers plans one after the other, and says all the time that it is up."""
+"""A site's end of an unreliable line: it accepts a run, answers plans one after the other, and sends signs of life meanwhile."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 
 DECLINED = "it declined, or could not answer; why stands in the site's own log"
-"""All that the coordinator is told: a reason may tell of the data."""
+"""All that the coordinator learns: a reason could reveal something of the data."""
 
 
-class Resident:
+class SiteWorker:
     """Keeps a :class:`Site` and talks to the coordinator for it.
 
     Parameters
@@ -38,7 +38,7 @@ class Resident:
     finish
         Called when the last sum was applied.
     note
-        Told why the site declined, or could not answer.
+        Called with the reason why the site declined, or could not answer.
     beat
         Seconds between two signs of life.
     """

@@ -1,4 +1,4 @@
-"""Sites that share a process are trained together: their weights are stacked, and one pass a step serves all of them.
+"""Sites that share a process are trained together: their weights are stacked, and one pass per step serves all of them.
 
 For small models most of a step's time is the calling of operations, not their work; a stack of sites calls them once.
 """
@@ -31,14 +31,13 @@ FEWEST = 4
 
 
 def stackable(replica: Replica) -> bool:
-    """Whether stacking serves: a loss an observation, one gradient a step, and weights of which several fit the cache."""
-    a, bench = replica.agreement, replica.bench
-    size = bench.shared.total + bench.local.total
+    """Whether stacking helps: a loss per observation, one gradient per step, and weights so small that several fit the cache."""
+    a, size = replica.agreement, replica.flat_model.flat.numel()
     plain = a.dp is None and not replica.rule.control and a.lock != "published"
     return plain and replica.task.has_losses and a.cohort_size >= FEWEST and 2 * size <= STACK
 
 
-class Together:
+class StackedTrainer:
     """Judges the sites of one process at once, and trains as many at a time as a stack holds.
 
     The results are those of a site alone (:class:`infl.federation.training.Trainer`) to rounding: the same batches, the same
@@ -49,7 +48,7 @@ class Together:
     trainers
         Of the sites, by name; they share one replica.
     forget
-        Sites let go of an update before the next group of sites trains, so that all groups may use the same memory.
+        Sites drop an update before the next group of sites trains, so that all groups may use the same memory.
     """
 
     def __init__(self, trainers: Mapping[str, Trainer], *, forget: bool = False) -> None:
@@ -57,11 +56,11 @@ class Together:
         self._replica = next(iter(trainers.values())).replica
         self._judged: dict[str, Sums] = {}
         self._trained: dict[str, tuple[Tensor, float]] = {}
-        self._changes: list[Tensor] = []  # one a group of sites; a site sends its part before the next exchange
+        self._changes: list[Tensor] = []  # one per group of sites; a site sends its part before the next exchange
         self._n_groups, self._seq, self._forget = 0, -1, forget
-        bench = self._replica.bench
-        self._losses = _Losses(self._replica.task, bench.module)
-        self._stack = _Stack(self._replica, min(len(trainers), STACK // (bench.shared.total + bench.local.total)))
+        flat_model = self._replica.flat_model
+        self._losses = _Losses(self._replica.task, flat_model.module)
+        self._stack = _Stack(self._replica, min(len(trainers), STACK // flat_model.flat.numel()))
 
     def judge(self, trainer: Trainer, plan: Plan) -> Sums:
         """Return a site's validation sums of the global model; the whole cohort's are computed with them."""
@@ -90,14 +89,14 @@ class Together:
 
     def _train(self, trainers: Sequence[Trainer], plan: Plan) -> dict[str, tuple[Tensor, float]]:
         replica, stack = self._replica, self._stack
-        a, bench, task, rule = replica.agreement, replica.bench, replica.task, replica.rule
+        a, flat_model, task, rule = replica.agreement, replica.flat_model, replica.task, replica.rule
         queues = {t.name: t.batches(plan) for t in trainers}
         # those with most batches first, so that those that still train are always the first rows of the stack
         trainers = sorted(trainers, key=lambda t: -len(queues[t.name]))
         generators = [torch.Generator().manual_seed(derive(a.seed, "dropout", t.name, plan.round)) for t in trainers]
-        anchor = bench.shared.views(replica.theta)
+        anchor = flat_model.shared.views(replica.theta)
         replica.module(training=True)
-        stack.begin(anchor, [bench.local.views(t.own.now.weights) for t in trainers])
+        stack.begin(anchor, [flat_model.local.views(t.own.now.weights) for t in trainers])
         total = torch.zeros(len(trainers))
         for number in range(len(queues[trainers[0].name])):
             active = sum(number < len(queues[t.name]) for t in trainers)
@@ -111,14 +110,14 @@ class Together:
             stack.step(task.grad_clip)
             total[:active] += mean.detach() * torch.tensor([float(len(batch[0])) for batch in batches])
         if self._n_groups == len(self._changes):
-            self._changes.append(torch.empty(stack.capacity, bench.shared.total))
+            self._changes.append(torch.empty(stack.capacity, flat_model.shared.total))
         change = self._changes[self._n_groups][: len(trainers)]
         self._n_groups += not self._forget
-        for name, place in bench.shared.views(change).items():
+        for name, place in flat_model.shared.views(change).items():
             torch.sub(stack.weights[name][: len(trainers)], anchor[name], out=place)
         result = {}
         for number, trainer in enumerate(trainers):
-            own = [stack.weights[entry.name][number].flatten() for entry in bench.local.entries]
+            own = [stack.weights[entry.name][number].flatten() for entry in flat_model.local.entries]
             loss = float(total[number]) / max(sum(map(len, queues[trainer.name])), 1)
             trainer.note(plan, torch.cat(own) if own else torch.empty(0), torch.empty(0), loss)
             result[trainer.name] = (change[number : number + 1], loss)
@@ -132,9 +131,9 @@ class _Stack:
     """
 
     def __init__(self, replica: Replica, capacity: int) -> None:
-        bench = replica.bench
+        flat_model = replica.flat_model
         self.capacity = capacity
-        entries = (*bench.shared.entries, *bench.local.entries)
+        entries = (*flat_model.shared.entries, *flat_model.local.entries)
         self.weights = {entry.name: torch.zeros(capacity, *entry.shape) for entry in entries}
         self._whole = replica.task.optimise([weight.detach().requires_grad_() for weight in self.weights.values()])
         self._stepper = self._whole

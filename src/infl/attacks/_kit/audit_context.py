@@ -16,7 +16,7 @@ from infl.federation.packings import rescaled
 from infl.federation.seeds import derive
 from infl.federation.settings import RunSettings
 from infl.privacy.seal.packing import TAG_WORDS
-from infl.sums.lanes import WIDER, split_sums
+from infl.sums.lanes import WIDER_COUNT, split_sums
 
 if TYPE_CHECKING:
     from infl._types import Data
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from infl.federation.run import FederatedRun
     from infl.models.locked import LockedModel
     from infl.models.task import SiteData, Task
-    from infl.privacy.seal import Packing, Words
+    from infl.privacy.seal import MaskedArrays, Packing
 
 Made = TypeVar("Made")
 
-OPEN: dict[str, Any] = {"lock": "none", "seal": "none", "strength": 0.0}
+NO_LOCK_NO_SEAL: dict[str, Any] = {"lock": "none", "seal": "none", "strength": 0.0}
 """Changes to a run's settings that take lock and seal away."""
-UNPROTECTED: dict[str, Any] = OPEN | {"privacy": None}
+UNPROTECTED: dict[str, Any] = NO_LOCK_NO_SEAL | {"privacy": None}
 """The same, and no noise: the control of most attacks."""
 
 
@@ -96,7 +96,10 @@ class Recorded:
                         split_sums(dequantise(signed(total.words), packing)[1], packing),
                         signed(total.words)[0],
                     )
-                    scales, seen = rescaled(scales, sums[WIDER], low, packing) if WIDER in sums else {}, total.seq
+                    scales, seen = (
+                        rescaled(scales, sums[WIDER_COUNT], low, packing) if WIDER_COUNT in sums else {},
+                        total.seq,
+                    )
                     packing = first.coarser(scales)
             if plan.kind == "train":
                 updates.append(Update(answer.site, plan.round, dequantise(signed(answer.words), packing)[0]))
@@ -111,11 +114,11 @@ class Recorded:
         """Cut a flat update into the module's tensors; their names and shapes are public."""
         import torch
 
-        views = self.outcome.replica.bench.shared.views(torch.from_numpy(np.array(flat, dtype=np.float32)))
+        views = self.outcome.replica.flat_model.shared.views(torch.from_numpy(np.array(flat, dtype=np.float32)))
         return {name: view.numpy() for name, view in views.items()}
 
 
-def signed(words: Words) -> tuple[np.ndarray, np.ndarray]:
+def signed(words: MaskedArrays) -> tuple[np.ndarray, np.ndarray]:
     """Return both lanes of a message as numbers, without the tag."""
     high = np.concatenate([words.high[:-TAG_WORDS], words.of_all[:-TAG_WORDS]])
     return words.low.view(np.int32), high.view(np.int64)
@@ -131,7 +134,7 @@ class Update:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class AuditContext:
     """The run under audit, and the means to attack it and its controls.
 
     Attributes
@@ -148,8 +151,8 @@ class Evidence:
     >>> import infl
     >>> sites = infl.datasets.khan_sites()
     >>> run = infl.tl.fit_federated(sites, target="tumour_class", rounds=2, progress=False)
-    >>> evidence = infl.attacks.Evidence(run, sites)
-    >>> evidence.protection, evidence.sealed
+    >>> context = infl.attacks.AuditContext(run, sites)
+    >>> context.protection, context.sealed
     ('lock field, seal group', True)
     """
 

@@ -12,10 +12,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infl.deploy.attempt import RunFolder, Status
-from infl.deploy.flare.engine import CLIENT, Daemon, Supervisor
-from infl.deploy.flare.kits import Consortium, approve, enrol, init_coordinator, install
-from infl.deploy.station import SiteSettings, Station
+from infl.deploy.flare.consortium import Consortium
+from infl.deploy.flare.daemon import CLIENT_PROCESS, Daemon
+from infl.deploy.flare.engine import Supervisor
+from infl.deploy.flare.kits import approve, enrol, init_coordinator, install
+from infl.deploy.run_attempt import RunFolder, Status
+from infl.deploy.site_data import SiteSettings
+from infl.deploy.site_folder import SiteFolder
 from infl.federation.local import run_in_process
 from infl.federation.messages import Answer
 from infl.keys import Identity
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from infl.models.task import Task
 
 
-class Rehearsal:
+class LocalConsortium:
     """Enrols sites, writes their data, and starts and kills their processes.
 
     Parameters
@@ -47,7 +50,7 @@ class Rehearsal:
     ----------
     daemons
         The sites' engine processes.
-    said
+    lines
         Lines of the coordinator.
     """
 
@@ -55,7 +58,7 @@ class Rehearsal:
         self.root, self.data, self.key = root, dict(data), key
         self.coordinator = root / "coordinator"
         self.daemons: dict[str, Daemon] = {}
-        self.said: list[str] = []
+        self.lines: list[str] = []
         self.consortium = Consortium("rehearsal", "localhost", free_port())
         self.fingerprint = init_coordinator(self.coordinator, self.consortium)
         identities = {site: Identity.create() for site in data}
@@ -63,18 +66,18 @@ class Rehearsal:
             key.grant(site, identity)
         for site, table in data.items():
             request, mine = enrol(root / site, site, self.consortium)
-            approved, told = approve(self.coordinator, request)
-            assert mine == told.fingerprint
+            approved, request_seen = approve(self.coordinator, request)
+            assert mine == request_seen.fingerprint
             install(root / site, approved, self.fingerprint)
             table.write_h5ad(root / site / "cohort.h5ad")
             identities[site].save(root / site / "identity.key")
             key.granted(site).save(root / site / "ring.key")
             files = (root / site / "cohort.h5ad", root / site / "ring.key", root / site / "identity.key")
-            self.station(site).keep(SiteSettings(site, *map(str, files)))
+            self.site_folder(site).save_settings(SiteSettings(site, *map(str, files)))
 
-    def station(self, site: str) -> Station:
+    def site_folder(self, site: str) -> SiteFolder:
         """Return a site's folder."""
-        return Station(self.root / site)
+        return SiteFolder(self.root / site)
 
     def begin(self, name: str, agreement: Agreement) -> RunFolder:
         """Make a run's folder at the coordinator, and have the people at each site say yes to it."""
@@ -96,8 +99,10 @@ class Rehearsal:
     def sites_up(self) -> Iterator[None]:
         """Keep all sites' processes up."""
         over = threading.Event()
-        self.daemons = {s: Daemon(self.root / s / "kit", CLIENT, self.root / s / "client.log") for s in self.data}
-        threads = [threading.Thread(target=daemon.keep, args=(over,)) for daemon in self.daemons.values()]
+        self.daemons = {
+            s: Daemon(self.root / s / "kit", CLIENT_PROCESS, self.root / s / "client.log") for s in self.data
+        }
+        threads = [threading.Thread(target=daemon.keep_up, args=(over,)) for daemon in self.daemons.values()]
         for thread in threads:
             thread.start()
         try:
@@ -118,7 +123,7 @@ class Rehearsal:
         """Bring a run to its end; `on_line` is called with each line that the coordinator says, to make faults."""
 
         def say(line: str) -> None:
-            self.said.append(line)
+            self.lines.append(line)
             on_line(supervisor, line)
 
         supervisor = Supervisor(self.coordinator, name, patience=patience, say=say)

@@ -22,18 +22,18 @@ from infl.errors import FederationError, InflError
 from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
 from infl.federation.coordinator import Coordinator, Progress
+from infl.federation.initial import build_flat_model
 from infl.federation.messages import Consent, Offer, Total
 from infl.federation.programme import Exchange, Programme
-from infl.federation.replica import build_bench
 from infl.models.registry import task_from_json
 
 log = logging.getLogger(__name__)
-STOP, AGAIN = "stop", "again"
+REQUEST_STOP, REQUEST_AGAIN = "stop", "again"
 """Requests to a running attempt: end for good; end so that sites which came back take part in the next."""
 DELIVERIES = 3
 """How often the last sum is sent round before a run counts as finished without a site that is away."""
 DAY = 86_400.0
-OVER = ("finished", "stopped")
+FINAL_STATES = ("finished", "stopped")
 """States that no further attempt follows."""
 
 
@@ -119,7 +119,7 @@ class RunFolder:
     def follow(self, job: str | None) -> None:
         """A run whose state is on this disk can be followed without knowing the engine's job."""
 
-    def keep_status(self, status: Status) -> None:
+    def save_status(self, status: Status) -> None:
         """Write the status."""
         write_atomic(self.folder / "status.json", json.dumps(asdict(status), indent=1).encode(), overwrite=True)
 
@@ -132,7 +132,7 @@ class RunFolder:
         with explained(path, "read"):
             return Patience(**json.loads(path.read_text()))
 
-    def keep_patience(self, patience: Patience) -> None:
+    def save_patience(self, patience: Patience) -> None:
         """Write down how long the coordinator waits for sites."""
         write_atomic(self.folder / "waiting.json", json.dumps(asdict(patience)).encode(), overwrite=True)
 
@@ -144,7 +144,7 @@ class RunFolder:
             lines.write(json.dumps(row | more) + "\n")
 
     def exchanges(self) -> list[dict[str, Any]]:
-        """Return what was recorded, one row an exchange: of one that had to be done again, the last."""
+        """Return what was recorded, one row per exchange; for one that was repeated, the last."""
         path = self.folder / "exchanges.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         rows = [json.loads(line) for line in lines if line.endswith("}")]
@@ -165,7 +165,7 @@ class RunFolder:
         (self.folder / "request").unlink(missing_ok=True)
 
 
-class Attempt:
+class RunAttempt:
     """Runs a :class:`~infl.federation.coordinator.Coordinator` on a run's folder over a transport.
 
     Parameters
@@ -189,7 +189,7 @@ class Attempt:
                 state, message = self._work()
             except InflError as error:
                 state, message = "ended", self._explained(str(error))
-            if self.run.requested == STOP and state != "finished":
+            if self.run.requested == REQUEST_STOP and state != "finished":
                 state = "stopped"
             self._note(state=state, message=message, pid=0)
             return self._status
@@ -197,20 +197,20 @@ class Attempt:
     def _work(self) -> tuple[str, str]:
         agreement = self.run.agreement
         task = task_from_json(agreement.task, agreement.options)
-        exchanges = Programme(task, agreement, build_bench(task, agreement).shared).exchanges
+        exchanges = Programme(task, agreement, build_flat_model(task, agreement).shared).exchanges
         progress = self.run.store.progress()
         self._note(rounds=agreement.rounds, exchanges=len(exchanges), position=progress.position)
         needed = len(agreement.sites) if progress.position == 0 else agreement.quorum
         offer = Offer(__version__, agreement.to_json().encode())
-        consents = self.transport.offer(offer, enough=lambda said: len(said) >= needed)
+        consents = self.transport.offer(offer, enough=lambda consents: len(consents) >= needed)
         self._check(consents, agreement, needed)
-        applied = {site: said.applied for site, said in consents.items()}
+        applied = {site: consent.applied for site, consent in consents.items()}
         coordinator = Coordinator(
             agreement,
             exchanges,
             self.transport,
             progress=progress,
-            keep=self._keep,
+            on_change=self._save_progress,
             applied=applied,
             between_machines=True,
         )
@@ -232,22 +232,22 @@ class Attempt:
         message = f"{', '.join(lacking[:8])} lacks the model: `infl run resume` when it is up"
         return ("finished" if self._status.deliveries >= DELIVERIES else "ended"), message
 
-    def _keep(self, progress: Progress) -> Progress:
+    def _save_progress(self, progress: Progress) -> Progress:
         if progress.opening is not None:
-            return self.run.store.keep_progress(progress)
+            return self.run.store.save_progress(progress)
         total, now = progress.totals[-1], time.monotonic()
         self.run.record(total, seconds=round(now - self._begun, 4))
         self._begun = now
-        return self.run.store.keep_progress(progress)
+        return self.run.store.save_progress(progress)
 
     def _check(self, consents: dict[str, Consent], agreement: Agreement, needed: int) -> None:
         """Version, specification, panel and key, before the first round."""
-        for site, said in consents.items():
+        for site, consent in consents.items():
             mine = Consent(site, __version__, agreement.digest, agreement.panel_digest, agreement.fingerprint)
             for name in ("version", "agreement", "panel", "fingerprint"):
-                if getattr(said, name) != getattr(mine, name):
+                if getattr(consent, name) != getattr(mine, name):
                     raise FederationError(
-                        f"{site} differs in {name}: {getattr(said, name)[:40]!r}, here {getattr(mine, name)[:40]!r}"
+                        f"{site} differs in {name}: {getattr(consent, name)[:40]!r}, here {getattr(mine, name)[:40]!r}"
                     )
         if len(consents) < needed:
             missing = [s for s in agreement.sites if s not in consents]
@@ -274,7 +274,7 @@ class Attempt:
             for name, p in self.transport.peers.items()
         }  # fmt: skip
         self._status = Status(**{**asdict(self._status), "sites": sites, "updated": time.time(), **changes})
-        self.run.keep_status(self._status)
+        self.run.save_status(self._status)
 
     def _explained(self, message: str) -> str:
         """Add what the sites said."""

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from infl.errors import DataError, FileError
-from infl.nn.trex.intuition import Intuition, TokenIntuition
+from infl.nn.trex.semantic_prior import SemanticPrior, TokenPrior
 
 DIRECTIONS = {"cat": [5.0, 0.0, 0.0], "dog": [0.0, 0.1, 0.0], "yeast": [0.0, 0.0, -3.0]}
 
@@ -15,9 +15,9 @@ def embedder(texts):
 
 def test_centroids_are_directions_and_the_prior_says_which_is_near():
     texts = ["cat", "dog", "yeast", "cat", "cat sat"]
-    intuition = Intuition.fit(texts, embedder, n_experts=3)
-    prior = intuition(["dog that runs", "yeast"])
-    torch.testing.assert_close(intuition.centroids.norm(dim=1), torch.ones(3))
+    semantic = SemanticPrior.fit(texts, embedder, n_experts=3)
+    prior = semantic(["dog that runs", "yeast"])
+    torch.testing.assert_close(semantic.centroids.norm(dim=1), torch.ones(3))
     dog, yeast = prior.argmax(1)
     assert dog != yeast
     torch.testing.assert_close(prior.max(1).values, torch.ones(2))
@@ -26,28 +26,28 @@ def test_centroids_are_directions_and_the_prior_says_which_is_near():
 
 def test_one_seed_gives_one_set_of_centroids(khan):
     khan.obsm["X_half"] = khan.X[:, :20]
-    first, again = (Intuition.fit(khan, "X_half", n_experts=8, seed=3) for _ in range(2))
+    first, again = (SemanticPrior.fit(khan, "X_half", n_experts=8, seed=3) for _ in range(2))
     assert torch.equal(first.centroids, again.centroids)
 
 
 def test_centroids_survive_a_file(tmp_path):
-    intuition = Intuition.fit(["cat", "dog", "yeast"], embedder, n_experts=2)
-    intuition.save(tmp_path / "centroids.safetensors")
-    back = Intuition.load(tmp_path / "centroids.safetensors", embedder)
-    assert torch.equal(back(["cat"]), intuition(["cat"]))
+    semantic = SemanticPrior.fit(["cat", "dog", "yeast"], embedder, n_experts=2)
+    semantic.save(tmp_path / "centroids.safetensors")
+    back = SemanticPrior.load(tmp_path / "centroids.safetensors", embedder)
+    assert torch.equal(back(["cat"]), semantic(["cat"]))
     with pytest.raises(FileError, match="has no centroids"):
-        Intuition.load(tmp_path / "nothing.safetensors", embedder)
+        SemanticPrior.load(tmp_path / "nothing.safetensors", embedder)
 
 
 def test_what_cannot_work_is_said(khan):
     with pytest.raises(DataError, match="3 different inputs cannot make 4 centroids"):
-        Intuition.fit(["cat", "dog", "yeast", "cat"], embedder, n_experts=4)
+        SemanticPrior.fit(["cat", "dog", "yeast", "cat"], embedder, n_experts=4)
     with pytest.raises(DataError, match=r"no obsm\['X_pca'\]"):
-        Intuition.fit(khan, "X_pca")
+        SemanticPrior.fit(khan, "X_pca")
 
 
 def test_the_mean_of_tokens_leaves_padding_out():
-    intuition = TokenIntuition(torch.eye(4), torch.eye(4)[:3])
+    semantic = TokenPrior(torch.eye(4), torch.eye(4)[:3])
     ids, mask = torch.tensor([[0, 1, 3], [0, 1, 2]]), torch.tensor([[1, 1, 0], [1, 1, 1]])
-    found = intuition({"input_ids": ids, "attention_mask": mask})
+    found = semantic({"input_ids": ids, "attention_mask": mask})
     torch.testing.assert_close(found, torch.tensor([[2**-0.5, 2**-0.5, 0], [3**-0.5] * 3]))

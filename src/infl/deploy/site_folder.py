@@ -8,64 +8,36 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infl._files import explained, write_atomic
+from infl._files import explained
 from infl._settings import settings as package_settings
 from infl.deploy.folders import alone
 from infl.deploy.policy import Policy
+from infl.deploy.results import is_written, read_result, write_private, write_result
+from infl.deploy.site_data import SiteSettings, read_site, stamp
+from infl.deploy.specification import is_specified
 from infl.errors import DataError, FederationError, FileError
 from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
-from infl.federation.descriptions import with_descriptions
 from infl.federation.membership import Membership
 from infl.federation.replica import Replica
-from infl.federation.run import FederatedRun
 from infl.federation.site import Site
 from infl.privacy.account import Account
 from infl.privacy.seal import Ledger
-from infl.privacy.seal.ledger import TEXT_COLUMNS
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from infl._types import Data
+    from infl.federation.run import FederatedRun
     from infl.keys import Keyring
 
 
-@dataclass(frozen=True)
-class SiteSettings:
-    """What ``infl site start`` was given.
-
-    Attributes
-    ----------
-    name
-        As enrolled.
-    data
-        h5ad or h5mu file.
-    key
-        The site's key ring, empty for runs without one.
-    identity
-        The site's identity file: opens the ring, and shows in runs who it is (empty: the user's own).
-    expects
-        Digest of the specification in the site's own copy of ``run.toml`` (empty: the policy alone decides).
-    stamp
-        Size and time of the data file when it was named (empty: any).
-    """
-
-    name: str
-    data: str
-    key: str = ""
-    identity: str = ""
-    expects: str = ""
-    stamp: str = ""
-
-
-class Station:
+class SiteFolder:
     """A site's folder.
 
     Parameters
@@ -96,10 +68,10 @@ class Station:
         with explained(path, "read"):
             return SiteSettings(**json.loads(path.read_text()))
 
-    def keep(self, settings: SiteSettings) -> None:
+    def save_settings(self, settings: SiteSettings) -> None:
         """Write down what the site uses; a run's file among it is a new yes."""
         (self.home / "approved" / "expected").unlink(missing_ok=True)
-        _keep(self.home / "site.json", json.dumps(asdict(settings), indent=1).encode())
+        write_private(self.home / "site.json", json.dumps(asdict(settings), indent=1).encode())
 
     @property
     def policy(self) -> Policy:
@@ -154,7 +126,7 @@ class Station:
             raise FederationError(f"{len(found)} runs with digest {digest!r} were offered: give what the refusal says")
         folder = self.home / "approved"
         folder.mkdir(exist_ok=True)
-        _keep(folder / found[0], b"")
+        write_private(folder / found[0], b"")
         return found[0]
 
     def runs(self, beginning: str = "") -> list[Path]:
@@ -209,7 +181,7 @@ class Station:
         accepted = folder / "accepted"
         if accepted.exists() and accepted.read_text() != agreement.digest:
             raise FederationError(f"{name}: another run was offered under this run's name; refused")
-        _keep(folder / "agreement.json", agreement.to_json().encode())
+        write_private(folder / "agreement.json", agreement.to_json().encode())
         if policy.asks(agreement) and not known:
             raise FederationError(
                 f"{name}: a person must say yes; read {folder}/agreement.json, then `infl site approve {agreement.digest[:12]}`, "
@@ -217,7 +189,7 @@ class Station:
             )
         self._check_seed(agreement)
         if settings.expects:  # a yes to one run: another one with the same settings is asked for anew
-            _keep(self.home / "approved" / "expected", agreement.digest.encode())
+            write_private(self.home / "approved" / "expected", agreement.digest.encode())
         key = self.open_key(agreement)
         membership = None if key is None else self.membership(agreement, key)
         package_settings.bases.update(policy.bases)
@@ -241,16 +213,16 @@ class Station:
             replica,
             Ledger(store.ledger_path(name), own_keys.get("ledger", bytes(32)), run=agreement.run),
             membership=membership,
-            keep=partial(self._keep_state, store),
+            on_change=partial(self._save_state, store),
             account=None if agreement.dp is None else self.account,
         )
-        _keep(accepted, agreement.digest.encode())
+        write_private(accepted, agreement.digest.encode())
         store.note_data(replica, {name: site})
         store.restore_sites(replica, {name: site})
         return site
 
     def _check_seed(self, agreement: Agreement) -> None:
-        """Refuse to train twice with one seed: the first update would be the same, and other sums would tell it.
+        """Refuse to train twice with one seed: the first update would be the same, and the difference of two sums would reveal it.
 
         Under differential privacy batches and noise follow from the site's own secret and the run.
         """
@@ -268,7 +240,7 @@ class Station:
                     "set repeat_seeds = true in policy.toml"
                 )
 
-    def _keep_state(self, store: Checkpoint, site: Site) -> None:
+    def _save_state(self, store: Checkpoint, site: Site) -> None:
         """Write down a site's state; before the first round also that the run trains with its seed.
 
         Of runs with one seed that go on at the same time, only one comes so far.
@@ -281,8 +253,8 @@ class Station:
                 seeds.mkdir(exist_ok=True)
             with alone(seeds):
                 self._check_seed(agreement)
-                _keep(trains, b"")
-        store.keep_sites(site.replica, {site.name: site})
+                write_private(trains, b"")
+        store.save_sites(site.replica, {site.name: site})
 
     def open_key(self, agreement: Agreement) -> Keyring | None:
         """Return the key ring that the run needs."""
@@ -321,90 +293,15 @@ class Station:
         return {use: membership.identity.subkey(use, salt=salt) for use in ("ledger", "checkpoint")}
 
     def finish(self, site: Site) -> None:
-        """Write the locked model, history and ledger into the run's folder, after the last sum.
-
-        Where weights or moments stay at the sites, this site's whole model goes beside the shared one.
-        """
+        """Write the locked model, history and ledger into the run's folder, after the last sum."""
         agreement = site.replica.agreement
-        folder = self.run_folder(agreement)
-        assert site.ledger is not None
-        run = FederatedRun.of(site.replica, site.ledger.frame().assign(site=site.name))
-        run.save(folder / "model.infl.safetensors", overwrite=True).chmod(0o600)
-        if (own := site.own_model()) is not None:
-            own.save(folder / "own_model.infl.safetensors", overwrite=True).chmod(0o600)
-        said = ["sum", "says"]  # follow from the task: the file has what the site wrote down
-        for name, table in (("history", run.history), ("ledger", run.ledger.drop(columns=said))):
-            _keep(folder / f"{name}.csv", table.to_csv(index=name == "history").encode())
-        _keep(folder / "privacy.json", json.dumps(run.privacy).encode())  # last: says it is all there
-        self.note(f"run {agreement.run} finished: {folder / 'model.infl.safetensors'}")
+        model = write_result(self.run_folder(agreement), site)
+        self.note(f"run {agreement.run} finished: {model}")
 
     def has_result(self, agreement: Agreement) -> bool:
         """Whether the run was finished here."""
-        return (self.run_folder(agreement) / "privacy.json").exists()
+        return is_written(self.run_folder(agreement))
 
     def result(self, agreement: Agreement, key: Keyring | None) -> FederatedRun:
         """Return what :meth:`finish` wrote."""
-        import pandas as pd
-
-        from infl.models import load_model
-
-        folder = self.run_folder(agreement)
-        with explained(folder, "read"):
-            model = load_model(folder / "model.infl.safetensors")
-            history = pd.read_csv(folder / "history.csv", index_col="round")
-            ledger = pd.read_csv(folder / "ledger.csv", dtype=dict.fromkeys(TEXT_COLUMNS, str))
-            privacy = json.loads((folder / "privacy.json").read_text())
-            own = folder / "own_model.infl.safetensors"
-            site_models = {self.settings.name: load_model(own)} if own.exists() else {}
-            ledger = with_descriptions(ledger, model.header.build_task(), agreement.panel)
-        return FederatedRun(model, key, history, agreement.settings(), ledger, privacy, site_models)
-
-
-def _keep(path: Path, content: bytes) -> None:
-    """Write a file of the site's that nobody else on the machine reads."""
-    path.parent.mkdir(exist_ok=True)
-    write_atomic(path, content, overwrite=True, mode=0o600)
-
-
-def stamp(path: Path) -> str:
-    """Return size and time of a file, or of all files of a zarr store, which say whether it changed."""
-    with explained(path, "read"):
-        facts = [p.stat() for p in ((path, *path.rglob("*")) if path.is_dir() else (path,))]
-    return f"{sum(f.st_size for f in facts)}:{max(f.st_mtime_ns for f in facts)}"
-
-
-def read_site(path: Path, name: str) -> Data:
-    """Read a site's data."""
-    from infl._files import read_data
-
-    try:
-        return read_data(path)
-    except FileError as error:
-        raise FileError(f"{name}: {error}") from None
-
-
-ANY_SEED = " with any seed"
-"""Ends the digest of a specification whose seed is drawn for each run."""
-
-
-def specification_digest(agreement: Agreement, *, any_seed: bool = False) -> str:
-    """Return the SHA-256 of what people agree on: all of the specification but the run's random name and salt.
-
-    With `any_seed` the seed is left out as well, and the digest says so.
-    """
-    fixed = replace(agreement, run="", salt="", seed=0 if any_seed else agreement.seed)
-    return fixed.digest + (ANY_SEED if any_seed else "")
-
-
-def is_specified(agreement: Agreement, specification: str) -> bool:
-    """Whether a run is the one of a specification digest.
-
-    Examples
-    --------
-    >>> import infl
-    >>> task, panel = infl.models.Classifier(target="y"), {"features": ["g"], "classes": ["a", "b"]}
-    >>> one, other = (Agreement.new(task, panel, ["x", "y", "z"], infl.keys.Keyring.create(), seed=s) for s in (1, 2))
-    >>> is_specified(one, specification_digest(one)), is_specified(other, specification_digest(one, any_seed=True))
-    (True, False)
-    """
-    return specification == specification_digest(agreement, any_seed=specification.endswith(ANY_SEED))
+        return read_result(self.run_folder(agreement), agreement, key, self.settings.name)

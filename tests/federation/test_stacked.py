@@ -10,13 +10,13 @@ import torch
 from anndata import AnnData
 from tests.federation.conftest import make_sites
 
-import infl.federation.together
+import infl.federation.stacked
 from infl.errors import SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.coordinator import Transport
 from infl.federation.local import Outcome, run_in_process
 from infl.federation.messages import Answer, Plan, Reply
-from infl.federation.together import Together
+from infl.federation.stacked import StackedTrainer
 from infl.models import Classifier
 from infl.models.task import Task
 
@@ -44,13 +44,13 @@ class Passes:
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> Passes:
-    seen, train = Passes([]), Together._train
+    seen, train = Passes([]), StackedTrainer._train
 
-    def counted(self: Together, sites: Any, plan: Any) -> Any:
+    def counted(self: StackedTrainer, sites: Any, plan: Any) -> Any:
         seen.sizes.append(len(sites))
         return train(self, sites, plan)
 
-    monkeypatch.setattr(Together, "_train", counted)
+    monkeypatch.setattr(StackedTrainer, "_train", counted)
     return seen
 
 
@@ -104,9 +104,9 @@ def test_a_stack_trains_as_one_site_after_the_other(
 def test_a_stack_has_no_more_sites_than_its_memory_holds(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
     sites, task = make_sites(5), Classifier(target="label", width=8, n_blocks=1)
     at_once = outcome(sites, task)
-    size = at_once.replica.bench.shared.total
+    size = at_once.replica.flat_model.shared.total
     passes.sizes.clear()
-    monkeypatch.setattr(infl.federation.together, "STACK", 2 * size)
+    monkeypatch.setattr(infl.federation.stacked, "STACK", 2 * size)
     by_two = outcome(sites, task)
     assert passes.sizes == [2, 2, 1] * 3
     torch.testing.assert_close(by_two.replica.theta, at_once.replica.theta, atol=1e-5, rtol=0)
@@ -132,7 +132,7 @@ def test_updates_that_are_let_go_of_are_computed_again_where_they_are_asked_for_
     sites, task = make_sites(5), Classifier(target="label", width=8, n_blocks=1)
     expected = outcome(sites, task, stacked=stacked)
     monkeypatch.setattr("infl.federation.local.UPDATES", 0)
-    monkeypatch.setattr(infl.federation.together, "STACK", 3 * expected.replica.bench.shared.total)
+    monkeypatch.setattr(infl.federation.stacked, "STACK", 3 * expected.replica.flat_model.shared.total)
     twice = outcome(sites, task, stacked=stacked, wrap=Lossy)
     assert all(site._pending is None for site in twice.sites.values())
     torch.testing.assert_close(twice.replica.theta, expected.replica.theta, atol=1e-5, rtol=0)
@@ -142,14 +142,14 @@ def test_large_models_few_sites_and_tasks_without_losses_are_not_stacked(
     passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sites, task = make_sites(4), Classifier(target="label", width=8, n_blocks=1)
-    monkeypatch.setattr(infl.federation.together, "STACK", 100)
+    monkeypatch.setattr(infl.federation.stacked, "STACK", 100)
     outcome(sites, task)
 
     @dataclass(frozen=True)
     class Whole(Classifier):
         has_losses = False
 
-    monkeypatch.setattr(infl.federation.together, "STACK", 1 << 22)
+    monkeypatch.setattr(infl.federation.stacked, "STACK", 1 << 22)
     outcome(sites, Whole(target="label", width=8, n_blocks=1))
     outcome(make_sites(3), task)
     assert not passes.sizes

@@ -1,0 +1,36 @@
+"""What people agree on when they say yes to a run: its specification, without what is drawn at random."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from infl.federation.agreement import Agreement
+
+ANY_SEED = " with any seed"
+"""Ends the digest of a specification whose seed is drawn for each run."""
+
+
+def specification_digest(agreement: Agreement, *, any_seed: bool = False) -> str:
+    """Return the SHA-256 of what people agree on: all of the specification but the run's random name and salt.
+
+    With `any_seed` the seed is left out as well, and the digest ends with :data:`ANY_SEED`.
+    """
+    fixed = replace(agreement, run="", salt="", seed=0 if any_seed else agreement.seed)
+    return fixed.digest + (ANY_SEED if any_seed else "")
+
+
+def is_specified(agreement: Agreement, specification: str) -> bool:
+    """Whether a run is the one of a specification digest.
+
+    Examples
+    --------
+    >>> import infl
+    >>> from infl.federation.agreement import Agreement
+    >>> task, panel = infl.models.Classifier(target="y"), {"features": ["g"], "classes": ["a", "b"]}
+    >>> one, other = (Agreement.new(task, panel, ["x", "y", "z"], infl.keys.Keyring.create(), seed=s) for s in (1, 2))
+    >>> is_specified(one, specification_digest(one)), is_specified(other, specification_digest(one, any_seed=True))
+    (True, False)
+    """
+    return specification == specification_digest(agreement, any_seed=specification.endswith(ANY_SEED))

@@ -1,0 +1,32 @@
+"""The module of a run with its initial weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from infl._isolation import torch_seed
+from infl.errors import SettingsError
+from infl.federation.rules import rule
+from infl.federation.seeds import derive
+from infl.models.lock_schemes import lock_scheme
+from infl.nn.flat import FlatModule
+
+if TYPE_CHECKING:
+    from infl.federation.agreement import Agreement
+    from infl.models.task import Task
+
+
+def build_flat_model(task: Task, agreement: Agreement) -> FlatModule:
+    """Return the module of an agreement with its initial weights, which the public seed fixes."""
+    with torch_seed(derive(agreement.seed, "initial weights")):
+        scheme = lock_scheme(agreement.lock, agreement.strength)
+        chosen = rule(agreement.aggregation, agreement.aggregation_options)
+        module = scheme.wrap(task.build(agreement.panel))
+        flat_model = FlatModule(module, lambda name: task.is_local(name) or chosen.is_local(name))
+    if not flat_model.shared.total:
+        raise SettingsError("every parameter stays at its site, so there is nothing to average: name fewer modules")
+    unknown = [part for part in chosen.local if not any(part in e.name.split(".") for e in flat_model.local.entries)]
+    if unknown:
+        known = dict.fromkeys(e.name.split(".")[0] for e in flat_model.shared.entries)
+        raise SettingsError(f"the model has no module {unknown[0]!r} to keep at the sites: it has {', '.join(known)}")
+    return flat_model
