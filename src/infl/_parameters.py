@@ -2,6 +2,7 @@
 
 :data:`PARAMETERS` declares the parameters that public functions share; a task declares its own options in
 :attr:`infl.models.Task.parameters`. What numpy made comes in as plain Python values, whatever is wrong as one line.
+Longer than other files: it is one class for each kind of parameter, and the one door that they are checked at.
 """
 
 from __future__ import annotations

@@ -562,7 +562,7 @@ def test_a_backup_of_an_account_does_not_reset_what_records_have_spent(
     shutil.rmtree(account)
     shutil.copytree(backup, account)
     now = time.time_ns() + 3600 * 10**9
-    monkeypatch.setattr("infl.privacy.account.time.time_ns", lambda: now)
+    monkeypatch.setattr("infl.privacy.heads.time.time_ns", lambda: now)
     house = private_run(three, tmp_path, identities)
     with pytest.raises(FederationError, match=r"site_2: its account goes back .*\(1 sums after 3\).* newest backup"):
         list(house.coordinator.run())

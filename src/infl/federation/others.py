@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from infl.privacy.account import head_count
+from infl.privacy.heads import Heads, head_count
 from infl.privacy.seal import said_by
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Others:
     """
 
     def __init__(self, name: str, account: Account, membership: Membership) -> None:
-        self.name, self.account, self.members = name, account, membership.members
+        self.name, self.heads, self.members = name, Heads(account), membership.members
         self._advertised: dict[str, bytes] = {}
         self._charged: dict[str, int] = {}  # sums, at least
 
@@ -43,7 +43,7 @@ class Others:
         for name, advertised in peers.items():
             if name != self.name and advertised != self._advertised.get(name):
                 _, head = said_by(advertised)
-                self.account.witness(name, self.members[name], head)
+                self.heads.witness(name, self.members[name], head)
                 self._advertised[name], self._charged[name] = advertised, head_count(head)
 
     def credit(self, totals: Iterable[Total]) -> None:
@@ -51,4 +51,4 @@ class Others:
         for name in (name for total in totals if total.kind == "train" for name in total.responders):
             if name in self._charged:
                 self._charged[name] += 1
-                self.account.credit(self.members[name], self._charged[name])
+                self.heads.credit(self.members[name], self._charged[name])

@@ -27,7 +27,6 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from struct import pack
@@ -41,37 +40,6 @@ from infl.privacy.dp import NO_PRIVACY_LOSS, epsilon_of_curve, renyi_curve
 
 NAME = "V16"
 """Type of a keyed digest of a name."""
-HEAD = 48
-"""Bytes of an account's head: two numbers of eight, and a digest."""
-CLOCKS = 600 * 10**9
-"""Nanoseconds by which clocks of members differ at the most."""
-
-
-@dataclass
-class Seen:
-    """What a site has seen of another member's account.
-
-    Attributes
-    ----------
-    head
-        The newest :meth:`Account.head`, in hexadecimal.
-    least, since
-        How many sums it has charged at least, as it took part in them, and when that was seen (nanoseconds).
-    """
-
-    head: str = ""
-    least: int = 0
-    since: int = 0
-
-
-def head_time(head: bytes) -> int:
-    """Return when an account's head was read, in nanoseconds since 1970."""
-    return int.from_bytes(head[:8], "big")
-
-
-def head_count(head: bytes) -> int:
-    """Return how many sums an account's head is of."""
-    return int.from_bytes(head[8:16], "big")
 
 
 class Account:
@@ -165,69 +133,6 @@ class Account:
             charged = {run: sums for run, sums in runs.items() if sums}
             digest = hmac.digest(key, json.dumps(charged, sort_keys=True).encode(), "sha256")
             return pack(">QQ", time.time_ns(), sum(map(len, charged.values()))) + digest
-
-    def witness(self, name: str, identity: bytes, head: bytes) -> None:
-        """Keep the head of another member's account, unless the account goes back behind what was seen of it.
-
-        Parameters
-        ----------
-        name, identity
-            The member, and its public key.
-        head
-            :meth:`head` of its account, of whenever it was.
-
-        Raises
-        ------
-        FederationError
-            The account has fewer sums than before, or as many others; or there is none.
-        """
-        if len(head) != HEAD:
-            raise FederationError(f"{name} shows no account of what its records have spent; refused: update infl there")
-        with self._seen_of(identity) as seen:
-            earlier, later = sorted((bytes.fromhex(seen.head) or head, head))
-            before, after = head_count(earlier), head_count(later)
-            if seen.least > head_count(head) and head_time(head) > seen.since + CLOCKS:
-                before, after = seen.least, head_count(head)
-            if after < before or (after == before and earlier[8:] != later[8:]):
-                raise FederationError(
-                    f"{name}: its account goes back behind what was seen of it ({after} sums after {before}); refused: restore its "
-                    f"newest backup there, or agree on what its records have left and delete {self.folder / 'heads'}"
-                )
-            seen.head = later.hex()
-
-    def credit(self, identity: bytes, least: int) -> None:
-        """Note the least number of sums that a member has charged by now: it took part in them."""
-        with self._seen_of(identity) as seen:
-            if least > seen.least:
-                seen.least, seen.since = least, time.time_ns()
-
-    @contextmanager
-    def _seen_of(self, identity: bytes) -> Iterator[Seen]:
-        """Yield what was seen of a member's account, and write it down if it is changed."""
-        path = self.folder / "heads"
-        with self.alone():
-            known = self._all_seen(path)
-            before = known.get(identity.hex(), Seen())
-            yield (seen := replace(before))
-            if seen != before:
-                known[identity.hex()] = seen
-                content = json.dumps({member: asdict(of) for member, of in known.items()})
-                write_atomic(path, content.encode(), overwrite=True, mode=0o600)
-
-    @staticmethod
-    def _all_seen(path: Path) -> dict[str, Seen]:
-        if not path.exists():
-            return {}
-        with explained(path, "read"):
-            try:
-                known = {str(member): Seen(**of) for member, of in json.loads(path.read_text()).items()}
-                if any(len(bytes.fromhex(of.head)) not in (0, HEAD) for of in known.values()):
-                    raise ValueError
-                return known
-            except (ValueError, TypeError, AttributeError):
-                raise FileError(
-                    f"{path} is damaged: restore it from a backup, or delete it and forget others' accounts"
-                ) from None
 
     def _check(self, run: str, names: np.ndarray, noise: float, sample_rate: float, rounds: int) -> None:
         """Refuse a run, or a round, that would take a record beyond its budget."""
