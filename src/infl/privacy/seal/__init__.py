@@ -5,11 +5,12 @@ Everything that leaves a site is quantised (:mod:`packing`), masked (:mod:`masks
 """
 
 from infl._renamed import renamed
+from infl.privacy.seal.advertised import epochs_of, said_by
 from infl.privacy.seal.context import Context, MaskedArrays, add
 from infl.privacy.seal.group import GroupSeal, NoSeal
 from infl.privacy.seal.ledger import Ledger
 from infl.privacy.seal.packing import Field, Packing, RangeError, dequantise
-from infl.privacy.seal.pairwise import PairwiseSite, epochs_of, said_by
+from infl.privacy.seal.pairwise import PairwiseSite
 from infl.privacy.seal.reveal import Revealed, uncover
 
 __all__ = [
