@@ -50,7 +50,7 @@ def test_as_many_sites_as_a_sum_needs_are_enough(agreement: Agreement) -> None:
     with pytest.raises(SettingsError, match="there are only 4 sites"):
         replace(agreement, min_sites=5)
     assert replace(agreement, participation=0.75).cohort_size == 3
-    with pytest.raises(SettingsError, match="asks 2 of 4 sites a round"):
+    with pytest.raises(SettingsError, match="asks 2 of 4 sites per round"):
         replace(agreement, participation=0.5)
     assert many(agreement, 3, participation=0.01, min_sites=1).cohort_size == 1
 

@@ -141,7 +141,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("highly_variable_genes", {"flavor": "seurat_v4"}), ("highly_variable_genes", {"n_bins": 0}),
     ("highly_variable_genes", {"span": 0}), ("highly_variable_genes", {"min_mean": "0"}),
     ("highly_variable_genes", {"batch_key": 3}), ("highly_variable_genes", {"subset": "yes"}),
-    ("pca", {"n_comps": 0}), ("pca", {"n_comps": "3"}), ("pca", {"random_state": -1}), ("pca", {"svd_solver": "lobpcg"}),
+    ("pca", {"n_comps": 0}), ("pca", {"n_comps": "3"}), ("pca", {"seed": -1}), ("pca", {"svd_solver": "lobpcg"}),
     ("pca", {"key_added": "a/b"}), ("pca", {"zero_center": 1}), ("pca", {"dtype": "complex"}), ("pca", {"dtype": 3}),
     ("harmony_integrate", {"theta": -1}), ("harmony_integrate", {"basis": 3}), ("harmony_integrate", {"adjusted_basis": "a/b"}),
     ("harmony_integrate", {"sigma": 0}), ("harmony_integrate", {"max_iter_harmony": 0}), ("harmony_integrate", {"n_clusters": 0}),
