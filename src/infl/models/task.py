@@ -51,6 +51,8 @@ Data = TypeVar("Data", bound=SiteData)
 Net = TypeVar("Net", bound="nn.Module")
 """What a task builds."""
 
+Part = TypeVar("Part")
+
 
 @dataclass(frozen=True)
 class Task(Generic[Data, Net], metaclass=Spellings):
@@ -310,3 +312,8 @@ class Task(Generic[Data, Net], metaclass=Spellings):
     def options(self) -> dict[str, Any]:
         """Return the options as JSON."""
         return dataclasses.asdict(self)
+
+    def options_for(self, kind: type[Part]) -> Part:
+        """Return a dataclass of the options that have the names of its fields: what reads data needs no task."""
+        names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+        return kind(**{name: getattr(self, name) for name in names})

@@ -146,17 +146,7 @@ class Histology(Task[Spots, HistologyNet]):
     @property
     def reader(self) -> Reader:
         """What reads a site's table."""
-        return Reader(
-            layer=self.layer,
-            patches=self.patches,
-            spatial_key=self.spatial_key,
-            section_key=self.section_key,
-            context=self.context,
-            n_neighbors=self.n_neighbors,
-            stain=self.stain,
-            statistics=self.statistics,
-            validation=self.validation,
-        )
+        return self.options_for(Reader)
 
     @property
     def expression(self) -> Expression:

@@ -134,15 +134,7 @@ class Mosaic(Task[MosaicSpots, MosaicNet]):
     @property
     def reader(self) -> Reader:
         """What reads a site's object."""
-        return Reader(
-            layer=self.layer,
-            kinds=self.kinds,
-            depth=self.depth,
-            spatial_key=self.spatial_key,
-            section_key=self.section_key,
-            n_neighbors=self.n_neighbors,
-            validation=self.validation,
-        )
+        return self.options_for(Reader)
 
     # -- agreement -------------------------------------------------------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:

@@ -104,13 +104,7 @@ class Scvi(Task[CountRows, nn.Module]):
     @property
     def reader(self) -> Reader:
         """What reads a site's table."""
-        return Reader(
-            layer=self.layer,
-            categorical_covariates=self.categorical_covariates,
-            continuous_covariates=self.continuous_covariates,
-            size_factor=self.size_factor,
-            validation=self.validation,
-        )
+        return self.options_for(Reader)
 
     # -- agreement -------------------------------------------------------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:

@@ -117,14 +117,7 @@ class Spatial(Task[Spots, NeighbourhoodNet]):
     @property
     def reader(self) -> Reader:
         """What reads a site's table."""
-        return Reader(
-            layer=self.layer,
-            spatial_key=self.spatial_key,
-            section_key=self.section_key,
-            n_neighbors=self.n_neighbors,
-            n_hops=self.n_hops,
-            validation=self.validation,
-        )
+        return self.options_for(Reader)
 
     # -- agreement -------------------------------------------------------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:
