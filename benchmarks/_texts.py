@@ -20,7 +20,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 UNTIED = ROOT / "benchmarks" / "untied_figures.json"
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts)]
 BLOCK = re.compile(r"(<!-- figures (\w+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
-FIGURE = re.compile(r"(?<![\w.,/-])[−-]?\d+\.\d{2,}(?!\w|\.\d)")
+FIGURE = re.compile(r"(?<!Python )(?<![\w.,/-])[−-]?\d+\.\d{2,}(?!\w|\.\d)")
 """A number of two decimals or more."""
 NAMED = re.compile(r"benchmarks?[/ ](\w+)")
 
