@@ -19,6 +19,8 @@ def use_data_folder() -> None:
 def panel_sites(name: str, *, n_sites: int = 5, seed: int = 0, alpha: float | None = None) -> tuple[dict, str]:
     """Return sites and target of ``"khan"``, ``"breast rna"`` or ``"breast protein"``."""
     use_data_folder()
+    if name == "khan" and alpha is None:
+        return infl.datasets.khan_sites(n_sites, seed=seed), "tumour_class"  # as the demo deals them out
     if name == "khan":
         adata, target = infl.datasets.khan(), "tumour_class"
     else:
