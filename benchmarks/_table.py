@@ -9,10 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from _evidence import DATA_SETS, Estimate
+from _origin import Files, loaded, name_of
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -65,8 +67,24 @@ class Table:
         """Write ``results/NAME.json`` with a description of the machine; rows of an earlier run that were not measured now stay."""
         machine = {"cpus": os.cpu_count(), "processor": platform.machine(), "python": sys.version.split()[0]}
         RESULTS.mkdir(exist_ok=True)
-        content = {"name": self.name, "machine": machine, "rows": self.known()}
+        content = {"name": self.name, "machine": machine, **self._with_code()}
         self.path.write_text(json.dumps(content, indent=1, default=str) + "\n")
+
+    def _with_code(self) -> dict[str, Any]:
+        """Return the rows, and the code that measured them."""
+        code: dict[str, Files] = json.loads(self.path.read_text()).get("code", {}) if self.path.exists() else {}
+        now = loaded()
+        for row in self.rows:
+            row["code"] = name_of(now)
+        rows = self.known()
+        return {
+            "rows": rows,
+            "code": {
+                name: files
+                for name, files in {**code, name_of(now): now}.items()
+                if any(row.get("code") == name for row in rows)
+            },
+        }
 
     @property
     def path(self) -> Path:

@@ -1,12 +1,13 @@
-"""Figures in README and docs, from ``benchmarks/results/*.json``: ``python benchmarks/_texts.py`` writes them anew.
+"""Figures in texts, from ``benchmarks/results/*.json``: ``python benchmarks/_texts.py`` writes them anew.
 
 A page has a block ``<!-- figures NAME -->`` … ``<!-- end of figures -->``; what is between the two is written here. A test fails
-where a block is not what the results say, and where a page has a figure that is in no block and in no result that its section names,
-unless it is listed in ``untied_figures.json``.
+where a block is not what the results say, and where a page, a docstring or a tutorial has a figure that is in no block and in no
+result that its section names, unless it is listed in ``untied_figures.json``.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import sys
@@ -20,8 +21,13 @@ RESULTS = ROOT / "benchmarks" / "results"
 UNTIED = ROOT / "benchmarks" / "untied_figures.json"
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts)]
 BLOCK = re.compile(r"(<!-- figures (\w+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
-FIGURE = re.compile(r"(?<!Python )(?<![\w.,/-])[−-]?\d+\.\d{2,}(?!\w|\.\d)")
+FIGURE = re.compile(r"(?<![\w.,/-])[−-]?\d+\.\d{2,}(?!\w|\.\d)")
 """A number of two decimals or more."""
+NO_FIGURE = re.compile(
+    r"(?:Python|scanpy|anndata|numpy|pandas|timm|torchvision|PEFT|statsmodels)[`']*\s\d+\.\d+|\d{4}\.\d{5}"
+)
+"""A version of a library, a paper of arXiv."""
+EXAMPLE = re.compile(r"^\s*>>>.*?(?=^\s*$|\Z)", re.MULTILINE | re.DOTALL)
 NAMED = re.compile(r"benchmarks?[/ ](\w+)")
 
 
@@ -61,7 +67,28 @@ def published() -> str:
     return "\n".join(lines) + "\n"
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"published": published}
+def demo() -> str:
+    """Return the table of the demo."""
+    rows, metrics = rows_of("demo"), {"balanced_accuracy": "balanced accuracy", "auroc": "AUROC"}
+    lines = ["| method | " + " | ".join(metrics.values()) + " |", "| --- " * (1 + len(metrics)) + "|"]
+    for method, label in DEMO_METHODS.items():
+        cells = [label, *(with_half_width(rows[f"{method}: {metric}"]) for metric in metrics)]
+        lines.append("| " + " | ".join(f"**{cell}**" if method == "infl" else cell for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+DEMO_METHODS = {
+    "pooled": "pooled in one place",
+    "alone": "each hospital alone",
+    "fedavg": "federated, unprotected",
+    "infl": "`infl`, lock and seal, right key",
+    "infl_wrong_key": "`infl`, ten wrong keys",
+    "infl_no_key": "`infl`, no key",
+    "published": "published keyed method, right key",
+    "published_wrong_key": "published keyed method, *wrong* key",
+    "baseline": "logistic regression on the pooled data",
+}
+BLOCKS: dict[str, Callable[[], str]] = {"demo": demo, "published": published}
 
 
 def filled(text: str) -> str:
@@ -71,7 +98,7 @@ def filled(text: str) -> str:
 
 def sections(text: str) -> Iterator[str]:
     """Yield the parts of a page between headings, without blocks and code."""
-    text = re.sub(r"```.*?```", "", BLOCK.sub("", text), flags=re.DOTALL)
+    text = NO_FIGURE.sub("", re.sub(r"```.*?```", "", BLOCK.sub("", text), flags=re.DOTALL))
     yield from re.split(r"^#+ ", text, flags=re.MULTILINE)
 
 
@@ -100,9 +127,30 @@ def untied(text: str) -> list[str]:
     return found
 
 
+def docstrings(code: str) -> str:
+    """Return the docstrings of a file, without examples, each as a section."""
+    nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(getattr(node, "body", None), list)]
+    values = [part.value for node in nodes for part in node.body if isinstance(part, ast.Expr)]
+    found = [value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+    return "".join(f"\n# docstring\n{EXAMPLE.sub('', text)}\n" for text in found)
+
+
+def notebook_text(notebook: str) -> str:
+    """Return the text of a notebook, without code and what it printed."""
+    cells = [cell for cell in json.loads(notebook)["cells"] if cell["cell_type"] == "markdown"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells)
+
+
+def texts() -> Iterator[tuple[Path, str]]:
+    """Yield all that people read: pages, docstrings, tutorials."""
+    yield from ((page, page.read_text()) for page in PAGES)
+    yield from ((path, docstrings(path.read_text())) for path in sorted((ROOT / "src").rglob("*.py")))
+    yield from ((path, notebook_text(path.read_text())) for path in sorted((ROOT / "tutorials").glob("*.ipynb")))
+
+
 def all_untied() -> dict[str, list[str]]:
-    """Return the untied figures of each page."""
-    found = {str(page.relative_to(ROOT)): untied(page.read_text()) for page in PAGES}
+    """Return the untied figures of each text."""
+    found = {str(path.relative_to(ROOT)): untied(text) for path, text in texts()}
     return {page: sorted(figures) for page, figures in found.items() if figures}
 
 

@@ -8,12 +8,16 @@ No figure is typed into a page by hand; where nothing was measured there is no t
 import ast
 import json
 import re
+import sys
 from pathlib import Path
 
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+from _origin import of_other_code  # noqa: E402
+
 ONE = re.compile(r"<!-- benchmark (\w+)(?: (\w+))? -->")
 ALL = "<!-- all benchmarks -->"
 
@@ -35,8 +39,9 @@ def _table(path: Path, question: str | None = None) -> str:
     rows = [row for row in content["rows"] if question is None or row["command"].split()[-1] == question]
     if not rows:
         return ""
+    other = of_other_code(content)
     for row in rows:
-        verdict = {True: "met", False: "**not met**"}.get(row.get("ok"), "")
+        verdict = {True: "met", False: "**not met**"}.get(row.get("ok"), "") + ("†" if row["what"] in other else "")
         cells = [row["what"], row["asked"], _figure(row), str(row.get("seeds") or ""), verdict]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     machine, command = (
@@ -44,7 +49,12 @@ def _table(path: Path, question: str | None = None) -> str:
         " ".join(rows[0].get("command", "").split()[: None if question else 2]),
     )
     where = f"{machine['cpus']} cores, Python {machine['python']}" if machine else ""
-    return "\n".join(lines) + f"\n\nMeasured by `{command}`{f' on {where}' if where else ''}.\n"
+    mark = (
+        " † measured before the code that it depends on was last changed."
+        if any(r["what"] in other for r in rows)
+        else ""
+    )
+    return "\n".join(lines) + f"\n\nMeasured by `{command}`{f' on {where}' if where else ''}.{mark}\n"
 
 
 def _section(path: Path) -> str:
