@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from _evidence import DATA_SETS, Estimate
+from _evidence import DATA_SETS, Estimate, equivalence
 from _origin import Files, loaded, name_of
 
 RESULTS = Path(__file__).parent / "results"
@@ -69,6 +69,35 @@ class Table:
         RESULTS.mkdir(exist_ok=True)
         content = {"name": self.name, "machine": machine, **self._with_code()}
         self.path.write_text(json.dumps(content, indent=1, default=str) + "\n")
+
+    def equal(self, what: str, difference: Estimate, margin: float, *, data: str, **more: object) -> None:
+        """Add a row: a difference that is asked to be within ± `margin`, by two one-sided tests."""
+        found = equivalence(difference, margin)
+        more |= {"verdict": found.verdict, "p": found.p}
+        ok = None if found.verdict == "inconclusive" else found.verdict == "equal"
+        self.estimate(what, f"within {margin:g}, shown", difference, data=data, ok=ok, **more)
+
+    def bound(
+        self,
+        what: str,
+        found: Estimate,
+        *,
+        data: str,
+        least: float | None = None,
+        most: float | None = None,
+        **more: object,
+    ) -> None:
+        """Add a row: an estimate whose whole interval is asked to be above `least` or below `most`."""
+        sign, limit, word = (1, least, ">=") if least is not None else (-1, most, "<=")
+        assert limit is not None, "least or most"
+        near, far = sorted([sign * (found.low - limit), sign * (found.high - limit)])
+        verdict = "shown" if near >= 0 else "not so" if far < 0 else "inconclusive"
+        ok = None if verdict == "inconclusive" else verdict == "shown"
+        self.estimate(what, f"{word} {limit:g}, shown", found, data=data, ok=ok, verdict=verdict, **more)
+
+    def starts(self, what: str, asked: str, values: Sequence[float], *, data: str, **more: object) -> None:
+        """Add a row: one thing measured from several starts. What they spread over is noise of the start, and no more."""
+        self.add(what, asked, values, **({"spread_of": "starts", "data": data, "kind": DATA_SETS[data].kind} | more))
 
     def _with_code(self) -> dict[str, Any]:
         """Return the rows, and the code that measured them."""

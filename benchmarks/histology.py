@@ -18,12 +18,17 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import infl
+from _evidence import over_units, paired
 from _table import RESULTS, Table
 from infl.errors import InflWarning
 from infl.keys import Keyring
 from infl.models.histology import Histology
+from infl.models.histology.expression import log_normalised
 from infl.models.histology.regression import regress
 from infl.nn.published import STRENGTH
 from infl.sums import SiteView, run_sums
@@ -38,6 +43,7 @@ THEIRS = {"statistics": False, "context": 0}
 GRID = tuple(product((0.0, 0.5, 1.0), (0.1, 0.3, 1.0)))
 """Depths and penalties to choose from."""
 METRICS = ("pearson", "pearson_top50", "mse")
+UNIT, DATA = "section", "her2st histology"
 
 
 @cache
@@ -83,40 +89,67 @@ def baseline(left: str) -> dict[str, float]:
     return task.score(test, task.baseline(train, panel, seed=0)(test), panel)
 
 
+def ridge_around(left: str) -> dict[str, float]:
+    """Ridge regression, pooled, on all that the network has beside the patch: the neighbourhood's colour and texture too."""
+    task, train, test = Histology(section_key="section", validation=0.0), others(left), sections()[left]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InflWarning)
+        panel = task.agree(train)
+        read = {s: task.read(a, panel, site=s, rng=np.random.default_rng(0)) for s, a in (train | {left: test}).items()}
+    x = {site: data.beside[data.rows] for site, data in read.items()}
+    y = {site: log_normalised(a.X.toarray()[read[site].rows], task.target_sum) for site, a in train.items()}
+    model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 5, 11)))
+    model.fit(np.concatenate([x[site] for site in train]), np.concatenate(list(y.values())))
+    return task.score(test, {"predicted": model.predict(x[left])}, panel)
+
+
 def held_out(table: Table) -> None:
-    """Ours against the baseline, on each section."""
+    """Ours against the baseline, on each section, and over sections."""
+    ours: dict[str, list[list[float]]] = {metric: [] for metric in METRICS}
+    theirs: dict[str, list[float]] = {metric: [] for metric in METRICS}
+    around: list[dict[str, float]] = []
     for left, section in sections().items():
         simple = baseline(left)
+        around.append(ridge_around(left))
         rows = [score(fit(others(left), seed=seed), section) for seed in range(SEEDS)]
         for metric in METRICS:
+            ours[metric].append([row[metric] for row in rows])
+            theirs[metric].append(simple[metric])
             table.add(f"{left}: ridge on colour and texture, {metric}", "reported", simple[metric], seeds=1)
-            values = np.array([row[metric] for row in rows])
-            asked, ok = "reported", None
+            table.add(f"{left}: ridge on the neighbourhood too, {metric}", "reported", around[-1][metric], seeds=1)
+            values, asked, ok = ours[metric][-1], "reported", None
             if metric == "pearson":
-                least = simple["pearson"] + 0.03
-                asked, ok = f">= {least:.3f} (baseline + 0.03)", values.mean() >= least
-            table.add(f"{left}: infl, {metric}", asked, values, ok=ok)
+                asked, ok = f">= {simple['pearson']:.3f} (baseline)", np.mean(values) >= simple["pearson"]
+            table.starts(f"{left}: infl, {metric}", asked, values, data=DATA, ok=ok)
         table.save()
+    for metric in METRICS:
+        gain = paired(np.mean(ours[metric], axis=1), np.array(theirs[metric]), UNIT)
+        what = f"infl minus ridge on colour and texture, mean over sections, {metric}"
+        if metric == "pearson":
+            table.bound(what, gain, least=0.03, data=DATA)
+        else:
+            table.estimate(what, "reported", gain, data=DATA)
+        gain = paired(np.mean(ours[metric], axis=1), np.array([row[metric] for row in around]), UNIT)
+        what = f"infl minus ridge on the neighbourhood too, mean over sections, {metric}"
+        table.estimate(what, "for comparison", gain, data=DATA)
 
 
 def federation(table: Table) -> None:
     """Against pooled, against neither lock nor seal, wrong keys and none; each seed leaves out another section."""
     parted, apart, wrong, none = [], [], [], []
-    for seed in range(SEEDS):
-        left, section = list(sections().items())[seed % 4]
+    for seed, (left, section) in enumerate(sections().items()):
         run = fit(others(left), seed=seed)
         plain = fit(others(left), seed=seed, lock=None, seal="none")
         together = fit(pooled(others(left)), seed=seed)
         a, b = (outputs(r, section)["predicted"] for r in (run, plain))
         parted.append(float(np.abs(a - b).max()))
         apart.append(score(run, section)["pearson"] - score(together, section)["pearson"])
-        wrong += [score(run, section, Keyring.create())["pearson"] for _ in range(4)]
+        wrong.append([score(run, section, Keyring.create())["pearson"] for _ in range(4)])
         none.append(score(run, section, None)["pearson"])
-    n = {"seeds": SEEDS}
-    table.add("federated minus pooled, pearson", "within 0.02", apart, ok=abs(np.mean(apart)) <= 0.02, **n)
-    table.add("locked and sealed against neither, largest difference", "<= 1e-3", parted, ok=max(parted) <= 1e-3, **n)
-    table.add("wrong keys: pearson", "<= 0.03", wrong, ok=abs(np.mean(wrong)) <= 0.03, **n)
-    table.add("no key: pearson", "reported", none, **n)
+    table.equal("federated minus pooled, pearson", over_units(apart, UNIT), 0.02, data=DATA)
+    table.add("locked and sealed against neither, largest difference", "<= 1e-3", parted, ok=max(parted) <= 1e-3)
+    table.bound("wrong keys: pearson", over_units(np.array(wrong), UNIT), most=0.03, data=DATA)
+    table.estimate("no key: pearson", "reported", over_units(none, UNIT), data=DATA)
 
 
 def regression(train, options) -> tuple[Histology, dict, dict]:

@@ -1,7 +1,8 @@
 """Perturbation regression on Papalexi (25 targets, 299 genes, three replicates = three sites): python benchmarks/perturbation.py [QUESTION …].
 
 Every target in turn is left out at all sites and predicted by what never saw it. Metrics stand between a negative control
-(the mean of the other perturbations) and a positive one (the same perturbation in the other replicates).
+(the mean of the other perturbations) and a positive one (the same perturbation in the other replicates). Intervals are over targets:
+seeds and replicates are averaged within one.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from scipy import stats
 
 import infl
+from _evidence import Estimate, over_units, paired
 from _table import Table
 from infl.errors import InflWarning
 from infl.keys import Keyring
@@ -117,10 +118,7 @@ def pooled(sites):
     return {"all": ad.concat(list(sites.values()))}
 
 
-def interval(differences: np.ndarray) -> list[float]:
-    """95 % confidence interval of a mean over targets (paired)."""
-    half = stats.t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / len(differences) ** 0.5
-    return [float(differences.mean() - half), float(differences.mean() + half)]
+UNIT, DATA = "perturbation target", "papalexi"
 
 
 def leave_one_out(table: Table) -> None:
@@ -129,11 +127,11 @@ def leave_one_out(table: Table) -> None:
     names = targets()
     positive = {s: truth({k: a for k, a in sites.items() if k != s}) for s in sites}
     single = {s: truth({s: a}) for s, a in sites.items()}
-    top = np.mean(
-        [[effect_metrics(positive[s][t], single[s][t])[m] for m in METRICS] for s in sites for t in names], axis=0
-    )
-    for metric, value in zip(METRICS, top, strict=True):
-        table.add(f"positive control, same perturbation in the other replicates: {metric}", "reported", float(value))
+    pairs = [[effect_metrics(positive[s][t], single[s][t]) for s in sites] for t in names]
+    for metric in METRICS:
+        found = over_units(np.array([[pair[metric] for pair in of_target] for of_target in pairs]), UNIT)
+        what = f"positive control, same perturbation in the other replicates: {metric}"
+        table.estimate(what, "reported", found, data=DATA)
     for graph, edges in GRAPHS.items():
         seeds = SEEDS if graph == "gene sets" else 1  # they move the network alone
         rows: dict[str, dict[str, list[float]]] = {}
@@ -153,49 +151,64 @@ def leave_one_out(table: Table) -> None:
                     own = [i for i, g in enumerate(panel["features"]) if g == target]
                     rest = effect_metrics(np.delete(guess, own), np.delete(real[target], own))
                     rows[name].setdefault("pearson_delta without the gene itself", []).append(rest["pearson_delta"])
-        ours = {m: np.reshape(v, (len(names), seeds)).mean(1) for m, v in rows["ours"].items()}
-        for name in rows:
-            for metric in (*METRICS, "pearson_delta without the gene itself"):
-                value = ours[metric] if name == "ours" else np.array(rows[name][metric])
-                asked, ok = "reported", None
-                if name == "ours" and metric == "pearson_delta":
-                    asked, ok = ">= 0.36", value.mean() >= 0.36
-                gain = {} if name == "ours" else {"ours_minus_this": interval(ours[metric] - value)}
-                table.add(
-                    f"{graph}, {name}: {metric}", asked, value, seeds=seeds if name == "ours" else 1, ok=ok, **gain
-                )
-        for metric, sign in (("pearson_delta", 1), ("mse_top20", -1)):
-            for name in ("zero", "mean", "loadings"):
-                gain = sign * (ours[metric] - np.array(rows[name][metric]))
-                table.add(
-                    f"{graph}: gain over the baseline {name} in {metric}, mean over targets",
-                    "> 0, interval too",
-                    float(gain.mean()),
-                    seeds=seeds,
-                    ok=bool(interval(gain)[0] > 0),
-                    interval=interval(gain),
-                )
+        tell(
+            table,
+            graph,
+            {name: {m: np.reshape(v, (len(names), -1)) for m, v in row.items()} for name, row in rows.items()},
+        )
+        table.save()
+
+
+def tell(table: Table, graph: str, rows: dict[str, dict[str, np.ndarray]]) -> None:
+    """Add the rows of a graph: of every method, by metric, values ``(targets, seeds)``."""
+    ours = {metric: values.mean(1) for metric, values in rows["ours"].items()}
+    for name, row in rows.items():
+        for metric in (*METRICS, "pearson_delta without the gene itself"):
+            values, more = row[metric], {"seeds": row[metric].shape[1]}
+            if name != "ours":
+                gain = paired(ours[metric], values.mean(1), UNIT)
+                more |= {"ours_minus_this": [gain.low, gain.high]}
+            found, what = over_units(values, UNIT), f"{graph}, {name}: {metric}"
+            if (name, metric) == ("ours", "pearson_delta"):
+                table.bound(what, found, least=0.36, data=DATA, **more)
+            else:
+                table.estimate(what, "reported", found, data=DATA, **more)
+    for metric, sign in (("pearson_delta", 1), ("mse_top20", -1)):
+        for name in ("zero", "mean", "loadings"):
+            gain = paired(sign * ours[metric], sign * rows[name][metric].mean(1), UNIT)
+            what = f"{graph}: gain over the baseline {name} in {metric}, mean over targets"
+            table.bound(what, gain, least=0, data=DATA)
 
 
 def seen(table: Table) -> None:
-    """Perturbations that were seen, in a replicate that was not."""
-    sites, edges = cells(), GRAPHS["gene sets"]
-    ours, mean = [], []
+    """Perturbations that were seen, in a replicate that was not: three replicates of a target are one unit."""
+    sites, edges, names = cells(), GRAPHS["gene sets"], targets()
+    ours, own_mean, all_mean = [], [], []
     for held in sites:
         rest = {s: a for s, a in sites.items() if s != held}
         real, before = truth({held: sites[held]}), truth(rest)
         run = fit(rest, graph=edges, min_sites=2)
-        for target, guess in zip(targets(), predict(run, targets(), run.key), strict=True):
-            ours.append(effect_metrics(guess, real[target]))
-            mean.append(effect_metrics(before[target], real[target]))
+        of_all = np.mean([before[target] for target in names], 0)
+        ours.append([effect_metrics(g, real[t]) for t, g in zip(names, predict(run, names, run.key), strict=True)])
+        own_mean.append([effect_metrics(before[target], real[target]) for target in names])
+        all_mean.append([effect_metrics(of_all, real[target]) for target in names])
+
+    def values(rows: list[list[dict[str, float]]], metric: str) -> np.ndarray:
+        return np.array([[row[metric] for row in of_site] for of_site in rows]).T
+
     for metric, sign in (("pearson_delta", 1), ("mse", -1), ("mse_top20", -1)):
-        gain = sign * (np.array([r[metric] for r in ours]) - np.array([r[metric] for r in mean]))
-        value = float(np.mean([r[metric] for r in ours]))
-        table.add(f"held-out replicate, seen perturbations: {metric}", "reported", value, seeds=1)
-        table.add(
-            f"held-out replicate: gain over the mean of the training replicates in {metric}", ">= 0", float(gain.mean()),
-            seeds=1, ok=bool(gain.mean() >= 0), interval=interval(gain),
-        )  # fmt: skip
+        found = over_units(values(ours, metric), UNIT)
+        table.estimate(f"held-out replicate, seen perturbations: {metric}", "reported", found, data=DATA)
+        for name, rows in (
+            ("the perturbation's own training mean", own_mean),
+            ("the mean of all perturbations", all_mean),
+        ):
+            gain: Estimate = paired(sign * values(ours, metric), sign * values(rows, metric), UNIT)
+            what = f"held-out replicate: gain over {name} in {metric}"
+            if rows is own_mean:
+                table.bound(what, gain, least=0, data=DATA)
+            else:
+                table.estimate(what, "for comparison", gain, data=DATA)
 
 
 def federation(table: Table) -> None:
@@ -222,16 +235,18 @@ def federation(table: Table) -> None:
             wrong.append(effect_metrics(guess, real[target])["pearson_delta"])
         none.append(effect_metrics(predict(run, [target])[0], real[target])["pearson_delta"])
     for metric, values in differences.items():
-        table.add(f"federated minus pooled: {metric}", "within 0.02", values, ok=bool(abs(np.mean(values)) <= 0.02))
+        table.equal(f"federated minus pooled: {metric}", over_units(values, UNIT), 0.02, data=DATA)
     table.add("locked and sealed against neither, relative", "<= 1e-3", parted, ok=bool(max(parted) <= 1e-3))
-    table.add("ten wrong keys: pearson_delta", "< 0.05", wrong, ok=bool(abs(np.mean(wrong)) < 0.05))
-    table.add("no key: pearson_delta", "< 0.05", none, ok=bool(abs(np.mean(none)) < 0.05))
+    table.bound(
+        "ten wrong keys: pearson_delta", over_units(np.reshape(wrong, (len(some), -1)), UNIT), most=0.05, data=DATA
+    )
+    table.bound("no key: pearson_delta", over_units(none, UNIT), most=0.05, data=DATA)
     whole = pooled(sites)["all"]
     for seed, target in enumerate(some):
         ten = infl.pp.split_sites(whole[whole.obs["perturbation"].astype(str) != target].copy(), 10, seed=seed)
         run = fit(ten, graph=edges, seed=seed, participation=0.5)
         many.append(effect_metrics(predict(run, [target], run.key)[0], real[target])["pearson_delta"])
-    table.add("ten sites, half of them in a round: pearson_delta", "reported", many)
+    table.estimate("ten sites, half of them in a round: pearson_delta", "reported", over_units(many, UNIT), data=DATA)
 
 
 def federation_of_all(table: Table) -> None:
@@ -251,12 +266,8 @@ def federation_of_all(table: Table) -> None:
     ]
     for metric in METRICS:
         gap = np.array([ours[metric] - theirs[metric] for ours, theirs in scores])
-        table.add(
-            f"federated minus pooled, stack alone, all targets: {metric}",
-            "within 0.02",
-            gap,
-            ok=bool(abs(gap.mean()) <= 0.02),
-            interval=interval(gap),
+        table.equal(
+            f"federated minus pooled, stack alone, all targets: {metric}", over_units(gap, UNIT), 0.02, data=DATA
         )
 
 

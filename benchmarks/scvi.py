@@ -32,6 +32,7 @@ from scvi.model import SCVI
 from sklearn.neighbors import NearestNeighbors
 
 import infl
+from _evidence import over_resplits
 from _table import Table
 from infl.federation.seeds import generator
 from infl.keys import Keyring
@@ -47,6 +48,7 @@ SITE, STATE = "replicate", "state"
 N_JUDGED = 1000
 TASK = Scvi(validation=0.0)
 TRAININGS = ("federated", "pooled in as many steps", "pooled in as many passes, three times the steps")
+TEST_SHARE, DATA = 0.15, "papalexi"
 SCIB = ("Total", "Batch correction", "Bio conservation")
 
 
@@ -179,38 +181,26 @@ def federation(table: Table) -> list[tuple[LockedModel, Keyring]]:
 
     ours = np.array(loss["federated"])
     for name, asked in zip(TRAININGS[1:], (True, False), strict=True):
-        gap = ours / np.array(loss[name]) - 1
-        table.add(
-            f"held-out negative ELBO a cell, relative to {name}",
-            "<= 0.01" if asked else "for comparison",
-            gap,
-            ok=bool(gap.mean() <= 0.01) if asked else None,
-            federated=loss["federated"],
-            pooled=loss[name],
-        )
+        gap = over_resplits(ours / np.array(loss[name]) - 1, TEST_SHARE)
+        what, more = f"held-out negative ELBO a cell, relative to {name}", {"data": DATA, "pooled": loss[name]}
+        if asked:
+            table.bound(what, gap, most=0.01, federated=loss["federated"], **more)
+        else:
+            table.estimate(what, "for comparison", gap, federated=loss["federated"], **more)
     for part in SCIB:
         ours, reference = (np.array([score[part] for score in scores[name]]) for name in TRAININGS[:2])
-        gap = ours - reference
-        judge = part == "Total"
-        table.add(
-            f"scib-metrics, {part.lower()} of the latent, minus pooled in as many steps",
-            "within 0.02" if judge else "for comparison",
-            gap,
-            ok=bool(abs(gap.mean()) <= 0.02) if judge else None,
-            federated=ours.tolist(),
-            pooled=reference.tolist(),
-        )
+        gap = over_resplits(ours - reference, TEST_SHARE)
+        what = f"scib-metrics, {part.lower()} of the latent, minus pooled in as many steps"
+        more = {"data": DATA, "federated": ours.tolist(), "pooled": reference.tolist()}
+        if part == "Total":
+            table.equal(what, gap, 0.02, **more)
+        else:
+            table.estimate(what, "for comparison", gap, **more)
     chance = np.array(worth["untrained"])
     for who, what in (("none", "no key"), ("wrong", "ten wrong keys")):
-        excess = np.array(worth[who]) - chance
-        table.add(
-            f"{what}: purity above that of an untrained network",
-            "<= 0.05",
-            excess,
-            ok=bool(excess.mean() <= 0.05),
-            right_key=worth["right"],
-            untrained=chance.tolist(),
-        )
+        excess = over_resplits(np.array(worth[who]) - chance, TEST_SHARE)
+        more = {"right_key": worth["right"], "untrained": chance.tolist()}
+        table.bound(f"{what}: purity above that of an untrained network", excess, most=0.05, data=DATA, **more)
     return runs
 
 
@@ -271,13 +261,11 @@ def thief(table: Table, runs: Sequence[tuple[LockedModel, Keyring]], n_cells: in
             loss[start] = negative_elbo(module.eval(), rest, panel)
         for start, values in gain.items():
             values.append((loss["scratch"] - loss[start]) / loss["scratch"])
-    table.add(
-        f"thief with {n_cells} cells: relative gain of stolen weights over scratch, held-out ELBO",
-        "<= 0.02",
-        gain["stolen"],
-        ok=float(np.mean(gain["stolen"])) <= 0.02,
-    )
-    table.add(f"the same with {n_cells} cells and the weights that the key opens", "for comparison", gain["opened"])
+    found = {start: over_resplits(values, TEST_SHARE) for start, values in gain.items()}
+    what = f"thief with {n_cells} cells: relative gain of stolen weights over scratch, held-out ELBO"
+    table.bound(what, found["stolen"], most=0.02, data=DATA)
+    what = f"the same with {n_cells} cells and the weights that the key opens"
+    table.estimate(what, "for comparison", found["opened"], data=DATA)
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ def _figure(row: dict) -> str:
         spread = f" [{low:.3g}, {high:.3g}{over}]"
     else:
         spread = "" if row.get("spread") is None else f" ± {row['spread']:.2g}"
+        spread += " (starts)" if spread and row.get("spread_of") == "starts" else ""
     measured = row["measured"]
     return (f"{measured:,.0f}" if abs(measured) >= 1000 else f"{measured:.3g}") + spread
 
@@ -41,7 +42,8 @@ def _table(path: Path, question: str | None = None) -> str:
         return ""
     other = of_other_code(content)
     for row in rows:
-        verdict = {True: "met", False: "**not met**"}.get(row.get("ok"), "") + ("†" if row["what"] in other else "")
+        verdict = {True: "met", False: "**not met**"}.get(row.get("ok"), row.get("verdict", ""))
+        verdict += "†" if row["what"] in other else ""
         cells = [row["what"], row["asked"], _figure(row), str(row.get("seeds") or ""), verdict]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     machine, command = (
