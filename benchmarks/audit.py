@@ -31,14 +31,15 @@ PRIVATE: dict[str, Any] = SMALL | {"rounds": 60, "lr": 0.01}
 PROTECTIONS: dict[str, dict[str, Any]] = {
     "default": {},
     "DP, epsilon 8": {"privacy": DP(epsilon=8.0, delta=1e-5), **PRIVATE},
+    "DP, epsilon 2": {"privacy": DP(epsilon=2.0, delta=1e-5), **PRIVATE},
     "none": {"lock": None, "seal": "none"},
     "lock only": {"seal": "none"},
     "seal only": {"lock": None},
     "pairwise seal": {"seal": "pairwise"},
     "published": {"lock": "published", "seal": "none", "local_epochs": 10},
 }
-FULL = ("default", "DP, epsilon 8")
-"""Audited with every attack; the others with the quick ones."""
+ATTACKS = {"default": None, "DP, epsilon 8": None, "DP, epsilon 2": ["audited_epsilon"]}
+"""None: all of them; the others are audited with the quick ones. At an epsilon of 2 the canaries could show a broken promise."""
 
 EPSILONS = (1.0, 2.0, 4.0, 8.0)
 DELTA = 1e-5
@@ -59,9 +60,10 @@ def audits(table: Table, names: Sequence[str]) -> None:
         options = PROTECTIONS[name]
         run = infl.tl.fit_federated(sites, target=target, progress=False, **options)
         begun = time.process_time()
-        result = infl.tl.audit(run, sites, attacks=None if name in FULL else "quick", progress=False)
-        seconds, asked = time.process_time() - begun, 300 if name in FULL else 45
-        what = f"{name}: seconds of processor time, {'all' if name in FULL else 'quick'} attacks"
+        attacks = ATTACKS.get(name, "quick")
+        result = infl.tl.audit(run, sites, attacks=attacks, progress=False)
+        seconds, asked = time.process_time() - begun, 45 if attacks == "quick" else 300
+        what = f"{name}: seconds of processor time, {'all' if attacks is None else 'quick' if attacks == 'quick' else 'some'} attacks"
         table.add(what, f"at most {asked}", seconds, seeds=1, ok=seconds <= asked)
         for row in result.itertuples():
             table.add(
