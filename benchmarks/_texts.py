@@ -88,7 +88,30 @@ DEMO_METHODS = {
     "published_wrong_key": "published keyed method, *wrong* key",
     "baseline": "logistic regression on the pooled data",
 }
-BLOCKS: dict[str, Callable[[], str]] = {"demo": demo, "published": published}
+PERTURBATION_ROWS = {
+    "no change": "no graph, zero",
+    "mean of the others": "no graph, mean",
+    "ridge on loadings": "no graph, loadings",
+    "ours, no graph": "no graph, ours",
+    "ours, genes that share a gene set": "gene sets, ours",
+    "ours, edges of the JAK-STAT pathway": "JAK-STAT edges, ours",
+}
+
+
+def perturbation() -> str:
+    """Return the table of perturbation effects."""
+    rows, metrics = rows_of("perturbation"), ("pearson_delta", "pearson_delta without the gene itself", "mse_top20")
+    lines = ["| | Pearson Δ | without the gene itself | MSE, top 20 |", "| --- " * 4 + "|"]
+    for label, method in PERTURBATION_ROWS.items():
+        cells = [with_half_width(rows[f"{method}: {metric}"]) for metric in metrics]
+        lines.append("| " + " | ".join([label, *cells]) + " |")
+    control = "positive control, same perturbation in the other replicates"
+    first, last = (with_half_width(rows[f"{control}: {metric}"]) for metric in (metrics[0], metrics[2]))
+    lines.append(f"| the same perturbation in the other replicates | {first} | – | {last} |")
+    return "\n".join(lines) + "\n"
+
+
+BLOCKS: dict[str, Callable[[], str]] = {"demo": demo, "perturbation": perturbation, "published": published}
 
 
 def filled(text: str) -> str:
