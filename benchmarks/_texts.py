@@ -111,7 +111,29 @@ def perturbation() -> str:
     return "\n".join(lines) + "\n"
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"demo": demo, "perturbation": perturbation, "published": published}
+def histology() -> str:
+    """Return the table of sections that were left out."""
+    rows, metrics = rows_of("histology"), ("pearson", "pearson_top50", "mse")
+    rivals = ("ridge on colour and texture", "ridge on the neighbourhood too")
+    heads = [f"{metric}, {who}" for metric in ("median", "best 50", "MSE") for who in ("ridge", "ridge around", "ours")]
+    lines = ["| left out | " + " | ".join(heads) + " |", "| --- " * (1 + len(heads)) + "|"]
+    for section in ("B4", "C2", "C3", "C4"):
+        cells = []
+        for metric in metrics:
+            digits = 2 if metric == "mse" else 3
+            cells += [f"{rows[f'{section}: {rival}, {metric}']['measured']:.{digits}f}" for rival in rivals]
+            ours = rows[f"{section}: infl, {metric}"]
+            cells.append(f"{ours['measured']:.{digits}f} ± {ours['spread']:.{digits}f}")
+        lines.append("| " + " | ".join([section, *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "demo": demo,
+    "histology": histology,
+    "perturbation": perturbation,
+    "published": published,
+}
 
 
 def filled(text: str) -> str:

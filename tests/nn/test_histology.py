@@ -41,6 +41,12 @@ def test_options_of_a_backbone_have_types(monkeypatch):
             load_backbone(name, options)
 
 
+def test_a_class_is_a_backbone_with_options_too():
+    assert load_backbone("small_cnn", {"width": 32, "grid": 2})(torch.zeros(1, 3, 16, 16)).shape == (1, 128)
+    with pytest.raises(SettingsError, match="backbone_options"):
+        load_backbone("small_cnn", {"grid": "2"})
+
+
 def test_batch_norm_of_a_backbone_becomes_group_norm_and_maps_are_averaged(monkeypatch):
     made = lambda: torch.nn.Sequential(torch.nn.Conv2d(3, 12, 3), torch.nn.BatchNorm2d(12))  # noqa: E731
     monkeypatch.setitem(infl.settings.backbones, "theirs", made)

@@ -23,7 +23,7 @@ N_REPEATS = 4
 N_GUESSES = 20
 STAGES = ((1e-2, 200), (1e-4, 300))
 """Weight of smoothness, and steps of L-BFGS, of each stage."""
-LAYOUT: dict[str, Any] = {"backbone": "infl.nn.histology:SmallCNN", "backbone_options": {"grid": 4}}
+LAYOUT: dict[str, Any] = {"backbone": "small_cnn", "backbone_options": {"grid": 4}}
 PLAIN: dict[str, Any] = {
     "statistics": False, "context": 0, "validation": 0.0, "augment": False, "dropout": 0.0, "batch_size": 1, "grad_clip": None,
 }  # fmt: skip

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
+from typing import Any, get_type_hints
 
 import torch
 from pydantic import ConfigDict, ValidationError, validate_call
@@ -21,6 +22,10 @@ BOUND = 10.0
 """Of the logarithm of expected counts."""
 SHARPEST = 6.0
 """Bound of log θ: beyond it single precision would lose the difference of log-gammas, and the variance is μ anyway."""
+
+
+BACKBONES = {"small_cnn": "infl.nn.histology:SmallCNN"}
+"""Those that are ours."""
 
 
 class SmallCNN(nn.Sequential):
@@ -165,8 +170,8 @@ def load_backbone(name: str, options: Mapping[str, object]) -> nn.Module:
     """Return the backbone that a name means here, made with `options`; BatchNorm becomes GroupNorm.
 
     A name comes with messages and model files. What it means is for those to say whose machine this is: by
-    ``infl.settings.backbones``, or by a package with an entry point of the group ``infl.backbones``. Import paths are not
-    followed. Options are checked against the annotations of the function's parameters; each needs one.
+    ``infl.settings.backbones``, or by a package with an entry point of the group ``infl.backbones``; ``"small_cnn"`` is
+    :class:`SmallCNN` everywhere. Import paths are not followed. Options are checked against the annotations of the function's parameters; each needs one.
 
     Raises
     ------
@@ -174,9 +179,9 @@ def load_backbone(name: str, options: Mapping[str, object]) -> nn.Module:
         Nothing here has this name, the options are not of its types, or it makes no module.
     """
     own = settings.backbones
-    installed = _entry_points.known(GROUP, {})
+    installed = _entry_points.known(GROUP, BACKBONES)
     if name not in own and name not in installed:
-        known = ", ".join(map(repr, sorted({*own, *installed}))) or "none yet"
+        known = ", ".join(map(repr, sorted({*own, *installed})))
         raise SettingsError(
             f"backbone={name!r} is not known here ({known}): set infl.settings.backbones[{name!r}] to a function that makes it, "
             f"or install a package that brings it as an entry point of {GROUP!r}"
@@ -192,13 +197,28 @@ def load_backbone(name: str, options: Mapping[str, object]) -> nn.Module:
             f"backbone={name!r} takes no backbone_options: {bare[0]} has no type; annotate int, float, bool or str"
         )
     try:
-        module = validate_call(config=ConfigDict(strict=True))(factory)(**options) if options else factory()
+        module = (
+            validate_call(config=ConfigDict(strict=True))(_as_function(factory))(**options) if options else factory()
+        )
     except (TypeError, ValidationError) as error:
         reason = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
         raise SettingsError(f"backbone={name!r} with backbone_options={dict(options)}: {reason}") from None
     if not isinstance(module, nn.Module):
         raise SettingsError(f"backbone={name!r} gave {type(module).__name__}: it has to return a torch module")
     return _without_batch_norm(module)
+
+
+def _as_function(factory: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that makes what a class makes, with its parameters and their types."""
+    if not inspect.isclass(factory):
+        return factory
+
+    def make(*arguments: Any, **options: Any) -> Any:
+        return factory(*arguments, **options)
+
+    make.__signature__ = inspect.signature(factory)  # type: ignore[attr-defined]
+    make.__annotations__ = get_type_hints(factory.__init__)
+    return make
 
 
 def _without_batch_norm(module: nn.Module) -> nn.Module:

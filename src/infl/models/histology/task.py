@@ -81,7 +81,7 @@ class Histology(Task[Spots, HistologyNet]):
     backbone, backbone_options
         Name of what returns a torch module from images (n, 3, h, w), and its arguments (:func:`infl.nn.histology.load_backbone`):
         set ``infl.settings.backbones["resnet18"] = lambda: timm.create_model("resnet18", num_classes=0)``, at all sites and
-        where the model is used, or install a package that brings it. Empty: a small CNN.
+        where the model is used, or install a package that brings it. Empty: a small CNN, ``"small_cnn"``.
     width, rank, dropout
         Of the network.
     validation
