@@ -293,7 +293,15 @@ def test_a_model_that_cannot_be_made_has_no_weights_to_count(agreement: Agreemen
 
 def test_columns_are_those_given_or_those_by_default() -> None:
     def columns(**options: object) -> set[str]:
-        return columns_of(SimpleNamespace(task="scvi", options=options, dp=None))  # type: ignore[arg-type]
+        return columns_of(SimpleNamespace(task="scvi", options=options, panel={}, dp=None))  # type: ignore[arg-type]
 
     assert columns() == columns(categorical_covariates=None) == columns(categorical_covariates=[""]) == set()
     assert columns(categorical_covariates=["hiv", "sex"], continuous_covariates=["age"]) == {"hiv", "sex", "age"}
+
+
+def test_a_column_that_the_panel_names_is_looked_for_too(agreement: Agreement) -> None:
+    """Perturbations are in the column that the sites agreed on; an offer could name any other."""
+    offered = replace(agreement, task="perturbation", options={}, panel={"column": "hiv", "features": []})
+    assert columns_of(offered) == {"hiv"}
+    with pytest.raises(FederationError, match="column 'hiv'"):
+        Policy(targets=["perturbation"]).check(offered, "site_1")

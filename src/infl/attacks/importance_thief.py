@@ -10,6 +10,7 @@ import numpy as np
 from infl.attacks._kit.contract import Attack, Attacker, Finding
 from infl.attacks._kit.model_file import ModelFile
 from infl.attacks._kit.statistics import interval, rank_correlation
+from infl.models.protocols import ClassProbabilities
 
 if TYPE_CHECKING:
     from infl.attacks._kit.audit_context import AuditContext
@@ -97,7 +98,9 @@ class ImportanceThief(Attack):
             )
         ]
         return findings + (
-            self._keep_the_best(context, file, copies, initial, name) if context.panel.get("classes") else []
+            self._keep_the_best(context, file, copies, initial, name)
+            if isinstance(context.task, ClassProbabilities)
+            else []
         )
 
     def _keep_the_best(

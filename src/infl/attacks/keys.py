@@ -14,6 +14,7 @@ from infl.attacks._kit.model_file import ModelFile
 from infl.attacks._kit.statistics import cross_chosen, interval, most_chosen
 from infl.attacks._kit.weights import Weights, averaged, clipped, random_ring, rescaled
 from infl.keys import Keyring
+from infl.models.protocols import ClassProbabilities
 
 if TYPE_CHECKING:
     from infl.attacks._kit.audit_context import AuditContext
@@ -126,8 +127,9 @@ class NoKey(_WithoutTheKey):
                 "rows and columns evened": evened(stored, usual),
                 "signs alone": signs(stored, usual),
                 f"average of {N_GUESSES} guessed keys": averaged(guesses),
-                f"vote of {N_GUESSES} guessed keys": self._committee(file, guesses),
             }
+            if isinstance(file.task, ClassProbabilities):  # others' outputs cannot be averaged
+                variants[f"vote of {N_GUESSES} guessed keys"] = self._committee(file, guesses)
             for name, weights in variants.items():
                 table.setdefault(name, []).append(file.accuracy(weights))
         return table

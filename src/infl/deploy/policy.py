@@ -208,13 +208,13 @@ def weights_of(agreement: Agreement) -> int:
 
 
 def columns_of(agreement: Agreement | Header) -> set[str]:
-    """Return the names of all obs columns that a run would look for: given, or by default.
+    """Return the names of all obs columns that a run would look for: given, by default, or agreed on in the panel.
 
     Examples
     --------
     >>> from types import SimpleNamespace
     >>> options = {"continuous_covariates": ["age"]}
-    >>> sorted(columns_of(SimpleNamespace(task="scvi", options=options, dp=None)))
+    >>> sorted(columns_of(SimpleNamespace(task="scvi", options=options, panel={}, dp=None)))
     ['age']
     """
     task = task_class(agreement.task)
@@ -224,6 +224,7 @@ def columns_of(agreement: Agreement | Header) -> set[str]:
         if "obs column" in kind.says:
             value = agreement.options.get(option, defaults.get(option))
             found |= {value} if isinstance(value, str) else {name for name in value or () if isinstance(name, str)}
+    found |= {name for entry in task.columns_in_panel if isinstance(name := agreement.panel.get(entry), str)}
     private = getattr(agreement, "dp", None)  # a model file's header has none
     if private is not None and private.donor_key is not None:
         found |= {private.donor_key}

@@ -97,6 +97,9 @@ class Task(Generic[Data, Net], metaclass=Spellings):
     takes_missing: ClassVar[bool] = False
     """Whether a fitted model takes data without some of the features, or with NaN in them, and masks those."""
 
+    columns_in_panel: ClassVar[tuple[str, ...]] = ()
+    """Entries of the panel that name an obs column, which sites look for without being told by an option."""
+
     optimiser: Literal["adamw", "sgd"] = "adamw"
     lr: float = 1e-3
     weight_decay: float = 1e-4

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,6 +162,22 @@ def test_results_go_where_scanpy_finds_them(khan_sites, base, tmp_path):
     assert adata.obsm["X_infl"].shape == (adata.n_obs, 16)
     assert adata.obs["infl_tumour_class_probability"].between(0.25, 1).all()
     adata.write_h5ad(tmp_path / "site.h5ad")
+
+
+def test_heads_keep_their_tasks_when_a_panel_travels(khan_sites, base):
+    """As data, the entries of a panel come back in the order of their names."""
+    task = infl.models.Adapter(target=TASKS, base=str(base), **OPTIONS)
+    panel = task.agree(khan_sites)
+    travelled = json.loads(json.dumps(panel, sort_keys=True))
+    assert list(travelled["tasks"]) != list(panel["tasks"])
+    adata = khan_sites["site_1"]
+    read = [task.read(adata, p, site="site_1", rng=np.random.default_rng(0)) for p in (panel, travelled)]
+    assert torch.equal(read[0].labels, read[1].labels)
+    assert task.metric_shapes(travelled) == task.metric_shapes(panel)
+    nets = [task.build(p) for p in (panel, travelled)]
+    assert [net.n_classes for net in nets] == [[4, 2], [4, 2]]
+    outputs = task.infer(nets[1], read[1], {})
+    assert outputs["probability.tumour_class"].shape == (adata.n_obs, 4)
 
 
 def test_methods_can_be_compared(khan_sites, base):

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from infl import __version__
 from infl.attacks._kit.contract import Attack, Attacker, Finding
 from infl.deploy.policy import columns_of
@@ -183,7 +185,7 @@ class Consortium:
         if not hasattr(adata, "mod"):  # what the run does not read need not be fit to be written
             adata = adata.copy()
             adata.obs = adata.obs[[c for c in adata.obs if c in columns_of(self.agreement)]]
-            adata.uns = {}
+            adata.uns = {name: value for name, value in adata.uns.items() if isinstance(value, np.ndarray)}
         adata.write(paths[0])
         identity.save(paths[2])
         self.ring.only(self.ring.current).save(paths[1], recipients=[identity.public])

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from infl.attacks._kit.consortium import Lies
+from infl.attacks._kit.consortium import MOST_OBS, Lies
 from infl.attacks.coordinator.offers import Tripwire, tripwire, with_code
 from infl.models.locked import PRIVATE, Header, LockedModel, load_model, lock_model
 from infl.models.locked.header import digest_of
@@ -56,7 +56,7 @@ class CodeInFile(Lies):
         try:
             model = load_model(path)
             repr(model), model._repr_html_()
-            infl.tl.predict(next(iter(context.sites.values()))[:2].copy(), model)
+            infl.tl.predict(next(iter(context.sites.values()))[:MOST_OBS].copy(), model)
         except Exception:  # noqa: BLE001 - whatever it ends with, code may have run
             return False
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import zip_longest
@@ -12,7 +13,7 @@ import numpy as np
 from infl.attacks._kit.consortium import Consortium, seen, some_of
 from infl.attacks._kit.contract import Attack, Attacker, Finding
 from infl.attacks.coordinator.plans import ChosenScale
-from infl.errors import FederationError
+from infl.errors import FederationError, InflError, InflWarning
 from infl.federation.messages import Trouble
 from infl.models.registry import known_tasks
 
@@ -31,8 +32,11 @@ def times(factor: float) -> Callable[[Any], Any]:
 WORLDS: dict[str, Callable[[Any], Any]] = {
     "values a hundred million times as large": times(1e8),
     "values a hundred million times as small": times(1e-8),
+    "values half as large": times(0.5),
+    "values a thousand times as large": times(1e3),
     "all values zero": times(0.0),
 }
+"""What a hospital's values may be instead. A task takes those of its units: counts are whole, logarithms are no counts."""
 
 
 class RefusalOracle(Attack):
@@ -53,14 +57,23 @@ class RefusalOracle(Attack):
     def run(self, context: AuditContext) -> list[Finding]:
         """Compare the run's data with each changed version of one hospital's."""
         data = some_of(context)
-        usual, differences = self._seen(context, data), {}
+        usual, differences, refused = self._seen(context, data), {}, []
         for what, change in WORLDS.items():
             first, *others = data.items()
             other = first[1].copy()
             other.X = change(other.X)
-            differences[what] = difference(usual, self._seen(context, {first[0]: other, **dict(others)}))
+            changed = {first[0]: other, **dict(others)}
+            if taken(context, changed):
+                differences[what] = difference(usual, self._seen(context, changed))
+            else:
+                refused.append(what)
+        if not differences:
+            return []
         worst = max(differences, key=lambda what: differences[what])
         came = f"Seen most of: {worst}." if differences[worst] else "Nothing was different."
+        not_tried = (
+            f" Not in the task's units, so such a hospital takes no part: {', '.join(refused)}." if refused else ""
+        )
         answered = np.mean([kind != Trouble.__name__ for *_, kind, _ in usual])
         return [
             Finding(
@@ -73,8 +86,8 @@ class RefusalOracle(Attack):
                 promised=True,
                 margin=0.0,
                 note=f"The same {len(usual)} messages were sent to hospitals with the run's data and with others of the same shape "
-                f"({', '.join(WORLDS)}); kinds, sizes, order and repetitions of replies are compared. {came} Control: the share "
-                "of messages that were answered at all.",
+                f"({', '.join(differences)}); kinds, sizes, order and repetitions of replies are compared. {came} Control: the "
+                f"share of messages that were answered at all.{not_tried}",
             )
         ]
 
@@ -88,6 +101,19 @@ class RefusalOracle(Attack):
                     hospitals.transcript.append((name, what, *seen(hospitals[name].tell(lie(plan)))))
             hospitals.until("nothing")
         return hospitals.transcript
+
+
+def taken(context: AuditContext, data: dict[str, Data]) -> bool:
+    """Whether the run's task takes data: a hospital with others declines the run, and says no more."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InflWarning)
+        try:
+            panel = context.task.agree(data)
+            for site, adata in data.items():
+                context.task.read(adata, panel, site=site, rng=context.rng(site))
+        except InflError:
+            return False
+    return True
 
 
 def difference(first: Seen, second: Seen) -> float:

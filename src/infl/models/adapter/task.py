@@ -185,16 +185,20 @@ class Adapter(Task[Sentences, "AdaptedNet"]):
         if rng is None:
             everything = np.arange(adata.n_obs)
             return Sentences(ids, mask, torch.from_numpy(labels), everything, everything[:0])
-        for number, (task, classes) in enumerate(panel["tasks"].items()):
+        for number, (task, classes) in enumerate(self._classes(panel).items()):
             if task in adata.obs:
                 labels[:, number] = class_numbers(adata.obs[task], classes, task, site)
         first = first_label(labels)
         train, validation = split_rows(adata.obs_names, first, self.validation, rng, stratify=self.stratify)
         return Sentences(ids, mask, torch.from_numpy(labels), train, validation)
 
+    def _classes(self, panel: Mapping[str, Any]) -> dict[str, list[str]]:
+        """Return the classes of each task, in the order of the heads: a panel that travelled has its own."""
+        return {task: panel["tasks"][task] for task in self.tasks}
+
     def held_names(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
         """Classes of each column of labels."""
-        return {f"class of {name!r}": classes for name, classes in panel["tasks"].items()}
+        return {f"class of {name!r}": classes for name, classes in self._classes(panel).items()}
 
     def held(self, data: Sentences, panel: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
         """Classes that a site has."""
@@ -245,11 +249,11 @@ class Adapter(Task[Sentences, "AdaptedNet"]):
             frozen=FROZEN if self.average == "exact" else (),
         )
         with torch_seed(self.public_seed):
-            return AdaptedNet(self._base(panel), config, [len(classes) for classes in panel["tasks"].values()])
+            return AdaptedNet(self._base(panel), config, [len(classes) for classes in self._classes(panel).values()])
 
     def units(self, panel: Mapping[str, Any]) -> dict[str, dict[int, Sequence[str]]]:
         """Rows of the heads are classes."""
-        named = enumerate(panel["tasks"].values())
+        named = enumerate(self._classes(panel).values())
         return {f"heads.{i}.{part}": {0: classes} for i, classes in named for part in ("weight", "bias")}
 
     def loss(self, module: AdaptedNet, batch: tuple[Tensor, Tensor, Tensor], step: Step) -> Tensor:
@@ -264,7 +268,7 @@ class Adapter(Task[Sentences, "AdaptedNet"]):
     # -- judging ---------------------------------------------------------------------------------------------------
     def metric_shapes(self, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Summed loss, and confusion counts (true × predicted) of each task."""
-        sizes = {f"confusion.{task}": (len(classes),) * 2 for task, classes in panel["tasks"].items()}
+        sizes = {f"confusion.{task}": (len(classes),) * 2 for task, classes in self._classes(panel).items()}
         return {"loss": (), **sizes}
 
     def evaluate(self, module: AdaptedNet, data: Sentences, index: np.ndarray) -> Sums:
@@ -295,7 +299,7 @@ class Adapter(Task[Sentences, "AdaptedNet"]):
 
         Also ``obsm["X_" + key_added]``.
         """
-        for task, classes in panel["tasks"].items():
+        for task, classes in self._classes(panel).items():
             probability = outputs[f"probability.{task}"]
             name = key_added if len(panel["tasks"]) == 1 else f"{key_added}_{task}"
             type_ = panel.get("class_types", {}).get(task, TEXT)
@@ -322,7 +326,7 @@ class Adapter(Task[Sentences, "AdaptedNet"]):
     ) -> dict[str, float]:
         """Return mean accuracy and mean balanced accuracy over tasks, and each task's accuracy."""
         sums: Sums = {"loss": np.zeros(())}
-        for task, classes in panel["tasks"].items():
+        for task, classes in self._classes(panel).items():
             confusion = sums[f"confusion.{task}"] = np.zeros((len(classes),) * 2)
             if task in adata.obs and f"probability.{task}" in outputs:
                 y = pd.Categorical(labels_of(adata, task), categories=classes).codes
@@ -336,7 +340,7 @@ class Adapter(Task[Sentences, "AdaptedNet"]):
             return FeatureMatrix(adata, panel["features"], layer=self.layer, site="the data").rows(slice(None))
 
         x, fitted = features(train), {}
-        for task, classes in panel["tasks"].items():
+        for task, classes in self._classes(panel).items():
             y = pd.Categorical(labels_of(train, task), categories=classes).codes.astype(np.int64)
             fitted[task] = logistic_regression(x[y >= 0], y[y >= 0], len(classes), balanced=False)
 

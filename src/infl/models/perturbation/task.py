@@ -78,6 +78,8 @@ class Perturbation(Task[Conditions, EffectNet]):
     name: ClassVar[str] = "perturbation"
     headline: ClassVar[str] = "pearson_delta"
 
+    columns_in_panel: ClassVar[tuple[str, ...]] = ("column",)
+
     target: str = ""
     control: str = "control"
     layer: str | None = None

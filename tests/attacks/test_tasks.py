@@ -1,0 +1,53 @@
+"""Every attack that applies to a run of a task can be run on it, whichever task it is, and finds no leak.
+
+What asks for images or a whole model's worth of records is tried where there are such (``NEED_MORE``).
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import infl
+from infl.attacks import ATTACKS
+
+sys.path.append(str(Path(__file__).parents[1]))
+import bits  # the fixed set of small runs
+
+NEED_MORE = {"patch_inversion", "missing_site"}
+
+
+class FittedError(Exception):
+    """A case has its run."""
+
+
+class Caught(bits.Record):
+    """Takes the first run of a case, and ends it."""
+
+    def run(self, run: Any, sites: Any = None, name: str = "") -> None:
+        raise FittedError(run, sites)
+
+
+def fitted(case: str) -> tuple[Any, Any]:
+    with pytest.raises(FittedError) as caught, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bits.CASES[case](Caught())
+    return caught.value.args
+
+
+@pytest.mark.parametrize("case", ["adapter", "histology", "mosaic", "perturbation", "scanvi", "scvi", "spatial"])
+def test_an_audit_of_any_task_runs_to_its_end(case: str) -> None:
+    for module in {"adapter": ["peft", "transformers"], "scanvi": ["scvi"], "scvi": ["scvi"]}.get(case, []):
+        pytest.importorskip(module, reason=f"needs the extra of model={case!r}")
+    run, sites = fitted(case)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = infl.tl.audit(run, sites, attacks=[name for name in ATTACKS if name not in NEED_MORE], progress=False)
+    assert {"split_view", "downgrade", "code_in_file", "sealed_traffic"} <= set(table["attack"])
+    assert set(table["status"]) <= {"holds", "not promised", "inconclusive"}, table[
+        ["attack", "status", "note"]
+    ].to_string()
