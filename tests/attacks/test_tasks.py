@@ -1,6 +1,7 @@
 """Every attack that applies to a run of a task can be run on it, whichever task it is, and finds no leak.
 
-What asks for images or a whole model's worth of records is tried where there are such (``NEED_MORE``).
+With so few records some cannot be judged; a lying coordinator always can be. What asks for images or for many records is tried
+elsewhere (``NEED_MORE``).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def test_an_audit_of_any_task_runs_to_its_end(case: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         table = infl.tl.audit(run, sites, attacks=[name for name in ATTACKS if name not in NEED_MORE], progress=False)
-    assert {"split_view", "downgrade", "code_in_file", "sealed_traffic"} <= set(table["attack"])
-    assert set(table["status"]) <= {"holds", "not promised", "inconclusive"}, table[
-        ["attack", "status", "note"]
-    ].to_string()
+    status = table.groupby("attack")["status"].agg(set)
+    for name in ("split_view", "downgrade", "replayed_round", "extra_rounds", "refusal_oracle", "code_in_file"):
+        assert status[name] == {"holds"}, name
+    assert "leak" not in set(table["status"]), table[["attack", "status", "note"]].to_string()
