@@ -575,3 +575,27 @@ def test_a_member_without_an_account_has_no_part_in_a_private_run(three: dict[st
     house.sites["site_3"].pairwise = house.sites["site_3"].answering = house.sites["site_3"]._epoch()
     with pytest.raises(FederationError, match="site_3 shows no account of what its records have spent"):
         list(house.coordinator.run())
+
+
+def test_a_site_that_died_after_it_charged_a_sum_is_in_the_next_run(
+    three: dict[str, AnnData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It starts again, answers the same exchange, and charges it once: others must not count it twice."""
+    identities, died = {name: Identity.create() for name in three}, list[str]()
+    house = private_run(three, tmp_path, identities)
+
+    def die(site: str, message: Any) -> bool:
+        if isinstance(message, Answer) and message.site == "site_2" and message.seq == 1 and not died:
+            died.append(site)
+            return True
+        return False
+
+    house.lose = die
+    with pytest.raises(FederationError, match="site_2"):
+        list(house.coordinator.run())
+    house.restart("site_2")
+    list(house.restarted().run())
+    assert died
+    now = time.time_ns() + 3600 * 10**9
+    monkeypatch.setattr("infl.privacy.heads.time.time_ns", lambda: now)
+    list(private_run(three, tmp_path, identities).coordinator.run())

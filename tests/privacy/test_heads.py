@@ -81,6 +81,25 @@ def test_sums_that_others_took_part_in_count_though_no_head_has_them_yet(
         Heads(others).witness("a", ME, restored(mine, backup, []).head())
 
 
+@pytest.mark.parametrize(("minutes", "refused"), [(9, False), (11, True), (525600, True)])
+def test_a_clock_that_is_ahead_is_said_and_nothing_of_it_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: int, refused: bool
+) -> None:
+    """Else that head would be the newest until its time comes, and every later start would go back behind it."""
+    mine, others = Account(tmp_path / "mine"), Account(tmp_path / "others")
+    fill(mine, "one", NAMES, 1)
+    with monkeypatch.context() as patch:
+        now = time.time_ns() + minutes * 60 * 10**9
+        patch.setattr("infl.privacy.heads.time.time_ns", lambda: now)
+        ahead = mine.head()
+    with pytest.raises(FederationError, match=f"^a: its clock is {minutes} min") if refused else nullcontext() as error:
+        Heads(others).witness("a", ME, ahead)
+    if error is not None:
+        assert "\n" not in str(error.value)
+        fill(mine, "two", NAMES, 1)
+        Heads(others).witness("a", ME, mine.head())  # its clock was set
+
+
 def test_a_head_tells_nothing_but_how_many_sums(tmp_path: Path) -> None:
     """Two sites with the same records and runs show heads that have only their number in common."""
     heads = []

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from infl.privacy.heads import Heads, head_count
-from infl.privacy.seal import said_by
+from infl.privacy.seal import epochs_of, said_by
 
 if TYPE_CHECKING:
     from infl.federation.membership import Membership
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 class Others:
     """The other members of a run, as one of them sees what they have charged.
+
+    What was charged is known to be at least what a member's start said, and one for each sum of training since that it is in. A
+    member may have charged the exchange under way before it started again, and answers it again without a second charge. So sums
+    count after the first that was opened with the keys of that start: what comes after it was not known before.
 
     Parameters
     ----------
@@ -29,8 +33,10 @@ class Others:
 
     def __init__(self, name: str, account: Account, membership: Membership) -> None:
         self.name, self.heads, self.members = name, Heads(account), membership.members
+        self._peers: Mapping[str, bytes] = {}
         self._advertised: dict[str, bytes] = {}
         self._charged: dict[str, int] = {}  # sums, at least
+        self._since: set[str] = set()  # whose sums count by now
 
     def witness(self, peers: Mapping[str, bytes]) -> None:
         """Keep the heads that the others' starts brought.
@@ -45,10 +51,14 @@ class Others:
                 _, head = said_by(advertised)
                 self.heads.witness(name, self.members[name], head)
                 self._advertised[name], self._charged[name] = advertised, head_count(head)
+                self._since.discard(name)
+        self._peers = peers
 
     def credit(self, totals: Iterable[Total]) -> None:
-        """Note who took part in sums of training: each of them has charged these."""
-        for name in (name for total in totals if total.kind == "train" for name in total.responders):
-            if name in self._charged:
+        """Note who took part in sums of training, after one that was opened since they started: each of them has charged these."""
+        for total in totals:
+            for name in self._since.intersection(total.responders if total.kind == "train" else ()):
                 self._charged[name] += 1
                 self.heads.credit(self.members[name], self._charged[name])
+            if total.epochs and total.epochs == epochs_of(self._peers):
+                self._since |= self._charged.keys() & self._peers.keys()

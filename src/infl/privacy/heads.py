@@ -78,10 +78,16 @@ class Heads:
         Raises
         ------
         FederationError
-            The account has fewer sums than before, or as many others; or there is none.
+            The account has fewer sums than before, or as many others; or there is none; or its clock is ahead, and what is kept of
+            it would be the newest until that time comes.
         """
         if len(head) != HEAD:
             raise FederationError(f"{name} shows no account of what its records have spent; refused: update infl there")
+        if (ahead := head_time(head) - time.time_ns()) > CLOCKS:
+            raise FederationError(
+                f"{name}: its clock is {ahead / 60e9:.0f} minutes ahead of this machine's; refused: set both clocks, and start "
+                f"{name} again"
+            )
         with self._seen_of(identity) as seen:
             earlier, later = sorted((bytes.fromhex(seen.head) or head, head))
             before, after = head_count(earlier), head_count(later)
