@@ -100,6 +100,7 @@ def test_the_formulas_are_those_of_plain_harmony():
         np.testing.assert_allclose(adjusted(sites, adata), want, atol=1e-7)
 
 
+@pytest.mark.filterwarnings("ignore:s0 alone has batches")
 @pytest.mark.parametrize("how", ["by batch", "mixed", "one batch apart", "tiny"])
 @pytest.mark.parametrize("sealed", [True, False])
 def test_it_is_one_result_however_cells_are_dealt_out(key, how, sealed):
@@ -211,6 +212,49 @@ def test_of_a_batch_that_one_site_has_nothing_has_its_own_number():
         assert {"shared": (20, 2), "shared_sum": (20, 2, 8)}.items() & dict(one.shapes).items()
 
 
+def test_sums_of_one_site_with_batches_of_its_own_can_be_worked_out_and_it_is_warned_of(monkeypatch):
+    """Whoever has the sums takes off what the shared batches add up to; with two such sites, that is a sum over both."""
+    adata, opened, own = cells(n_batches=4), [], []
+    batch, i = adata.obs["batch"].astype(int).to_numpy(), np.arange(600)
+    reached = harmony_sums_of._reached
+    monkeypatch.setattr(
+        harmony_sums_of, "_reached", lambda total, state, step: opened.append(total) or reached(total, state, step)
+    )
+    cluster = Cells.cluster
+
+    def clustered(site, state):
+        weights = cluster(site, state)
+        own.append(weights[:, site.batches.shared < 0].sum(1))
+        return weights
+
+    monkeypatch.setattr(Cells, "cluster", clustered)
+    with pytest.warns(
+        InflWarning, match="^s0 alone has batches that no other site has: as all other batches are summed"
+    ):
+        harmony_integrate(dealt(adata, np.where(batch == 0, 0, 1 + i % 3)), "batch")
+    np.testing.assert_allclose(opened[-1]["totals"] - opened[-1]["shared"].sum(1), own[-4], atol=1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", InflWarning)
+        harmony_integrate(dealt(adata, np.where(batch < 2, batch, 2 + i % 2)), "batch")
+    left = opened[-1]["totals"] - opened[-1]["shared"].sum(1)
+    np.testing.assert_allclose(left, own[-4] + own[-3], atol=1e-6)
+    assert np.abs(left - own[-4]).max() > 5
+
+
+def test_a_batch_of_fewer_than_five_observations_over_sites_has_no_sums(monkeypatch):
+    """Of one cell at each of two sites, the sum would tell one the coordinates of the other's."""
+    adata, shapes = cells(), []
+    adata.obs.loc[adata.obs_names[[0, 1]], "batch"] = "few"
+    monkeypatch.setattr(
+        harmony, "harmony_sums", lambda k, d, n, of=harmony_sums, **o: shapes.append(n) or of(k, d, n, **o)
+    )
+    sites = dealt(adata, np.arange(600) % 2)
+    harmony_integrate(sites, "batch")
+    adata.obs.loc[adata.obs_names[2:5], "batch"] = "few"
+    harmony_integrate(dealt(adata, np.arange(600) % 2), "batch")
+    assert shapes == [3, 4] and all(np.isfinite(site.obsm[ADJUSTED]).all() for site in sites.values())
+
+
 def test_no_sum_is_over_fewer_than_five_observations(monkeypatch):
     seen = []
     monkeypatch.setattr(
@@ -246,7 +290,8 @@ def test_one_record_changes_weights_by_no_more_than_the_sums_say(site, at, of, n
     sites = dealt(adata, np.arange(200) % 2)
     x = {s: a.obsm["X_pca"] for s, a in sites.items()}
     labels = {s: a.obs["batch"].to_numpy() for s, a in sites.items()}
-    at_sites, _, n_shared = harmony._cells(x, labels, Options(), None)
+    shared, _ = harmony._shared(labels, None)
+    (at_sites, _), n_shared = harmony._cells(x, labels, shared, Options()), len(shared)
     memberships, clusters, regressions = harmony_sums(12, 8, n_shared, steps=1)
     state = run_sums(
         [memberships], at_sites, None, state=start(np.random.default_rng(0).normal(size=(12, 8)), n_shared)

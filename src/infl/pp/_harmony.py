@@ -90,9 +90,11 @@ def harmony_integrate(
     scanpy 1.13's default (``flavor="harmony2"``), but for the order in which memberships are updated: all at once and
     half the way, in place of random blocks, so that clustering takes one sum per step.
 
-    Cells stay at their sites, and so does whatever is particular to a batch that one site alone has. Sites add up, for each
-    cluster, the weight of the observations in it, and sum and weight of coordinates, weighted so that all batches count
-    alike. Of a batch that several sites have, these add up its weight and its sum in each cluster.
+    Cells stay at their sites, and what is particular to a batch that one site alone has is in no sum of its own. Sites add up,
+    for each cluster, the weight of the observations in it, and sum and weight of coordinates, weighted so that all batches count
+    alike. Of a batch that several sites have, these add up its weight and its sum in each cluster; one of fewer than five
+    observations counts as a batch of each site. Where one site alone has batches of its own, and all others are shared, what the
+    shared ones add up to can be taken off the sums of all, and its own is left: then there is a warning.
 
     Parameters
     ----------
@@ -147,7 +149,8 @@ def harmony_integrate(
     Warns
     -----
     infl.errors.InflWarning
-        There is one batch alone, names of batches look alike, or `max_iter_harmony` corrections were not enough.
+        There is one batch alone, names of batches look alike, sums of one site's own batches follow from the others, or
+        `max_iter_harmony` corrections were not enough.
 
     References
     ----------
@@ -173,15 +176,16 @@ def harmony_integrate(
     k = _n_clusters(n_clusters, sum(map(len, x.values())))
     labels, notes = _labels(sites, batch_key)
     options = Options(theta, sigma, tau, alpha, batch_prune_threshold or 0.0)
-    cells, order, n_shared = _cells(x, labels, options, key)
-    state = _run(cells, k, n_shared, max_iter_harmony, max_iter_clustering, tol_harmony, seed, key)
+    shared, of_sums = _shared(labels, key)
+    cells, order = _cells(x, labels, shared, options)
+    state = _run(cells, k, len(shared), max_iter_harmony, max_iter_clustering, tol_harmony, seed, key)
     done = converged(state, tol_harmony)
     if not done:
         notes.append(f"Harmony did not converge in {max_iter_harmony} corrections: raise max_iter_harmony")
     params = {"batch_key": batch_key or _SITE, "basis": basis, "n_clusters": len(state["centres"]), "theta": theta}
     params |= {"sigma": sigma, "tau": tau, "alpha": alpha, "random_state": seed}
     results = {site: _unsorted(cells[site].corrected(state), order[site]).astype(written) for site in cells}
-    for note in notes:
+    for note in [*notes, *of_sums]:
         warn(note)
     for site, adata in sites.items():
         own(adata).obsm[adjusted_basis] = results[site]
@@ -234,25 +238,38 @@ def _holders(labels: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
     return dict(sorted(holders.items()))
 
 
+def _shared(labels: Mapping[str, np.ndarray], key: Keyring | None) -> tuple[dict[str, float], list[str]]:
+    """Observations of each batch that several sites have, and what to warn of; one of few observations is each site's own."""
+    shared = [name for name, of in _holders(labels).items() if len(of) > 1]
+    if not shared:
+        return {}, []
+    counts = {site: {name: int((of == name).sum()) for name in shared} for site, of in labels.items()}
+    n = run_sums([size_sum(shared)], counts, key, about="harmony")["sizes"]
+    large = {name: float(of) for name, of in zip(shared, n, strict=True) if of >= FEWEST}
+    apart = [site for site, of in labels.items() if not set(of) <= set(large)]
+    if len(apart) != 1 or not large:
+        return large, []
+    return large, [
+        f"{apart[0]} alone has batches that no other site has: as all other batches are summed by themselves, its own sums "
+        "follow from those of all"
+    ]
+
+
 def _cells(
-    x: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], options: Options, key: Keyring | None
-) -> tuple[dict[str, Cells], dict[str, np.ndarray], int]:
-    """Each site's observations by batch, the order that they are in, and how many batches several sites have."""
-    holders = _holders(labels)
-    shared = [name for name, of in holders.items() if len(of) > 1]
+    x: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], shared: Mapping[str, float], options: Options
+) -> tuple[dict[str, Cells], dict[str, np.ndarray]]:
+    """Each site's observations by batch, and the order that they are in."""
     number = {name: i for i, name in enumerate(shared)}
-    own = {site: {name: np.flatnonzero(of == name) for name in sorted(set(of))} for site, of in labels.items()}
-    sizes = {site: {name: len(rows) for name, rows in batches.items()} for site, batches in own.items()}
-    of_shared = run_sums([size_sum(shared)], sizes, key, about="harmony")["sizes"] if shared else np.zeros(0)
     n_obs, cells, orders = sum(map(len, x.values())), {}, {}
-    for site, batches in own.items():
-        ends = np.cumsum([0, *sizes[site].values()])
+    for site, of in labels.items():
+        batches = {name: np.flatnonzero(of == name) for name in sorted(set(of))}
+        ends = np.cumsum([0, *map(len, batches.values())])
         rows = [slice(int(a), int(b)) for a, b in pairwise(ends)]
         numbers = np.array([number.get(name, -1) for name in batches], dtype=int)
-        n = np.array([of_shared[i] if i >= 0 else sizes[site][name] for i, name in zip(numbers, batches, strict=True)])
+        n = np.array([shared.get(name, float(len(own_rows))) for name, own_rows in batches.items()])
         orders[site] = np.concatenate([*batches.values(), np.zeros(0, dtype=int)])
         cells[site] = Cells(x[site][orders[site]], Batches(rows, numbers, n, n_obs), options)
-    return cells, orders, len(shared)
+    return cells, orders
 
 
 def size_sum(names: Sequence[str]) -> FederatedSum:
