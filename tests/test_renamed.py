@@ -8,7 +8,7 @@ from anndata import AnnData
 
 import infl
 from infl._renamed import model_first, renamed, spelled
-from infl.errors import SettingsError
+from infl.errors import InflWarning, SettingsError
 
 
 @pytest.mark.parametrize(("module", "old", "new"), [
@@ -39,7 +39,14 @@ def test_a_name_that_never_was() -> None:
 def test_the_warning_is_of_the_line_that_has_the_old_name() -> None:
     with pytest.warns(DeprecationWarning) as caught:
         from infl.attacks import Evidence  # noqa: F401
-    assert caught[0].filename == __file__
+    assert [line.filename for line in caught] == [__file__]  # once, though the import asks for the name twice
+
+
+def test_a_former_module_gives_a_former_name_with_a_warning_of_its_own_alone() -> None:
+    with pytest.warns(InflWarning, match="infl.privacy.attacks is infl.attacks now") as caught:
+        from infl.privacy.attacks import Evidence
+    assert Evidence is infl.attacks.AuditContext
+    assert [line.filename for line in caught] == [__file__]
 
 
 def test_other_names_of_a_lazy_module_are_found_as_before() -> None:
@@ -98,3 +105,40 @@ def test_methods_of_a_task_are_taken_under_their_old_names() -> None:
                 return {"loss": 7}
 
     assert Theirs(target="label").scoring_outputs(None, None, {}) == {"loss": 7}  # type: ignore[arg-type]
+
+
+def test_methods_of_a_task_are_called_by_their_old_names() -> None:
+    """By users, and by a task of one's own that builds on ours."""
+    task = infl.models.Classifier(target="label")
+    with pytest.warns(
+        DeprecationWarning, match="^Classifier.privately is now for_dp; the old name goes in the"
+    ) as caught:
+        assert task.privately() == task.for_dp()  # type: ignore[attr-defined]
+    assert [line.filename for line in caught] == [__file__]
+
+    class Base(infl.models.Classifier):
+        def local_arrays(self, data: object) -> dict[str, int]:
+            return {"base": 1}
+
+    with pytest.warns(DeprecationWarning, match="^Theirs.keep is now local_arrays"):
+
+        class Theirs(Base):
+            def keep(self, data: object) -> dict[str, int]:
+                return super().keep(data) | {"theirs": 2}  # type: ignore[misc]
+
+    with pytest.warns(DeprecationWarning, match="^Base.keep is now local_arrays"):
+        assert Theirs(target="label").local_arrays(None) == {"base": 1, "theirs": 2}
+
+
+def test_old_names_in_a_class_that_is_mixed_in_are_taken() -> None:
+    class Mixed:
+        def keep(self, data: object) -> dict[str, int]:
+            return {"mixed": 1}
+
+    with pytest.warns(DeprecationWarning, match="^Theirs.keep is now local_arrays") as caught:
+
+        class Theirs(Mixed, infl.models.Classifier):
+            pass
+
+    assert [line.filename for line in caught] == [__file__]
+    assert Theirs(target="label").local_arrays(None) == {"mixed": 1}  # type: ignore[arg-type,comparison-overlap]

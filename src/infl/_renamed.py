@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -12,6 +13,7 @@ from infl.errors import SettingsError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_IMPORT = "importlib._bootstrap"  # `from package import name` asks whether there is one, and then for it
 
 
 def renamed(
@@ -42,11 +44,8 @@ def renamed(
         if name in names:
             owner, _, new = names[name].rpartition(":")
             owner = owner or module
-            warnings.warn(
-                f"{module}.{name} is now {owner}.{new}; the old name goes in the next version",
-                DeprecationWarning,
-                stacklevel=2,
-            )
+            if sys._getframe(1).f_globals.get("__name__") != _IMPORT:
+                _warn_of_old(f"{module}.{name}", f"{owner}.{new}", stacklevel=3)
             return getattr(import_module(owner), new)
         if otherwise is not None:
             return otherwise(name)
@@ -119,12 +118,12 @@ def _is_model(value: Any) -> bool:
 
 
 def take_old_methods(cls: type, names: Mapping[str, str]) -> None:
-    """Let a subclass of a renamed protocol define methods under their old names for one more version.
+    """Let methods be called, and a subclass or a class mixed into it define them, under old names for one more version.
 
     Parameters
     ----------
     cls
-        The subclass; the methods get their new names, too.
+        A class of the renamed protocol.
     names
         New names by old ones.
 
@@ -141,10 +140,28 @@ def take_old_methods(cls: type, names: Mapping[str, str]) -> None:
     1
     """
     for old, new in names.items():
-        if old in vars(cls) and new not in vars(cls):
-            warnings.warn(
-                f"{cls.__name__}.{old} is now {new}; the old name goes in the next version",
-                DeprecationWarning,
-                stacklevel=3,
-            )
-            setattr(cls, new, vars(cls)[old])
+        owner = next((one for one in cls.__mro__ if old in vars(one) or new in vars(one)), object)
+        if new in vars(owner):
+            if owner is cls and old not in vars(cls):
+                setattr(cls, old, _old_method(f"{cls.__name__}.{old}", new, vars(cls)[new]))
+        elif old in vars(owner):
+            _warn_of_old(f"{cls.__name__}.{old}", new, stacklevel=4)
+            setattr(cls, new, vars(owner)[old])
+
+
+def _old_method(old: str, new: str, method: Any) -> Callable[..., Any]:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _warn_of_old(old, new, stacklevel=3)
+        return method.__get__(self, type(self))(*args, **kwargs)
+
+    call.__doc__ = f"Old name of ``{new}``."
+    return call
+
+
+def _warn_of_old(old: str, new: str, *, stacklevel: int) -> None:
+    # an abstract class is made by a frame of its own
+    if sys._getframe(stacklevel - 1).f_globals.get("__name__") == "abc":
+        stacklevel += 1
+    warnings.warn(
+        f"{old} is now {new}; the old name goes in the next version", DeprecationWarning, stacklevel=stacklevel
+    )

@@ -36,6 +36,8 @@ average decides where training goes; 1e-5 keeps locked, sealed and plain runs of
 LOWER_IS_BETTER = ("error", "loss", "mse", "nll")
 """Words in the names of metrics of which a lower value is better."""
 
+_OLD_METHODS = {"privately": "for_dp", "judged": "scoring_outputs", "keep": "local_arrays"}
+
 SITE = "infl_site"
 """Column of ``obs`` by which observations that were put together remember their site."""
 
@@ -118,7 +120,7 @@ class Task(Generic[Data, Net], metaclass=Spellings):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Take methods under the names that they had before."""
         super().__init_subclass__(**kwargs)
-        take_old_methods(cls, {"privately": "for_dp", "judged": "scoring_outputs", "keep": "local_arrays"})
+        take_old_methods(cls, _OLD_METHODS)
 
     def __post_init__(self) -> None:
         """Check the options, and keep them as plain Python."""
@@ -320,3 +322,6 @@ class Task(Generic[Data, Net], metaclass=Spellings):
         """Return a dataclass of the options that have the names of its fields: what reads data needs no task."""
         names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
         return kind(**{name: getattr(self, name) for name in names})
+
+
+take_old_methods(Task, _OLD_METHODS)

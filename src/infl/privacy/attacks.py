@@ -5,9 +5,11 @@ from typing import Any
 
 from infl._warn import warn
 
+_RENAMED = {"Evidence": "AuditContext"}
+
 
 def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
     warn("infl.privacy.attacks is infl.attacks now; the old name goes with the next version")
-    return getattr(importlib.import_module("infl.attacks"), name)
+    return getattr(importlib.import_module("infl.attacks"), _RENAMED.get(name, name))
