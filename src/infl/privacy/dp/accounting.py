@@ -36,15 +36,21 @@ def epsilon_of(steps: list[tuple[float, float, int]], delta: float, accountant: 
     7.6
     """
     require_opacus()
-    from opacus.accountants import create_accountant
-
     if not steps:
         return 0.0
     quick = rdp_epsilon(steps, delta)
     if accountant == "rdp" or quick > LOOSE:  # so little noise takes the tight accountant gigabytes
         return quick
+    return _tight_epsilon(tuple((float(s), float(q), int(n)) for s, q, n in steps), float(delta), accountant)
+
+
+@lru_cache(maxsize=256)
+def _tight_epsilon(steps: tuple[tuple[float, float, int], ...], delta: float, accountant: str) -> float:
+    """Return what Opacus' accountant says; an audit fits the same run many times, and each would take a second to count."""
+    from opacus.accountants import create_accountant
+
     account = create_accountant(accountant)
-    account.history = [(float(s), float(q), int(n)) for s, q, n in steps]
+    account.history = list(steps)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return float(account.get_epsilon(delta))
