@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
+from natsort import natsorted
 
 from infl._warn import warn
 from infl.data.columns import missing_values, obs_column, shortlist
@@ -35,18 +36,49 @@ def agree_on_classes(sites: Mapping[str, AnnData | MuData], target: str, renamed
             at.setdefault(label, []).append(site)
     warn_of_one_class({site: list(count.index) for site, count in counts.items()}, target)
 
-    for first, second in near_misses(at):
-        common, rare = sorted((first, second), key=lambda label: -len(at[label]))
-        warn(
-            f"labels {first!r} ({at[first][0]}) and {second!r} ({at[second][0]}) in {target!r} look like one class; if "
-            f"they are, spell them alike at all sites: infl.pp.harmonise(…, labels={{{rare!r}: {common!r}}})"
-        )
+    _warn_of_near_misses(at, target)
     lonely = [f"{label} ({at[label][0]})" for label in sorted(at) if len(at[label]) == 1]
     if lonely and len(sites) > 1:
         warn(
             f"one site alone has these classes of {target!r}: {shortlist(lonely)}; the other sites cannot validate them"
         )
     return tuple(sorted(at))
+
+
+def agree_on_levels(sites: Mapping[str, AnnData | MuData], column: str, role: str) -> tuple[str, ...]:
+    """Return the levels of a column of ``obs`` at all sites as text: in the order of categories that all share, else sorted.
+
+    Warns of levels of different sites that look like one.
+
+    Examples
+    --------
+    >>> import infl
+    >>> agree_on_levels(infl.datasets.khan_sites(3), "tumour_class", "groupby")
+    ('class_1', 'class_2', 'class_3', 'class_4')
+    """
+    at: dict[str, list[str]] = {}
+    orders = []
+    for site, adata in sites.items():
+        values = obs_column(adata, column, where=site, role=role)
+        check_labels(values, column, site, role=role)
+        for level in label_text(values).unique():
+            at.setdefault(level, []).append(site)
+        if isinstance(values.dtype, pd.CategoricalDtype):
+            orders.append([_text(category) for category in values.cat.categories])
+    _warn_of_near_misses(at, column)
+    longest = max(orders, key=len, default=[])
+    if len(orders) == len(sites) and all(_in_order(order, longest) for order in orders):
+        return tuple(level for level in longest if level in at)
+    return tuple(natsorted(at))
+
+
+def _warn_of_near_misses(sites_of: Mapping[str, list[str]], column: str) -> None:
+    for first, second in near_misses(sites_of):
+        common, rare = sorted((first, second), key=lambda label: -len(sites_of[label]))
+        warn(
+            f"labels {first!r} ({sites_of[first][0]}) and {second!r} ({sites_of[second][0]}) in {column!r} look like one class; if "
+            f"they are, spell them alike at all sites: infl.pp.harmonise(…, labels={{{rare!r}: {common!r}}})"
+        )
 
 
 def warn_of_one_class(labels: Mapping[str, Sequence[str]], target: str) -> None:

@@ -45,6 +45,24 @@ def units_of(adata: AnnData, layer: str | None = None) -> str | None:
     return "logarithms" if values.max() <= _LARGEST_LOG else "normalised counts"
 
 
+def log_base(objects: Mapping[str, AnnData]) -> float | None:
+    """Return the base of the sites' logarithms by ``uns["log1p"]``, None for e.
+
+    Raises
+    ------
+    infl.errors.DataError
+        Two sites have different ones.
+    """
+    bases = {site: adata.uns.get("log1p", {}).get("base") for site, adata in objects.items()}
+    first = next(iter(bases))
+    for site, base in bases.items():
+        if base != bases[first]:
+            raise DataError(
+                f"uns['log1p']['base'] is {bases[first]} at {first} and {base} at {site}: take logarithms to one base"
+            )
+    return bases[first]
+
+
 def has_negative(adata: AnnData, layer: str | None = None) -> bool:
     """Return whether one of a million values at most is negative, as none of a count is."""
     return bool((_some_values(adata, layer) < 0).any())

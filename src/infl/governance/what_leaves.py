@@ -38,6 +38,7 @@ from infl.tl._cluster_sums import (
     sizes,
     squares,
 )
+from infl.tl._group_sums import group_sums
 
 INTRODUCTION = """# What leaves the house
 
@@ -98,7 +99,7 @@ OF_PREPROCESSING = """## Sums of preprocessing
 Each function of `infl.pp` that looks at values over sites is a list of sums, too. With a key and three sites or more they are sealed.
 """
 
-OF_TOOLS = """## Sums of clusters, and of a lock's strength
+OF_TOOLS = """## Sums of clusters, markers, and a lock's strength
 
 `infl.tl.cluster` asks as often as it takes to converge. With `method="leiden"` it sends, besides, mean, radius and number of each
 community of a site that has five observations or more, unsealed.
@@ -197,6 +198,7 @@ def _of_tools() -> list[str]:
         {
             "`cluster`": [halves(), cluster_moments(1), numbers(1), coordinates(1, 1), distances(), sizes(1)],
             '`cluster(method="gmm")`': [likelihood(), squares(1, 1)],
+            "`rank_genes_groups`": group_sums(1, 1, nonzero=True),
             "`calibrate_lock`, `lock_curve`": [replace(judged, name="strength …")],
         }
     )

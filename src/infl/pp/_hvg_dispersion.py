@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from infl.data.units import log_base
 from infl.errors import DataError
 from infl.pp._hvg_batches import Batches, moments_of_batch
 from infl.pp._matrix import SiteMatrix
@@ -105,14 +106,8 @@ def dispersions_of_batches(n_vars: int) -> FederatedSum:
 
 def _expm1(at: Mapping[str, SiteMatrix]) -> Transform:
     """From logarithms back to what they are of."""
-    bases = {site: matrix.adata.uns.get("log1p", {}).get("base") for site, matrix in at.items()}
-    first = next(iter(bases))
-    for site, base in bases.items():
-        if base != bases[first]:
-            raise DataError(
-                f"uns['log1p']['base'] is {bases[first]} at {first} and {base} at {site}: take logarithms to one base"
-            )
-    factor = None if bases[first] is None else float(np.log(bases[first]))
+    base = log_base({site: matrix.adata for site, matrix in at.items()})
+    factor = None if base is None else float(np.log(base))
     for site, matrix in at.items():
         largest = max((block.max() for _, block in matrix.blocks() if 0 not in block.shape), default=0)
         if largest * (factor or 1) > _LARGEST_LOG:

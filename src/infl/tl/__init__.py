@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_compare": ["compare"],
         "_denoise": ["denoise"],
         "_fit": ["fit_federated"],
+        "_markers": ["rank_genes_groups"],
         "_perturb": ["predict_perturbations"],
         "_personalise": ["Personalised", "personalise"],
         "_predict": ["embed", "predict"],
