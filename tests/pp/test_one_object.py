@@ -29,6 +29,7 @@ def made(storage: Callable[[np.ndarray], Any] = np.asarray, twice: bool = False)
     obs = pd.DataFrame({"hospital": pd.Categorical(hospital), "type": rng.choice(["x", "y"], 60)}, index=names)
     adata = AnnData(storage(counts), obs=obs, var=pd.DataFrame(index=[f"gene_{i}" for i in range(20)]))
     adata.layers["raw"] = adata.X.copy()
+    adata.layers["log"] = storage(np.log1p(counts))
     adata.obsm["X_infl"] = rng.normal(size=(60, 3))
     return adata
 
@@ -48,6 +49,8 @@ CALLS: dict[str, Callable[..., Any]] = {
     "qc_summary": lambda s, **k: infl.pp.qc_summary(s, inplace=True, **k),
     "harmonise": lambda s, **k: infl.pp.harmonise(s, target="type", labels={"x": "z"}, aliases={"gene_1": "G1"}, **k),
     "cluster": lambda s, **k: infl.tl.cluster(s, 3, n_init=1, **k),
+    "rank_genes_groups": lambda s, **k: infl.tl.rank_genes_groups(s, "type", layer="log", pts=True, **k),
+    "de": lambda s, **k: infl.tl.de(s, "~ type", layer="log", **k),
 }  # fmt: skip
 
 

@@ -253,7 +253,7 @@ def _levels(
             next(site for site, is_number in numbers.items() if is_number is kind) for kind in (True, False)
         )
         raise DataError(f"design {name!r} has numbers at {number} and words at {word}: use one of them, or C({name})")
-    known = agree_on_levels(sites, name, "design")
+    known = agree_on_levels(sites, name, "design", numbers=groups)
     if len(known) < 2 and name != SITE:
         raise DataError(f"design {name!r} has one level only, {known[0]!r}, at all sites together: leave it out")
     return known

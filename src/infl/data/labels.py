@@ -45,8 +45,12 @@ def agree_on_classes(sites: Mapping[str, AnnData | MuData], target: str, renamed
     return tuple(sorted(at))
 
 
-def agree_on_levels(sites: Mapping[str, AnnData | MuData], column: str, role: str) -> tuple[str, ...]:
+def agree_on_levels(
+    sites: Mapping[str, AnnData | MuData], column: str, role: str, *, numbers: bool = False
+) -> tuple[str, ...]:
     """Return the levels of a column of ``obs`` at all sites as text: in the order of categories that all share, else sorted.
+
+    With `numbers`, any numbers are levels.
 
     Warns of levels of different sites that look like one.
 
@@ -60,7 +64,8 @@ def agree_on_levels(sites: Mapping[str, AnnData | MuData], column: str, role: st
     orders = []
     for site, adata in sites.items():
         values = obs_column(adata, column, where=site, role=role)
-        check_labels(values, column, site, role=role)
+        if not numbers:
+            check_labels(values, column, site, role=role)
         for level in label_text(values).unique():
             at.setdefault(level, []).append(site)
         if isinstance(values.dtype, pd.CategoricalDtype):

@@ -39,6 +39,7 @@ from infl.tl._cluster_sums import (
     squares,
 )
 from infl.tl._group_sums import group_sums
+from infl.tl._linear_sums import design_sum, linear_sums
 
 INTRODUCTION = """# What leaves the house
 
@@ -99,7 +100,7 @@ OF_PREPROCESSING = """## Sums of preprocessing
 Each function of `infl.pp` that looks at values over sites is a list of sums, too. With a key and three sites or more they are sealed.
 """
 
-OF_TOOLS = """## Sums of clusters, markers, and a lock's strength
+OF_TOOLS = """## Sums of clusters, markers, differential expression, and a lock's strength
 
 `infl.tl.cluster` asks as often as it takes to converge. With `method="leiden"` it sends, besides, mean, radius and number of each
 community of a site that has five observations or more, unsealed.
@@ -199,6 +200,7 @@ def _of_tools() -> list[str]:
             "`cluster`": [halves(), cluster_moments(1), numbers(1), coordinates(1, 1), distances(), sizes(1)],
             '`cluster(method="gmm")`': [likelihood(), squares(1, 1)],
             "`rank_genes_groups`": group_sums(1, 1, nonzero=True),
+            "`de`": [design_sum(1), *linear_sums(1, 1)],
             "`calibrate_lock`, `lock_curve`": [replace(judged, name="strength …")],
         }
     )

@@ -59,7 +59,7 @@ class SiteMatrix:
 
 
 def matrices(
-    sites: Mapping[str, AnnData], layer: str | None, key: Keyring | None, *, rewrite: bool = False
+    sites: Mapping[str, AnnData], layer: str | None, key: Keyring | None, *, rewrite: bool = False, masked: bool = False
 ) -> dict[str, SiteMatrix]:
     """Check all sites and return their matrices; alters nothing.
 
@@ -73,6 +73,8 @@ def matrices(
         Key ring or None.
     rewrite
         The matrix is to be replaced, which needs it in memory.
+    masked
+        NaN stands for a value that is missing.
 
     Raises
     ------
@@ -96,7 +98,7 @@ def matrices(
                 f"features of {site} ({adata.n_vars}) are not those of {next(iter(sites))} ({len(names)}), in that order: "
                 "call infl.pp.harmonise(sites) first"
             )
-        check_values(adata, layer, site, names)
+        check_values(adata, layer, site, names, masked=masked)
     return {site: SiteMatrix(site, adata, layer, presence(adata.var)) for site, adata in sites.items()}
 
 

@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_calibrate": ["calibrate_lock", "lock_curve"],
         "_cluster": ["cluster"],
         "_compare": ["compare"],
+        "_de": ["de"],
         "_denoise": ["denoise"],
         "_fit": ["fit_federated"],
         "_markers": ["rank_genes_groups"],

@@ -1,0 +1,211 @@
+"""Differential expression over all sites: linear models of each feature with moderated variances, as limma has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from infl._parameters import LAYER, Choice, Flag, Text
+from infl.data.copy import own
+from infl.data.design import SITE, Contrast, Design, agree_on_design, aliased, read_formula, with_site
+from infl.data.sites import over_sites
+from infl.data.units import check_units
+from infl.errors import DataError
+from infl.pp._matrix import kinds, matrices
+from infl.sums import State, run_sums
+from infl.tl._linear_sums import Designed, LinearFit, design_sum, linear_fit, linear_sums
+from infl.tl._markers import adjusted
+from infl.tl._moderation import moderate
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from infl.keys import Keyring
+
+COUNTS = ("raw counts", "normalised counts")
+
+
+@over_sites(
+    design=Text(says="a formula, e.g. '~ condition + age'"),
+    method=Choice(("limma",)),
+    trend=Flag(),
+    site_effects=Flag(),
+    layer=LAYER,
+)
+def de(
+    sites: Mapping[str, AnnData] | AnnData,
+    design: str,
+    *,
+    contrast: Contrast | None = None,
+    method: Literal["limma"] = "limma",
+    trend: bool = False,
+    site_effects: bool = True,
+    layer: str | None = None,
+    key_added: str = "infl_de",
+    inplace: bool = True,
+    site_key: str | None = None,
+    key: Keyring | None = None,
+) -> pd.DataFrame:
+    """Which features differ, over all sites: a linear model of each feature, with variances moderated as in R's limma.
+
+    Rows are samples: patients, or their pseudobulk (:func:`infl.pp.pseudobulk`). Sites send products of the columns of the
+    design with each other and with the values of each feature, and once more with what the model leaves of them; all sites compute
+    the same table from the totals, the one that the pooled samples give.
+
+    Parameters
+    ----------
+    sites
+        AnnData by site name, harmonised, with logarithms. NaN is a missing value; a feature that a site did not measure
+        (``var["infl_present"]``) is missing there.
+    design
+        Formula of columns of ``obs``: ``"~ condition + age"``. ``site`` is each sample's site, where ``obs`` has no such column.
+        Words are groups, with the first level for baseline; ``C(batch)`` makes groups of numbers.
+    contrast
+        What is tested: ``("condition", "case", "control")``, the name of a coefficient, or weights by coefficient. None: the first
+        term of the formula, if that has one coefficient.
+    method
+        ``"limma"``.
+    trend
+        The prior variance follows the mean of a feature (limma-trend).
+    site_effects
+        Add ``+ site`` to a formula that has no such term. Sites differ in machines and patients; without it, these
+        differences count as those of the condition.
+    layer
+        Layer to use instead of ``X``.
+    key_added
+        Name of the field in ``uns``.
+    inplace
+        Write ``uns["infl_de"]`` at every site: ``table``, and ``params`` with the formula and the coefficients.
+    site_key
+        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
+    key
+        Key ring: with it, and three sites or more, what leaves a site is sealed.
+
+    Returns
+    -------
+    One row per feature, smallest p-value first: ``variable``, ``log_fc``, ``se``, ``t_value``, ``df``, ``p_value``, ``adj_p_value``
+    (Benjamini-Hochberg), ``mean`` and ``n_obs``. NaN where a feature's values do not determine the contrast.
+
+    Raises
+    ------
+    infl.errors.DataError
+        The design is not of full rank over all sites, or has more terms than there are samples; a column is missing; values are
+        counts.
+    infl.errors.SettingsError
+        The formula or the contrast names what is not there.
+
+    References
+    ----------
+    Smyth (2004), Statistical Applications in Genetics and Molecular Biology 3:3. Ritchie et al. (2015), limma powers
+    differential expression analyses. Nucleic Acids Research 43:e47.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> table = infl.tl.de(sites, "~ tumour_class", contrast=("tumour_class", "class_2", "class_1"))
+    >>> table["variable"][:2].tolist()
+    ['clone_1388', 'clone_0']
+    """
+    at = matrices(sites, layer, key, masked=True)
+    units = kinds(at)
+    check_units(units)
+    _check_kind(units, layer)
+    formula = with_site(design) if site_effects and len(sites) > 1 else read_formula(design)[0]
+    model, rows = agree_on_design(sites, formula)
+    weights = model.contrast(contrast)
+    p, names = len(model.names), next(iter(at.values())).adata.var_names
+    designed = {site: Designed(matrix, rows[site]) for site, matrix in at.items()}
+    state = run_sums([design_sum(p)], designed, key, about="de")
+    check_design(model, state)
+    state = run_sums(linear_sums(p, len(names)), designed, key, state=state, about="de")
+    table, df_prior = limma_table(linear_fit(state), weights, names, state["n"], trend=trend)
+    used = {name: float(w) for name, w in zip(model.names, weights, strict=True) if w}
+    params: dict[str, Any] = {
+        "design": formula,
+        "contrast": used,
+        "method": method,
+        "trend": trend,
+        "layer": layer or "",
+    }
+    params |= {"coefficients": list(model.names), "n_obs": state["n_obs"], "df_prior": df_prior}
+    if inplace:
+        for adata in sites.values():
+            own(adata).uns[key_added] = {"params": dict(params), "table": table.copy()}
+    return table
+
+
+def _check_kind(units: Mapping[str, str | None], layer: str | None) -> None:
+    """Refuse counts, whose variance is no constant."""
+    counts = [site for site, kind in units.items() if kind in COUNTS]
+    if counts:
+        raise DataError(
+            f"{layer or 'X'} of {counts[0]} has {units[counts[0]]}, and the model is for logarithms: call infl.pp.normalize_total and "
+            "infl.pp.log1p first, or give the layer with logarithms"
+        )
+
+
+def check_design(model: Design, state: State) -> None:
+    """Refuse designs that do not determine their coefficients over all sites."""
+    names, n_obs = model.names, state["n_obs"]
+    if n_obs <= len(names):
+        raise DataError(
+            f"design {model.formula!r} has {len(names)} coefficients and all sites together have {n_obs} samples: leave terms out, or "
+            "add samples"
+        )
+    extra = aliased(state["products"])
+    if not extra:
+        return
+    at_sites = [
+        term
+        for term, varies in zip(model.terms, state["varies"], strict=True)
+        if varies < 0.5 and term not in ("1", SITE)
+    ]
+    if SITE in model.terms and at_sites:
+        term = at_sites[0]
+        raise DataError(
+            f"{term!r} is constant at every site, so it cannot be told from 'site'. design={without_site(model)!r} with "
+            f"site_effects=False can be fitted, and differences between sites then count as those of {term!r}"
+        )
+    j = extra[0]
+    raise DataError(
+        f"design {model.formula!r} is not of full rank over all sites: {names[j]!r} is made up of "
+        f"{', '.join(repr(names[i]) for i in made_of(state['products'], j))}; leave one of these terms out"
+    )
+
+
+def without_site(model: Design) -> str:
+    """Return a formula of the terms that have nothing to do with sites."""
+    terms = dict.fromkeys(term for term in model.terms if term != "1" and SITE not in term.split(":"))
+    return f"~ {' + '.join(terms)}" + ("" if "1" in model.terms else " - 1")
+
+
+def made_of(products: np.ndarray, j: int) -> list[int]:
+    """Return the columns before column j that make it up, from the products of all pairs."""
+    weights = np.linalg.lstsq(products[:j, :j], products[:j, j], rcond=1e-10)[0]
+    size = np.sqrt(np.diag(products)[:j] / products[j, j])
+    return [int(i) for i in np.flatnonzero(np.abs(weights) * size > 1e-6)]
+
+
+def limma_table(
+    fit: LinearFit, contrast: np.ndarray, names: pd.Index, n: np.ndarray, *, trend: bool
+) -> tuple[pd.DataFrame, float]:
+    """Return the table of moderated t-tests, and the prior's degrees of freedom."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        var = np.where(fit.df > 0, fit.squares / fit.df, np.nan)
+    found = moderate(var, fit.df, fit.mean if trend else None)
+    effect, unscaled = fit.estimate(contrast)
+    df = np.minimum(fit.df + found.df_prior, fit.df[fit.df > 0].sum())
+    se = np.sqrt(unscaled * found.var)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = effect / se
+    p_value = 2 * stats.t.sf(np.abs(t), df)
+    table = pd.DataFrame(
+        {"variable": names.to_numpy(), "log_fc": effect, "se": se, "t_value": t, "df": df, "p_value": p_value}
+        | {"adj_p_value": adjusted(p_value, "benjamini-hochberg"), "mean": fit.mean, "n_obs": n.astype(int)}
+    )
+    return table.sort_values("p_value", kind="stable", ignore_index=True), float(found.df_prior)
