@@ -101,6 +101,39 @@ def test_a_feature_that_a_site_did_not_measure_is_missing_there() -> None:
     assert found.loc["p7", "n_obs"] == 13
 
 
+def test_no_site_tells_its_own_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a level for each site, what a site adds to the equations stays the same when all its values shift."""
+    shares: list[dict[str, np.ndarray]] = []
+    added = infl.sums.over_sites._added
+
+    def seen(parts: Any, *args: Any) -> Any:
+        parts = list(parts)
+        shares.append(dict(parts)["b"])
+        return added(iter(parts), *args)
+
+    monkeypatch.setattr("infl.sums.over_sites._added", seen)
+    for step in (0, 10):
+        sites = split(cohort("holes"), LIMMA["site"])
+        sites["b"].X = sites["b"].X + step
+        infl.tl.de(sites, "~ condition + age")
+    before, after = shares[:3], shares[3:]
+    for one, other in zip(before, after, strict=True):
+        for name in set(one) - {"sum"}:
+            np.testing.assert_allclose(one[name], other[name], rtol=1e-7, atol=1e-8, err_msg=name)
+
+
+def test_a_column_that_is_constant_where_a_feature_was_measured() -> None:
+    pooled = cohort()
+    x = pooled.X.copy()
+    x[np.flatnonzero(LIMMA["site"] == np.array("a"))[3:], 2] = np.nan
+    pooled.X = x
+    pooled.obs["age"] = np.where(np.arange(24) < 3, 71.3, pooled.obs["age"])
+    sites = split(pooled, pooled.obs["site"])
+    within = by_feature(infl.tl.de(sites, "~ age + condition"))
+    levels = by_feature(infl.tl.de(split(pooled, np.arange(24) % 2), "~ age + condition + site"))
+    np.testing.assert_allclose(within["t_value"], levels["t_value"], rtol=1e-8)
+
+
 def test_sites_are_in_the_model_unless_that_is_switched_off() -> None:
     pooled = cohort()
     sites = split(pooled, pooled.obs["site"])
@@ -157,8 +190,14 @@ def test_designs_that_do_not_determine_their_terms() -> None:
     pooled.obs["months"] = pooled.obs["age"] * 12
     pooled.obs["group"] = np.where(pooled.obs["condition"] == "case", "x", "y")
     sites = split(pooled, pooled.obs["site"])
-    refused(DataError, "'months' is made up of 'age'; leave one", sites, "~ condition + age + months")
-    refused(DataError, r"'group\[T.y\]' is made up of 'Intercept', 'condition\[T.case\]'", sites, "~ condition + group")
+    refused(DataError, "'months' is made up of 'age' within sites; leave one", sites, "~ condition + age + months")
+    refused(
+        DataError,
+        r"'group\[T.y\]' is made up of 'Intercept', 'condition\[T.case\]'; leave",
+        sites,
+        "~ condition + group",
+        site_effects=False,
+    )
     here = split(pooled, pooled.obs["condition"])
     for adata in here.values():
         del adata.obs["site"]

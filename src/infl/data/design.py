@@ -66,6 +66,11 @@ class Design:
         of = {column: str(term) for term, columns in self._spec.term_indices.items() for column in columns}
         return [of[column] for column in range(len(self.names))]
 
+    @property
+    def within(self) -> list[int]:
+        """Coefficients beside the intercept and the levels of sites."""
+        return [j for j, term in enumerate(self.terms) if term not in ("1", SITE)]
+
     def matrix(self, columns: Mapping[str, pd.Series]) -> np.ndarray:
         """Return the rows of observations, (n, coefficients), from their columns of ``obs``."""
         frame = {}
@@ -167,6 +172,14 @@ def agree_on_design(sites: Mapping[str, AnnData], formula: str) -> tuple[Design,
         levels[name] = _levels(sites, {site: columns[site][name] for site in sites}, name, groups)
     design = Design(formula, levels)
     return design, {site: design.matrix(columns[site]) for site in sites}
+
+
+def own_levels(design: Design, rows: Mapping[str, np.ndarray]) -> bool:
+    """Return whether the design has one level for each site, so that a site's own means are what its level takes off."""
+    if SITE not in design.terms or len(design.levels[SITE] or ()) != len(rows):
+        return False
+    columns = [j for j, term in enumerate(design.terms) if term == SITE]
+    return all((np.ptp(of_site[:, columns], axis=0) == 0).all() for of_site in rows.values())
 
 
 def read_formula(formula: str) -> tuple[str, dict[str, bool]]:

@@ -11,7 +11,7 @@ from scipy import stats
 
 from infl._parameters import LAYER, Choice, Flag, Text
 from infl.data.copy import own
-from infl.data.design import SITE, Contrast, Design, agree_on_design, aliased, read_formula, with_site
+from infl.data.design import SITE, Contrast, Design, agree_on_design, aliased, own_levels, read_formula, with_site
 from infl.data.sites import over_sites
 from infl.data.units import check_units
 from infl.errors import DataError
@@ -54,7 +54,8 @@ def de(
 
     Rows are samples: patients, or their pseudobulk (:func:`infl.pp.pseudobulk`). Sites send products of the columns of the
     design with each other and with the values of each feature, and once more with what the model leaves of them; all sites compute
-    the same table from the totals, the one that the pooled samples give.
+    the same table from the totals, the one that the pooled samples give. With a level for each site, every site takes its own means
+    off first, so the sums do not tell them.
 
     Parameters
     ----------
@@ -118,12 +119,15 @@ def de(
     formula = with_site(design) if site_effects and len(sites) > 1 else read_formula(design)[0]
     model, rows = agree_on_design(sites, formula)
     weights = model.contrast(contrast)
-    p, names = len(model.names), next(iter(at.values())).adata.var_names
-    designed = {site: Designed(matrix, rows[site]) for site, matrix in at.items()}
-    state = run_sums([design_sum(p)], designed, key, about="de")
-    check_design(model, state)
-    state = run_sums(linear_sums(p, len(names)), designed, key, state=state, about="de")
-    table, df_prior = limma_table(linear_fit(state), weights, names, state["n"], trend=trend)
+    names = next(iter(at.values())).adata.var_names
+    fitted = np.array(model.within)
+    within = own_levels(model, rows) and not np.delete(weights, fitted).any()
+    fitted = fitted if within else np.arange(len(model.names))
+    designed = {site: Designed(matrix, rows[site][:, fitted], within) for site, matrix in at.items()}
+    state = run_sums([design_sum(len(fitted))], designed, key, about="de")
+    check_design(model, fitted, state)
+    state = run_sums(linear_sums(len(fitted), len(names)), designed, key, state=state, about="de")
+    table, df_prior = limma_table(linear_fit(state), weights[fitted], names, state["n"], trend=trend)
     used = {name: float(w) for name, w in zip(model.names, weights, strict=True) if w}
     params: dict[str, Any] = {
         "design": formula,
@@ -149,32 +153,30 @@ def _check_kind(units: Mapping[str, str | None], layer: str | None) -> None:
         )
 
 
-def check_design(model: Design, state: State) -> None:
-    """Refuse designs that do not determine their coefficients over all sites."""
-    names, n_obs = model.names, state["n_obs"]
-    if n_obs <= len(names):
+def check_design(model: Design, fitted: np.ndarray, state: State) -> None:
+    """Refuse designs that do not determine their coefficients over all sites; `fitted` are those that sums are about."""
+    names, terms = [model.names[j] for j in fitted], [model.terms[j] for j in fitted]
+    if state["n_obs"] <= len(model.names):
         raise DataError(
-            f"design {model.formula!r} has {len(names)} coefficients and all sites together have {n_obs} samples: leave terms out, or "
-            "add samples"
+            f"design {model.formula!r} has {len(model.names)} coefficients and all sites together have {state['n_obs']} samples: "
+            "leave terms out, or add samples"
         )
     extra = aliased(state["products"])
     if not extra:
         return
-    at_sites = [
-        term
-        for term, varies in zip(model.terms, state["varies"], strict=True)
-        if varies < 0.5 and term not in ("1", SITE)
+    same = [
+        term for term, n_sites in zip(terms, state["varies"], strict=True) if n_sites < 0.5 and term not in ("1", SITE)
     ]
-    if SITE in model.terms and at_sites:
-        term = at_sites[0]
+    if SITE in model.terms and same:
         raise DataError(
-            f"{term!r} is constant at every site, so it cannot be told from 'site'. design={without_site(model)!r} with "
-            f"site_effects=False can be fitted, and differences between sites then count as those of {term!r}"
+            f"{same[0]!r} is constant at every site, so it cannot be told from 'site'. design={without_site(model)!r} with "
+            f"site_effects=False can be fitted, and differences between sites then count as those of {same[0]!r}"
         )
     j = extra[0]
     raise DataError(
         f"design {model.formula!r} is not of full rank over all sites: {names[j]!r} is made up of "
-        f"{', '.join(repr(names[i]) for i in made_of(state['products'], j))}; leave one of these terms out"
+        f"{', '.join(repr(names[i]) for i in made_of(state['products'], j))}{' within sites' * (len(fitted) < len(model.names))}; "
+        "leave one of these terms out"
     )
 
 

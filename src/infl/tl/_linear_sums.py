@@ -1,5 +1,8 @@
 """Linear models of each feature over all sites: normal equations, then what is left of the values after the fit.
 
+Where each site has a level of its own, every site takes its own means off the design and the values. The coefficients are those
+of a model with an effect of each site, and no site's own sums leave it.
+
 The second pass mends the first: products of residuals with the design say how far the coefficients are off (iterative
 refinement), and squares of residuals lose nothing to cancellation.
 """
@@ -8,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -22,6 +24,7 @@ DEEP_SCALE = Scale(-80, limbs=5)
 _DENSE = 1 << 22  # values that are made dense in one piece
 _ESTIMABLE = 1e-6  # share of a contrast's length that may lie outside what the design determines
 _SMALLEST = 1e-10  # eigenvalue of scaled normal equations that is none
+_CONSTANT = 1e-12  # share of a column's squares that its own mean leaves of it, up to which it is constant
 
 Values = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """From a block's values, (n, n_vars), and the positions of its rows, (n,), to what is modelled."""
@@ -31,10 +34,14 @@ Weights = Callable[[np.ndarray, np.ndarray, State], np.ndarray]
 
 @dataclass(frozen=True)
 class Designed:
-    """A site's matrix, its rows of the design, (n_obs, p), and what is modelled of its values if not they themselves."""
+    """A site's matrix, its rows of the design, (n_obs, p), and what is modelled of its values if not they themselves.
+
+    `within`: the site's own means are taken off.
+    """
 
     matrix: SiteMatrix
     design: np.ndarray
+    within: bool = False
     values: Values | None = None
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -55,8 +62,10 @@ def design_sum(p: int) -> FederatedSum:
 
     def local(site: Designed, state: State) -> Arrays:
         x = site.design
-        varies = (np.ptp(x, axis=0) > 0).astype(float) if len(x) else np.zeros(p)
-        return {"n": len(x), "products": x.T @ x, "varies": varies}
+        varies = np.ptp(x, axis=0) > 0
+        if site.within:
+            x = np.where(varies, x - x.mean(axis=0), 0)
+        return {"n": len(x), "products": x.T @ x, "varies": varies.astype(float)}
 
     return FederatedSum(
         name="design",
@@ -65,7 +74,10 @@ def design_sum(p: int) -> FederatedSum:
         combine=lambda total, state: {**state, "n_obs": int(np.rint(total["n"])), **total},
         says="number of observations, products of all pairs of columns of the design, and at how many sites each column varies",
         scale={"n": COUNT_SCALE, "products": DEEP_SCALE, "varies": COUNT_SCALE},
-        records=lambda site, state: {"n": len(site.design), "products": _both(site.design)},
+        records=lambda site, state: {
+            "n": len(site.design),
+            "products": _square(_pairs(_told(site)).sum(axis=0)[:, None], p)[0],
+        },
         sensitivity={"n": 1},
     )
 
@@ -75,78 +87,129 @@ def linear_sums(
 ) -> list[FederatedSum]:
     """Return the sums that a linear model of each feature follows from; :func:`linear_fit` reads the state."""
     pairs = p * (p + 1) // 2
+    weighted = "" if weights is None else ", weighted"
 
-    def equations(site: Designed, state: State) -> Arrays:
-        found = {
-            "n": np.zeros(n_vars),
-            "sum": np.zeros(n_vars),
-            "xx": np.zeros((pairs, n_vars)),
-            "xy": np.zeros((p, n_vars)),
-        }
-        for at, y, known in site.blocks():
-            x, w = site.design[at], known if weights is None else known * weights(y, at, state)
-            found["n"] += known.sum(axis=0)
-            found["sum"] += y.sum(axis=0)
-            found["xx"] += _pairs(x).T @ w.astype(float)
-            found["xy"] += x.T @ (w * y)
-        return found
-
-    def residuals(site: Designed, state: State) -> Arrays:
-        found = {"rr": np.zeros(n_vars), "xr": np.zeros((p, n_vars))}
-        for at, y, known in site.blocks():
-            x, w = site.design[at], known if weights is None else known * weights(y, at, state)
-            left = np.where(known, y - x @ state["beta"].T, 0)
-            found["rr"] += (w * left**2).sum(axis=0)
-            found["xr"] += x.T @ (w * left)
-        return found
-
-    def behind(site: Designed, state: State) -> dict[str, np.ndarray]:
-        n, xx, xy = np.zeros(n_vars), np.zeros((pairs, n_vars)), np.zeros((p, n_vars))
-        for at, _, known in site.blocks():
-            x = (site.design[at] != 0).astype(float)
-            n, xx, xy = n + known.sum(axis=0), xx + _pairs(x).T @ known, xy + x.T @ known
-        return {"n": n, "sum": n, "xx": xx, "xy": xy, "rr": n, "xr": xy}
+    def behind(*names: str) -> Callable[[Designed, State], dict[str, np.ndarray]]:
+        return lambda site, state: {name: found for name, found in _behind(site, p).items() if name in names}
 
     def solved(total: Arrays, state: State) -> State:
         inverse = inverses(total["xx"], p)
         beta = np.einsum("vij,jv->vi", inverse, total["xy"])
-        return {
-            **state,
-            "n": np.rint(total["n"]),
-            "sum": total["sum"],
-            "xx": total["xx"],
-            "inverse": inverse,
-            "beta": beta,
-        }
+        counted = {"n": np.rint(total["n"]), "levels": np.rint(total["levels"])}
+        return {**state, **counted, "sum": total["sum"], "xx": total["xx"], "inverse": inverse, "beta": beta}
 
     def refined(total: Arrays, state: State) -> State:
         step = np.einsum("vij,jv->vi", state["inverse"], total["xr"])
         left = np.maximum(total["rr"] - (step * total["xr"].T).sum(axis=1), 0)
         return {**state, "beta": state["beta"] + step, "squares": left}
 
-    weighted = "" if weights is None else ", weighted"
     return [
         FederatedSum(
             name=name,
-            shapes={"n": (n_vars,), "sum": (n_vars,), "xx": (pairs, n_vars), "xy": (p, n_vars)},
-            local=equations,
+            shapes={"n": (n_vars,), "levels": (n_vars,), "sum": (n_vars,), "xx": (pairs, n_vars), "xy": (p, n_vars)},
+            local=lambda site, state: _equations(Own.of(site, state, weights)),
             combine=solved,
-            says=f"for each feature: number and sum of its values, products of columns of the design with each other and with "
-            f"the values{weighted}",
-            scale={"n": COUNT_SCALE, "sum": DEEP_SCALE, "xx": DEEP_SCALE, "xy": DEEP_SCALE},
-            records=lambda site, state: {name: behind(site, state)[name] for name in ("n", "sum", "xx", "xy")},
-            sensitivity={"n": 1},
+            says="for each feature: number and sum of its values, at how many sites there are any, products of columns of the design "
+            f"with each other and with the values{weighted}",
+            scale={"n": COUNT_SCALE, "levels": COUNT_SCALE, "sum": DEEP_SCALE, "xx": DEEP_SCALE, "xy": DEEP_SCALE},
+            records=behind("n", "sum", "xx", "xy"),
+            sensitivity={"n": 1, "levels": 1},
         ),
         FederatedSum(
             name=f"residuals of {name}",
             shapes={"rr": (n_vars,), "xr": (p, n_vars)},
-            local=residuals,
+            local=lambda site, state: _residuals(site, state, weights, p),
             combine=refined,
             says=f"for each feature: squares of what the model leaves of its values, and its products with the design{weighted}",
             scale=DEEP_SCALE,
-            records=lambda site, state: {name: behind(site, state)[name] for name in ("rr", "xr")},
+            records=behind("rr", "xr"),
         ),
     ]
+
+
+@dataclass(frozen=True)
+class Own:
+    """Sums over a site's values, (…, n_vars) each: their number and sum; of weights, and of weighted values, design and products.
+
+    Without weights, all weights are 1.
+    """
+
+    site: Designed
+    n: np.ndarray
+    sum: np.ndarray
+    w: np.ndarray
+    y: np.ndarray
+    x: np.ndarray
+    xx: np.ndarray
+    xy: np.ndarray
+
+    @classmethod
+    def of(cls, site: Designed, state: State, weights: Weights | None) -> Own:
+        """Add them up."""
+        p, n_vars = site.design.shape[1], len(site.matrix.present)
+        n, total, w_, y_ = np.zeros((4, n_vars))
+        x_, xy, xx = np.zeros((p, n_vars)), np.zeros((p, n_vars)), np.zeros((p * (p + 1) // 2, n_vars))
+        for at, y, known in site.blocks():
+            x = site.design[at]
+            w = known.astype(float) if weights is None else known * weights(y, at, state)
+            n, total = n + known.sum(axis=0), total + y.sum(axis=0)
+            w_, y_, x_ = w_ + w.sum(axis=0), y_ + (w * y).sum(axis=0), x_ + x.T @ w
+            xx, xy = xx + _pairs(x).T @ w, xy + x.T @ (w * y)
+        return cls(site, n, total, w_, y_, x_, xx, xy)
+
+    def level(self, beta: np.ndarray) -> np.ndarray:
+        """The site's own level of each feature beside coefficients (n_vars, p): 0 where the design has it, (n_vars,)."""
+        if not self.site.within:
+            return np.zeros(len(self.n))
+        return (self.y - (self.x * beta.T).sum(axis=0)) / np.where(self.w > 0, self.w, 1)
+
+
+def _equations(own: Own) -> Arrays:
+    """Normal equations of a site, its own means taken off where they are levels of the model."""
+    found = {"n": own.n, "sum": own.sum, "levels": np.zeros(len(own.n)), "xx": own.xx, "xy": own.xy}
+    if own.site.within:
+        w = np.where(own.w > 0, own.w, 1)
+        i, j = np.tril_indices(len(own.x))
+        xx, xy = own.xx - own.x[i] * own.x[j] / w, own.xy - own.x * own.y / w
+        constant = xx[i == j] <= _CONSTANT * own.xx[i == j]  # but for rounding; (p, n_vars)
+        xx, xy = np.where(constant[i] | constant[j], 0, xx), np.where(constant, 0, xy)
+        found |= {"levels": (own.n > 0).astype(float), "xx": xx, "xy": xy}
+    return found
+
+
+def _residuals(site: Designed, state: State, weights: Weights | None, p: int) -> Arrays:
+    """Squares of residuals and their products with the design."""
+    found = {"rr": np.zeros(len(site.matrix.present)), "xr": np.zeros((p, len(site.matrix.present)))}
+    level = Own.of(site, state, weights).level(state["beta"])
+    for at, y, known in site.blocks():
+        x = site.design[at]
+        w = known.astype(float) if weights is None else known * weights(y, at, state)
+        left = np.where(known, y - level - x @ state["beta"].T, 0)
+        found["rr"] += (w * left**2).sum(axis=0)
+        found["xr"] += x.T @ (w * left)
+    return found
+
+
+def _behind(site: Designed, p: int) -> dict[str, np.ndarray]:
+    """Of how many records each number of the equations is."""
+    n_vars = len(site.matrix.present)
+    n, xx, xy = np.zeros(n_vars), np.zeros((p * (p + 1) // 2, n_vars)), np.zeros((p, n_vars))
+    for at, _, known in site.blocks():
+        told = _told(site)[at]
+        n, xx, xy = n + known.sum(axis=0), xx + _pairs(told).T @ known, xy + told.T @ known
+    return {"n": n, "sum": n, "xx": xx, "xy": xy, "rr": n, "xr": xy}
+
+
+def _told(site: Designed) -> np.ndarray:
+    """Which records a column of the design tells of, (n_obs, p): those with a value other than 0.
+
+    Within a site, members and others of a group tell of each other, so those count who are fewer.
+    """
+    told = (site.design != 0).astype(float)
+    if site.within:
+        more = np.isin(site.design, (0, 1)).all(axis=0) & (told.mean(axis=0) > 0.5)
+        told = np.where(more, 1 - told, told)
+    return told
 
 
 @dataclass(frozen=True)
@@ -189,7 +252,7 @@ def linear_fit(state: State) -> LinearFit:
     rank = np.rint(np.trace(determined, axis1=1, axis2=2))
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = state["sum"] / state["n"]
-    return LinearFit(state["beta"], inverse, determined, state["squares"], state["n"] - rank, mean)
+    return LinearFit(state["beta"], inverse, determined, state["squares"], state["n"] - rank - state["levels"], mean)
 
 
 def inverses(xx: np.ndarray, p: int) -> np.ndarray:
@@ -215,9 +278,3 @@ def _pairs(x: np.ndarray) -> np.ndarray:
     """Products of all pairs of columns, (n, pairs)."""
     i, j = np.tril_indices(x.shape[1])
     return x[:, i] * x[:, j]
-
-
-def _both(x: np.ndarray) -> np.ndarray:
-    """Of how many observations each product of two columns is, (p, p)."""
-    there: Any = (x != 0).astype(float)
-    return there.T @ there
