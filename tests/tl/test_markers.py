@@ -96,6 +96,66 @@ def test_any_split_gives_the_pooled_answer(
         assert_as_pooled(adata, pooled)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning:scanpy")
+@pytest.mark.parametrize("storage", ["sparse", "dense"])
+@pytest.mark.parametrize(
+    "options", [{}, {"tie_correct": True}, {"reference": "Dendritic", "tie_correct": True}], ids=str
+)
+def test_ranks_are_scanpys_within_the_bounds(blood: AnnData, storage: str, options: dict[str, Any]) -> None:
+    pooled = blood.copy()
+    if storage == "dense":
+        pooled.X = pooled.X.toarray() - 0.5  # negative values, and ties elsewhere than at 0
+        pooled.X[pooled.X == -0.5] = 0
+    sites = infl.pp.split_sites(pooled, 4, stratify="bulk_labels", alpha=0.5, seed=3)
+    sc.tl.rank_genes_groups(pooled, "bulk_labels", method="wilcoxon", use_raw=False, **options)
+    infl.tl.rank_genes_groups(sites, "bulk_labels", method="wilcoxon", key=Keyring.create(), **options)
+    found = sites["site_2"].uns["rank_genes_groups"]
+    for group in found["names"].dtype.names:
+        ours, theirs = table(sites["site_2"], group), table(pooled, group)
+        bounds = pd.Series(found["z_bounds"][group], index=found["names"][group])[theirs.index]
+        assert ((ours["scores"][theirs.index] - theirs["scores"]).abs() <= bounds + 1e-5).all()
+        assert bounds.median() < 0.05 and len({*ours.index[:100]} & {*theirs.index[:100]}) >= 99
+        np.testing.assert_allclose(ours["logfoldchanges"][theirs.index], theirs["logfoldchanges"], rtol=1e-6)
+
+
+def test_ranks_of_few_values_are_exact() -> None:
+    """Zeros and ones: what is in one bin is tied."""
+    rng = np.random.default_rng(0)
+    x = (rng.random((60, 5)) < 0.4).astype(float)
+    pooled = AnnData(x, obs=pd.DataFrame({"g": np.resize(["a", "b", "c"], 60)}, index=[f"c{i}" for i in range(60)]))
+    sites = split(pooled, np.arange(60) % 7 // 2)
+    sc.tl.rank_genes_groups(pooled, "g", method="wilcoxon", tie_correct=True, use_raw=False)
+    with pytest.warns(InflWarning, match="raw counts"):
+        infl.tl.rank_genes_groups(sites, "g", method="wilcoxon", tie_correct=True)
+    for group in "abc":
+        np.testing.assert_allclose(table(sites["s0"], group)["scores"][table(pooled, group).index], table(pooled, group)["scores"], atol=1e-5)  # fmt: skip
+
+
+@given(st.lists(st.integers(0, 4), min_size=40, max_size=40), st.booleans(), st.booleans())
+@settings(max_examples=15)
+def test_ranks_of_any_split_are_within_the_bounds(codes: list[int], stored: bool, tie_correct: bool) -> None:
+    rng = np.random.default_rng(sum(codes))
+    x = np.round(rng.gamma(1, 1, (40, 6)), 1) * (rng.random((40, 6)) < 0.7)
+    obs = pd.DataFrame({"g": np.resize(["a", "b"], 40)}, index=[f"c{i}" for i in range(40)])
+    pooled = AnnData(sparse.csr_matrix(x) if stored else x, obs=obs)
+    sites = split(pooled, np.array(codes))
+    sc.tl.rank_genes_groups(pooled, "g", method="wilcoxon", tie_correct=tie_correct, use_raw=False)
+    infl.tl.rank_genes_groups(sites, "g", method="wilcoxon", tie_correct=tie_correct, n_bins=16)
+    for adata in sites.values():
+        ours, theirs, found = table(adata, "a"), table(pooled, "a"), adata.uns["rank_genes_groups"]
+        bounds = pd.Series(found["z_bounds"]["a"], index=found["names"]["a"])[theirs.index]
+        assert ((ours["scores"][theirs.index] - theirs["scores"]).abs() <= bounds + 1e-5).all()
+
+
+def test_ranks_in_pieces_are_those_of_one_piece(blood: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+    sites = infl.pp.split_sites(blood, 2, seed=1)
+    infl.tl.rank_genes_groups(sites, "bulk_labels", method="wilcoxon", key_added="whole")
+    monkeypatch.setattr("infl.tl._rank_sums._AT_ONCE", 4 * 67 * 100)  # 100 features at a time
+    infl.tl.rank_genes_groups(sites, "bulk_labels", method="wilcoxon", key_added="pieces")
+    whole, pieces = sites["site_1"].uns["whole"], sites["site_1"].uns["pieces"]
+    assert all((whole[field] == pieces[field]).all() for field in ("names", "scores", "z_bounds"))
+
+
 def test_a_feature_that_a_site_did_not_measure_is_tested_at_the_others(blood: AnnData) -> None:
     sites = infl.pp.split_sites(blood, 3, stratify="bulk_labels", seed=1)
     gene = blood.var_names[4]

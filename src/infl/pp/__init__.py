@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_normalize": ["log1p", "normalize_total"],
         "_patches": ["cut_patches"],
         "_pca": ["pca"],
+        "_pseudobulk": ["pseudobulk"],
         "_qc": ["QCSummary", "qc_summary"],
         "_scale": ["scale"],
     },

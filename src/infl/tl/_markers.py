@@ -20,17 +20,18 @@ from infl.data.sites import over_sites
 from infl.data.units import log_base, warn_of_units
 from infl.errors import DataError, SettingsError
 from infl.pp._matrix import kinds, matrices
-from infl.sums import run_sums
+from infl.sums import State, run_sums
 from infl.tl._group_sums import Grouped, GroupMoments, group_moments, group_sums
+from infl.tl._rank_sums import rank_sums, rank_test
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from infl.keys import Keyring
 
-METHODS = ("t-test", "t-test_overestim_var")
+METHODS = ("t-test", "t-test_overestim_var", "wilcoxon")
 CORRECTIONS = ("benjamini-hochberg", "bonferroni")
-_TYPES = {"names": "O", "scores": "f4", "pvals": "f8", "pvals_adj": "f8", "logfoldchanges": "f4"}
+_TYPES = {"names": "O", "scores": "f4", "pvals": "f8", "pvals_adj": "f8", "logfoldchanges": "f4", "z_bounds": "f4"}
 
 
 @over_sites(
@@ -42,6 +43,8 @@ _TYPES = {"names": "O", "scores": "f4", "pvals": "f8", "pvals_adj": "f8", "logfo
     pts=Flag(),
     method=Choice(METHODS),
     corr_method=Choice(CORRECTIONS),
+    tie_correct=Flag(),
+    n_bins=Whole(8, 1024),
     layer=LAYER,
 )
 def rank_genes_groups(
@@ -53,8 +56,10 @@ def rank_genes_groups(
     n_genes: int | None = None,
     rankby_abs: bool = False,
     pts: bool = False,
-    method: Literal["t-test", "t-test_overestim_var"] = "t-test",
+    method: Literal["t-test", "t-test_overestim_var", "wilcoxon"] = "t-test",
     corr_method: Literal["benjamini-hochberg", "bonferroni"] = "benjamini-hochberg",
+    tie_correct: bool = False,
+    n_bins: int = 64,
     layer: str | None = None,
     key_added: str = "rank_genes_groups",
     site_key: str | None = None,
@@ -87,9 +92,14 @@ def rank_genes_groups(
     pts
         Report the share of observations with a value other than 0, which is one more sum.
     method
-        ``"t-test"`` (Welch's), or ``"t-test_overestim_var"``, which takes the group's size for that of the rest.
+        ``"t-test"`` (Welch's); ``"t-test_overestim_var"``, which takes the group's size for that of the rest; or ``"wilcoxon"``, by
+        numbers of values in bins.
     corr_method
         How p-values are corrected.
+    tie_correct
+        Correct the variance of rank sums for ties.
+    n_bins
+        Bins of each feature's values for ``"wilcoxon"``; zero has one of its own. Values in one bin count as tied.
     layer
         Layer to use instead of ``X``; ``raw`` is never used.
     key_added
@@ -103,7 +113,8 @@ def rank_genes_groups(
     -------
     None. At every site ``uns["rank_genes_groups"]`` is written, alike everywhere: ``params``, and records with one column per
     group, best feature first: ``names``, ``scores``, ``pvals``, ``pvals_adj``, ``logfoldchanges`` (log2; of exponentials of means of
-    logarithms, as scanpy has it); with `pts` the tables ``pts`` and ``pts_rest``. A feature that fewer than two
+    logarithms, as scanpy has it); with `pts` the tables ``pts`` and ``pts_rest``; with ``"wilcoxon"`` records ``z_bounds``,
+    how far a score may be from the one of all values in their order. A feature that fewer than two
     observations of either side have comes last, with NaN.
 
     Raises
@@ -140,11 +151,17 @@ def rank_genes_groups(
     names = next(iter(at.values())).adata.var_names
     codes = {site: class_numbers(m.adata.obs[groupby], levels, groupby, site) for site, m in at.items()}
     grouped = {site: Grouped(matrix, codes[site], len(levels)) for site, matrix in at.items()}
-    state = run_sums(group_sums(len(levels), len(names), nonzero=pts), grouped, key, about="markers")
+    shape, ranked = (len(levels), len(names)), method == "wilcoxon"
+    sums = group_sums(*shape, nonzero=pts or ranked) + (rank_sums(*shape, n_bins) if ranked else [])
+    state = run_sums(sums, grouped, key, about="markers")
     moments = group_moments(state)
     pairs = {name: _pair(moments, levels, name, reference) for name in chosen}
     check_sizes(pairs, reference)
-    tests = {name: welch(*pair, overestimate=method != "t-test") for name, pair in pairs.items()}
+    if ranked:
+        other = None if reference == "rest" else levels.index(reference)
+        tests = {name: wilcoxon(state, levels.index(name), other, tie_correct=tie_correct) for name in pairs}
+    else:
+        tests = {name: welch(*pair, overestimate=method != "t-test") for name, pair in pairs.items()}
     params = {"groupby": groupby, "reference": reference, "method": method, "use_raw": False, "layer": layer}
     result: dict[str, Any] = {"params": params | {"corr_method": corr_method}}
     if pts:
@@ -156,8 +173,8 @@ def rank_genes_groups(
 
 Pair = tuple[GroupMoments, GroupMoments]
 """Moments of a group, and of what it is compared to; (n_vars,) each."""
-Test = tuple[np.ndarray, np.ndarray]
-"""Scores and p-values, (n_vars,) each."""
+Test = dict[str, np.ndarray]
+"""``scores``, ``pvals`` and, if there are any, ``z_bounds``, (n_vars,) each."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +231,14 @@ def welch(group: GroupMoments, other: GroupMoments, *, overestimate: bool) -> Te
         t, p = stats.ttest_ind_from_stats(
             group.mean, np.sqrt(group.var), group.n, other.mean, np.sqrt(other.var), n_other, equal_var=False
         )
-    return np.where(known, np.where(np.isnan(t), 0, t), np.nan), np.where(known, np.where(np.isnan(p), 1, p), np.nan)
+    scores, pvals = np.where(np.isnan(t), 0, t), np.where(np.isnan(p), 1, p)
+    return {"scores": np.where(known, scores, np.nan), "pvals": np.where(known, pvals, np.nan)}
+
+
+def wilcoxon(state: State, group: int, other: int | None, *, tie_correct: bool) -> Test:
+    """Return scores and p-values of the rank-sum test after the sums for it, and how exact the scores are."""
+    found = rank_test(state["bins"], state["edges"], group, other, tie_correct=tie_correct)
+    return {"scores": found.scores, "pvals": found.pvals, "z_bounds": found.bounds}
 
 
 def fold_changes(group: GroupMoments, other: GroupMoments, base: float | None) -> np.ndarray:
@@ -253,17 +277,15 @@ def _records(
     ranking: Ranking,
 ) -> dict[str, np.recarray]:
     """Return scanpy's records, one column for each group."""
-    columns: dict[str, dict[str, Any]] = {field: {} for field in _TYPES}
-    for group, (scores, p) in tests.items():
-        order = ranking.order(scores)
-        columns["names"][group] = names.to_numpy(dtype=object)[order]
-        columns["scores"][group] = scores[order]
-        columns["pvals"][group] = p[order]
-        columns["pvals_adj"][group] = adjusted(p, corr_method)[order]
-        columns["logfoldchanges"][group] = fold_changes(*pairs[group], base)[order]
+    columns: dict[str, dict[str, Any]] = {}
+    for group, test in tests.items():
+        order = ranking.order(test["scores"])
+        corrected, changes = adjusted(test["pvals"], corr_method), fold_changes(*pairs[group], base)
+        found = test | {"names": names.to_numpy(dtype=object), "pvals_adj": corrected, "logfoldchanges": changes}
+        for field, values in found.items():
+            columns.setdefault(field, {})[group] = values[order]
     return {
-        field: pd.DataFrame(columns[field]).to_records(index=False, column_dtypes=dtype)
-        for field, dtype in _TYPES.items()
+        field: pd.DataFrame(of).to_records(index=False, column_dtypes=_TYPES[field]) for field, of in columns.items()
     }
 
 
