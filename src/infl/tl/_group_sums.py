@@ -32,6 +32,7 @@ class Grouped:
 
     def blocks(self) -> Iterator[tuple[np.ndarray, Any]]:
         """Groups of some observations, (n,), and their values, (n, n_vars)."""
+        block: Any
         for rows, block in self.matrix.blocks():
             codes = self.codes[rows]
             n_rows = len(codes)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -46,6 +47,7 @@ class Designed:
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Positions of some rows, (n,), their values, 0 where there is none, and where there is one, (n, n_vars) each."""
+        whole: Any
         for rows, whole in self.matrix.blocks():
             n_rows = max(1, _DENSE // max(1, whole.shape[1]))
             for start in range(0, whole.shape[0], n_rows):

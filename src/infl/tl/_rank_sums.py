@@ -105,7 +105,7 @@ def fine_edges(edges: np.ndarray, counts: np.ndarray, n_bins: int) -> np.ndarray
         reach = at[-1] - at[0]
         ends = np.concatenate([[at[0] - reach], at, [at[-1] + reach]])
         below = np.concatenate([[0], np.cumsum(n)])
-        found[v] = np.interp(shares * below[-1], below, ends) if below[-1] else np.linspace(*ends[[0, -1]], n_bins)
+        found[v] = np.interp(shares * below[-1], below, ends) if below[-1] else np.linspace(ends[0], ends[-1], n_bins)
     return _with_zero(found)
 
 
