@@ -40,7 +40,7 @@ def by_feature(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def assert_is_limma(table: pd.DataFrame, answer: dict[str, Any]) -> None:
-    want = {name: np.array(values, dtype=float) for name, values in answer.items() if name != "groups"}
+    want = {name: np.array(answer[name], dtype=float) for name in ("log_fc", "t", "p")}
     found = by_feature(table)
     np.testing.assert_allclose(found["log_fc"], want["log_fc"], rtol=1e-8)
     np.testing.assert_allclose(found["t_value"], want["t"], rtol=1e-8)
@@ -64,6 +64,21 @@ def test_as_limma_on_the_pooled_samples(values: str, trend: bool, answer: str, s
     np.testing.assert_allclose(found["df"], np.array(LIMMA[answer]["df_total"], float), rtol=1e-10)
     pd.testing.assert_frame_equal(sites["b"].uns["infl_de"]["table"], table)
     assert sites["b"].uns["infl_de"]["params"]["contrast"] == {"condition[T.case]": 1.0}
+
+
+@pytest.mark.parametrize("by", ["site", "row"])
+def test_counts_are_weighted_as_limmas_voom_does(by: str) -> None:
+    pooled = cohort("counts")
+    sites = split(pooled, pooled.obs["site"] if by == "site" else np.arange(24) % 4)
+    assert_is_limma(infl.tl.de(sites, DESIGN, method="voom", key=Keyring.create()), LIMMA["voom"])
+    sites = {site: adata.copy() for site, adata in sites.items()}
+    for adata in sites.values():
+        del adata.uns["infl_de"]
+    first = next(iter(sites))
+    sites[first].var["infl_present"] = np.arange(40) > 0
+    refused(DataError, f"{first} did not measure 'p0'", sites, method="voom")
+    infl.pp.log1p(sites)
+    refused(DataError, "and 'voom' is for raw counts", sites, method="voom")
 
 
 def test_contrasts_between_groups_are_limmas() -> None:

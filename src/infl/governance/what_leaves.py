@@ -41,6 +41,7 @@ from infl.tl._cluster_sums import (
 from infl.tl._group_sums import group_sums
 from infl.tl._linear_sums import design_sum, linear_sums
 from infl.tl._rank_sums import rank_sums
+from infl.tl._voom import voom_sums
 
 INTRODUCTION = """# What leaves the house
 
@@ -203,6 +204,7 @@ def _of_tools() -> list[str]:
             "`rank_genes_groups`": group_sums(1, 1, nonzero=True),
             '`rank_genes_groups(method="wilcoxon")`': rank_sums(1, 1, 64),
             "`de`": [design_sum(1), *linear_sums(1, 1)],
+            '`de(method="voom")`': [design_sum(1), *voom_sums(1, 1)],
             "`calibrate_lock`, `lock_curve`": [replace(judged, name="strength …")],
         }
     )

@@ -15,11 +15,12 @@ from infl.data.design import SITE, Contrast, Design, agree_on_design, aliased, o
 from infl.data.sites import over_sites
 from infl.data.units import check_units
 from infl.errors import DataError
-from infl.pp._matrix import kinds, matrices
+from infl.pp._matrix import SiteMatrix, kinds, matrices
 from infl.sums import State, run_sums
 from infl.tl._linear_sums import Designed, LinearFit, design_sum, linear_fit, linear_sums
 from infl.tl._markers import adjusted
 from infl.tl._moderation import moderate
+from infl.tl._voom import counted, voom_sums
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -31,7 +32,7 @@ COUNTS = ("raw counts", "normalised counts")
 
 @over_sites(
     design=Text(says="a formula, e.g. '~ condition + age'"),
-    method=Choice(("limma",)),
+    method=Choice(("limma", "voom")),
     trend=Flag(),
     site_effects=Flag(),
     layer=LAYER,
@@ -41,7 +42,7 @@ def de(
     design: str,
     *,
     contrast: Contrast | None = None,
-    method: Literal["limma"] = "limma",
+    method: Literal["limma", "voom"] = "limma",
     trend: bool = False,
     site_effects: bool = True,
     layer: str | None = None,
@@ -60,7 +61,7 @@ def de(
     Parameters
     ----------
     sites
-        AnnData by site name, harmonised, with logarithms. NaN is a missing value; a feature that a site did not measure
+        AnnData by site name, harmonised, with logarithms, or with counts for ``"voom"``. NaN is a missing value; a feature that a site did not measure
         (``var["infl_present"]``) is missing there.
     design
         Formula of columns of ``obs``: ``"~ condition + age"``. ``site`` is each sample's site, where ``obs`` has no such column.
@@ -69,7 +70,8 @@ def de(
         What is tested: ``("condition", "case", "control")``, the name of a coefficient, or weights by coefficient. None: the first
         term of the formula, if that has one coefficient.
     method
-        ``"limma"``.
+        ``"limma"`` for logarithms; ``"voom"`` for raw counts, with weights from how their variance follows their mean (no
+        normalisation beside the totals; all sites have to have measured all features).
     trend
         The prior variance follows the mean of a feature (limma-trend).
     site_effects
@@ -102,7 +104,7 @@ def de(
     References
     ----------
     Smyth (2004), Statistical Applications in Genetics and Molecular Biology 3:3. Ritchie et al. (2015), limma powers
-    differential expression analyses. Nucleic Acids Research 43:e47.
+    differential expression analyses. Nucleic Acids Research 43:e47. Law et al. (2014), voom. Genome Biology 15:R29.
 
     Examples
     --------
@@ -112,10 +114,12 @@ def de(
     >>> table["variable"][:2].tolist()
     ['clone_1388', 'clone_0']
     """
-    at = matrices(sites, layer, key, masked=True)
+    at = matrices(sites, layer, key, masked=method != "voom")
     units = kinds(at)
     check_units(units)
-    _check_kind(units, layer)
+    _check_kind(units, layer, method)
+    if method == "voom":
+        _check_measured(at)
     formula = with_site(design) if site_effects and len(sites) > 1 else read_formula(design)[0]
     model, rows = agree_on_design(sites, formula)
     weights = model.contrast(contrast)
@@ -126,7 +130,12 @@ def de(
     designed = {site: Designed(matrix, rows[site][:, fitted], within) for site, matrix in at.items()}
     state = run_sums([design_sum(len(fitted))], designed, key, about="de")
     check_design(model, fitted, state)
-    state = run_sums(linear_sums(len(fitted), len(names)), designed, key, state=state, about="de")
+    shape = len(fitted), len(names)
+    if method == "voom":
+        counts = {site: counted(of_site) for site, of_site in designed.items()}
+        state = run_sums(voom_sums(*shape), counts, key, state=state, about="de")
+    else:
+        state = run_sums(linear_sums(*shape), designed, key, state=state, about="de")
     table, df_prior = limma_table(linear_fit(state), weights[fitted], names, state["n"], trend=trend)
     used = {name: float(w) for name, w in zip(model.names, weights, strict=True) if w}
     params: dict[str, Any] = {
@@ -143,14 +152,31 @@ def de(
     return table
 
 
-def _check_kind(units: Mapping[str, str | None], layer: str | None) -> None:
-    """Refuse counts, whose variance is no constant."""
-    counts = [site for site, kind in units.items() if kind in COUNTS]
-    if counts:
+def _check_kind(units: Mapping[str, str | None], layer: str | None, method: str) -> None:
+    """Refuse counts, whose variance is no constant, where logarithms are due, and the reverse."""
+    wrong = [
+        site for site, kind in units.items() if kind and (kind != "raw counts" if method == "voom" else kind in COUNTS)
+    ]
+    if wrong and method == "voom":
         raise DataError(
-            f"{layer or 'X'} of {counts[0]} has {units[counts[0]]}, and the model is for logarithms: call infl.pp.normalize_total and "
-            "infl.pp.log1p first, or give the layer with logarithms"
+            f"{layer or 'X'} of {wrong[0]} has {units[wrong[0]]}, and 'voom' is for raw counts: give the layer with them"
         )
+    if wrong:
+        raise DataError(
+            f"{layer or 'X'} of {wrong[0]} has {units[wrong[0]]}, and the model is for logarithms: call infl.pp.normalize_total and "
+            "infl.pp.log1p first, give the layer with logarithms, or take method='voom' for raw counts"
+        )
+
+
+def _check_measured(at: Mapping[str, SiteMatrix]) -> None:
+    """Refuse sites whose totals are not of all features."""
+    for site, matrix in at.items():
+        if not matrix.present.all():
+            name = matrix.adata.var_names[~matrix.present][0]
+            raise DataError(
+                f"{site} did not measure {name!r}, so its totals are no sums of the same features: harmonise with "
+                "features='intersection' for 'voom'"
+            )
 
 
 def check_design(model: Design, fitted: np.ndarray, state: State) -> None:

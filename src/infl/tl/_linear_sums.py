@@ -29,8 +29,8 @@ _CONSTANT = 1e-12  # share of a column's squares that its own mean leaves of it,
 
 Values = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """From a block's values, (n, n_vars), and the positions of its rows, (n,), to what is modelled."""
-Weights = Callable[[np.ndarray, np.ndarray, State], np.ndarray]
-"""From the same and the state to weights, (n, n_vars)."""
+Weights = Callable[[Any, np.ndarray, State], np.ndarray]
+"""From a site, positions of rows and the state to weights, (n, n_vars)."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class Own:
         x_, xy, xx = np.zeros((p, n_vars)), np.zeros((p, n_vars)), np.zeros((p * (p + 1) // 2, n_vars))
         for at, y, known in site.blocks():
             x = site.design[at]
-            w = known.astype(float) if weights is None else known * weights(y, at, state)
+            w = known.astype(float) if weights is None else known * weights(site, at, state)
             n, total = n + known.sum(axis=0), total + y.sum(axis=0)
             w_, y_, x_ = w_ + w.sum(axis=0), y_ + (w * y).sum(axis=0), x_ + x.T @ w
             xx, xy = xx + _pairs(x).T @ w, xy + x.T @ (w * y)
@@ -185,7 +185,7 @@ def _residuals(site: Designed, state: State, weights: Weights | None, p: int) ->
     level = Own.of(site, state, weights).level(state["beta"])
     for at, y, known in site.blocks():
         x = site.design[at]
-        w = known.astype(float) if weights is None else known * weights(y, at, state)
+        w = known.astype(float) if weights is None else known * weights(site, at, state)
         left = np.where(known, y - level - x @ state["beta"].T, 0)
         found["rr"] += (w * left**2).sum(axis=0)
         found["xr"] += x.T @ (w * left)
