@@ -276,8 +276,8 @@ class Several(Kind):
     def take(self, value: Any) -> list[Any]:
         if self.count and _is_number(value, int) and value >= 1:
             return list(range(value))
-        if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping):
-            raise _Refused
+        if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping | set):
+            raise _Refused  # a set has no order
         values = [self.kind.take(plain(one)) for one in value]
         if not values or len(set(values)) < len(values):
             raise _Refused

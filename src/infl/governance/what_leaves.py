@@ -41,6 +41,8 @@ from infl.tl._cluster_sums import (
 from infl.tl._group_sums import group_sums
 from infl.tl._linear_sums import design_sum, linear_sums
 from infl.tl._rank_sums import rank_sums
+from infl.tl._survival_sums import departure_sum
+from infl.tl._times import grid_sums
 from infl.tl._voom import voom_sums
 
 INTRODUCTION = """# What leaves the house
@@ -95,6 +97,12 @@ OF_TASKS = """## Sums of the tasks
 Each task lists what it adds over sites before the first round and after the last one, with all its options in use; the table is
 made from those lists (`Task.before`, `Task.after`). The last column says how much one number can change, at most, when one record
 of a site is changed, added or left out; where nothing stands, no bound is known.
+"""
+
+OF_SURVIVAL = """## Sums of curves of survival
+
+Each part of time is halved again only while it has twice as many departures as a bin needs, so what is opened of a few patients is
+that they left in half a part in which many did. Later sums are over bins with five departures of each group or none.
 """
 
 OF_PREPROCESSING = """## Sums of preprocessing
@@ -157,6 +165,9 @@ def what_leaves() -> str:
             OF_TOOLS,
             *_of_tools(),
             "",
+            OF_SURVIVAL,
+            *_of_survival(),
+            "",
         ]
     )
 
@@ -208,6 +219,11 @@ def _of_tools() -> list[str]:
             "`calibrate_lock`, `lock_curve`": [replace(judged, name="strength …")],
         }
     )
+
+
+def _of_survival() -> list[str]:
+    """Return the table of the sums of curves and regressions."""
+    return _of_functions({"`survival`": [*grid_sums(1, by_event=False), departure_sum(1)]})
 
 
 def _of_functions(lists: Mapping[str, Sequence[FederatedSum]]) -> list[str]:

@@ -12,5 +12,6 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_rounds": ["rounds"],
         "_sites": ["sites"],
         "_spatial": ["confusion", "spatial"],
+        "_survival": ["survival"],
     },
 )

@@ -18,5 +18,6 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_predict": ["embed", "predict"],
         "_scvi": ["from_scvi", "to_scvi"],
         "_site_metrics": ["site_metrics"],
+        "_survival": ["Survival", "survival"],
     },
 )

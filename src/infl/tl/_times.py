@@ -1,0 +1,242 @@
+"""Times to an event: what sites have of them, and a grid of times on which no bin is about a few patients.
+
+The time at which a patient leaves, by an event or because observation ends, is a record. So curves and models use bins. All sites
+halve the same interval, and halve a part again only while it has twice as many departures of each kind as a bin needs. At last parts
+that have too few are joined with the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from infl.data.columns import missing_values
+from infl.errors import DataError
+from infl.pp._moments import power_of_two
+from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, State
+from infl.sums.mixture import FEWEST
+from infl.sums.shape import Arrays
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from infl._types import Data
+
+LEVELS = 10
+"""How often the interval is halved, at most."""
+MOST_BINS = 1 << LEVELS
+_WIDTH = 8  # of the interval that is halved, in mean times; one patient of eight at most leaves after it
+
+
+@dataclass(frozen=True)
+class Times:
+    """A site's times, whether an event ended them, and each patient's group; (n_obs,) each.
+
+    Examples
+    --------
+    >>> Times(np.array([1.0, 5.0]), np.array([True, False]), np.array([0, 0])).bins(np.array([2.0, 6.0])).tolist()
+    [0, 1]
+    """
+
+    time: np.ndarray
+    event: np.ndarray
+    group: np.ndarray
+
+    def bins(self, ends: np.ndarray) -> np.ndarray:
+        """Return the number of each patient's bin, (n_obs,); the last bin has no end."""
+        return np.minimum(np.searchsorted(ends, self.time, side="left"), len(ends) - 1)
+
+    def counts(self, kind: np.ndarray, bins: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Return numbers of patients of each kind and bin, (kinds, bins)."""
+        return np.bincount(kind * shape[1] + bins, minlength=shape[0] * shape[1]).reshape(shape).astype(float)
+
+
+def times_of(sites: Mapping[str, AnnData], time: str, event: str) -> dict[str, Times]:
+    """Return the checked times and events of all sites, with everybody in one group.
+
+    Raises
+    ------
+    infl.errors.DataError
+        A column is missing or has gaps, a time is not above 0, an event is neither 0 nor 1.
+    """
+    found = {}
+    for site, adata in sites.items():
+        times, events = _numbers(adata, time, site, "time"), _numbers(adata, event, site, "event")
+        if wrong := int((~(np.isfinite(times) & (times > 0))).sum()):
+            raise DataError(
+                f"time {time!r} must be above 0 and finite, and {wrong} of {len(times)} are not, at {site}: correct them, or "
+                "leave those observations out"
+            )
+        if wrong := int((~np.isin(events, (0, 1))).sum()):
+            raise DataError(
+                f"event {event!r} must be 0 or 1, or truth values, and {wrong} of {len(events)} are not, at {site}: 1 is an "
+                "event, 0 the end of observation without one"
+            )
+        found[site] = Times(times, events == 1, np.zeros(len(times), dtype=np.int64))
+    return found
+
+
+def _numbers(adata: Data, name: str, site: str, role: str) -> np.ndarray:
+    """Return a column of numbers, (n_obs,); what is missing is counted, and no patient named."""
+    if name not in adata.obs:
+        raise DataError(f"{role} {name!r} is missing in obs of {site}: name a column that all sites have")
+    values = adata.obs[name]
+    if missing := int(missing_values(values).sum()):
+        raise DataError(
+            f"{role} {name!r} has no value for {missing} of {len(values)} observations at {site}: fill them in, or leave those out"
+        )
+    plain = values.astype(object) if isinstance(values.dtype, pd.CategoricalDtype) else values
+    try:
+        return plain.to_numpy(dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError(f"{role} {name!r} has words where numbers are due, at {site}: make them numbers") from None
+
+
+def grid_sums(groups: int, *, by_event: bool, given: Sequence[float] | None = None) -> list[FederatedSum]:
+    """Return the sums that decide on the grid, for :func:`ends_of`; sites are :class:`Times`.
+
+    Parameters
+    ----------
+    groups
+        Of patients: each bin has no departure from a group, or enough.
+    by_event
+        The same of events, and of those who left without one.
+    given
+        Ends of the narrowest bins; None: they follow from the mean time.
+    """
+    return [_mean(given), _halving(groups, by_event)]
+
+
+def _mean(given: Sequence[float] | None) -> FederatedSum:
+    def combine(total: Arrays, state: State) -> State:
+        if given is None:
+            width = float(power_of_two(_WIDTH * total["sum"] / max(float(total["n"]), 1.0)))
+            edges = np.arange(1, MOST_BINS + 1) * (width / MOST_BINS)
+        else:
+            edges = np.asarray(sorted(given), dtype=float)
+        return {**state, "edges": edges, "cells": _Cells.begin()}
+
+    return FederatedSum(
+        name="times",
+        shapes={"n": (), "sum": ()},
+        local=lambda site, state: {"n": len(site.time), "sum": site.time.sum()},
+        combine=combine,
+        says="number of patients, and sum of their times of observation",
+        scale={"n": COUNT_SCALE, "sum": FINE_SCALE},
+        records=lambda site, state: len(site.time),
+        sensitivity={"n": 1},
+    )
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Parts of the grid so far: where each begins and how many narrowest bins it has, their counts, and which are halved next."""
+
+    start: np.ndarray
+    width: np.ndarray
+    counts: np.ndarray
+    open: np.ndarray
+
+    @staticmethod
+    def begin() -> _Cells:
+        return _Cells(np.array([0]), np.array([MOST_BINS]), np.zeros((1, 1)), np.array([True]))
+
+    def halved(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return where the halves of the open parts begin, and how wide they are."""
+        start, width = self.start[self.open], self.width[self.open] // 2
+        return np.ravel(np.column_stack([start, start + width])), np.repeat(width, 2)
+
+    def after(self, halves: np.ndarray) -> _Cells:
+        """Return the parts after the counts (kinds, halves) of the halves of the open ones came."""
+        start, width = self.halved()
+        kept = ~self.open
+        old = self.counts[:, kept] if kept.any() else np.zeros((len(halves), 0))
+        again = enough(halves, 2) & (width > 1)
+        joined = np.concatenate([self.start[kept], start])
+        order = np.argsort(joined)
+        return _Cells(
+            joined[order],
+            np.concatenate([self.width[kept], width])[order],
+            np.hstack([old, halves])[:, order],
+            np.concatenate([np.zeros(kept.sum(), dtype=bool), again])[order],
+        )
+
+
+def enough(counts: np.ndarray, times: int = 1) -> np.ndarray:
+    """Return which bins of counts (kinds, bins) have enough departures of each kind that they have any of.
+
+    Examples
+    --------
+    >>> enough(np.array([[5.0, 4.0, 0.0], [0.0, 9.0, 0.0]])).tolist()
+    [True, False, False]
+    """
+    few = (counts > 0.5) & (counts < times * FEWEST - 0.5)
+    return ~few.any(axis=0) & (counts.sum(axis=0) > 0.5)
+
+
+def merged(counts: np.ndarray) -> list[int]:
+    """Return the last part of each bin, joining parts (kinds, parts) from the left until they have enough.
+
+    Examples
+    --------
+    >>> merged(np.array([[5, 2, 3, 0, 6, 1]]))
+    [0, 2, 5]
+    """
+    ends: list[int] = []
+    so_far = np.zeros(len(counts))
+    for part in range(counts.shape[1]):
+        so_far = so_far + counts[:, part]
+        if enough(so_far[:, None])[0]:
+            ends.append(part)
+            so_far = np.zeros(len(counts))
+    while ends and so_far.sum() > 0 and not enough(so_far[:, None])[0]:  # what is left joins the bin before it
+        first = ends[-2] + 1 if len(ends) > 1 else 0
+        so_far = so_far + counts[:, first : ends.pop() + 1].sum(axis=1)
+    if not ends or so_far.sum() > 0:
+        return [*ends, counts.shape[1] - 1]
+    return [*ends[:-1], counts.shape[1] - 1]
+
+
+def _halving(groups: int, by_event: bool) -> FederatedSum:
+    kinds = groups * (1 + by_event)
+    shape = (kinds, MOST_BINS)
+
+    def local(site: Times, state: State) -> Arrays:
+        cells: _Cells = state["cells"]
+        start, width = cells.halved()
+        narrow = np.minimum(np.searchsorted(state["edges"], site.time, side="left"), len(state["edges"]) - 1)
+        own = site.counts(site.group * 2 + site.event if by_event else site.group, narrow, shape)
+        before = np.concatenate([np.zeros((kinds, 1)), own.cumsum(axis=1)], axis=1)
+        halves = np.zeros(shape)
+        halves[:, : len(start)] = before[:, start + width] - before[:, start]
+        return {"departures": halves}
+
+    def combine(total: Arrays, state: State) -> State:
+        cells: _Cells = state["cells"]
+        return {**state, "cells": cells.after(total["departures"][:, : 2 * int(cells.open.sum())])}
+
+    return FederatedSum(
+        name="grid",
+        shapes={"departures": shape},
+        local=local,
+        combine=combine,
+        says="number of patients of each group that leave in each part of time, of parts that had many before they were halved",
+        scale=COUNT_SCALE,
+        records=local,
+        sensitivity={"departures": 1},
+        steps=LEVELS,
+        until=lambda state: not state["cells"].open.any(),
+    )
+
+
+def ends_of(state: State) -> np.ndarray:
+    """Return the end of each bin, (bins,), after the grid's sums; the last one is where the grid ends, and later times are in it."""
+    cells: _Cells = state["cells"]
+    used = cells.counts.sum(axis=0) > 0.5
+    n = int(np.flatnonzero(used)[-1]) + 1 if used.any() else 1  # nobody leaves after these
+    last, edges = np.array(merged(cells.counts[:, :n])), state["edges"]
+    return edges[np.minimum((cells.start + cells.width)[last], len(edges)) - 1]
