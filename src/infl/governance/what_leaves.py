@@ -38,6 +38,8 @@ from infl.tl._cluster_sums import (
     sizes,
     squares,
 )
+from infl.tl._glm import glm_sums
+from infl.tl._glm_sums import family_of
 from infl.tl._group_sums import group_sums
 from infl.tl._linear_sums import design_sum, linear_sums
 from infl.tl._rank_sums import rank_sums
@@ -99,7 +101,7 @@ made from those lists (`Task.before`, `Task.after`). The last column says how mu
 of a site is changed, added or left out; where nothing stands, no bound is known.
 """
 
-OF_SURVIVAL = """## Sums of curves of survival
+OF_SURVIVAL = """## Sums of curves of survival and of regressions
 
 Each part of time is halved again only while it has twice as many departures as a bin needs, so what is opened of a few patients is
 that they left in half a part in which many did. Later sums are over bins with five departures of each group or none.
@@ -223,7 +225,12 @@ def _of_tools() -> list[str]:
 
 def _of_survival() -> list[str]:
     """Return the table of the sums of curves and regressions."""
-    return _of_functions({"`survival`": [*grid_sums(1, by_event=False), departure_sum(1)]})
+    return _of_functions(
+        {
+            "`survival`": [*grid_sums(1, by_event=False), departure_sum(1)],
+            "`glm`": glm_sums(["x"], family_of("gaussian", 1.0), "gaussian"),
+        }
+    )
 
 
 def _of_functions(lists: Mapping[str, Sequence[FederatedSum]]) -> list[str]:

@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_de": ["de"],
         "_denoise": ["denoise"],
         "_fit": ["fit_federated"],
+        "_glm": ["LinearModel", "glm"],
         "_markers": ["rank_genes_groups"],
         "_perturb": ["predict_perturbations"],
         "_personalise": ["Personalised", "personalise"],

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from infl.keys import Keyring
 
-GRID = Several(Real(0, open="low"), none=True, says="ends of bins of time, each above 0 and each of them once")
+GRID = Several(Real(0), none=True, says="ends of bins of time, each of them once")
 LEVEL = Real(0, 1, open="both")
 
 

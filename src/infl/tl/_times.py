@@ -65,7 +65,7 @@ def times_of(sites: Mapping[str, AnnData], time: str, event: str) -> dict[str, T
     """
     found = {}
     for site, adata in sites.items():
-        times, events = _numbers(adata, time, site, "time"), _numbers(adata, event, site, "event")
+        times, events = numbers_of(adata, time, site, "time"), numbers_of(adata, event, site, "event")
         if wrong := int((~(np.isfinite(times) & (times > 0))).sum()):
             raise DataError(
                 f"time {time!r} must be above 0 and finite, and {wrong} of {len(times)} are not, at {site}: correct them, or "
@@ -80,7 +80,7 @@ def times_of(sites: Mapping[str, AnnData], time: str, event: str) -> dict[str, T
     return found
 
 
-def _numbers(adata: Data, name: str, site: str, role: str) -> np.ndarray:
+def numbers_of(adata: Data, name: str, site: str, role: str) -> np.ndarray:
     """Return a column of numbers, (n_obs,); what is missing is counted, and no patient named."""
     if name not in adata.obs:
         raise DataError(f"{role} {name!r} is missing in obs of {site}: name a column that all sites have")
