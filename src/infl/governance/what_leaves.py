@@ -38,6 +38,7 @@ from infl.tl._cluster_sums import (
     sizes,
     squares,
 )
+from infl.tl._cox import cox_sums
 from infl.tl._glm import glm_sums
 from infl.tl._glm_sums import family_of
 from infl.tl._group_sums import group_sums
@@ -228,6 +229,8 @@ def _of_survival() -> list[str]:
     return _of_functions(
         {
             "`survival`": [*grid_sums(1, by_event=False), departure_sum(1)],
+            "`cox`": cox_sums(["x"], efron=True, stratified=False, penalty=0.0),
+            '`cox(strata="site")`': cox_sums(["x"], efron=True, stratified=True, penalty=0.0)[-1:],
             "`glm`": glm_sums(["x"], family_of("gaussian", 1.0), "gaussian"),
         }
     )

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     submod_attrs={
         "_audit": ["audit"],
         "_compare": ["compare"],
+        "_forest": ["forest"],
         "_imputation": ["imputation"],
         "_lock": ["lock"],
         "_rounds": ["rounds"],

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_cluster": ["cluster"],
         "_compare": ["compare"],
         "_de": ["de"],
+        "_cox": ["CoxModel", "cox"],
         "_denoise": ["denoise"],
         "_fit": ["fit_federated"],
         "_glm": ["LinearModel", "glm"],

@@ -140,7 +140,12 @@ def steps_sum(names: Sequence[str], family: Family, *, bounded: bool) -> Federat
         frame: Frame = state["frame"]
         n = max(state["n_obs"], 1)
         size = 1.0 if bounded else np.trace(total["information"]) / n / p
-        check_information(total["information"] / n / max(size, _LEAST), frame, names, "the outcomes")
+        check_information(
+            total["information"] / n / max(size, _LEAST),
+            frame,
+            names,
+            "separation, a term tells outcomes apart without error",
+        )
         found = np.linalg.solve(total["information"], total["aim"])
         before = state.get("found")
         moved = np.inf if before is None else np.abs(found - before).max() / (1 + np.abs(found).max())

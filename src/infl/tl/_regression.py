@@ -54,8 +54,10 @@ class Frame:
         return back
 
 
-def frame_sums(names: Sequence[str], *, shifted: bool) -> list[FederatedSum]:
-    """Return the sums that a frame follows from; sites have ``x``, (n, p), state: ``frame`` and ``n_obs``.
+def frame_sums(names: Sequence[str], *, shifted: bool, full_rank: bool = True) -> list[FederatedSum]:
+    """Return the sums that a frame follows from; sites have ``x``, (n, p).
+
+    State: ``frame``, ``n_obs``, and ``spread``, the mean products of columns in the frame, (p, p).
 
     Parameters
     ----------
@@ -63,6 +65,8 @@ def frame_sums(names: Sequence[str], *, shifted: bool) -> list[FederatedSum]:
         Of the columns.
     shifted
         Whether means are taken off even where no column is an intercept, since the model has one of its own.
+    full_rank
+        Refuse columns that follow from others. Else columns are not mixed.
     """
     p = len(names)
     intercept = names.index(INTERCEPT) if INTERCEPT in names else None
@@ -80,6 +84,8 @@ def frame_sums(names: Sequence[str], *, shifted: bool) -> list[FederatedSum]:
 
     def mixed(total: Arrays, state: State) -> State:
         found = total["products"] / max(state["n_obs"], 1)
+        if not full_rank:
+            return {**state, "frame": Frame(state["shift"], np.diag(1 / state["width"]), intercept), "spread": found}
         if left_out := aliased(found):
             raise DataError(
                 f"{shortlist([names[j] for j in left_out])} of the formula follow from the terms before, over all sites together: "
@@ -87,7 +93,7 @@ def frame_sums(names: Sequence[str], *, shifted: bool) -> list[FederatedSum]:
             )
         root = linalg.cholesky(found, lower=True)
         mix = linalg.solve_triangular(root, np.eye(p), lower=True).T / state["width"][:, None]
-        return {**state, "frame": Frame(state["shift"], mix, intercept)}
+        return {**state, "frame": Frame(state["shift"], mix, intercept), "spread": np.eye(p)}
 
     return [
         FederatedSum(
@@ -112,19 +118,15 @@ def frame_sums(names: Sequence[str], *, shifted: bool) -> list[FederatedSum]:
     ]
 
 
-def check_information(information: np.ndarray, frame: Frame, names: Sequence[str], outcome: str) -> None:
-    """Refuse coefficients that grow without end; `information` is in the frame, of an average record."""
+def check_information(information: np.ndarray, frame: Frame, names: Sequence[str], why: str) -> None:
+    """Refuse coefficients without an estimate, and name one; `information` is in the frame, of an average record."""
     values, vectors = np.linalg.eigh(information)
     if values[0] > SEPARATED:
         return
     weight = np.abs(frame.mix @ vectors[:, 0]) / np.linalg.norm(frame.mix, axis=1)
     if frame.intercept is not None and len(weight) > 1:
         weight[frame.intercept] = -1
-    name = names[int(np.argmax(weight))]
-    raise DataError(
-        f"separation: {name!r} tells {outcome} apart without error in some records, so its coefficient has no estimate: leave it out, "
-        "join levels, or give penalty= where there is one"
-    )
+    raise DataError(f"{why}: {names[int(np.argmax(weight))]!r} has no estimate; leave it out, or join levels")
 
 
 def coefficient_table(names: Sequence[str], found: np.ndarray, covariance: np.ndarray, level: float) -> pd.DataFrame:
