@@ -16,6 +16,7 @@ from torch import nn
 
 from infl.federation.messages import MESSAGE_TYPES, Visibility
 from infl.models.registry import TASKS, make_task
+from infl.pp._batch_sums import model_sums, residual_sum
 from infl.pp._harmony import size_sum
 from infl.pp._harmony_sums import harmony_sums
 from infl.pp._hvg_dispersion import dispersions_of_batches
@@ -203,6 +204,7 @@ def _of_preprocessing() -> list[str]:
             *median_sums(1, np.dtype(np.float32), name="ranks", of_records=False),
         ],
         "`harmony_integrate`": [size_sum(["x", "y"]), *centre_sums(1, 1), *harmony_sums(1, 1, 2, steps=4)],
+        "`combat`, `remove_batch_effect`, `regress_out`": [*model_sums(["x"], 1), residual_sum(1, 1)],
         "`pca`": [*moment_sums(1), *product_sums(1, frame_of), *direction_sums(1, 1, 0, frame_of)],
     }
     return _of_functions(lists)

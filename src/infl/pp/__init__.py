@@ -5,6 +5,7 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
+        "_batch": ["combat", "regress_out", "remove_batch_effect"],
         "_data": ["Panel", "obs_column", "panel_of", "split_sites"],
         "_harmonise": ["harmonise"],
         "_harmony": ["harmony_integrate"],

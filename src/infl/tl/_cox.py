@@ -14,6 +14,7 @@ from infl._warn import warn
 from infl.data.design import Design, agree_on_design
 from infl.data.sites import over_sites
 from infl.errors import SettingsError
+from infl.pp._frame import INTERCEPT, frame_sums
 from infl.sums import run_sums
 from infl.tl._cox_sums import (
     Patients,
@@ -26,7 +27,7 @@ from infl.tl._cox_sums import (
     stratified_sum,
 )
 from infl.tl._glm import FORMULA
-from infl.tl._regression import INTERCEPT, coefficient_table, frame_sums
+from infl.tl._regression import coefficient_table
 from infl.tl._survival import GRID, LEVEL
 from infl.tl._times import ends_of, grid_sums, times_of
 

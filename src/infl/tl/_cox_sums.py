@@ -14,10 +14,11 @@ import numpy as np
 from scipy import stats
 
 from infl.errors import DataError
+from infl.pp._frame import Frame
 from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, State
 from infl.sums.mixture import FEWEST
 from infl.sums.shape import Arrays
-from infl.tl._regression import Frame, check_information
+from infl.tl._regression import check_information
 from infl.tl._times import MOST_BINS, Times, ends_of
 
 STEPS = 40

@@ -14,9 +14,10 @@ from infl._warn import warn
 from infl.data.design import agree_on_design
 from infl.data.sites import over_sites
 from infl.errors import DataError, SettingsError
+from infl.pp._frame import frame_sums
 from infl.sums import run_sums
 from infl.tl._glm_sums import Family, Response, family_of, steps_sum, width_sum
-from infl.tl._regression import coefficient_table, frame_sums
+from infl.tl._regression import coefficient_table
 from infl.tl._times import numbers_of
 
 if TYPE_CHECKING:

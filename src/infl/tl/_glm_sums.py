@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
+from infl.pp._frame import Frame
 from infl.pp._moments import power_of_two
 from infl.sums import FINE_SCALE, FederatedSum, State
 from infl.sums.shape import Arrays
-from infl.tl._regression import Frame, check_information
+from infl.tl._regression import check_information
 
 STEPS = 60
 _STANDS = 1e-10  # change of coefficients in the frame, relative to their size, below which they stand

@@ -1,0 +1,243 @@
+"""Taking batches and covariates out of the features, over all sites."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from infl._parameters import COLUMN, COLUMNS, LAYER, Names
+from infl.data.columns import shortlist
+from infl.data.design import agree_on_design
+from infl.data.sites import over_sites
+from infl.data.units import warn_of_units
+from infl.errors import DataError
+from infl.pp._batch_sums import Modelled, model_sums, residual_sum, shifts_of
+from infl.pp._matrix import copies, kinds, matrices, put
+from infl.sums import run_sums
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from infl.keys import Keyring
+
+_COVARIATES = Names(none=True, empty=True, says="names of obs columns, each of them once")
+
+
+@over_sites(batch=COLUMN, covariates=_COVARIATES, layer=LAYER)
+def combat(
+    sites: Mapping[str, AnnData] | AnnData,
+    batch: str,
+    *,
+    covariates: str | Sequence[str] | None = None,
+    layer: str | None = None,
+    copy: bool = False,
+    site_key: str | None = None,
+    key: Keyring | None = None,
+) -> dict[str, AnnData] | None:
+    """Take batch effects out of location and scale of every feature, as :func:`scanpy.pp.combat` does to the pooled data.
+
+    Parameters
+    ----------
+    sites
+        AnnData by site name, harmonised, with logarithms; the matrix is replaced at every site.
+    batch
+        Column of ``obs`` with batches, or ``"site"``; a batch may lie at several sites, and a site have several.
+    covariates
+        Columns of ``obs`` whose effects are kept.
+    layer
+        Layer to use instead of ``X``.
+    copy
+        Return altered copies and leave `sites` as they are.
+    site_key
+        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
+    key
+        Key ring: with it, and three sites or more, what leaves a site is sealed.
+
+    Returns
+    -------
+    None, or the copies by site name, or that of the one object.
+
+    Raises
+    ------
+    infl.errors.DataError
+        There is one batch only, a batch has one record, or covariates follow from batches.
+
+    References
+    ----------
+    Johnson, Li and Rabinovic (2007), Biostatistics 8:118.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> infl.pp.combat(sites, "site")
+    """
+    sites = copies(sites, copy)
+    at, names, levels = _modelled(sites, batch, _names(covariates), layer, key)
+    n_vars = len(next(iter(at.values())).matrix.present)
+    k = len(levels)
+    state = run_sums([*model_sums(names, n_vars), residual_sum(k, n_vars)], at, key, about="combat")
+    if (state["n"] < 2).any():
+        few = [level for level, n in zip(levels, state["n"], strict=True) if n < 2]
+        raise DataError(f"batch {batch!r} has one record only in {shortlist(few)}: join batches, or leave it out")
+    effects = state["coefficients"][:k]
+    found = shifts_of(effects, state["n"], state["squares"])
+    for site, adata in sites.items():
+        own = at[site]
+        kept = found.grand + own.x[:, k:] @ state["coefficients"][k:]
+        z = (own.values - kept) / np.sqrt(found.pooled)
+        z = (z - found.mean[own.batch]) / np.sqrt(found.variance[own.batch])
+        put(adata, layer, z * np.sqrt(found.pooled) + kept)
+    return dict(sites) if copy else None
+
+
+@over_sites(batch=COLUMN, covariates=_COVARIATES, layer=LAYER)
+def remove_batch_effect(
+    sites: Mapping[str, AnnData] | AnnData,
+    batch: str,
+    *,
+    covariates: str | Sequence[str] | None = None,
+    layer: str | None = None,
+    copy: bool = False,
+    site_key: str | None = None,
+    key: Keyring | None = None,
+) -> dict[str, AnnData] | None:
+    """Take differences between batches out of every feature, as limma's ``removeBatchEffect`` does to the pooled data.
+
+    Parameters
+    ----------
+    sites
+        AnnData by site name, harmonised, with logarithms; the matrix is replaced at every site.
+    batch
+        Column of ``obs`` with batches, or ``"site"``; a batch may lie at several sites, and a site have several.
+    covariates
+        Columns of ``obs`` whose effects are kept (limma's ``design``).
+    layer
+        Layer to use instead of ``X``.
+    copy
+        Return altered copies and leave `sites` as they are.
+    site_key
+        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
+    key
+        Key ring: with it, and three sites or more, what leaves a site is sealed.
+
+    Returns
+    -------
+    None, or the copies by site name, or that of the one object.
+
+    Raises
+    ------
+    infl.errors.DataError
+        There is one batch only, or covariates follow from batches.
+
+    References
+    ----------
+    Ritchie et al. (2015), Nucleic Acids Research 43:e47.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> infl.pp.remove_batch_effect(sites, "site", covariates="tumour_class")
+    """
+    sites = copies(sites, copy)
+    at, names, levels = _modelled(sites, batch, _names(covariates), layer, key)
+    n_vars = len(next(iter(at.values())).matrix.present)
+    state = run_sums(model_sums(names, n_vars), at, key, about="remove_batch_effect")
+    effects = state["coefficients"][: len(levels)]
+    effects = effects - effects.mean(axis=0)
+    for site, adata in sites.items():
+        put(adata, layer, at[site].values - effects[at[site].batch])
+    return dict(sites) if copy else None
+
+
+@over_sites(keys=COLUMNS, layer=LAYER)
+def regress_out(
+    sites: Mapping[str, AnnData] | AnnData,
+    keys: str | Sequence[str],
+    *,
+    layer: str | None = None,
+    copy: bool = False,
+    site_key: str | None = None,
+    key: Keyring | None = None,
+) -> dict[str, AnnData] | None:
+    """Leave what a linear model of columns does not explain of every feature, as :func:`scanpy.pp.regress_out` does.
+
+    Parameters
+    ----------
+    sites
+        AnnData by site name, harmonised; the matrix is replaced at every site.
+    keys
+        Columns of ``obs``: numbers, or one of groups, whose means are taken off.
+    layer
+        Layer to use instead of ``X``.
+    copy
+        Return altered copies and leave `sites` as they are.
+    site_key
+        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
+    key
+        Key ring: with it, and three sites or more, what leaves a site is sealed.
+
+    Returns
+    -------
+    None, or the copies by site name, or that of the one object.
+
+    Raises
+    ------
+    infl.errors.DataError
+        A column has gaps, or follows from the others.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> infl.pp.regress_out(sites, "tumour_class")
+    >>> abs(float(sum(adata.X[:, 0].sum() for adata in sites.values()))) < 1e-6
+    True
+    """
+    sites = copies(sites, copy)
+    matrix = _matrices(sites, layer, key)
+    design, rows = agree_on_design(sites, "~ " + " + ".join(_names(keys)))
+    nobody = {site: np.zeros(len(x), dtype=np.int64) for site, x in rows.items()}
+    at = {site: Modelled(matrix[site], rows[site], nobody[site]) for site in sites}
+    n_vars = len(next(iter(matrix.values())).present)
+    state = run_sums(model_sums(list(design.names), n_vars), at, key, about="regress_out")
+    for site, adata in sites.items():
+        put(adata, layer, at[site].values - rows[site] @ state["coefficients"])
+    return dict(sites) if copy else None
+
+
+def _names(names: str | Sequence[str] | None) -> list[str]:
+    return [] if names is None else [names] if isinstance(names, str) else list(names)
+
+
+def _matrices(sites: Mapping[str, AnnData], layer: str | None, key: Keyring | None) -> dict:
+    """Return the sites' matrices, where all measured all features."""
+    at = matrices(sites, layer, key, rewrite=True)
+    for site, matrix in at.items():
+        if not matrix.present.all():
+            raise DataError(
+                f"{site} did not measure {int((~matrix.present).sum())} of the features: harmonise(sites, features='intersection')"
+            )
+    warn_of_units(kinds(at))
+    return at
+
+
+def _modelled(
+    sites: Mapping[str, AnnData], batch: str, covariates: list[str], layer: str | None, key: Keyring | None
+) -> tuple[dict[str, Modelled], list[str], tuple[str, ...]]:
+    """Return sites with one column for each batch and then those of covariates; names of columns, and batches."""
+    matrix = _matrices(sites, layer, key)
+    design, rows = agree_on_design(sites, " + ".join([f"C({batch})", *covariates]))
+    levels = design.levels[batch] or ()
+    if len(levels) < 2:
+        raise DataError(f"batch {batch!r} has one level only at all sites together: there is nothing to take out")
+    n = len(levels)
+    at = {}
+    for site, x in rows.items():
+        others = x[:, 1:n]  # the first batch is where all others are not
+        number = np.where(others.any(axis=1), others.argmax(axis=1) + 1, 0)
+        at[site] = Modelled(matrix[site], np.hstack([np.eye(n)[number], x[:, n:]]), number)
+    return at, [*(f"{batch}[{level}]" for level in levels), *design.names[n:]], levels
