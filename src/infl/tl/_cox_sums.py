@@ -6,9 +6,9 @@ weights its patients by what follows from the first. So of the patients of a bin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -17,7 +17,7 @@ from infl.errors import DataError
 from infl.pp._frame import Frame
 from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, State
 from infl.sums.mixture import FEWEST
-from infl.sums.shape import Arrays
+from infl.sums.shape import Arrays, Records
 from infl.tl._regression import check_information
 from infl.tl._times import MOST_BINS, Times, ends_of
 
@@ -233,7 +233,7 @@ def newton_sum(names: Sequence[str], penalty: float, *, efron: bool) -> Federate
         partial = Partial.of(risk, state["events"], state["died"], predictor, efron=efron)
         return {**state, "search": search.after_risk(partial, ridge)}
 
-    def records(site: Patients, state: State) -> Arrays:
+    def records(site: Patients, state: State) -> Records:
         bins = site.bins(ends_of(state))
         left = np.bincount(bins, minlength=MOST_BINS)
         died = np.bincount(bins[site.event], minlength=MOST_BINS) if efron else left
@@ -257,7 +257,7 @@ def stratified_sum(names: Sequence[str], penalty: float, *, efron: bool) -> Fede
     """Return Newton's steps with a baseline for each site, whose risk sets stay there; state: ``search``."""
     p = len(names)
 
-    def local(site: Patients, state: State) -> Arrays:
+    def local(site: Patients, state: State) -> Mapping[str, Any]:
         search = state.get("search", Search.begin(p))
         if not site.event.any():
             return {"log_likelihood": 0.0, "score": np.zeros(p), "information": np.zeros((p, p)), "events": 0}
@@ -274,10 +274,10 @@ def stratified_sum(names: Sequence[str], penalty: float, *, efron: bool) -> Fede
         ridge, nothing = ridge_of(state["frame"], penalty), np.zeros(0)
         search: Search = state.get("search", Search.begin(p))
         partial = Partial(float(total["log_likelihood"]), total["score"], nothing, nothing, nothing, nothing)
-        _check_number(total["events"])
+        _check_number(float(total["events"]))
         search = search.after_risk(partial, ridge)
         if search.partial is not None:
-            check(total["information"] + ridge, total["events"], state, names)
+            check(total["information"] + ridge, float(total["events"]), state, names)
             search = search.after_products(total["information"], ridge)
         return {**state, "search": search, "n_events": int(total["events"])}
 

@@ -1,0 +1,60 @@
+"""What members of a consortium learn of a patient from the opened sums of one step: with bins, and, as a control, without.
+
+They take curves apart into departures, and subtract adjacent risk sets.
+"""
+
+import numpy as np
+import pytest
+
+from infl.sums import run_sums
+from infl.tl._cox_sums import Patients, risk_of
+from infl.tl._times import ends_of, grid_sums
+
+N, P = 200, 3
+
+
+@pytest.fixture(scope="module")
+def patients() -> Patients:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(N, P))
+    lived, seen = rng.exponential(10 * np.exp(-0.5 * x[:, 0])), rng.uniform(1, 40, N)
+    return Patients(np.minimum(lived, seen), lived <= seen, np.zeros(N, dtype=int), x)
+
+
+def times_found(ends: np.ndarray, patients: Patients) -> float:
+    """Share of patients who are alone in their bin, so that the curve's steps have their time."""
+    bins = patients.bins(ends)
+    return float((np.bincount(bins, minlength=len(ends))[bins] == 1).mean())
+
+
+def covariates_found(ends: np.ndarray, patients: Patients, *, efron: bool) -> float:
+    """Share of patients whose covariates are a difference of adjacent risk sets, or of what is opened of events."""
+    bins = patients.bins(ends)
+    risk = risk_of(bins, patients.event, patients.x, np.ones(N), len(ends))
+    parts = [(risk.left, risk.left_x)]
+    if efron:
+        parts += [(risk.died, risk.died_x), (risk.left - risk.died, risk.left_x - risk.died_x)]
+    found = np.zeros(N, dtype=bool)
+    for n, x in parts:
+        guesses = (x / np.maximum(n, 1e-12)[:, None])[bins]
+        found |= np.abs(guesses - patients.x).max(axis=1) < 1e-6
+    return float(found.mean())
+
+
+@pytest.mark.parametrize("efron", [True, False])
+def test_bins_hide_times_and_covariates_and_exact_times_do_not(patients, efron):
+    exact = np.unique(patients.time)
+    assert times_found(exact, patients) == 1
+    assert covariates_found(exact, patients, efron=efron) == 1
+    state = run_sums(grid_sums(1, by_event=efron), {"all": patients}, None)
+    ends = ends_of(state)
+    assert len(ends) >= 5
+    assert times_found(ends, patients) == 0
+    assert covariates_found(ends, patients, efron=efron) == 0
+
+
+def test_bins_that_do_not_look_at_events_would_tell_of_them_with_efron(patients):
+    """Why bins for Efron's ties have many events and many others: the rule for Breslow's does not do."""
+    ends = ends_of(run_sums(grid_sums(1, by_event=False), {"all": patients}, None))
+    assert covariates_found(ends, patients, efron=False) == 0
+    assert covariates_found(ends, patients, efron=True) > 0.01
