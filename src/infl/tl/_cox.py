@@ -121,7 +121,7 @@ def cox(
     strata
         ``"site"`` gives each site a baseline hazard of its own.
     penalty
-        θ of a ridge penalty ½ θ Σ β², for more covariates than the events can tell apart.
+        Strength θ of a ridge penalty ½ θ Σ β², for more covariates than the events can tell apart.
     grid
         Ends of the narrowest bins, see :func:`infl.tl.survival`.
     level
