@@ -16,6 +16,7 @@ import infl.sums.over_sites as over_sites
 from infl.errors import DataError, SettingsError
 from infl.keys import Keyring
 from infl.tl import cluster
+from infl.tl._tree import cut
 
 
 def dealt(x, n_sites=3, seed=0) -> dict[str, AnnData]:
@@ -70,6 +71,33 @@ def test_mixture_is_the_pooled_one():
     np.testing.assert_allclose(facts["covariances"], pooled.covariances_[order], atol=0.1)
 
 
+def test_one_cluster_more_cuts_one_in_two(blood):
+    before = None
+    for k in (4, 5, 6, 7):
+        sites = dealt(blood.obsm["X_infl"])
+        cluster(sites, k, method="ward", n_init=2, key=Keyring.create())
+        labels = labels_of(sites)
+        if before is not None:
+            held = {(old, new) for old, new in zip(before, labels, strict=True)}
+            assert len(held) == k  # every cluster lies in one of those before
+        before = labels
+
+
+def test_groups_are_joined_where_it_adds_least():
+    """By distance and numbers: a small group joins a far one before two large ones that are nearer are joined."""
+    rng = np.random.default_rng(0)
+    means = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 6.0]])
+    assert cut(means, np.array([400, 5, 400]), 2).tolist() == [0, 0, 1]
+    assert cut(means, np.array([400, 400, 5]), 2).tolist() == [0, 1, 0]
+    x = np.concatenate([m + 0.3 * rng.standard_normal((60, 2)) for m in means])
+    sites = dealt(x)
+    cluster(sites, 3, method="ward")
+    assert adjusted_rand_score(labels_of(sites), np.repeat([0, 1, 2], 60)) == 1.0
+    facts = sites["s0"].uns["infl_cluster"]
+    own = [x[labels_of(sites) == str(i)].mean(axis=0) for i in range(3)]
+    np.testing.assert_allclose(facts["means"], own, atol=0.05)
+
+
 def test_leiden_finds_the_same_groups_at_sites_that_have_not_all_of_them():
     x, truth = make_blobs(600, 6, centers=4, cluster_std=0.6, random_state=1)
     sites = {}
@@ -84,7 +112,7 @@ def test_leiden_finds_the_same_groups_at_sites_that_have_not_all_of_them():
     assert sites["a"].uns["infl_cluster"]["n_obs"].sum() == len(both)
 
 
-@pytest.mark.parametrize("method", ["kmeans", "gmm", "leiden"])
+@pytest.mark.parametrize("method", ["kmeans", "gmm", "ward", "leiden"])
 def test_one_seed_one_result_with_and_without_the_seal(blood, method):
     k = None if method == "leiden" else 6
     results = []
@@ -99,7 +127,7 @@ def test_one_seed_one_result_with_and_without_the_seal(blood, method):
     np.testing.assert_array_equal(results[0], results[2])
 
 
-@pytest.mark.parametrize("method", ["kmeans", "gmm"])
+@pytest.mark.parametrize("method", ["kmeans", "gmm", "ward"])
 @given(seed=st.integers(0, 1000), k=st.integers(2, 6), n=st.integers(30, 80))
 def test_no_sum_is_over_a_few_observations(method, seed, k, n):
     """What is summed of a cluster is 0 where fewer than five belong to it."""

@@ -8,7 +8,7 @@ are not made: what is counted comes first, and small clusters keep the centre th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -247,7 +247,3 @@ def _as_sklearn(means: np.ndarray, covariances: np.ndarray, weights: np.ndarray)
         [solve_triangular(np.linalg.cholesky(c), identity, lower=True).T for c in covariances]
     )
     return model
-
-
-Method = Callable[..., Centres]
-CENTRE_METHODS: dict[str, Method] = {"kmeans": kmeans, "gmm": mixture}

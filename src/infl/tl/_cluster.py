@@ -17,19 +17,22 @@ from infl.data.sites import over_sites
 from infl.errors import DataError, SettingsError
 from infl.sums import run_sums
 from infl.sums.mixture import FEWEST
-from infl.tl._centres import CENTRE_METHODS, Latents
+from infl.tl._centres import Latents, kmeans, mixture
 from infl.tl._cluster_sums import sizes
 from infl.tl._communities import communities, described, matched, numbered
+from infl.tl._tree import ward
 
 if TYPE_CHECKING:
     from mudata import MuData
 
     from infl.keys import Keyring
 
+CLUSTER_METHODS = {"kmeans": kmeans, "gmm": mixture, "ward": ward}
+
 
 @over_sites(
     n_clusters=Whole(none=True),
-    method=Choice(("kmeans", "gmm", "leiden")),
+    method=Choice((*CLUSTER_METHODS, "leiden")),
     use_rep=Text(says="the name of an array in obsm"),
     n_init=Whole(1),
     max_iter=Whole(1),
@@ -41,7 +44,7 @@ def cluster(
     sites: Mapping[str, AnnData | MuData] | AnnData | MuData,
     n_clusters: int | None = None,
     *,
-    method: Literal["kmeans", "gmm", "leiden"] = "kmeans",
+    method: Literal["kmeans", "gmm", "ward", "leiden"] = "kmeans",
     use_rep: str = "X_infl",
     n_init: int = 5,
     max_iter: int = 300,
@@ -58,6 +61,8 @@ def cluster(
     - ``"kmeans"``: sites send numbers and sums of the observations of each cluster, as often as it takes to converge, from
       several beginnings. The result is a k-means of the pooled data.
     - ``"gmm"``: a mixture of normal distributions with full covariances, from sums too; begins with k-means.
+    - ``"ward"``: thirty groups by k-means, joined two by two where that adds least to the squared distances, until
+      `n_clusters` are left. With one cluster more, one of the others is cut in two and the rest stays as it was.
     - ``"leiden"``: each site clusters its own graph of nearest neighbours and sends centroid, radius and number of its
       communities (those of five observations or more), which are joined where centroids are near. Centroids are means
       over a site's own observations and are not sealed, so sites see what each other's communities are like.
@@ -118,8 +123,8 @@ def cluster(
     """
     latents = coordinates(sites, use_rep, role="use_rep")
     n_obs = sum(map(len, latents.values()))
-    if method not in (*CENTRE_METHODS, "leiden"):
-        raise SettingsError(f"method must be 'kmeans', 'gmm' or 'leiden', not {method!r}")
+    if method not in (*CLUSTER_METHODS, "leiden"):
+        raise SettingsError(f"method must be 'kmeans', 'gmm', 'ward' or 'leiden', not {method!r}")
     facts: dict[str, Any] = {}
     if method == "leiden":
         if n_clusters is not None:
@@ -132,7 +137,7 @@ def cluster(
             )
         if n_init < 1 or max_iter < 1:
             raise SettingsError(f"n_init and max_iter must be 1 or more, not {n_init} and {max_iter}")
-        found = CENTRE_METHODS[method](
+        found = CLUSTER_METHODS[method](
             latents, n_clusters, n_init=n_init, max_iter=max_iter, tol=tol, seed=seed, key=key
         )
         labels, means = found.labels, found.means
