@@ -166,7 +166,7 @@ def test_ready_for_scanpy_after_a_federated_pca(khan_sites):
 
 def test_what_cannot_work_is_one_line_and_alters_nothing(blood):
     sites = dealt(blood.obsm["X_infl"])
-    with pytest.raises(SettingsError, match="method='louvain': give one of 'kmeans', 'gmm', 'leiden'"):
+    with pytest.raises(SettingsError, match="method='louvain': give one of 'kmeans', 'gmm', 'ward', 'leiden'"):
         cluster(sites, 3, method="louvain")
     for k in (None, 0, 141):
         with pytest.raises(SettingsError, match=f"n_clusters must be from 1 to 140 for 700 observations .*, not {k}"):
