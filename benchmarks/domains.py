@@ -30,6 +30,7 @@ from _evidence import Method, data_file
 from _table import RESULTS, Table
 from harmony import harmony_of_pooled, mixing
 from infl.models.neighbours import averaging, sections_of
+from infl.sums import FINE_SCALE, sum_over_sites
 
 DOMAINS, SEEDS = (4, 5, 6), 5
 CHOSEN = RESULTS / "raw" / "domains.json"
@@ -113,15 +114,20 @@ def layers(data: Sections, seed: int, hops: int, d: int, sigma: float) -> np.nda
 
 
 def shared_axes(data: Sections, seed: int, kind: str, hops: int, d: int, sigma: float) -> np.ndarray:
-    """Axes of what varies within sections, each section weighing alike; values on them are not centred. Then Harmony. By sums."""
+    """Axes of what varies within sections, each weighing alike; all are seen from the mean of all spots. Harmony. By sums."""
     values = data.values(kind, hops)
     within = {}
     for site, x in values.items():
         centred = x - x.mean(0)
         within[site] = ad.AnnData(centred / np.sqrt((centred**2).sum()))
+    total = sum_over_sites(
+        {s: {"n": len(x), "sum": x.sum(0)} for s, x in values.items()}, "mean", KEY, scale=FINE_SCALE
+    )
+    mean = total["sum"] / total["n"]  # Harmony compares directions, so where they begin matters
     infl.pp.pca(within, max(d, 2), key=KEY, dtype="float64", seed=0)
     sites = {
-        s: ad.AnnData(obsm={"X_pca": x @ within[s].varm["PCs"][:, :d]}, shape=(len(x), 0)) for s, x in values.items()
+        s: ad.AnnData(obsm={"X_pca": (x - mean) @ within[s].varm["PCs"][:, :d]}, shape=(len(x), 0))
+        for s, x in values.items()
     }
     infl.pp.harmony_integrate(sites, sigma=sigma, seed=seed, key=KEY)
     return np.concatenate([sites[site].obsm["X_pca_harmony"] for site in values])
