@@ -26,6 +26,8 @@ _left_out = pytest.StashKey[int]()
 collect_ignore = [] if find_spec("peft") else ["src/infl/nn/trex/tuner.py", "src/infl/models/adapter/net.py"]
 # A former name, which warns whoever looks into it; a test of its own does.
 collect_ignore += ["src/infl/privacy/attacks.py"]
+# Scripts that made vectors, where the library that they are of is installed.
+collect_ignore_glob = ["tests/vectors/*.py"]
 
 
 def _data_dir() -> Path | None:
