@@ -16,9 +16,9 @@ from infl.deploy.specification import specification_digest
 from infl.errors import DataError, FederationError, FileError, InflWarning, KeyringError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
+from infl.federation.exchanges import count_sum
 from infl.federation.local import run_in_process
 from infl.federation.messages import KEYS_KIND, Answer, Key, Plan
-from infl.federation.packings import count_packing
 from infl.federation.site import Site
 from infl.keys import Identity, Keyring
 from infl.models import Classifier
@@ -56,7 +56,7 @@ def changed(site_folder: SiteFolder, **settings: str) -> SiteFolder:
 
 def plan(agreement: Agreement, kind: str, peers: dict[str, bytes]) -> Plan:
     a = agreement
-    due = count_packing(task_from_json(a.task, a.options), a) if kind == "count" else Packing(())
+    due = count_sum(task_from_json(a.task, a.options), a.panel).packing if kind == "count" else Packing(())
     lanes = due.lanes
     return Plan(
         a.run, 0, kind, 0, 0, a.sites, lanes, a.digest, a.key_version, a.fingerprint, (), peers=peers

@@ -2,23 +2,16 @@
 
 import numpy as np
 import pytest
-from anndata import AnnData
 from hypothesis import given
 from hypothesis import strategies as st
 
 from infl.errors import SettingsError
-from infl.federation.agreement import Agreement
-from infl.federation.initial import build_flat_model
-from infl.federation.packings import count_packing, rescaled, train_packing, update_exponent
-from infl.keys import Keyring
-from infl.models import Classifier
-from infl.privacy import DP
+from infl.federation.packings import rescaled, update_exponent
 from infl.privacy.seal import Field, Packing
 from infl.privacy.seal.packing import LANE_RANGE, limit
 from infl.sums.lanes import (
     LEFT_OUT_COUNT,
     MOST_STEPS_AT_ONCE,
-    UPPER,
     WIDENING_STEP,
     WIDER_COUNT,
     fitted,
@@ -141,17 +134,6 @@ def test_an_array_that_a_task_forgot_is_an_error() -> None:
         join_sums({}, sums_packing({"x": (2,)}))
 
 
-def test_under_differential_privacy_nothing_is_marked(small_sites: dict[str, AnnData]) -> None:
-    """A mark would say exactly what the noise is there to hide."""
-    task, key = Classifier(target="label", width=8, n_blocks=1), Keyring.create()
-    for privacy in (None, DP(noise_multiplier=1.0, delta=1e-3)):
-        chosen = task if privacy is None else task.for_dp()
-        agreement = Agreement.new(chosen, chosen.agree(small_sites), small_sites, key, rounds=2, privacy=privacy)
-        names = {f.name for f in train_packing(chosen, agreement, build_flat_model(chosen, agreement).shared).fields}
-        assert ({LEFT_OUT_COUNT, WIDER_COUNT} <= names) is (privacy is None)
-        assert privacy is None or not {LEFT_OUT_COUNT, WIDER_COUNT} & names
-
-
 def test_the_first_scale_has_room_for_64_steps_an_epoch_and_a_gain_of_4() -> None:
     """A step of Adam is below 3.2 lr; the lane has 31 bits beside the sign."""
     largest = 1 / (3.2 * 64 * 4)
@@ -172,42 +154,3 @@ def test_sums_lie_on_three_scales_and_are_of_all() -> None:
         (LEFT_OUT_COUNT, (), 0),
     ]
     assert all(f.of_all and f.bits == 64 for f in fields)
-
-
-def test_the_first_sum_counts_samples_and_who_has_a_name(small_sites: dict[str, AnnData]) -> None:
-    task = Classifier(target="label", width=8, n_blocks=1)
-    agreement = Agreement.new(task, task.agree(small_sites), small_sites, Keyring.create())
-    fields = count_packing(task, agreement).fields
-    names = task.held_names(agreement.panel)
-    assert [(f.name, f.shape) for f in fields] == [("n", ()), *((f"held.{g}", (len(of),)) for g, of in names.items())]
-    assert all(f.of_all and f.bits == 64 and f.step == 1 for f in fields)
-
-
-@pytest.mark.parametrize(
-    ("settings", "updates", "counts"),
-    [
-        ({}, 1, [LEFT_OUT_COUNT, WIDER_COUNT, "train_loss"]),
-        ({"participation": 0.75}, 1, ["n", LEFT_OUT_COUNT, WIDER_COUNT, "train_loss"]),
-        ({"aggregation": "scaffold"}, 2, [LEFT_OUT_COUNT, WIDER_COUNT, "train_loss"]),
-        ({"aggregation": "qfedavg"}, 1, [LEFT_OUT_COUNT, WIDER_COUNT, "train_loss", "importance"]),
-    ],
-)
-def test_what_a_round_sums(
-    small_sites: dict[str, AnnData], settings: dict[str, object], updates: int, counts: list[str]
-) -> None:
-    task = Classifier(target="label", width=8, n_blocks=1)
-    agreement = Agreement.new(task, task.agree(small_sites), small_sites, Keyring.create(), **settings)
-    shared = build_flat_model(task, agreement).shared
-    packing = train_packing(task, agreement, shared)
-    assert [f.shape for f in packing.fields if f.bits == 32] == updates * [e.shape for e in shared.entries]
-    low = [f.exponent for f in packing.fields if f.bits == 32]
-    n = len(shared.entries)
-    assert set(low[:n]) == {update_exponent(task.lr, 1)} and set(low[n:]) == ({-24} if updates == 2 else set())
-    high = {f.name: f for f in packing.fields if f.bits == 64 and not f.name.startswith("metric.")}
-    assert [name for name in high if not name.endswith(UPPER)] == counts
-    assert all(f.exponent == 0 for name, f in high.items() if name == "n")  # a count is whole
-    assert (
-        high[WIDER_COUNT].shape == (updates * n, 8) and high[WIDER_COUNT].exponent == high[LEFT_OUT_COUNT].exponent == 0
-    )
-    assert not (high[WIDER_COUNT].of_all or high[LEFT_OUT_COUNT].of_all)  # they go with the update
-    assert all(f.of_all for name, f in high.items() if name not in (WIDER_COUNT, LEFT_OUT_COUNT))

@@ -14,6 +14,7 @@ from tests.federation.test_programme import House
 import infl.federation.run_lock as lock_module
 from infl.errors import FederationError, KeyringError, SettingsError
 from infl.federation.agreement import Agreement
+from infl.federation.exchanges import summarised
 from infl.federation.messages import REVEAL_KIND
 from infl.federation.packings import left_out
 from infl.federation.replica import Replica
@@ -30,6 +31,10 @@ TASK = Classifier(target="label", width=8, n_blocks=1)
 
 def agreed(sites: dict[str, AnnData], key: Keyring | None, task: Classifier = TASK, **settings: Any) -> Agreement:
     return Agreement.new(task, task.agree(sites), sites, key, **settings)
+
+
+def note_metrics(replica: Replica, total: dict[str, np.ndarray]) -> None:
+    replica._note_metrics(summarised(replica.task, replica.agreement.panel, total))
 
 
 def test_a_run_with_a_key_needs_that_key(small_sites: dict[str, AnnData]) -> None:
@@ -168,18 +173,18 @@ def test_the_best_round_is_the_first_that_none_beats(
     monkeypatch.setattr(Classifier, "maximise", maximise)
     key, seen = Keyring.create(), []
     replica = Replica(agreed(small_sites, key, patience=2), key)
-    replica._judge({"metric.x": np.asarray(9.0)})  # before the first round there is nothing to judge
+    note_metrics(replica, {"metric.x": np.asarray(9.0)})  # before the first round there is nothing to judge
     assert replica.rows == [] and replica.best_round == 0
     for number, value in enumerate((np.nan, 5.0, 3.0, np.nan, 3.0, 1.0), 1):
         replica.rows.append({"loss": 0.0, "n_sites": 4})
         replica.theta, replica.made = torch.full_like(replica.theta, number), f"0{number}"
-        replica._judge({"metric.x": np.asarray(-value if maximise else value)})
+        note_metrics(replica, {"metric.x": np.asarray(-value if maximise else value)})
         kept = 0 if replica.best_theta is None else int(replica.best_theta[0])
         seen.append((replica.best_round, kept, replica.stopped))
         assert kept == 0 or replica.best_made == f"0{kept}"
     assert seen == [(0, 0, False), (2, 2, False), (3, 3, False), (3, 3, False), (3, 3, True), (6, 6, True)]
     replica.rows.append({"loss": 0.0, "n_sites": 3})
-    replica._judge({})  # a site was missing
+    note_metrics(replica, {})  # a site was missing
     assert np.isnan(replica.rows[-1]["val_loss"]) and replica.best_round == 6
 
 
@@ -189,7 +194,7 @@ def test_without_patience_training_goes_on(small_sites: dict[str, AnnData], monk
     replica = Replica(agreed(small_sites, key), key)
     for value in range(1, 30):
         replica.rows.append({"loss": 0.0, "n_sites": 4})
-        replica._judge({"metric.x": np.asarray(float(value))})
+        note_metrics(replica, {"metric.x": np.asarray(float(value))})
     assert replica.best_round == 1 and not replica.stopped
 
 

@@ -18,7 +18,7 @@ from infl.attacks._kit.contract import Attack, Attacker, Finding
 from infl.attacks._kit.statistics import correlation, interval
 from infl.privacy.seal import dequantise
 from infl.privacy.seal.reveal import threshold
-from infl.sums.lanes import split_sums
+from infl.sums.lanes import METRIC_PREFIX, split_sums
 
 if TYPE_CHECKING:
     from infl.federation.coordinator import Transport
@@ -167,7 +167,9 @@ def numbers_told(recorded: Recorded) -> Iterator[float]:
     for plan, answer in recorded.heard:
         if plan.kind == "train":
             arrays = split_sums(dequantise(signed(answer.words), recorded.packing)[1], recorded.packing)
-            parts = [np.ravel(v) for name, v in arrays.items() if name == "train_loss" or name.startswith("metric.")]
+            parts = [
+                np.ravel(v) for name, v in arrays.items() if name == "train_loss" or name.startswith(METRIC_PREFIX)
+            ]
             sent[plan.round][answer.site] = np.concatenate(parts)
     for number in sorted(sent)[:-1]:
         before, after = (sum(sent[n].values(), np.zeros(1)) for n in (number, number + 1))

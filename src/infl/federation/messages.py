@@ -1,7 +1,8 @@
 """Everything that travels between sites and coordinator, and who can read it.
 
 Each field declares its visibility; ``docs/what_leaves.md`` is generated from these classes, and a test fails when a
-field has none.
+field has none. A message that a site's ledger has an entry of its own for says what that entry is called (``entry``) and what it
+reveals (``says``); entries of answers are called as the sum that they are part of.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from infl.privacy.seal import Context, MaskedArrays, Packing, Revealed, epochs_of
 
@@ -159,6 +160,9 @@ class Answer:
 class Key:
     """Site to coordinator, for the other sites: the public key that it made when it started, signed."""
 
+    entry: ClassVar[str] = KEYS_KIND
+    says: ClassVar[str] = "a public key that the site made when it started; nothing of the data"
+
     site: str = shown("the site's name")
     seq: int = shown("number of the exchange")
     public: bytes = shown(
@@ -184,6 +188,11 @@ class Applied:
 @dataclass(frozen=True)
 class Reveal:
     """Site to coordinator: what takes the pairwise masks off a sum of several sites, and off nothing else."""
+
+    entry: ClassVar[str] = REVEAL_KIND.strip()
+    says: ClassVar[str] = (
+        "what takes the masks between pairs of sites off one sum of several sites; nothing of the data"
+    )
 
     site: str = shown("the site's name")
     seq: int = shown("number of the exchange")
@@ -227,6 +236,9 @@ class Consent:
 @dataclass(frozen=True)
 class Trouble:
     """Site to coordinator: it declines the run, or cannot answer a plan."""
+
+    entry: ClassVar[str] = "refusal"
+    says: ClassVar[str] = "that the site does not do what the coordinator asked for, and not why; nothing of the data"
 
     site: str = shown("the site's name")
     seq: int = shown("number of the exchange, 0 when the run is declined")

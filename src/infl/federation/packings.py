@@ -1,4 +1,4 @@
-"""Which arrays each exchange sums, on which scales, and how a site's values are laid into them.
+"""On which scales the arrays of an update are summed, and what becomes of parts that leave them.
 
 A message reveals its size and nothing else. Scales are never sent: the first ones follow from the specification, later ones
 from sums that the sites opened. Sums are three limbs wide, so that no expected value leaves their range. An update that leaves it counts as zero: the site reports it by a number *inside* the sum, and all sites widen the scale
@@ -19,17 +19,12 @@ import numpy as np
 
 from infl import _tell
 from infl.errors import FederationError
-from infl.federation.rules import rule
-from infl.privacy.dp import grid_exponent
-from infl.privacy.seal import Field, Packing
+from infl.privacy.seal import Packing
 from infl.privacy.seal.packing import LANE_RANGE
-from infl.sums.lanes import LEFT_OUT_COUNT, MOST_STEPS_AT_ONCE, WIDENING_STEP, WIDER_COUNT, sums_packing
+from infl.sums.lanes import LEFT_OUT_COUNT, WIDENING_STEP, WIDER_COUNT
 
 if TYPE_CHECKING:
-    from infl.federation.agreement import Agreement
     from infl.federation.messages import Total
-    from infl.models.task import Task
-    from infl.nn.flat import Layout
 
 HELD_PREFIX = "held."
 """Begins the names of arrays that say how many sites have a feature, a class, or what else a task names."""
@@ -53,54 +48,6 @@ def update_exponent(lr: float, local_epochs: int) -> int:
     return ceil(log2(3.2 * lr * STEPS_GUESS * local_epochs * 4)) - 31
 
 
-def count_packing(task: Task, agreement: Agreement) -> Packing:
-    """Return the packing of the first exchange: training samples, and of each name of the panel how many sites have it.
-
-    Under differential privacy samples alone: whether a site has a class follows from its records.
-    """
-    names = {} if agreement.dp is not None else task.held_names(agreement.panel)
-    held = (Field(f"{HELD_PREFIX}{group}", (len(of),), 0, bits=64, of_all=True) for group, of in names.items())
-    return Packing((Field("n", (), 0, bits=64, of_all=True), *held))
-
-
-def judge_packing(task: Task, panel: Mapping[str, object]) -> Packing:
-    """Return the packing of validation metrics."""
-    return sums_packing(_metric_shapes(task, panel))
-
-
-def train_packing(task: Task, agreement: Agreement, shared: Layout) -> Packing:
-    """Return the packing of a training round: update, training loss and validation metrics.
-
-    Under differential privacy the update is a sum of clipped gradients with noise, on the grid that the noise lies on, and
-    nothing else is sent: loss, counts, metrics and marks would need noise too.
-    """
-    dp = agreement.dp
-    if dp is not None:
-        exponent = grid_exponent(dp.clip_norm, shared.total)
-        return Packing(tuple(Field(entry.name, entry.shape, exponent) for entry in shared.entries))
-    exponent = update_exponent(task.lr, agreement.local_epochs)
-    update = tuple(Field(entry.name, entry.shape, exponent) for entry in shared.entries)
-    chosen = rule(agreement.aggregation, agreement.aggregation_options)
-    sums: dict[str, tuple[int, ...]] = {"train_loss": ()}
-    if chosen.importance is not None:
-        sums["importance"] = ()
-    if chosen.control:
-        update += tuple(Field(f"control.{entry.name}", entry.shape, CONTROL_EXPONENT) for entry in shared.entries)
-    some = agreement.cohort_size < len(
-        agreement.sites
-    )  # else all are asked, and weigh what was counted at the beginning
-    counts = (
-        *([Field("n", (), 0, bits=64, of_all=True)] if some else []),
-        Field(LEFT_OUT_COUNT, (), 0, bits=64),
-        Field(WIDER_COUNT, (len(update), MOST_STEPS_AT_ONCE), 0, bits=64),
-    )
-    return Packing((*update, *counts, *sums_packing(sums | _metric_shapes(task, agreement.panel), marked=False).fields))
-
-
-def _metric_shapes(task: Task, panel: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
-    return {f"metric.{name}": tuple(shape) for name, shape in task.metric_shapes(panel).items()}
-
-
 def rescaled(scales: Mapping[str, int], wider: np.ndarray, low: np.ndarray, packing: Packing) -> dict[str, int]:
     """Return by which powers of two the scales of an update's arrays are wider than the first ones, after a sum.
 
@@ -120,6 +67,8 @@ def rescaled(scales: Mapping[str, int], wider: np.ndarray, low: np.ndarray, pack
 
     Examples
     --------
+    >>> from infl.privacy.seal import Field
+    >>> from infl.sums.lanes import MOST_STEPS_AT_ONCE
     >>> packing = Packing((Field("weight", (2,), -30),))
     >>> rescaled({}, np.eye(1, MOST_STEPS_AT_ONCE, 2), np.zeros(2, np.int32), packing)  # one site needs three steps
     {'weight': 12}

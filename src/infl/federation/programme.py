@@ -5,14 +5,14 @@ A coordinator says which exchange it asks for. A site knows which one is due, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from infl.errors import SettingsError
-from infl.federation.messages import CLOSE_KIND, END_KIND, KEYS_KIND, REPLAY_KIND, REVEAL_KIND, Total
-from infl.federation.packings import count_packing, judge_packing, train_packing
+from infl.federation.exchanges import TrainingSum, close_sum, count_sum, judge_sum, training_sum
+from infl.federation.messages import END_KIND, KEYS_KIND, REPLAY_KIND, REVEAL_KIND, Total
 from infl.federation.seeds import generator
 from infl.privacy.seal import Packing
 
@@ -42,7 +42,7 @@ class Exchange:
     of_all
         The sum counts only if all sites are in it.
     sum, step
-        The task's own sum that it is a step of, counted from 0.
+        The sum that it is a step of, counted from 0 (None: a plan that asks for no sum).
 
     Examples
     --------
@@ -54,7 +54,7 @@ class Exchange:
     round: int
     packing: Packing
     of_all: bool = False
-    sum: FederatedSum | None = field(default=None, compare=False, repr=False)
+    sum: FederatedSum | TrainingSum | None = field(default=None, compare=False, repr=False)
     step: int = 0
 
 
@@ -98,21 +98,18 @@ class Programme:
         task, agreement, panel = self.task, self.agreement, self.agreement.panel
         _check_sums(task, panel)
 
-        def steps(sums: Iterable[FederatedSum], *, of_all: bool) -> list[Exchange]:
+        def steps(*sums: FederatedSum, of_all: bool = False) -> list[Exchange]:
             return [
                 Exchange(kind, 0, one.packing, of_all, one, step)
                 for one in sums
                 for step, kind in enumerate(one.exchanges)
             ]
 
-        train = train_packing(task, agreement, self.shared)
+        private, train = agreement.dp is not None, training_sum(task, agreement, self.shared)
         return (  # all later sums build on those before the first round
-            Exchange("count", 0, count_packing(task, agreement), of_all=True),
-            *steps(task.before(panel), of_all=True),
-            *(Exchange("train", number, train) for number in range(1, agreement.rounds + 1)),
-            *([Exchange("judge", 0, judge_packing(task, panel))] if agreement.dp is None else []),
-            *steps(task.after(panel), of_all=False),
-            Exchange(CLOSE_KIND, 0, Packing(())),
+            *steps(count_sum(task, panel, private=private), *task.before(panel), of_all=True),
+            *(Exchange(train.name, number, train.packing, sum=train) for number in range(1, agreement.rounds + 1)),
+            *steps(*([] if private else [judge_sum(task, panel)]), *task.after(panel), close_sum()),
         )
 
     def due(self, done: int, *, rounds: int, stopped: bool) -> Exchange | None:
@@ -168,7 +165,11 @@ def _check_sums(task: Task, panel: Mapping[str, object]) -> None:
                 "on beforehand: leave until= out"
             )
     own = [kind for one in sums for kind in one.exchanges]
-    kinds = ["count", "train", "judge", CLOSE_KIND, KEYS_KIND, END_KIND, REPLAY_KIND, *own]
+    of_every_run = [
+        TrainingSum.name,
+        *(one.name for one in (count_sum(task, panel), judge_sum(task, panel), close_sum())),
+    ]
+    kinds = [*of_every_run, KEYS_KIND, END_KIND, REPLAY_KIND, *own]
     twice = [kind for kind in own if kinds.count(kind) > 1 or kind.startswith(REVEAL_KIND)]
     if twice:
         raise SettingsError(f"model {task.name!r}: two exchanges are called {twice[0]!r}: give its sums other names")

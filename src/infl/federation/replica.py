@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from infl import _tell
 from infl.errors import FederationError, SealError, SettingsError
 from infl.federation.agreement import Agreement
+from infl.federation.exchanges import TrainingSum, summarised
 from infl.federation.holders import check_holders
 from infl.federation.initial import build_flat_model
 from infl.federation.messages import CLOSE_KIND, REVEAL_KIND, Total, context_of, linked
@@ -204,10 +205,10 @@ class Replica:
         return Packing(()) if due is None else due.packing.coarser(self.wider if due.round else {})
 
     def _apply(self, total: Total) -> Context:
-        a = self.agreement
-        due = self.due
+        a, due = self.agreement, self.due
         if fault := self.programme.fault(total, due):
             raise SealError(f"round rejected: {fault}")
+        assert due is not None and due.sum is not None  # else the sum would be none that is due
         context = self.context(total)
         packing, made = self.packing, self.made
         low, high = self.seal.unseal(context, total.responders, total.words, packing)
@@ -216,55 +217,57 @@ class Replica:
         vector, sums = dequantise((low, high), packing)
         arrays = split_sums(sums, packing)
         n_out = left_out(total, arrays)
-        if total.kind == "count":
-            check_holders(self.task.held_names(a.panel), arrays, self.min_holders, len(a.sites))
-            self.n_total = int(arrays["n"])
-            if a.dp is not None:
-                a.dp.check_records(self.n_total)
-        elif total.kind == "train":
-            dp = a.dp
-            if dp is None:
-                self._judge(arrays)
-            # Σ wᵢΔᵢ / Σ wᵢ with wᵢ = nᵢ / n_total; or minus the mean of a Poisson sample's clipped, noisy gradients, to which
-            # a lost site gives zero: how many records answered stays private
-            expected = self.n_total * len(total.cohort) / len(a.sites)  # where that of the cohort stayed closed
-            n = float(arrays.get("n", expected))
-            counted = self._counted(arrays, n)
-            # one row: the update, and with control variates a second: their weighted change
-            rows = torch.from_numpy(vector).view(-1, self.flat_model.shared.total)
-            if self.gain is not None:
-                rows.mul_(self.gain)
-            if not counted and "importance" in arrays and n_out < len(total.responders):
-                raise FederationError(
-                    f"round {total.round}: aggregation={a.aggregation!r} gives no site any weight: choose a smaller power"
-                )
-            share = self.n_total / counted if counted else 0.0
-            update = rows[0].mul_(share if dp is None else -1 / (dp.sample_rate * self.n_total))
-            self.rule.at_sum(self.theta, update, self.rule_state)
-            if not self.theta.sum().isfinite():
-                raise FederationError(
-                    f"round {total.round}: the model is not finite any more; training diverges: lower lr=, or scale the data"
-                )
-            if self.rule.control:
-                self.rule_state["control"] = self.control + rows[1]
-            known = n and "train_loss" in arrays and ("n" in arrays or not n_out)
-            loss = float(arrays["train_loss"]) / n if known else float("nan")
-            self.rows.append({"loss": loss, "n_sites": len(total.responders) - n_out})
+        if isinstance(due.sum, TrainingSum):
+            self._apply_round(total, vector, arrays, n_out)
             if WIDER_COUNT in arrays:
                 self.wider = rescaled(self.wider, arrays[WIDER_COUNT], low, packing)
-        elif total.kind == CLOSE_KIND:
-            pass
+        elif total.kind == "count":
+            check_holders(self.task.held_names(a.panel), arrays, self.min_holders, len(a.sites))
+            self.n_total = due.sum.after(arrays, {}, step=0)["n_total"]
+            if a.dp is not None:
+                a.dp.check_records(self.n_total)
         elif total.kind == "judge":
-            self._judge(arrays)
+            self._note_metrics(due.sum.after(arrays, {}, step=0)["metrics"])
             if self.best_theta is not None:
                 self.theta, self.best_theta = self.best_theta, None
                 made = self.best_made
-        elif due is not None and due.sum is not None and self._is_told(total):
+        elif total.kind != CLOSE_KIND and self._is_told(total):
             self.private = due.sum.after(arrays, self.private, step=due.step)
             self.task.configure(self.flat_model.module, self.private)
             self.begun_with = self.begun_with if self.rows else sorted(self.private)
         self.made = made
         return context
+
+    def _apply_round(self, total: Total, vector: np.ndarray, arrays: Mapping[str, np.ndarray], n_out: int) -> None:
+        """Apply the sum of a training round, of which `n_out` sites' parts count as zero."""
+        a, dp = self.agreement, self.agreement.dp
+        if dp is None:
+            self._note_metrics(summarised(self.task, a.panel, arrays))
+        # Σ wᵢΔᵢ / Σ wᵢ with wᵢ = nᵢ / n_total; or minus the mean of a Poisson sample's clipped, noisy gradients, to which
+        # a lost site gives zero: how many records answered stays private
+        expected = self.n_total * len(total.cohort) / len(a.sites)  # where that of the cohort stayed closed
+        n = float(arrays.get("n", expected))
+        counted = self._counted(arrays, n)
+        # one row: the update, and with control variates a second: their weighted change
+        rows = torch.from_numpy(vector).view(-1, self.flat_model.shared.total)
+        if self.gain is not None:
+            rows.mul_(self.gain)
+        if not counted and "importance" in arrays and n_out < len(total.responders):
+            raise FederationError(
+                f"round {total.round}: aggregation={a.aggregation!r} gives no site any weight: choose a smaller power"
+            )
+        share = self.n_total / counted if counted else 0.0
+        update = rows[0].mul_(share if dp is None else -1 / (dp.sample_rate * self.n_total))
+        self.rule.at_sum(self.theta, update, self.rule_state)
+        if not self.theta.sum().isfinite():
+            raise FederationError(
+                f"round {total.round}: the model is not finite any more; training diverges: lower lr=, or scale the data"
+            )
+        if self.rule.control:
+            self.rule_state["control"] = self.control + rows[1]
+        known = n and "train_loss" in arrays and ("n" in arrays or not n_out)
+        loss = float(arrays["train_loss"]) / n if known else float("nan")
+        self.rows.append({"loss": loss, "n_sites": len(total.responders) - n_out})
 
     def _counted(self, arrays: Mapping[str, np.ndarray], n: float) -> float:
         """Return the summed weights of the updates in a sum: n, or Σ nᵢ fᵢ where the rule counts sites by a factor fᵢ too.
@@ -290,15 +293,10 @@ class Replica:
             )
         return not self.lacks
 
-    def _judge(self, arrays: Mapping[str, np.ndarray]) -> None:
+    def _note_metrics(self, metrics: Mapping[str, float]) -> None:
         """Note the validation metrics of the last round's model, and keep it when it is the best."""
         if not self.rows:
             return
-        sums = {name.removeprefix("metric."): value for name, value in arrays.items() if name.startswith("metric.")}
-        shapes = self.task.metric_shapes(self.agreement.panel)
-        metrics = self.task.summarise(sums or {name: np.zeros(shape) for name, shape in shapes.items()})
-        if not sums:  # a site was missing, so they stayed closed
-            metrics = dict.fromkeys(metrics, float("nan"))
         self.rows[-1] |= {f"val_{name}": value for name, value in metrics.items()}
         value, last = metrics[self.task.monitor], len(self.rows)
         if np.isnan(value):

@@ -13,9 +13,9 @@ from infl import _tell
 from infl._threads import threads_for
 from infl.errors import FederationError, SealError
 from infl.federation.due import check_agreed, due_fault
+from infl.federation.exchanges import RunView, TrainingSum, metric_arrays
 from infl.federation.fitted import read_for_fit
 from infl.federation.messages import (
-    CLOSE_KIND,
     END_KIND,
     KEYS_KIND,
     REPLAY_KIND,
@@ -27,9 +27,9 @@ from infl.federation.messages import (
     Reply,
     Reveal,
     Stopped,
+    Trouble,
 )
 from infl.federation.others import Others
-from infl.federation.packings import HELD_PREFIX
 from infl.federation.replica import Replica
 from infl.federation.rules import AtSite
 from infl.federation.training import Trainer
@@ -38,7 +38,6 @@ from infl.federation.wire import encode_parts
 from infl.privacy.dp import round_key
 from infl.privacy.seal import PairwiseSite, epochs_of
 from infl.privacy.seal.reveal import list_digest
-from infl.sums import SiteView
 from infl.sums.lanes import fitted, join_sums
 
 if TYPE_CHECKING:
@@ -171,7 +170,7 @@ class Site:
         if plan.kind == KEYS_KIND:
             public = self.pairwise.advertise()
             if self.ledger is not None:  # once in each start and exchange that is due, however often it is asked for
-                self.ledger.record_other(plan.run, replica.seq + 1, KEYS_KIND, public)
+                self.ledger.record_other(plan.run, replica.seq + 1, Key.entry, public)
             return Key(self.name, plan.seq, public)
         if plan.kind.startswith(REVEAL_KIND):
             return self._reveal(plan)
@@ -235,7 +234,7 @@ class Site:
     def note_refusal(self) -> None:
         """Write down that a plan is refused, once an exchange however often it is asked for, before that is sent."""
         if self.ledger is not None:
-            self.ledger.record_other(self.replica.agreement.run, self.replica.seq + 1, "refusal")
+            self.ledger.record_other(self.replica.agreement.run, self.replica.seq + 1, Trouble.entry)
 
     def settle(self, plan: Plan) -> None:
         """Let what stays here be that of the global model which `plan` brought."""
@@ -260,7 +259,8 @@ class Site:
         """Return the update (locked, flat; empty outside training), the sums and the update's weight."""
         replica, packing = self.replica, self.replica.packing
         update, arrays, weight = self._values(plan)
-        if plan.kind == "count" or replica.agreement.dp is not None:  # a mark would tell what noise is there to hide
+        due = replica.due
+        if due is None or due.sum is None or not due.sum.marked:
             return update, join_sums(arrays, packing), weight
         update, sums, fits = fitted(update, arrays, packing, len(plan.cohort), weight=weight)
         if not fits:
@@ -271,38 +271,33 @@ class Site:
 
     def _values(self, plan: Plan) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
         """Return the update, the sums by name and the update's weight, as they are."""
-        replica, empty = self.replica, np.empty(0, dtype=np.float32)
-        if plan.kind == CLOSE_KIND:
-            return empty, {}, 1.0
-        if plan.kind == "count":
-            n = len(self.data.train) if replica.agreement.dp is None else len(self.units.records)
-            held = {} if replica.agreement.dp is not None else replica.task.held(self.data, replica.agreement.panel)
-            arrays = {f"{HELD_PREFIX}{group}": has.astype(float) for group, has in held.items()}
-            return empty, {"n": np.asarray(float(n)), **arrays}, 1.0
-        if plan.kind == "train" and replica.agreement.dp is not None:
-            return self._noisy_gradient(replica.agreement.dp, plan), {}, 1.0
-        if plan.kind in ("train", "judge"):
-            arrays = {f"metric.{name}": value for name, value in self.trainer.judge(plan).items()}
-            if plan.kind == "judge":
-                return empty, arrays, 1.0
-            n = len(self.data.train)
-            if replica.agreement.cohort_size < len(replica.agreement.sites):
-                arrays["n"] = np.asarray(float(n))
-            rows, loss = self.trainer.update(plan)
-            if replica.gain is not None:
-                rows.div_(replica.gain)
-            arrays["train_loss"] = np.asarray(loss * n)
-            if replica.rule.importance is not None:
-                factor = replica.rule.importance(self._seen(loss))
-                arrays["importance"] = np.asarray(n * factor)
-                rows[0].mul_(factor)
-            return rows.flatten().numpy(), arrays, n / replica.n_total
-        due = replica.due
+        replica, empty, due = self.replica, np.empty(0, dtype=np.float32), self.replica.due
         assert due is not None and due.sum is not None  # the plan was compared with it
+        if isinstance(due.sum, TrainingSum):
+            dp = replica.agreement.dp
+            return self._trained(plan) if dp is None else (self._noisy_gradient(dp, plan), {}, 1.0)
         if replica.lacks:
             return empty, {name: np.zeros(shape) for name, shape in due.sum.shapes.items()}, 1.0
-        view = SiteView(self.data, replica.module(self.trainer.own.now.weights))
+        n = len(self.data.train if replica.agreement.dp is None else self.units.records)
+        module = replica.module(self.trainer.own.now.weights)
+        view = RunView(self.data, module, n, lambda: self.trainer.judge(plan))
         return empty, dict(due.sum.local(view, replica.private)), 1.0
+
+    def _trained(self, plan: Plan) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
+        """Return the update of a training round, its sums by name and the update's weight."""
+        replica, n = self.replica, len(self.data.train)
+        arrays = metric_arrays(self.trainer.judge(plan))
+        if replica.agreement.cohort_size < len(replica.agreement.sites):
+            arrays["n"] = np.asarray(float(n))
+        rows, loss = self.trainer.update(plan)
+        if replica.gain is not None:
+            rows.div_(replica.gain)
+        arrays["train_loss"] = np.asarray(loss * n)
+        if replica.rule.importance is not None:
+            factor = replica.rule.importance(self._seen(loss))
+            arrays["importance"] = np.asarray(n * factor)
+            rows[0].mul_(factor)
+        return rows.flatten().numpy(), arrays, n / replica.n_total
 
     def _seen(self, loss: float) -> AtSite:
         """Return what this site's factor in the average may follow from."""

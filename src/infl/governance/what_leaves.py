@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from infl.federation.exchanges import TrainingSum, close_sum, count_sum, judge_sum
 from infl.federation.messages import MESSAGE_TYPES, Visibility
 from infl.models.registry import TASKS, make_task
 from infl.pp._batch_sums import model_sums, residual_sum
@@ -67,8 +68,8 @@ INSIDE = """## What is inside the sealed words
 
 | exchange | arrays | scale |
 | --- | --- | --- |
-| `count` | number of training samples; of each feature, class, category or modality of the panel whether the site has it | exact |
-| a task's sums before and after the rounds | below | multiples of 2⁻²⁰ |
+| `count` | below | exact |
+| a task's sums before and after the rounds, `judge` | below | multiples of 2⁻²⁰ |
 | `train` | change of every shared weight × the site's share of the samples | per tensor, from the specification |
 | `train` | summed training loss, summed validation metrics (a classifier: loss, confusion counts, calibration bins) | exact counts; else multiples of 2⁻²⁰ |
 | `train`, where some sites are asked | number of samples | exact |
@@ -76,9 +77,8 @@ INSIDE = """## What is inside the sealed words
 | `train`, rule `qfedavg` | samples × training loss to the power q, summed; the update is multiplied by that power too | multiples of 2⁻²⁰ |
 | `train`, rule `afl` | samples × the site's weight in the mixture; the update is multiplied by that weight too | multiples of 2⁻²⁰ |
 | `train`, rule `fedavg` with `weight="sites"` | 1, which adds up to the number of sites; the update is divided by the samples | multiples of 2⁻²⁰ |
-| `judge` | summed validation metrics of the last model | as above |
 | `train` and a task's sums | `left_out`, sites whose part counts as zero; `wider`, by how many steps an array's scale must be wider | exact |
-| `close` | nothing: that it opens shows that all had the same sums | – |
+| `close` | none | – |
 | every exchange | integrity tag, linear in all words, keyed | – |
 
 Beside the update and its marks (`left_out`, `wider`) everything is opened only where all sites of the cohort are in the sum.
@@ -96,11 +96,16 @@ Names are not hidden: those of sites, features and classes are part of the run's
 """
 
 
+OF_EVERY_RUN = """## Sums of every run
+
+Made from the sums themselves, for a classifier with one feature and two classes. The last column says how much one number can change,
+at most, when one record of a site is changed, added or left out; where nothing stands, no bound is known.
+"""
+
 OF_TASKS = """## Sums of the tasks
 
 Each task lists what it adds over sites before the first round and after the last one, with all its options in use; the table is
-made from those lists (`Task.before`, `Task.after`). The last column says how much one number can change, at most, when one record
-of a site is changed, added or left out; where nothing stands, no bound is known.
+made from those lists (`Task.before`, `Task.after`).
 """
 
 OF_SURVIVAL = """## Sums of curves of survival and of regressions
@@ -127,6 +132,9 @@ PANEL: dict[str, Any] = {
     "classes": ["a", "b"],
     "conditions": ["TP53"],
     "modalities": {"": ["TP53"]},
+    "tasks": {"label": ["a", "b"]},
+    "sites": ["a", "b", "c"],
+    "covariates": {},
     "width": 1,
 }
 """Of what no sum's description depends on."""
@@ -160,6 +168,9 @@ def what_leaves() -> str:
         [
             *parts,
             INSIDE,
+            OF_EVERY_RUN,
+            *_of_every_run(),
+            "",
             OF_TASKS,
             *_of_tasks(),
             "",
@@ -174,6 +185,15 @@ def what_leaves() -> str:
             "",
         ]
     )
+
+
+def _of_every_run() -> list[str]:
+    """Return the table of the sums that do not depend on the task."""
+    task = make_task("classifier", {"target": "x"})
+    count, *others = (_row(one) for one in (count_sum(task, PANEL), judge_sum(task, PANEL), close_sum()))
+    training = f"`{TrainingSum.name}` | {TrainingSum.says} | above | "
+    rows = ["| sum | what it tells | arrays | one record |", "| --- | --- | --- | --- |"]
+    return rows + [f"| {row} |" for row in (count, training, *others)]
 
 
 def _of_tasks() -> list[str]:

@@ -20,6 +20,8 @@ LIMB = 40
 """Bits from one limb of a sum to the next: limbs of 59 bits add over 2¹⁹ sites."""
 UPPER = (".high", ".higher", ".highest", ".top")
 """How the names of a sum's upper limbs end, the lowest one first."""
+METRIC_PREFIX = "metric."
+"""Begins the names of arrays that are summed metrics."""
 LEFT_OUT_COUNT, WIDER_COUNT = "left_out", "wider"
 """Numbers inside a sum: sites whose part of it counts as zero, since it was not finite or out of range; and of each array of
 an update, how many sites need its scale wider, for each number of steps."""
@@ -171,7 +173,7 @@ def fitted(
     """
     high = join_sums(arrays, packing)
     wrong = misfits(high, packing, 64, largest=limit(64, n_sites))
-    metrics = {name for name in wrong if name.startswith("metric.")}
+    metrics = {name for name in wrong if name.startswith(METRIC_PREFIX)}
     factors = misfits(update, packing, 32, largest=limit(32, n_sites, weight), weight=weight) if len(update) else {}
     if not (wrong or factors):
         return update, high, True
@@ -179,7 +181,7 @@ def fitted(
     apart = WIDER_COUNT in names  # metrics are one thing, the update and what belongs to it another
     rest = bool(factors) or len(metrics) < len(wrong) or (not apart and bool(wrong))
     kept = {
-        name: np.zeros_like(value) if (bool(metrics) if apart and name.startswith("metric.") else rest) else value
+        name: np.zeros_like(value) if (bool(metrics) if apart and name.startswith(METRIC_PREFIX) else rest) else value
         for name, value in arrays.items()
     }
     if rest:

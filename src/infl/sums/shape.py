@@ -92,6 +92,9 @@ class FederatedSum:
         with ``{name}``, ``{step}`` (from 1) and ``{index}`` (from 0). Seals are bound to it.
     finish
         In place of `combine` after the last step.
+    marked
+        Whether a site says inside the sum that its share counts as zero, where it is not finite or beyond its scale. Not where
+        every share fits.
     until
         Ends the steps early when it is true of the state; not for a task, whose exchanges are agreed on beforehand.
 
@@ -128,6 +131,7 @@ class FederatedSum:
     called: str = ""
     finish: Callable[[Arrays, State], State] | None = None
     until: Callable[[State], bool] | None = None
+    marked: bool = True
 
     def __post_init__(self) -> None:
         check_named(f"sensitivity of {self.name!r}", self.sensitivity, self.shapes)
@@ -142,7 +146,7 @@ class FederatedSum:
     @cached_property
     def packing(self) -> Packing:
         """How the arrays are laid into a message; the same for all steps."""
-        return sums_packing(self.shapes, self.scale)
+        return sums_packing(self.shapes, self.scale, marked=self.marked)
 
     def after(self, total: Arrays, state: State, *, step: int) -> State:
         """Return the state after the total of a step, counted from 0."""
