@@ -142,3 +142,9 @@ def test_old_names_in_a_class_that_is_mixed_in_are_taken() -> None:
 
     assert [line.filename for line in caught] == [__file__]
     assert Theirs(target="label").local_arrays(None) == {"mixed": 1}  # type: ignore[arg-type,comparison-overlap]
+
+
+@pytest.mark.parametrize("spelling", ["seed", "random_state"])
+def test_an_error_names_the_spelling_that_was_given(khan_sites: dict, spelling: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{spelling}=-1: give a whole number"):
+        infl.pp.pca(khan_sites, 3, svd_solver="randomized", **{spelling: -1})

@@ -74,11 +74,18 @@ def spelled(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     def taking(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            for other in names.keys() & kwargs.keys():
+            given = names.keys() & kwargs.keys()
+            for other in given:
                 if names[other] in kwargs:
                     raise SettingsError(f"{names[other]}= and its other spelling {other}= were both given: give one")
                 kwargs[names[other]] = kwargs.pop(other)
-            return function(*args, **kwargs)
+            try:
+                return function(*args, **kwargs)
+            except SettingsError as error:  # in the spelling that was given
+                for other in given:
+                    if str(error).startswith(f"{names[other]}="):
+                        raise SettingsError(other + str(error).removeprefix(names[other])) from None
+                raise
 
         return call
 

@@ -6,6 +6,7 @@ from matplotlib.lines import Line2D
 
 from infl._tables import bare, label_of, method_label
 from infl.errors import DataError
+from infl.models.task import LOWER_IS_BETTER
 from infl.pl._style import (
     GREY,
     PALE,
@@ -28,7 +29,6 @@ _FAMILIES = {
     ),
 }
 _OTHER = ("without a lock", REFERENCE_COLOUR, "D")
-_LOWER_IS_BETTER = ("error", "loss", "mse", "nll", "seconds")
 
 
 @picture()
@@ -93,7 +93,7 @@ def compare(table: pd.DataFrame, *, metric: str | None = None, ax: Axes | None =
         ax.axvline(chance, color=GREY, linewidth=1, linestyle="--", zorder=0)
         shown.append(Line2D([], [], color=GREY, linewidth=1, linestyle="--", label="chance"))
 
-    lower_is_better = any(word in metric for word in _LOWER_IS_BETTER)
+    lower_is_better = any(word in metric for word in (*LOWER_IS_BETTER, "seconds"))
     if lower_is_better:
         ax.set_xlim(left=0)
     elif part["mean"].between(0, 1).all():
