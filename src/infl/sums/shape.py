@@ -92,11 +92,11 @@ class FederatedSum:
         with ``{name}``, ``{step}`` (from 1) and ``{index}`` (from 0). Seals are bound to it.
     finish
         In place of `combine` after the last step.
+    until
+        Ends the steps early when it is true of the state; not for a task, whose exchanges are agreed on beforehand.
     marked
         Whether a site says inside the sum that its share counts as zero, where it is not finite or beyond its scale. Not where
         every share fits.
-    until
-        Ends the steps early when it is true of the state; not for a task, whose exchanges are agreed on beforehand.
 
     Raises
     ------
