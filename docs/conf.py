@@ -43,8 +43,10 @@ suppress_warnings = ["sphinx_autodoc_typehints.forward_reference"]
 
 # -- docstrings --------------------------------------------------------------------------------------------------------
 autosummary_generate = True
-# What is left out of tables of methods: dunders of torch, and fields whose default is a function.
-autosummary_context = {"not_methods": ["__init__", "extra_repr", "at_site", "at_sum"]}
+# What is left out of tables of methods: dunders of torch, fields whose default is a function, and old names of methods.
+autosummary_context = {
+    "not_methods": ["__init__", "extra_repr", "at_site", "at_sum", "privately", "judged", "keep"],
+}
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # sphinx_autodoc_typehints writes them
 napoleon_google_docstring = False
