@@ -15,6 +15,7 @@ from scipy import sparse
 
 from infl._parameters import SITE_NAME, Kind, door, shown
 from infl.data.columns import obs_column
+from infl.data.consortium import Consortium
 from infl.data.copy import own as own_object
 from infl.data.labels import label_text
 from infl.errors import DataError, SettingsError
@@ -28,6 +29,10 @@ R = TypeVar("R")
 
 def as_sites(sites: Mapping[str, Data] | Data, site_key: str | None) -> dict[str, Data]:
     """Return the sites' data by name, from a mapping or from one object and its site column."""
+    if isinstance(sites, Consortium):
+        raise SettingsError(
+            "this function takes the data of sites of one process, no consortium: call it on a dict of sites"
+        )
     if isinstance(sites, Mapping):
         if site_key is not None:
             raise SettingsError("site_key= goes with one object; these sites are already apart: leave site_key out")
@@ -45,7 +50,7 @@ def as_sites(sites: Mapping[str, Data] | Data, site_key: str | None) -> dict[str
     return {name: sites[rows] for name, rows in site_rows(sites, site_key).items()}
 
 
-def over_sites(**own: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def over_sites(*, between: bool = False, **own: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let a function that works on a dict of sites take one object with ``site_key=``, too, and check its arguments.
 
     Of one object, each site's rows are handed over as a view, and what the function wrote at the sites, and nothing else, is
@@ -53,6 +58,8 @@ def over_sites(**own: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     Parameters
     ----------
+    between
+        The function runs over a :class:`infl.data.consortium.Consortium` as well; the others refuse one.
     **own
         Kinds of parameters, see :func:`infl._parameters.door`.
     """
@@ -62,7 +69,7 @@ def over_sites(**own: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def call(*args: Any, **kwargs: Any) -> Any:
             sites, *rest = args
             site_key = kwargs.get("site_key")
-            if isinstance(sites, Mapping) and site_key is None:
+            if isinstance(sites, Mapping) and site_key is None and (between or not isinstance(sites, Consortium)):
                 return function(*args, **kwargs)
             parts = as_sites(sites, site_key)
             if kwargs.get("key_added") == site_key:

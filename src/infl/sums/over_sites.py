@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from infl.data.consortium import Consortium, members
 from infl.errors import DataError, SealError
 from infl.privacy.seal import Context, GroupSeal, NoSeal, Packing, add, dequantise
 from infl.sums.lanes import LEFT_OUT_COUNT, Scale, fitted, split_sums, sums_packing
@@ -33,7 +34,7 @@ def run_sums(
     sums
         The list.
     sites
-        By name, what each sum's ``local`` takes.
+        By name, what each sum's ``local`` takes; or what this process holds of it, a :class:`infl.data.consortium.Consortium`.
     key
         Key ring: with it, and three sites or more, what leaves a site is sealed.
     state
@@ -71,7 +72,7 @@ def run_sums(
         for step, exchange in enumerate(one.exchanges):
             shares = ((site, one.local(has, state)) for site, has in sites.items())
             purpose = f"{about}: {exchange}" if about else exchange
-            total = _added(shares, tuple(sites), one.packing, purpose, key)
+            total = _added(shares, sites, one.packing, purpose, key)
             state = one.after(total, state, step=step)
             if one.until is not None and one.until(state):
                 break
@@ -122,7 +123,7 @@ def sum_over_sites(
     _check_sites(parts)
     first = next(iter(parts.values()))
     packing = sums_packing({name: np.shape(value) for name, value in first.items()}, scale)
-    return _added(parts.items(), tuple(parts), packing, purpose, key)
+    return _added(parts.items(), parts, packing, purpose, key)
 
 
 def _check_sites(sites: Mapping[str, Any]) -> None:
@@ -132,20 +133,27 @@ def _check_sites(sites: Mapping[str, Any]) -> None:
 
 def _added(
     shares: Iterable[tuple[str, Mapping[str, Any]]],
-    cohort: tuple[str, ...],
+    sites: Mapping[str, Any],
     packing: Packing,
     purpose: str,
     key: Keyring | None,
 ) -> Arrays:
-    """Return the sum of the sites' shares, with one share in memory at a time."""
+    """Return the sum of the sites' shares, those of other processes too, with one share in memory at a time."""
+    cohort, between = members(sites), sites if isinstance(sites, Consortium) else None
+    key = between.key if between is not None and key is None else key
+    if between is not None and (key is None or len(cohort) < 3):
+        raise SealError("sums between processes are sealed: give key=, and three sites or more")
     sealed = key is not None and len(cohort) >= 3
     seal = GroupSeal(key.subkey("seal"), min_sites=3) if key is not None and sealed else NoSeal(min_sites=1)
-    context = Context(os.urandom(16).hex(), 0, 0, cohort, purpose, packing.digest())
+    run, number = (os.urandom(16).hex(), 0) if between is None else (between.channel.run, between.channel.number())
+    context = Context(run, number, 0, cohort, purpose, packing.digest())
     total, empty = None, np.empty(0, dtype=np.float32)
     for site, arrays in shares:
         _, lane, _ = fitted(empty, arrays, packing, len(cohort), weight=1.0)
         total = add(total, seal.seal(context, site, empty, lane, packing))
     assert total is not None
+    if between is not None:
+        total = between.channel.add(f"{purpose} {packing.digest()}", total)
     arrays = split_sums(dequantise(seal.unseal(context, cohort, total, packing), packing)[1], packing)
     if n_out := int(arrays.pop(LEFT_OUT_COUNT)):
         raise SealError(

@@ -1,0 +1,89 @@
+"""A consortium in one process: a thread for each site, which holds that site's object only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from threading import Condition
+from typing import Any
+
+from infl.data.consortium import Consortium
+from infl.errors import FederationError
+from infl.keys import Keyring
+from infl.privacy.seal import add
+
+
+class Room:
+    """Where threads meet. An exchange ends when all have said something, or one has left."""
+
+    def __init__(self, members: tuple[str, ...]) -> None:
+        self.members, self.run = members, os.urandom(16).hex()
+        self.said: list[dict[str, tuple[str, Any]]] = []
+        self.left: set[str] = set()
+        self.changed = Condition()
+
+    def exchange(self, number: int, site: str, kind: str, value: Any) -> dict[str, Any]:
+        with self.changed:
+            if number == len(self.said):
+                self.said.append({})
+            said = self.said[number]
+            said[site] = (kind, value)
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: len(said) == len(self.members) or self.left - set(said))
+            if gone := sorted(self.left - set(said)):
+                raise FederationError(f"{gone[0]} left before {kind!r}: its own message says why")
+            for other, (theirs, _) in said.items():
+                if theirs != kind:
+                    raise FederationError(f"{other} adds {theirs!r} where {site} adds {kind!r}")
+            return {member: said[member][1] for member in self.members}
+
+    def leave(self, site: str) -> None:
+        with self.changed:
+            self.left.add(site)
+            self.changed.notify_all()
+
+
+class Seat:
+    """A site's channel."""
+
+    def __init__(self, room: Room, site: str) -> None:
+        self.room, self.site, self.exchanges = room, site, 0
+        self.members, self.run = room.members, room.run
+        self.kinds: list[str] = []
+
+    def number(self) -> int:
+        return self.exchanges
+
+    def add(self, kind: str, share: Any) -> Any:
+        total = None
+        for part in self._exchange(f"sum {kind}", share).values():
+            total = add(total, part)
+        return total
+
+    def agree(self, kind: str, names: Mapping[str, Any]) -> dict[str, Any]:
+        return self._exchange(f"names {kind}", names[self.site])
+
+    def _exchange(self, kind: str, value: Any) -> dict[str, Any]:
+        self.kinds.append(kind)
+        self.exchanges += 1
+        return self.room.exchange(self.exchanges - 1, self.site, kind, value)
+
+
+def at_every_site(
+    function: Callable[[Consortium], Any], sites: Mapping[str, Any], key: Keyring | None
+) -> tuple[dict[str, Any], dict[str, Seat]]:
+    """Run a function in a thread for each site; return what it gave there, an error where it raised one, and the channels."""
+    room = Room(tuple(sites))
+    seats = {site: Seat(room, site) for site in sites}
+
+    def at(site: str) -> Any:
+        try:
+            return function(Consortium({site: sites[site]}, seats[site], key))
+        except Exception as error:
+            return error
+        finally:
+            room.leave(site)
+
+    with ThreadPoolExecutor(len(sites)) as pool:
+        return dict(zip(sites, pool.map(at, sites), strict=True)), seats
