@@ -80,10 +80,9 @@ def at_every_site(
     def at(site: str) -> Any:
         try:
             return function(Consortium({site: sites[site]}, seats[site], key))
-        except Exception as error:
-            return error
         finally:
             room.leave(site)
 
     with ThreadPoolExecutor(len(sites)) as pool:
-        return dict(zip(sites, pool.map(at, sites), strict=True)), seats
+        futures = {site: pool.submit(at, site) for site in sites}
+    return {site: future.exception() or future.result() for site, future in futures.items()}, seats

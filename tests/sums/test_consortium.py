@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from tests.threads import Room, Seat, at_every_site
 
 from infl.data.consortium import Consortium, agreed, alongside, members
 from infl.errors import FederationError, SealError, SettingsError
 from infl.keys import Keyring
 from infl.sums import FINE_SCALE, FederatedSum, run_sums
-from tests.threads import Room, Seat, at_every_site
 
 KEY = Keyring.create()
 SITES = {"a": np.array([0.1, 2.5]), "b": np.array([-7.25, 1e6]), "c": np.array([3.0, np.pi])}

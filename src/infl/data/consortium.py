@@ -7,12 +7,14 @@ process then holds its own site only, and all of them compute the same from the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from infl.errors import SettingsError
+import numpy as np
 
-if TYPE_CHECKING:
-    from infl.keys import Keyring
+from infl.errors import DataError, SettingsError
+
+FEWEST_NAMED = 5
+"""Records of a category at a site whose name may leave it."""
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -57,7 +59,7 @@ class Consortium(Mapping[str, T], Generic[T]):
         Key ring that sums are sealed with where a function is called without one.
     """
 
-    def __init__(self, held: Mapping[str, T], channel: Channel, key: Keyring | None = None) -> None:
+    def __init__(self, held: Mapping[str, T], channel: Channel, key: Any = None) -> None:
         if unknown := [site for site in held if site not in channel.members]:
             raise SettingsError(f"{unknown[0]} is no member of the consortium ({', '.join(channel.members)})")
         self._held, self.channel, self.key = dict(held), channel, key
@@ -117,3 +119,30 @@ def agreed(sites: Mapping[str, Any], kind: str, names: Mapping[str, Any]) -> dic
     {'a': 'raw counts', 'b': None}
     """
     return sites.channel.agree(kind, names) if isinstance(sites, Consortium) else dict(names)
+
+
+def agreed_categories(sites: Mapping[str, Any], kind: str, labels: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return which categories each site has, in order, given the label of each record of the sites of this process.
+
+    Between processes, a category of few records is not named: what a site cannot name, it cannot take part with.
+
+    Raises
+    ------
+    DataError
+        A site of a consortium has a category of fewer than five records.
+
+    Examples
+    --------
+    >>> agreed_categories({"a": 1, "b": 2}, "batches", {"a": ["x", "y", "x"], "b": ["y"]})
+    {'a': ['x', 'y'], 'b': ['y']}
+    """
+    found = {}
+    for site, of_site in labels.items():
+        names, n = np.unique(np.asarray(of_site, dtype=str), return_counts=True)
+        if isinstance(sites, Consortium) and len(names) and n.min() < FEWEST_NAMED:
+            raise DataError(
+                f"{kind} of {site}: {str(names[n.argmin()])!r} has {n.min()} observations, and a category of fewer than "
+                f"{FEWEST_NAMED} is not named to other sites: join it with another, or leave these observations out"
+            )
+        found[site] = names.tolist()
+    return agreed(sites, kind, found)

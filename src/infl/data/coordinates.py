@@ -9,6 +9,7 @@ import numpy as np
 
 from infl.data.check import check_site_names
 from infl.data.columns import shortlist
+from infl.data.consortium import agreed, alongside
 from infl.errors import DataError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 
-def coordinates(sites: Mapping[str, AnnData | MuData], name: str, *, role: str) -> dict[str, np.ndarray]:
+def coordinates(sites: Mapping[str, AnnData | MuData], name: str, *, role: str) -> Mapping[str, np.ndarray]:
     """Return an array of ``obsm`` of each site in float64, (n_obs, d).
 
     Parameters
@@ -57,11 +58,13 @@ def coordinates(sites: Mapping[str, AnnData | MuData], name: str, *, role: str) 
             raise DataError(f"obsm[{name!r}] of {site} is no dense table of coordinates, (n_obs, at least 1)")
         if not np.isfinite(x).all():
             raise DataError(f"obsm[{name!r}] of {site} has NaN or infinite values: compute it again")
-        first = next(iter(found), site)
-        if found and x.shape[1] != found[first].shape[1]:
+        found[site] = x
+    widths = agreed(sites, "number of coordinates", {site: x.shape[1] for site, x in found.items()})
+    first = next(iter(widths))
+    for site, width in widths.items():
+        if width != widths[first]:
             raise DataError(
-                f"obsm[{name!r}] has {found[first].shape[1]} coordinates at {first} and {x.shape[1]} at {site}: make it by "
+                f"obsm[{name!r}] has {widths[first]} coordinates at {first} and {width} at {site}: make it by "
                 "one model, or one PCA, for all sites"
             )
-        found[site] = x
-    return found
+    return alongside(sites, found)

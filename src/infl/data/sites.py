@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -15,7 +17,7 @@ from scipy import sparse
 
 from infl._parameters import SITE_NAME, Kind, door, shown
 from infl.data.columns import obs_column
-from infl.data.consortium import Consortium
+from infl.data.consortium import Consortium, agreed
 from infl.data.copy import own as own_object
 from infl.data.labels import label_text
 from infl.errors import DataError, SettingsError
@@ -69,7 +71,10 @@ def over_sites(*, between: bool = False, **own: Kind) -> Callable[[Callable[P, R
         def call(*args: Any, **kwargs: Any) -> Any:
             sites, *rest = args
             site_key = kwargs.get("site_key")
-            if isinstance(sites, Mapping) and site_key is None and (between or not isinstance(sites, Consortium)):
+            if between and isinstance(sites, Consortium) and site_key is None:
+                _agree_on_arguments(function, sites, rest, kwargs)
+                return function(*args, **kwargs)
+            if isinstance(sites, Mapping) and site_key is None and not isinstance(sites, Consortium):
                 return function(*args, **kwargs)
             parts = as_sites(sites, site_key)
             if kwargs.get("key_added") == site_key:
@@ -93,6 +98,20 @@ def over_sites(*, between: bool = False, **own: Kind) -> Callable[[Callable[P, R
         return door(**own)(call)
 
     return taking
+
+
+def _agree_on_arguments(
+    function: Callable[..., Any], sites: Consortium[Any], rest: list[Any], given: dict[str, Any]
+) -> None:
+    """Refuse to begin where sites call functions or arguments that differ; arrays by site are each site's own."""
+    bound = inspect.signature(function).bind(sites, *rest, **given)
+    bound.apply_defaults()
+    own = {"sites", "key"} | {name for name, value in bound.arguments.items() if isinstance(value, Mapping)}
+    values = {
+        name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in bound.arguments.items() if name not in own
+    }
+    digest = hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest()
+    agreed(sites, f"{function.__name__} {digest}", dict.fromkeys(sites))
 
 
 def site_rows(adata: Data, site_key: str | None) -> dict[str, np.ndarray]:

@@ -45,15 +45,14 @@ def units_of(adata: AnnData, layer: str | None = None) -> str | None:
     return "logarithms" if values.max() <= _LARGEST_LOG else "normalised counts"
 
 
-def log_base(objects: Mapping[str, AnnData]) -> float | None:
-    """Return the base of the sites' logarithms by ``uns["log1p"]``, None for e.
+def log_base(bases: Mapping[str, float | None]) -> float | None:
+    """Return the one base of the sites' logarithms, None for e, from what ``uns["log1p"]`` says at each.
 
     Raises
     ------
     infl.errors.DataError
         Two sites have different ones.
     """
-    bases = {site: adata.uns.get("log1p", {}).get("base") for site, adata in objects.items()}
     first = next(iter(bases))
     for site, base in bases.items():
         if base != bases[first]:

@@ -29,8 +29,10 @@ from infl.pp._pca_sums import direction_sums, frame_from, product_sums
 from infl.pp._qc import feature_sum
 from infl.pp._sphere import centre_sums
 from infl.sums import FederatedSum
+from infl.sums.observations import observations
 from infl.tl._calibrate import judged_at
 from infl.tl._cluster_sums import (
+    changed,
     cluster_moments,
     coordinates,
     distances,
@@ -117,6 +119,23 @@ that they left in half a part in which many did. Later sums are over bins with f
 OF_PREPROCESSING = """## Sums of preprocessing
 
 Each function of `infl.pp` that looks at values over sites is a list of sums, too. With a key and three sites or more they are sealed.
+
+Where sites are processes of their own (`infl.data.consortium.Consortium`), each runs the same function on its own object. Sums
+between them are always sealed. Besides, sites say these names to each other, which all members and the coordinator can read:
+
+| what | functions |
+| --- | --- |
+| name of the function and a digest of its arguments | all |
+| number of features and a digest of their names, in order | all that read a matrix |
+| kind of values: raw counts, normalised counts, logarithms, scaled values, or unclear | `moments`, `scale`, `highly_variable_genes`, `pca` |
+| type of values, such as float32 | `normalize_total` without `target_sum` |
+| that a site has checked its values | `normalize_total`, `log1p` |
+| base of the logarithms | `highly_variable_genes(flavor="seurat")` |
+| which features a column of `var` marks, and which it says nothing of | `pca` |
+| whether `obs` has a column called site, `var` one called highly_variable | `highly_variable_genes`, `harmony_integrate`, `pca` |
+| names of the batches of at least five observations; a site with a smaller one refuses to go on | `highly_variable_genes`, `harmony_integrate` with a column of batches |
+| number of coordinates | `harmony_integrate`, `cluster` |
+| that a site goes on no more, without the reason | all |
 """
 
 OF_TOOLS = """## Sums of clusters, markers, differential expression, and a lock's strength
@@ -215,6 +234,7 @@ def _of_preprocessing() -> list[str]:
             highly_expressed(1, 0.05),
             *median_sums(1, np.dtype(np.float32), name="median of totals"),
         ],
+        "`scale(mask_obs=…)`": [observations()],
         "`qc_summary`": [feature_sum(1)],
         "`highly_variable_genes`": [
             *moment_sums(1, textbook=True),
@@ -223,9 +243,14 @@ def _of_preprocessing() -> list[str]:
             marks_of_batches(1),
             *median_sums(1, np.dtype(np.float32), name="ranks", of_records=False),
         ],
-        "`harmony_integrate`": [size_sum(["x", "y"]), *centre_sums(1, 1), *harmony_sums(1, 1, 2, steps=4)],
+        "`harmony_integrate`": [
+            observations(),
+            size_sum(["x", "y"]),
+            *centre_sums(1, 1),
+            *harmony_sums(1, 1, 2, steps=4),
+        ],
         "`combat`, `remove_batch_effect`, `regress_out`": [*model_sums(["x"], 1), residual_sum(1, 1)],
-        "`pca`": [*moment_sums(1), *product_sums(1, frame_of), *direction_sums(1, 1, 0, frame_of)],
+        "`pca`": [observations(), *moment_sums(1), *product_sums(1, frame_of), *direction_sums(1, 1, 0, frame_of)],
     }
     return _of_functions(lists)
 
@@ -235,7 +260,16 @@ def _of_tools() -> list[str]:
     judged = judged_at(0.5, make_task("classifier", {"target": "x"}), PANEL, nn.Identity())
     return _of_functions(
         {
-            "`cluster`": [halves(), cluster_moments(1), numbers(1), coordinates(1, 1), distances(), sizes(1)],
+            "`cluster`": [
+                observations(),
+                halves(),
+                cluster_moments(1),
+                numbers(1),
+                coordinates(1, 1),
+                changed(),
+                distances(),
+                sizes(1),
+            ],
             '`cluster(method="gmm")`': [likelihood(), squares(1, 1)],
             "`rank_genes_groups`": group_sums(1, 1, nonzero=True),
             '`rank_genes_groups(method="wilcoxon")`': rank_sums(1, 1, 64),

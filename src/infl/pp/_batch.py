@@ -213,7 +213,7 @@ def _names(names: str | Sequence[str] | None) -> list[str]:
     return [] if names is None else [names] if isinstance(names, str) else list(names)
 
 
-def _matrices(sites: Mapping[str, AnnData], layer: str | None, key: Keyring | None) -> dict:
+def _matrices(sites: Mapping[str, AnnData], layer: str | None, key: Keyring | None) -> Mapping[str, SiteMatrix]:
     """Return the sites' matrices, where all measured all features."""
     at = matrices(sites, layer, key, rewrite=True)
     for site, matrix in at.items():

@@ -13,6 +13,7 @@ from infl._parameters import PARAMETERS, SEED, Key, Kind, Real, Text, Whole
 from infl._renamed import spelled
 from infl._warn import warn
 from infl.data.columns import obs_column
+from infl.data.consortium import agreed, agreed_categories, alongside
 from infl.data.coordinates import coordinates
 from infl.data.copy import own
 from infl.data.labels import label_text, near_misses
@@ -22,7 +23,7 @@ from infl.pp._harmony_cells import Batches, Cells, Options
 from infl.pp._harmony_sums import converged, harmony_sums, start
 from infl.pp._matrix import real_type
 from infl.pp._sphere import FEWEST, Directions, first_centres
-from infl.sums import COUNT_SCALE, FederatedSum, State, run_sums
+from infl.sums import COUNT_SCALE, FederatedSum, State, n_observations, run_sums
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -48,6 +49,7 @@ class _KeyRing(Kind):
 
 @spelled(random_state="seed")
 @over_sites(
+    between=True,
     batch_key=Text(none=True, says="the name of one obs column"),
     basis=Text(says="the name of an array in obsm"),
     adjusted_basis=Key(),
@@ -173,11 +175,12 @@ def harmony_integrate(
         batch_key, key = key, None
     written = real_type(dtype)
     x = coordinates(sites, basis, role="basis")
-    k = _n_clusters(n_clusters, sum(map(len, x.values())))
+    n_obs = n_observations(alongside(sites, {site: len(of) for site, of in x.items()}), key, about="harmony")
+    k = _n_clusters(n_clusters, n_obs)
     labels, notes = _labels(sites, batch_key)
     options = Options(theta, sigma, tau, alpha, batch_prune_threshold or 0.0)
-    shared, of_sums = _shared(labels, key)
-    cells, order = _cells(x, labels, shared, options)
+    shared, of_sums = _shared(x, labels, key)
+    cells, order = _cells(x, labels, n_obs, shared, options)
     state = _run(cells, k, len(shared), max_iter_harmony, max_iter_clustering, tol_harmony, seed, key)
     done = converged(state, tol_harmony)
     if not done:
@@ -206,13 +209,14 @@ def _n_clusters(n_clusters: int | None, n_obs: int) -> int:
     return n_clusters
 
 
-def _labels(sites: Mapping[str, AnnData | MuData], batch_key: str | None) -> tuple[dict[str, np.ndarray], list[str]]:
+def _labels(sites: Mapping[str, AnnData | MuData], batch_key: str | None) -> tuple[Mapping[str, np.ndarray], list[str]]:
     """The batch of each observation as text, (n_obs,), and what to warn of."""
-    if batch_key is None or (batch_key == _SITE and not any(_SITE in adata.obs for adata in sites.values())):
-        labels = {site: np.full(adata.n_obs, site, dtype=object) for site, adata in sites.items()}
+    is_there = agreed(sites, "obs['site']", {site: _SITE in adata.obs for site, adata in sites.items()})
+    if batch_key is None or (batch_key == _SITE and not any(is_there.values())):
+        labels = alongside(sites, {site: np.full(adata.n_obs, site, dtype=object) for site, adata in sites.items()})
         return labels, _notes(labels, "sites")
     columns = {site: obs_column(adata, batch_key, where=site, role="batch_key") for site, adata in sites.items()}
-    labels = {site: label_text(column).to_numpy() for site, column in columns.items()}
+    labels = alongside(sites, {site: label_text(column).to_numpy() for site, column in columns.items()})
     return labels, _notes(labels, repr(batch_key))
 
 
@@ -232,21 +236,24 @@ def _notes(labels: Mapping[str, np.ndarray], column: str) -> list[str]:
 def _holders(labels: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
     """Which sites have each batch."""
     holders: dict[str, list[str]] = {}
-    for site, of_site in labels.items():
-        for name in sorted(set(of_site)):
+    for site, names in agreed_categories(labels, "batches", labels).items():
+        for name in names:
             holders.setdefault(name, []).append(site)
     return dict(sorted(holders.items()))
 
 
-def _shared(labels: Mapping[str, np.ndarray], key: Keyring | None) -> tuple[dict[str, float], list[str]]:
+def _shared(
+    x: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], key: Keyring | None
+) -> tuple[dict[str, float], list[str]]:
     """Observations of each batch that several sites have, and what to warn of; one of few observations is each site's own."""
-    shared = [name for name, of in _holders(labels).items() if len(of) > 1]
+    holders = _holders(labels)
+    shared = [name for name, of in holders.items() if len(of) > 1]
     if not shared:
         return {}, []
     counts = {site: {name: int((of == name).sum()) for name in shared} for site, of in labels.items()}
-    n = run_sums([size_sum(shared)], counts, key, about="harmony")["sizes"]
+    n = run_sums([size_sum(shared)], alongside(x, counts), key, about="harmony")["sizes"]
     large = {name: float(of) for name, of in zip(shared, n, strict=True) if of >= FEWEST}
-    apart = [site for site, of in labels.items() if not set(of) <= set(large)]
+    apart = sorted({site for name, of in holders.items() if name not in large for site in of})
     if len(apart) != 1 or not large:
         return large, []
     return large, [
@@ -256,11 +263,15 @@ def _shared(labels: Mapping[str, np.ndarray], key: Keyring | None) -> tuple[dict
 
 
 def _cells(
-    x: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], shared: Mapping[str, float], options: Options
-) -> tuple[dict[str, Cells], dict[str, np.ndarray]]:
+    x: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+    n_obs: int,
+    shared: Mapping[str, float],
+    options: Options,
+) -> tuple[Mapping[str, Cells], dict[str, np.ndarray]]:
     """Each site's observations by batch, and the order that they are in."""
     number = {name: i for i, name in enumerate(shared)}
-    n_obs, cells, orders = sum(map(len, x.values())), {}, {}
+    cells, orders = {}, {}
     for site, of in labels.items():
         batches = {name: np.flatnonzero(of == name) for name in sorted(set(of))}
         ends = np.cumsum([0, *map(len, batches.values())])
@@ -269,7 +280,7 @@ def _cells(
         n = np.array([shared.get(name, float(len(own_rows))) for name, own_rows in batches.items()])
         orders[site] = np.concatenate([*batches.values(), np.zeros(0, dtype=int)])
         cells[site] = Cells(x[site][orders[site]], Batches(rows, numbers, n, n_obs), options)
-    return cells, orders
+    return alongside(x, cells), orders
 
 
 def size_sum(names: Sequence[str]) -> FederatedSum:
@@ -297,7 +308,7 @@ def _run(
     key: Keyring | None,
 ) -> State:
     """What all sites know after Harmony converged, or after so many corrections."""
-    looks = {site: Directions.of(of_site.x) for site, of_site in cells.items()}
+    looks = alongside(cells, {site: Directions.of(of_site.x) for site, of_site in cells.items()})
     centres = first_centres(looks, k, seed=seed, key=key, about="harmony")
     memberships, clusters, regressions = harmony_sums(k, centres.shape[1], n_shared, steps=steps)
     state = run_sums([memberships], cells, key, state=start(centres, n_shared), about="harmony")

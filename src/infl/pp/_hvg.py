@@ -29,6 +29,7 @@ _FLAVORS = ("seurat", "cell_ranger", "seurat_v3", "seurat_v3_paper")
 
 
 @over_sites(
+    between=True,
     layer=LAYER,
     n_top_genes=Whole(1, none=True),
     min_disp=CUTOFF,
@@ -138,7 +139,7 @@ def highly_variable_genes(
     cutoffs = Cutoffs(min_disp, max_disp, min_mean, max_mean)
     at = matrices(sites, layer, key, rewrite=subset)
     names = next(iter(at.values())).adata.var_names
-    notes = _check_kind(at, flavor) if check_values else []
+    notes = _check_kind(at, layer, flavor) if check_values else []
     batches = batches_of(at, batch_key, key)
     if flavor in ("seurat", "cell_ranger"):
         if n_top_genes is not None and cutoffs != Cutoffs():
@@ -162,7 +163,7 @@ def highly_variable_genes(
     return None
 
 
-def _check_kind(at: Mapping[str, SiteMatrix], flavor: str) -> list[str]:
+def _check_kind(at: Mapping[str, SiteMatrix], layer: str | None, flavor: str) -> list[str]:
     """Refuse a mixture of kinds; say what is amiss with the one kind that there is."""
     units = kinds(at)
     check_units(units, escape="check_values=False")
@@ -170,5 +171,5 @@ def _check_kind(at: Mapping[str, SiteMatrix], flavor: str) -> list[str]:
     for site, kind in units.items():
         if kind is not None and for_counts != (kind == "raw counts"):
             wants = "raw counts" if for_counts else "logarithms"
-            return [f"flavor {flavor!r} is for {wants}, and {at[site].layer or 'X'} of {site} has {kind}"]
+            return [f"flavor {flavor!r} is for {wants}, and {layer or 'X'} of {site} has {kind}"]
     return []

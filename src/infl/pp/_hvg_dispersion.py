@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from infl.data.consortium import agreed, alongside
 from infl.data.units import log_base
 from infl.errors import DataError
 from infl.pp._hvg_batches import Batches, moments_of_batch
@@ -18,7 +19,6 @@ from infl.pp._variable import Cutoffs, at_least_nth, dispersions
 from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, State, run_sums
 
 if TYPE_CHECKING:
-    from infl.keys import Keyring
     from infl.sums.shape import Arrays
 
 _DISPERSIONS = ["means", "dispersions", "dispersions_norm", "highly_variable"]
@@ -53,15 +53,15 @@ def by_dispersion(
         table.loc[~used, :] = 0
         table.loc[n == 0, :] = np.nan  # not measured, which is not the same as never seen
         tables[batch] = table
-    return _merged_dispersions(tables, names, cutoffs, n_top, batches.outer)
+    return _merged_dispersions(batches.over(at, tables), names, cutoffs, n_top, batches)
 
 
 def _merged_dispersions(
-    tables: Mapping[str, pd.DataFrame], names: pd.Index, cutoffs: Cutoffs, n_top: int | None, key: Keyring | None
+    tables: Mapping[str, pd.DataFrame], names: pd.Index, cutoffs: Cutoffs, n_top: int | None, batches: Batches
 ) -> pd.DataFrame:
     """Means over batches, and the features that most batches mark."""
     values = {batch: table[_DISPERSIONS].to_numpy() for batch, table in tables.items()}
-    total = run_sums([dispersions_of_batches(len(names))], values, key)
+    total = run_sums([dispersions_of_batches(len(names))], alongside(tables, values), batches.outer)
     n = total["n"] + total["up"] + total["down"]
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = np.where(n > 0, total["sum"] / np.maximum(n, 1), np.nan)
@@ -69,7 +69,7 @@ def _merged_dispersions(
     table = pd.DataFrame(mean, index=names, columns=_DISPERSIONS).sort_index()
     marks = pd.Series(np.rint(total["sum"][:, 3]).astype(np.int64), index=names).loc[table.index]
     table["highly_variable_nbatches"] = marks
-    table["highly_variable_intersection"] = marks == len(tables)
+    table["highly_variable_intersection"] = marks == len(batches.holders)
     if n_top is None:
         table["dispersions_norm"] = table["dispersions_norm"].fillna(0)
         table["highly_variable"] = cutoffs.hold(table["means"].to_numpy(), table["dispersions_norm"].to_numpy())
@@ -106,7 +106,8 @@ def dispersions_of_batches(n_vars: int) -> FederatedSum:
 
 def _expm1(at: Mapping[str, SiteMatrix]) -> Transform:
     """From logarithms back to what they are of."""
-    base = log_base({site: matrix.adata for site, matrix in at.items()})
+    bases = {site: matrix.adata.uns.get("log1p", {}).get("base") for site, matrix in at.items()}
+    base = log_base(agreed(at, "bases of logarithms", bases))
     factor = None if base is None else float(np.log(base))
     for site, matrix in at.items():
         largest = max((block.max() for _, block in matrix.blocks() if 0 not in block.shape), default=0)

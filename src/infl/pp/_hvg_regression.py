@@ -41,12 +41,12 @@ def by_regression(
 ) -> pd.DataFrame:
     """Return the table of ``"seurat_v3"`` and ``"seurat_v3_paper"``."""
     found = {batch: _ranked(at, batches, batch, span, n_top) for batch in batches.members}
-    marked = {batch: (one.rank, one.norm) for batch, one in found.items()}
+    marked = batches.over(at, {batch: (one.rank, one.norm) for batch, one in found.items()})
     total = run_sums([marks_of_batches(len(names))], marked, batches.outer)
     table = pd.DataFrame(index=names)
     if batches.named:
         whole = federated_moments(at, key, purpose="variable features", textbook=True)
-        ranks = {batch: one.rank[None] for batch, one in found.items()}
+        ranks = batches.over(at, {batch: one.rank[None] for batch, one in found.items()})
         table["means"], table["variances"] = whole.mean, whole.var
         table["highly_variable_nbatches"] = np.rint(total["n"]).astype(np.int64)
         table["highly_variable_rank"] = federated_median(ranks, batches.outer, purpose="ranks", of_records=False)
@@ -65,10 +65,12 @@ def by_regression(
 def _ranked(at: Mapping[str, SiteMatrix], batches: Batches, batch: str, span: float, n_top: int) -> _OfBatch:
     """Return a batch's normalised variances, and the ranks of its `n_top` most variable features, NaN for others."""
     members = batches.members[batch]
-    n, mean, var = (batches.named and moments_of_one_site(at, members)) or moments_of_batch(at, batches, batch, None)
+    n, mean, var = (batches.named and moments_of_one_site(at, batches, batch)) or moments_of_batch(
+        at, batches, batch, None
+    )
     std = expected_std(mean, var, span, batch)
     clip = std * np.sqrt(n) + mean
-    rows = {site: Rows(at[site], chosen) for site, chosen in members.items()}
+    rows = batches.within(at, {site: Rows(at[site], chosen) for site, chosen in members.items()})
     total = run_sums([clipped_sum(len(mean))], rows, batches.inner, state={"clip": clip})
     clipped = total["sum"] + total["above"] * clip
     squares = total["square"] + total["above"] * clip**2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from infl.data.check import PRESENT_COLUMN, check_object, check_site_names, check_values
+from infl.data.consortium import agreed, alongside
 from infl.data.copy import own
 from infl.data.units import units_of
 from infl.data.values import blocks, in_rows
@@ -60,7 +62,7 @@ class SiteMatrix:
 
 def matrices(
     sites: Mapping[str, AnnData], layer: str | None, key: Keyring | None, *, rewrite: bool = False, masked: bool = False
-) -> dict[str, SiteMatrix]:
+) -> Mapping[str, SiteMatrix]:
     """Check all sites and return their matrices; alters nothing.
 
     Parameters
@@ -91,20 +93,32 @@ def matrices(
         check_object(adata, site, layer)
         if adata.isbacked and (rewrite or adata.is_view):
             raise DataError(f"{site} is backed and would be rewritten: replace it in sites by its .to_memory()")
-    names = next(iter(sites.values())).var_names
-    for site, adata in sites.items():
-        if not adata.var_names.equals(names):
+    panels = agreed(
+        sites, "features", {site: [str(adata.n_vars), _digest(adata.var_names)] for site, adata in sites.items()}
+    )
+    first = next(iter(panels))
+    for site, (n_vars, digest) in panels.items():
+        if digest != panels[first][1]:
             raise DataError(
-                f"features of {site} ({adata.n_vars}) are not those of {next(iter(sites))} ({len(names)}), in that order: "
+                f"features of {site} ({n_vars}) are not those of {first} ({panels[first][0]}), in that order: "
                 "call infl.pp.harmonise(sites) first"
             )
-        check_values(adata, layer, site, names, masked=masked)
-    return {site: SiteMatrix(site, adata, layer, presence(adata.var)) for site, adata in sites.items()}
+        if site in sites:
+            check_values(sites[site], layer, site, sites[site].var_names, masked=masked)
+    return alongside(
+        sites, {site: SiteMatrix(site, adata, layer, presence(adata.var)) for site, adata in sites.items()}
+    )
+
+
+def _digest(names: pd.Index) -> str:
+    """Digest of names in their order."""
+    text = "".join(f"{len(name)}:{name}" for name in map(str, names))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def kinds(at: Mapping[str, SiteMatrix]) -> dict[str, str | None]:
     """What kind of values each site has: counts, logarithms, scaled values; None where that is not clear."""
-    return {site: units_of(matrix.adata, matrix.layer) for site, matrix in at.items()}
+    return agreed(at, "kinds of values", {site: units_of(matrix.adata, matrix.layer) for site, matrix in at.items()})
 
 
 def presence(var: pd.DataFrame) -> np.ndarray:
@@ -126,10 +140,11 @@ def copies(sites: Mapping[str, AnnData], copy: bool) -> Mapping[str, AnnData]:
     """Return the sites, or copies of them in memory."""
     if not copy or not isinstance(sites, Mapping):
         return sites
-    return {
+    copied = {
         site: (adata.to_memory() if adata.isbacked else adata.copy()) if isinstance(adata, AnnData) else adata
         for site, adata in sites.items()
     }
+    return alongside(sites, copied)
 
 
 def real_type(dtype: str) -> np.dtype:

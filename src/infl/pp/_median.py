@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from infl.data.consortium import alongside
 from infl.sums import COUNT_SCALE, FederatedSum, State, run_sums
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def federated_median(
     array([2.5])
     """
     dtype = next(iter(values.values())).dtype
-    columns = {site: Columns.of(column) for site, column in values.items()}
+    columns = alongside(values, {site: Columns.of(column) for site, column in values.items()})
     k = next(iter(values.values())).shape[1]
     found = run_sums(median_sums(k, dtype, name=purpose, of_records=of_records), columns, key)
     pair = _from_ordered(found["high"], dtype)

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from infl._parameters import LAYER
+from infl.data.consortium import alongside
 from infl.data.copy import own
 from infl.data.sites import over_sites
 from infl.data.units import warn_of_units
@@ -27,7 +28,7 @@ Transform = Callable[[Any], Any]
 """Values to values, 0 to 0, applied to a block before it is summed."""
 
 
-@over_sites(layer=LAYER)
+@over_sites(between=True, layer=LAYER)
 def moments(
     sites: Mapping[str, AnnData] | AnnData,
     *,
@@ -121,7 +122,9 @@ def federated_moments(
     textbook
         Variances by E[x²] − E[x]² with squares in the type of the values: less exact, but what scanpy ranks features by.
     """
-    chosen = {site: Rows(matrix, None if rows is None else rows[site], transform) for site, matrix in at.items()}
+    chosen = alongside(
+        at, {site: Rows(matrix, None if rows is None else rows[site], transform) for site, matrix in at.items()}
+    )
     n_vars = len(next(iter(at.values())).present)
     return moments_of(run_sums(moment_sums(n_vars, textbook=textbook), chosen, key, about=purpose))
 

@@ -12,6 +12,7 @@ from scipy import sparse
 from infl._parameters import LAYER, Flag, Key, Real
 from infl._warn import warn
 from infl.data.columns import layer_names
+from infl.data.consortium import agreed, alongside
 from infl.data.sites import over_sites
 from infl.data.units import units_of
 from infl.data.values import in_rows
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 
 @over_sites(
+    between=True,
     target_sum=Real(0, open="low", none=True),
     exclude_highly_expressed=Flag(),
     max_fraction=Real(0, 1),
@@ -99,13 +101,12 @@ def normalize_total(
     at = matrices(sites, layer, key, rewrite=True)
     _check_not_logarithms(at, "normalize_total")
     found = {site: _as_real(matrix.raw) for site, matrix in at.items()}
-    totals = {site: _totals(x) for site, x in found.items()}
+    totals = alongside(sites, {site: _totals(x) for site, x in found.items()})
     if exclude_highly_expressed:
         n_vars = next(iter(found.values())).shape[1]
-        kept = run_sums(
-            [highly_expressed(n_vars, max_fraction)], {s: Counts(x, totals[s]) for s, x in found.items()}, key
-        )["kept"]
-        totals = {site: _totals(x[:, np.flatnonzero(kept)]) for site, x in found.items()}
+        counts = alongside(sites, {site: Counts(x, totals[site]) for site, x in found.items()})
+        kept = run_sums([highly_expressed(n_vars, max_fraction)], counts, key)["kept"]
+        totals = alongside(sites, {site: _totals(x[:, np.flatnonzero(kept)]) for site, x in found.items()})
     if target_sum is None:
         target: Any = _median_total(totals, key)
     else:
@@ -122,7 +123,7 @@ def normalize_total(
     return dict(sites) if copy else None
 
 
-@over_sites(base=Real(0, open="low", none=True), layer=LAYER)
+@over_sites(between=True, base=Real(0, open="low", none=True), layer=LAYER)
 def log1p(
     sites: Mapping[str, AnnData] | AnnData,
     *,
@@ -191,6 +192,7 @@ def _check_not_logarithms(at: Mapping[str, SiteMatrix], name: str) -> None:
                 f"{matrix.layer or 'X'} of {site} is logarithms already (by uns['log1p']), and {name} is for counts: "
                 "give the layer with them, or delete uns['log1p'] if it is out of date"
             )
+    agreed(at, "checked", dict.fromkeys(at))  # no site replaces its matrix where another one cannot
 
 
 def _as_real(matrix: Any) -> Any:
@@ -243,12 +245,13 @@ def _highly_expressed(x: Any, totals: np.ndarray, max_fraction: float) -> np.nda
 
 def _median_total(totals: Mapping[str, np.ndarray], key: Keyring | None) -> np.floating:
     """Median over the observations with counts of all sites."""
-    dtype = np.result_type(*totals.values())
+    types = agreed(totals, "types of values", {site: total.dtype.name for site, total in totals.items()})
+    dtype = np.result_type(*types.values())
     columns = {}
     for site, total in totals.items():
         column = total.astype(dtype)
         columns[site] = np.where(column > 0, column, dtype.type(np.nan))[:, None]
-    median = federated_median(columns, key, purpose="median of totals")[0]
+    median = federated_median(alongside(totals, columns), key, purpose="median of totals")[0]
     if not median > 0:
         raise DataError("the median of the totals is 0: leave observations without counts out, or give target_sum=")
     return median

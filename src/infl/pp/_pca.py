@@ -13,6 +13,7 @@ from anndata import AnnData
 from infl._parameters import LAYER, SEED, Choice, Flag, Key, Whole
 from infl._renamed import spelled
 from infl.data.columns import known_truths
+from infl.data.consortium import agreed, alongside
 from infl.data.copy import own
 from infl.data.sites import over_sites
 from infl.data.units import warn_of_units
@@ -22,7 +23,7 @@ from infl.pp._matrix import SiteMatrix, copies, kinds, matrices, real_type
 from infl.pp._moments import Rows, moment_sums, moments_of
 from infl.pp._pca_sums import covariance_of, direction_sums, frame_from, product_sums, scores_of
 from infl.pp._preset import scanpy_default
-from infl.sums import run_sums
+from infl.sums import n_observations, run_sums
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
@@ -37,6 +38,7 @@ _N_COMPS = 50
 
 @spelled(random_state="seed")
 @over_sites(
+    between=True,
     n_comps=Whole(1, none=True),
     layer=LAYER,
     zero_center=Flag(),
@@ -130,13 +132,13 @@ def pca(
     at = matrices(sites, layer, key)
     names = next(iter(at.values())).adata.var_names
     mask_name, columns = _columns(at, mask_var)
-    n_obs = sum(matrix.n_obs for matrix in at.values())
+    n_obs = n_observations(alongside(at, {site: matrix.n_obs for site, matrix in at.items()}), key, about="pca")
     n_comps = _n_comps(n_comps, len(columns), n_obs)
     warn_of_units(kinds(at))
     exact = len(columns) <= LARGEST_EXACT if svd_solver in (None, "auto", "arpack") else svd_solver != "randomized"
     frame_of = partial(frame_from, columns=columns, n_obs=n_obs, zero_center=zero_center)
     sums = product_sums(len(columns), frame_of) if exact else direction_sums(len(columns), n_comps, seed, frame_of)
-    rows = {site: Rows(matrix) for site, matrix in at.items()}
+    rows = alongside(at, {site: Rows(matrix) for site, matrix in at.items()})
     state = run_sums([*moment_sums(len(names)), *sums], rows, key, about="pca")
     found, frame = moments_of(state), frame_of(state)
     values, vectors = exact_components(covariance_of(state["products"], frame), n_comps) if exact else state["found"]
@@ -175,9 +177,11 @@ def _columns(at: Mapping[str, SiteMatrix], mask_var: str | np.ndarray | Ellipsis
     """The mask as scanpy notes it, and positions of the features to use."""
     names = next(iter(at.values())).adata.var_names
     if mask_var is ...:
-        has = [site for site, matrix in at.items() if "highly_variable" in matrix.adata.var]
-        if has and len(has) < len(at):
-            lacks = next(site for site in at if site not in has)
+        is_there = {site: "highly_variable" in matrix.adata.var for site, matrix in at.items()}
+        is_there = agreed(at, "var['highly_variable']", is_there)
+        has = [site for site, there in is_there.items() if there]
+        if has and len(has) < len(is_there):
+            lacks = next(site for site in is_there if site not in has)
             raise DataError(
                 f"var['highly_variable'] is at {has[0]} and not at {lacks}: call infl.pp.highly_variable_genes on all sites, "
                 "or give mask_var=None"
@@ -191,22 +195,30 @@ def _columns(at: Mapping[str, SiteMatrix], mask_var: str | np.ndarray | Ellipsis
             raise SettingsError(f"mask_var must be truth values, one for each of the {len(names)} features")
         mask = found[0]
     else:
-        mask, known = np.zeros(len(names), dtype=bool), np.zeros(len(names), dtype=bool)
-        for matrix in at.values():
+        mask, known, chosen_at = np.zeros(len(names), dtype=bool), np.zeros(len(names), dtype=bool), {}
+        for site, matrix in at.items():
             if mask_var not in matrix.adata.var:
                 raise DataError(f"mask_var {mask_var!r} is missing in var of {matrix.site}")
             if (found := known_truths(matrix.adata.var[mask_var])) is None:
                 raise DataError(f"mask_var {mask_var!r} must be truth values, at {matrix.site}")
-            chosen, here = found
+            chosen_at[site] = [np.packbits(truths).tobytes().hex() for truths in found]
+        masks = agreed(at, "chosen features", chosen_at)
+        for site, told in masks.items():
+            chosen, here = (_bits(text, len(names)) for text in told)
             both = known & here  # a site has no value for a feature that it did not measure
             if not np.array_equal(mask[both], chosen[both]):
                 raise DataError(
-                    f"var[{mask_var!r}] of {matrix.site} is not that of {next(iter(at))}: compute it on all sites together"
+                    f"var[{mask_var!r}] of {site} is not that of {next(iter(masks))}: compute it on all sites together"
                 )
             mask, known = mask | chosen, known | here
     if not mask.any():
         raise DataError("mask_var leaves no feature: choose some, or give mask_var=None")
     return mask_var, np.flatnonzero(mask)
+
+
+def _bits(text: str, n: int) -> np.ndarray:
+    """Truth values from their packed bits in hexadecimal."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), dtype=np.uint8), count=n).astype(bool)
 
 
 def _n_comps(n_comps: int | None, n_columns: int, n_obs: int) -> int:

@@ -16,6 +16,7 @@ from scipy import sparse
 from infl._html import notebook, table
 from infl._parameters import LAYER, Flag, Names, Several, Whole
 from infl.data.columns import known_truths, shortlist
+from infl.data.consortium import alongside
 from infl.data.copy import own
 from infl.data.sites import over_sites
 from infl.data.units import units_of
@@ -73,6 +74,7 @@ class QCSummary:
 
 
 @over_sites(
+    between=True,
     qc_vars=Names(empty=True, says="names of columns of var, each of them once"),
     percent_top=Several(Whole(1), none=True),
     layer=LAYER,
@@ -143,7 +145,7 @@ def qc_summary(
                 raise DataError(f"qc_vars {column!r} {is_there} in var of {site}; it has {shortlist(list(adata.var))}")
     top = tuple(n for n in percent_top or () if n <= len(names)) or None
     found = {site: _observations(matrix, qc_vars, top, log1p) for site, matrix in at.items()}
-    parts = {site: feature_share(matrix) for site, matrix in at.items()}
+    parts = alongside(at, {site: feature_share(matrix) for site, matrix in at.items()})
     features = _features(run_sums([feature_sum(len(names))], parts, key), names, log1p)
     table = pd.DataFrame({site: _row(at[site], found[site], parts[site], round_to) for site in at}).T.infer_objects()
     summary = QCSummary(table, features, _histograms(found, round_to))

@@ -11,6 +11,7 @@ from scipy import sparse
 from infl._parameters import LAYER, Flag, Real
 from infl._warn import warn
 from infl.data.columns import known_truths, obs_column
+from infl.data.consortium import alongside
 from infl.data.sites import over_sites
 from infl.data.units import warn_of_units
 from infl.data.values import in_rows
@@ -18,6 +19,7 @@ from infl.errors import DataError, SettingsError
 from infl.pp._matrix import SiteMatrix, copies, kinds, matrices, put
 from infl.pp._moments import federated_moments
 from infl.pp._preset import scanpy_default
+from infl.sums import n_observations
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from infl.keys import Keyring
 
 
-@over_sites(zero_center=Flag(none=True), max_value=Real(0, open="low", none=True), layer=LAYER)
+@over_sites(between=True, zero_center=Flag(none=True), max_value=Real(0, open="low", none=True), layer=LAYER)
 def scale(
     sites: Mapping[str, AnnData] | AnnData,
     *,
@@ -86,7 +88,7 @@ def scale(
             raise SettingsError("scanpy's preset in force has no default for zero_center=: give True or False")
     sites = copies(sites, copy)
     at = matrices(sites, layer, key, rewrite=True)
-    masks, names = _masks(at, mask_obs)
+    masks, names = _masks(at, mask_obs, key)
     warn_of_units(kinds(at))
     found = federated_moments(at, key, rows=masks, purpose="scale")
     std = np.sqrt(found.var)
@@ -105,7 +107,7 @@ def scale(
 
 
 def _masks(
-    at: Mapping[str, SiteMatrix], mask_obs: str | Mapping[str, np.ndarray] | None
+    at: Mapping[str, SiteMatrix], mask_obs: str | Mapping[str, np.ndarray] | None, key: Keyring | None
 ) -> tuple[dict[str, np.ndarray] | None, tuple[str, str]]:
     """Which observations to use at each site, and the names of the fields to write."""
     if mask_obs is None:
@@ -125,7 +127,7 @@ def _masks(
                 f"mask_obs must be truth values, one for each of the {matrix.n_obs} observations, at {site}"
             )
         masks[site] = found[0]
-    if sum(int(mask.sum()) for mask in masks.values()) < 2:
+    if n_observations(alongside(at, {site: int(mask.sum()) for site, mask in masks.items()}), key, about="scale") < 2:
         raise DataError("mask_obs leaves fewer than two observations at all sites together: widen it")
     return masks, names
 

@@ -7,6 +7,7 @@ from infl._renamed import renamed as _renamed
 _find, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
+        "observations": ["n_observations"],
         "over_sites": ["run_sums", "sum_over_sites"],
         "shape": [
             "COUNT_SCALE",

@@ -17,10 +17,12 @@ from scipy.linalg import solve_triangular
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.mixture import GaussianMixture
 
+from infl.data.consortium import alongside
 from infl.sums import run_sums
 from infl.sums.mixture import FEWEST
 from infl.tl._cluster_sums import (
     Shares,
+    changed,
     cluster_moments,
     coordinates,
     distances,
@@ -58,7 +60,7 @@ class Centres:
 
     means: np.ndarray
     score: float
-    labels: dict[str, np.ndarray]
+    labels: Mapping[str, np.ndarray]
     covariances: np.ndarray | None = None
     weights: np.ndarray | None = None
 
@@ -103,7 +105,7 @@ def _moments(
     latents: Latents, weights: Mapping[str, np.ndarray], key: Keyring | None
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """Number, mean and covariance of weighted observations."""
-    shares = {site: Shares(x, weights[site]) for site, x in latents.items()}
+    shares = alongside(latents, {site: Shares(x, weights[site]) for site, x in latents.items()})
     d = next(iter(latents.values())).shape[1]
     total = run_sums([cluster_moments(d)], shares, key, about="cluster")
     n = float(total["n"])
@@ -142,7 +144,7 @@ def _halved(
         axis = axes[:, -1] if random is None else random
         above = {site: (labels[site] == cut) & ((x - mean) @ axis > 0) for site, x in latents.items()}
         masks = {site: (mask, labels[site] == cut) for site, mask in above.items()}
-        n_above, n_all = run_sums([halves()], masks, key, about="cluster")["n"]
+        n_above, n_all = run_sums([halves()], alongside(latents, masks), key, about="cluster")["n"]
         if min(n_above, n_all - n_above) < FEWEST:
             closed.add(cut)
             continue
@@ -168,7 +170,8 @@ def _lloyd(
     labels: dict[str, np.ndarray] = {}
     for _ in range(max_iter):
         before, labels = labels, {site: _nearest(x, means) for site, x in latents.items()}
-        if before and all(np.array_equal(before[site], labels[site]) for site in labels):
+        pairs = alongside(latents, {site: (of, labels[site]) for site, of in before.items()})
+        if before and not run_sums([changed()], pairs, key, about="cluster")["changed"]:
             break
         one_hot = {site: np.eye(k)[own] for site, own in labels.items()}
         moved, _ = _means(latents, one_hot, means, key)
@@ -176,12 +179,12 @@ def _lloyd(
         if shift <= tol * total.var.mean():
             break
     labels = {site: _nearest(x, means) for site, x in latents.items()}
-    each = {site: (x - means[labels[site]]) ** 2 for site, x in latents.items()}
+    each = alongside(latents, {site: (x - means[labels[site]]) ** 2 for site, x in latents.items()})
     return Centres(means, float(run_sums([distances()], each, key, about="cluster")["score"]), labels)
 
 
-def _of(latents: Latents, shares: Mapping[str, np.ndarray]) -> dict[str, Shares]:
-    return {site: Shares(latents[site], own) for site, own in shares.items()}
+def _of(latents: Latents, shares: Mapping[str, np.ndarray]) -> Mapping[str, Shares]:
+    return alongside(latents, {site: Shares(latents[site], own) for site, own in shares.items()})
 
 
 def _nearest(x: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -210,7 +213,7 @@ def _expectation_maximisation(
     before, score = np.inf, np.inf
     for _ in range(max_iter):
         model = _as_sklearn(means, covariances, weights)
-        each = {site: -model.score_samples(x) for site, x in latents.items()}
+        each = alongside(latents, {site: -model.score_samples(x) for site, x in latents.items()})
         score = float(run_sums([likelihood()], each, key, about="mixture")["score"])
         if before - score < tol * total.n:
             break

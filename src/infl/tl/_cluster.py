@@ -11,11 +11,12 @@ from anndata import AnnData
 from sklearn.metrics import pairwise_distances_argmin
 
 from infl._parameters import Choice, Real, Text, Whole
+from infl.data.consortium import Consortium, alongside
 from infl.data.coordinates import coordinates
 from infl.data.copy import own
 from infl.data.sites import over_sites
 from infl.errors import DataError, SettingsError
-from infl.sums import run_sums
+from infl.sums import n_observations, run_sums
 from infl.sums.mixture import FEWEST
 from infl.tl._centres import Latents, kmeans, mixture
 from infl.tl._cluster_sums import sizes
@@ -31,6 +32,7 @@ CLUSTER_METHODS = {"kmeans": kmeans, "gmm": mixture, "ward": ward}
 
 
 @over_sites(
+    between=True,
     n_clusters=Whole(none=True),
     method=Choice((*CLUSTER_METHODS, "leiden")),
     use_rep=Text(says="the name of an array in obsm"),
@@ -121,8 +123,14 @@ def cluster(
     >>> sites["site_1"].obs["infl_cluster"].cat.categories.tolist()
     ['0', '1', '2', '3']
     """
+    if method == "leiden" and isinstance(sites, Consortium):
+        raise SettingsError(
+            "method 'leiden' sends centroids that are not sealed: between hospitals, give 'kmeans' or 'gmm'"
+        )
+    labels: Mapping[str, np.ndarray]
     latents = coordinates(sites, use_rep, role="use_rep")
-    n_obs = sum(map(len, latents.values()))
+    sizes_of = alongside(sites, {site: len(x) for site, x in latents.items()})
+    n_obs = n_observations(sizes_of, key, about="cluster")
     if method not in (*CLUSTER_METHODS, "leiden"):
         raise SettingsError(f"method must be 'kmeans', 'gmm', 'ward' or 'leiden', not {method!r}")
     facts: dict[str, Any] = {}
@@ -148,7 +156,7 @@ def cluster(
             n_parameters = k * d + k * d * (d + 1) // 2 + k - 1
             facts["bic"] = 2 * found.score + n_parameters * np.log(n_obs)
 
-    n_of = run_sums([sizes(len(means))], labels, key, about="cluster")["n"].astype(int)
+    n_of = run_sums([sizes(len(means))], alongside(sites, labels), key, about="cluster")["n"].astype(int)
     order = np.argsort(-n_of, kind="stable")
     rank = np.argsort(order, kind="stable")
     if method == "gmm":

@@ -42,6 +42,20 @@ def halves() -> FederatedSum:
     )
 
 
+def changed() -> FederatedSum:
+    """Return at how many sites an observation has changed its cluster; a site is its labels before and now."""
+    return FederatedSum(
+        name="changed",
+        shapes={"n": ()},
+        local=lambda labels, _: {"n": float(not np.array_equal(*labels))},
+        combine=lambda total, state: {**state, "changed": bool(total["n"] > 0.5)},
+        says="number of sites at which an observation has changed its cluster",
+        scale=COUNT_SCALE,
+        records=lambda labels, _: len(labels[0]),
+        sensitivity={"n": 1},
+    )
+
+
 def cluster_moments(d: int) -> FederatedSum:
     """Return number, sum and products of one cluster's observations; a site is its :class:`Shares`, (n_obs,) for one cluster."""
     return FederatedSum(

@@ -141,7 +141,7 @@ def rank_genes_groups(
     units = kinds(at)
     levels = agree_on_levels(sites, groupby, "groupby")
     chosen = _chosen(levels, groups, reference, groupby)
-    base = log_base(sites)
+    base = log_base({site: adata.uns.get("log1p", {}).get("base") for site, adata in sites.items()})
     warn_of_units(units)
     counts = [site for site, kind in units.items() if kind == "raw counts"]
     if counts:
