@@ -14,7 +14,7 @@ from infl.data.sites import over_sites
 from infl.data.units import warn_of_units
 from infl.errors import DataError
 from infl.pp._batch_sums import Modelled, model_sums, residual_sum, shifts_of
-from infl.pp._matrix import copies, kinds, matrices, put
+from infl.pp._matrix import SiteMatrix, copies, kinds, matrices, put
 from infl.sums import run_sums
 
 if TYPE_CHECKING:
