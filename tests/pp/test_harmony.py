@@ -290,8 +290,8 @@ def test_one_record_changes_weights_by_no_more_than_the_sums_say(site, at, of, n
     sites = dealt(adata, np.arange(200) % 2)
     x = {s: a.obsm["X_pca"] for s, a in sites.items()}
     labels = {s: a.obs["batch"].to_numpy() for s, a in sites.items()}
-    shared, _ = harmony._shared(labels, None)
-    (at_sites, _), n_shared = harmony._cells(x, labels, shared, Options()), len(shared)
+    shared, _ = harmony._shared(x, labels, None)
+    (at_sites, _), n_shared = harmony._cells(x, labels, 200, shared, Options()), len(shared)
     memberships, clusters, regressions = harmony_sums(12, 8, n_shared, steps=1)
     state = run_sums(
         [memberships], at_sites, None, state=start(np.random.default_rng(0).normal(size=(12, 8)), n_shared)
