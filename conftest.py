@@ -20,10 +20,17 @@ import infl
 
 _BESIDE = Path(__file__).resolve().parent.parent / "shared" / "data"
 _EXAMPLES = "src/infl/datasets/_public.py"  # their examples read the files too
+_INSTALLED_BY = {
+    "scvi": "pip install 'infl[scvi]'",
+    "peft": "pip install 'infl[trex]'",
+    "transformers": "pip install 'infl[trex]'",
+    "nvflare": "pip install 'infl[flare]'",
+    "playwright": "pip install --group browser",
+}
 _left_out = pytest.StashKey[int]()
 
-# Their classes are made of PEFT's, so that even their examples cannot be collected without the extra infl[trex].
-collect_ignore = [] if find_spec("peft") else ["src/infl/nn/trex/tuner.py", "src/infl/models/adapter/net.py"]
+# They load PEFT, which takes seconds, when they are collected: tests/nn/trex/test_tuner.py runs their examples.
+collect_ignore = [f"src/infl/{name}" for name in ("nn/trex/__init__.py", "nn/trex/tuner.py", "models/adapter/net.py")]
 # A former name, which warns whoever looks into it; a test of its own does.
 collect_ignore += ["src/infl/privacy/attacks.py"]
 # Scripts that made vectors, where the library that they are of is installed.
@@ -38,7 +45,13 @@ def _data_dir() -> Path | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Give torch its own number of threads again: numba, under UMAP, sets that of the library which both use."""
+    """Skip what needs a package that is not installed, and give torch its own number of threads again.
+
+    Numba, under UMAP, sets the threads of the library that both use.
+    """
+    for marker in item.iter_markers("needs"):
+        if missing := [name for name in marker.args if find_spec(name) is None]:
+            pytest.skip(f"needs {' and '.join(missing)}: {_INSTALLED_BY.get(missing[0], f'pip install {missing[0]}')}")
     if "PYTEST_XDIST_WORKER" in os.environ and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
@@ -50,7 +63,10 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the marker, and tell the package where the data are."""
+    """Name the markers, and tell the package where the data are."""
+    config.addinivalue_line(
+        "markers", "needs(*packages): is skipped where one is not installed; none is loaded while tests are collected"
+    )
     config.addinivalue_line(
         "markers", "data_dir: needs the folder of public data sets (INFL_DATA_DIR or ../shared/data)"
     )

@@ -12,7 +12,7 @@ from infl.errors import DataError, InflWarning, SettingsError
 from infl.federation.run import FederatedRun
 from infl.tl._predict import infer
 
-scvi = pytest.importorskip("scvi", reason="needs scvi-tools: pip install 'infl[scvi]'")
+pytestmark = pytest.mark.needs("scvi")
 
 
 @pytest.fixture
@@ -26,6 +26,8 @@ def fitted() -> tuple[AnnData, FederatedRun]:
 
 
 def test_to_scvi_gives_the_same_latent(fitted: tuple) -> None:
+    import scvi
+
     cells, run = fitted
     theirs = infl.tl.to_scvi(run.model, cells, key=run.key, site_key="hospital")
     assert type(theirs) is scvi.model.SCVI
@@ -59,6 +61,8 @@ def test_denoised_expression_is_that_of_scvi_tools(fitted: tuple) -> None:
 def test_a_model_trained_elsewhere_goes_under_lock_and_back(
     hospitals: dict[str, AnnData], norm: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    import scvi
+
     cells = ad.concat(hospitals.values())
     cells.obs["donor"] = np.where(np.arange(cells.n_obs) % 2, "a", "b")
     scvi.model.SCVI.setup_anndata(cells, batch_key="hospital", categorical_covariate_keys=["donor"])
@@ -90,6 +94,8 @@ def test_published_lock_reaches_layers_with_covariates(hospitals: dict[str, AnnD
 
 
 def test_what_scvi_tools_cannot_take_or_give(fitted: tuple) -> None:
+    import scvi
+
     cells, run = fitted
     with pytest.raises(SettingsError, match="say where the cells are from: site=, one of h0, h1, h2"):
         infl.tl.to_scvi(run.model, cells, key=run.key)

@@ -16,17 +16,19 @@ from infl.nn.flat import FlatModule
 from infl.privacy.dp import clipped_gradients
 from infl.sums import SiteView
 
-pytest.importorskip("peft", reason="needs the extra infl[trex]")
-transformers = pytest.importorskip("transformers", reason="needs the extra infl[trex]")
-tokenizers = pytest.importorskip("tokenizers", reason="needs the extra infl[trex]")
-
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+pytestmark = [
+    pytest.mark.needs("peft", "transformers"),
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning"),
+]
 TASKS = ["tumour_class", "published_split"]
 OPTIONS = {"length": 24, "r1": 2, "r2": 2, "intuition_rounds": 2, "lr": 0.01}
 
 
 def write_base(folder, *, seed=0):
     """A small model whose gene embeddings are those of a principal component analysis; it knows no labels."""
+    import tokenizers
+    import transformers
+
     adata = infl.datasets.khan()
     genes = adata.var_names
     vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[BOS]", *genes])}
@@ -120,8 +122,10 @@ def test_the_average_of_exact_adapters_is_the_average_of_their_updates(khan_site
 
 
 def test_the_base_model_is_left_as_it_was(khan_sites, base):
+    from transformers import GPT2Model
+
     run, key = fit(khan_sites, base)
-    weights = transformers.GPT2Model.from_pretrained(base).state_dict()
+    weights = GPT2Model.from_pretrained(base).state_dict()
     trained = run.model.module(key).adapted.base_model.model
     buffers = dict(trained.named_buffers())
     assert torch.equal(buffers["wte.weight"], weights["wte.weight"])
@@ -223,11 +227,13 @@ def test_an_adapter_of_another_base_model_is_refused(khan_sites, base, tmp_path)
 
 
 def test_a_sentence_names_the_highest_features_first(khan_sites, base):
+    from transformers import AutoTokenizer
+
     task = make_task("adapter", {"target": TASKS, "base": base} | OPTIONS)
     adata = khan_sites["site_1"]
     panel = task.agree(khan_sites)
     data = task.read(adata, panel, site="site_1")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
     wanted = adata.var_names[np.argsort(-adata.X[0], kind="stable")[:23]]
     assert tokenizer.decode(data.ids[0]).split() == ["[BOS]", *wanted]
 

@@ -10,7 +10,7 @@ import infl
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.models.scanvi import Scanvi
 
-pytest.importorskip("scvi", reason="needs scvi-tools: pip install 'infl[scvi]'")
+pytestmark = pytest.mark.needs("scvi")
 
 
 def test_what_a_user_can_mend(hospitals: dict[str, AnnData]) -> None:

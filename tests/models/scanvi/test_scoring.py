@@ -8,7 +8,7 @@ from tests.models.scanvi.conftest import SMALL
 import infl
 from infl.models.scanvi import Scanvi
 
-pytest.importorskip("scvi", reason="needs scvi-tools: pip install 'infl[scvi]'")
+pytestmark = pytest.mark.needs("scvi")
 
 
 def test_metrics_by_hand() -> None:

@@ -11,7 +11,7 @@ from infl.models.scanvi import Scanvi
 from infl.models.task import Step
 from infl.tl._predict import infer
 
-pytest.importorskip("scvi", reason="needs scvi-tools: pip install 'infl[scvi]'")
+pytestmark = pytest.mark.needs("scvi")
 
 
 def test_labels_reach_the_site_that_has_none(hospitals: dict[str, AnnData]) -> None:

@@ -16,7 +16,7 @@ from infl.errors import DataError, InflError, InflWarning, MissingExtraError
 from infl.models.scvi import Scvi
 from infl.models.task import Step
 
-pytest.importorskip("scvi", reason="needs scvi-tools: pip install 'infl[scvi]'")
+pytestmark = pytest.mark.needs("scvi")
 
 
 def test_covariates_and_size_factors_reach_the_module(hospitals: dict[str, AnnData]) -> None:

@@ -9,7 +9,7 @@ from tests.models.scvi.conftest import N_GENES, SMALL
 import infl
 from infl.models.scvi import Scvi
 
-pytest.importorskip("scvi", reason="needs scvi-tools: pip install 'infl[scvi]'")
+pytestmark = pytest.mark.needs("scvi")
 
 
 def test_compare_has_the_bound_of_held_out_cells(hospitals: dict[str, AnnData]) -> None:

@@ -18,7 +18,7 @@ from infl.models.scvi import Scvi
 from infl.models.task import ADAM_EPS, Step
 from infl.tl._predict import infer
 
-pytest.importorskip("scvi", reason="needs scvi-tools: pip install 'infl[scvi]'")
+pytestmark = pytest.mark.needs("scvi")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
 import copy
+import doctest
 import subprocess
 import sys
 
@@ -7,35 +8,42 @@ import torch
 from torch import nn
 
 from infl.errors import InflWarning, SettingsError
+from infl.nn.trex import attach_prior, use_prior
 
-peft = pytest.importorskip("peft", reason="needs the extra infl[trex]")
-transformers = pytest.importorskip("transformers", reason="needs the extra infl[trex]")
-
-from infl.nn.trex import TrexConfig, attach_prior, use_prior  # noqa: E402
-
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft", "ignore::FutureWarning")
+pytestmark = [
+    pytest.mark.needs("peft", "transformers"),
+    pytest.mark.filterwarnings("ignore::UserWarning:peft", "ignore::FutureWarning"),
+]
 IDS = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
 PRIOR = torch.tensor([[1.0, 0, 0, 0, 0.5, 0], [0, 0.3, 0, 0.9, 0, 0]])
 
 
 def gpt2(seed=0):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     torch.manual_seed(seed)
-    config = transformers.GPT2Config(
+    config = GPT2Config(
         vocab_size=11, n_positions=16, n_embd=8, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0, pad_token_id=0
     )
-    return transformers.GPT2LMHeadModel(config).eval()
+    return GPT2LMHeadModel(config).eval()
 
 
 def bert():
+    from transformers import BertConfig, BertForSequenceClassification
+
     torch.manual_seed(0)
-    config = transformers.BertConfig(
+    config = BertConfig(
         vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, num_labels=2
     )
-    return transformers.BertForSequenceClassification(config).eval()
+    return BertForSequenceClassification(config).eval()
 
 
 def adapted(base=None, seed=1, name="default", model=None, **options):
     """A model with an adapter that does something."""
+    import peft
+
+    from infl.nn.trex import TrexConfig
+
     config = TrexConfig(**{"r1": 2, "r2": 3, "task_type": "CAUSAL_LM"} | options)
     if model is None:
         model = peft.get_peft_model(gpt2() if base is None else base, config, adapter_name=name)
@@ -51,6 +59,13 @@ def adapted(base=None, seed=1, name="default", model=None, **options):
 def logits(model, prior=PRIOR, ids=IDS):
     with torch.no_grad():
         return model(input_ids=ids, **({} if prior is None else {"trex_prior": prior})).logits
+
+
+def test_examples_run():
+    from infl.nn.trex import tuner
+
+    found = doctest.testmod(tuner, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    assert found.attempted >= 7 and not found.failed
 
 
 @pytest.mark.parametrize("task_type", ["CAUSAL_LM", None])
@@ -73,6 +88,10 @@ def test_every_linear_layer_but_the_output_head_is_adapted():
 
 
 def test_the_adapter_starts_as_nothing_and_can_be_switched_off():
+    import peft
+
+    from infl.nn.trex import TrexConfig
+
     base = logits(gpt2(), None)
     fresh = peft.get_peft_model(gpt2(), TrexConfig(task_type="CAUSAL_LM")).eval()
     torch.testing.assert_close(logits(fresh, torch.rand(2, 32)), base)
@@ -117,8 +136,10 @@ def test_several_adapters(tmp_path):
 
 
 def test_a_saved_adapter_gives_the_same_logits_in_a_fresh_process(tmp_path):
+    from transformers import GPT2LMHeadModel
+
     gpt2().save_pretrained(tmp_path / "base")
-    base = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "base").eval()
+    base = GPT2LMHeadModel.from_pretrained(tmp_path / "base").eval()
     model = adapted(base, top_k=4, alpha=8.0)
     model.save_pretrained(tmp_path / "adapter")
     for parameter in model.parameters():  # both processes compute on aligned memory; views of a file round otherwise
@@ -154,7 +175,7 @@ def test_fixed_routing_merges_and_parts_again(with_prior):
     torch.testing.assert_close(logits(model, given), wanted, atol=1e-5, rtol=1e-5)
     with use_prior(model, s if with_prior else {}):
         merged = model.merge_and_unload(safe_merge=True)
-    assert type(merged) is transformers.GPT2LMHeadModel
+    assert type(merged).__name__ == "GPT2LMHeadModel"
     torch.testing.assert_close(logits(merged, None), wanted, atol=1e-5, rtol=1e-5)
     assert (wanted - base).abs().max() > 1e-3
 
@@ -193,6 +214,8 @@ def test_gradient_checkpointing_computes_again_with_the_same_prior(priors):
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_trainer_runs_unchanged(tmp_path):
+    from transformers import Trainer, TrainingArguments
+
     model = adapted(bert(), task_type="SEQ_CLS")
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     generator = torch.Generator().manual_seed(0)
@@ -200,7 +223,7 @@ def test_the_trainer_runs_unchanged(tmp_path):
     for label in (0, 1) * 8:
         ids = torch.randint(11, (5,), generator=generator)
         rows.append({"input_ids": ids, "labels": label, "trex_prior": torch.rand(6, generator=generator)})
-    arguments = transformers.TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(tmp_path),
         max_steps=2,
         per_device_train_batch_size=4,
@@ -211,7 +234,7 @@ def test_the_trainer_runs_unchanged(tmp_path):
         use_cpu=True,
         disable_tqdm=True,
     )
-    transformers.Trainer(model=model, args=arguments, train_dataset=rows).train()
+    Trainer(model=model, args=arguments, train_dataset=rows).train()
     changed = {name.rpartition(".")[2] for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert {"A", "B", "router", "omega", "gate"} <= changed
     kept = {name for name, p in model.named_parameters() if torch.equal(p, before[name])}
@@ -269,11 +292,15 @@ def test_names_that_match_nothing_are_answered_with_those_there_are():
 
 
 def test_experts_that_stay_one_are_warned_of():
+    from infl.nn.trex import TrexConfig
+
     with pytest.warns(InflWarning, match="stay one expert"):
         TrexConfig(prior=False, router_init="zeros")
 
 
 def test_a_causal_model_does_not_route_by_what_is_to_come():
+    from infl.nn.trex import TrexConfig
+
     with pytest.raises(SettingsError, match="see the tokens to come"):
         TrexConfig(router="sequence", task_type="CAUSAL_LM")
 
