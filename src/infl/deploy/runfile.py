@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, PrivateAttr
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from infl._files import explained
-from infl._parameters import Kind
 from infl.deploy.remote import Patience
-from infl.deploy.toml import read_checked
-from infl.errors import DataError, FileError, InflError, SettingsError
+from infl.deploy.toml import Declared, Table, read_checked
+from infl.errors import DataError, FileError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.seeds import new_seed
 from infl.federation.settings import RunSettings
@@ -82,61 +79,24 @@ class PublicKey:
         return self.of_current
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class _Model(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     name: str
 
 
-class _Panel(_Table):
+class _Panel(Table):
     file: Path
 
 
-class _Key(_Table):
+class Key(Table):
+    """Which key ring a run or study needs: version and fingerprint of it."""
+
     version: int = Field(ge=1)
     fingerprint: str = Field(min_length=1)
 
 
-class _Declared:
-    """Reads a table as the dataclass whose fields it sets; what each may be is declared there.
-
-    Parameters
-    ----------
-    kinds
-        The dataclass's ``parameters``, of those that the table may have.
-    **defaults
-        Where the file's defaults are others.
-    """
-
-    def __init__(self, kinds: Mapping[str, Kind], **defaults: Any) -> None:
-        self.kinds, self.defaults = kinds, defaults
-
-    def __get_pydantic_core_schema__(self, source: Any, _: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        fields = {
-            name: core_schema.typed_dict_field(
-                core_schema.no_info_plain_validator_function(partial(_told, kind.read, name)), required=False
-            )
-            for name, kind in self.kinds.items()
-        }
-        table = core_schema.typed_dict_schema(fields, extra_behavior="forbid")
-        return core_schema.no_info_after_validator_function(
-            lambda given: _told(lambda: source(**self.defaults | given)), table
-        )
-
-
-def _told(read: Callable[..., Any], *args: Any) -> Any:
-    """Return what `read` reads; what it refuses is an error at this place of the file."""
-    try:
-        return read(*args)
-    except InflError as error:
-        raise PydanticCustomError("declared", "{text}", {"text": str(error)}) from None
-
-
-class RunFile(_Table):
+class RunFile(Table):
     """A run as in its file; see :data:`TEMPLATE`.
 
     Examples
@@ -149,10 +109,10 @@ class RunFile(_Table):
     sites: list[str] = Field(min_length=1)
     model: _Model
     panel: _Panel
-    fit: Annotated[RunSettings, _Declared(FIT, **FIT_DEFAULTS)] = RunSettings(**FIT_DEFAULTS)
-    key: _Key | None = None
-    privacy: Annotated[DP, _Declared(DP.parameters)] | None = None
-    waiting: Annotated[Patience, _Declared(Patience.parameters)] = Patience()
+    fit: Annotated[RunSettings, Declared(FIT, **FIT_DEFAULTS)] = RunSettings(**FIT_DEFAULTS)
+    key: Key | None = None
+    privacy: Annotated[DP, Declared(DP.parameters)] | None = None
+    waiting: Annotated[Patience, Declared(Patience.parameters)] = Patience()
     _draws: bool = PrivateAttr(default=False)
 
     @classmethod

@@ -4,16 +4,66 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import PydanticCustomError, core_schema
 
 from infl._files import explained
-from infl.errors import SettingsError
+from infl._parameters import Kind
+from infl.errors import InflError, SettingsError
 
 Checked = TypeVar("Checked")
+
+
+class Table(BaseModel):
+    """A table of a file; what it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Declared:
+    """Reads a table as the dataclass whose fields it sets; what each may be is declared there.
+
+    Parameters
+    ----------
+    kinds
+        The dataclass's ``parameters``, of those that the table may have.
+    **defaults
+        Where the file's defaults are others.
+    """
+
+    def __init__(self, kinds: Mapping[str, Kind], **defaults: Any) -> None:
+        self.kinds, self.defaults = kinds, defaults
+
+    def __get_pydantic_core_schema__(self, source: Any, _: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        fields = {
+            name: core_schema.typed_dict_field(
+                core_schema.no_info_plain_validator_function(partial(told, kind.read, name)), required=False
+            )
+            for name, kind in self.kinds.items()
+        }
+        table = core_schema.typed_dict_schema(fields, extra_behavior="forbid")
+        return core_schema.no_info_after_validator_function(
+            lambda given: told(lambda: source(**self.defaults | given)), table
+        )
+
+
+def told(read: Callable[..., Any], *args: Any) -> Any:
+    """Return what `read` reads; what it refuses is an error at this place of the file.
+
+    Examples
+    --------
+    >>> told(int, "3")
+    3
+    """
+    try:
+        return read(*args)
+    except InflError as error:
+        raise PydanticCustomError("declared", "{text}", {"text": str(error)}) from None
 
 
 def read_checked(path: Path, check: Callable[[dict[str, Any]], Checked]) -> Checked:
@@ -50,7 +100,7 @@ def _explain(path: Path, text: str, error: tomllib.TOMLDecodeError | ValidationE
     known |= dict.fromkeys(("missing", "missing_argument"), "is missing")
     what = known.get(first["type"], first["msg"])
     more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    where = ".".join(place)
+    where = ".".join(part for part in place if not part.isdigit())
     return SettingsError(f"{path}, line {line}: {where}: {what.removeprefix(f'{where}: ')}{more}")
 
 
@@ -61,13 +111,20 @@ def line_of(text: str, place: list[str]) -> int:
     --------
     >>> line_of("name = 'x'\n[fit]\nrounds = 0", ["fit", "rounds"])
     3
+    >>> line_of("[[step]]\ndo = 'a'\n[[step]]\ndo = 'b'", ["step", "1", "do"])
+    4
     """
+    seen: dict[str, int] = {}
     tables, (wanted, name) = [""], (".".join(place[:-1]), place[-1] if place else "")
     best = 1
     for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line):
-            tables.append(header[1])
-            if header[1] in (wanted, ".".join(place)):
+        if header := re.match(r"\s*(\[+)\s*([^\]]+?)\s*\]+", line):
+            table = header[2]
+            if len(header[1]) > 1:  # one of several tables of this name
+                seen[table] = seen.get(table, -1) + 1
+                table = f"{table}.{seen[table]}"
+            tables.append(table)
+            if table in (wanted, ".".join(place)):
                 best = number
         elif (key := re.match(r"\s*[\"']?([A-Za-z0-9_.-]+)[\"']?\s*=", line)) and f"{tables[-1]}.{key[1]}".strip(
             "."

@@ -1,0 +1,306 @@
+"""Which functions a study can have as steps, what each needs of a site's data, and what it writes there.
+
+A step is named as a user calls it (``pp.pca``). No step names code: what is not in :data:`STEPS` is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+from infl._parameters import Choice, Kind, Text
+from infl.data.columns import obs_column
+from infl.errors import DataError, SettingsError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+Field = tuple[str, str]
+"""Where in an AnnData: ``("obsm", "X_pca")``."""
+Arguments = Mapping[str, Any]
+GIVEN = ("sites", "site_key", "key", "copy", "inplace")
+"""Arguments that a study gives itself: a step works on the site's working object."""
+
+
+@dataclass(frozen=True)
+class StepKind:
+    """What is known of a function beside its signature.
+
+    Attributes
+    ----------
+    needs, writes
+        Fields of AnnData, from the step's arguments (defaults included). ``X`` and layers, which the working object has for
+        that, are not named.
+    inplace
+        The function writes only when it is told to.
+    others
+        Kinds of arguments that a notebook may give as arrays, and a file by name.
+    """
+
+    needs: Callable[[Arguments], list[Field]] = lambda given: []
+    writes: Callable[[Arguments], list[Field]] = lambda given: []
+    inplace: bool = False
+    others: Mapping[str, Kind] = field(default_factory=dict)
+
+
+def _named(slot: str, *names: str | None) -> list[Field]:
+    return [(slot, name) for name in names if isinstance(name, str)]
+
+
+def _batches(given: Arguments) -> list[Field]:
+    return [] if given["batch_key"] == "site" else _named("obs", given["batch_key"])
+
+
+def _qc_columns(given: Arguments) -> list[Field]:
+    figures = ["total_counts", *(f"total_counts_{name}" for name in given["qc_vars"])]
+    counts = [*figures, "n_genes_by_counts"]
+    shares = [
+        *(f"pct_counts_in_top_{n}_genes" for n in given["percent_top"] or ()),
+        *(f"pct_counts_{name}" for name in given["qc_vars"]),
+    ]
+    features = ["mean_counts", "total_counts"]
+    logs = (lambda names: [f"log1p_{name}" for name in names]) if given["log1p"] else (lambda names: [])
+    of_features = [*features, *logs(features), "n_cells_by_counts", "pct_dropout_by_counts"]
+    return _named("obs", *counts, *logs(counts), *shares) + _named("var", *of_features)
+
+
+def _variable_columns(given: Arguments) -> list[Field]:
+    by_regression = str(given["flavor"]).startswith("seurat_v3")
+    figures = (
+        ("variances", "variances_norm", "highly_variable_rank")
+        if by_regression
+        else ("dispersions", "dispersions_norm")
+    )
+    batches: tuple[str, ...] = () if given["batch_key"] is None else ("highly_variable_nbatches",)
+    if batches and not by_regression:
+        batches += ("highly_variable_intersection",)
+    return _named("uns", "hvg") + _named("var", "highly_variable", "means", *figures, *batches)
+
+
+def _components(given: Arguments) -> list[Field]:
+    name = given["key_added"]
+    return [("obsm", name or "X_pca"), ("varm", name or "PCs"), ("uns", name or "pca")]
+
+
+REAL = Text(says="a type of real numbers, e.g. 'float32'")
+STEPS: Mapping[str, StepKind] = {
+    "pp.qc_summary": StepKind(lambda a: _named("var", *a["qc_vars"]), _qc_columns, inplace=True),
+    "pp.normalize_total": StepKind(writes=lambda a: _named("obs", a["key_added"])),
+    "pp.log1p": StepKind(),
+    "pp.moments": StepKind(writes=lambda a: _named("var", "mean", "var", "std"), inplace=True),
+    "pp.highly_variable_genes": StepKind(_batches, _variable_columns, inplace=True),
+    "pp.scale": StepKind(
+        lambda a: _named("obs", a["mask_obs"]),
+        lambda a: _named(
+            "var", *(f"{figure} of {a['mask_obs']}" if a["mask_obs"] else figure for figure in ("mean", "std"))
+        ),
+        others={"mask_obs": Text(none=True, says="the name of one obs column")},
+    ),
+    "pp.pca": StepKind(
+        lambda a: _named("var", a["mask_var"]),
+        _components,
+        others={"mask_var": Text(says="the name of one var column"), "dtype": REAL},
+    ),
+    "pp.harmony_integrate": StepKind(
+        lambda a: _named("obsm", a["basis"]) + _batches(a),
+        lambda a: [("obsm", a["adjusted_basis"]), ("uns", a["adjusted_basis"])],
+        others={"dtype": REAL},
+    ),
+    "tl.cluster": StepKind(
+        lambda a: _named("obsm", a["use_rep"]),
+        lambda a: [("obs", a["key_added"]), ("uns", a["key_added"])],
+        others={"method": Choice(("kmeans", "gmm", "ward"))},
+    ),
+}
+"""Steps by name."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a study.
+
+    Attributes
+    ----------
+    do
+        The function, as a key of :data:`STEPS`.
+    arguments
+        Those that were given, as plain values.
+
+    Examples
+    --------
+    >>> step = Step.read("pp.pca", {"n_comps": 6})
+    >>> str(step), step.writes[0]
+    ('pp.pca(n_comps=6)', ('obsm', 'X_pca'))
+    >>> Step.read("pp.pcs", {})
+    Traceback (most recent call last):
+    infl.errors.SettingsError: 'pp.pcs' is no step; did you mean 'pp.pca'?
+    """
+
+    do: str
+    arguments: dict[str, Any]
+
+    @classmethod
+    def read(cls, do: object, given: Arguments) -> Step:
+        """Return a step whose name and arguments are checked.
+
+        Raises
+        ------
+        SettingsError
+            There is no such step, or an argument is unknown or wrong.
+        """
+        kinds = parameters(do)
+        return cls(str(do), {name: read_argument(kinds, name, value) for name, value in given.items()})
+
+    @property
+    def kind(self) -> StepKind:
+        """What is known of the function."""
+        return STEPS[self.do]
+
+    @property
+    def all_arguments(self) -> dict[str, Any]:
+        """What the function gets, defaults included."""
+        return _defaults(self.do) | self.arguments
+
+    @property
+    def needs(self) -> list[Field]:
+        """Fields that a site's working object must have."""
+        return self.kind.needs(self.all_arguments)
+
+    @property
+    def writes(self) -> list[Field]:
+        """Fields that the step writes."""
+        return self.kind.writes(self.all_arguments)
+
+    @property
+    def columns(self) -> set[str]:
+        """Columns of ``obs`` that the step reads."""
+        return {name for slot, name in self.needs if slot == "obs"}
+
+    def run(self, sites: Mapping[str, AnnData]) -> None:
+        """Run it on sites, or on a consortium."""
+        inplace = {"inplace": True} if self.kind.inplace else {}
+        _function(self.do)(sites, **self.arguments, **inplace)
+
+    def __str__(self) -> str:
+        return f"{self.do}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
+
+
+def parameters(do: object) -> dict[str, Kind]:
+    """Return what each argument of a step may be.
+
+    Raises
+    ------
+    SettingsError
+        There is no such step.
+    """
+    if not isinstance(do, str) or do not in STEPS:
+        near = get_close_matches(str(do), STEPS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"steps are {', '.join(STEPS)}"
+        raise SettingsError(f"{do!r} is no step; {hint}")
+    declared = {**_function(str(do)).parameters, **STEPS[str(do)].others}
+    return {name: kind for name, kind in declared.items() if name not in GIVEN}
+
+
+def read_argument(kinds: Mapping[str, Kind], name: str, value: Any) -> Any:
+    """Return an argument as plain values, so that it is the same in a file, a message and a digest.
+
+    Raises
+    ------
+    SettingsError
+        The function has no such argument, or it cannot have this value.
+    """
+    if name not in kinds:
+        near = get_close_matches(name, kinds, 1)
+        raise SettingsError(
+            f"{name} is not known; " + (f"did you mean {near[0]}?" if near else f"it has {', '.join(kinds)}")
+        )
+    read = kinds[name].read(name, value)
+    return list(read) if isinstance(read, tuple) else read
+
+
+def check_order(steps: Sequence[Step]) -> list[Field]:
+    """Return what steps need of the data, because no step before them writes it.
+
+    Examples
+    --------
+    >>> check_order([Step.read("tl.cluster", {"n_clusters": 4, "use_rep": "X_pca"})])
+    [('obsm', 'X_pca')]
+    """
+    made, wanted = set[Field](), []
+    for step in steps:
+        wanted += [needed for needed in step.needs if needed not in made]
+        made |= {*step.writes}
+    return wanted
+
+
+def check_fields(steps: Sequence[Step], adata: AnnData, site: str, *, done: int = 0) -> None:
+    """Check before any work that a site's data have what steps need, and nothing that a step would write over.
+
+    Parameters
+    ----------
+    steps
+        Of the study, all.
+    adata
+        The site's own data, or its working object.
+    site
+        Its name, for the message.
+    done
+        Steps that were done: `adata` has what they wrote.
+
+    Raises
+    ------
+    DataError
+        One line: which step, which field, what to do.
+    """
+    made = {written for step in steps[:done] for written in step.writes}
+    for number, step in enumerate(steps[done:], done + 1):
+        for slot, name in step.needs:
+            if (slot, name) in made or name in getattr(adata, slot):
+                continue
+            if slot == "obs":
+                obs_column(adata, name, where=site, role=f"step {number} ({step.do}):")
+            raise DataError(
+                f"step {number} ({step.do}) needs {slot}[{name!r}], which {site} lacks: {_remedy((slot, name))}"
+            )
+        for slot, name in step.writes:
+            if (slot, name) not in made and name in getattr(adata, slot):
+                raise DataError(
+                    f"step {number} ({step.do}) would write over {slot}[{name!r}] of {site}'s own data: rename or remove it, or "
+                    "let the step write under another name"
+                )
+        made |= {*step.writes}
+
+
+def _remedy(wanted: Field) -> str:
+    """Say which step makes a field."""
+    makers = [name for name in STEPS if wanted in Step(name, {}).writes]
+    if makers:
+        return f"{makers[0]} makes it, so put that step before"
+    return "add it to the data before the study"
+
+
+def missing_everywhere(steps: Iterable[Step]) -> list[str]:
+    """Return what sites' own data must have, in words.
+
+    Examples
+    --------
+    >>> missing_everywhere([Step.read("tl.cluster", {"n_clusters": 4})])
+    ["obsm['X_infl']"]
+    """
+    return [f"{slot}[{name!r}]" for slot, name in dict.fromkeys(check_order([*steps]))]
+
+
+@cache
+def _function(do: str) -> Any:
+    module, _, name = do.partition(".")
+    return getattr(import_module(f"infl.{module}"), name)
+
+
+@cache
+def _defaults(do: str) -> dict[str, Any]:
+    return {n: p.default for n, p in signature(_function(do)).parameters.items() if n not in GIVEN}

@@ -1,0 +1,106 @@
+"""What steps need and write, against what the functions really do."""
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from scipy import sparse
+
+from infl.deploy.study.steps import STEPS, Step, check_fields, missing_everywhere
+from infl.errors import DataError
+
+SLOTS = ("obs", "var", "obsm", "varm", "uns")
+
+
+def make_sites(n_genes: int = 60) -> dict[str, AnnData]:
+    rng, sites = np.random.default_rng(0), {}
+    for i, n in enumerate((40, 30, 50)):
+        counts = rng.poisson(rng.lognormal(0, 1, n_genes), (n, n_genes)).astype(np.float32)
+        counts[:2] += 1
+        adata = AnnData(sparse.csr_matrix(counts))
+        adata.obs_names, adata.var_names = [f"c{j}-{i}" for j in range(n)], [f"g{j}" for j in range(n_genes)]
+        adata.obs["donor"] = np.array(["x", "y"])[np.arange(n) % 2]
+        adata.obs["chosen"] = np.arange(n) % 4 > 0
+        adata.var["mito"] = np.arange(n_genes) % 5 == 0
+        sites[f"s{i}"] = adata
+    return sites
+
+
+def fields(adata: AnnData) -> set[tuple[str, str]]:
+    return {(slot, name) for slot in SLOTS for name in getattr(adata, slot)}
+
+
+LOGS = [Step.read("pp.normalize_total", {}), Step.read("pp.log1p", {})]
+PCA = Step.read("pp.pca", {"n_comps": 5})
+CASES = [
+    ([], "pp.qc_summary", {"percent_top": [10, 20], "qc_vars": ["mito"]}),
+    ([], "pp.qc_summary", {"percent_top": [10], "log1p": False}),
+    ([], "pp.normalize_total", {"key_added": "factor"}),
+    ([], "pp.moments", {}),
+    (LOGS, "pp.highly_variable_genes", {"n_top_genes": 20}),
+    (LOGS, "pp.highly_variable_genes", {"n_top_genes": 20, "batch_key": "donor"}),
+    ([], "pp.highly_variable_genes", {"n_top_genes": 20, "flavor": "seurat_v3"}),
+    ([], "pp.highly_variable_genes", {"n_top_genes": 20, "flavor": "seurat_v3", "batch_key": "site"}),
+    (LOGS, "pp.scale", {"zero_center": False}),
+    (LOGS, "pp.scale", {"zero_center": False, "mask_obs": "chosen"}),
+    (LOGS, "pp.pca", {"n_comps": 5}),
+    (LOGS, "pp.pca", {"n_comps": 5, "key_added": "mine", "mask_var": "mito"}),
+    ([*LOGS, PCA], "pp.harmony_integrate", {"batch_key": "donor"}),
+    ([*LOGS, PCA], "tl.cluster", {"n_clusters": 3, "use_rep": "X_pca", "n_init": 1}),
+]
+
+
+@pytest.mark.parametrize(("before", "do", "arguments"), CASES)
+def test_a_step_writes_what_is_declared_and_nothing_else(before: list[Step], do: str, arguments: dict) -> None:
+    sites, step = make_sites(), Step.read(do, arguments)
+    for one in before:
+        one.run(sites)
+    had = fields(sites["s1"])
+    step.run(sites)
+    assert {*step.writes} == fields(sites["s1"]) - had
+    assert {*step.needs} <= had
+
+
+def test_every_step_is_tried() -> None:
+    assert {do for _, do, _ in CASES} | {"pp.log1p"} == {*STEPS}
+
+
+def test_log1p_marks_logarithms_only() -> None:
+    sites = make_sites()
+    had = fields(sites["s0"])
+    Step.read("pp.log1p", {}).run(sites)
+    assert fields(sites["s0"]) - had == {
+        ("uns", "log1p")
+    }  # its mark; data that have it are logarithms, and refused by it
+
+
+def test_a_field_that_is_missing_names_the_step_that_makes_it() -> None:
+    adata = make_sites()["s1"]
+    cluster = Step.read("tl.cluster", {"n_clusters": 3, "use_rep": "X_pca"})
+    with pytest.raises(DataError) as error:
+        check_fields([*LOGS, cluster], adata, "s1")
+    assert str(error.value).startswith("step 3 (tl.cluster) needs obsm['X_pca'], which s1 lacks: pp.pca makes it")
+    check_fields([*LOGS, PCA, cluster], adata, "s1")
+    other = Step.read("tl.cluster", {"n_clusters": 3, "use_rep": "X_mine"})
+    with pytest.raises(DataError, match="add it to the data before the study"):
+        check_fields([other], adata, "s1")
+    assert missing_everywhere([*LOGS, cluster]) == ["obsm['X_pca']"]
+    assert missing_everywhere([PCA, cluster]) == []
+
+
+def test_a_column_that_is_spelt_otherwise() -> None:
+    adata = make_sites()["s1"]
+    with pytest.raises(DataError) as error:
+        check_fields([PCA, Step.read("pp.harmony_integrate", {"batch_key": "doner"})], adata, "s1")
+    assert "step 2 (pp.harmony_integrate)" in str(error.value) and "did you mean 'donor'?" in str(error.value)
+
+
+def test_a_users_field_is_not_written_over() -> None:
+    adata = make_sites()["s1"]
+    adata.obs["infl_cluster"] = "mine"
+    steps = [*LOGS, PCA, Step.read("tl.cluster", {"n_clusters": 3, "use_rep": "X_pca"})]
+    with pytest.raises(DataError) as error:
+        check_fields(steps, adata, "s1")
+    assert "step 4 (tl.cluster) would write over obs['infl_cluster'] of s1's own data" in str(error.value)
+    check_fields([*steps[:-1], Step.read("tl.cluster", {"use_rep": "X_pca", "key_added": "other"})], adata, "s1")
+    check_fields(steps, adata, "s1", done=4)  # after the study the field is its own
+    check_fields([*steps[:-1], PCA], make_sites()["s1"], "s1")  # a later step may write over an earlier one's
