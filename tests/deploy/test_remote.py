@@ -18,8 +18,9 @@ from mudata import MuData
 
 from infl import __version__
 from infl._mudata import without_pull
+from infl.deploy.attempt import REQUEST_AGAIN, Status
 from infl.deploy.remote import Patience, RemoteTransport
-from infl.deploy.run_attempt import REQUEST_AGAIN, RunAttempt, RunFolder, Status
+from infl.deploy.run_attempt import RunAttempt, RunFolder
 from infl.deploy.site_worker import DECLINED, SiteWorker
 from infl.errors import DataError, FederationError
 from infl.federation.agreement import Agreement

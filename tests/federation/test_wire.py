@@ -18,11 +18,14 @@ from infl.federation.messages import (
     Applied,
     Consent,
     Done,
+    Heard,
     Key,
     Offer,
     Plan,
     Reveal,
+    Said,
     Stopped,
+    StudyOffer,
     Total,
     Trouble,
 )
@@ -58,6 +61,9 @@ messages = st.one_of(
     st.builds(Trouble, names, numbers, names),
     st.builds(Alive, names, numbers, numbers, names),
     st.builds(Done, names, numbers),
+    st.builds(StudyOffer, names, blobs),
+    st.builds(Said, names, names, numbers, numbers, names, lanes, blobs),
+    st.builds(Heard, names, numbers, numbers, lanes, tables),
 )
 
 
@@ -79,7 +85,7 @@ def test_what_is_sent_arrives(message: Any) -> None:
 def test_every_message_can_be_sent() -> None:
     seen: set[type] = set()
 
-    @settings(max_examples=300, database=None)
+    @settings(max_examples=400, database=None)
     @given(messages)
     def draw(message: Any) -> None:
         seen.add(type(message))

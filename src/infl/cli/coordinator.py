@@ -14,8 +14,8 @@ import typer
 from infl.errors import FederationError, FileError, InflError
 
 if TYPE_CHECKING:
+    from infl.deploy.attempt import Status
     from infl.deploy.flare.daemon import Daemon
-    from infl.deploy.run_attempt import Status
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 Home = Annotated[Path, typer.Option("--home", envvar="INFL_COORDINATOR", help="The coordinator's folder.")]
@@ -99,9 +99,10 @@ def revoke(name: Annotated[str, typer.Argument(help="The site's name.")], home: 
 
     Example: `infl coordinator revoke hospital_b`
     """
+    from infl.deploy.attempt import REQUEST_AGAIN
     from infl.deploy.flare.console import Console
     from infl.deploy.flare.kits import revoke as shut_out
-    from infl.deploy.run_attempt import REQUEST_AGAIN, RunFolder
+    from infl.deploy.run_attempt import RunFolder
 
     shut_out(home, name)
     console = Console(home / "admin")

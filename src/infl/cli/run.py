@@ -105,7 +105,7 @@ def stop(name: Name, home: Home = COORDINATOR_HOME) -> None:
 
     Example: `infl run stop tumours`
     """
-    from infl.deploy.run_attempt import REQUEST_STOP
+    from infl.deploy.attempt import REQUEST_STOP
 
     _folder(home, name).request(REQUEST_STOP)
     typer.echo(f"{name}: ends after this round")

@@ -44,6 +44,7 @@ max_delta = 1e-5
 lifetime_epsilon = 0  # what one record may spend over all runs and data sets of this site; 0: no limit, but all is on account
 lifetime_delta = 1e-5
 colluders = 1         # least number of other members who may pool what they know of the noise
+steps = []            # functions that a study may run here without a person's yes, such as "pp.log1p"; "*": all
 
 [bases]               # pretrained transformers by name: what a run may call them, and their folders here
 """
@@ -75,6 +76,7 @@ class Policy(BaseModel):
     lifetime_epsilon: float = Field(default=0.0, ge=0)
     lifetime_delta: float = Field(default=1e-5, gt=0, lt=1)
     colluders: int = Field(default=1, ge=0)
+    steps: list[str] = []
     bases: dict[str, Path] = {}
 
     @classmethod

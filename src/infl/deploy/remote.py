@@ -34,7 +34,9 @@ from infl.federation.messages import (
     Plan,
     Reply,
     Reveal,
+    Said,
     Stopped,
+    StudyOffer,
     Trouble,
 )
 from infl.federation.wire import decode, encode_parts
@@ -152,7 +154,9 @@ class RemoteTransport:
             if site not in self.peers:
                 raise FederationError(f"{site!r} is not a site of this run")
             message = decode(content, limit=self.limit)
-            if not isinstance(message, Alive | Answer | Applied | Consent | Done | Key | Reveal | Stopped | Trouble):
+            if not isinstance(
+                message, Alive | Answer | Applied | Consent | Done | Key | Reveal | Said | Stopped | Trouble
+            ):
                 raise FederationError(f"{type(message).__name__} does not come from a site")
             if message.site != site:
                 raise FederationError(f"it used the name of {message.site!r}")
@@ -176,7 +180,9 @@ class RemoteTransport:
         return self._clock() - self.peers[site].heard
 
     # -- before the first exchange ---------------------------------------------------------------------------------
-    def offer(self, offer: Offer, *, enough: Callable[[Mapping[str, Consent]], bool]) -> dict[str, Consent]:
+    def offer(
+        self, offer: Offer | StudyOffer, *, enough: Callable[[Mapping[str, Consent]], bool]
+    ) -> dict[str, Consent]:
         """Offer the run to all sites and return who accepted.
 
         Waits until every site said yes or no, or one that was there is lost; once `enough` said yes, only as long as a lost

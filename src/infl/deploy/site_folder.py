@@ -11,6 +11,7 @@ import re
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from infl.deploy.folders import alone
 from infl.deploy.policy import Policy
 from infl.deploy.results import is_written, read_result, write_private, write_result
 from infl.deploy.site_data import SiteSettings, read_site, stamp
-from infl.deploy.specification import is_specified
+from infl.deploy.specification import Sealed, is_specified
 from infl.errors import DataError, FederationError, FileError
 from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
@@ -33,6 +34,7 @@ from infl.privacy.seal import Ledger
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from infl._types import Data
     from infl.federation.run import FederatedRun
     from infl.keys import Keyring
 
@@ -85,22 +87,41 @@ class SiteFolder:
         limits = {"epsilon": policy.lifetime_epsilon, "delta": policy.lifetime_delta}
         return Account(self.home / "account", **limits, colluders=policy.colluders)
 
-    def _said_yes(self, agreement: Agreement) -> bool:
-        """Whether a person did: by ``infl site approve``, or by naming the run's file at ``infl site start``."""
-        approved, expects = self.home / "approved", self.settings.expects
-        if (approved / agreement.digest).exists():
+    def said_yes(self, digest: str, *, expected: bool) -> bool:
+        """Whether a person did: by ``infl site approve``, or by naming the file at ``infl site start``.
+
+        Parameters
+        ----------
+        digest
+            Of what is offered.
+        expected
+            It is what the file describes. That is a yes to one run or study, not to the next one like it.
+        """
+        approved = self.home / "approved"
+        if (approved / digest).exists():
             return True
-        if not expects or not is_specified(agreement, expects):
-            return False
         taken = approved / "expected"
-        return not taken.exists() or taken.read_text() == agreement.digest
+        return expected and (not taken.exists() or taken.read_text() == digest)
+
+    def _is_expected(self, agreement: Agreement) -> bool:
+        """Whether a run is the one of the file that was named at ``infl site start``."""
+        expects = self.settings.expects
+        return bool(expects) and is_specified(agreement, expects)
+
+    def take_expected(self, digest: str) -> None:
+        """Write down that the yes to the file that was named is used up."""
+        write_private(self.home / "approved" / "expected", digest.encode())
 
     def run_folder(self, agreement: Agreement) -> Path:
-        """Return where the site keeps what it has of a run, made if it is not there; its name is random, and only that."""
-        if not re.fullmatch(r"[0-9a-f]{32}", agreement.run):
+        """Return where the site keeps what it has of a run, made if it is not there."""
+        return self.offered_folder("runs", agreement.run)
+
+    def offered_folder(self, kind: str, run: str) -> Path:
+        """Return the folder of an offered run or study (`kind`), made if it is not there; its name is random, and only that."""
+        if not re.fullmatch(r"[0-9a-f]{32}", run):
             raise FederationError(f"{self.settings.name}: the run has no random name; refused")
-        folder, most = self.home / "runs" / agreement.run, self.policy.max_runs
-        if not folder.exists() and len(list(folder.parent.glob("*"))) >= most:
+        folder, most = self.home / kind / run, self.policy.max_runs
+        if not folder.exists() and len([*self.home.glob("runs/*"), *self.home.glob("studies/*")]) >= most:
             raise FederationError(
                 f"{self.settings.name} refuses: {most} runs were offered, and its policy accepts no more"
             )
@@ -120,7 +141,7 @@ class SiteFolder:
         FederationError
             No such run was offered, or several.
         """
-        offered = {self.agreement(folder).digest for folder in self.runs()}
+        offered = {sha256(path.read_bytes()).hexdigest() for path in self._specifications()}
         found = [d for d in offered if d.startswith(digest)]
         if len(found) != 1 or len(digest) < 8:
             raise FederationError(f"{len(found)} runs with digest {digest!r} were offered: give what the refusal says")
@@ -128,6 +149,10 @@ class SiteFolder:
         folder.mkdir(exist_ok=True)
         write_private(folder / found[0], b"")
         return found[0]
+
+    def _specifications(self) -> list[Path]:
+        """Return the files of all that was offered; a specification's digest is that of its file."""
+        return [*self.home.glob("runs/*/agreement.json"), *self.home.glob("studies/*/study.json")]
 
     def runs(self, beginning: str = "") -> list[Path]:
         """Return the folders of the runs that were offered, whose random name begins so."""
@@ -171,11 +196,12 @@ class SiteFolder:
         """
         settings, policy = self.settings, self.policy
         name = settings.name
-        known = self._said_yes(agreement)
+        expected = self._is_expected(agreement)
+        known = self.said_yes(agreement.digest, expected=expected)
         policy.check(agreement, name, consented=known or policy.asks(agreement))  # who is asked, is asked below
         if name not in agreement.sites:
             raise FederationError(f"{name} is not a site of this run ({', '.join(agreement.sites[:8])})")
-        if settings.expects and not is_specified(agreement, settings.expects):
+        if settings.expects and not expected:
             raise FederationError(f"{name}: the run differs from this site's run.toml; refused")
         folder = self.run_folder(agreement)
         accepted = folder / "accepted"
@@ -189,23 +215,19 @@ class SiteFolder:
             )
         self._check_seed(agreement)
         if settings.expects:  # a yes to one run: another one with the same settings is asked for anew
-            write_private(self.home / "approved" / "expected", agreement.digest.encode())
+            self.take_expected(agreement.digest)
         key = self.open_key(agreement)
         membership = None if key is None else self.membership(agreement, key)
         package_settings.bases.update(policy.bases)
         replica = Replica(agreement, key, min_holders=policy.min_holders)
-        if settings.stamp and settings.stamp != stamp(Path(settings.data)):
-            raise DataError(
-                f"{name}: {settings.data} has changed since it was checked: end `infl site start`, start anew"
-            )
-        data = read_site(Path(settings.data), name)
+        data = self.read_data()
         own = replica.task.agree({name: data})
         absent = sorted(set(own.get("classes", [])) - set(agreement.panel.get("classes", [])))
         if absent:
             raise DataError(
                 f"{name} has {absent[0]!r}, which is not a class of the run: harmonise, or agree on it anew"
             )
-        own_keys = self._own_keys(membership, agreement)
+        own_keys = self.own_keys(membership, agreement.run)
         store = Checkpoint(folder, own_keys.get("checkpoint"))
         site = Site(
             name,
@@ -220,6 +242,16 @@ class SiteFolder:
         store.note_data(replica, {name: site})
         store.restore_sites(replica, {name: site})
         return site
+
+    def read_data(self) -> Data:
+        """Return the site's data, if they are those that were checked."""
+        settings = self.settings
+        name = settings.name
+        if settings.stamp and settings.stamp != stamp(Path(settings.data)):
+            raise DataError(
+                f"{name}: {settings.data} has changed since it was checked: end `infl site start`, start anew"
+            )
+        return read_site(Path(settings.data), name)
 
     def _check_seed(self, agreement: Agreement) -> None:
         """Refuse to train twice with one seed: the first update would be the same, and the difference of two sums would reveal it.
@@ -256,7 +288,7 @@ class SiteFolder:
                 write_private(trains, b"")
         store.save_sites(site.replica, {site.name: site})
 
-    def open_key(self, agreement: Agreement) -> Keyring | None:
+    def open_key(self, agreement: Sealed) -> Keyring | None:
         """Return the key ring that the run needs."""
         if not agreement.fingerprint:
             return None
@@ -269,7 +301,7 @@ class SiteFolder:
         ring.check(agreement.key_version, agreement.fingerprint)
         return ring
 
-    def membership(self, agreement: Agreement, ring: Keyring) -> Membership:
+    def membership(self, agreement: Sealed, ring: Keyring) -> Membership:
         """Return who this site and the others are, by the grant trail in its own ring.
 
         Raises
@@ -285,11 +317,11 @@ class SiteFolder:
         )
         return Membership.of(settings.name, mine, agreement.sites, ring.trail)
 
-    def _own_keys(self, membership: Membership | None, agreement: Agreement) -> dict[str, bytes]:
+    def own_keys(self, membership: Membership | None, run: str) -> dict[str, bytes]:
         """Return what ledger and checkpoint are under: keys that no other member has. None for a run without a key."""
         if membership is None:
             return {}
-        salt = bytes.fromhex(agreement.run)
+        salt = bytes.fromhex(run)
         return {use: membership.identity.subkey(use, salt=salt) for use in ("ledger", "checkpoint")}
 
     def finish(self, site: Site) -> None:

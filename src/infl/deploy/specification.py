@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from infl.federation.agreement import Agreement
 
 ANY_SEED = " with any seed"
 """Ends the digest of a specification whose seed is drawn for each run."""
+
+
+class Sealed(Protocol):
+    """What a run and a study say of members and key."""
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of all sites."""
+
+    @property
+    def key_version(self) -> int:
+        """Version of the key."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of that version; empty for a run without a key."""
 
 
 def specification_digest(agreement: Agreement, *, any_seed: bool = False) -> str:

@@ -31,6 +31,7 @@ class Visibility(StrEnum):
     PUBLIC = "coordinator and sites"
     SEALED = "nobody before the sum; the sum: sites"
     ENCRYPTED = "the one site that it is for"
+    MEMBERS = "sites"
 
 
 def shown(what: str, to: Visibility = Visibility.PUBLIC, **options: Any) -> Any:
@@ -263,5 +264,63 @@ class Done:
     seq: int = shown("number of the exchange")
 
 
+# -- studies: every site runs the same function and says what is due next; the coordinator adds or relays it, and answers all ---
+@dataclass(frozen=True)
+class StudyOffer:
+    """Coordinator to sites: a study's specification, for a site to accept or decline.
+
+    Examples
+    --------
+    >>> StudyOffer("0.1.0", b"{}").version
+    '0.1.0'
+    """
+
+    version: str = shown("version of infl at the coordinator")
+    study: bytes = shown("the specification, as JSON: functions and their arguments, names of sites and columns")
+
+
+@dataclass(frozen=True)
+class Said:
+    """Site to coordinator, in a step of a study: its part of a sum, or names for the other sites.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from infl.privacy.seal import MaskedArrays
+    >>> Said("a", "run", 0, 3, "", MaskedArrays(np.zeros(0, np.uint32), np.zeros(3, np.uint64)), b"").words.nbytes
+    24
+    """
+
+    site: str = shown("the site's name")
+    run: str = shown("random name of the study")
+    step: int = shown("number of the step, from 0")
+    number: int = shown("number of the exchange in the step, from 0")
+    kind: str = shown("digest of what is summed or said: sites that say different things go no further")
+    words: MaskedArrays = shown("part of a sum, and integrity tag; empty for names", Visibility.SEALED)
+    names: bytes = shown(
+        "names of features, columns, kinds of values, or their digests; empty for a sum", Visibility.MEMBERS
+    )
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Coordinator to sites: what came of an exchange of a step, the same for all.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from infl.privacy.seal import MaskedArrays
+    >>> Heard("run", 0, 3, MaskedArrays(np.zeros(0, np.uint32), np.zeros(3, np.uint64)), {}).number
+    3
+    """
+
+    run: str = shown("random name of the study")
+    step: int = shown("number of the step, from 0")
+    number: int = shown("number of the exchange in the step, from 0")
+    words: MaskedArrays = shown("the sum of all sites", Visibility.SEALED)
+    names: Mapping[str, bytes] = shown("what each site said", Visibility.MEMBERS)
+
+
 Reply = Answer | Stopped | Key | Reveal | Applied
-MESSAGE_TYPES = (Plan, Answer, Stopped, Key, Reveal, Applied, Total, Offer, Consent, Trouble, Alive, Done)
+OF_STUDIES = (StudyOffer, Said, Heard)
+MESSAGE_TYPES = (Plan, Answer, Stopped, Key, Reveal, Applied, Total, Offer, Consent, Trouble, Alive, Done, *OF_STUDIES)

@@ -56,6 +56,19 @@ def encode_parts(message: Any) -> list[memoryview]:
     return [memoryview(part) for part in parts if len(part)]
 
 
+def name_of(content: bytes | memoryview) -> str:
+    """Return what message bytes say that they are, without reading it; whether they are one is for :func:`decode`.
+
+    Examples
+    --------
+    >>> from infl.federation.messages import Stopped
+    >>> name_of(encode(Stopped("site_1", seq=3)))
+    'Stopped'
+    """
+    _, _, name = bytes(content[PREFIX : PREFIX + 64]).partition(b'{"')
+    return name.partition(b'"')[0].decode(errors="replace")
+
+
 def decode(content: bytes | bytearray | memoryview, *, limit: int = MAX_MESSAGE_BYTES) -> Any:
     """Return the message that `content` is; its arrays are read-only views of `content`.
 

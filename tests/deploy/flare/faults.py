@@ -33,10 +33,11 @@ import torch
 
 import infl
 from conftest import POLICY, SITES, fuzz, make_sites
+from infl.deploy.attempt import Status
 from infl.deploy.flare.daemon import SERVER_PROCESS, Daemon
 from infl.deploy.flare.local_consortium import LocalConsortium, expire, kill
 from infl.deploy.remote import Patience
-from infl.deploy.run_attempt import RunFolder, Status
+from infl.deploy.run_attempt import RunFolder
 from infl.federation.agreement import Agreement
 from infl.keys import Keyring
 from infl.models import Classifier

@@ -10,11 +10,12 @@ import psutil
 import pytest
 from anndata import AnnData
 
+from infl.deploy.attempt import REQUEST_AGAIN
 from infl.deploy.flare import console, engine
 from infl.deploy.flare.console import CALLS, Console
 from infl.deploy.flare.engine import LEAVING, STARTING, Attempts
 from infl.deploy.remote import Patience
-from infl.deploy.run_attempt import REQUEST_AGAIN, RunFolder
+from infl.deploy.run_attempt import RunFolder
 from infl.federation.agreement import Agreement
 from infl.keys import Keyring
 from infl.models import Classifier

@@ -6,8 +6,8 @@ import urllib.request
 
 import pytest
 
+from infl.deploy.attempt import Status
 from infl.deploy.flare.metrics import HELP, exposition, metrics
-from infl.deploy.run_attempt import Status
 from infl.errors import FederationError
 
 SITES = {

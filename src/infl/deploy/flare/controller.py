@@ -12,10 +12,12 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.signal import Signal
 
+from infl.deploy.attempt import REQUEST_AGAIN, REQUEST_STOP, AttemptFolder
 from infl.deploy.flare.job_channel import JobChannel, cells_of
 from infl.deploy.flare.process import keep_memory_flat
 from infl.deploy.remote import Patience, RemoteTransport
-from infl.deploy.run_attempt import REQUEST_AGAIN, REQUEST_STOP, RunAttempt, RunFolder
+from infl.deploy.run_attempt import RunAttempt, RunFolder
+from infl.deploy.study.attempt import StudyAttempt, StudyFolder, StudyTransport, is_study
 from infl.errors import SettingsError
 from infl.federation.agreement import Agreement
 
@@ -60,11 +62,7 @@ class InflController(Controller):
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Make one attempt at finishing the run."""
         keep_memory_flat()
-        folder = RunFolder(Path(fl_ctx.get_workspace().get_root_dir()).parent / "runs" / self.run)
-        if self.agreement is not None and not folder.store.exists:
-            folder.store.begin(self.agreement)
-        elif self.agreement is not None and folder.agreement.digest != self.agreement.digest:
-            raise SettingsError(f"run {self.run} was begun with another specification")
+        folder = self._folder(Path(fl_ctx.get_workspace().get_root_dir()).parent / "runs" / self.run)
         fl_ctx.get_engine().register_app_command(COMMAND, self._tell, folder)
         engine, sites = fl_ctx.get_engine(), folder.agreement.sites
         cells = {n: a for n, a in cells_of(fl_ctx.get_job_id(), engine.get_clients()).items() if n in sites}
@@ -74,7 +72,14 @@ class InflController(Controller):
             if channel is not None:
                 channel.send(site, content)
 
-        transport = RemoteTransport(sites, send, self.patience)
+        transport: RemoteTransport
+        attempt: RunAttempt | StudyAttempt
+        if isinstance(folder, StudyFolder):
+            transport = StudyTransport(sites, send, self.patience)
+            attempt = StudyAttempt(folder, transport)
+        else:
+            transport = RemoteTransport(sites, send, self.patience)
+            attempt = RunAttempt(folder, transport)
         channel = JobChannel(engine.get_cell(), cells, transport.receive, lambda: transport.limit)
         over = threading.Event()
 
@@ -86,7 +91,7 @@ class InflController(Controller):
 
         threading.Thread(target=watch, daemon=True).start()
         try:
-            status = RunAttempt(folder, transport).go()
+            status = attempt.go()
             self.log_info(fl_ctx, f"run {self.run}: {status.state} {status.message}".rstrip())
             if self.agreement is not None:
                 self._told.wait(LAST_WORD)
@@ -94,7 +99,18 @@ class InflController(Controller):
             over.set()
             channel.close()
 
-    def _tell(self, topic: str, data: Any, fl_ctx: FLContext, folder: RunFolder) -> dict[str, Any]:
+    def _folder(self, path: Path) -> RunFolder | StudyFolder:
+        """Return the folder of the run or study, begun if a notebook brought the run along."""
+        if is_study(path):
+            return StudyFolder(path)
+        folder = RunFolder(path)
+        if self.agreement is not None and not folder.store.exists:
+            folder.store.begin(self.agreement)
+        elif self.agreement is not None and folder.agreement.digest != self.agreement.digest:
+            raise SettingsError(f"run {self.run} was begun with another specification")
+        return folder
+
+    def _tell(self, topic: str, data: Any, fl_ctx: FLContext, folder: AttemptFolder) -> dict[str, Any]:
         """Answer an administrator on another machine: take a request, return the run's status."""
         wanted = data.get("request") if isinstance(data, dict) else None
         if wanted in (REQUEST_STOP, REQUEST_AGAIN):

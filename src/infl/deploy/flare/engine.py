@@ -7,8 +7,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, ClassVar, Protocol
 
+from infl.deploy.attempt import FINAL_STATES, REQUEST_AGAIN, REQUEST_STOP, Agreed, Status
 from infl.deploy.flare.checks import check_port
 from infl.deploy.flare.console import Console, over
 from infl.deploy.flare.consortium import consortium_of
@@ -16,11 +17,10 @@ from infl.deploy.flare.daemon import SERVER_PROCESS, Daemon
 from infl.deploy.flare.job import write_job
 from infl.deploy.folders import alone
 from infl.deploy.remote import Patience
-from infl.deploy.run_attempt import FINAL_STATES, REQUEST_AGAIN, REQUEST_STOP, RunFolder, Status
+from infl.deploy.run_attempt import RunFolder
+from infl.deploy.study.attempt import StudyFolder, is_study
 from infl.errors import FederationError
-
-if TYPE_CHECKING:
-    from infl.federation.agreement import Agreement
+from infl.federation.agreement import Agreement
 
 log = logging.getLogger(__name__)
 STARTING, LEAVING = 120.0, 3.0
@@ -31,8 +31,11 @@ a cut, FLARE waits for minutes for sites that do not know that the job is over."
 class Run(Protocol):
     """What attempts need of a run, on this disk or on another machine."""
 
+    unit: ClassVar[str]
+    """What the status counts."""
+
     @property
-    def agreement(self) -> Agreement:
+    def agreement(self) -> Agreed:
         """What was agreed on."""
 
     @property
@@ -128,7 +131,7 @@ class Attempts:
                 self._follow(None)
                 return
             if status.state == "running" and not self.run.requested and (back := self._returned(status)):
-                self.say(f"{', '.join(back)} came back: they take part after this round")
+                self.say(f"{', '.join(back)} came back: they take part after this {self.run.unit}")
                 self.run.request(REQUEST_AGAIN)
             return
         if self.stopping or self.run.requested == REQUEST_STOP:
@@ -149,9 +152,10 @@ class Attempts:
         self._enough = None
         self.run.clear_request()
         with tempfile.TemporaryDirectory() as folder:
+            agreement = self.agreement if self.brings_agreement and isinstance(self.agreement, Agreement) else None
             job = write_job(
                 Path(folder) / self.name, self.name, up, min_sites=self.agreement.quorum, patience=self.patience,
-                agreement=self.agreement if self.brings_agreement else None,
+                agreement=agreement,
             )  # fmt: skip
             self._before = status.attempts
             self._follow(self.console.submit(job))
@@ -193,13 +197,13 @@ class Attempts:
     def _tell(self, before: Status, status: Status) -> None:
         if status.round != before.round:
             up = sum(row["up"] for row in status.sites.values())
-            self.say(f"round {status.round} of {status.rounds}, {up} of {len(self.agreement.sites)} sites up")
+            self.say(f"{self.run.unit} {status.round} of {status.rounds}, {up} of {len(self.agreement.sites)} sites up")
         if status.state != before.state:
             self.say(f"{status.state}: {status.message}" if status.message else status.state)
 
     def _why(self, status: Status) -> str:
         why = status.message or (f"not up: {', '.join(self._missing[:8])}" if self._missing else "nothing moves")
-        return f"run {self.name}: {why}; start it again to go on where it is"
+        return f"{self.name}: {why}; start it again to go on where it is"
 
 
 class Supervisor(Attempts):
@@ -220,7 +224,8 @@ class Supervisor(Attempts):
     def __init__(
         self, home: Path, name: str, *, patience: Patience | None = None, say: Callable[[str], None] = log.info
     ) -> None:
-        run = RunFolder(home / "runs" / name)
+        folder = home / "runs" / name
+        run: RunFolder | StudyFolder = StudyFolder(folder) if is_study(folder) else RunFolder(folder)
         super().__init__(run, Console(home / "admin"), name, patience or run.patience, say)
         self.home, self.daemon = home, Daemon(home / "kit", SERVER_PROCESS, home / "server.log")
 

@@ -1,6 +1,6 @@
-"""A site's part of a FLARE job: a site worker that hears and answers over the job's cells.
+"""A site's part of a FLARE job: workers for runs and for studies that hear and answer over the job's cells.
 
-The job says which run; data, key and policy are named by the site's own files, beside its kit.
+The job says which run or study; data, key and policy are named by the site's own files, beside its kit.
 """
 
 from __future__ import annotations
@@ -20,9 +20,14 @@ from infl.deploy.flare.job_channel import JobChannel, server_cell
 from infl.deploy.flare.process import keep_memory_flat
 from infl.deploy.site_folder import SiteFolder
 from infl.deploy.site_worker import SiteWorker
+from infl.deploy.study.consent import SiteStudies
+from infl.deploy.study.site import StudySite
+from infl.deploy.study.specification import Study
+from infl.deploy.study.worker import StudyWorker
 from infl.federation.agreement import Agreement
+from infl.federation.messages import OF_STUDIES
 from infl.federation.site import Site
-from infl.federation.wire import MAX_MESSAGE_BYTES
+from infl.federation.wire import MAX_MESSAGE_BYTES, name_of
 
 
 class InflExecutor(Executor):
@@ -30,7 +35,7 @@ class InflExecutor(Executor):
 
     def __init__(self) -> None:
         super().__init__()
-        self._worker: SiteWorker | None = None
+        self._workers: tuple[SiteWorker, StudyWorker] | None = None
         self._channel: JobChannel | None = None
         self._held = ExitStack()
 
@@ -59,21 +64,36 @@ class InflExecutor(Executor):
                 self._held = held.pop_all()
             return site
 
+        studies = SiteStudies(site_folder)
+
+        def prepare_study(study: Study) -> StudySite:
+            with ExitStack() as held:
+                held.enter_context(studies.hold(study))
+                site = studies.prepare(study)
+                site_folder.note(f"takes part in study {study.name}, {study.run}: {len(study.steps)} steps")
+                self._held = held.pop_all()
+            return site
+
         def send(content: bytes) -> None:
             if channel is not None:
                 channel.send("server", content)
 
-        worker = SiteWorker(fl_ctx.get_identity_name(), prepare, send, finish=site_folder.finish, note=site_folder.note)
+        name, of_studies = fl_ctx.get_identity_name(), {message.__name__ for message in OF_STUDIES}
+        worker = SiteWorker(name, prepare, send, finish=site_folder.finish, note=site_folder.note)
+        study_worker = StudyWorker(name, prepare_study, send, note=site_folder.note)
+
+        def receive(name: str, content: bytes) -> None:
+            (study_worker if name_of(content) in of_studies else worker).receive(content)
+
         addresses = {"server": server_cell(fl_ctx.get_job_id())}
-        channel = JobChannel(
-            engine.get_cell(), addresses, lambda name, content: worker.receive(content), lambda: MAX_MESSAGE_BYTES
-        )
-        self._worker, self._channel = worker, channel
-        for target in (worker.signs_of_life, worker.run):
+        channel = JobChannel(engine.get_cell(), addresses, receive, lambda: MAX_MESSAGE_BYTES)
+        self._workers, self._channel = (worker, study_worker), channel
+        for target in (worker.signs_of_life, worker.run, study_worker.run):
             threading.Thread(target=target, name=f"infl {target.__name__}", daemon=True).start()
 
     def _end(self) -> None:
-        if self._worker is not None and self._channel is not None:
+        if self._workers is not None and self._channel is not None:
             self._channel.close()
-            self._worker.stop()
+            for worker in self._workers:
+                worker.stop()
             self._held.close()

@@ -12,13 +12,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from infl.deploy.attempt import Status
 from infl.deploy.flare.consortium import Consortium
 from infl.deploy.flare.daemon import CLIENT_PROCESS, Daemon
 from infl.deploy.flare.engine import Supervisor
 from infl.deploy.flare.kits import approve, enrol, init_coordinator, install
-from infl.deploy.run_attempt import RunFolder, Status
+from infl.deploy.run_attempt import RunFolder
 from infl.deploy.site_data import SiteSettings
 from infl.deploy.site_folder import SiteFolder
+from infl.deploy.study.attempt import StudyFolder
 from infl.federation.local import run_in_process
 from infl.federation.messages import Answer
 from infl.keys import Identity
@@ -26,6 +28,7 @@ from infl.keys import Identity
 if TYPE_CHECKING:
     from infl._types import Data
     from infl.deploy.remote import Patience
+    from infl.deploy.study.specification import Study
     from infl.federation.agreement import Agreement
     from infl.federation.coordinator import Transport
     from infl.federation.messages import Plan, Reply
@@ -81,13 +84,23 @@ class LocalConsortium:
 
     def begin(self, name: str, agreement: Agreement) -> RunFolder:
         """Make a run's folder at the coordinator, and have the people at each site say yes to it."""
-        for site in agreement.sites:
-            approved = self.root / site / "approved"
-            approved.mkdir(exist_ok=True)
-            (approved / agreement.digest).touch()
+        self._approve(agreement.sites, agreement.digest)
         run = RunFolder(self.coordinator / "runs" / name)
         run.store.begin(agreement)
         return run
+
+    def begin_study(self, study: Study) -> StudyFolder:
+        """Make a study's folder at the coordinator, and have the people at each site say yes to it."""
+        self._approve(study.sites, study.digest)
+        folder = StudyFolder(self.coordinator / "runs" / study.name)
+        folder.begin(study)
+        return folder
+
+    def _approve(self, sites: tuple[str, ...], digest: str) -> None:
+        for site in sites:
+            approved = self.root / site / "approved"
+            approved.mkdir(exist_ok=True)
+            (approved / digest).touch()
 
     def expected(self, run: RunFolder, task: Task) -> FederatedRun:
         """Return what a run must come out as: the same in process, with those sites in each sum that were in it."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from infl.deploy.run_attempt import Status
+from infl.deploy.attempt import Status
 from infl.errors import FederationError
 
 HELP = {

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infl.deploy.attempt import FINAL_STATES, Status
 from infl.deploy.flare import require_flare
 from infl.deploy.flare.console import Console
 from infl.deploy.flare.engine import Attempts
 from infl.deploy.remote import Patience
-from infl.deploy.run_attempt import FINAL_STATES, Status
 from infl.deploy.runfile import read_panel
 from infl.deploy.site_folder import SiteFolder
 from infl.errors import FederationError, FileError
@@ -109,6 +109,8 @@ class DistantRun:
     console
         Reaches the coordinator.
     """
+
+    unit = "round"
 
     def __init__(self, agreement: Agreement, site_folder: SiteFolder, console: Console) -> None:
         self.agreement, self.requested = agreement, ""

@@ -1,0 +1,209 @@
+"""One attempt at a run or a study, whatever the engine, whatever happened before: its folder, its status, how it ends.
+
+All that counts is in the folder. An attempt ends when what it works for is finished, when too few sites are left, or when it is
+asked to end; the next one goes on where the folder is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from infl._files import explained, write_atomic
+from infl.deploy.folders import alone
+from infl.deploy.remote import Patience, RemoteTransport
+from infl.errors import FederationError, InflError
+
+REQUEST_STOP, REQUEST_AGAIN = "stop", "again"
+"""Requests to a running attempt: end for good; end so that sites which came back take part in the next."""
+DAY = 86_400.0
+FINAL_STATES = ("finished", "stopped")
+"""States that no further attempt follows."""
+
+
+class Agreed(Protocol):
+    """What attempts need to know of what was agreed on."""
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of all sites."""
+
+    @property
+    def quorum(self) -> int:
+        """How many of them an attempt needs."""
+
+    def tolerance(self) -> str:
+        """Say in one line how many may be away."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is known of a run from outside.
+
+    Attributes
+    ----------
+    state
+        ``new``, ``offered``, ``running``, ``ended`` (another attempt is due), ``stopped``, ``finished``.
+    round, rounds
+        Last finished round, of how many.
+    position, exchanges
+        Finished exchanges, of how many.
+    sites
+        Of each: whether it is up, seconds since it was heard of (at most a day), what is wrong, bytes from and to it.
+    message
+        Why the attempt ended.
+    attempts
+        How many there were.
+    pid, updated
+        Process of the attempt, and when this was written (seconds since 1970).
+    seconds
+        Duration of the last rounds.
+    lacking, deliveries
+        Sites that have not got the last sum yet, and how often it was sent round.
+    """
+
+    state: str = "new"
+    round: int = 0
+    rounds: int = 0
+    position: int = 0
+    exchanges: int = 0
+    sites: dict[str, dict[str, Any]] = field(default_factory=dict)
+    message: str = ""
+    attempts: int = 0
+    pid: int = 0
+    updated: float = 0.0
+    seconds: tuple[float, ...] = ()
+    lacking: tuple[str, ...] = ()
+    deliveries: int = 0
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Status:
+        """Return a status from plain values."""
+        return cls(**{**raw, "seconds": tuple(raw["seconds"]), "lacking": tuple(raw["lacking"])})
+
+
+class AttemptFolder(ABC):
+    """A run or study at the coordinator, on disk.
+
+    Parameters
+    ----------
+    folder
+        Made if it is missing.
+    """
+
+    unit: ClassVar[str]
+    """What the status counts."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).expanduser()
+        with explained(self.folder, "make"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    @abstractmethod
+    def agreement(self) -> Agreed:
+        """What was agreed on."""
+
+    @property
+    @abstractmethod
+    def position(self) -> int:
+        """Number that grows with every exchange."""
+
+    @property
+    def status(self) -> Status:
+        """Last known status."""
+        try:
+            raw = json.loads((self.folder / "status.json").read_text())
+        except FileNotFoundError:
+            return Status()
+        return Status.from_json(raw)
+
+    def follow(self, job: str | None) -> None:
+        """Nothing to note: what is on this disk can be followed without knowing the engine's job."""
+        return None
+
+    def save_status(self, status: Status) -> None:
+        """Write the status."""
+        write_atomic(self.folder / "status.json", json.dumps(asdict(status), indent=1).encode(), overwrite=True)
+
+    @property
+    def patience(self) -> Patience:
+        """How long the coordinator waits for sites."""
+        path = self.folder / "waiting.json"
+        if not path.exists():
+            return Patience()
+        with explained(path, "read"):
+            return Patience(**json.loads(path.read_text()))
+
+    def save_patience(self, patience: Patience) -> None:
+        """Write down how long the coordinator waits for sites."""
+        write_atomic(self.folder / "waiting.json", json.dumps(asdict(patience)).encode(), overwrite=True)
+
+    def request(self, what: str) -> None:
+        """Ask the running attempt to end after the exchange under way."""
+        write_atomic(self.folder / "request", what.encode(), overwrite=True)
+
+    @property
+    def requested(self) -> str:
+        """What was asked for."""
+        path = self.folder / "request"
+        return path.read_text() if path.exists() else ""
+
+    def clear_request(self) -> None:
+        """Forget what was asked for."""
+        (self.folder / "request").unlink(missing_ok=True)
+
+
+class Attempt(ABC):
+    """One attempt over a transport.
+
+    Parameters
+    ----------
+    folder
+        Of the run or study.
+    transport
+        To the sites.
+    """
+
+    def __init__(self, folder: AttemptFolder, transport: RemoteTransport) -> None:
+        self.folder, self.transport = folder, transport
+        self._status = folder.status
+
+    def go(self) -> Status:
+        """Go on as far as it goes; never raises an InflError, the status says what happened."""
+        with alone(self.folder.folder):
+            self._note(state="offered", attempts=self._status.attempts + 1, message="", pid=os.getpid())
+            try:
+                state, message = self._work()
+            except InflError as error:
+                state, message = "ended", self._explained(str(error))
+            if self.folder.requested == REQUEST_STOP and state != "finished":
+                state = "stopped"
+            self._note(state=state, message=message, pid=0)
+            return self._status
+
+    @abstractmethod
+    def _work(self) -> tuple[str, str]:
+        """Do it; return state and message."""
+
+    def _note(self, **changes: Any) -> None:
+        lost = set(self.transport.lost())
+        sites = {
+            name: {
+                "up": name not in lost, "silent": round(min(self.transport.silent(name), DAY), 1), "trouble": p.trouble,
+                "in": p.bytes_in, "out": p.bytes_out,
+            }
+            for name, p in self.transport.peers.items()
+        }  # fmt: skip
+        self._status = Status(**{**asdict(self._status), "sites": sites, "updated": time.time(), **changes})
+        self.folder.save_status(self._status)
+
+    def _explained(self, message: str) -> str:
+        """Add what the sites said."""
+        reasons = [p.trouble for p in self.transport.peers.values() if p.trouble not in ("", "lost", "too late")]
+        return str(FederationError("; ".join([message, *reasons])))

@@ -1,0 +1,160 @@
+"""Whether a site takes part in a study: its policy, and a person's yes; the site's own files, made or found again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anndata import AnnData
+
+from infl.deploy.folders import alone
+from infl.deploy.policy import Policy
+from infl.deploy.results import write_private
+from infl.deploy.study.site import StudySite
+from infl.deploy.study.specification import Study
+from infl.deploy.study.steps import check_fields
+from infl.deploy.study.working import WorkingObject
+from infl.errors import DataError, FederationError, KeyringError
+from infl.privacy.seal import Ledger
+
+if TYPE_CHECKING:
+    from infl._types import Data
+    from infl.deploy.site_folder import SiteFolder
+    from infl.keys import Keyring
+
+STUDIES = "studies"
+"""Folder of a site's studies, in the site's folder."""
+LEDGER = "study.ledger"
+
+
+def asks(policy: Policy, study: Study) -> bool:
+    """Whether a person must say yes: always, but where the policy lists every step and every column that it reads.
+
+    Examples
+    --------
+    >>> from infl.deploy.study.steps import Step
+    >>> study = Study.new("first", ["a", "b", "c"], [Step.read("pp.log1p", {})], 1, "abcd")
+    >>> asks(Policy(), study), asks(Policy(steps=["pp.log1p"]), study), asks(Policy(steps=["*"]), study)
+    (True, False, False)
+    """
+    listed = "*" in policy.steps or {step.do for step in study.steps} <= {*policy.steps}
+    return not listed or not _columns(study) <= {*policy.targets}
+
+
+def check_policy(policy: Policy, study: Study, site: str) -> None:
+    """Raise a FederationError unless the site accepts the study, whoever says yes.
+
+    Sums of a study are under the group seal, which a coordinator and one member together can open, and without noise.
+    """
+    other = sorted(_columns(study) - {*policy.targets})
+    refusals: dict[str, Callable[[], bool]] = {
+        f"column {other[0] if other else ''!r}": lambda: bool(policy.targets and other),
+        f"{len(study.sites)} sites (at least {policy.min_sites})": lambda: len(study.sites) < policy.min_sites,
+        "seal 'group', under which the sums of a study travel": lambda: "group" not in policy.seals,
+        f"key version {study.key_version}": lambda: (
+            bool(policy.key_versions) and study.key_version not in policy.key_versions
+        ),
+        "sums without differential privacy": lambda: policy.max_epsilon > 0 or policy.lifetime_epsilon > 0,
+    }
+    for what, refused in refusals.items():
+        if refused():
+            raise FederationError(f"{site} refuses: its policy does not accept {what}")
+
+
+def _columns(study: Study) -> set[str]:
+    return {column for step in study.steps for column in step.columns}
+
+
+class SiteStudies:
+    """A site's studies.
+
+    Parameters
+    ----------
+    site_folder
+        The site.
+    """
+
+    def __init__(self, site_folder: SiteFolder) -> None:
+        self.site_folder = site_folder
+
+    def folder(self, study: Study) -> Path:
+        """Return where the site keeps what it has of a study, made if it is not there."""
+        return self.site_folder.offered_folder(STUDIES, study.run)
+
+    def hold(self, study: Study) -> AbstractContextManager[None]:
+        """Keep other processes away from a study's folder."""
+        return alone(self.folder(study))
+
+    def prepare(self, study: Study) -> StudySite:
+        """Make the site for a study: check it against policy, key and data, go on where the site was.
+
+        Raises
+        ------
+        InflError
+            One line that says why the site does not take part.
+        """
+        site_folder = self.site_folder
+        settings, policy = site_folder.settings, site_folder.policy
+        name, expected = settings.name, settings.expects == study.specification
+        check_policy(policy, study, name)
+        if name not in study.sites:
+            raise FederationError(f"{name} is not a site of this study ({', '.join(study.sites[:8])})")
+        if settings.expects and not expected:
+            raise FederationError(
+                f"{name}: the study differs from this site's study.toml; refused: compare the files, then start anew with the new one"
+            )
+        folder = self.folder(study)
+        kept = folder / "study.json"
+        if kept.exists() and kept.read_text() != study.to_json():
+            raise FederationError(f"{name}: another study was offered under this study's name; refused")
+        write_private(kept, study.to_json().encode())
+        known = site_folder.said_yes(study.digest, expected=expected)
+        if asks(policy, study) and not known:
+            raise FederationError(
+                f"{name}: a person must say yes; read {folder}/study.json, then `infl site approve {study.digest[:12]}`, or list "
+                "its steps and columns in the policy's steps and targets"
+            )
+        if expected:
+            site_folder.take_expected(study.digest)
+        key = self.open_key(study)
+        ledger_key = site_folder.own_keys(site_folder.membership(study, key), study.run)["ledger"]
+        working = self.working(study, settings.data)
+        check_data(study, site_folder.read_data() if not working.done else working.read(), name, done=working.done)
+        ledger = Ledger(folder / LEDGER, ledger_key, run=study.run)
+        return StudySite(name, study, working, key, ledger, site_folder.note)
+
+    def open_key(self, study: Study) -> Keyring:
+        """Return the key ring, whose version in use is the study's.
+
+        Raises
+        ------
+        KeyringError
+            It is not.
+        """
+        key = self.site_folder.open_key(study)
+        if key is None or key.current != study.key_version:
+            name = self.site_folder.settings.name
+            raise KeyringError(
+                f"{name}: the study is under key version {study.key_version}, and the ring's version in use is another: write the "
+                "version in use into study.toml"
+            )
+        return key
+
+    def working(self, study: Study, source: str | Path) -> WorkingObject:
+        """Return the site's working object."""
+        return WorkingObject(self.folder(study), study.digest, Path(source), self.site_folder.settings.name)
+
+
+def check_data(study: Study, data: Data, site: str, *, done: int = 0) -> None:
+    """Check before any work that a site's data can go through all steps that are left.
+
+    Raises
+    ------
+    DataError
+        One line: which step, what is missing or in the way.
+    """
+    if not isinstance(data, AnnData):
+        raise DataError(f"{site}: a study works on AnnData, and its data are MuData: write one modality to a file")
+    check_fields(study.steps, data, site, done=done)

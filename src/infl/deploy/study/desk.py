@@ -1,0 +1,161 @@
+"""The coordinator's part of a study: it adds or collects what all sites say at one place, writes it down, and tells all.
+
+It has no key. What it keeps are masked sums and names that it cannot read, of the step under way, so that a site that was cut off
+can run its step again and is told the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from infl._files import explained, write_atomic
+from infl.errors import FederationError
+from infl.federation.messages import Heard, Said
+from infl.federation.wire import encode
+from infl.privacy.seal import MaskedArrays, add
+
+if TYPE_CHECKING:
+    from infl.deploy.study.specification import Study
+
+MOST_EXCHANGES = 1_000_000
+"""In one step."""
+Place = tuple[int, int]
+"""Step, and exchange in it."""
+
+
+class Disagreement(FederationError):
+    """Sites do different things at one place: none can go on."""
+
+
+@dataclass
+class _Pending:
+    kind: str
+    first: str
+    words: MaskedArrays | None = None
+    names: dict[str, bytes] = field(default_factory=dict)
+    said: set[str] = field(default_factory=set)
+
+
+class Desk:
+    """Combines what sites say.
+
+    Parameters
+    ----------
+    study
+        Which sites, how many steps.
+    folder
+        Where combined exchanges are kept.
+    """
+
+    def __init__(self, study: Study, folder: Path) -> None:
+        self.study, self.folder = study, folder
+        with explained(folder, "make"):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._places = {_place(path) for path in folder.glob("*.heard")}
+        self._pending: _Pending | None = None
+        self.closed = False
+        """No further step is begun."""
+        self.waits = False
+        """A site has kept its step, and the next one is not begun."""
+
+    @property
+    def last(self) -> Place | None:
+        """The last exchange that was combined."""
+        return max(self._places, default=None)
+
+    @property
+    def done(self) -> int:
+        """Steps that all sites have kept."""
+        return 0 if self.last is None else self.last[0]
+
+    @property
+    def position(self) -> int:
+        """Grows with every exchange."""
+        return 0 if self.last is None else self.last[0] * MOST_EXCHANGES + self.last[1] + 1
+
+    @property
+    def finished(self) -> bool:
+        """Whether all sites have kept all steps."""
+        return self.done == len(self.study.steps)
+
+    def hear(self, said: Said) -> list[tuple[str, bytes]]:
+        """Take what a site says; return which sites are told what, now.
+
+        Raises
+        ------
+        Disagreement
+            Another site says something else at this place.
+        FederationError
+            It is not of this study, or its place is not due.
+        """
+        place = (said.step, said.number)
+        if said.run != self.study.run or said.site not in self.study.sites:
+            raise FederationError(f"{said.site} speaks of another study")
+        if place in self._places:
+            return [(said.site, self._kept(place))]
+        if not self._is_due(place):
+            raise FederationError(f"{said.site} is at exchange {place}, and {self.last} was the last one")
+        if place[1] == 0 and self.closed and self.last is not None:
+            self.waits = True
+            return []
+        self._take(said)
+        pending = self._pending
+        assert pending is not None
+        if len(pending.said) < len(self.study.sites):
+            return []
+        words = pending.words or MaskedArrays(np.zeros(0, np.uint32), np.zeros(0, np.uint64))
+        content = encode(Heard(said.run, *place, words, pending.names))
+        write_atomic(self._path(place), content, overwrite=True, mode=0o600)  # before anybody is told
+        self._places.add(place)
+        self._pending = None
+        if place[1] == 0:
+            self._forget_before(place[0])
+        return [(site, content) for site in self.study.sites]
+
+    def _is_due(self, place: Place) -> bool:
+        last = self.last
+        if last is None:
+            return place == (0, 0)
+        if place[1] >= MOST_EXCHANGES or self.finished:
+            return False
+        return place in ((last[0], last[1] + 1), (last[0] + 1, 0))
+
+    def _take(self, said: Said) -> None:
+        kind = f"{said.step}.{said.number}:{said.kind}"
+        pending = self._pending = self._pending or _Pending(kind, said.site)
+        if pending.kind != kind or (bool(pending.names) != bool(said.names) and pending.said - {said.site}):
+            raise Disagreement(f"{pending.first} and {said.site} do different things in step {said.step + 1}")
+        if said.site in pending.said:
+            return
+        if said.names:
+            pending.names[said.site] = said.names
+        else:
+            try:
+                pending.words = add(pending.words, said.words)
+            except FederationError:
+                raise Disagreement(
+                    f"{pending.first} and {said.site} add different things in step {said.step + 1}"
+                ) from None
+        pending.said.add(said.site)
+
+    def _kept(self, place: Place) -> bytes:
+        with explained(self._path(place), "read"):
+            return self._path(place).read_bytes()
+
+    def _path(self, place: Place) -> Path:
+        return self.folder / f"{place[0]:04}_{place[1]:06}.heard"
+
+    def _forget_before(self, step: int) -> None:
+        """Remove what belongs to steps that all sites have kept."""
+        for place in [place for place in self._places if place[0] < step]:
+            self._path(place).unlink(missing_ok=True)
+            self._places.discard(place)
+
+
+def _place(path: Path) -> Place:
+    step, number = path.stem.split("_")
+    return int(step), int(number)

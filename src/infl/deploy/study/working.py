@@ -1,0 +1,163 @@
+"""A site's working object in a study: a copy of its data, written anew after each step, and a journal of the steps that are kept.
+
+A step is kept in one stroke, when the journal names the new object. Until then the old one and the journal are what they were, so
+a process that is killed at any place leaves a step that was not begun or one that is kept. Every step reads its object from the disk:
+one that is run again begins with the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anndata import AnnData
+
+from infl._files import explained, write_atomic
+from infl.deploy.results import write_private
+from infl.deploy.site_data import read_site, stamp
+from infl.errors import DataError, FileError
+
+if TYPE_CHECKING:
+    from infl._types import Data
+
+CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Journal:
+    """What a site remembers of a study.
+
+    Attributes
+    ----------
+    study
+        Digest of its specification.
+    stamp, data
+        Size and time of the site's own file at the first step, and digest of its content.
+    done
+        Steps that are kept.
+    object, digest
+        Name and digest of the working object's file (empty: the site's own file, before the first step is kept).
+    drawn
+        By number of the step, in hexadecimal: what the site drew at random for it.
+    """
+
+    study: str
+    stamp: str
+    data: str
+    done: int = 0
+    object: str = ""
+    digest: str = ""
+    drawn: dict[str, str] = field(default_factory=dict)
+
+
+class WorkingObject:
+    """The files of a study at a site.
+
+    Parameters
+    ----------
+    folder
+        Of the study, at the site.
+    study
+        Digest of its specification.
+    source
+        The site's own data file, which is only read.
+    site
+        The site's name, for messages.
+
+    Raises
+    ------
+    DataError
+        The data have changed since the study began here.
+    FileError
+        The journal is of another study.
+    """
+
+    def __init__(self, folder: Path, study: str, source: Path, site: str) -> None:
+        self.folder, self.source, self.site = folder, source, site
+        self._path = folder / "journal.json"
+        now = stamp(source)
+        if not self._path.exists():
+            self._save(Journal(study, now, digest_of(source)))
+            return
+        with explained(self._path, "read"):
+            self._journal = Journal(**json.loads(self._path.read_text()))
+        if self._journal.study != study:
+            raise FileError(f"{site}: {folder} has another study")
+        if now != self._journal.stamp and digest_of(source) != self._journal.data:
+            raise DataError(
+                f"{site}: {source} has changed since the study began: put the file back as it was, or begin a new study"
+            )
+        self._remove_others()
+
+    @property
+    def done(self) -> int:
+        """Number of steps that are kept."""
+        return self._journal.done
+
+    @property
+    def path(self) -> Path:
+        """The file that the next step begins with."""
+        return self.folder / self._journal.object if self._journal.object else self.source
+
+    def read(self) -> AnnData:
+        """Return the object that the next step begins with.
+
+        Raises
+        ------
+        DataError
+            It is no AnnData.
+        FileError
+            It is not as it was written.
+        """
+        if self._journal.object and digest_of(self.path) != self._journal.digest:
+            raise FileError(f"{self.site}: {self.path} is not as the last step left it: begin a new study")
+        data: Data = read_site(self.path, self.site)
+        if not isinstance(data, AnnData):
+            raise DataError(
+                f"{self.site}: a study works on AnnData, and {self.source} is MuData: write one modality to a file"
+            )
+        return data
+
+    def drawn(self, step: int) -> bytes:
+        """Return the site's random bytes for a step; they are on disk before anything is sent under them."""
+        if str(step) not in self._journal.drawn:
+            self._save(replace(self._journal, drawn={str(step): os.urandom(32).hex()}))
+        return bytes.fromhex(self._journal.drawn[str(step)])
+
+    def write(self, step: int, adata: AnnData) -> tuple[Path, str]:
+        """Write what a step made, without keeping it yet; return file and digest."""
+        path = self.folder / f"step_{step + 1:04}.h5ad"
+        write_atomic(path, adata.write_h5ad, overwrite=True, mode=0o600)
+        return path, digest_of(path)
+
+    def keep(self, step: int, written: tuple[Path, str]) -> None:
+        """Keep a step: the next one begins with what it wrote."""
+        path, digest = written
+        self._save(replace(self._journal, done=step + 1, object=path.name, digest=digest))
+        self._remove_others()
+
+    def _save(self, journal: Journal) -> None:
+        write_private(self._path, json.dumps(asdict(journal), indent=1).encode())
+        self._journal = journal
+
+    def _remove_others(self) -> None:
+        for path in self.folder.glob("step_*.h5ad"):
+            if path.name != self._journal.object:
+                path.unlink(missing_ok=True)
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file, or of all files of a zarr store with their names."""
+    digest = hashlib.sha256()
+    with explained(path, "read"):
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            digest.update(f"{file.relative_to(path)}\n{file.stat().st_size}\n".encode() if path.is_dir() else b"")
+            with file.open("rb") as content:
+                while part := content.read(CHUNK):
+                    digest.update(part)
+    return digest.hexdigest()
