@@ -21,6 +21,12 @@ def components(sites):
     infl.pp.pca(sites, n_comps=6)
 
 
+def with_gaps(sites):
+    for adata in sites.values():
+        adata.X.data[::7] = np.nan
+    return sites
+
+
 STEPS = {
     "qc_summary": (None, lambda sites: infl.pp.qc_summary(sites, inplace=True).features),
     "normalize_total": (None, lambda sites: infl.pp.normalize_total(sites, key_added="factor")),
@@ -29,6 +35,15 @@ STEPS = {
         lambda sites: infl.pp.normalize_total(sites, exclude_highly_expressed=True, max_fraction=0.02),
     ),
     "log1p": (None, infl.pp.log1p),
+    "filter_genes": (None, lambda sites: infl.pp.filter_genes(sites, min_cells=20)),
+    "quantiles": (logs, lambda sites: infl.pp.quantiles(sites, [0.5, 0.95])),
+    "impute": (logs, lambda sites: infl.pp.impute(with_gaps(sites), method="low")),
+    "score_genes_cell_cycle": (
+        logs,
+        lambda sites: infl.tl.score_genes_cell_cycle(
+            sites, s_genes=["g1", "g7", "g9"], g2m_genes=["g2", "g30"], gene_pool=[f"g{i}" for i in range(300)]
+        ),
+    ),
     "moments": (logs, lambda sites: infl.pp.moments(sites, inplace=True)),
     "scale": (logs, lambda sites: infl.pp.scale(sites, max_value=5, zero_center=False)),
     "scale, mask": (logs, lambda sites: infl.pp.scale(sites, mask_obs="chosen", zero_center=False)),

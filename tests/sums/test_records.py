@@ -23,6 +23,7 @@ from infl.models.adapter.centroids import near_centroids
 from infl.models.adapter.data import Sentences, sentences
 from infl.models.matrix import FeatureMatrix
 from infl.nn.trex.semantic_prior import TokenPrior
+from infl.pp._filter import expression_sum
 from infl.pp._hvg_regression import clipped_sum
 from infl.pp._matrix import SiteMatrix, presence
 from infl.pp._median import Columns, median_sums
@@ -30,6 +31,7 @@ from infl.pp._moments import Rows, moment_sums
 from infl.pp._normalize import Counts, highly_expressed
 from infl.pp._pca_sums import direction_sums, frame_from, product_sums
 from infl.pp._qc import feature_share, feature_sum
+from infl.pp._quantiles import halving_sum
 from infl.pp._sphere import Directions, before_halving, centre_sums
 from infl.sums import FederatedSum, SiteView, State
 from infl.tl._cluster_sums import Shares, cluster_moments, coordinates, halves, numbers, sizes, squares
@@ -148,6 +150,15 @@ def quality() -> Case:
     return Case(blood(), [feature_sum(765)], lambda site, table: feature_share(rows(site, table).matrix), {})
 
 
+def quantiles() -> Case:
+    sums = [*moment_sums(765), replace(halving_sum(765, [0.1, 0.9], 0.25), steps=3)]
+    return Case(blood(), sums, rows, {})
+
+
+def cells_with_a_gene() -> Case:
+    return Case(blood(), [expression_sum(765, "n_cells")], lambda site, table: rows(site, table).matrix, {})
+
+
 def expressed() -> Case:
     def view(site: str, table: AnnData) -> Counts:
         return Counts(table.X, np.asarray(table.X.sum(1)).ravel())
@@ -205,7 +216,7 @@ def first_centres() -> Case:
 
 needs_data = pytest.mark.data_dir
 ALONE = [
-    *(classifier, adapter, moments, components, clipped, median, quality, expressed),
+    *(classifier, adapter, moments, components, clipped, median, quality, expressed, quantiles, cells_with_a_gene),
     *(clusters, one_cluster, halved, cluster_sizes, first_centres),
     pytest.param(histology, marks=needs_data, id="histology"),
 ]

@@ -77,10 +77,11 @@ def over_sites(*, between: bool = False, **own: Kind) -> Callable[[Callable[P, R
             if isinstance(sites, Mapping) and site_key is None and not isinstance(sites, Consortium):
                 return function(*args, **kwargs)
             parts = as_sites(sites, site_key)
-            if kwargs.get("key_added") == site_key:
-                raise SettingsError(
-                    f"key_added={site_key!r} is the column that names each row's site: choose another name"
-                )
+            for name in ("key_added", "score_name"):
+                if kwargs.get(name) == site_key:
+                    raise SettingsError(
+                        f"{name}={site_key!r} is the column that names each row's site: choose another name"
+                    )
             if any(getattr(table, "isbacked", False) for table in (sites, *getattr(sites, "mod", {}).values())):
                 raise DataError(
                     "sites= is one object on disk, whose rows cannot be taken apart there: pass .to_memory(), or a dict of files"

@@ -18,6 +18,7 @@ from infl.federation.exchanges import TrainingSum, close_sum, count_sum, judge_s
 from infl.federation.messages import MESSAGE_TYPES, Visibility
 from infl.models.registry import TASKS, make_task
 from infl.pp._batch_sums import model_sums, residual_sum
+from infl.pp._filter import expression_sum
 from infl.pp._harmony import size_sum
 from infl.pp._harmony_sums import harmony_sums
 from infl.pp._hvg_dispersion import dispersions_of_batches
@@ -27,6 +28,7 @@ from infl.pp._moments import moment_sums
 from infl.pp._normalize import highly_expressed
 from infl.pp._pca_sums import direction_sums, frame_from, product_sums
 from infl.pp._qc import feature_sum
+from infl.pp._quantiles import halving_sum
 from infl.pp._sphere import centre_sums
 from infl.sums import FederatedSum
 from infl.sums.observations import observations
@@ -127,13 +129,14 @@ between them are always sealed. Besides, sites say these names to each other, wh
 | --- | --- |
 | name of the function and a digest of its arguments | all |
 | number of features and a digest of their names, in order | all that read a matrix |
-| kind of values: raw counts, normalised counts, logarithms, scaled values, or unclear | `moments`, `scale`, `highly_variable_genes`, `pca` |
+| kind of values: raw counts, normalised counts, logarithms, scaled values, or unclear | `moments`, `scale`, `highly_variable_genes`, `pca`, `quantiles`, `impute`, `score_genes` |
 | type of values, such as float32 | `normalize_total` without `target_sum` |
-| that a site has checked its values | `normalize_total`, `log1p` |
+| that a site has checked its values, or is ready to replace them | `normalize_total`, `log1p`, `filter_cells`, `impute` |
 | base of the logarithms | `highly_variable_genes(flavor="seurat")` |
 | which features a column of `var` marks, and which it says nothing of | `pca` |
 | whether `obs` has a column called site, `var` one called highly_variable | `highly_variable_genes`, `harmony_integrate`, `pca` |
 | names of the batches of at least five observations; a site with a smaller one refuses to go on | `highly_variable_genes`, `harmony_integrate` with a column of batches |
+| names of the features that a site did not measure | `score_genes` |
 | number of coordinates | `harmony_integrate`, `cluster` |
 | that a site goes on no more, without the reason | all |
 """
@@ -230,6 +233,9 @@ def _of_preprocessing() -> list[str]:
     frame_of = partial(frame_from, columns=np.arange(1), n_obs=1, zero_center=True)
     lists = {
         "`moments`, `scale`": moment_sums(1),
+        "`filter_genes`": [expression_sum(1, "n_cells"), expression_sum(1, "n_counts")],
+        "`quantiles`": [*moment_sums(1), halving_sum(1, [0.5], 1 / 64)],
+        "`impute`, `tl.score_genes`, `tl.score_genes_cell_cycle`": moment_sums(1)[:1],
         "`normalize_total`": [
             highly_expressed(1, 0.05),
             *median_sums(1, np.dtype(np.float32), name="median of totals"),

@@ -131,16 +131,19 @@ def federated_moments(
 
 @dataclass(frozen=True)
 class Rows:
-    """Chosen observations of a site's matrix (None: all), transformed."""
+    """Chosen observations of a site's matrix (None: all), transformed; `masked`: NaN is a value that is missing."""
 
     matrix: SiteMatrix
     chosen: np.ndarray | None = None
     transform: Transform | None = None
+    masked: bool = False
 
     @property
     def n(self) -> np.ndarray:
         """Number of observations of each feature, 0 where it was not measured. ``(n_vars,)``"""
-        n = self.matrix.n_obs if self.chosen is None else int(self.chosen.sum())
+        n: Any = self.matrix.n_obs if self.chosen is None else int(self.chosen.sum())
+        if self.masked:
+            n = n - sum(column_sums(is_missing(block)) for block in self.blocks())
         return np.where(self.matrix.present, n, 0).astype(float)
 
     def blocks(self) -> Iterator[Any]:
@@ -214,11 +217,37 @@ def column_sums(block: Any) -> np.ndarray:
     return block.sum(axis=0, dtype=np.float64)
 
 
+def is_missing(block: Any) -> Any:
+    """1 where a value is NaN, stored as the block is."""
+    if not sparse.issparse(block):
+        return np.isnan(block).astype(np.float64)
+    return sparse.csr_matrix((np.isnan(block.data).astype(np.float64), block.indices, block.indptr), shape=block.shape)
+
+
+def without_missing(block: Any, value: np.ndarray | float = 0.0) -> Any:
+    """Return a block with a value of each feature, (n_vars,), in place of NaN; itself, if it has none.
+
+    Examples
+    --------
+    >>> without_missing(np.array([[1.0, np.nan], [np.nan, 2.0]]), np.array([7.0, 8.0])).tolist()
+    [[1.0, 8.0], [7.0, 2.0]]
+    """
+    stored = block.data if sparse.issparse(block) else block
+    gaps = np.isnan(stored)
+    if not gaps.any():
+        return block
+    if not sparse.issparse(block):
+        return np.where(gaps, value, block)
+    filled = np.where(gaps, value if np.isscalar(value) else np.asarray(value)[block.indices], stored)
+    return sparse.csr_matrix((filled, block.indices, block.indptr), shape=block.shape)
+
+
 def _first_sums(site: Rows) -> Arrays:
     """Number of observations, Σx and Σ|x|, (n_vars,) each."""
     present = site.matrix.present
     sums, sizes = np.zeros(len(present)), np.zeros(len(present))
     for block in site.blocks():
+        block = without_missing(block) if site.masked else block
         sums += column_sums(block)
         sizes += column_sums(abs(block))
     return {"n": site.n, "sum": sums * present, "size": sizes}
@@ -229,6 +258,7 @@ def _squares(site: Rows, center: np.ndarray | None) -> np.ndarray:
     n_vars = len(site.matrix.present)
     squares = np.zeros(n_vars)
     for block in site.blocks():
+        block = without_missing(block, 0.0 if center is None else center) if site.masked else block
         if center is None:
             block = block if block.dtype.kind == "f" else block.astype(np.float64)
             squares += column_sums(block.multiply(block).tocsr() if sparse.issparse(block) else block * block)

@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_perturb": ["predict_perturbations"],
         "_personalise": ["Personalised", "personalise"],
         "_predict": ["embed", "predict"],
+        "_score_genes": ["score_genes", "score_genes_cell_cycle"],
         "_scvi": ["from_scvi", "to_scvi"],
         "_site_metrics": ["site_metrics"],
         "_survival": ["Survival", "survival"],
