@@ -108,7 +108,8 @@ def right_values(kind: Kind) -> list[Any]:
             right += ["a", ["a", "b"], np.array(["a"])]
         case Several():
             low = getattr(kind.kind, "low", None) or 0
-            right += [[low], np.array([low, low + 1]), (low,)]
+            low, step = (low + 0.25, 0.5) if getattr(kind.kind, "open", "") else (low, 1)
+            right += [[low], np.array([low, low + step]), (low,)]
         case Renamed():
             right += [{}, {"a": "b"}]
         case Options():

@@ -49,10 +49,10 @@ def filter_cells(
     ----------
     sites
         AnnData by site name, with counts; dense or sparse.
-    min_counts, max_counts
-        Least and largest sum of a cell's values.
-    min_genes, max_genes
-        Least and largest number of genes with a value above 0. One of the four per call.
+    min_counts, min_genes
+        Least sum of a cell's values, or least number of genes with a value above 0.
+    max_counts, max_genes
+        The most of them. One of the four per call.
     inplace
         Leave the other cells out at every site and write ``obs["n_counts"]`` or ``obs["n_genes"]``; else return which are kept.
     copy
@@ -121,10 +121,10 @@ def filter_genes(
     sites
         AnnData by site name, harmonised, with counts; dense or sparse. A site that did not measure a feature
         (``var["infl_present"]``) adds nothing to it.
-    min_counts, max_counts
-        Least and largest sum of a gene's values over all sites.
-    min_cells, max_cells
-        Least and largest number of cells, over all sites, with a value above 0. One of the four per call.
+    min_counts, min_cells
+        Least sum of a gene's values over all sites, or least number of cells with a value above 0.
+    max_counts, max_cells
+        The most of them. One of the four per call.
     inplace
         Leave the other genes out at every site and write ``var["n_counts"]`` or ``var["n_cells"]``; else return which are kept.
     copy
