@@ -44,7 +44,7 @@ def impute(
         (``var["infl_present"]``) stays as it is there.
     method
         ``"mean"`` of the feature's values; or ``"low"``, for values that are missing because they are small, as in proteomics: a
-        low quantile of the feature. (The minimum itself would be one sample's value.)
+        low quantile of the feature. The minimum itself would be one sample's value.
     share
         Share of the values below the number of ``"low"``.
     layer
