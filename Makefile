@@ -8,6 +8,8 @@ PEERS  := .venv-peers/.installed
 TESTS  :=
 # Files with tests that must have the machine to themselves: to collect all tests a second time takes half a minute.
 ALONE   = $(shell grep -rlE 'mark\.alone\b' --include='*.py' $(or $(TESTS),tests))
+# Files with tests that take long; without them, nothing else is collected for `make test-long`.
+LONG    = $(shell grep -rlE 'mark\.long\b' --include='*.py' tests)
 # Tests start many processes; each would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 STEPS  := 20000
@@ -17,7 +19,7 @@ RUN     = if $(PYTHON) -c '' 2>/dev/null; then $(PYTHON) $(1); else PYENV_VERSIO
 # Which versions known to work together there are depends on the environment's Python.
 PINS    = $$($(BIN)/python -c 'import sys; print("constraints.txt" if sys.version_info < (3, 12) else "constraints-today.txt")')
 
-.PHONY: help environment interpreter demo test lint docs coverage mutants bench faults fuzz model-check clean
+.PHONY: help environment interpreter demo test test-long lint docs coverage mutants bench faults fuzz model-check clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -38,13 +40,16 @@ interpreter:  ## say which Python PYTHON= names; fail where there is none
 demo: $(STAMP)  ## five hospitals, one tumour classifier, one minute
 	$(BIN)/infl demo --out demo_output
 
-test: $(STAMP)  ## lint, types, all tests
+test: $(STAMP)  ## lint, types, all tests but those that take long
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	test "$(PINS)" != constraints.txt || $(BIN)/mypy # against one set of versions: what others say of their types differs
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not alone" $(TESTS)
-	$(if $(ALONE),$(BIN)/python -m pytest -m alone $(ALONE))
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not alone and not long" $(TESTS)
+	$(if $(ALONE),$(BIN)/python -m pytest -m "alone and not long" $(ALONE))
+
+test-long: $(STAMP)  ## tests that take long: runs between processes, attacks on run after run (some minutes)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "long and not alone" $(LONG)
 
 lint: $(STAMP)  ## mend what the linter can mend
 	$(BIN)/ruff check --fix .

@@ -12,9 +12,8 @@ from infl.federation.rules import fedprox, known_rules, rule
 from infl.models.registry import known_tasks, task_class
 
 
-@pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package's metadata, as an installer writes it: good entries, bad ones, and names that are taken."""
+def install(tmp_path: Path) -> None:
+    """Write a package's metadata, as an installer does: good entries, bad ones, and names that are taken."""
     folder = tmp_path / "theirs-1.0.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
@@ -23,7 +22,20 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "[infl.attacks]\nmissing = pathlib:Nothing\nratio = theirs:Evil\n"
         "[infl.rules]\npulled = infl.federation.rules:fedprox\nfedavg = theirs:evil\n"
     )
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package of another author is there when a name is looked up first."""
+    install(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_a_package_that_is_installed_meanwhile_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "mine" not in known_tasks()
+    install(tmp_path)
+    assert "mine" in known_tasks()
 
 
 @pytest.mark.usefixtures("installed")

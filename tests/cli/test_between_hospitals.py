@@ -135,7 +135,7 @@ def people(tmp_path: Path, khan: AnnData, monkeypatch: pytest.MonkeyPatch) -> It
     people.end()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_page_word_by_word(people: Participants) -> None:
     told = ""
     for who, command in commands():

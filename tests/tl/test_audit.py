@@ -102,7 +102,7 @@ def test_sabotaged_protection_is_a_leak(default, sites: dict[str, AnnData], monk
     assert red["status"].tolist() == ["leak"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_attacks_that_take_longer(default, sites: dict[str, AnnData]) -> None:
     for name in ("known_model", "site_balance", "gradient_inversion"):
         table = infl.tl.audit(default, sites, attacks=[name], **QUIET)
@@ -143,7 +143,7 @@ def test_progress_is_shown_on_standard_error(default, sites: dict[str, AnnData],
     assert "2/2" in err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_run_under_differential_privacy_is_audited(sites: dict[str, AnnData]) -> None:
     pytest.importorskip("opacus")
     small = {s: a[:, ::16].copy() for s, a in sites.items()}

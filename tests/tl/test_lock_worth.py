@@ -85,7 +85,7 @@ def test_curve_falls_without_the_key_and_stays_with_it(khan_sites: dict) -> None
     assert curve.attrs["chance"] == 0.25
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_thief_has_no_head_start_and_would_have_one_without_the_lock(khan_sites: dict) -> None:
     from infl.attacks.thief_fine_tuning import head_start
 

@@ -22,7 +22,7 @@ def hospitals() -> dict[str, AnnData]:
 
 @pytest.fixture(scope="module")
 def fitted() -> tuple[AnnData, FederatedRun]:
-    return cells_of_three_fitted()
+    return cells_of_three_fitted(rounds=45)
 
 
 def test_to_scvi_gives_the_same_latent(fitted: tuple) -> None:

@@ -6,7 +6,9 @@ A missing file means the defaults: sealed and locked runs of any task with at le
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -192,12 +194,8 @@ def weights_of(agreement: Agreement) -> int:
     >>> weights_of(SimpleNamespace(task="classifier", options=options, panel=panel)) > 10**12
     True
     """
-    import torch
-
     try:
-        with torch.device("meta"):
-            module = task_from_json(agreement.task, agreement.options).build(agreement.panel)
-        return sum(weight.numel() for weight in module.parameters())
+        return _weights_of(agreement.task, json.dumps([agreement.options, agreement.panel]))
     except (
         RuntimeError,
         TypeError,
@@ -207,6 +205,17 @@ def weights_of(agreement: Agreement) -> int:
         InflError,
     ):  # what is wrong is said when it is made
         return 0
+
+
+@lru_cache(maxsize=8)
+def _weights_of(task: str, settings: str) -> int:
+    """Return how many weights a model with these options and panel has; the same run is often offered more than once."""
+    import torch
+
+    options, panel = json.loads(settings)
+    with torch.device("meta"):
+        module = task_from_json(task, options).build(panel)
+    return sum(weight.numel() for weight in module.parameters())
 
 
 def columns_of(agreement: Agreement | Header) -> set[str]:

@@ -164,6 +164,7 @@ def test_same_weights_as_in_process_and_a_coordinator_that_has_none(network: Loc
         assert not any(found(traces, form[:-1] + bytes([form[-1] ^ 1])) for form in forms)
 
 
+@pytest.mark.long
 def test_site_and_coordinator_are_killed_and_the_run_goes_on(network: LocalConsortium) -> None:
     """−9 on a site in the middle, −9 on the server when the site is back; nobody does anything about it."""
     agreement = agree(network, rounds=400, min_sites=2)

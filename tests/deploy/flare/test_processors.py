@@ -15,7 +15,7 @@ from infl.federation.agreement import Agreement
 from infl.federation.local import run_in_process
 from infl.models import Classifier
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 TASK = Classifier(target="label", width=8, n_blocks=1)
 ROUNDS, PLAIN = 40, "site_2"
 CAPABILITY = "ATEN_CPU_CAPABILITY"

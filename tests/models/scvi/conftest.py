@@ -40,6 +40,6 @@ def hospitals() -> dict[str, AnnData]:
     return three_hospitals()
 
 
-def cells_of_three_fitted() -> tuple[AnnData, FederatedRun]:
+def cells_of_three_fitted(rounds: int = 80) -> tuple[AnnData, FederatedRun]:
     cells = ad.concat(three_hospitals().values())
-    return cells, infl.tl.fit_federated(cells, "scvi", site_key="hospital", rounds=80, kl_warmup=1.0, **SMALL)
+    return cells, infl.tl.fit_federated(cells, "scvi", site_key="hospital", rounds=rounds, kl_warmup=1.0, **SMALL)
