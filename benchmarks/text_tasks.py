@@ -133,12 +133,10 @@ def fortunes(folder: Path) -> Iterator[tuple[str, Labelled]]:
     )
 
 
-def suite(folder: Path = FOLDER) -> tuple[list[Task], torch.Tensor, list[str]]:
-    """Return the tasks, the sentences to pretrain on, and the vocabulary.
-
-    Which texts judge follows from the text: one that does so in one task is nowhere pretrained, trained or chosen on.
-    """
-    chosen, corpus = {}, []
+def chosen(folder: Path = FOLDER) -> tuple[dict[str, Labelled], list[str]]:
+    """Return the texts of each task with their labels, and the texts to pretrain on."""
+    found: dict[str, Labelled] = {}
+    corpus: list[str] = []
     rng = np.random.default_rng(0)
     for name, labelled in (*wordnet(folder), *packages(), *bible(folder), *fortunes(folder)):
         texts = {" ".join(re.findall(r"[a-z]+", text.lower())): label for text, label in labelled}
@@ -148,20 +146,32 @@ def suite(folder: Path = FOLDER) -> tuple[list[Task], torch.Tensor, list[str]]:
         for label in frequent:
             candidates = [text for text, own in texts.items() if own == label]
             rows += [(candidates[i], label) for i in rng.permutation(len(candidates))[:PER_CLASS]]
-        chosen[name] = rows
+        found[name] = rows
         everything = [text for text in texts if not _judges(text)]
         corpus += [everything[i] for i in rng.permutation(len(everything))[:5000]]
-    corpus = sorted({*corpus, *(text for rows in chosen.values() for text, _ in rows if not _judges(text))})
+    return found, sorted({*corpus, *(text for rows in found.values() for text, _ in rows if not _judges(text))})
+
+
+def suite(folder: Path = FOLDER) -> tuple[list[Task], torch.Tensor, list[str]]:
+    """Return the tasks, the sentences to pretrain on, and the vocabulary.
+
+    Which texts judge follows from the text: one that does so in one task is nowhere pretrained, trained or chosen on.
+    """
+    found, corpus = chosen(folder)
     counts = Counter(word for text in corpus for word in text.split())
     words = [*SPECIAL, *(word for word, _ in counts.most_common(VOCABULARY - len(SPECIAL)))]
     number = {word: i for i, word in enumerate(words)}
     tasks = []
-    for name, rows in chosen.items():
+    for name, rows in found.items():
         ids = _ids([text for text, _ in rows], number)
-        y = np.unique([label for _, label in rows], return_inverse=True)[1]
-        judges = np.asarray([_judges(text) for text, _ in rows])
-        tasks.append(Task(name, ids, (ids > 0).long(), torch.from_numpy(y.astype(np.int64)), judges))
+        tasks.append(Task(name, ids, (ids > 0).long(), *classes_and_judges(rows)))
     return tasks, _ids(corpus, number), words
+
+
+def classes_and_judges(rows: Labelled) -> tuple[torch.Tensor, np.ndarray]:
+    """Return class numbers of texts with labels, and which of them judge."""
+    y = np.unique([label for _, label in rows], return_inverse=True)[1]
+    return torch.from_numpy(y.astype(np.int64)), np.asarray([_judges(text) for text, _ in rows])
 
 
 def _judges(text: str) -> bool:
