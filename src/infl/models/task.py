@@ -21,6 +21,8 @@ from infl.models.site_data import SiteData, Step
 from infl.models.spellings import Spellings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from anndata import AnnData
     from mudata import MuData
     from pandas import DataFrame
@@ -313,6 +315,17 @@ class Task(Generic[Data, Net], metaclass=Spellings):
     @classmethod
     def check_names(cls, options: Mapping[str, Any]) -> None:
         """Refuse options of a message or a model file that name what is not known on this machine."""
+
+    @classmethod
+    def place_base(cls, options: Mapping[str, Any], panel: Mapping[str, Any], base: str | Path) -> None:
+        """Let the base that a model file names be the one in the folder `base`.
+
+        Raises
+        ------
+        SettingsError
+            Models of this kind have none, or it is another one.
+        """
+        raise SettingsError(f"base={str(base)!r}: a model of model={cls.name!r} has no base; leave it out")
 
     def options(self) -> dict[str, Any]:
         """Return the options as JSON."""

@@ -318,6 +318,57 @@ def test_a_file_names_its_base_and_no_folder_is_followed(khan_sites, base, tmp_p
     infl.tl.predict(khan_sites["site_1"], run.model, key=key)
 
 
+def test_a_file_is_told_where_its_base_is(khan_sites, base, tmp_path, monkeypatch):
+    run, key = fit(khan_sites, base)
+    adata = khan_sites["site_1"].copy()
+    infl.tl.predict(adata, run.model, key=key)
+    run.save(tmp_path / "model.safetensors")
+    elsewhere, other = tmp_path / "elsewhere", tmp_path / "other"
+    write_base(elsewhere), write_base(other, seed=1)
+    monkeypatch.setattr(infl.settings, "bases", {})
+    with pytest.raises(SettingsError, match="another base model"):
+        infl.load_model(tmp_path / "model.safetensors", base=other)
+    with pytest.raises(SettingsError, match="no folder with a transformers model"):
+        infl.load_model(tmp_path / "model.safetensors", base=tmp_path)
+    assert infl.settings.bases == {}
+    model = infl.load_model(tmp_path / "model.safetensors", base=elsewhere)
+    assert infl.settings.bases == {Path(base).name: elsewhere.resolve()}
+    again = khan_sites["site_1"].copy()
+    infl.tl.predict(again, model, key=key)
+    np.testing.assert_array_equal(again.obsm["X_infl"], adata.obsm["X_infl"])
+    plain = infl.tl.fit_federated(khan_sites, target="tumour_class", rounds=1, progress=False)
+    plain.save(tmp_path / "plain.safetensors")
+    with pytest.raises(SettingsError, match="has no base"):
+        infl.load_model(tmp_path / "plain.safetensors", base=elsewhere)
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5"])
+def test_encoders_are_adapted_where_it_is_of_use(khan_sites, base, tmp_path, kind):
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    tokenizer.save_pretrained(tmp_path)
+    size = {"vocab_size": len(tokenizer)}
+    if kind == "bert":
+        size |= {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+        transformers.BertModel(transformers.BertConfig(**size)).save_pretrained(tmp_path)
+    else:
+        size |= {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+        transformers.T5Model(transformers.T5Config(**size)).save_pretrained(tmp_path)
+    task = make_task("adapter", {"target": TASKS, "base": str(tmp_path)} | OPTIONS)
+    panel = task.agree(khan_sites)
+    module = task.build(panel)
+    data = task.read(khan_sites["site_1"], panel, site="site_1", rng=np.random.default_rng(0))
+    task.loss(module, data.batch(np.arange(4)), Step(1, 1, 0, 1)).backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in module.parameters())
+
+
+def test_a_quantised_base_is_refused_in_one_line(tmp_path, base):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "quantization_config": {}}')
+    with pytest.raises(SettingsError, match="is quantised"):
+        make_task("adapter", {"target": TASKS, "base": str(tmp_path)}).agree({})
+
+
 def test_two_folders_with_one_name(base, tmp_path, monkeypatch):
     monkeypatch.setattr(infl.settings, "bases", {})
     make_task("adapter", {"target": TASKS, "base": str(base)})

@@ -338,3 +338,82 @@ def test_the_projection_that_attention_never_calls_is_left_out():
         model = adapted(Encoder(), target_modules=["linear1", "out_proj"], task_type=None)
     assert any("out_proj and never calls the layer" in str(w.message) for w in said)
     assert not any("out_proj.trex" in name for name, _ in model.named_modules())
+
+
+def t5():
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=11, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0, pad_token_id=0
+    )
+    return T5ForConditionalGeneration(config).eval()
+
+
+def test_a_base_with_encoder_and_decoder_is_adapted_trained_and_generates():
+    from infl.nn.trex import TrexConfig
+
+    model = adapted(t5(), task_type="SEQ_2_SEQ_LM")
+    found = model(input_ids=IDS, labels=IDS[:, :3].clone().clone(), trex_prior=PRIOR)
+    other = model(input_ids=IDS, labels=IDS[:, :3].clone().clone(), trex_prior=PRIOR.flip(0))
+    assert (found.logits - other.logits).abs().max() > 1e-3
+    found.loss.backward()
+    grads = [p.grad for n, p in model.named_parameters() if n.endswith((".B", "router"))]
+    assert grads and all(g is not None and g.abs().max() > 0 for g in grads)
+    options = {"max_new_tokens": 4, "do_sample": False}
+    written = model.generate(input_ids=IDS, trex_prior=PRIOR, **options)
+    ids = torch.zeros(2, 1, dtype=torch.long)
+    for _ in range(4):
+        given = {"decoder_input_ids": ids, "trex_prior": PRIOR}
+        ids = torch.cat([ids, model(input_ids=IDS, **given).logits[:, -1].argmax(-1, keepdim=True)], 1)
+    assert torch.equal(ids[:, : written.shape[1]], written)
+    with pytest.raises(SettingsError, match="tokens to come"):
+        TrexConfig(task_type="SEQ_2_SEQ_LM", router="sequence")
+
+
+def test_an_adapter_file_knows_its_base_and_no_folder(tmp_path):
+    import peft
+    from transformers import BertForSequenceClassification
+
+    folder = tmp_path / "bases" / "small"
+    bert().save_pretrained(folder)
+    make = BertForSequenceClassification.from_pretrained
+    model = adapted(make(folder), task_type="SEQ_CLS")
+    model.save_pretrained(tmp_path / "adapter")
+    for file in (tmp_path / "adapter").iterdir():
+        assert str(tmp_path).encode() not in file.read_bytes(), file.name
+    assert peft.PeftConfig.from_pretrained(tmp_path / "adapter").base_model_name_or_path == "small"
+    again = make(folder)
+    nn.init.normal_(again.classifier.weight)  # a head is new in every process, and was stored with the adapter
+    again = peft.PeftModel.from_pretrained(again, tmp_path / "adapter").eval()
+    torch.testing.assert_close(logits(again), logits(model))
+    other = make(folder)
+    nn.init.normal_(other.bert.encoder.layer[0].output.dense.weight)
+    with pytest.raises(SettingsError, match="another base model"):
+        peft.PeftModel.from_pretrained(other, tmp_path / "adapter")
+    peft.PeftModel.from_pretrained(make(folder).bfloat16(), tmp_path / "adapter")  # the same in short
+
+
+class Packed(nn.Linear):
+    """As a layer of bitsandbytes: two values in a byte, and a product of its own."""
+
+    def __init__(self, layer):
+        super().__init__(layer.in_features, layer.out_features)
+        self.whole = layer.weight.data
+        self.weight = nn.Parameter(torch.zeros(self.whole.numel() // 2, 1, dtype=torch.uint8), requires_grad=False)
+        self.bias = layer.bias
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.whole, self.bias)
+
+
+def test_experts_go_beside_packed_weights_and_are_not_merged_into_them():
+    plain, base = adapted(bert(), task_type="SEQ_CLS", router="none"), bert()
+    dense = base.bert.encoder.layer[0].intermediate
+    dense.dense = Packed(dense.dense)
+    model = adapted(base, task_type="SEQ_CLS", router="none")
+    state = {n: p for n, p in plain.state_dict().items() if "trex" in n}
+    assert not model.load_state_dict(state, strict=False).unexpected_keys
+    torch.testing.assert_close(logits(model), logits(plain))
+    with pytest.raises(SettingsError, match="quantised"), use_prior(model, PRIOR[0]):
+        model.merge_adapter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -98,6 +99,26 @@ def is_known(base: str) -> bool:
     return base in settings.bases or any(point.name == base for point in entry_points(group=GROUP))
 
 
+def place_base(name: str, digest: str, folder: str | Path) -> None:
+    """Let the name of a base mean a folder here, if the folder has that very base.
+
+    Raises
+    ------
+    SettingsError
+        It has no base or another one, or the name means something else here.
+    """
+    folder = Path(folder).expanduser().resolve()
+    if is_known(name) and Path(settings.bases.get(name, "")).expanduser().resolve() != folder:
+        raise SettingsError(
+            f"base={str(folder)!r}: {name!r} is known here already, as {settings.bases.get(name, 'a package')}"
+        )
+    _need_extra()
+    found = _load(name, str(folder))
+    if found.digest != digest:
+        raise SettingsError(f"base={str(folder)!r} is another base model than the one that this adapter was fitted on")
+    settings.bases[name] = folder
+
+
 def load_base(base: str) -> Base:
     """Load the base model that a name means here.
 
@@ -134,9 +155,13 @@ def load_base(base: str) -> Base:
             f"base={base!r} is not known here: set infl.settings.bases[{base!r}] to the folder of the transformers model (at a "
             "site, [bases] in policy.toml)"
         )
+    _need_extra()
+    return _load(base, str(settings.bases.get(base, "")))
+
+
+def _need_extra() -> None:
     if find_spec("transformers") is None or find_spec("peft") is None:
         raise MissingExtraError("adapters need PEFT and transformers: pip install 'infl[trex]'")
-    return _load(base, str(settings.bases.get(base, "")))
 
 
 @lru_cache(maxsize=4)
@@ -146,7 +171,18 @@ def _load(base: str, folder: str) -> Base:
     else:
         (point,) = (point for point in entry_points(group=GROUP) if point.name == base)
         model, tokenizer = point.load()()
-    return Base(model.float().eval(), tokenizer, digest_of(model))
+    return Base(*_without_unused(model.float().eval(), tokenizer))
+
+
+def _without_unused(model: nn.Module, tokenizer: Any) -> tuple[nn.Module, Any, str]:
+    """Return the part that makes hidden states of a text (of an encoder with a decoder, the encoder), and the whole's digest."""
+    digest = digest_of(model)
+    inner: Any = model
+    if inner.config.is_encoder_decoder:
+        inner = inner.get_encoder()
+    if getattr(inner, "pooler", None) is not None:
+        inner.pooler = None  # what it makes is not used, and an adapter on it would never learn
+    return inner, tokenizer, digest
 
 
 def _from_folder(folder: Path) -> tuple[nn.Module, Any]:
@@ -154,6 +190,10 @@ def _from_folder(folder: Path) -> tuple[nn.Module, Any]:
 
     if not (folder / "config.json").is_file():
         raise SettingsError(f"base={str(folder)!r} is no folder with a transformers model and its tokenizer")
+    if "quantization_config" in json.loads((folder / "config.json").read_text()):
+        raise SettingsError(
+            f"base={str(folder)!r} is quantised: model='adapter' needs weights in 16 or 32 bits (4-bit bases: infl.nn.trex with PEFT)"
+        )
     try:
         model = AutoModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from infl._isolation import torch_seed
 from infl._parameters import LAYER, SEED, SHARE, Choice, Flag, Kind, Names, Real, Text, Whole
 from infl.data.labels import TEXT, as_labels, class_numbers
 from infl.errors import DataError, SettingsError
-from infl.models.adapter.bases import Base, is_known, load_base, name_of
+from infl.models.adapter.bases import Base, is_known, load_base, name_of, place_base
 from infl.models.adapter.centroids import centroid_sums
 from infl.models.adapter.data import Sentences, classes_of, first_label, labels_of, sentences, types_of
 from infl.models.adapter.scoring import metrics_of, sums_of
@@ -144,6 +145,11 @@ class Adapter(Task[Sentences, "AdaptedNet"]):
         """Refuse a base that is not known here: only who calls may give a folder in place of a name."""
         if not is_known(str(options.get("base", ""))):
             load_base(str(options.get("base", "")))
+
+    @classmethod
+    def place_base(cls, options: Mapping[str, Any], panel: Mapping[str, Any], base: str | Path) -> None:
+        """Let the base that a model file names be the one in the folder `base`."""
+        place_base(str(options["base"]), str(panel["base"]), base)
 
     # -- agreement -------------------------------------------------------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:

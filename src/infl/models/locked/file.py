@@ -11,9 +11,10 @@ from infl.errors import FileError, KeyringError
 from infl.models.locked.header import FORMAT, READABLE, digest_of, header_of
 from infl.models.locked.model import LockedModel
 from infl.models.locked.private import PRIVATE
+from infl.models.registry import task_class
 
 
-def load_model(path: str | Path, *, identity: str | Path | None = None) -> LockedModel:
+def load_model(path: str | Path, *, identity: str | Path | None = None, base: str | Path | None = None) -> LockedModel:
     """Read a model file.
 
     Parameters
@@ -22,6 +23,9 @@ def load_model(path: str | Path, *, identity: str | Path | None = None) -> Locke
         Written by ``run.save`` or :meth:`LockedModel.save`.
     identity
         File with the age identity, when the whole file was encrypted to recipients.
+    base
+        Of an adapter: folder of the pretrained model that it was fitted on, checked by its digest. From then on its name means
+        that folder, as ``infl.settings.bases`` says. Without it the name has to be known.
 
     Returns
     -------
@@ -32,6 +36,8 @@ def load_model(path: str | Path, *, identity: str | Path | None = None) -> Locke
     ------
     FileError
         Not there, truncated, altered, encrypted, or of another format.
+    SettingsError
+        `base` is another base model, or the model has none.
 
     Examples
     --------
@@ -69,6 +75,8 @@ def load_model(path: str | Path, *, identity: str | Path | None = None) -> Locke
         raise FileError(f"{path} has the {age} model format {version!r}; this infl {__version__} reads {formats}")
     if digest_of(header, tensors) != header.digest:
         raise FileError(f"{path} was altered after it was written: its digest does not match; get it again")
+    if base is not None:
+        task_class(header.task).place_base(header.options, header.panel, base)
     try:
         return LockedModel(header, tensors, private)
     except KeyringError as error:

@@ -227,7 +227,7 @@ class RankOneExperts(nn.Module):
         return F.embedding(x, weight.T) if self.lookup else F.linear(x, weight)
 
     def _sigmoid(self, scalar: Tensor) -> Tensor:
-        return torch.sigmoid(SHARPNESS * scalar.float()).to(self.A.dtype)
+        return torch.sigmoid(SHARPNESS * scalar.to(_at_least_single(scalar.dtype))).to(self.A.dtype)
 
     def _omega(self) -> Tensor:
         return torch.ones_like(self.gate) if self.omega is None else self._sigmoid(self.omega)
@@ -241,7 +241,7 @@ class RankOneExperts(nn.Module):
                 _mean(logits, mask),
                 None,
             )  # the router is linear: the mean of its outputs is that of its inputs
-        p = chosen = torch.softmax(logits, -1, dtype=torch.float32)
+        p = chosen = torch.softmax(logits, -1, dtype=_at_least_single(logits.dtype))
         if self.top_k is not None:
             best = p.topk(self.top_k, -1)
             chosen = torch.zeros_like(p).scatter(-1, best.indices, best.values / best.values.sum(-1, keepdim=True))
@@ -299,6 +299,10 @@ def check(*, r1: int, r2: int, router: str, top_k: int | None, router_init: str,
         raise SettingsError(f"top_k={top_k}: from 1 to r1 · r2 = {r1 * r2}, with a router")
     if unknown := set(frozen) - set(PARTS):
         raise SettingsError(f"frozen={sorted(unknown)}: some of {', '.join(map(repr, PARTS))}")
+
+
+def _at_least_single(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _mean(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -43,6 +43,8 @@ class PriorSlot:
         given = kwargs.pop(ARGUMENT, None)
         mask = kwargs.get("attention_mask")
         self.mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+        if getattr(getattr(module, "config", None), "is_encoder_decoder", False):
+            self.mask = None  # of the encoder's positions, not of the decoder's
         if given is not None:
             self.prior = given
         elif self.held is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from infl._warn import warn
 from infl.errors import MissingExtraError, SettingsError
 from infl.nn.trex.experts import RankOneExperts, Router, check
+from infl.nn.trex.origin import base_digest, check_base, name_without_folder
 from infl.nn.trex.prior import PriorSlot
 from infl.nn.trex.traps import find_encoder_layer, is_bypassed, switch_off_fast_path
 
@@ -47,6 +49,9 @@ class TrexConfig(PeftConfig):
         published: all but the output head.
     exclude_modules, layers_to_transform, layers_pattern, modules_to_save
         As everywhere in PEFT.
+    base_digest
+        Of the base's weights. It is found when a model is adapted, is stored with the adapter, and an adapter that is loaded on
+        another base is refused. The file has the base's name, never a folder of the machine that wrote it.
 
     Examples
     --------
@@ -76,6 +81,7 @@ class TrexConfig(PeftConfig):
     dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of A."})
     balance: float = field(default=0.0, metadata={"help": "Weight of the balance loss."})
     frozen: list[str] | tuple[str, ...] = field(default=(), metadata={"help": "Parts that are not trained."})
+    base_digest: dict[str, str] | None = field(default=None, metadata={"help": "Of the base; found when adapted."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,13 +96,28 @@ class TrexConfig(PeftConfig):
             router_init=self.router_init,
             frozen=self.frozen,
         )
-        if self.router == "sequence" and self.task_type == "CAUSAL_LM":
+        if self.router == "sequence" and self.task_type in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
             raise SettingsError("router='sequence' would let a causal model see the tokens to come: use router='token'")
         if not self.prior and self.router_init == "zeros" and self.router != "none":
             warn(
                 "B and the router start at zero and there is no prior: all experts get the same gradients and stay one expert; "
                 "use router_init='random'"
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the configuration as a file has it."""
+        content = super().to_dict()
+        return content | {"base_model_name_or_path": name_without_folder(content["base_model_name_or_path"])}
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Write the configuration, and leave out of PEFT's model card, too, where the base lay."""
+        super().save_pretrained(save_directory, **kwargs)
+        name = self.base_model_name_or_path
+        if not name or name_without_folder(name) == name:
+            return
+        for card in (Path(save_directory) / "README.md", Path(save_directory).parent / "README.md"):
+            if card.is_file() and name in (text := card.read_text(encoding="utf-8")):
+                card.write_text(text.replace(name, str(name_without_folder(name))), encoding="utf-8")
 
     def experts(self, in_features: int, out_features: int, *, lookup: bool = False) -> RankOneExperts:
         """Return fresh experts for a layer of this size."""
@@ -136,7 +157,12 @@ class TrexLinear(nn.Module, BaseTunerLayer):
         base: Any = self.get_base_layer()
         self.lookup = isinstance(base, nn.Embedding)
         self.transposed = self.lookup or isinstance(base, Conv1D)  # its weight is (in, out)
-        out_features, in_features = base.weight.T.shape if self.transposed else base.weight.shape
+        # A quantised layer keeps its weight packed: its sizes are not those of the layer.
+        self.quantised = not base.weight.is_floating_point()
+        if isinstance(base, nn.Linear):
+            out_features, in_features = base.out_features, base.in_features
+        else:
+            out_features, in_features = base.weight.T.shape
         self.in_features, self.out_features = int(in_features), int(out_features)
 
     def update_layer(self, adapter_name: str, config: TrexConfig) -> None:
@@ -183,6 +209,10 @@ class TrexLinear(nn.Module, BaseTunerLayer):
         return delta.T if self.transposed else delta
 
     def _add(self, adapter: str, prior: Tensor | None, sign: int, safe: bool) -> None:
+        if self.quantised:
+            raise SettingsError(
+                "the base is quantised, and an update cannot be merged into packed weights: merge into the base in 16 or 32 bits"
+            )
         weight = cast(nn.Parameter, self.get_base_layer().weight)
         merged = weight.data + sign * self._delta(adapter, prior).to(weight)
         if safe and not torch.isfinite(merged).all():
@@ -204,6 +234,11 @@ class TrexModel(BaseTuner):
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - PEFT's; a target is always named
 
     def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
+        if "prior_slot" not in self.__dict__:
+            self._digest = base_digest(model)
+        if config.base_digest is not None:  # type: ignore[attr-defined]
+            check_base(config.base_digest, self._digest)  # type: ignore[attr-defined]
+        config.base_digest = self._digest  # type: ignore[attr-defined]
         if "prior_slot" not in self.__dict__:
             self.prior_slot = PriorSlot()
             self._hook = model.register_forward_pre_hook(self.prior_slot.receive, with_kwargs=True)
@@ -266,7 +301,8 @@ class TrexModel(BaseTuner):
             trex_prior = slot.compute(prompt)
         before, slot.held = slot.held, slot.held if trex_prior is None else trex_prior
         try:
-            return self.model.generate(*args, **kwargs)
+            with slot.holding(slot.held):  # an encoder is called by itself, past the hook of the whole model
+                return self.model.generate(*args, **kwargs)
         finally:
             slot.held = before
 
