@@ -51,6 +51,8 @@ class Settings:
         ``~/.config/infl/identity.key``).
     progress
         Show progress bars (``INFL_PROGRESS=0`` switches them off; default: when standard error is a terminal).
+    disclosure
+        Rules of disclosure that bind every sum over sites: an :class:`infl.privacy.Disclosure` (default: none).
     verbosity
         How much is logged to standard error, as in scanpy: 0 or ``"error"``, 1 or ``"warning"``, 2 or ``"info"`` (what begins
         and what came out), 3 or ``"hint"`` (where results were written), 4 or ``"debug"`` (each round) (``INFL_VERBOSITY``; default: 1). Errors and Python's warnings are not affected.
@@ -74,6 +76,7 @@ class Settings:
     progress: bool | None = field(
         default_factory=lambda: None if "INFL_PROGRESS" not in os.environ else os.environ["INFL_PROGRESS"] != "0"
     )
+    disclosure: Any = None
     verbosity: int | str = field(default_factory=lambda: os.environ.get("INFL_VERBOSITY") or "warning")
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -16,6 +16,7 @@ from pandas.api.types import union_categoricals
 from scipy import sparse
 
 from infl._parameters import SITE_NAME, Kind, door, shown
+from infl.data.asked import asking
 from infl.data.columns import obs_column
 from infl.data.consortium import Consortium, agreed
 from infl.data.copy import own as own_object
@@ -52,7 +53,9 @@ def as_sites(sites: Mapping[str, Data] | Data, site_key: str | None) -> dict[str
     return {name: sites[rows] for name, rows in site_rows(sites, site_key).items()}
 
 
-def over_sites(*, between: bool = False, **own: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def over_sites(
+    *, between: bool = False, ruled: bool = False, **own: Kind
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let a function that works on a dict of sites take one object with ``site_key=``, too, and check its arguments.
 
     Of one object, each site's rows are handed over as a view, and what the function wrote at the sites, and nothing else, is
@@ -62,20 +65,26 @@ def over_sites(*, between: bool = False, **own: Kind) -> Callable[[Callable[P, R
     ----------
     between
         The function runs over a :class:`infl.data.consortium.Consortium` as well; the others refuse one.
+    ruled
+        The function opens nothing but sums that say which records stand behind them; others refuse rules of disclosure.
     **own
         Kinds of parameters, see :func:`infl._parameters.door`.
     """
 
     def taking(function: Callable[P, R]) -> Callable[P, R]:
+        def run(sites: Any, *rest: Any, **kwargs: Any) -> Any:
+            with asking(function.__name__, sites):
+                return function(sites, *rest, **kwargs)
+
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             sites, *rest = args
             site_key = kwargs.get("site_key")
             if between and isinstance(sites, Consortium) and site_key is None:
                 _agree_on_arguments(function, sites, rest, kwargs)
-                return function(*args, **kwargs)
+                return run(*args, **kwargs)
             if isinstance(sites, Mapping) and site_key is None and not isinstance(sites, Consortium):
-                return function(*args, **kwargs)
+                return run(*args, **kwargs)
             parts = as_sites(sites, site_key)
             for name in ("key_added", "score_name"):
                 if kwargs.get(name) == site_key:
@@ -88,7 +97,7 @@ def over_sites(*, between: bool = False, **own: Kind) -> Callable[[Callable[P, R
                 )
             copied = bool(kwargs.get("copy"))
             options = kwargs | {"site_key": None} | ({"copy": False} if copied else {})
-            result = function(parts, *rest, **options)  # type: ignore[arg-type]
+            result = run(parts, *rest, **options)
             rows = site_rows(sites, site_key)
             written = _written(sites, [(sites[rows[s]], parts[s], rows[s]) for s in parts])
             whole = sites.copy() if copied else own_object(sites)
@@ -96,6 +105,7 @@ def over_sites(*, between: bool = False, **own: Kind) -> Callable[[Callable[P, R
                 write(whole)
             return whole if copied else result
 
+        call.ruled = ruled  # type: ignore[attr-defined]
         return door(**own)(call)
 
     return taking

@@ -22,7 +22,7 @@ from infl.errors import DataError
 _BEFORE = "infl_name_before"  # column of var: what a feature was called at this site before it was spelt alike
 
 
-@over_sites(target=OTHER_COLUMN, features=FEATURES, aliases=NEW_NAMES, labels=NEW_NAMES, check_units=Flag())
+@over_sites(ruled=True, target=OTHER_COLUMN, features=FEATURES, aliases=NEW_NAMES, labels=NEW_NAMES, check_units=Flag())
 def harmonise(
     sites: Mapping[str, AnnData | MuData] | AnnData | MuData,
     *,

@@ -15,20 +15,24 @@ from infl.data.consortium import alongside
 from infl.data.copy import own
 from infl.data.sites import over_sites
 from infl.data.units import warn_of_units
+from infl.pp._largest import contributions
 from infl.pp._matrix import SiteMatrix, kinds, matrices
 from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, State, run_sums
+from infl.sums.cells import Cells, Sizes
+from infl.sums.disclosure import persons_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from infl.keys import Keyring
+    from infl.privacy.rules import DisclosureRules
     from infl.sums.shape import Arrays
 
 Transform = Callable[[Any], Any]
 """Values to values, 0 to 0, applied to a block before it is summed."""
 
 
-@over_sites(between=True, layer=LAYER)
+@over_sites(between=True, ruled=True, layer=LAYER)
 def moments(
     sites: Mapping[str, AnnData] | AnnData,
     *,
@@ -77,7 +81,7 @@ def moments(
     found = federated_moments(at, key)
     index = next(iter(at.values())).adata.var_names
     table = pd.DataFrame(
-        {"n_obs": found.n.astype(np.int64), "mean": found.mean, "var": found.var, "std": np.sqrt(found.var)},
+        {"n_obs": whole_numbers(found.n), "mean": found.mean, "var": found.var, "std": np.sqrt(found.var)},
         index=index.copy(),
     )
     if inplace:
@@ -146,6 +150,21 @@ class Rows:
             n = n - sum(column_sums(is_missing(block)) for block in self.blocks())
         return np.where(self.matrix.present, n, 0).astype(float)
 
+    def sets(self) -> np.ndarray:
+        """Which observations are chosen, (1, n_obs)."""
+        return np.ones((1, self.matrix.n_obs), dtype=bool) if self.chosen is None else self.chosen[None]
+
+    def largest(self, rules: DisclosureRules) -> tuple[np.ndarray, np.ndarray]:
+        """Largest contribution of one record to each sum, and all of them, (n_vars,) each."""
+        persons = persons_of(self.matrix.site, rules)
+        persons = persons if persons is None or self.chosen is None else persons[self.chosen]
+        starts, blocks = 0, []
+        for block in self.blocks():
+            blocks.append((np.arange(starts, starts + block.shape[0]), np.zeros(block.shape[0], dtype=int), block))
+            starts += block.shape[0]
+        largest, whole = contributions(blocks, 1, len(self.matrix.present), persons)
+        return largest[0], whole[0]
+
     def blocks(self) -> Iterator[Any]:
         """Their values, block by block."""
         for rows, whole in self.matrix.blocks():
@@ -163,6 +182,19 @@ def moment_sums(n_vars: int, *, textbook: bool = False) -> list[FederatedSum]:
     def squared(site: Rows, state: State) -> Arrays:
         return {"square": _squares(site, None if textbook else state["mean"]) / state["scale"] ** 2}
 
+    def cells(*names: str, **more: Any) -> Cells:
+        return Cells(
+            sets=lambda site, state: site.sets(),
+            measured=lambda site: site.matrix.present,
+            on_features=names,
+            features=n_vars,
+            partly=True,
+            **more,
+        )
+
+    def sizes(site: Rows, state: State, rules: DisclosureRules) -> Sizes:
+        return dict.fromkeys(("sum", "size"), site.largest(rules))
+
     about = "zero" if textbook else "the mean"
     return [
         FederatedSum(
@@ -174,6 +206,7 @@ def moment_sums(n_vars: int, *, textbook: bool = False) -> list[FederatedSum]:
             scale={"n": COUNT_SCALE, "sum": FINE_SCALE, "size": FINE_SCALE},
             records=lambda site, state: dict.fromkeys(("n", "sum", "size"), site.n),
             sensitivity={"n": 1},
+            cells=cells("n", "sum", "size", sizes=sizes, dominated=("sum", "size")),
         ),
         FederatedSum(
             name="squares",
@@ -183,6 +216,7 @@ def moment_sums(n_vars: int, *, textbook: bool = False) -> list[FederatedSum]:
             says=f"for each feature: sum of squared distances from {about}",
             scale=FINE_SCALE,
             records=lambda site, state: {"square": site.n},
+            cells=cells("square", closed=lambda state: {"square": np.isnan(state["mean"])}),
         ),
     ]
 
@@ -195,6 +229,11 @@ def moments_of(state: State) -> Moments:
     else:
         var = np.maximum(squares, 0) / np.maximum(n - 1, 1)
     return Moments(state["n"], mean, var)
+
+
+def whole_numbers(n: np.ndarray) -> np.ndarray:
+    """Return numbers as int64; as they are where rules of disclosure have closed some, which are NaN."""
+    return n if np.isnan(n).any() else np.rint(n).astype(np.int64)
 
 
 def power_of_two(size: np.ndarray) -> np.ndarray:

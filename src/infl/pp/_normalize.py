@@ -123,7 +123,7 @@ def normalize_total(
     return dict(sites) if copy else None
 
 
-@over_sites(between=True, base=Real(0, open="low", none=True), layer=LAYER)
+@over_sites(between=True, ruled=True, base=Real(0, open="low", none=True), layer=LAYER)
 def log1p(
     sites: Mapping[str, AnnData] | AnnData,
     *,

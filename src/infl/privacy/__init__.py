@@ -3,5 +3,7 @@
 import lazy_loader as _lazy
 
 __getattr__, __dir__, __all__ = _lazy.attach(
-    __name__, submodules=["attacks", "seal"], submod_attrs={"dp": ["DP", "spent"]}
+    __name__,
+    submodules=["attacks", "seal"],
+    submod_attrs={"disclosure": ["Disclosure"], "dp": ["DP", "spent"], "rules": ["DisclosureRules", "membership_auc"]},
 )

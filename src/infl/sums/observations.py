@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from infl.sums.cells import everyone
 from infl.sums.over_sites import run_sums
 from infl.sums.shape import COUNT_SCALE, FederatedSum
 
@@ -43,4 +44,5 @@ def observations() -> FederatedSum:
         scale=COUNT_SCALE,
         records=lambda n, state: n,
         sensitivity={"n": 1},
+        cells=everyone(int),
     )

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from infl.data.consortium import Consortium, members
-from infl.errors import DataError, SealError
+from infl.errors import DataError, SealError, SettingsError
 from infl.privacy.seal import Context, GroupSeal, NoSeal, Packing, add, dequantise
+from infl.sums.disclosure import CLOSED, Judge, Opening, control
 from infl.sums.lanes import LEFT_OUT_COUNT, Scale, fitted, split_sums, sums_packing
-from infl.sums.shape import SUM_SCALE, FederatedSum, State
+from infl.sums.shape import COUNT_SCALE, SUM_SCALE, FederatedSum, State
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
@@ -50,9 +51,11 @@ def run_sums(
     Raises
     ------
     DataError
-        There is no site.
+        There is no site, or rules of disclosure close a sum that has no parts.
     SealError
         A sum has values that are not finite, or beyond its scale.
+    SettingsError
+        Rules of disclosure are in force, and a sum does not say which records stand behind its numbers.
 
     Examples
     --------
@@ -68,15 +71,32 @@ def run_sums(
     """
     _check_sites(sites)
     state = state or {}
+    rules = control()
+    sums = list(sums)
+    judge = None if rules is None else Judge(rules, members(sites), about, sums)
+
+    def answers(parts: Mapping[str, Arrays], purpose: str) -> Arrays:
+        packing = sums_packing({name: value.shape for name, value in next(iter(parts.values())).items()}, COUNT_SCALE)
+        return _added(parts.items(), sites, packing, purpose, key)
+
     for one in sums:
+        opening = None
         for step, exchange in enumerate(one.exchanges):
-            shares = ((site, one.local(has, state)) for site, has in sites.items())
             purpose = f"{about}: {exchange}" if about else exchange
+            if judge is not None and one.cells is not None and (opening is None or not one.cells.once):
+                opening = judge.opening(purpose, one.cells, one.shapes, sites, state, answers)
+            shares = ((site, _given(one.local(has, state), site, opening)) for site, has in sites.items())
             total = _added(shares, sites, one.packing, purpose, key)
-            state = one.after(total, state, step=step)
+            state = one.after(total if opening is None else opening.total(total), state, step=step)
+            if opening is not None:
+                state = {**state, CLOSED: state.get(CLOSED, {}) | opening.rule}
             if one.until is not None and one.until(state):
                 break
     return state
+
+
+def _given(arrays: Mapping[str, Any], site: str, opening: Opening | None) -> Mapping[str, Any]:
+    return arrays if opening is None else opening.share(site, arrays)
 
 
 def sum_over_sites(
@@ -121,6 +141,8 @@ def sum_over_sites(
     True
     """
     _check_sites(parts)
+    if control() is not None:
+        raise SettingsError(f"{purpose} is not yet under disclosure rules: leave infl.settings.disclosure out")
     first = next(iter(parts.values()))
     packing = sums_packing({name: np.shape(value) for name, value in first.items()}, scale)
     return _added(parts.items(), parts, packing, purpose, key)

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from infl.privacy.seal import Packing
+from infl.sums.cells import Cells
 from infl.sums.lanes import Scale, check_named, sums_packing
 
 Arrays = dict[str, np.ndarray]
@@ -94,6 +95,8 @@ class FederatedSum:
         In place of `combine` after the last step.
     until
         Ends the steps early when it is true of the state; not for a task, whose exchanges are agreed on beforehand.
+    cells
+        Which records stand behind each number, for rules of disclosure; without it the sum is refused where there are rules.
     marked
         Whether a site says inside the sum that its share counts as zero, where it is not finite or beyond its scale. Not where
         every share fits.
@@ -131,6 +134,7 @@ class FederatedSum:
     called: str = ""
     finish: Callable[[Arrays, State], State] | None = None
     until: Callable[[State], bool] | None = None
+    cells: Cells | None = None
     marked: bool = True
 
     def __post_init__(self) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
+from infl.pp._largest import contributions
 from infl.pp._matrix import SiteMatrix
 from infl.pp._moments import column_sums, power_of_two
 from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, State
+from infl.sums.cells import Cells, Sizes
+from infl.sums.disclosure import persons_of
 from infl.sums.shape import Arrays
+
+if TYPE_CHECKING:
+    from infl.privacy.rules import DisclosureRules
 
 _STORED = 1 << 22  # values of a sparse matrix that are looked at in one piece
 
@@ -40,6 +46,16 @@ class Grouped:
                 n_rows = max(1, n_rows * _STORED // max(block.nnz, _STORED))
             for start in range(0, len(codes), n_rows):
                 yield codes[start : start + n_rows], block[start : start + n_rows]
+
+    def sets(self) -> np.ndarray:
+        """Which observations each group has, and at last all of them, (k + 1, n_obs)."""
+        return np.vstack([self.codes == np.arange(self.k)[:, None], self.codes >= 0])
+
+    def largest(self, rules: DisclosureRules) -> tuple[np.ndarray, np.ndarray]:
+        """Largest contribution of one record to each sum of a group, and all of them, (k, n_vars) each."""
+        whole = ((np.arange(rows.start, rows.stop), block) for rows, block in self.matrix.blocks())
+        parts = ((at, self.codes[at], block) for at, block in whole)
+        return contributions(parts, self.k, len(self.matrix.present), persons_of(self.matrix.site, rules))
 
     def added(self, codes: np.ndarray, block: Any, values: np.ndarray) -> np.ndarray:
         """Sums by group, (k, n_vars), of what became of a block's values: all of them, or a sparse block's stored ones."""
@@ -86,19 +102,34 @@ class GroupMoments:
         return GroupMoments(self.n[group], self.mean[group], self.squares[group], nonzero)
 
     def rest(self, group: int) -> GroupMoments:
-        """Those of the union of all other groups, (n_vars,) each; nothing is subtracted, so small variances stay exact."""
+        """Those of the union of all other groups, (n_vars,) each; nothing is subtracted, so small variances stay exact.
+
+        Without groups whose mean is closed by rules of disclosure.
+        """
         others = np.arange(len(self.n)) != group
-        n, mean = self.n[others], self.mean[others]
+        known = ~np.isnan(self.mean[others])
+        n, mean = np.where(known, self.n[others], 0), np.where(known, self.mean[others], 0)
         total = n.sum(axis=0)
         center = (n * mean).sum(axis=0) / np.maximum(total, 1)
-        squares = (self.squares[others] + n * (mean - center) ** 2).sum(axis=0)
+        squares = (np.where(known, self.squares[others], 0) + n * (mean - center) ** 2).sum(axis=0)
         nonzero = None if self.nonzero is None else self.nonzero[others].sum(axis=0)
-        return GroupMoments(total, center, squares, nonzero)
+        return GroupMoments(np.where(known.any(axis=0), total, np.nan), center, squares, nonzero)
 
 
-def group_sums(k: int, n_vars: int, *, nonzero: bool = False) -> list[FederatedSum]:
-    """Return the sums that moments of groups follow from; sites are :class:`Grouped`, :func:`group_moments` reads the state."""
+def group_sums(k: int, n_vars: int, *, nonzero: bool = False, labels: Sequence[str] = ()) -> list[FederatedSum]:
+    """Return the sums that moments of groups follow from; sites are :class:`Grouped`, :func:`group_moments` reads the state.
+
+    Parameters
+    ----------
+    k, n_vars
+        Number of groups and features.
+    nonzero
+        Count values other than 0.
+    labels
+        What groups are called.
+    """
     table = (k, n_vars)
+    groups, names = np.arange(k)[:, None], (*labels, "all groups") if labels else ()
     shapes = {"n": table, "sum": table, "size": (n_vars,)} | ({"nonzero": table} if nonzero else {})
 
     def centre(total: Arrays, state: State) -> State:
@@ -111,6 +142,28 @@ def group_sums(k: int, n_vars: int, *, nonzero: bool = False) -> list[FederatedS
         counts = {"nonzero": _nonzero(site)} if nonzero else {}
         return {"n": site.n, "sum": site.n, "size": site.n.sum(axis=0), **counts}
 
+    def sizes(site: Grouped, state: State, rules: DisclosureRules) -> Sizes:
+        found = {"sum": site.largest(rules)}
+        if nonzero:  # fewer than k with a value, or without one, are told by a number of them
+            n = _nonzero(site)
+            fewer = np.minimum(n, site.n - n)
+            found["nonzero"] = np.where(fewer > 0, rules.dominance * (rules.k - 0.5), 0), fewer
+        return found
+
+    def cells(of: dict[str, Any], features: int, **more: Any) -> Cells:
+        return Cells(
+            sets=lambda site, state: site.sets(),
+            of=of,
+            measured=lambda site: site.matrix.present,
+            on_features=tuple(of),
+            features=features,
+            labels=names,
+            order=_largest_first,
+            partly=True,
+            **more,
+        )
+
+    counted = {"nonzero": groups} if nonzero else {}
     return [
         FederatedSum(
             name="groups",
@@ -124,6 +177,13 @@ def group_sums(k: int, n_vars: int, *, nonzero: bool = False) -> list[FederatedS
             | ({"nonzero": COUNT_SCALE} if nonzero else {}),
             records=behind,
             sensitivity={"n": 1} | ({"nonzero": 1} if nonzero else {}),
+            cells=cells(
+                {"n": groups, "sum": groups, "size": k} | counted,
+                n_vars,
+                sizes=sizes,
+                dominated=("sum", *counted),
+                parted=True,
+            ),
         ),
         FederatedSum(
             name="squares of groups",
@@ -133,8 +193,14 @@ def group_sums(k: int, n_vars: int, *, nonzero: bool = False) -> list[FederatedS
             says="for each group and feature: sum of squared distances from the group's mean",
             scale=FINE_SCALE,
             records=lambda site, state: {"square": site.n},
+            cells=cells({"square": groups}, n_vars, closed=lambda state: {"square": np.isnan(state["mean"])}),
         ),
     ]
+
+
+def _largest_first(sets: np.ndarray) -> list[int]:
+    """Order in which groups are tried: the smallest is left out where two cannot be given; and all together at last."""
+    return [*np.argsort(-sets[:-1].sum(axis=1), kind="stable").tolist(), len(sets) - 1]
 
 
 def group_moments(state: State) -> GroupMoments:

@@ -35,6 +35,7 @@ _TYPES = {"names": "O", "scores": "f4", "pvals": "f8", "pvals_adj": "f8", "logfo
 
 
 @over_sites(
+    ruled=True,
     groupby=COLUMN,
     groups=Names(says="'all', or names of groups, each of them once"),
     reference=Text(says="'rest', or the name of a group"),
@@ -152,7 +153,9 @@ def rank_genes_groups(
     codes = {site: class_numbers(m.adata.obs[groupby], levels, groupby, site) for site, m in at.items()}
     grouped = {site: Grouped(matrix, codes[site], len(levels)) for site, matrix in at.items()}
     shape, ranked = (len(levels), len(names)), method == "wilcoxon"
-    sums = group_sums(*shape, nonzero=pts or ranked) + (rank_sums(*shape, n_bins) if ranked else [])
+    sums = group_sums(*shape, nonzero=pts or ranked, labels=[f"{groupby}: {level}" for level in levels]) + (
+        rank_sums(*shape, n_bins) if ranked else []
+    )
     state = run_sums(sums, grouped, key, about="markers")
     moments = group_moments(state)
     pairs = {name: _pair(moments, levels, name, reference) for name in chosen}
@@ -216,6 +219,8 @@ def check_sizes(pairs: Mapping[str, Pair], reference: str) -> None:
     sizes = [(name, repr(name), pair[0]) for name, pair in pairs.items()]
     sizes += [(name, other, pair[1]) for name, pair in pairs.items()]
     for name, who, moments in sizes:
+        if np.isnan(moments.n).any():
+            continue  # closed by rules of disclosure
         if (n := int(moments.n.max())) < 2:
             raise DataError(
                 f"group {name!r} cannot be tested: {who} has {n} observation{'s' * (n != 1)} at all sites together, and "
@@ -225,7 +230,7 @@ def check_sizes(pairs: Mapping[str, Pair], reference: str) -> None:
 
 def welch(group: GroupMoments, other: GroupMoments, *, overestimate: bool) -> Test:
     """Return scores and p-values of Welch's t-test; 0 and 1 where nothing differs, NaN where fewer than two have a value."""
-    known = (group.n > 1) & (other.n > 1)
+    known = (group.n > 1) & (other.n > 1) & ~np.isnan(group.mean) & ~np.isnan(other.mean)
     n_other = group.n if overestimate else other.n
     with np.errstate(divide="ignore", invalid="ignore"):
         t, p = stats.ttest_ind_from_stats(

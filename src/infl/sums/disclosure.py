@@ -1,0 +1,276 @@
+"""Which numbers of a sum are given under rules of disclosure: agreed on by sealed counts, before anything of it is sent.
+
+Each site says, inside a sum, for each number whether it gives; all learn how many do. Where fewer do than are needed, all send
+zeros, so that what is opened there is zero: nothing of it can be found in what was sent, by whoever has the key. Then each site
+says whether one of its records makes up too much of a number, which closes it for all. What is closed comes back as NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from infl._settings import settings
+from infl.data.asked import Asked, asked
+from infl.data.columns import obs_column
+from infl.data.labels import label_text
+from infl.errors import DataError, SettingsError
+from infl.privacy.register import Question, Verdict
+from infl.sums.cells import Cells
+
+if TYPE_CHECKING:
+    from infl.privacy.disclosure import Disclosure
+    from infl.privacy.rules import DisclosureRules
+    from infl.sums.shape import Arrays, FederatedSum, State
+
+SITES, DOMINANCE = 1, 2
+RULE_NAMES = ("", "sites", "dominance")
+"""Why a number is closed, by its number: too few sites give it; one record makes up too much of it at a site."""
+CLOSED = "closed"
+"""Name in the state of the rule that closed each number, by array; a number of :data:`RULE_NAMES`."""
+
+
+def control() -> Disclosure | None:
+    """Return the rules in force, None where there are none."""
+    return settings.disclosure
+
+
+@dataclass(frozen=True)
+class Opening:
+    """Which numbers of a sum are opened, and which of them each site of this process gives."""
+
+    rule: dict[str, np.ndarray]
+    gives: dict[str, dict[str, np.ndarray]]
+
+    def share(self, site: str, arrays: Mapping[str, Any]) -> Arrays:
+        """Return a site's share, zeros where it does not give."""
+        return {name: np.where(self.gives[site][name], arrays[name], 0.0) for name in arrays}
+
+    def total(self, arrays: Arrays) -> Arrays:
+        """Return the total, NaN where it is closed."""
+        return {name: np.where(self.rule[name] == 0, total, np.nan) for name, total in arrays.items()}
+
+
+class Judge:
+    """Rules on the sums of one list, with what is known of the sites' records.
+
+    Parameters
+    ----------
+    disclosure
+        The rules in force.
+    members
+        All sites.
+    about
+        What the sums are for.
+    sums
+        All of them.
+
+    Raises
+    ------
+    SettingsError
+        It is not known which records stand behind one of them.
+    """
+
+    def __init__(
+        self, disclosure: Disclosure, members: tuple[str, ...], about: str, sums: Sequence[FederatedSum]
+    ) -> None:
+        self.disclosure, self.members, self.about = disclosure, members, about
+        self.rules: DisclosureRules = disclosure.rules
+        call = asked()
+        unruled = next((one.name for one in sums if one.cells is None), None)
+        if call is None or unruled is not None:
+            raise SettingsError(
+                f"{call.function if call else 'this'} ({unruled or about}) is not yet under disclosure rules: leave it out, or run it "
+                "where infl.settings.disclosure is None"
+            )
+        self.call: Asked = call
+
+    def opening(
+        self,
+        purpose: str,
+        cells: Cells,
+        shapes: Mapping[str, tuple[int, ...]],
+        sites: Mapping[str, Any],
+        state: State,
+        add: Callable[[Mapping[str, Arrays], str], Arrays],
+    ) -> Opening:
+        """Return what is opened of a sum, after all sites said what they give; what is, is in their registers.
+
+        Parameters
+        ----------
+        purpose
+            What is summed.
+        cells, shapes
+            Of the sum.
+        sites, state
+            What the sites of this process have, and all know.
+        add
+            Adds numbers over all sites.
+
+        Raises
+        ------
+        DataError
+            A sum that is opened as a whole or not at all is not.
+        """
+        sets = {site: np.asarray(cells.sets(has, state), dtype=bool) for site, has in sites.items()}
+        verdicts = {site: self._verdict(site, purpose, cells, sets[site]) for site in sites}
+        gives = {site: self._gives(cells, shapes, verdicts[site], sites[site]) for site in sites}
+        against = {site: _by_set(cells, shapes, verdicts[site].against) for site in sites}
+        if not cells.partly:
+            gives, against = (
+                {s: _all_or_none(of[s], every) for s in of} for of, every in ((gives, True), (against, False))
+            )
+        parts = {
+            site: {f"gives {name}": _small(gives[site][name], cells, name) for name in shapes}
+            | {f"against {name}": _small(against[site][name], cells, name) for name in shapes}
+            for site in sites
+        }
+        total = add(parts, f"{purpose}: sites that give, {self.rules.needed} needed")
+        rule = {}
+        for name, shape in shapes.items():
+            enough = (total[f"gives {name}"] > self.rules.needed - 0.5) & (total[f"against {name}"] < 0.5)
+            rule[name] = np.where(np.broadcast_to(enough, shape), 0, SITES)
+        for name, closed in (cells.closed(state) if cells.closed else {}).items():
+            rule[name] = np.where(np.broadcast_to(closed, shapes[name]) & (rule[name] == 0), DOMINANCE, rule[name])
+        if cells.sizes is not None:
+            self._close_dominated(purpose, cells, rule, gives, sites, state, add)
+        if not cells.partly and any(closed.any() for closed in rule.values()):
+            raise DataError(
+                f"{purpose}: nothing is opened, since fewer than {self.rules.needed} sites can give it under their rules of "
+                f"disclosure (k={self.rules.k}); use more records, coarser groups, or fewer terms"
+            )
+        gives = {site: {name: of[name] & (rule[name] == 0) for name in of} for site, of in gives.items()}
+        for site in sites:
+            self._release(site, purpose, cells, sets[site], gives[site], shapes)
+        return Opening(rule, gives)
+
+    def _verdict(self, site: str, purpose: str, cells: Cells, sets: np.ndarray) -> Verdict:
+        rows, question = self._rows(site), self._question(purpose, cells)
+        if sets.shape[1] != len(rows):
+            raise SettingsError(
+                f"{self.call.function} ({purpose}) is not yet under disclosure rules at {site}: run it without them"
+            )
+        order = None if cells.order is None else cells.order(sets)
+        return self.disclosure.register(site).judge(rows, sets, self.rules, question, order=order)
+
+    def _question(self, purpose: str, cells: Cells) -> Question:
+        panel = f"{cells.panel or 'features'} {self.call.digest}" if cells.features else ""
+        return Question(purpose, self.members, cells.labels, cells.features, panel, cells.parameters)
+
+    def _rows(self, site: str) -> np.ndarray:
+        """Where the site's observations are in its register."""
+        if site not in self.call.found:
+            column, adata = self.rules.donor_key, self.call.sites[site]
+            persons = None if column is None else _donors(adata, column, site)
+            self.call.found[site] = self.disclosure.register(site).rows(self.call.names(site), persons)
+        return self.call.found[site]
+
+    def _gives(self, cells: Cells, shapes: Mapping[str, tuple[int, ...]], verdict: Verdict, has: Any) -> Arrays:
+        if not cells.partly and len(verdict.reasons) > 1:  # sets without a record hold nothing back
+            reasons = set(verdict.reasons[1:]) - {"", "empty"}
+            return _by_set(cells, shapes, np.array([verdict.given[0] and not reasons] * len(verdict.reasons)))
+        gives = _by_set(cells, shapes, verdict.given)
+        if cells.measured is not None:
+            measured = cells.measured(has)
+            gives |= {name: gives[name] & measured for name in cells.on_features}
+        return gives
+
+    def _close_dominated(
+        self,
+        purpose: str,
+        cells: Cells,
+        rule: dict[str, np.ndarray],
+        gives: Mapping[str, Arrays],
+        sites: Mapping[str, Any],
+        state: State,
+        add: Callable[[Mapping[str, Arrays], str], Arrays],
+    ) -> None:
+        """Close numbers that one record dominates at a site, and then wholes of which too little else is closed."""
+        assert cells.sizes is not None
+        sizes = {site: cells.sizes(has, state, self.rules) for site, has in sites.items()}
+        share = self.rules.dominance
+
+        def objections(site: str) -> Arrays:
+            return {name: gives[site][name] & _dominated(*sizes[site][name], share) for name in cells.dominated}
+
+        total = add({site: objections(site) for site in sites}, f"{purpose}: sites where one record dominates")
+        for name in cells.dominated:
+            rule[name] = np.where((total[name] > 0.5) & (rule[name] == 0), DOMINANCE, rule[name])
+        if not cells.parted:
+            return
+
+        def together(site: str) -> Arrays:
+            found = {}
+            for name in cells.dominated:
+                largest, whole = sizes[site][name]
+                closed = rule[name] > 0
+                largest, whole = np.where(closed, largest, 0).max(axis=0), np.where(closed, whole, 0).sum(axis=0)
+                found[name] = _dominated(largest, whole, share)
+            return found
+
+        total = add(
+            {site: together(site) for site in sites}, f"{purpose}: sites where one record dominates what is closed"
+        )
+        for name in cells.dominated:
+            rule[name] = np.where((total[name] > 0.5) & (rule[name] == 0), DOMINANCE, rule[name])
+
+    def _release(
+        self,
+        site: str,
+        purpose: str,
+        cells: Cells,
+        sets: np.ndarray,
+        gives: Arrays,
+        shapes: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        """Write down which sets are behind what a site gives."""
+        behind: set[int] = set()
+        for name, shape in shapes.items():
+            if gives[name].any():
+                behind |= set(np.unique(np.broadcast_to(cells.of.get(name, 0), shape)[gives[name]]).tolist())
+        if not cells.partly and behind:
+            behind = {number for number in range(len(sets)) if sets[number].any()}
+        register, rows, question = self.disclosure.register(site), self._rows(site), self._question(purpose, cells)
+        for number in sorted(behind):
+            register.release(rows, sets[number], question, number)
+
+
+def persons_of(site: str, rules: DisclosureRules) -> np.ndarray | None:
+    """Return the number of the person of each observation of a site, None where each is one."""
+    call = asked()
+    if call is None or rules.donor_key is None:
+        return None
+    return np.unique(_donors(call.sites[site], rules.donor_key, site), return_inverse=True)[1]
+
+
+def _donors(adata: Any, column: str, site: str) -> list[str]:
+    return label_text(obs_column(adata, column, where=site, role="donor_key")).tolist()
+
+
+def _by_set(cells: Cells, shapes: Mapping[str, tuple[int, ...]], of_sets: np.ndarray) -> Arrays:
+    """Return what is known by set for each number of each array."""
+    return {name: np.broadcast_to(of_sets[np.asarray(cells.of.get(name, 0))], shape) for name, shape in shapes.items()}
+
+
+def _all_or_none(arrays: Arrays, every: bool) -> Arrays:
+    """Return one answer for all numbers."""
+    answer = (np.all if every else np.any)([(value.all() if every else value.any()) for value in arrays.values()])
+    return {name: np.broadcast_to(answer, value.shape) for name, value in arrays.items()}
+
+
+def _small(values: np.ndarray, cells: Cells, name: str) -> np.ndarray:
+    """Return answers without the axes along which all are alike, whatever the data."""
+    of = np.asarray(cells.of.get(name, 0)) if cells.partly else np.asarray(0)
+    kept = [1] * (values.ndim - of.ndim) + list(of.shape)
+    if cells.measured is not None and name in cells.on_features:
+        kept[-1] = values.shape[-1]
+    return values[tuple(slice(0, n) for n in kept)] if values.ndim else values
+
+
+def _dominated(largest: np.ndarray, whole: np.ndarray, share: float) -> np.ndarray:
+    """Return where one record has more than a share of a number."""
+    with np.errstate(invalid="ignore"):
+        return largest > share * whole

@@ -1,0 +1,195 @@
+"""Rules of disclosure bind the sums of functions: a number is opened as it is in the pooled data, or it is closed."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+from anndata import AnnData, concat
+from tests.threads import at_every_site
+
+import infl
+from infl.errors import SettingsError
+from infl.keys import Keyring
+from infl.privacy import Disclosure, DisclosureRules
+from infl.privacy.rules import REASONS
+from infl.sums import over_sites
+
+KEY = Keyring.create()
+LOOSE = DisclosureRules(features_per_record=np.inf)
+
+
+def site(n_of: dict[str, int], seed: int, n_vars: int = 12, name: str = "") -> AnnData:
+    """Logarithms of counts that are not 0, with one group of each name."""
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(list(n_of), list(n_of.values()))
+    x = np.log1p(rng.poisson(4.0, (len(groups), n_vars)) + 1.0)
+    obs = pd.DataFrame({"group": groups}, index=[f"{name or seed} {i}" for i in range(len(groups))])
+    return AnnData(
+        x, obs=obs, var=pd.DataFrame(index=[f"gene {i}" for i in range(n_vars)]), uns={"log1p": {"base": None}}
+    )
+
+
+def sites_of(*sizes: dict[str, int]) -> dict[str, AnnData]:
+    return {f"site_{i}": site(n_of, i) for i, n_of in enumerate(sizes)}
+
+
+def closed(
+    sites: dict[str, AnnData], group: str, rules: DisclosureRules = LOOSE, inside: Disclosure | None = None
+) -> bool:
+    with inside or Disclosure(rules):
+        infl.tl.rank_genes_groups(sites, "group", key=KEY)
+    scores = next(iter(sites.values())).uns["rank_genes_groups"]["scores"][group]
+    assert np.isnan(scores).all() or not np.isnan(scores).any()
+    return bool(np.isnan(scores).all())
+
+
+def test_what_is_open_is_what_scanpy_finds_in_the_pooled_data() -> None:
+    sites = sites_of(*[{"A": 20, "B": 30, "C": 9}] * 3)
+    pooled = concat(sites)
+    pooled.obs["group"] = pooled.obs["group"].astype("category")
+    pooled.uns["log1p"] = {"base": None}
+    sc.tl.rank_genes_groups(pooled, "group", method="t-test")
+    with Disclosure(LOOSE):
+        infl.tl.rank_genes_groups(sites, "group", key=KEY)
+    for group in "ABC":
+        found, expected = (sc.get.rank_genes_groups_df(a, group) for a in (sites["site_0"], pooled))
+        np.testing.assert_allclose(found["scores"], expected["scores"], rtol=1e-4)
+
+
+def test_a_group_that_too_few_sites_can_give_is_closed_and_the_others_are_not() -> None:
+    sites = sites_of(*[{"A": 20, "B": 30, "rare": 9}] * 2, {"A": 20, "B": 30, "rare": 4})
+    assert closed(sites, "rare") and not closed(sites, "A")
+    sites = sites_of(*[{"A": 20, "B": 30, "rare": 9}] * 3, {"A": 20, "B": 30, "rare": 4})
+    assert not closed(sites, "rare")  # three are enough, and the fourth keeps its own
+
+
+def test_nothing_is_opened_of_three_sites_of_which_one_has_data() -> None:
+    sites = sites_of({"A": 20, "B": 30, "C": 9}, {"A": 20, "C": 9}, {"A": 20, "C": 9})
+    assert closed(sites, "B") and not closed(sites, "A")
+
+
+def test_a_group_that_would_follow_from_the_others_is_closed_too() -> None:
+    sites = sites_of(*[{"A": 40, "B": 15, "C": 30, "rare": 3}] * 3)
+    with Disclosure(LOOSE) as rules:
+        infl.pp.moments(sites, key=KEY)
+        assert closed(sites, "rare", inside=rules) and closed(sites, "B", inside=rules)
+        assert not closed(sites, "A", inside=rules)
+    assert not closed(sites, "B")  # all together were not released
+
+
+def test_a_second_study_without_one_record_is_closed() -> None:
+    sites = sites_of(*[{"A": 20, "B": 30}] * 3)
+    fewer = {**sites, "site_1": sites["site_1"][1:].copy()}
+    with Disclosure(LOOSE):
+        assert not infl.pp.moments(sites, key=KEY)["mean"].isna().any()
+        assert infl.pp.moments(fewer, key=KEY)["mean"].isna().all()
+        assert not infl.pp.moments(sites, key=KEY)["mean"].isna().any()
+
+
+def test_a_study_without_one_member_is_closed() -> None:
+    sites = sites_of(*[{"A": 20, "B": 30}] * 4)
+    three = {name: sites[name] for name in list(sites)[:3]}
+    with Disclosure(LOOSE):
+        assert not infl.pp.moments(sites, key=KEY)["mean"].isna().any()
+        assert infl.pp.moments(three, key=KEY)["mean"].isna().all()
+
+
+def test_a_feature_of_one_record_is_closed_and_so_is_what_gives_it_away() -> None:
+    sites = sites_of(*[{"A": 20, "B": 30, "C": 10}] * 3)
+    x = sites["site_1"].X
+    x[:, 0] = 0
+    x[3, 0] = 5.0  # of group A
+    with Disclosure(LOOSE):
+        infl.tl.rank_genes_groups(sites, "group", key=KEY)
+    table = {g: sc.get.rank_genes_groups_df(sites["site_0"], g).set_index("names")["scores"] for g in "ABC"}
+    assert all(
+        np.isnan(table[group]["gene 0"]) for group in "ABC"
+    )  # A is all that is closed: the others would give it away
+    assert not any(table[group].drop("gene 0").isna().any() for group in "ABC")
+    x[25, 0] = x[26, 0] = x[52, 0] = 4.0  # of B twice, of C once
+    with Disclosure(LOOSE):
+        infl.tl.rank_genes_groups(sites, "group", key=KEY)
+        found = infl.pp.moments(sites, key=KEY)
+    table = {g: sc.get.rank_genes_groups_df(sites["site_0"], g).set_index("names")["scores"]["gene 0"] for g in "ABC"}
+    assert np.isnan(table["A"]) and np.isnan(table["C"]) and not np.isnan(found["mean"]["gene 0"])
+
+
+def test_a_feature_that_too_few_sites_measured_is_closed() -> None:
+    sites = sites_of(*[{"A": 20, "B": 30}] * 4)
+    for name, measured in {"site_0": 3, "site_1": 2}.items():
+        sites[name].var["infl_present"] = np.arange(12) >= 3 - measured
+    with Disclosure(LOOSE):
+        found = infl.pp.moments(sites, key=KEY)["mean"]
+    assert found.isna().tolist() == [False] * 12
+    sites["site_2"].var["infl_present"] = np.arange(12) != 0
+    with Disclosure(LOOSE):
+        found = infl.pp.moments(sites, key=KEY)["mean"]
+    assert found.isna().tolist() == [True] + [False] * 11
+
+
+def test_more_features_than_the_records_bear_are_closed() -> None:
+    sites = sites_of(*[{"A": 20, "B": 30, "C": 30}] * 3)
+    assert closed(sites, "A", DisclosureRules(features_per_record=0.45))
+    assert not closed(sites, "B", DisclosureRules(features_per_record=0.45))
+
+
+def test_persons_are_counted_where_the_rules_name_their_column() -> None:
+    sites = sites_of(*[{"A": 20, "B": 30, "C": 30}] * 3)
+    for adata in sites.values():
+        adata.obs["donor"] = [f"{i // 10}" for i in range(80)]
+    rules = DisclosureRules(k=3, donor_key="donor", features_per_record=np.inf, dominance=0.9)
+    assert closed(sites, "A", rules) and not closed(sites, "B", rules)
+
+
+def test_each_process_opens_what_one_process_opens() -> None:
+    sites = sites_of(*[{"A": 20, "B": 30}] * 3)
+    sites["site_1"].X[:, 0] = 0
+    sites["site_1"].X[3, 0] = 5.0
+    with Disclosure(LOOSE):
+        expected = infl.pp.moments(sites, key=KEY)
+    with Disclosure(LOOSE):
+        found, _ = at_every_site(lambda own: infl.pp.moments(own), sites, KEY)
+    for table in found.values():
+        pd.testing.assert_frame_equal(table, expected)
+    assert expected["mean"].isna().sum() == 1
+
+
+def test_what_is_closed_leaves_no_trace_in_what_is_sent(monkeypatch) -> None:
+    sites = sites_of(*[{"A": 20, "B": 30, "rare": 3}] * 3)
+    sent, lay = [], over_sites.fitted
+
+    def watched(update, arrays, packing, n_sites, *, weight):
+        sent.append({name: np.array(value) for name, value in arrays.items()})
+        return lay(update, arrays, packing, n_sites, weight=weight)
+
+    monkeypatch.setattr(over_sites, "fitted", watched)
+    closed(sites, "rare")
+    tables = [arrays for arrays in sent if "size" in arrays]
+    assert len(tables) == 3
+    for arrays in tables:
+        assert not arrays["n"][2].any() and not arrays["sum"][2].any() and arrays["sum"][:2].all()
+
+
+def test_a_function_without_rules_refuses_in_one_line() -> None:
+    sites = infl.datasets.khan_sites()
+    with Disclosure():
+        with pytest.raises(SettingsError, match="fit_federated is not yet under disclosure rules"):
+            infl.tl.fit_federated(sites, target="tumour_class")
+        with pytest.raises(SettingsError, match="values between edges.* is not yet under disclosure rules"):
+            infl.tl.rank_genes_groups(sites, "tumour_class", method="wilcoxon")
+        assert set(sites["site_1"].uns) == {"source"}
+    infl.pp.moments(sites)
+
+
+def test_the_register_says_what_was_released_about_what(tmp_path) -> None:
+    sites = sites_of(*[{"A": 20, "B": 30}] * 3)
+    with Disclosure(LOOSE, tmp_path):
+        infl.tl.rank_genes_groups(sites, "group", key=KEY)
+    text = (tmp_path / "site_1" / "register.jsonl").read_text()
+    assert '"label": "group: A"' in text and '"about": "markers: groups"' in text and "1 3" not in text
+    with Disclosure(LOOSE, tmp_path):
+        assert infl.pp.moments({**sites, "site_1": sites["site_1"][1:].copy()}, key=KEY)["mean"].isna().all()
+
+
+def test_every_reason_is_explained() -> None:
+    assert all(REASONS.values())
