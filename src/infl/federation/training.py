@@ -1,8 +1,8 @@
-"""A round at one site: batches, steps from the global weights, and what stays here after them."""
+"""Training at one site: batches and steps, a round from the global weights, and what stays here after it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,8 +18,59 @@ from infl.privacy.dp import SecretUniform, clipped_gradients, discrete_gaussian,
 if TYPE_CHECKING:
     from infl.federation.messages import Plan
     from infl.federation.replica import Replica
-    from infl.models.task import SiteData, Sums
+    from infl.models.task import SiteData, Sums, Task
+    from infl.nn.steps import Stepper
     from infl.privacy.dp import DP
+
+
+def batches_of(data: SiteData, batch_size: int, rng: np.random.Generator, epochs: int = 1) -> list[np.ndarray]:
+    """Return the batches of training samples of some epochs, those of an epoch of nearly equal size."""
+    orders = [data.order(rng) for _ in range(epochs if len(data.train) else 0)]
+    n = max(1, round(len(data.train) / batch_size))
+    return [batch for order in orders for batch in np.array_split(order, n)]
+
+
+def train(
+    task: Task,
+    module: torch.nn.Module,
+    data: SiteData,
+    batches: Sequence[np.ndarray],
+    optimiser: Stepper,
+    *,
+    round: int,
+    rounds: int,
+    clear: Callable[[], object] | None = None,
+    correct: Callable[[], object] | None = None,
+) -> float:
+    """Take a step on each batch; return the mean loss of a sample.
+
+    Parameters
+    ----------
+    task, module, data
+        What is trained, and on which data.
+    batches
+        Numbers of samples.
+    optimiser
+        Holds the weights that are stepped.
+    round, rounds
+        How far training is: a round of a run, or an epoch at a site.
+    clear
+        Clears the gradients before each step (default: by the optimiser).
+    correct
+        Changes the gradients before they are clipped.
+    """
+    total = torch.zeros(())
+    for number, index in enumerate(batches):
+        (clear or optimiser.zero_grad)()
+        loss = task.loss(module, data.batch(index), Step(round, rounds, number, len(batches)))
+        loss.backward()
+        if correct is not None:
+            correct()
+        if task.grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(optimiser.parameters, task.grad_clip)
+        optimiser.step()
+        total += loss.detach() * len(index)
+    return float(total) / max(sum(map(len, batches)), 1)
 
 
 class Stack(Protocol):
@@ -86,23 +137,27 @@ class Trainer:
         assert gradient is not None
         optimiser = replica.optimiser
         optimiser.restart()  # each round begins anew
-        total_loss, gradients = torch.zeros(()), torch.zeros(len(own.control))
-        batches = self.batches(plan)
+        gradients, batches = torch.zeros(len(own.control)), self.batches(plan)
+
+        def correct() -> None:
+            if rule.control:
+                gradients.add_(gradient[:n_shared])
+                gradient[:n_shared] += replica.control - own.control
+            rule.at_site(gradient[:n_shared], flat[:n_shared], replica.theta)
+
         with torch_seed(derive(a.seed, "dropout", self.name, plan.round)):
-            for number, index in enumerate(batches):
-                gradient.zero_()
-                loss = task.loss(module, self.data.batch(index), Step(plan.round, a.rounds, number, len(batches)))
-                loss.backward()
-                if rule.control:
-                    gradients += gradient[:n_shared]
-                    gradient[:n_shared] += replica.control - own.control
-                rule.at_site(gradient[:n_shared], flat[:n_shared], replica.theta)
-                if task.grad_clip is not None:
-                    torch.nn.utils.clip_grad_norm_([flat_model.flat], task.grad_clip)
-                optimiser.step()
-                total_loss += loss.detach() * len(index)
+            mean_loss = train(
+                task,
+                module,
+                self.data,
+                batches,
+                optimiser,
+                round=plan.round,
+                rounds=a.rounds,
+                clear=gradient.zero_,  # the memory stays: it is that of the flat buffer
+                correct=correct,
+            )
         gradients /= max(len(batches), 1)
-        mean_loss = float(total_loss) / max(sum(map(len, batches)), 1)
         self.note(plan, flat_model.copy_local(), gradients, mean_loss)
         rows = [flat_model.flat.data[:n_shared] - replica.theta, *([gradients - own.control] if rule.control else [])]
         return torch.stack(rows), mean_loss
@@ -154,8 +209,6 @@ class Trainer:
 
     def batches(self, plan: Plan) -> list[np.ndarray]:
         """Return a round's batches of training samples, those of an epoch of nearly equal size."""
-        a, data = self.replica.agreement, self.data
+        a = self.replica.agreement
         rng = generator(a.seed, "batches", self.name, plan.round)
-        orders = [data.order(rng) for _ in range(a.local_epochs if len(data.train) else 0)]
-        n = max(1, round(len(data.train) / self.replica.task.batch_size))
-        return [batch for order in orders for batch in np.array_split(order, n)]
+        return batches_of(self.data, self.replica.task.batch_size, rng, a.local_epochs)

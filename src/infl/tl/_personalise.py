@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from infl._isolation import torch_seed
 from infl._parameters import Whole, door
 from infl._renamed import model_first
@@ -15,8 +13,9 @@ from infl._threads import threads_for
 from infl.data.sites import as_sites
 from infl.federation.fitted import read_as_fitted
 from infl.federation.seeds import derive, generator
+from infl.federation.training import batches_of, train
 from infl.models.locked import LockedModel, lock_model
-from infl.models.task import LOWER_IS_BETTER, Step, Task
+from infl.models.task import LOWER_IS_BETTER, Task
 from infl.tl._results import needed_key
 from infl.tl._use import check_use
 
@@ -128,8 +127,6 @@ def _fine_tuned(
     model: LockedModel, adata: Data, site: str, key: Keyring | None, epochs: int, patience: int, seed: int
 ) -> tuple[LockedModel, dict[str, Any]]:
     """Return a site's model, and its row of the table."""
-    import torch
-
     h = model.header
     task, private = h.build_task(), model.private_arrays(key)
     data = read_as_fitted(model, adata, site)
@@ -147,15 +144,8 @@ def _fine_tuned(
     with torch_seed(derive(seed, "personal dropout", site)):
         rng = generator(seed, "personal batches", site)
         for epoch in range(1, epochs + 1) if not note else ():
-            order = rng.permutation(data.train)
-            batches = np.array_split(order, max(1, round(len(order) / task.batch_size)))
-            module.train()
-            for number, index in enumerate(batches):
-                optimiser.zero_grad()
-                task.loss(module, data.batch(index), Step(epoch, epochs, number, len(batches))).backward()
-                if task.grad_clip is not None:
-                    torch.nn.utils.clip_grad_norm_(module.parameters(), task.grad_clip)
-                optimiser.step()
+            batches = batches_of(data, task.batch_size, rng)
+            train(task, module.train(), data, batches, optimiser, round=epoch, rounds=epochs)
             now = score()
             if _goodness(task, now) > _goodness(task, best):
                 best, weights, best_epoch = now, _copy(module), epoch
