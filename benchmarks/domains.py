@@ -3,7 +3,9 @@
 Each way has a few settings. Labels choose none of them: for every patient, domains that the other patients teach are held against
 those that the patient's section gives alone (adjusted Rand index, mean over patients and 4, 5, 6 domains; prediction strength,
 Tibshirani and Walther 2005), and the setting with the most agreement is judged. All ways share the criterion. Rivals see pooled data;
-ours goes through :mod:`infl` under the seal. With ``confirm`` the chosen settings are judged, once, on patients E and H. Needs harmonypy.
+ours is :func:`infl.tl.spatial_domains` under the seal. Then one patient's annotation teaches the others (:func:`infl.tl.transfer_labels`),
+with settings that do best on training patients alone. With ``confirm`` the chosen settings are judged, once, on patients E and H.
+Needs harmonypy.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from functools import cache
-from itertools import product
+from itertools import permutations, product
 
 import anndata as ad
 import numpy as np
@@ -22,19 +24,20 @@ import scanpy as sc
 import torch
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, f1_score, normalized_mutual_info_score
 from sklearn.mixture import GaussianMixture
+from sklearn.preprocessing import StandardScaler
 
 import infl
-from _evidence import Method, data_file
+from _evidence import Method, data_file, over_units
 from _table import RESULTS, Table
 from harmony import harmony_of_pooled, mixing
 from infl.models.neighbours import averaging, sections_of
-from infl.sums import FINE_SCALE, sum_over_sites
 
 DOMAINS, SEEDS = (4, 5, 6), 5
 CHOSEN = RESULTS / "raw" / "domains.json"
-OURS = "sites: shared axes + Harmony + tree"
+OURS = "sites: tl.spatial_domains"
 KEY = infl.keys.Keyring.create()
 
 
@@ -113,24 +116,10 @@ def layers(data: Sections, seed: int, hops: int, d: int, sigma: float) -> np.nda
     return np.concatenate(found)
 
 
-def shared_axes(data: Sections, seed: int, kind: str, hops: int, d: int, sigma: float) -> np.ndarray:
-    """Axes of what varies within sections, each weighing alike; all are seen from the mean of all spots. Harmony. By sums."""
-    values = data.values(kind, hops)
-    within = {}
-    for site, x in values.items():
-        centred = x - x.mean(0)
-        within[site] = ad.AnnData(centred / np.sqrt((centred**2).sum()))
-    total = sum_over_sites(
-        {s: {"n": len(x), "sum": x.sum(0)} for s, x in values.items()}, "mean", KEY, scale=FINE_SCALE
-    )
-    mean = total["sum"] / total["n"]  # Harmony compares directions, so where they begin matters
-    infl.pp.pca(within, max(d, 2), key=KEY, dtype="float64", seed=0)
-    sites = {
-        s: ad.AnnData(obsm={"X_pca": (x - mean) @ within[s].varm["PCs"][:, :d]}, shape=(len(x), 0))
-        for s, x in values.items()
-    }
-    infl.pp.harmony_integrate(sites, sigma=sigma, seed=seed, key=KEY)
-    return np.concatenate([sites[site].obsm["X_pca_harmony"] for site in values])
+def of_sites(data: Sections, seed: int, hops: int, d: int, sigma: float) -> np.ndarray:
+    """What :func:`infl.tl.spatial_domains` writes at each site, by sealed sums."""
+    infl.tl.spatial_domains(data.sites, 2, n_hops=hops, n_axes=d, sigma=sigma, n_init=1, seed=seed, key=KEY)
+    return np.concatenate([adata.obsm["X_infl_domain"] for adata in data.sites.values()]).astype(float)
 
 
 def k_means(data: Sections, z: np.ndarray, k: int, seed: int) -> np.ndarray:
@@ -141,15 +130,11 @@ def full_mixture(data: Sections, z: np.ndarray, k: int, seed: int) -> np.ndarray
     return GaussianMixture(k, n_init=2, random_state=seed, reg_covar=1e-3 * z.var(0).mean()).fit_predict(z)
 
 
-def tree(data: Sections, z: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """The tree, each patient a site."""
-    where = np.unique(data.patient, return_inverse=True)[1]
-    sites = {str(s): ad.AnnData(obsm={"X": z[where == s]}, shape=((where == s).sum(), 0)) for s in np.unique(where)}
-    infl.tl.cluster(sites, k, method="ward", use_rep="X", seed=seed, n_init=2, key=KEY)
-    found = np.empty(len(z), dtype=int)
-    for site, adata in sites.items():
-        found[where == int(site)] = adata.obs["infl_cluster"].astype(int)
-    return found
+def k_means_of_sites(data: Sections, z: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """The clusters of :func:`infl.tl.spatial_domains`."""
+    sites = {site: ad.AnnData(obsm={"X": x}, shape=(len(x), 0)) for site, x in data.by_site(z).items()}
+    infl.tl.cluster(sites, k, use_rep="X", seed=seed, n_init=10, key=KEY)
+    return np.concatenate([adata.obs["infl_cluster"].astype(int) for adata in sites.values()])
 
 
 SIGMAS = (0.1, 0.5)
@@ -163,7 +148,7 @@ WAYS: dict[str, tuple[Callable, Callable, dict[str, tuple]]] = {
     ),
     "BANKSY-like + Harmony + k-means": (banksy, k_means, {"own": (0.2, 0.8), "d": (5, 20), "sigma": SIGMAS}),
     "CellCharter-like: layers + mixture": (layers, full_mixture, {"hops": (1, 3), "d": (5, 10), "sigma": SIGMAS}),
-    OURS: (shared_axes, tree, {"kind": ("log", "share"), "hops": (1, 3), "d": (2, 3, 5, 10), "sigma": (0.5,)}),
+    OURS: (of_sites, k_means_of_sites, {"hops": (1, 3), "d": (2, 3, 5, 10), "sigma": (0.5,)}),
 }
 
 
@@ -219,28 +204,143 @@ def report(table: Table, data: Sections, way: str, domains: tuple[int, ...], whe
         table.add(f"{where}{way}: {what}", "reported", values, settings=chosen["settings"], strength=chosen["strength"])
 
 
+UNKNOWN = "undetermined"
+SETS = ("her2st sections", "her2st two more")
+TEACH = "one patient teaches: "
+OF_SPOTS, OF_NEIGHBOURS, OF_MEANS = (
+    "classifier on single spots",
+    "classifier on neighbourhoods",
+    "sites: tl.transfer_labels",
+)
+
+
+def classes_of(adata: ad.AnnData) -> list[str]:
+    """What a patient can teach: regions of ten spots or more."""
+    n = adata.obs["region"].astype(str).value_counts()
+    return sorted(name for name in n.index[n >= 10] if name != UNKNOWN)
+
+
+def taught_by_classifier(x: dict[str, np.ndarray], data: Sections, teacher: str, c: float) -> dict[str, np.ndarray]:
+    """Regions of all patients by a logistic regression on the teacher's spots; classes count alike."""
+    classes, region = classes_of(data.sites[teacher]), data.sites[teacher].obs["region"].astype(str).to_numpy()
+    known = np.isin(region, classes)
+    scale = StandardScaler().fit(x[teacher][known])
+    model = LogisticRegression(C=c, class_weight="balanced", max_iter=2000)
+    model.fit(scale.transform(x[teacher][known]), region[known])
+    return {site: model.predict(scale.transform(values)) for site, values in x.items()}
+
+
+def taught_by_means(data: Sections, teacher: str, hops: int, d: int, seed: int) -> dict[str, np.ndarray]:
+    """Regions of all patients, where the teacher alone has an annotation."""
+    sites = {site: adata.copy() for site, adata in data.sites.items()}
+    for site, adata in sites.items():
+        if site != teacher:
+            del adata.obs["region"]
+    infl.tl.spatial_domains(sites, 2, n_hops=hops, n_axes=d, n_init=1, seed=seed, key=KEY)
+    infl.tl.transfer_labels(sites, "region", use_rep="X_infl_domain", exclude=(UNKNOWN,), key=KEY)
+    return {site: adata.obs["region_transferred"].astype(str).to_numpy() for site, adata in sites.items()}
+
+
+TEACHERS: dict[str, tuple[Callable, dict[str, tuple]]] = {
+    OF_SPOTS: (
+        lambda data, t, seed, c: taught_by_classifier(data.values("log", 0), data, t, c),
+        {"c": (0.001, 0.01, 0.1, 1.0)},
+    ),
+    OF_NEIGHBOURS: (
+        lambda data, t, seed, c, hops: taught_by_classifier(data.values("log", hops), data, t, c),
+        {"c": (0.001, 0.01, 0.1, 1.0), "hops": (1, 3)},
+    ),
+    OF_MEANS: (
+        lambda data, t, seed, hops, d: taught_by_means(data, t, hops, d, seed),
+        {"hops": (1, 3), "d": (2, 5, 10, 20)},
+    ),
+}
+
+
+def recall(data: Sections, teacher: str, found: dict[str, np.ndarray], patient: str) -> float:
+    """Balanced accuracy at a patient, over the regions that the teacher has and the patient too."""
+    region = data.sites[patient].obs["region"].astype(str).to_numpy()
+    classes = [name for name in classes_of(data.sites[teacher]) if (region == name).any()]
+    return float(np.mean([(found[patient][region == name] == name).mean() for name in classes])) if classes else np.nan
+
+
+def pairs(data: Sections) -> list[tuple[str, str]]:
+    """Teachers, and who is taught, where they share a region."""
+    return [
+        (teacher, other)
+        for teacher, other in permutations(data.sites, 2)
+        if set(classes_of(data.sites[teacher])) & set(data.sites[other].obs["region"].astype(str))
+    ]
+
+
+def teach(table: Table, data: Sections, way: str, settings: dict | None = None, where: str = "") -> dict:
+    """Balanced accuracy by patient that is taught. Without settings: for each patient those that are best on the others."""
+    teaches, grid = TEACHERS[way]
+    options = (
+        [dict(zip(grid, values, strict=True)) for values in product(*grid.values())] if settings is None else [settings]
+    )
+    seeds = range(3) if way == OF_MEANS else range(1)
+    scores = np.full((len(options), len(seeds), len(pairs(data))), np.nan)
+    for (i, option), seed in product(enumerate(options), seeds):
+        found = {teacher: teaches(data, teacher, seed, **option) for teacher in {t for t, _ in pairs(data)}}
+        scores[i, seed] = [recall(data, teacher, found[teacher], other) for teacher, other in pairs(data)]
+    mean = np.nanmean(scores, axis=1)  # (options, pairs)
+    of_patient = []
+    for patient in data.sites:
+        judged_here = np.array([other == patient for _, other in pairs(data)])
+        elsewhere = np.array([patient not in pair for pair in pairs(data)])
+        best = int(np.nanmean(mean[:, elsewhere], axis=1).argmax()) if settings is None and elsewhere.any() else 0
+        if judged_here.any():
+            of_patient.append(float(np.nanmean(mean[best, judged_here])))
+    best = options[int(np.nanmean(mean, axis=1).argmax())]
+    what = f"{where}{TEACH}{way}: balanced accuracy of the others"
+    table.estimate(what, "reported", over_units(of_patient, "patient"), data=SETS[bool(where)], settings=best)
+    return {"settings": best, "of_patient": of_patient}
+
+
+def teach_all(table: Table, data: Sections, settings: dict | None = None, where: str = "") -> dict:
+    found = {way: teach(table, data, way, settings and settings[way], where) for way in TEACHERS}
+    for rival in (OF_SPOTS, OF_NEIGHBOURS):
+        difference = over_units(np.subtract(found[OF_MEANS]["of_patient"], found[rival]["of_patient"]), "patient")
+        table.bound(f"{where}{TEACH}{OF_MEANS} less {rival}", difference, data=SETS[bool(where)], least=0.05)
+    return {way: one["settings"] for way, one in found.items()}
+
+
 FILES = (
     "benchmarks/domains.py",
-    "src/infl/tl/_tree.py",
-    "src/infl/tl/_centres.py",
-    "src/infl/pp/_harmony.py",
-    "src/infl/pp/_pca.py",
+    *(
+        f"src/infl/tl/{name}.py"
+        for name in ("_spatial_domains", "_transfer_labels", "_cluster", "_cluster_sums", "_centres")
+    ),
+    *(
+        f"src/infl/pp/{name}.py"
+        for name in ("_harmony", "_harmony_cells", "_harmony_sums", "_sphere", "_pca", "_pca_sums")
+    ),
+    "src/infl/models/spatial/neighbourhoods.py",
+    "src/infl/models/neighbours.py",
 )
+TAUGHT = RESULTS / "raw" / "domains_taught.json"
 
 
 def main(confirm: bool) -> None:
     table = Table("domains")
     if confirm:
         settings = {way: found["settings"] for way, found in json.loads(CHOSEN.read_text()).items()}
-        whole = ad.read_h5ad(data_file("her2st two more", Method("shared axes, Harmony and tree", FILES, settings)))
+        taught = json.loads(TAUGHT.read_text())
+        method = Method("tl.spatial_domains and tl.transfer_labels", FILES, settings | taught)
+        data = Sections(ad.read_h5ad(data_file(SETS[1], method)))
         for way in WAYS:
-            report(table, Sections(whole), way, (4, 6), "patients E and H: ")
+            report(table, data, way, (4, 6), "patients E and H: ")
             table.save()
+        teach_all(table, data, taught, "patients E and H: ")
+        table.save()
         return
-    data = Sections(ad.read_h5ad(data_file("her2st sections")))
+    data = Sections(ad.read_h5ad(data_file(SETS[0])))
     for way in WAYS:
         report(table, data, way, DOMAINS)
         table.save()
+    TAUGHT.write_text(json.dumps(teach_all(table, data), indent=1) + "\n")
+    table.save()
 
 
 if __name__ == "__main__":

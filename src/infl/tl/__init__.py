@@ -21,6 +21,8 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_score_genes": ["score_genes", "score_genes_cell_cycle"],
         "_scvi": ["from_scvi", "to_scvi"],
         "_site_metrics": ["site_metrics"],
+        "_spatial_domains": ["spatial_domains"],
         "_survival": ["Survival", "survival"],
+        "_transfer_labels": ["transfer_labels"],
     },
 )

@@ -110,6 +110,32 @@ def view_names(features: Sequence[str]) -> list[str]:
     return [*features, *(f"share of {feature}" for feature in features)]
 
 
+def neighbourhood_shares(x: FeatureMatrix, sections: Sections, *, n_neighbors: int, n_hops: int) -> np.ndarray:
+    """Return square roots of each feature's share in a spot, averaged over neighbours that have counts, (n_obs, n_features).
+
+    A spot with no counts near has the mean of its section.
+
+    Parameters
+    ----------
+    x
+        Raw counts; checked by the caller.
+    sections
+        Coordinates.
+    n_neighbors, n_hops
+        Of the average.
+    """
+    counts = sparse.csr_matrix(sparse.vstack([sparse.csr_matrix(x.stored(chunk)) for chunk in x.chunks()]))
+    total = np.asarray(counts.sum(1), dtype=float).ravel()
+    roots = (sparse.diags_array(1 / np.sqrt(np.maximum(total, 1))) @ counts.astype(float).sqrt()).tocsr()
+    over = _average(averaging(sections.graph(n_neighbors)), n_hops, total > 0)
+    known = np.asarray(over.sum(1)).ravel() > 0
+    found = np.asarray((over.astype(float) @ roots).todense())
+    for rows in sections.rows.values():
+        if known[rows].any():
+            found[rows[~known[rows]]] = found[rows[known[rows]]].mean(0)
+    return found
+
+
 def squares(data: Spots) -> dict[str, np.ndarray]:
     """Return the number of spots, and the sum of squares of each view."""
     total = np.zeros(VIEWS)
