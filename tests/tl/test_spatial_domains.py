@@ -184,6 +184,20 @@ def test_what_cannot_work_is_one_line_and_alters_nothing():
         assert not adata.uns and not adata.varm
 
 
+def test_sections_are_mixed_unless_that_is_switched_off():
+    """A patient whose every feature is changed lies apart, until patients are mixed."""
+    apart = {}
+    for sigma in (None, 0.5):
+        sites = three_patients(effect=0.8)
+        infl.tl.spatial_domains(sites, 3, sigma=sigma)
+        z = {site: adata.obsm["X_infl_domain"] for site, adata in sites.items()}
+        middle = np.concatenate(list(z.values())).mean(0)
+        apart[sigma] = (
+            sum(((x.mean(0) - middle) ** 2).sum() for x in z.values()) / np.concatenate(list(z.values())).var()
+        )
+    assert apart[0.5] < 0.5 * apart[None]
+
+
 def test_spots_without_counts_are_what_their_neighbours_are():
     sites = three_patients()
     sites["p0"].X[[0, 1, 40]] = 0

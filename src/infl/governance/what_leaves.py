@@ -45,13 +45,16 @@ from infl.tl._cluster_sums import (
     squares,
 )
 from infl.tl._cox import cox_sums
+from infl.tl._domain_number import agreement
 from infl.tl._glm import glm_sums
 from infl.tl._glm_sums import family_of
 from infl.tl._group_sums import group_sums
 from infl.tl._linear_sums import design_sum, linear_sums
 from infl.tl._rank_sums import rank_sums
+from infl.tl._spatial_domains import mean_of_shares
 from infl.tl._survival_sums import departure_sum
 from infl.tl._times import grid_sums
+from infl.tl._transfer_labels import label_sums
 from infl.tl._voom import voom_sums
 
 INTRODUCTION = """# What leaves the house
@@ -277,6 +280,8 @@ def _of_tools() -> list[str]:
                 sizes(1),
             ],
             '`cluster(method="gmm")`': [likelihood(), squares(1, 1)],
+            "`spatial_domains`": [mean_of_shares(1), agreement(1)],
+            "`transfer_labels`": [label_sums(1, 1)],
             "`rank_genes_groups`": group_sums(1, 1, nonzero=True),
             '`rank_genes_groups(method="wilcoxon")`': rank_sums(1, 1, 64),
             "`de`": [design_sum(1), *linear_sums(1, 1)],

@@ -27,7 +27,7 @@ from infl.tl._domain_number import halves_of_sections, strengths, well_told
 if TYPE_CHECKING:
     from infl.keys import Keyring
 
-_REP = "X_pca_harmony"
+_REP = "X_pca"
 
 
 @over_sites(
@@ -39,7 +39,7 @@ _REP = "X_pca_harmony"
     n_neighbors=Whole(1),
     n_hops=Whole(0),
     n_axes=Whole(1),
-    sigma=Real(0, open="low"),
+    sigma=Real(0, open="low", none=True),
     n_init=Whole(1),
     seed=SEED,
     key_added=Key(),
@@ -54,7 +54,7 @@ def spatial_domains(
     n_neighbors: int = 8,
     n_hops: int = 1,
     n_axes: int = 2,
-    sigma: float = 0.5,
+    sigma: float | None = 0.5,
     n_init: int = 10,
     seed: int = 0,
     key_added: str = "infl_domain",
@@ -63,13 +63,13 @@ def spatial_domains(
 ) -> None:
     """Find regions of tissue that mean the same in the sections of all sites, without a network and without labels.
 
-    A spot is what share each feature has in it, as a square root (Anscombe 1948), averaged over its neighbours in its own section. Axes
-    are those along which spots differ within their sections, each section weighing alike (:func:`infl.pp.pca`); along them all
-    sections are seen from the mean of all spots, and mixed where tissue is alike (:func:`infl.pp.harmony_integrate`); what is near
-    then is a domain (k-means, :func:`infl.tl.cluster`). Few axes hold what sections have in common; more of them tell
-    patients apart.
+    A spot is what share each feature has in it, as a square root (Anscombe 1948), averaged over its neighbours in its own
+    section. Axes are those along which spots differ within their sections, each section weighing alike (:func:`infl.pp.pca`).
+    Along them all sections are seen from the mean of all spots, and mixed where tissue is alike
+    (:func:`infl.pp.harmony_integrate`). What is near then is a domain (k-means, :func:`infl.tl.cluster`). Few axes hold what
+    sections have in common; more of them tell patients apart.
 
-    Of all features each site sends sums over its spots; only these are opened.
+    All of it is sums over spots; only their totals over sites are opened.
 
     Parameters
     ----------
@@ -77,8 +77,8 @@ def spatial_domains(
         AnnData with raw counts and coordinates by site name, harmonised. Where ``var["highly_variable"]`` is there, these
         features make the axes.
     n_domains
-        Number of domains. None: the largest number, up to ten, that halves of the sections agree on (prediction strength of 0.8 or
-        more, Tibshirani and Walther 2005); ``uns`` has the strength of each.
+        Number of domains. None: the largest number, up to ten, that halves of the sections agree on (prediction strength of
+        0.8 or more, Tibshirani and Walther 2005); ``uns`` has the strength of each.
     spatial_key
         Key of ``obsm`` with the coordinates, (n_obs, 2) or (n_obs, 3); each section may have its own unit.
     section_key
@@ -92,7 +92,8 @@ def spatial_domains(
     n_axes
         Number of axes.
     sigma
-        How softly sections are mixed; see :func:`infl.pp.harmony_integrate`.
+        How softly sections are mixed; see :func:`infl.pp.harmony_integrate`. None: not at all, for patients whose tissue has
+        little in common.
     n_init
         Beginnings of k-means; the best is kept.
     seed
@@ -125,7 +126,7 @@ def spatial_domains(
 
     References
     ----------
-    A spot as its neighbourhood: Singhal et al., BANKSY, Nature Genetics 2024. Varrone et al., CellCharter, Nature Genetics 2024.
+    A spot as its neighbourhood: Singhal et al., BANKSY, and Varrone et al., CellCharter, both Nature Genetics 2024.
     Tibshirani and Walther (2005), Cluster validation by prediction strength. J. Comput. Graph. Stat. 14:511.
 
     Examples
@@ -149,13 +150,22 @@ def spatial_domains(
         sections[site] = sections_of(matrix.adata, spatial_key=spatial_key, section_key=section_key, site=site)
         shares[site] = _shares(matrix, sections[site], n_neighbors, n_hops)
     axes = _axes(at, sections, shares, n_axes, seed, key)
-    total = run_sums([_mean(n_vars)], alongside(at, shares), key, about="spatial domains")
+    total = run_sums([mean_of_shares(n_vars)], alongside(at, shares), key, about="spatial domains")
     spots = {}
     for site, x in shares.items():
         z = (x - total["mean"]) @ axes
-        spots[site] = AnnData(obs=_names_of_sections(site, sections[site]), obsm={"X_pca": z}, shape=(len(z), 0))
+        spots[site] = AnnData(obs=_names_of_sections(site, sections[site]), obsm={_REP: z}, shape=(len(z), 0))
     mixed = alongside(at, spots)
-    harmony_integrate(mixed, None if section_key is None else "section", sigma=sigma, seed=seed, key=key)
+    if sigma is not None:
+        harmony_integrate(
+            mixed,
+            None if section_key is None else "section",
+            basis=_REP,
+            adjusted_basis=_REP,
+            sigma=sigma,
+            seed=seed,
+            key=key,
+        )
     facts = {}
     if n_domains is None:
         latents = alongside(at, {site: found.obsm[_REP] for site, found in spots.items()})
@@ -163,7 +173,7 @@ def spatial_domains(
         n_domains, facts["strength"] = well_told(found), {str(k): value for k, value in found.items()}
     cluster(mixed, n_domains, use_rep=_REP, n_init=n_init, seed=seed, key=key)
     params = {"spatial_key": spatial_key, "section_key": section_key or "", "layer": layer or "", "seed": seed}
-    params |= {"n_neighbors": n_neighbors, "n_hops": n_hops, "n_axes": n_axes, "sigma": sigma, "n_init": n_init}
+    params |= {"n_neighbors": n_neighbors, "n_hops": n_hops, "n_axes": n_axes, "sigma": sigma or 0.0, "n_init": n_init}
     for site, adata in sites.items():
         found_here = spots[site].uns["infl_cluster"]
         own(adata).obs[key_added] = pd.Series(spots[site].obs["infl_cluster"].array, index=adata.obs_names)
@@ -202,7 +212,7 @@ def _axes(
     return np.asarray(next(iter(within.values())).varm["PCs"])
 
 
-def _mean(n_vars: int) -> FederatedSum:
+def mean_of_shares(n_vars: int) -> FederatedSum:
     """Return the mean of all spots, (n_vars,), of sites that are their shares."""
     return FederatedSum(
         name="shares",

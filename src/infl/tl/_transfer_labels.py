@@ -74,8 +74,8 @@ def transfer_labels(
     -------
     None. At every site are written ``obs["region_transferred"]`` (of the target ``region``; categories alike everywhere),
     ``obs["region_transferred_probability"]``, which takes labels as equally likely and spread alike, and
-    ``uns["region_transferred"]`` with ``params``, ``labels``, ``means`` (labels × coordinates), ``n_obs`` of each label and the
-    ``variance`` within them.
+    ``uns["region_transferred"]`` with ``params``, ``labels``, ``means`` (labels × coordinates), ``n_obs`` of each label and
+    the ``variance`` within them.
 
     Raises
     ------
@@ -153,15 +153,19 @@ def _names(
     """Labels that are taught, in order, and what to warn of."""
     here = {site: sorted(set(of.tolist()) - {""}) for site, of in labels.items()}
     of_site = agreed(sites, f"labels of {target!r}", here)
-    holders = {name: site for site, names in of_site.items() for name in names}
+    holders: dict[str, list[str]] = {}
+    for site, taught in of_site.items():
+        for name in taught:
+            holders.setdefault(name, []).append(site)
     if not holders:
         raise DataError(
-            f"no site has labels in obs[{target!r}] with enough observations: give target=, a column that a site has, or lower min_obs="
+            f"no site has labels in obs[{target!r}] with enough observations: give target=, a column that a site has, or "
+            "lower min_obs="
         )
     if len(holders) < 2:
         raise DataError(f"{next(iter(holders))!r} is the only label in obs[{target!r}] that is taught: two are needed")
     notes = [
-        f"labels {a!r} ({holders[a]}) and {b!r} ({holders[b]}) in {target!r} look like one; if they are, spell them alike"
+        f"labels {a!r} ({holders[a][0]}) and {b!r} ({holders[b][0]}) in {target!r} look like one; if they are, spell them alike"
         for a, b in near_misses(holders)
     ]
     teachers = [site for site, names in of_site.items() if names]
