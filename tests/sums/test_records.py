@@ -30,7 +30,7 @@ from infl.pp._median import Columns, median_sums
 from infl.pp._moments import Rows, moment_sums
 from infl.pp._normalize import Counts, highly_expressed
 from infl.pp._pca_sums import direction_sums, frame_from, product_sums
-from infl.pp._qc import feature_share, feature_sum
+from infl.pp._qc import FeatureShare, feature_sum
 from infl.pp._quantiles import halving_sum
 from infl.pp._sphere import Directions, before_halving, centre_sums
 from infl.sums import FederatedSum, SiteView, State
@@ -147,7 +147,7 @@ def median() -> Case:
 
 
 def quality() -> Case:
-    return Case(blood(), [feature_sum(765)], lambda site, table: feature_share(rows(site, table).matrix), {})
+    return Case(blood(), [feature_sum(765)], lambda site, table: FeatureShare(rows(site, table).matrix), {})
 
 
 def quantiles() -> Case:

@@ -20,6 +20,7 @@ from infl.pp._hvg_regression import by_regression
 from infl.pp._matrix import SiteMatrix, kinds, matrices
 from infl.pp._preset import scanpy_default
 from infl.pp._variable import Cutoffs
+from infl.sums.disclosure import refuse_under_rules
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
@@ -30,6 +31,7 @@ _FLAVORS = ("seurat", "cell_ranger", "seurat_v3", "seurat_v3_paper")
 
 @over_sites(
     between=True,
+    ruled=True,
     layer=LAYER,
     n_top_genes=Whole(1, none=True),
     min_disp=CUTOFF,
@@ -134,6 +136,7 @@ def highly_variable_genes(
     >>> int(sites["site_2"].var["highly_variable"].sum())
     100
     """
+    refuse_under_rules("highly_variable_genes with batch_key", batch_key is not None)
     if flavor is None:
         flavor = scanpy_default("highly_variable_genes", "flavor", "seurat")
     cutoffs = Cutoffs(min_disp, max_disp, min_mean, max_mean)

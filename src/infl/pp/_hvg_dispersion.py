@@ -40,7 +40,7 @@ def by_dispersion(
     for batch in batches.members:
         n, mean, var = moments_of_batch(at, batches, batch, transform)
         # within batches, features that are never seen there are left out, as in scanpy
-        used = (mean != 0) | (var != 0) if batches.named else np.ones(len(mean), dtype=bool)
+        used = (mean != 0) | (var != 0) if batches.named else ~np.isnan(mean)
         table = dispersions(mean[used], var[used], flavor, n_bins)
         norm = table["dispersions_norm"].to_numpy()
         table["highly_variable"] = (
@@ -48,12 +48,18 @@ def by_dispersion(
         )
         table.index = names[used]
         if not batches.named:
-            return table
+            return table if used.all() else _with_closed(table, names)
         table = table.drop(columns="mean_bin").astype(float).reindex(names)
         table.loc[~used, :] = 0
         table.loc[n == 0, :] = np.nan  # not measured, which is not the same as never seen
         tables[batch] = table
     return _merged_dispersions(batches.over(at, tables), names, cutoffs, n_top, batches)
+
+
+def _with_closed(table: pd.DataFrame, names: pd.Index) -> pd.DataFrame:
+    """Return the table with rows of NaN for features that rules of disclosure have closed, which are not variable."""
+    marks = table.pop("highly_variable")
+    return table.reindex(names).assign(highly_variable=marks.reindex(names, fill_value=False))
 
 
 def _merged_dispersions(

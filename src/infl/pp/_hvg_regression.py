@@ -15,9 +15,11 @@ from infl.pp._median import federated_median
 from infl.pp._moments import Rows, federated_moments
 from infl.pp._variable import expected_std
 from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, State, run_sums
+from infl.sums.cells import Cells, Sizes, small_numbers
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
+    from infl.privacy.rules import DisclosureRules
     from infl.sums.shape import Arrays, Records
 
 
@@ -41,10 +43,10 @@ def by_regression(
 ) -> pd.DataFrame:
     """Return the table of ``"seurat_v3"`` and ``"seurat_v3_paper"``."""
     found = {batch: _ranked(at, batches, batch, span, n_top) for batch in batches.members}
-    marked = batches.over(at, {batch: (one.rank, one.norm) for batch, one in found.items()})
-    total = run_sums([marks_of_batches(len(names))], marked, batches.outer)
     table = pd.DataFrame(index=names)
     if batches.named:
+        marked = batches.over(at, {batch: (one.rank, one.norm) for batch, one in found.items()})
+        total = run_sums([marks_of_batches(len(names))], marked, batches.outer)
         whole = federated_moments(at, key, purpose="variable features", textbook=True)
         ranks = batches.over(at, {batch: one.rank[None] for batch, one in found.items()})
         table["means"], table["variances"] = whole.mean, whole.var
@@ -87,6 +89,7 @@ def clipped_sum(n_vars: int) -> FederatedSum:
 
     Sums of counts stay whole numbers by that, where sums of clipped values would not.
     """
+    names = ("sum", "square", "above")
 
     def local(site: Rows, state: State) -> Arrays:
         clip = state["clip"]
@@ -99,6 +102,11 @@ def clipped_sum(n_vars: int) -> FederatedSum:
             for name, weights in (("sum", below), ("square", below**2), ("above", above.astype(float))):
                 sums[name] += np.bincount(column, weights=weights, minlength=n_vars)
         return {name: np.where(site.matrix.present, value, 0) for name, value in sums.items()}
+
+    def sizes(site: Rows, state: State, rules: DisclosureRules) -> Sizes:
+        """What is above the bound follows from the sum of all values, so it must be of none or of enough."""
+        above = local(site, state)["above"]
+        return dict.fromkeys(names, small_numbers(above, rules))
 
     def records(site: Rows, state: State) -> Records:
         above = local(site, state)["above"]
@@ -113,6 +121,16 @@ def clipped_sum(n_vars: int) -> FederatedSum:
         scale={"sum": FINE_SCALE, "square": FINE_SCALE, "above": COUNT_SCALE},
         records=records,
         sensitivity={"above": 1},
+        cells=Cells(
+            sets=lambda site, state: site.sets(),
+            measured=lambda site: site.matrix.present,
+            on_features=names,
+            features=n_vars,
+            sizes=sizes,
+            dominated=names,
+            closed=lambda state: {name: np.isnan(state["clip"]) for name in names},
+            partly=True,
+        ),
     )
 
 

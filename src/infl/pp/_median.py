@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,8 @@ import numpy as np
 
 from infl.data.consortium import alongside
 from infl.sums import COUNT_SCALE, FederatedSum, State, run_sums
+from infl.sums.cells import Cells, everyone, small_numbers
+from infl.sums.disclosure import control, refuse_under_rules
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
@@ -23,7 +25,8 @@ def federated_median(
 
     Floating-point numbers of one sign are ordered as their bits are, so halving the range of bits finds the middle values
     exactly, in as many rounds as the type has bits. Everybody learns, besides the result, what these bounds say: how many
-    values are below it and below each bound on the way.
+    values are below it and below each bound on the way. Under rules of disclosure fewer than k values of a site in a half count
+    to the other half, and what comes out is a value between the last bounds that have enough on both sides.
 
     Parameters
     ----------
@@ -47,6 +50,10 @@ def federated_median(
     >>> federated_median({"a": np.array([[1.0], [7.0]]), "b": np.array([[2.0], [3.0]])}, None)
     array([2.5])
     """
+    rules = control()
+    refuse_under_rules(
+        "a median of records of persons (donor_key)", rules is not None and rules.rules.donor_key is not None
+    )
     dtype = next(iter(values.values())).dtype
     columns = alongside(values, {site: Columns.of(column) for site, column in values.items()})
     k = next(iter(values.values())).shape[1]
@@ -54,6 +61,10 @@ def federated_median(
     pair = _from_ordered(found["high"], dtype)
     pair[:, found["n"] == 0] = np.nan
     return pair.mean(axis=0, dtype=dtype)
+
+
+Halving = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""The lowest whole number of a range, the highest of its lower half, and its highest; (2, k) each."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,21 @@ class Columns:
     def of(cls, values: np.ndarray) -> Columns:
         """Return them of floating-point columns."""
         return cls(_ordered(values, values.dtype.itemsize * 8), ~np.isnan(values))
+
+    def settled(self, halvings: Sequence[Halving], k: int) -> Columns:
+        """Return columns of which no half of a range had fewer than k values, but for none: fewer went with the other half."""
+        keys = self.keys.copy()
+        for low, bound, high in halvings:
+            for of_rank in zip(low, bound, high, strict=True):
+                lowest, middle, highest = of_rank
+                within = self.valid & (keys >= lowest) & (keys <= highest)
+                left = within & (keys <= middle)
+                n_left, n_right = left.sum(axis=0), (within & ~left).sum(axis=0)
+                fewer = n_left < n_right
+                few = np.where(fewer, n_left, n_right) < k
+                keys = np.where(left & few & fewer, middle + np.uint64(1), keys)
+                keys = np.where(within & ~left & few & ~fewer, middle, keys)
+        return Columns(keys, self.valid)
 
     def below(self, bound: np.ndarray) -> np.ndarray:
         """How many values are not above a bound, (2, k)."""
@@ -89,16 +115,18 @@ def median_sums(k: int, dtype: np.dtype, *, name: str = "median", of_records: bo
             scale=COUNT_SCALE,
             records=(lambda site, state: {"n": site.valid.sum(axis=0)}) if of_records else None,
             sensitivity={"n": 1},
+            cells=_of_values(lambda site, state: (~site.valid).sum(axis=0)) if of_records else None,
         ),
         FederatedSum(
             name=name,
             shapes={"below": (2, k)},
-            local=lambda site, state: {"below": site.below(_middle(state))},
+            local=lambda site, state: {"below": _settled(site, state).below(_middle(state))},
             combine=_halved,
             says="how many values are below a bound, to find the middle one",
             scale=COUNT_SCALE,
             records=(lambda site, state: {"below": site.below(_middle(state))}) if of_records else None,
             sensitivity={"below": 1},
+            cells=everyone(lambda site: len(site.keys), once=True) if of_records else None,
             steps=bits,
             called="{name}",
         ),
@@ -110,7 +138,8 @@ def _whole_range(total: Arrays, bits: int) -> State:
     n = np.rint(total["n"]).astype(np.int64)
     ranks = np.stack([(n - 1) // 2, n // 2])  # of the two middle values, which are one where n is odd; (2, k)
     low = np.zeros(ranks.shape, dtype=np.uint64)
-    return {"n": n, "ranks": ranks, "low": low, "high": np.full(ranks.shape, (1 << bits) - 1, dtype=np.uint64)}
+    high = np.full(ranks.shape, (1 << bits) - 1, dtype=np.uint64)
+    return {"n": n, "ranks": ranks, "low": low, "high": high, "halvings": []}
 
 
 def _middle(state: State) -> np.ndarray:
@@ -121,7 +150,25 @@ def _halved(total: Arrays, state: State) -> State:
     """Return half the range: the value of rank r is the smallest v with more than r values ≤ v."""
     bound, enough = _middle(state), np.rint(total["below"]) > state["ranks"]
     high = np.where(enough, bound, state["high"])
-    return {**state, "high": high, "low": np.where(enough, state["low"], bound + np.uint64(1))}
+    halvings = [*state["halvings"], (state["low"], bound, state["high"])]
+    return {**state, "high": high, "low": np.where(enough, state["low"], bound + np.uint64(1)), "halvings": halvings}
+
+
+def _settled(site: Columns, state: State) -> Columns:
+    """The columns, under rules of disclosure those whose numbers tell of no fewer than k."""
+    rules = control()
+    if rules is None:
+        return site
+    return site.settled([*state["halvings"], (state["low"], _middle(state), state["high"])], rules.rules.k)
+
+
+def _of_values(counts: Callable[[Columns, State], np.ndarray]) -> Cells:
+    """What stands behind a number of all values, which is opened where `counts` are 0 or enough."""
+    return everyone(
+        lambda site: len(site.keys),
+        sizes=lambda site, state, rules: {"n": small_numbers(counts(site, state), rules)},
+        dominated=("n",),
+    )
 
 
 def _ordered(values: np.ndarray, bits: int) -> np.ndarray:

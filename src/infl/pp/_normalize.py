@@ -20,6 +20,7 @@ from infl.errors import DataError, SettingsError
 from infl.pp._matrix import SiteMatrix, copies, matrices, put
 from infl.pp._median import federated_median
 from infl.sums import COUNT_SCALE, FederatedSum, State, run_sums
+from infl.sums.cells import everyone, small_numbers
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 @over_sites(
     between=True,
+    ruled=True,
     target_sum=Real(0, open="low", none=True),
     exclude_highly_expressed=Flag(),
     max_fraction=Real(0, 1),
@@ -232,6 +234,12 @@ def highly_expressed(n_vars: int, max_fraction: float) -> FederatedSum:
         scale=COUNT_SCALE,
         records=local,
         sensitivity={"n": 1},
+        cells=everyone(
+            lambda site: len(site.totals),
+            sizes=lambda site, state, rules: {"n": small_numbers(local(site, state)["n"], rules)},
+            dominated=("n",),
+            partly=True,
+        ),
     )
 
 

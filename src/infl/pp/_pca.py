@@ -39,6 +39,7 @@ _N_COMPS = 50
 @spelled(random_state="seed")
 @over_sites(
     between=True,
+    ruled=True,
     n_comps=Whole(1, none=True),
     layer=LAYER,
     zero_center=Flag(),
@@ -144,8 +145,8 @@ def pca(
     values, vectors = exact_components(covariance_of(state["products"], frame), n_comps) if exact else state["found"]
     variance = values
     if not zero_center:  # as scikit-learn's TruncatedSVD: variance of the scores, whose mean is not 0
-        variance = (values * (n_obs - 1) - n_obs * (found.mean[columns] @ vectors) ** 2) / n_obs
-    total = found.var[columns].sum() * (1 if zero_center else (n_obs - 1) / n_obs)
+        variance = (values * (n_obs - 1) - n_obs * (np.nan_to_num(found.mean[columns]) @ vectors) ** 2) / n_obs
+    total = np.nansum(found.var[columns]) * (1 if zero_center else (n_obs - 1) / n_obs)
     loadings = np.zeros((len(found.mean), n_comps))
     loadings[columns] = vectors
     scores = {site: scores_of(matrix, frame, vectors).astype(dtype) for site, matrix in at.items()}

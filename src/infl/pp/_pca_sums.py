@@ -14,6 +14,7 @@ from infl.pp._components import MOST_ROUNDS, Search
 from infl.pp._matrix import SiteMatrix
 from infl.pp._moments import Rows, moments_of
 from infl.sums import UNIT_SCALE, FederatedSum, State
+from infl.sums.cells import Cells, everyone
 from infl.sums.shape import Arrays
 
 FrameOf = Callable[[State], "Frame"]
@@ -30,7 +31,7 @@ class Frame:
     columns
         The features that are used.
     center
-        What is subtracted, (k,).
+        What is subtracted, (k,); NaN for features that rules of disclosure have closed, which count as 0.
     spread
         Σ of squared distances from it over all sites, (k,), and `n`, observations of all sites.
     """
@@ -46,9 +47,11 @@ def frame_from(state: State, *, columns: np.ndarray, n_obs: int, zero_center: bo
     found = moments_of(state)
     mean, squares = found.mean[columns], found.var[columns] * np.maximum(found.n[columns] - 1, 0)
     if zero_center:
-        frame = Frame(columns, mean, squares, n_obs)
+        frame = Frame(columns, mean, np.nan_to_num(squares), n_obs)
     else:
-        frame = Frame(columns, np.zeros(len(columns)), squares + found.n[columns] * mean**2, n_obs)
+        frame = Frame(
+            columns, np.where(np.isnan(mean), np.nan, 0), np.nan_to_num(squares + found.n[columns] * mean**2), n_obs
+        )
     if not frame.spread.sum() > 0:
         raise DataError("no feature varies between observations: there are no principal components")
     return frame
@@ -56,7 +59,7 @@ def frame_from(state: State, *, columns: np.ndarray, n_obs: int, zero_center: bo
 
 def _centred(matrix: SiteMatrix, frame: Frame) -> Iterator[np.ndarray]:
     """Blocks (n_rows, k) of centred values in float64; 0 where a feature was not measured."""
-    present = matrix.present[frame.columns]
+    present = matrix.present[frame.columns] & ~np.isnan(frame.center)
     everything = len(frame.columns) == len(matrix.present)
     n_rows = max(1, _IN_MEMORY // len(frame.columns))
     for _, whole in matrix.blocks():
@@ -96,7 +99,13 @@ def _products_from(start: int, height: int, k: int, frame_of: FrameOf) -> Federa
         says="products of pairs of features, as correlations",
         scale=UNIT_SCALE,
         records=lambda site, state: site.matrix.n_obs,
+        cells=_of_all(k, "products"),
     )
+
+
+def _of_all(k: int, panel: str) -> Cells:
+    """A covariance is a model with a parameter for each feature, and told of as a whole or not at all."""
+    return everyone(lambda site: site.matrix.n_obs, features=k, panel=panel, parameters=k, once=True)
 
 
 def direction_sums(k: int, n_comps: int, seed: int, frame_of: FrameOf) -> list[FederatedSum]:
@@ -130,6 +139,7 @@ def direction_sums(k: int, n_comps: int, seed: int, frame_of: FrameOf) -> list[F
         says="products of features with directions that all sites know, summed over observations",
         scale=UNIT_SCALE,
         records=lambda site, state: site.matrix.n_obs,
+        cells=_of_all(k, "directions"),
         steps=MOST_ROUNDS,
         called="{name}",
         until=lambda state: state["search"].done,

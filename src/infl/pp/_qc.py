@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,11 +23,13 @@ from infl.data.sites import over_sites
 from infl.data.units import units_of
 from infl.errors import DataError
 from infl.pp._matrix import SiteMatrix, matrices
-from infl.pp._moments import column_sums
-from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, run_sums
+from infl.pp._moments import Rows, column_sums, whole_numbers
+from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, State, run_sums
+from infl.sums.cells import Sizes, everyone, small_numbers
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
+    from infl.privacy.rules import DisclosureRules
 
 _TOP = (50, 100, 200, 500)
 _DOUBLE = ("log1p_n_", "pct_counts_in_top_")  # metrics that scanpy gives in float64 whatever the values' type
@@ -75,6 +78,7 @@ class QCSummary:
 
 @over_sites(
     between=True,
+    ruled=True,
     qc_vars=Names(empty=True, says="names of columns of var, each of them once"),
     percent_top=Several(Whole(1), none=True),
     layer=LAYER,
@@ -145,9 +149,11 @@ def qc_summary(
                 raise DataError(f"qc_vars {column!r} {is_there} in var of {site}; it has {shortlist(list(adata.var))}")
     top = tuple(n for n in percent_top or () if n <= len(names)) or None
     found = {site: _observations(matrix, qc_vars, top, log1p) for site, matrix in at.items()}
-    parts = alongside(at, {site: feature_share(matrix) for site, matrix in at.items()})
+    parts = alongside(at, {site: FeatureShare(matrix) for site, matrix in at.items()})
     features = _features(run_sums([feature_sum(len(names))], parts, key), names, log1p)
-    table = pd.DataFrame({site: _row(at[site], found[site], parts[site], round_to) for site in at}).T.infer_objects()
+    table = pd.DataFrame(
+        {site: _row(at[site], found[site], parts[site].sums, round_to) for site in at}
+    ).T.infer_objects()
     summary = QCSummary(table, features, _histograms(found, round_to))
     if inplace:
         for site, adata in sites.items():
@@ -178,17 +184,43 @@ def _observations(matrix: SiteMatrix, qc_vars: list[str], top: tuple[int, ...] |
     return pd.concat(parts)
 
 
+@dataclass(frozen=True)
+class FeatureShare:
+    """What a site adds to scanpy's figures of features, which it needs itself, too."""
+
+    matrix: SiteMatrix
+
+    @cached_property
+    def sums(self) -> dict[str, np.ndarray]:
+        """Number of observations, of those in which a feature is not 0, and Σx; (n_vars,) each."""
+        return feature_share(self.matrix)
+
+
 def feature_sum(n_vars: int) -> FederatedSum:
-    """Return the sum that scanpy's figures of features follow from; sites have their shares, which they need themselves."""
+    """Return the sum that scanpy's figures of features follow from; sites are :class:`FeatureShare`."""
+
+    def judged(share: FeatureShare, state: State, rules: DisclosureRules) -> Sizes:
+        n, cells = share.sums["n"], share.sums["cells"]
+        return {"sum": Rows(share.matrix).largest(rules), "cells": small_numbers(np.minimum(cells, n - cells), rules)}
+
     return FederatedSum(
         name="quality of features",
         shapes=dict.fromkeys(("n", "cells", "sum"), (n_vars,)),
-        local=lambda share, state: share,
+        local=lambda share, state: share.sums,
         combine=lambda total, state: {**state, **total},
         says="for each feature: number of observations, of those in which it is not 0, and sum of its values",
         scale={"n": COUNT_SCALE, "cells": COUNT_SCALE, "sum": FINE_SCALE},
-        records=lambda share, state: {"n": share["n"], "cells": share["cells"], "sum": share["n"]},
+        records=lambda share, state: {"n": share.sums["n"], "cells": share.sums["cells"], "sum": share.sums["n"]},
         sensitivity={"n": 1, "cells": 1},
+        cells=everyone(
+            lambda share: share.matrix.n_obs,
+            measured=lambda share: share.matrix.present,
+            on_features=("n", "cells", "sum"),
+            features=n_vars,
+            sizes=judged,
+            dominated=("cells", "sum"),
+            partly=True,
+        ),
     )
 
 
@@ -205,7 +237,7 @@ def feature_share(matrix: SiteMatrix) -> dict[str, np.ndarray]:
 
 def _features(total: Mapping[str, np.ndarray], names: pd.Index, log1p: bool) -> pd.DataFrame:
     n = np.maximum(total["n"], 1)
-    cells = np.rint(total["cells"]).astype(np.int64)
+    cells = whole_numbers(total["cells"])
     columns = {"n_cells_by_counts": cells, "mean_counts": total["sum"] / n}
     with np.errstate(invalid="ignore", divide="ignore"):
         if log1p:

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from infl.keys import Keyring
 
 
-@over_sites(between=True, zero_center=Flag(none=True), max_value=Real(0, open="low", none=True), layer=LAYER)
+@over_sites(
+    between=True, ruled=True, zero_center=Flag(none=True), max_value=Real(0, open="low", none=True), layer=LAYER
+)
 def scale(
     sites: Mapping[str, AnnData] | AnnData,
     *,
@@ -93,8 +95,9 @@ def scale(
     found = federated_moments(at, key, rows=masks, purpose="scale")
     std = np.sqrt(found.var)
     std[std == 0] = 1
+    mean, width = np.nan_to_num(found.mean), np.where(np.isnan(std), np.inf, std)  # what is closed is 0 everywhere
     results = {
-        site: _scaled(matrix, found.mean, std, zero_center, max_value, None if masks is None else masks[site])
+        site: _scaled(matrix, mean, width, zero_center, max_value, None if masks is None else masks[site])
         for site, matrix in at.items()
     }
     densified = [site for site, matrix in at.items() if zero_center and sparse.issparse(matrix.raw)]

@@ -159,6 +159,25 @@ class Register:
         refused = np.array([bool(reason) for reason in reasons])
         return Verdict(tuple(reasons), refused & np.array([label in self._labels for label in labels], dtype=bool))
 
+    def settled(self, rows: np.ndarray, groups: np.ndarray, k: int) -> np.ndarray:
+        """Return groups of records, (n_obs,), whose sets can be released, as near to those given as it is simple.
+
+        Of records that were in the same sets so far, fewer than k in a group of their own go with the group that has most of them.
+
+        Examples
+        --------
+        >>> register, rules = Register(), DisclosureRules(k=3)
+        >>> rows = register.rows([f"cell {i}" for i in range(8)])
+        >>> register.settled(rows, np.array([0, 0, 0, 0, 1, 1, 1, 2]), 3).tolist()
+        [0, 0, 0, 0, 1, 1, 1, 0]
+        """
+        names, group = np.unique(groups, return_inverse=True)
+        atoms, atom = np.unique(self._records.atom[rows], return_inverse=True)
+        place = atom * len(names) + group
+        n = self._n_persons(place, rows, len(atoms) * len(names)).reshape(len(atoms), len(names))
+        few = n.ravel()[place] < k
+        return np.where(few, names[n.argmax(axis=1)[atom]], groups)
+
     def _one(
         self, chosen: np.ndarray, atom: np.ndarray, rules: DisclosureRules, question: Question
     ) -> tuple[str, np.ndarray]:

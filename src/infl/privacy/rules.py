@@ -73,7 +73,7 @@ class DisclosureRules:
     dominance: float = 0.7
     min_holders: int = 2
     colluders: int = 1
-    features_per_record: float = 10.0
+    features_per_record: float = 2.0
     records_per_parameter: float = 3.0
     donor_key: str | None = None
 

@@ -69,6 +69,19 @@ class Cells:
     once: bool = False
 
 
+def small_numbers(counts: np.ndarray, rules: DisclosureRules) -> tuple[np.ndarray, np.ndarray]:
+    """Return, as sizes, numbers of records of which 1 to k - 1 are too few; 0 are not.
+
+    Examples
+    --------
+    >>> from infl.privacy import DisclosureRules
+    >>> largest, whole = small_numbers(np.array([0, 4, 5]), DisclosureRules(k=5))
+    >>> (largest > 0.7 * whole).tolist()
+    [False, True, False]
+    """
+    return np.where(counts > 0, rules.dominance * (rules.k - 0.5), 0.0), np.asarray(counts, dtype=float)
+
+
 def everyone(n_obs: Callable[[Any], int], **more: Any) -> Cells:
     """Return what stands behind sums over all observations of a site, whose number is given by a function of it.
 

@@ -38,6 +38,44 @@ def control() -> Disclosure | None:
     return settings.disclosure
 
 
+def settled(groups: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Return groups of observations, by site of this process, that rules of disclosure in force let sums be released of.
+
+    A few observations of a site change their group with the others that were in the same groups before, or not at all. Without
+    rules the groups stay as they are.
+    """
+    rules, call = control(), asked()
+    if rules is None or call is None:
+        return groups
+    return {
+        site: rules.register(site).settled(records_of(site, call, rules), own, rules.rules.k)
+        for site, own in groups.items()
+    }
+
+
+def records_of(site: str, call: Asked, disclosure: Disclosure) -> np.ndarray:
+    """Return where a site's observations are in its register, (n_obs,)."""
+    if site not in call.found:
+        column = disclosure.rules.donor_key
+        persons = None if column is None else _donors(call.sites[site], column, site)
+        call.found[site] = disclosure.register(site).rows(call.names(site), persons)
+    return call.found[site]
+
+
+def refuse_under_rules(what: str, asked_for: bool = True) -> None:
+    """Refuse what has no rules yet where there are some in force, before any work.
+
+    Raises
+    ------
+    SettingsError
+        In one line.
+    """
+    if asked_for and control() is not None:
+        raise SettingsError(
+            f"{what} is not yet under disclosure rules: leave it out, or run it where infl.settings.disclosure is None"
+        )
+
+
 @dataclass(frozen=True)
 class Opening:
     """Which numbers of a sum are opened, and which of them each site of this process gives."""
@@ -161,12 +199,7 @@ class Judge:
         return Question(purpose, self.members, cells.labels, cells.features, panel, cells.parameters)
 
     def _rows(self, site: str) -> np.ndarray:
-        """Where the site's observations are in its register."""
-        if site not in self.call.found:
-            column, adata = self.rules.donor_key, self.call.sites[site]
-            persons = None if column is None else _donors(adata, column, site)
-            self.call.found[site] = self.disclosure.register(site).rows(self.call.names(site), persons)
-        return self.call.found[site]
+        return records_of(site, self.call, self.disclosure)
 
     def _gives(self, cells: Cells, shapes: Mapping[str, tuple[int, ...]], verdict: Verdict, has: Any) -> Arrays:
         if not cells.partly and len(verdict.reasons) > 1:  # sets without a record hold nothing back

@@ -9,7 +9,7 @@ are not made: what is counted comes first, and small clusters keep the centre th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,7 @@ from sklearn.mixture import GaussianMixture
 
 from infl.data.consortium import alongside
 from infl.sums import run_sums
+from infl.sums.disclosure import settled
 from infl.sums.mixture import FEWEST
 from infl.tl._cluster_sums import (
     Shares,
@@ -73,7 +74,8 @@ def kmeans(
     runs = (
         _lloyd(latents, means, max_iter, tol, total, key) for means in _beginnings(latents, k, n_init, total, seed, key)
     )
-    return min(runs, key=lambda run: run.score)
+    best = min(runs, key=lambda run: run.score)
+    return replace(best, labels=dict(settled(best.labels)))
 
 
 def mixture(
@@ -143,16 +145,22 @@ def _halved(
         random = None if rng is None else axes @ (np.sqrt(np.maximum(values, 0)) * rng.standard_normal(len(values)))
         axis = axes[:, -1] if random is None else random
         above = {site: (labels[site] == cut) & ((x - mean) @ axis > 0) for site, x in latents.items()}
-        masks = {site: (mask, labels[site] == cut) for site, mask in above.items()}
+        parted = settled({site: np.where(mask, len(clusters), labels[site]) for site, mask in above.items()})
+        masks = {site: (own == len(clusters), labels[site] == cut) for site, own in parted.items()}
         n_above, n_all = run_sums([halves()], alongside(latents, masks), key, about="cluster")["n"]
-        if min(n_above, n_all - n_above) < FEWEST:
+        if not min(n_above, n_all - n_above) >= FEWEST:
             closed.add(cut)
             continue
-        for site, mask in above.items():
-            labels[site][mask] = len(clusters)
-        for which in (cut, len(clusters)):
-            found = _moments(latents, {site: (labels[site] == which).astype(float) for site in latents}, key)
-            clusters[which : which + 1] = [found]
+        of_halves = [
+            _moments(latents, {site: (own == which).astype(float) for site, own in parted.items()}, key)
+            for which in (cut, len(clusters))
+        ]
+        if any(np.isnan(n) for n, _, _ in of_halves):  # closed by rules of disclosure
+            closed.add(cut)
+            continue
+        labels = dict(parted)
+        clusters[cut] = of_halves[0]
+        clusters.append(of_halves[1])
     means = np.array([mean for _, mean, _ in clusters])
     if len(means) < k:  # too few observations to halve on: copies are moved apart a little, and stay empty or not
         more = np.random.default_rng(len(means)).integers(0, len(means), k - len(means))
@@ -169,7 +177,7 @@ def _lloyd(
     k = len(means)
     labels: dict[str, np.ndarray] = {}
     for _ in range(max_iter):
-        before, labels = labels, {site: _nearest(x, means) for site, x in latents.items()}
+        before, labels = labels, _labelled(latents, means)
         pairs = alongside(latents, {site: (of, labels[site]) for site, of in before.items()})
         if before and not run_sums([changed()], pairs, key, about="cluster")["changed"]:
             break
@@ -178,9 +186,14 @@ def _lloyd(
         shift, means = ((moved - means) ** 2).sum(), moved
         if shift <= tol * total.var.mean():
             break
-    labels = {site: _nearest(x, means) for site, x in latents.items()}
+    labels = _labelled(latents, means)
     each = alongside(latents, {site: (x - means[labels[site]]) ** 2 for site, x in latents.items()})
     return Centres(means, float(run_sums([distances()], each, key, about="cluster")["score"]), labels)
+
+
+def _labelled(latents: Latents, means: np.ndarray) -> dict[str, np.ndarray]:
+    """The nearest centre of each observation, or the one that rules of disclosure allow it."""
+    return dict(settled({site: _nearest(x, means) for site, x in latents.items()}))
 
 
 def _of(latents: Latents, shares: Mapping[str, np.ndarray]) -> Mapping[str, Shares]:
@@ -197,7 +210,8 @@ def _means(
     """Means (k, d) and numbers (k,) of clusters; small ones keep their means, and their sums are never made."""
     found = run_sums([numbers(len(means)), coordinates(*means.shape)], _of(latents, shares), key, about="cluster")
     n, enough, total = found["n"], enough_of(found["n"]), found["sum"]
-    return np.where(enough[:, None], total / np.maximum(n, 1e-12)[:, None], means), n
+    known = enough[:, None] & ~np.isnan(total)
+    return np.where(known, total / np.maximum(n, 1e-12)[:, None], means), np.nan_to_num(n)
 
 
 # -- mixtures -----------------------------------------------------------------------------------------------------------

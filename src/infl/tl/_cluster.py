@@ -16,7 +16,9 @@ from infl.data.coordinates import coordinates
 from infl.data.copy import own
 from infl.data.sites import over_sites
 from infl.errors import DataError, SettingsError
+from infl.pp._moments import whole_numbers
 from infl.sums import n_observations, run_sums
+from infl.sums.disclosure import refuse_under_rules
 from infl.sums.mixture import FEWEST
 from infl.tl._centres import Latents, kmeans, mixture
 from infl.tl._cluster_sums import sizes
@@ -33,6 +35,7 @@ CLUSTER_METHODS = {"kmeans": kmeans, "gmm": mixture, "ward": ward}
 
 @over_sites(
     between=True,
+    ruled=True,
     n_clusters=Whole(none=True),
     method=Choice((*CLUSTER_METHODS, "leiden")),
     use_rep=Text(says="the name of an array in obsm"),
@@ -127,6 +130,7 @@ def cluster(
         raise SettingsError(
             "method 'leiden' sends centroids that are not sealed: between hospitals, give 'kmeans' or 'gmm'"
         )
+    refuse_under_rules(f"cluster with method {method!r}", method != "kmeans")
     labels: Mapping[str, np.ndarray]
     latents = coordinates(sites, use_rep, role="use_rep")
     sizes_of = alongside(sites, {site: len(x) for site, x in latents.items()})
@@ -156,8 +160,9 @@ def cluster(
             n_parameters = k * d + k * d * (d + 1) // 2 + k - 1
             facts["bic"] = 2 * found.score + n_parameters * np.log(n_obs)
 
-    n_of = run_sums([sizes(len(means))], alongside(sites, labels), key, about="cluster")["n"].astype(int)
-    order = np.argsort(-n_of, kind="stable")
+    n_of = run_sums([sizes(len(means))], alongside(sites, labels), key, about="cluster")["n"]
+    n_of = whole_numbers(n_of)
+    order = np.argsort(-np.nan_to_num(n_of), kind="stable")
     rank = np.argsort(order, kind="stable")
     if method == "gmm":
         facts |= {"covariances": found.covariances[order], "weights": found.weights[order]}  # type: ignore[index]

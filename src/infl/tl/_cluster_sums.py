@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from infl.sums import COUNT_SCALE, FINE_SCALE, WIDE_SCALE, FederatedSum, State
+from infl.sums.cells import Cells, everyone
 from infl.sums.mixture import FEWEST
 from infl.sums.shape import Arrays
 
@@ -28,6 +30,16 @@ def enough_of(n: np.ndarray) -> np.ndarray:
     return n >= FEWEST - 0.5
 
 
+def _clustered(n_sets: int, **more: Any) -> Cells:
+    """What stands behind sums over the observations of each of several clusters; a site is its :class:`Shares`."""
+    return Cells(
+        sets=lambda own, _: (own.of > 0).reshape(len(own.of), n_sets).T,
+        labels=tuple(f"cluster {number}" for number in range(n_sets)) if n_sets > 1 else (),
+        partly=True,
+        **more,
+    )
+
+
 def halves() -> FederatedSum:
     """Return how many observations of a cluster lie above its mean along an axis; a site is two masks of its own."""
     return FederatedSum(
@@ -39,6 +51,7 @@ def halves() -> FederatedSum:
         scale=COUNT_SCALE,
         records=lambda masks, _: {"n": np.array([mask.sum() for mask in masks])},
         sensitivity={"n": 1},
+        cells=Cells(sets=lambda masks, _: np.stack(masks), of={"n": np.arange(2)}, partly=True),
     )
 
 
@@ -53,6 +66,7 @@ def changed() -> FederatedSum:
         scale=COUNT_SCALE,
         records=lambda labels, _: len(labels[0]),
         sensitivity={"n": 1},
+        cells=everyone(lambda labels: len(labels[0])),
     )
 
 
@@ -71,6 +85,7 @@ def cluster_moments(d: int) -> FederatedSum:
         scale={"sum": FINE_SCALE, "products": FINE_SCALE},
         records=lambda own, _: np.count_nonzero(own.of),
         sensitivity={"n": 1},
+        cells=_clustered(1, features=d, panel="coordinates", parameters=d),
     )
 
 
@@ -84,6 +99,7 @@ def numbers(k: int) -> FederatedSum:
         says="number of observations of each cluster; in a mixture, of parts of observations",
         records=lambda own, _: {"n": np.count_nonzero(own.of, axis=0)},
         sensitivity={"n": 1},
+        cells=_clustered(k, of={"n": np.arange(k)}),
     )
 
 
@@ -93,6 +109,7 @@ def coordinates(k: int, d: int) -> FederatedSum:
         name="sums",
         shapes={"sum": (k, d)},
         local=lambda own, state: {"sum": (own.of * enough_of(state["n"])).T @ own.x},
+        cells=_clustered(k, of={"sum": np.arange(k)[:, None]}, features=d, panel="coordinates"),
         combine=_taken,
         says=f"sums of the coordinates of each cluster's observations, where it has {FEWEST} or more",
         scale=FINE_SCALE,
@@ -131,6 +148,7 @@ def score(name: str, says: str) -> FederatedSum:
         says=says,
         scale=WIDE_SCALE,
         records=lambda each, _: len(each),
+        cells=everyone(len),
     )
 
 
@@ -155,4 +173,10 @@ def sizes(k: int) -> FederatedSum:
         scale=COUNT_SCALE,
         records=lambda labels, _: {"n": np.bincount(labels, minlength=k)},
         sensitivity={"n": 1},
+        cells=Cells(
+            sets=lambda labels, _: labels == np.arange(k)[:, None],
+            of={"n": np.arange(k)},
+            labels=tuple(f"cluster {number}" for number in range(k)),
+            partly=True,
+        ),
     )

@@ -13,7 +13,7 @@ from infl.pp._largest import contributions
 from infl.pp._matrix import SiteMatrix
 from infl.pp._moments import column_sums, power_of_two
 from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, State
-from infl.sums.cells import Cells, Sizes
+from infl.sums.cells import Cells, Sizes, small_numbers
 from infl.sums.disclosure import persons_of
 from infl.sums.shape import Arrays
 
@@ -146,8 +146,7 @@ def group_sums(k: int, n_vars: int, *, nonzero: bool = False, labels: Sequence[s
         found = {"sum": site.largest(rules)}
         if nonzero:  # fewer than k with a value, or without one, are told by a number of them
             n = _nonzero(site)
-            fewer = np.minimum(n, site.n - n)
-            found["nonzero"] = np.where(fewer > 0, rules.dominance * (rules.k - 0.5), 0), fewer
+            found["nonzero"] = small_numbers(np.minimum(n, site.n - n), rules)
         return found
 
     def cells(of: dict[str, Any], features: int, **more: Any) -> Cells:

@@ -1,0 +1,235 @@
+"""Functions of sums under rules of disclosure: what is open has the bits that it has without them, what is closed is NaN."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy import sparse
+from tests.threads import at_every_site
+
+import infl
+from infl.errors import DataError, SettingsError
+from infl.keys import Keyring
+from infl.pp._median import federated_median
+from infl.privacy import Disclosure, DisclosureRules
+
+pytestmark = pytest.mark.filterwarnings("ignore:zero-centering a sparse matrix")
+KEY = Keyring.create()
+NOTHING = DisclosureRules(
+    k=1, dominance=1, min_holders=1, colluders=0, features_per_record=np.inf, records_per_parameter=0
+)
+LOOSE = DisclosureRules(features_per_record=np.inf)
+
+
+def counts(n_obs: int = 80, n_vars: int = 20) -> dict[str, AnnData]:
+    """Counts at three sites, sparse at one; the last feature is rare."""
+    rng = np.random.default_rng(0)
+    depth = rng.gamma(4.0, 1.0, (3, n_obs, 1))
+    kind = rng.integers(0, 2, (3, n_obs, 1))
+    x = rng.poisson(depth * np.linspace(0.3, 3.0, n_vars) * np.where(np.arange(n_vars) < 5, 1 + 4 * kind, 1)).astype(
+        "f4"
+    )
+    x[:, :, -1] = 0
+    names = pd.DataFrame(index=[f"gene {i}" for i in range(n_vars)])
+    return {
+        f"site_{s}": AnnData(
+            sparse.csr_matrix(x[s]) if s == 1 else x[s],
+            obs=pd.DataFrame(index=[f"{s} {i}" for i in range(n_obs)]),
+            var=names.copy(),
+        )
+        for s in range(3)
+    }
+
+
+def logarithms() -> dict[str, AnnData]:
+    sites = counts()
+    infl.pp.normalize_total(sites, target_sum=20)
+    infl.pp.log1p(sites)
+    return sites
+
+
+def with_components() -> dict[str, AnnData]:
+    sites = logarithms()
+    infl.pp.pca(sites, n_comps=4)
+    return sites
+
+
+Step = Callable[[Any], Any]
+STEPS: dict[str, tuple[Callable[[], dict[str, AnnData]], Step]] = {
+    "qc_summary": (counts, lambda sites: infl.pp.qc_summary(sites, inplace=True, key=KEY)),
+    "normalize_total": (
+        counts,
+        lambda sites: infl.pp.normalize_total(sites, exclude_highly_expressed=True, max_fraction=0.5, key=KEY),
+    ),
+    "log1p": (counts, lambda sites: infl.pp.log1p(sites, key=KEY)),
+    "hvg seurat": (logarithms, lambda sites: infl.pp.highly_variable_genes(sites, n_top_genes=5, key=KEY)),
+    "hvg cell_ranger": (
+        logarithms,
+        lambda sites: infl.pp.highly_variable_genes(sites, n_top_genes=5, flavor="cell_ranger", key=KEY),
+    ),
+    "hvg seurat_v3": (
+        counts,
+        lambda sites: infl.pp.highly_variable_genes(sites, n_top_genes=5, flavor="seurat_v3", span=1.0, key=KEY),
+    ),
+    "scale": (logarithms, lambda sites: infl.pp.scale(sites, key=KEY)),
+    "pca": (logarithms, lambda sites: infl.pp.pca(sites, n_comps=4, key=KEY)),
+    "pca of directions": (
+        logarithms,
+        lambda sites: infl.pp.pca(sites, n_comps=4, svd_solver="randomized", key=KEY),
+    ),
+    "pca uncentred": (logarithms, lambda sites: infl.pp.pca(sites, n_comps=4, zero_center=False, key=KEY)),
+    "cluster": (with_components, lambda sites: infl.tl.cluster(sites, 3, use_rep="X_pca", n_init=2, key=KEY)),
+}
+
+
+def state(adata: AnnData) -> dict[str, Any]:
+    """All that a function may have written."""
+    x = adata.X.toarray() if sparse.issparse(adata.X) else np.asarray(adata.X)
+    tables = {f"obs {c}": adata.obs[c].to_numpy() for c in adata.obs} | {
+        f"var {c}": adata.var[c].to_numpy() for c in adata.var
+    }
+    found = (
+        {"X": x, **tables}
+        | {f"obsm {k}": v for k, v in adata.obsm.items()}
+        | {f"varm {k}": v for k, v in adata.varm.items()}
+    )
+    return found | {
+        f"uns {k} {n}": v for k, of in adata.uns.items() for n, v in of.items() if isinstance(v, np.ndarray)
+    }
+
+
+def assert_same(found: AnnData, expected: AnnData) -> None:
+    a, b = state(found), state(expected)
+    assert list(a) == list(b)
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_rules_that_ask_for_nothing_change_no_bit(name: str) -> None:
+    make, step = STEPS[name]
+    plain, ruled = make(), make()
+    step(plain)
+    with Disclosure(NOTHING):
+        step(ruled)
+    for site in plain:
+        assert_same(ruled[site], plain[site])
+
+
+@pytest.mark.parametrize("name", ["normalize_total", "hvg seurat", "pca", "cluster"])
+def test_each_process_computes_what_one_process_computes(name: str) -> None:
+    make, step = STEPS[name]
+    together, apart = make(), make()
+    with Disclosure(LOOSE):
+        step(together)
+    with Disclosure(LOOSE):
+        found, _ = at_every_site(step, apart, KEY)
+    assert not any(isinstance(of_site, BaseException) for of_site in found.values()), found
+    for site in together:
+        assert_same(apart[site], together[site])
+
+
+def test_the_median_stops_before_it_tells_of_fewer_than_k() -> None:
+    rng = np.random.default_rng(0)
+    values = {f"site_{s}": rng.gamma(4.0, 100.0, (500, 1)) for s in range(3)}
+    objects = {
+        site: AnnData(column, obs=pd.DataFrame(index=[f"{site} {i}" for i in range(500)]))
+        for site, column in values.items()
+    }
+    from infl.data.asked import asking
+
+    exact = float(np.median(np.concatenate(list(values.values()))))
+    with Disclosure(LOOSE), asking("median", objects):
+        found = float(federated_median(values, KEY)[0])
+    assert found != exact and found == pytest.approx(exact, rel=0.05)
+    values["site_0"][:3] = [[1e-9], [1e9], [-5.0]]  # a few that are far off do not move it
+    with Disclosure(LOOSE), asking("median", objects):
+        assert float(federated_median(values, KEY)[0]) == pytest.approx(exact, rel=0.05)
+    rounded = {
+        site: np.clip(np.round(column, -2), 200, 600) for site, column in values.items()
+    }  # many have the same value
+    with Disclosure(LOOSE), asking("median", objects):
+        assert federated_median(rounded, KEY)[0] == np.median(np.concatenate(list(rounded.values())))
+
+
+def test_empty_observations_are_too_few_to_be_told_of() -> None:
+    sites = counts()
+    sites["site_0"].X[:2] = 0
+    with Disclosure(LOOSE), pytest.raises(DataError, match="nothing is opened"):
+        infl.pp.normalize_total(sites, key=KEY)
+
+
+def test_a_feature_that_one_record_has_is_closed_in_all_functions() -> None:
+    sites = logarithms()
+    sites["site_0"].X[3, -1] = 2.0
+    with Disclosure(LOOSE):
+        quality = infl.pp.qc_summary(sites, key=KEY).features.loc["gene 19"]
+        infl.pp.highly_variable_genes(sites, n_top_genes=20, key=KEY)
+        infl.pp.pca(sites, n_comps=4, key=KEY)
+        infl.pp.scale(sites, key=KEY)
+    assert quality[["n_cells_by_counts", "mean_counts", "total_counts"]].isna().all()
+    for adata in sites.values():
+        assert np.isnan(adata.var.loc["gene 19", ["means", "mean", "std"]].astype(float)).all()
+        assert not adata.var.loc["gene 19", "highly_variable"]
+        assert not adata.varm["PCs"][-1].any() and np.isfinite(adata.obsm["X_pca"]).all()
+        x = adata.X.toarray() if sparse.issparse(adata.X) else adata.X
+        assert not x[:, -1].any() and np.isfinite(x).all()
+        assert adata.var["means"].isna().sum() == 1
+
+
+def test_few_values_above_the_bound_of_the_regression_are_not_told_of() -> None:
+    sites = counts()
+    sites["site_0"].X[:2, 7] = 400.0
+    open_, closed = sites, {site: adata.copy() for site, adata in sites.items()}
+    STEPS["hvg seurat_v3"][1](open_)
+    with Disclosure(LOOSE):
+        STEPS["hvg seurat_v3"][1](closed)
+    norm = closed["site_1"].var["variances_norm"]
+    assert np.isnan(norm["gene 7"]) and not closed["site_1"].var["highly_variable"]["gene 7"]
+    pd.testing.assert_series_equal(norm.drop("gene 7"), open_["site_1"].var["variances_norm"].drop("gene 7"))
+
+
+def test_components_of_too_few_records_are_not_computed() -> None:
+    sites = {site: adata[:50].copy() for site, adata in logarithms().items()}
+    with (
+        Disclosure(LOOSE),
+        pytest.raises(DataError, match="pca: products: nothing is opened, since fewer than 3 sites"),
+    ):
+        infl.pp.pca(sites, n_comps=4, key=KEY)
+    assert "X_pca" not in sites["site_0"].obsm
+
+
+def test_clusters_move_by_k_and_can_be_asked_about_afterwards() -> None:
+    plain, ruled = with_components(), with_components()
+    STEPS["cluster"][1](plain)
+    with Disclosure(LOOSE) as rules:
+        STEPS["cluster"][1](ruled)
+        infl.tl.rank_genes_groups(ruled, "infl_cluster", key=KEY)
+    scores = pd.DataFrame(ruled["site_0"].uns["rank_genes_groups"]["scores"])
+    assert scores.notna().any().all()
+    same = [
+        (plain[s].obs["infl_cluster"].astype(str) == ruled[s].obs["infl_cluster"].astype(str)).mean() for s in plain
+    ]
+    assert np.mean(same) > 0.8
+    for site in ruled:
+        atoms = np.unique(rules.register(site)._records.atom, return_counts=True)[1]
+        assert atoms.min() >= 5
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda sites: infl.pp.highly_variable_genes(sites, batch_key="site"),
+        lambda sites: infl.tl.cluster(sites, 3, use_rep="X_pca", method="gmm"),
+        lambda sites: infl.tl.cluster(sites, use_rep="X_pca", method="leiden"),
+    ],
+    ids=["batches", "mixture", "leiden"],
+)
+def test_options_without_rules_are_refused_before_any_work(ask: Step) -> None:
+    sites = with_components()
+    with Disclosure(LOOSE) as rules, pytest.raises(SettingsError, match="not yet under disclosure rules"):
+        ask(sites)
+    assert not rules._registers
