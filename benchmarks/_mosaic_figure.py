@@ -9,7 +9,7 @@ from matplotlib.colors import ListedColormap
 
 import infl
 from infl.models.mosaic.modalities import KINDS
-from infl.pl._style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
+from infl.pl.colours import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 from mosaic import fit, folds, without
 
 COLOURS = ListedColormap([SKY, ORANGE, GREEN, PURPLE, VERMILION])

@@ -160,7 +160,7 @@ def shares(table: Table) -> None:
 
 def draw() -> None:
     """Draw accuracy over ε with the spread over seeds, as it was saved."""
-    from infl.pl._style import GREY, ORANGE, WITH_KEY_COLOUR, WITHOUT_KEY_COLOUR
+    from infl.pl.colours import GREY, ORANGE, WITH_KEY_COLOUR, WITHOUT_KEY_COLOUR
 
     rows = {row["what"]: row for row in json.loads((RESULTS / "audit.json").read_text())["rows"]}
     figure, axes = plt.subplots(1, len(CURVES), figsize=(9, 3.6), sharey=True, layout="constrained")

@@ -21,10 +21,10 @@ import torch
 import infl
 from _evidence import DATA_SETS, Estimate, paired, resplits_with
 from _table import Table
+from infl.federation.held_out import folds
 from infl.models import Classifier
+from infl.models.locked.outputs import infer
 from infl.models.pooling import pool
-from infl.tl._fold import folds
-from infl.tl._predict import infer
 from panels import panel_sites, use_data_folder
 
 SEEDS = range(10)

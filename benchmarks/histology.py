@@ -30,9 +30,9 @@ from infl.keys import Keyring
 from infl.models.histology import Histology
 from infl.models.histology.expression import log_normalised
 from infl.models.histology.regression import regress
+from infl.models.locked.outputs import infer
 from infl.nn.published import STRENGTH
 from infl.sums import SiteView, run_sums
-from infl.tl._predict import infer
 from panels import use_data_folder
 
 SEEDS = int(os.environ.get("INFL_BENCH_SEEDS", "5"))

@@ -18,8 +18,8 @@ from infl.federation.seeds import generator
 from infl.keys import Keyring
 from infl.models import Classifier
 from infl.models.labelled import stratified_split
+from infl.models.locked.outputs import infer
 from infl.tl._calibrate import _Probe
-from infl.tl._predict import infer
 from panels import PANELS, panel_sites, use_data_folder
 
 SEEDS = int(os.environ.get("INFL_BENCH_SEEDS", "10"))

@@ -37,11 +37,11 @@ from _table import Table
 from infl._mudata import without_pull
 from infl.federation.run import FederatedRun
 from infl.keys import Keyring
+from infl.models.locked.outputs import infer
 from infl.models.mosaic.latent import fused
 from infl.models.mosaic.modalities import KINDS
 from infl.models.neighbours import averaging, sections_of
 from infl.nn.published import STRENGTH
-from infl.tl._predict import infer
 
 SEEDS = int(os.environ.get("INFL_BENCH_SEEDS", "5"))
 PAIRS = {"rna": ("s1", "s2"), "adt": ("s1", "s3")}

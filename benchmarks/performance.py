@@ -205,7 +205,7 @@ def draw_parts(results: dict[str, tuple[dict[str, float], dict[str, float]]]) ->
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    from infl.pl._style import CYCLE, GREY
+    from infl.pl.colours import CYCLE, GREY
 
     shown = list(dict.fromkeys(part for shares, _ in results.values() for part in shares))
     largest = {part: max(shares.get(part, 0.0) for shares, _ in results.values()) for part in shown}

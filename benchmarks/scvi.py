@@ -37,9 +37,9 @@ from _table import Table
 from infl.federation.seeds import generator
 from infl.keys import Keyring
 from infl.models.locked import LockedModel
+from infl.models.locked.outputs import infer
 from infl.models.scvi import Scvi
 from infl.models.task import ADAM_EPS, Step
-from infl.tl._predict import infer
 
 SEEDS = int(os.environ.get("INFL_BENCH_SEEDS", "5"))
 ROUNDS = int(os.environ.get("INFL_BENCH_ROUNDS", "30"))

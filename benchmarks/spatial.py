@@ -23,8 +23,8 @@ from sklearn.mixture import GaussianMixture
 import infl
 from _table import Table
 from infl.keys import Keyring
+from infl.models.locked.outputs import infer
 from infl.models.neighbours import averaging, sections_of
-from infl.tl._predict import infer
 from panels import use_data_folder
 
 SEEDS = int(os.environ.get("INFL_BENCH_SEEDS", "5"))

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 import infl
 from _table import Table
-from infl._threads import one_thread
 from infl.attacks import AuditContext, Finding, Status, load_attack, sum_membership
 from infl.attacks._kit.one_run_bound import (
     correct_guesses,
@@ -54,7 +54,7 @@ def findings(name: str, context: AuditContext) -> list[Finding]:
     attack: Any = load_attack(name)
     if name in FEW:
         attack.n_trials = FEW[name]
-    with one_thread():
+    with threadpool_limits(1):
         return attack.run(context)
 
 

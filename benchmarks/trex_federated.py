@@ -22,9 +22,9 @@ from _table import Table
 from infl.federation.run import FederatedRun
 from infl.federation.seeds import generator
 from infl.keys import Keyring
+from infl.models.locked.outputs import infer
 from infl.models.registry import make_task
 from infl.models.task import Step
-from infl.tl._predict import infer
 
 TASKS = ["region", "section"]
 OPTIONS: dict[str, Any] = {"length": LENGTH, "lr": 3e-3}

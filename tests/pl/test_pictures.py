@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 import infl
 from infl.errors import DataError, FileError, SettingsError
-from infl.pl import _style
+from infl.pl import colours
 
 METHODS = {
     "pooled": 0.97,
@@ -317,9 +317,9 @@ def test_compare_has_a_row_a_method_in_the_colour_of_its_family(comparison):
     ax = infl.pl.compare(comparison)
     drawn = dots(ax)
     assert [drawn[i][1] for i in range(9)] == list(METHODS.values())
-    colours = [drawn[i][0].upper() for i in range(9)]
-    grey, blue, red = _style.GREY.upper(), _style.BLUE, _style.VERMILION
-    assert colours == [grey, grey, grey, blue, red, red, blue, red, grey]
+    drawn_in = [drawn[i][0].upper() for i in range(9)]
+    grey, blue, red = colours.GREY.upper(), colours.BLUE, colours.VERMILION
+    assert drawn_in == [grey, grey, grey, blue, red, red, blue, red, grey]
     assert ax.get_yticklabels()[4].get_text() == "infl, wrong key"
     assert "chance" in legend(ax)
     assert ax.get_xlabel() == "balanced accuracy (mean ± sd of 5 seeds)"
@@ -361,26 +361,26 @@ def marked(ax, colour):
 
 def test_audit_marks_what_learns_something(attacks):
     ax = infl.pl.audit(attacks)
-    assert marked(ax, _style.VERMILION) == pytest.approx({0: 0.93, 1: 0.40, 5: 0.57})
-    assert marked(ax, _style.BLUE) == pytest.approx({2: 0.0, 3: 0.27, 4: 0.61})
+    assert marked(ax, colours.VERMILION) == pytest.approx({0: 0.93, 1: 0.40, 5: 0.57})
+    assert marked(ax, colours.BLUE) == pytest.approx({2: 0.0, 3: 0.27, 4: 0.61})
     assert legend(ax) == ["chance", "learns nothing", "learns something", "unprotected run"]
 
 
 def test_audit_believes_the_table(attacks):
     attacks["status"] = ["at chance", "leaks"] * 3
-    assert set(marked(infl.pl.audit(attacks), _style.VERMILION)) == {1, 3, 5}
+    assert set(marked(infl.pl.audit(attacks), colours.VERMILION)) == {1, 3, 5}
     limits = attacks.drop(columns="status").assign(
         chance_low=attacks["chance"] - 0.5, chance_high=attacks["chance"] + 0.5
     )
-    assert set(marked(infl.pl.audit(limits), _style.VERMILION)) == {0}
+    assert set(marked(infl.pl.audit(limits), colours.VERMILION)) == {0}
 
 
 def test_audit_shows_what_was_not_promised_in_another_colour(attacks):
     attacks["status"] = ["holds", "leak", "not promised", "not judged", "holds", "not promised"]
     ax = infl.pl.audit(attacks)
-    assert set(marked(ax, _style.VERMILION)) == {1}
-    assert set(marked(ax, _style.ORANGE)) == {2, 5}
-    assert {0, 4} == set(marked(ax, _style.BLUE))
+    assert set(marked(ax, colours.VERMILION)) == {1}
+    assert set(marked(ax, colours.ORANGE)) == {2, 5}
+    assert {0, 4} == set(marked(ax, colours.BLUE))
     assert "learns something, nothing was promised" in legend(ax)
     assert "not judged" in legend(ax) and not [text for text in legend(ax) if "nothing:" in text or "shows" in text]
 
@@ -389,8 +389,8 @@ def test_audit_shows_what_is_undecided_with_its_interval(attacks):
     attacks["status"] = ["holds", "leak", "inconclusive", "cannot tell", "holds", "holds"]
     attacks["low"], attacks["high"] = attacks["value"] - 0.1, attacks["value"] + 0.2
     ax = infl.pl.audit(attacks)
-    assert set(marked(ax, _style.GREY)) >= {2, 3}
-    assert {0, 4, 5} == set(marked(ax, _style.BLUE))
+    assert set(marked(ax, colours.GREY)) >= {2, 3}
+    assert {0, 4, 5} == set(marked(ax, colours.BLUE))
     assert {"inconclusive", "cannot tell"} <= set(legend(ax))
     ends = [path.vertices for lines in ax.collections for path in lines.get_paths() if len(path.vertices) == 2]
     for y, value in enumerate(attacks["value"]):
@@ -402,7 +402,7 @@ def test_audit_of_large_values_uses_a_scale_for_each_row(attacks):
     attacks.loc[1, "control"] = np.nan
     ax = infl.pl.audit(attacks)
     assert ax.get_xlabel() == "0: chance, 1: unprotected run"
-    assert marked(ax, _style.VERMILION)[0] == pytest.approx(0.5)
+    assert marked(ax, colours.VERMILION)[0] == pytest.approx(0.5)
 
 
 def test_audit_of_something_else(attacks):

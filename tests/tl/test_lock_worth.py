@@ -7,8 +7,8 @@ import infl
 from infl.attacks.keys import one_bit_off
 from infl.errors import SettingsError
 from infl.keys import Keyring
+from infl.models.locked.outputs import infer
 from infl.models.pooling import pool
-from infl.tl._predict import infer
 
 FIT = {"progress": False}
 

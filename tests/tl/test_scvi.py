@@ -10,7 +10,7 @@ from tests.models.scvi.conftest import SMALL, cells_of_three_fitted, genes, thre
 import infl
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.federation.run import FederatedRun
-from infl.tl._predict import infer
+from infl.models.locked.outputs import infer
 
 pytestmark = pytest.mark.needs("scvi")
 

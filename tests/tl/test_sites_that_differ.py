@@ -9,7 +9,7 @@ from anndata import AnnData
 import infl
 from infl.errors import SettingsError
 from infl.models.classifier import Classifier
-from infl.tl._predict import infer
+from infl.models.locked.outputs import infer
 
 OPTIONS = {"target": "label", "width": 8, "n_blocks": 1, "rounds": 20, "lr": 1e-2, "progress": False}
 

@@ -102,8 +102,8 @@ def _keys_table(run: FederatedRun, test: dict[str, AnnData], key: object) -> pd.
     import pandas as pd
 
     from infl.keys import Keyring
+    from infl.models.locked.outputs import infer
     from infl.models.pooling import pool
-    from infl.tl._predict import infer
 
     together = pool(test)
     task, panel = run.model.header.build_task(), run.model.header.panel

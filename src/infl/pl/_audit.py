@@ -7,19 +7,8 @@ from matplotlib.lines import Line2D
 
 from infl._tables import label_of
 from infl.attacks import Status
-from infl.pl._style import (
-    BLACK,
-    GREY,
-    ORANGE,
-    PALE,
-    WITH_KEY_COLOUR,
-    WITHOUT_KEY_COLOUR,
-    axes,
-    legend_above,
-    need_columns,
-    picture,
-    rows,
-)
+from infl.pl._style import axes, legend_above, need_columns, picture, rows
+from infl.pl.colours import BLACK, GREY, ORANGE, PALE, WITH_KEY_COLOUR, WITHOUT_KEY_COLOUR
 
 _MARGIN = 0.10  # of the way from chance to the unprotected run; what the table's `status` decides where it has one
 _LOOKS = {

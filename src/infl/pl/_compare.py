@@ -7,18 +7,8 @@ from matplotlib.lines import Line2D
 from infl._tables import bare, label_of, method_label
 from infl.errors import DataError
 from infl.models.task import LOWER_IS_BETTER
-from infl.pl._style import (
-    GREY,
-    PALE,
-    REFERENCE_COLOUR,
-    WITH_KEY_COLOUR,
-    WITHOUT_KEY_COLOUR,
-    axes,
-    legend_above,
-    need_columns,
-    picture,
-    rows,
-)
+from infl.pl._style import axes, legend_above, need_columns, picture, rows
+from infl.pl.colours import GREY, PALE, REFERENCE_COLOUR, WITH_KEY_COLOUR, WITHOUT_KEY_COLOUR
 
 _FAMILIES = {
     "with the key": (WITH_KEY_COLOUR, "o", ("infl", "published", "published_own_epochs")),

@@ -9,7 +9,8 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from infl._parameters import Flag
 from infl.errors import DataError
-from infl.pl._style import BLUE, GREY, PALE, REFERENCE_COLOUR, axes, need_columns, picture, rows
+from infl.pl._style import axes, need_columns, picture, rows
+from infl.pl.colours import BLUE, GREY, PALE, REFERENCE_COLOUR
 
 _WHAT = "pl.forest draws the table of what infl.tl.cox or infl.tl.glm returns"
 

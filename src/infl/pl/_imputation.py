@@ -14,7 +14,8 @@ from mudata import MuData
 from infl._parameters import DATA, Text
 from infl.data.columns import shortlist
 from infl.errors import DataError
-from infl.pl._style import BLUE, GREY, ORANGE, axes, picture
+from infl.pl._style import axes, picture
+from infl.pl.colours import BLUE, GREY, ORANGE
 
 _MARKED = ("best", "middle", "worst")
 

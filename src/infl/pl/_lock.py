@@ -7,7 +7,8 @@ from matplotlib.lines import Line2D
 
 from infl._tables import label_of
 from infl.errors import DataError
-from infl.pl._style import GREY, PURPLE, WITH_KEY_COLOUR, WITHOUT_KEY_COLOUR, axes, legend_above, need_columns, picture
+from infl.pl._style import axes, legend_above, need_columns, picture
+from infl.pl.colours import GREY, PURPLE, WITH_KEY_COLOUR, WITHOUT_KEY_COLOUR
 
 _WHAT = "pl.lock draws a table with the columns strength, who and balanced_accuracy"
 _LOOKS = {

@@ -10,7 +10,8 @@ from matplotlib.ticker import MaxNLocator
 
 from infl._tables import label_of
 from infl.errors import DataError, InflError
-from infl.pl._style import GREY, PALE, WITH_KEY_COLOUR, axes, legend_above, need_columns, picture
+from infl.pl._style import axes, legend_above, need_columns, picture
+from infl.pl.colours import GREY, PALE, WITH_KEY_COLOUR
 
 
 @picture()

@@ -18,21 +18,8 @@ from infl.data.columns import obs_column
 from infl.data.labels import label_text
 from infl.data.sites import as_sites
 from infl.data.units import units_of
-from infl.pl._style import (
-    BLACK,
-    BLUE,
-    CYCLE,
-    ORANGE,
-    PALE,
-    REFERENCE_COLOUR,
-    SKY,
-    WITH_KEY_COLOUR,
-    axes,
-    legend_above,
-    natural,
-    picture,
-    rows,
-)
+from infl.pl._style import axes, legend_above, natural, picture, rows
+from infl.pl.colours import BLACK, BLUE, CYCLE, ORANGE, PALE, REFERENCE_COLOUR, SKY, WITH_KEY_COLOUR
 from infl.pp._matrix import SiteMatrix, presence
 from infl.pp._moments import federated_moments
 

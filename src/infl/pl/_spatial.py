@@ -14,8 +14,9 @@ from infl._parameters import OTHER_COLUMN, Real, Text, Whole
 from infl.data.labels import label_text
 from infl.errors import DataError, MissingExtraError
 from infl.models.neighbours import sections_of
-from infl.pl._style import CYCLE, natural, picture, unit_of, wrapped
 from infl.pl._style import axes as axes_of
+from infl.pl._style import natural, picture, unit_of, wrapped
+from infl.pl.colours import CYCLE
 
 if TYPE_CHECKING:
     from anndata import AnnData

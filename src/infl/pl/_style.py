@@ -21,24 +21,6 @@ from infl._files import explained
 from infl._parameters import PARAMETERS, Kind, door, shown
 from infl.errors import DataError, FileError, SettingsError
 
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
-    "#000000",
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#F0E442",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-)
-CYCLE = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, YELLOW)
-GREY, PALE = "#7F7F7F", "#D0D0D0"
-
-WITH_KEY_COLOUR = BLUE  # works as it should: the right key, an attack that learns nothing
-WITHOUT_KEY_COLOUR = VERMILION  # wrong key, no key, an attack that learns something
-REFERENCE_COLOUR = GREY  # what the other two are compared with
-
-
 _SHARED = """    show
         Show the figure now, as scanpy has it; default: leave it to the notebook, or to ``plt.show()``.
     save

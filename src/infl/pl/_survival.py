@@ -10,7 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from infl._parameters import Text
-from infl.pl._style import CYCLE, PALE, axes, legend_above, need_columns, picture, wrapped
+from infl.pl._style import axes, legend_above, need_columns, picture, wrapped
+from infl.pl.colours import CYCLE, PALE
 
 _STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 _COLUMNS = ["group", "start", "time", "at_risk", "survival", "lower", "upper"]

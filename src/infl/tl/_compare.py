@@ -17,11 +17,12 @@ from infl._parameters import door
 from infl.data.sites import as_sites
 from infl.errors import DataError, SettingsError
 from infl.federation.agreement import check_classes
+from infl.federation.held_out import folds
 from infl.federation.report import round_bar
 from infl.federation.settings import RunSettings
 from infl.models.registry import make_task
 from infl.tl._comparison import mean_of, not_computed, record, rows_of
-from infl.tl._fold import Fold, folds
+from infl.tl._fold import Fold
 from infl.tl._use import check_modality
 
 if TYPE_CHECKING:

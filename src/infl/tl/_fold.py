@@ -11,16 +11,16 @@ import numpy as np
 
 from infl._threads import one_thread
 from infl._warn import warn
-from infl.errors import DataError, InflWarning, SettingsError
+from infl.errors import DataError, InflWarning
 from infl.federation.agreement import Agreement, check_classes
 from infl.federation.local import run_in_process
 from infl.federation.seeds import generator
 from infl.federation.settings import RunSettings
+from infl.models.locked.outputs import infer, open_model
 from infl.models.pooling import pool
 from infl.nn.published import LOCAL_EPOCHS, PUBLISHED_TASK, STRENGTH
 from infl.tl._comparison import mean_of
 from infl.tl._personalise import personalise
-from infl.tl._predict import infer, open_model
 from infl.tl._use import takes_union
 
 if TYPE_CHECKING:
@@ -38,25 +38,6 @@ LOCK_OF = {"fedavg": "none", "infl": "field", "published": "published", "publish
 """Lock of each run that methods share; a method is named by its run, and by who uses the model."""
 Scores = tuple[dict[str, float], dict[str, dict[str, float]]]
 """Metrics on all held-out observations together, and by site."""
-
-
-def folds(
-    task: Task, tables: Mapping[str, Data], holdout: str, test_share: float, seed: int
-) -> Iterator[tuple[dict[str, Data], dict[str, Data]]]:
-    """Yield what is fitted on, at least one observation of each site, and what is judged on."""
-    if holdout == "site":
-        for site, adata in tables.items():
-            yield {other: a for other, a in tables.items() if other != site}, {site: adata}
-        return
-    held = {s: task.hold_out(a, test_share, generator(seed, "held out", s)) for s, a in tables.items()}
-    for rows in held.values():
-        rows[0] &= not rows.all()
-    if not any(rows.any() for rows in held.values()):
-        raise SettingsError(
-            f"test_share={test_share} holds out no observation of any site: raise it, or holdout='site'"
-        )
-    train = {site: adata[~held[site]].copy() for site, adata in tables.items()}
-    yield train, {site: adata[held[site]].copy() for site, adata in tables.items()}
 
 
 class Fold:

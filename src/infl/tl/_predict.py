@@ -10,77 +10,21 @@ import numpy as np
 
 from infl import _tell
 from infl._parameters import SEVERAL_DATA, door
-from infl._threads import threads_for
 from infl._warn import warn
 from infl.data.check import check_site_names
 from infl.data.copy import in_memory
 from infl.data.sites import as_sites, site_rows
 from infl.errors import SettingsError
 from infl.federation.run import FederatedRun
+from infl.models.locked.outputs import infer
 from infl.models.protocols import Embeds
 from infl.tl._results import all_or_none, check_writable, model_and_key, use_facts
 from infl.tl._use import check_use, with_layer
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-    from mudata import MuData
-    from torch import nn
-
     from infl._types import Data
     from infl.keys import Keyring
     from infl.models.locked import LockedModel
-    from infl.models.task import Sums, Task
-
-
-def open_model(model: LockedModel, key: Keyring | None, *, verify: bool = True) -> tuple[nn.Module, Sums]:
-    """Return the module and the private arrays that a key opens; without `verify` the arrays stay closed."""
-    return model.module(key, verify=verify), model.private_arrays(key if verify else None)
-
-
-def infer(
-    adata: AnnData | MuData,
-    model: LockedModel,
-    key: Keyring | None,
-    *,
-    name: str = "the data",
-    verify: bool = True,
-    for_scoring: bool = False,
-    opened: tuple[nn.Module, Sums] | None = None,
-    task: Task | None = None,
-) -> dict[str, np.ndarray]:
-    """Return a model's outputs for every observation, or those that it is scored by; checks and writes nothing.
-
-    Without `verify` any key is taken, as an attacker would: the private arrays stay closed then. `opened`, from
-    :func:`open_model`, spares opening a model again that leaves nothing to the sites. `task` reads the data in place of
-    the model's own, from another layer.
-    """
-    with threads_for(model.n_weights):
-        return _infer(adata, model, key, name, verify, for_scoring, opened, task or model.header.build_task())
-
-
-def _infer(
-    adata: AnnData | MuData,
-    model: LockedModel,
-    key: Keyring | None,
-    name: str,
-    verify: bool,
-    for_scoring: bool,
-    opened: tuple[nn.Module, Sums] | None,
-    task: Task,
-) -> dict[str, np.ndarray]:
-    panel = model.header.panel
-    module, private = opened or open_model(model, key, verify=verify)
-    data = task.read(adata, panel, site=name, keyless=not private)
-    own = [p for p, _ in module.named_parameters() if p not in model.stored]
-    if own:
-        unknown = [p for p in own if not task.is_local(p) and "norm" not in p.split(".")]
-        if unknown:
-            raise SettingsError(
-                f"this model leaves {unknown[0]} to each site: predict with the site's own, run.site_models[…]; "
-                "there is none for a new site"
-            )
-        task.adapt(module, data, private)
-    return task.scoring_outputs(module, data, private) if for_scoring else task.infer(module, data, private)
 
 
 def warn_unopened(model: LockedModel, key: Keyring | None) -> bool:

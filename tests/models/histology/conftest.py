@@ -47,7 +47,7 @@ def fit(sites, **options):
 
 
 def scored(run, adata, key=None, verify=True):
-    from infl.tl._predict import infer
+    from infl.models.locked.outputs import infer
 
     task = run.model.header.build_task()
     outputs = infer(adata, run.model, key, verify=verify)

@@ -13,9 +13,9 @@ from infl._mudata import without_pull
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.keys import Keyring
 from infl.models import load_model
+from infl.models.locked.outputs import infer
 from infl.models.mosaic import Mosaic
 from infl.models.mosaic.modalities import KINDS
-from infl.tl._predict import infer
 
 
 def test_domains_are_named_alike_and_what_is_missing_is_imputed(sites):

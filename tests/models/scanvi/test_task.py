@@ -7,9 +7,9 @@ from anndata import AnnData
 from tests.models.scanvi.conftest import SMALL, N, hospital
 
 import infl
+from infl.models.locked.outputs import infer
 from infl.models.scanvi import Scanvi
 from infl.models.task import Step
-from infl.tl._predict import infer
 
 pytestmark = pytest.mark.needs("scvi")
 

@@ -13,10 +13,10 @@ from infl.federation.agreement import Agreement
 from infl.federation.initial import build_flat_model
 from infl.federation.run import FederatedRun
 from infl.federation.seeds import derive, generator
+from infl.models.locked.outputs import infer
 from infl.models.pooling import pool
 from infl.models.scvi import Scvi
 from infl.models.task import ADAM_EPS, Step
-from infl.tl._predict import infer
 
 pytestmark = pytest.mark.needs("scvi")
 

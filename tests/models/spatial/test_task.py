@@ -11,7 +11,7 @@ from tests.models.spatial.conftest import OPTIONS, regions, section, sites
 import infl
 from infl.errors import DataError, InflWarning, KeyringError, SettingsError
 from infl.keys import Keyring
-from infl.tl._predict import infer
+from infl.models.locked.outputs import infer
 
 
 @pytest.fixture(scope="module")

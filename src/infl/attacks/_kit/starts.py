@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from infl.attacks._kit.weights import Weights, clipped, rescaled
 from infl.nn.flat import FlatModule
+from infl.nn.steps import Stepper
 
 N_SIGNS = 2000
 """Largest weights whose signs are searched, in each tensor."""
@@ -75,7 +76,7 @@ def distilled(
     flat_model = FlatModule(module)
     gradient = flat_model.flat.grad
     assert gradient is not None
-    optimiser = torch.optim.AdamW([flat_model.flat], lr=1e-3, fused=True)
+    optimiser = Stepper([flat_model.flat], "adamw", lr=1e-3, weight_decay=0.01)
     module.train()
     for _ in range(steps):
         gradient.zero_()

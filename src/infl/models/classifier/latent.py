@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from infl.models.classifier.data import LabelledRows
 from infl.models.task import Sums
 from infl.nn.mlp import OnPanel, ResidualMLP
+from infl.nn.steps import Stepper
 from infl.sums import FederatedSum, SiteView, State
 
 BALANCE_STEPS = 10
@@ -56,7 +57,7 @@ def fit_coordinate(net: ResidualMLP, coordinate: nn.Parameter, data: LabelledRow
     few = n_obs <= ADAPT_ROWS
     index = np.arange(n_obs) if few else np.linspace(0, n_obs - 1, ADAPT_ROWS).astype(int)
     x = torch.from_numpy(data.rows(index))
-    optimiser = torch.optim.Adam([coordinate], lr=ADAPT_LR)
+    optimiser = Stepper([coordinate], "adamw", lr=ADAPT_LR)
     with torch.enable_grad():
         for _ in range(ADAPT_STEPS):
             z = net.latent(x)

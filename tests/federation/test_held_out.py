@@ -6,7 +6,7 @@ from anndata import AnnData
 
 import infl
 from infl.errors import SettingsError
-from infl.tl._fold import folds
+from infl.federation.held_out import folds
 
 
 @pytest.mark.parametrize("share", [1e-6, 0.5, 1.0])
