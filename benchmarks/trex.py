@@ -37,8 +37,8 @@ CHOOSING = (100,)
 SEEDS, STEPS = 5, 200
 BATCH = 32
 TOKENS = {"vocab_size": 2000, "bos_token_id": None, "eos_token_id": None}
-SIZES = ((WIDTH, 2, 32, 32), (256, 4, 64, 8), (768, 4, 64, 4))
-"""Width, layers, length and batch on which a step is measured; 768 is the width of the smallest published GPT-2."""
+SIZES = ((WIDTH, 2, 32, 32), (256, 4, 64, 8), (384, 4, 64, 8), (768, 4, 64, 4))
+"""Width, layers, length and batch on which a step is measured; 384 is the width of MiniLM, 768 is the width of the smallest published GPT-2."""
 TEXT_SEEDS, TEXT_STEPS, TEXT_BATCH = 5, 600, 128
 TEXT_RATES = (1e-3, 3e-3)
 TEXT_HEADS = 0.1

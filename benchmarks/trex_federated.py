@@ -1,6 +1,6 @@
 """Averaging adapters over five sites with different tasks: exactly, part by part, and with all data in one place.
 
-``python benchmarks/trex_federated.py [errors] [accuracy]`` (without a name: both)
+``python benchmarks/trex_federated.py [errors] [accuracy] [exact] [alternating] [naive] [seeds=5] [rounds=40]`` (without a name: all)
 """
 
 from __future__ import annotations
@@ -32,6 +32,12 @@ BATCH = 32
 """Of a step: all from one place, or a fifth of it from each site, so that an epoch has as many steps."""
 N_WRONG_KEYS = 10
 MISSING = {"site_2": "region", "site_4": "section"}
+WAYS: dict[str, dict[str, Any]] = {
+    "exact": {},
+    "alternating": {"train": "alternating"},
+    "naive": {"average": "naive"},
+}
+PHASES = ("B and heads", "A", "router, ω and g")
 
 
 def parts(seed: int) -> tuple[dict[str, AnnData], dict[str, AnnData]]:
@@ -53,7 +59,7 @@ def parts(seed: int) -> tuple[dict[str, AnnData], dict[str, AnnData]]:
     return train, test
 
 
-def fit(train: dict[str, AnnData], base: str, average: str, seed: int, rounds: int) -> FederatedRun:
+def fit(train: dict[str, AnnData], base: str, way: str, seed: int, rounds: int) -> FederatedRun:
     """Fit both tasks; with several sites locked and sealed."""
     one = len(train) == 1
     return infl.tl.fit_federated(
@@ -61,13 +67,13 @@ def fit(train: dict[str, AnnData], base: str, average: str, seed: int, rounds: i
         "adapter",
         target=TASKS,
         base=base,
-        average=average,
         rounds=rounds,
         batch_size=BATCH // len(train),
         lock=None if one else "field",
         seal="none" if one else "group",
         seed=seed,
         progress=False,
+        **WAYS[way],
         **OPTIONS,
     )
 
@@ -77,54 +83,64 @@ def scores(run: FederatedRun, test: AnnData, key: Keyring | None, *, verify: boo
     return run.model.header.build_task().score(test, infer(test, run.model, key, verify=verify), run.model.header.panel)
 
 
-def averaging_error(train: dict[str, AnnData], base: str, average: str, seed: int) -> float:
-    """Relative distance between the averaged adapter's updates and the average of the sites' updates, after an epoch."""
-    task = make_task("adapter", {"target": TASKS, "base": base, "average": average, "batch_size": BATCH, **OPTIONS})
+def averaging_errors(train: dict[str, AnnData], base: str, way: str, seed: int) -> list[float]:
+    """Relative distance between the averaged adapter's updates and the average of the sites' updates, after an epoch.
+
+    Of parts that are trained in turn, after an epoch of each, which begins from the average of the one before.
+    """
+    task = make_task("adapter", {"target": TASKS, "base": base, "batch_size": BATCH, **WAYS[way], **OPTIONS})
     panel = task.agree(train)
-    start = task.build(panel).state_dict()
-    adapters = []
-    for site, table in train.items():
-        module, data = (
-            task.build(panel),
-            task.read(table, panel, site=site, rng=generator(seed, "validation part", site)),
-        )
-        module.load_state_dict(start, strict=False)
-        optimiser = torch.optim.AdamW(module.parameters(), lr=task.lr)
-        batches = np.array_split(
-            generator(seed, "batches", site).permutation(data.train), max(1, len(data.train) // BATCH)
-        )
-        for number, index in enumerate(batches):
-            optimiser.zero_grad()
-            task.loss(module, data.batch(index), Step(1, 1, number, len(batches))).backward()
-            optimiser.step()
-        adapters.append(module)
-    mean = task.build(panel)
-    states = [module.state_dict() for module in adapters]
-    mean.load_state_dict({name: sum(s[name] for s in states) / len(states) for name in start}, strict=False)
-    off = size = 0.0
-    for name, experts in mean.named_modules():
-        if type(experts).__name__ != "RankOneExperts":
-            continue
-        x, s = torch.randn(64, experts.in_features), torch.rand(64, experts.n_experts)
-        with torch.no_grad():
-            wanted = sum(module.get_submodule(name)(x, s) for module in adapters) / len(adapters)
-            off += float((experts(x, s) - wanted).square().sum())
-        size += float(wanted.square().sum())
-    return (off / size) ** 0.5
+    start, found = task.build(panel).state_dict(), []
+    for turn in range(len(PHASES) if way == "alternating" else 1):
+        adapters = [trained(task, panel, start, table, site, seed, turn) for site, table in train.items()]
+        mean, states = task.build(panel), [module.state_dict() for module in adapters]
+        start = {name: sum(s[name] for s in states) / len(states) for name in start}
+        mean.load_state_dict(start, strict=False)
+        off = size = 0.0
+        for name, experts in mean.double().named_modules():
+            if type(experts).__name__ != "RankOneExperts":
+                continue
+            x = torch.randn(64, experts.in_features, dtype=torch.float64)
+            s = torch.rand(64, experts.n_experts, dtype=torch.float64)
+            with torch.no_grad():
+                wanted = sum(module.double().get_submodule(name)(x, s) for module in adapters) / len(adapters)
+                off += float((experts(x, s) - wanted).square().sum())
+            size += float(wanted.square().sum())
+        found.append((off / size) ** 0.5)
+    return found
 
 
-def main(*parts_of_it: str, seeds: int = 5, rounds: int = 40) -> None:
-    """The error of averaging; then exact and naive averaging beside the same adapter on pooled data."""
-    table, chosen = Table("trex_federated"), parts_of_it or ("errors", "accuracy")
+def trained(task: Any, panel: Any, start: Any, table: AnnData, site: str, seed: int, turn: int) -> torch.nn.Module:
+    """A site's adapter after an epoch."""
+    module = task.build(panel)
+    data = task.read(table, panel, site=site, rng=generator(seed, "validation part", site))
+    module.load_state_dict(start, strict=False)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=task.lr, weight_decay=0.0)
+    batches = np.array_split(generator(seed, "batches", site).permutation(data.train), max(1, len(data.train) // BATCH))
+    for number, index in enumerate(batches):
+        optimiser.zero_grad()
+        task.loss(module, data.batch(index), Step(turn + 1, len(PHASES), number, len(batches))).backward()
+        optimiser.step()
+    return module
+
+
+def main(*words: str, seeds: int = 5, rounds: int = 40) -> None:
+    """The error of averaging; then each way of averaging beside the same adapter on pooled data."""
+    numbers = dict(word.split("=") for word in words if "=" in word)
+    seeds, rounds = int(numbers.get("seeds", seeds)), int(numbers.get("rounds", rounds))
+    table, chosen = Table("trex_federated"), [w for w in words if w in ("errors", "accuracy")] or ["errors", "accuracy"]
     with tempfile.TemporaryDirectory() as folder:
         _, corpus, words = suite()
         base = save_base(pretrain(corpus, len(words), steps=60), words, Path(folder))
         data = [parts(seed) for seed in range(seeds)]
-        for average in ("exact", "naive"):
+        for average in [w for w in words if w in WAYS] or WAYS:
             what = f"her2st, five sites, two tasks, {average} averaging"
             if "errors" in chosen:
-                errors = [averaging_error(data[seed][0], base, average, seed) for seed in range(seeds)]
-                add(table, f"{what}: relative error of the averaged update", "≤ 1e-5", errors, 1e-5, average)
+                errors = np.array([averaging_errors(data[seed][0], base, average, seed) for seed in range(seeds)])
+                for turn, values in enumerate(errors.T):
+                    of = f" in the turn of {PHASES[turn]}" if average == "alternating" else ""
+                    asked = average == "exact" or (average == "alternating" and turn < 2)
+                    add(table, f"{what}: relative error of the averaged update{of}", "≤ 1e-5", values, 1e-5, asked)
             if "accuracy" not in chosen:
                 continue
             federated, pooled, wrong, none = [], [], [], []
@@ -138,20 +154,22 @@ def main(*parts_of_it: str, seeds: int = 5, rounds: int = 40) -> None:
                 whole = fit({"all": anndata.concat(train, join="outer")}, base, average, seed, rounds)
                 pooled.append(scores(whole, held, None)["mean_accuracy"])
             chance = np.mean([1 / len(classes) for classes in run.model.header.panel["tasks"].values()])
+            stored = sum(tensor.numel() for tensor in run.model.stored.values())
+            table.add(f"{what}: weights that travel in a round", "as measured", float(stored), seeds=1)
             table.add(f"{what}: mean accuracy, federated", "as measured", federated)
             table.add(f"{what}: mean accuracy, the same adapter on pooled data", "as measured", pooled)
             lost = 100 * (np.asarray(pooled) - np.asarray(federated))
-            add(table, f"{what}: points lost to pooled", "≤ 0.5", lost, 0.5, average)
+            add(table, f"{what}: points lost to pooled", "≤ 0.5", lost, 0.5, average != "naive")
             for label, values in ((f"{N_WRONG_KEYS} wrong keys", wrong), ("no key", none)):
                 row = f"{what}: balanced accuracy, {label}"
-                add(table, row, f"≤ {chance + 0.1:.2f} (chance {chance:.2f})", values, chance + 0.1, average)
+                add(table, row, f"≤ {chance + 0.1:.2f} (chance {chance:.2f})", values, chance + 0.1, average != "naive")
             table.save()
     table.save()
 
 
-def add(table: Table, what: str, asked: str, values: Any, limit: float, average: str) -> None:
-    """Add a row of which exact averaging is asked something."""
-    if average == "exact":
+def add(table: Table, what: str, asked: str, values: Any, limit: float, is_asked: bool) -> None:
+    """Add a row of which something is asked, or not."""
+    if is_asked:
         table.add(what, asked, values, ok=bool(np.mean(values) <= limit))
     else:
         table.add(what, "as measured", values)

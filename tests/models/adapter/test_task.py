@@ -121,6 +121,66 @@ def test_the_average_of_exact_adapters_is_the_average_of_their_updates(khan_site
     assert error < 1e-5 if average == "exact" else error > 0.1
 
 
+TURNS = ({"B", "weight", "bias"}, {"A"}, {"router", "omega", "gate"})
+
+
+@pytest.mark.parametrize("turn", [1, 2, 3, 4])
+def test_parts_are_trained_in_turn_and_averages_are_those_of_updates(khan_sites, base, turn):
+    task = make_task("adapter", {"target": TASKS, "base": base, "train": "alternating"} | OPTIONS)
+    panel = task.agree(khan_sites)
+    module, parts = task.build(panel), TURNS[(turn - 1) % 3]
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in module.parameters():
+            p += 0.1 * torch.randn_like(p)
+    data = task.read(khan_sites["site_1"], panel, site="site_1", rng=np.random.default_rng(0))
+    task.loss(module, data.batch(np.arange(4)), Step(turn, 9, 0, 1)).backward()
+    moved = {n for n, p in module.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert {n.rpartition(".")[2] for n in moved} == parts
+    module.double()
+    start = module.state_dict()
+    changed = [{n: t + torch.randn_like(t) if n in moved else t for n, t in start.items()} for _ in range(3)]
+    x, s = torch.randn(4, 6, 16, dtype=torch.float64), torch.rand(4, 4, dtype=torch.float64)
+
+    def updates(state):
+        module.load_state_dict(state, strict=False)
+        layers = [m for m in module.modules() if type(m).__name__ == "RankOneExperts" and m.in_features == 16]
+        assert len(layers) == 3
+        return torch.cat([layer.eval()(x, s).detach() for layer in layers], -1)
+
+    wanted = sum(map(updates, changed)) / 3
+    error = (updates({n: sum(c[n] for c in changed) / 3 for n in start}) - wanted).norm() / wanted.norm()
+    assert error < 1e-12 if turn != 3 else error > 1e-3
+
+
+def test_what_waits_for_its_turn_stays_what_it_was(khan_sites, base):
+    def parts(**options):
+        run, key = fit(khan_sites, base, validation=0.0, weight_decay=0.1, **{"train": "alternating", **options})
+        state = run.model.module(key).state_dict()
+        return {
+            part: torch.cat([t.flatten() for n, t in state.items() if n.endswith(part)])
+            for part in ("B", "A", "router")
+        }
+
+    first, second = parts(rounds=1), parts(rounds=2)
+    task = make_task("adapter", {"target": TASKS, "base": base, "train": "alternating"} | OPTIONS)
+    start = task.build(task.agree(khan_sites)).state_dict()
+    assert first["B"].abs().max() > 1e-3
+    for part in ("A", "router"):
+        wanted = torch.cat([t.flatten() for n, t in start.items() if n.endswith(part)])
+        torch.testing.assert_close(first[part], wanted, atol=1e-6, rtol=0)
+    torch.testing.assert_close(second["B"], first["B"], atol=1e-6, rtol=0)
+    torch.testing.assert_close(second["router"], first["router"], atol=1e-6, rtol=0)
+    assert (second["A"] - first["A"]).abs().max() > 1e-3
+
+
+def test_turns_and_all_at_once_exclude_each_other(khan_sites, base):
+    with pytest.raises(SettingsError, match="leave one of them out"):
+        make_task("adapter", {"target": TASKS, "base": base, "train": "alternating", "average": "naive"})
+    turns = make_task("adapter", {"target": TASKS, "base": base, "train": "alternating"})
+    assert turns.for_dp().train == "b"
+
+
 def test_the_base_model_is_left_as_it_was(khan_sites, base):
     from transformers import GPT2Model
 

@@ -8,9 +8,11 @@ from typing import Any
 import peft
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from infl.models.adapter.bases import Base
+from infl.nn.trex.experts import PARTS, RankOneExperts
 from infl.nn.trex.prior import attach_prior
 from infl.nn.trex.semantic_prior import TokenPrior
 from infl.nn.trex.tuner import TrexConfig
@@ -40,7 +42,7 @@ class AdaptedNet(nn.Module):
         self.adapted = peft.get_peft_model(model, config)
         attach_prior(self.adapted, self.intuition if config.prior else None)
         fix_untrained(self.adapted)
-        self.n_classes = list(classes)
+        self.n_classes, self.heads_rest = list(classes), False
         self.heads = nn.ModuleList(nn.Linear(base.width, k) for k in classes)
 
     def latent(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -52,7 +54,18 @@ class AdaptedNet(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
         """Return the logits (n, classes) of each task."""
         z = self.latent(ids, mask)
+        if self.heads_rest:
+            return [
+                functional_call(head, {n: p.detach() for n, p in head.named_parameters()}, z) for head in self.heads
+            ]
         return [head(z) for head in self.heads]
+
+    def train_only(self, parts: Sequence[str]) -> None:
+        """Let only these parts (of the experts, and ``"heads"``) have a gradient from now on."""
+        self.heads_rest = "heads" not in parts
+        for module in self.adapted.modules():
+            if isinstance(module, RankOneExperts):
+                module.resting = frozenset(PARTS) - set(parts)
 
 
 def fix_untrained(module: nn.Module) -> None:

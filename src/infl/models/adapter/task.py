@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,9 +19,8 @@ from infl.errors import DataError, SettingsError
 from infl.models.adapter.bases import Base, is_known, load_base, name_of, place_base
 from infl.models.adapter.centroids import centroid_sums
 from infl.models.adapter.data import Sentences, classes_of, first_label, labels_of, sentences, types_of
-from infl.models.adapter.scoring import metrics_of, sums_of
+from infl.models.adapter.scoring import logistic_baseline, metrics_of, outputs_of, sums_of, sums_of_outputs
 from infl.models.labelled import has_numbers, split_rows, stratified_split
-from infl.models.logistic import logistic_regression
 from infl.models.matrix import FeatureMatrix
 from infl.models.site_data import Step
 from infl.models.task import Predictor, Sums, Task
@@ -33,9 +31,13 @@ if TYPE_CHECKING:
     from mudata import MuData
 
     from infl.models.adapter.net import AdaptedNet
+    from infl.nn.steps import Stepper
 
 FROZEN = ("A", "router", "omega", "gate")
 """What all sites share and nobody trains, so that the average of the sites' B is the average of their updates."""
+PHASES = (("B", "heads"), ("A",), ("router", "omega", "gate"))
+"""What is trained in turn, round by round. With the rest fixed an update is linear in B, and linear in A; in the routing it is
+not, but nothing else moves meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,10 @@ class Adapter(Task[Sentences, "AdaptedNet"]):
         ``"exact"``: A, router, ω and g are random, alike everywhere and not trained; the sites train B, and the
         average of their B is the average of their updates. ``"naive"``: all parts are trained, and averaged one by one,
         which is not the average of the updates.
+    train
+        ``"b"``: as `average` says. ``"alternating"``: all parts, in turns of a round: B and the heads; then A; then router, ω
+        and g. With the rest fixed the average of B, and that of A, is the average of the updates; of the third turn it is
+        not, and the rest waits. Under differential privacy B alone is trained: what waits would gather noise.
     r1, r2, router, top_k, alpha, dropout, balance
         As for :class:`infl.nn.trex.RankOneExperts`.
     prior
@@ -96,6 +102,7 @@ class Adapter(Task[Sentences, "AdaptedNet"]):
     layer: str | None = None
     length: int = 64
     average: Literal["exact", "naive"] = "exact"
+    train: Literal["b", "alternating"] = "b"
     r1: int = 4
     r2: int = 8
     router: Literal["token", "sequence", "none"] = "token"
@@ -116,6 +123,7 @@ class Adapter(Task[Sentences, "AdaptedNet"]):
         "layer": LAYER,
         "length": Whole(1),
         "average": Choice(("exact", "naive")),
+        "train": Choice(("b", "alternating")),
         "r1": Whole(1),
         "r2": Whole(1),
         "router": Choice(("token", "sequence", "none")),
@@ -135,6 +143,10 @@ class Adapter(Task[Sentences, "AdaptedNet"]):
         object.__setattr__(self, "base", name_of(self.base))
         object.__setattr__(self, "tasks", tuple(name for name in self.target if name))
         object.__setattr__(self, "target", list(self.tasks))
+        if self.train == "alternating" and self.average == "naive":
+            raise SettingsError(
+                "average='naive' trains all parts at once, train='alternating' in turn: leave one of them out"
+            )
 
     def options(self) -> dict[str, Any]:
         """Return the options as JSON."""
@@ -226,8 +238,8 @@ class Adapter(Task[Sentences, "AdaptedNet"]):
         return (centroid_sums(self.r1 * self.r2, panel["width"], steps=self.intuition_rounds),)
 
     def for_dp(self) -> Adapter:
-        """Take the centroids from the base's tokens, and hold out each observation by itself."""
-        return replace(self, intuition_rounds=0, stratify=False)
+        """Take the centroids from the base's tokens, hold out each observation by itself, and train B alone."""
+        return replace(self, intuition_rounds=0, stratify=False, train="b")
 
     def configure(self, module: AdaptedNet, private: Sums) -> None:
         """Set the centroids that have been found."""
@@ -252,7 +264,7 @@ class Adapter(Task[Sentences, "AdaptedNet"]):
             alpha=self.alpha,
             dropout=self.dropout,
             balance=self.balance,
-            frozen=FROZEN if self.average == "exact" else (),
+            frozen=FROZEN if self.average == "exact" and self.train == "b" else (),
         )
         with torch_seed(self.public_seed):
             return AdaptedNet(self._base(panel), config, [len(classes) for classes in self._classes(panel).values()])
@@ -265,11 +277,21 @@ class Adapter(Task[Sentences, "AdaptedNet"]):
     def loss(self, module: AdaptedNet, batch: tuple[Tensor, Tensor, Tensor], step: Step) -> Tensor:
         """Return the mean cross-entropy of all labels in a batch."""
         ids, mask, labels = batch
+        if self.train == "alternating":
+            module.train_only(PHASES[(step.round - 1) % len(PHASES)])
         losses = [
             F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
             for logits, y in zip(module(ids, mask), labels.T, strict=True)
         ]
         return torch.stack(losses).sum() / (labels >= 0).sum().clamp_min(1)
+
+    def optimise(self, parameters: Iterable[Tensor]) -> Stepper:
+        """Return what trains `parameters` at a site; where parts rest in turn, nothing decays meanwhile."""
+        return (
+            super().optimise(parameters)
+            if self.train == "b"
+            else replace(self, train="b", weight_decay=0.0).optimise(parameters)
+        )
 
     # -- judging ---------------------------------------------------------------------------------------------------
     def metric_shapes(self, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -286,17 +308,9 @@ class Adapter(Task[Sentences, "AdaptedNet"]):
         return metrics_of(sums, self.tasks)
 
     # -- results ---------------------------------------------------------------------------------------------------
-    @torch.no_grad()
     def infer(self, module: AdaptedNet, data: Sentences, private: Sums) -> dict[str, np.ndarray]:
         """Return each task's probabilities (n, classes) and the latent (n, width)."""
-        parts: list[dict[str, np.ndarray]] = []
-        for start in range(0, len(data.ids), 256):
-            ids, mask, _ = data.batch(np.arange(start, min(start + 256, len(data.ids))))
-            z = module.latent(ids, mask)
-            probability = [head(z).softmax(1).numpy() for head in module.heads]
-            parts.append({"latent": z.numpy(), **dict(zip(self.tasks, probability, strict=True))})
-        outputs = {f"probability.{task}": np.concatenate([p[task] for p in parts]) for task in self.tasks}
-        return {**outputs, "latent": np.concatenate([p["latent"] for p in parts])}
+        return outputs_of(module, self.tasks, data)
 
     def write(
         self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any], *, key_added: str
@@ -331,27 +345,9 @@ class Adapter(Task[Sentences, "AdaptedNet"]):
         self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any]
     ) -> dict[str, float]:
         """Return mean accuracy and mean balanced accuracy over tasks, and each task's accuracy."""
-        sums: Sums = {"loss": np.zeros(())}
-        for task, classes in self._classes(panel).items():
-            confusion = sums[f"confusion.{task}"] = np.zeros((len(classes),) * 2)
-            if task in adata.obs and f"probability.{task}" in outputs:
-                y = pd.Categorical(labels_of(adata, task), categories=classes).codes
-                np.add.at(confusion, (y[y >= 0], outputs[f"probability.{task}"].argmax(1)[y >= 0]), 1)
+        sums = sums_of_outputs(adata, outputs, self._classes(panel))
         return {name: value for name, value in self.summarise(sums).items() if name != "loss"}
 
     def baseline(self, train: AnnData | MuData, panel: Mapping[str, Any], *, seed: int) -> Predictor:
         """Multinomial logistic regression on pooled, standardised data, one for each task."""
-
-        def features(adata: AnnData | MuData) -> np.ndarray:
-            return FeatureMatrix(adata, panel["features"], layer=self.layer, site="the data").rows(slice(None))
-
-        x, fitted = features(train), {}
-        for task, classes in self._classes(panel).items():
-            y = pd.Categorical(labels_of(train, task), categories=classes).codes.astype(np.int64)
-            fitted[task] = logistic_regression(x[y >= 0], y[y >= 0], len(classes), balanced=False)
-
-        def predict(adata: AnnData | MuData) -> dict[str, np.ndarray]:
-            x = features(adata)
-            return {f"probability.{task}": model(x) for task, model in fitted.items()}
-
-        return predict
+        return logistic_baseline(train, self._classes(panel), panel["features"], self.layer)

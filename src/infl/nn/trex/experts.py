@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,11 @@ class RankOneExperts(nn.Module):
     lookup
         The layer is an embedding: inputs are row numbers.
 
+    Attributes
+    ----------
+    resting
+        Which parts get no gradient for now, though they are trained in turn.
+
     Notes
     -----
     LoRA's update (α / r) B A is r experts of weight α / r, a routing matrix of Frobenius norm α / √r. Here the norm
@@ -116,6 +121,7 @@ class RankOneExperts(nn.Module):
         self.in_features, self.out_features, self.r1, self.r2 = in_features, out_features, r1, r2
         self.routing, self.top_k, self.router_init = router, top_k, router_init
         self.balance, self.lookup, self.frozen = balance, lookup, frozenset(frozen)
+        self.resting: frozenset[str] = frozenset()
         first_norm = 0.5 * (1.0 if not prior else level or 0.5) * math.sqrt(r1 * r2)
         self.scaling = 1.0 if alpha is None else alpha / math.sqrt(r1 * r2) / first_norm
         self.A = nn.Parameter(torch.empty(r1, in_features))
@@ -175,18 +181,19 @@ class RankOneExperts(nn.Module):
         if not self.lookup:
             x = self.dropout(x.to(self.A.dtype))
         n, loss = self.n_experts, None
+        a = self._now("A")
         if self.router is None:
-            u, c = self._project(self.A, x), self.A.new_full((n,), 1 / n)
+            u, c = self._project(a, x), self.A.new_full((n,), 1 / n)
         else:
             # One product for both, since narrow ones are slow.
-            u, logits = self._project(torch.cat([self.A, self.router]), x).split([self.r1, n], -1)
+            u, logits = self._project(torch.cat([a, self._now("router")]), x).split([self.r1, n], -1)
             c, loss = self._choose(logits, mask)  # C / (r1 r2), from here on: (n, …, r1 · r2)
         if self.omega is not None:
             s, shape = self._by_input(prior, u) * (PRIOR_SCALE / n), (*u.shape[:-1], n)
-            c = torch.lerp(s, c.expand(shape).reshape(len(s), -1, n), self._sigmoid(self.omega)).view(shape)
+            c = torch.lerp(s, c.expand(shape).reshape(len(s), -1, n), self._sigmoid(self._now("omega"))).view(shape)
         mixed = F.linear(F.linear(u, self.rows.to(u)) * c, self.columns.to(u))  # Cᵀ u: (n, …, r2)
-        mixed = mixed * (self._sigmoid(self.gate) * (n * self.scaling))
-        update = F.linear(mixed, self.B)
+        mixed = mixed * (self._sigmoid(self._now("gate")) * (n * self.scaling))
+        update = F.linear(mixed, self._now("B"))
         return update if loss is None else _WithLoss.apply(update, loss)
 
     def probabilities(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -221,6 +228,11 @@ class RankOneExperts(nn.Module):
                 raise SettingsError(f"merging takes one prior, got {s.shape[0]} rows: give the centroid of one task")
             c = c + PRIOR_SCALE * (1 - omega) * s.view(self.r1, self.r2)
         return self.scaling * self._sigmoid(self.gate) * self.B @ c.T @ self.A
+
+    def _now(self, name: str) -> Tensor:
+        """Return a part, without a gradient while it rests."""
+        part = cast(Tensor, getattr(self, name))
+        return part.detach() if name in self.resting else part
 
     # -- parts -----------------------------------------------------------------------------------------------------
     def _project(self, weight: Tensor, x: Tensor) -> Tensor:
