@@ -305,3 +305,13 @@ def test_a_column_that_the_panel_names_is_looked_for_too(agreement: Agreement) -
     assert columns_of(offered) == {"hiv"}
     with pytest.raises(FederationError, match="column 'hiv'"):
         Policy(targets=["perturbation"]).check(offered, "site_1")
+
+
+def test_rules_of_disclosure_are_read_and_refused_with_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text('[disclosure]\nk = 10\ngroups = ["cell_type"]\ndonor_key = "patient"\n')
+    rules = Policy.read(path).disclosure
+    assert (rules.k, rules.groups, rules.donor_key, rules.colluders) == (10, ("cell_type",), "patient", 1)
+    path.write_text("[disclosure]\nk = 0\n")
+    with pytest.raises(SettingsError, match=r"policy.toml.*line 2.*k=0: give a whole number of at least 1"):
+        Policy.read(path)

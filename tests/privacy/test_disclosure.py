@@ -193,3 +193,11 @@ def test_the_register_says_what_was_released_about_what(tmp_path) -> None:
 
 def test_every_reason_is_explained() -> None:
     assert all(REASONS.values())
+
+
+def test_groups_of_a_column_that_is_not_released_are_refused_before_any_work() -> None:
+    sites = sites_of(*[{"A": 20, "B": 30}] * 3)
+    refused = pytest.raises(SettingsError, match="'group': rules of disclosure here release groups of 'cell_type'")
+    with Disclosure(DisclosureRules(groups=("cell_type",))) as rules, refused:
+        infl.tl.rank_genes_groups(sites, "group", key=KEY)
+    assert not rules._registers

@@ -10,13 +10,14 @@ import json
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from infl.deploy.toml import read_checked
+from infl.deploy.toml import Declared, read_checked
 from infl.errors import FederationError, InflError
 from infl.models.registry import task_class, task_from_json
+from infl.privacy.rules import KINDS, DisclosureRules
 
 if TYPE_CHECKING:
     from infl.federation.agreement import Agreement
@@ -47,6 +48,16 @@ lifetime_epsilon = 0  # what one record may spend over all runs and data sets of
 lifetime_delta = 1e-5
 colluders = 1         # least number of other members who may pool what they know of the noise
 steps = []            # functions that a study may run here without a person's yes, such as "pp.log1p"; "*": all
+
+[disclosure]          # sums of preprocessing and statistics: what this site does not give; see docs/privacy/disclosure.md
+k = 5                 # fewest records in a released set, and by which two differ, over all data sets here and for life
+dominance = 0.7       # largest share of one record in a sum of values that are not negative
+min_holders = 2       # fewest sites with records behind an opened number, beside the colluders
+colluders = 1         # sites that may pool what they know
+features_per_record = 2.0    # most features of which means are released, per record of the set, in a record's life
+records_per_parameter = 3.0  # fewest records here for each parameter of a model
+groups = []           # columns of obs whose groups may be asked about; none: none are
+# donor_key = "patient"      # column with the person that a record is of: then k counts persons
 
 [bases]               # pretrained transformers by name: what a run may call them, and their folders here
 """
@@ -79,6 +90,7 @@ class Policy(BaseModel):
     lifetime_delta: float = Field(default=1e-5, gt=0, lt=1)
     colluders: int = Field(default=1, ge=0)
     steps: list[str] = []
+    disclosure: Annotated[DisclosureRules, Declared(KINDS, groups=())] = DisclosureRules(groups=())
     bases: dict[str, Path] = {}
 
     @classmethod

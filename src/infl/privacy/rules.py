@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from infl._parameters import Kind, Real, Text, Whole
+from infl._parameters import Kind, Names, Real, Text, Whole
 
 REASONS = {
     "": "the site gives",
@@ -27,7 +27,7 @@ REASONS = {
     "members": "the same records were released to members that differ by too few sites",
 }
 """Why a site gives a number or does not; kept at the site."""
-_KINDS: dict[str, Kind] = {
+KINDS: dict[str, Kind] = {
     "k": Whole(1),
     "dominance": Real(0, 1, open="low"),
     "min_holders": Whole(1),
@@ -35,7 +35,9 @@ _KINDS: dict[str, Kind] = {
     "features_per_record": Real(0, open="low", infinite=True),
     "records_per_parameter": Real(0),
     "donor_key": Text(none=True, says="the name of one obs column"),
+    "groups": Names(empty=True, none=True, says="names of obs columns, each of them once"),
 }
+"""What each rule may be, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,8 @@ class DisclosureRules:
         Fewest records of a site per parameter of a model.
     donor_key
         Column of ``obs`` with the person that a record is of; then k counts persons. None: each record is a person.
+    groups
+        Columns of ``obs`` whose groups may be asked about. None: any.
 
     Examples
     --------
@@ -76,10 +80,11 @@ class DisclosureRules:
     features_per_record: float = 2.0
     records_per_parameter: float = 3.0
     donor_key: str | None = None
+    groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            object.__setattr__(self, field.name, _KINDS[field.name].read(field.name, getattr(self, field.name)))
+            object.__setattr__(self, field.name, KINDS[field.name].read(field.name, getattr(self, field.name)))
 
     @property
     def needed(self) -> int:

@@ -62,6 +62,22 @@ def records_of(site: str, call: Asked, disclosure: Disclosure) -> np.ndarray:
     return call.found[site]
 
 
+def refuse_groups_of(column: str) -> None:
+    """Refuse a question about groups of a column that rules in force do not release.
+
+    Raises
+    ------
+    SettingsError
+        In one line, with the columns that they do.
+    """
+    rules = control()
+    if rules is not None and rules.rules.groups is not None and column not in rules.rules.groups:
+        raise SettingsError(
+            f"{column!r}: rules of disclosure here release groups of {', '.join(map(repr, rules.rules.groups)) or 'no column'}; "
+            "ask about one of these, or have the site's steward add it to groups"
+        )
+
+
 def refuse_under_rules(what: str, asked_for: bool = True) -> None:
     """Refuse what has no rules yet where there are some in force, before any work.
 

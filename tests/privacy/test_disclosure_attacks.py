@@ -1,0 +1,135 @@
+"""Attacks on what is opened, each with a control: it works without rules of disclosure, and gets nothing with them."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+import infl
+from infl.data.asked import asking
+from infl.pp._matrix import matrices
+from infl.privacy import Disclosure, DisclosureRules, membership_auc
+from infl.sums import run_sums
+from infl.tl._group_sums import Grouped, group_sums
+
+LOOSE = DisclosureRules(features_per_record=np.inf)
+
+
+def site(x: np.ndarray, name: str) -> AnnData:
+    obs = pd.DataFrame(index=[f"{name} {i}" for i in range(len(x))])
+    return AnnData(x, obs=obs, var=pd.DataFrame(index=[f"gene {j}" for j in range(x.shape[1])]))
+
+
+def cohort(n_obs: int, n_vars: int, seed: int = 0) -> dict[str, AnnData]:
+    rng = np.random.default_rng(seed)
+    return {name: site(rng.normal(5.0, 1.0, (n_obs, n_vars)), name) for name in "abc"}
+
+
+def group_totals(sites: dict[str, AnnData], labels: dict[str, np.ndarray], k: int) -> np.ndarray:
+    """What everyone learns of sums of groups, (k, n_vars); NaN where it is closed."""
+    with asking("groups", sites):
+        at = matrices(sites, None, None)
+        of_sites: dict[str, Any] = {name: Grouped(at[name], labels[name], k) for name in sites}
+        state = run_sums(group_sums(k, sites["a"].n_vars), of_sites, None, about="groups")
+    return state["n"] * state["mean"]
+
+
+def rules(on: bool, which: DisclosureRules = LOOSE) -> AbstractContextManager[Any]:
+    return Disclosure(which) if on else nullcontext()
+
+
+@pytest.mark.parametrize("on", [False, True], ids=["control", "rules"])
+def test_two_studies_that_differ_by_one_record_tell_it(on: bool) -> None:
+    sites = cohort(20, 6)
+    fewer = {**sites, "b": sites["b"][1:].copy()}
+    with rules(on):
+        first, second = (infl.pp.moments(of, inplace=False) for of in (sites, fewer))
+    told = first["n_obs"] * first["mean"] - second["n_obs"] * second["mean"]
+    assert np.allclose(told, sites["b"].X[0], atol=1e-6) is not on
+    assert told.isna().all() is np.bool_(on)
+
+
+@pytest.mark.parametrize("on", [False, True], ids=["control", "rules"])
+def test_three_studies_of_which_no_two_tell_anything_tell_a_record_together(on: bool) -> None:
+    sites = cohort(21, 6)
+    with rules(on):
+        whole = infl.pp.moments(sites, inplace=False)
+        one, other = (
+            infl.pp.moments({**sites, "b": sites["b"][rows].copy()}, inplace=False)
+            for rows in (slice(10), slice(10, 20))
+        )
+    sums = [table["n_obs"] * table["mean"] for table in (whole, one, other)]
+    others = sites["a"].X.sum(axis=0) + sites["c"].X.sum(axis=0)  # who colludes knows these
+    told = (sums[0] - others) - (sums[1] - others) - (sums[2] - others)
+    assert np.allclose(told, sites["b"].X[20], atol=1e-6) is not on
+
+
+@pytest.mark.parametrize("on", [False, True], ids=["control", "rules"])
+def test_means_of_many_random_groups_give_the_records_back(on: bool) -> None:
+    sites, rng = cohort(24, 3), np.random.default_rng(1)
+    rows, sums = [], []
+    others = {name: np.zeros(24, dtype=int) for name in "ac"}
+    known = sites["a"].X.sum(axis=0) + sites["c"].X.sum(axis=0)
+    with rules(on):
+        for _ in range(40):
+            labels = rng.integers(0, 2, 24)
+            total = group_totals(sites, {**others, "b": labels}, 2)[0] - known
+            if not np.isnan(total).any():
+                rows.append(labels == 0)
+                sums.append(total)
+    found = np.linalg.lstsq(np.array(rows, dtype=float), np.array(sums), rcond=None)[0]
+    told = np.abs(found - sites["b"].X) < 1e-3
+    assert told.all() if not on else not told.any()
+    assert rows
+
+
+@pytest.mark.parametrize("on", [False, True], ids=["control", "rules"])
+def test_the_sum_of_three_sites_of_which_one_has_data_is_its_own(on: bool) -> None:
+    sites = cohort(20, 6)
+    labels = {"a": np.zeros(20, dtype=int), "b": np.arange(20) % 2, "c": np.zeros(20, dtype=int)}
+    with rules(on):
+        total = group_totals(sites, labels, 2)
+    own = sites["b"].X[1::2].sum(axis=0)
+    assert np.allclose(total[1], own, atol=1e-6) is not on
+    assert np.isnan(total[1]).all() == on
+
+
+@pytest.mark.parametrize("bound", [np.inf, 1.0, 0.1], ids=["control", "one feature", "a tenth"])
+def test_means_and_variances_tell_members_no_better_than_the_bound(bound: float) -> None:
+    n, p = 20, 400
+    scores: dict[bool, list[float]] = {True: [], False: []}
+    opened = False
+    with Disclosure(DisclosureRules(features_per_record=bound, k=3)):
+        for seed in range(20):
+            sites = cohort(n, p, seed)
+            for name, adata in sites.items():
+                adata.obs_names = [f"{seed} {name}" for name in adata.obs_names]  # other people each time
+            chosen = p if np.isinf(bound) else int(bound * n)
+            panel = {name: adata[:, :chosen].copy() for name, adata in sites.items()}
+            table = infl.pp.moments(panel, inplace=False)
+            assert infl.pp.moments(sites, inplace=False)["mean"].isna().all() == np.isfinite(bound)
+            opened |= not table["mean"].isna().any()
+            mean, var = table["mean"].to_numpy() - 5.0, table["var"].to_numpy() - 1.0
+            strangers = np.random.default_rng(100 + seed).normal(5.0, 1.0, (n, p))[:, :chosen]
+            for inside, people in ((True, panel["b"].X), (False, strangers)):
+                z = people - 5.0
+                scores[inside] += (z @ mean + (z**2 - 1) @ var / 2).tolist()
+    inside, outside = np.array(scores[True]), np.array(scores[False])
+    auc = (inside[:, None] > outside).mean()
+    most = membership_auc(2 * chosen, 3 * n)  # means and variances, of three sites together
+    assert opened
+    assert auc > 0.95 if np.isinf(bound) else auc < most + 0.07
+
+
+def test_a_question_again_after_the_register_was_read_anew_is_closed(tmp_path) -> None:
+    sites = cohort(20, 6)
+    with Disclosure(LOOSE, tmp_path):
+        infl.pp.moments(sites, inplace=False)
+    fewer = {**sites, "b": sites["b"][1:].copy()}
+    with Disclosure(LOOSE, tmp_path):
+        assert infl.pp.moments(fewer, inplace=False)["mean"].isna().all()
+    with Disclosure(LOOSE, tmp_path / "another"):  # the control: without it, it is open
+        assert not infl.pp.moments(fewer, inplace=False)["mean"].isna().any()

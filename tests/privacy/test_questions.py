@@ -1,0 +1,40 @@
+"""No sequence of questions gets a number that breaks a rule of disclosure; with a rule off, one does, and the judge sees it."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, Phase, find, settings
+from tests.questions import RULES, Question, ask, broken, check, sequences, without
+
+from infl.privacy import Disclosure
+from infl.privacy.register import Register
+
+
+def test_no_sequence_of_questions_breaks_a_rule() -> None:
+    counts = check(60)
+    assert counts["given"] > 100 and counts["withheld"] > 100  # some are opened and some are not
+
+
+def found(rule: str, disclosure: Callable[[], Disclosure]) -> list[Question]:
+    return find(
+        sequences(),
+        lambda questions: rule in broken(ask(questions, disclosure()), RULES),
+        settings=settings(
+            max_examples=400,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.parametrize("rule", ["records", "dominance", "sites", "members", "features"])
+def test_the_judge_finds_a_break_where_a_rule_is_off(rule: str) -> None:
+    assert found(rule, lambda: Disclosure(without(rule)))
+
+
+def test_the_judge_finds_a_break_where_nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Register, "_split", lambda self, chosen, atom, k: atom)
+    assert found("differencing", lambda: Disclosure(RULES))
