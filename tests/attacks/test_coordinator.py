@@ -55,6 +55,14 @@ def test_is_refused(name: str, default: AuditContext) -> None:
     assert finding.control > 0.9 or name == "refusal_oracle"
 
 
+@pytest.mark.parametrize("name", ["downgrade", "replayed_round", "data_probe"])
+def test_is_refused_in_a_private_run(name: str) -> None:
+    """Between machines no hospital gives a share of the noise under a group's seal, so these attack the pairwise one."""
+    private = attacked(privacy=infl.privacy.DP(epsilon=8.0, delta=1e-3), rounds=2, width=8, n_blocks=0)
+    finding = found(name, private)
+    assert (finding.status, finding.value) == (Status.HOLDS, 0.0), finding.note
+
+
 @pytest.mark.parametrize("name", [*PLANS, "split_view", "refusal_oracle", "ghost_members"])
 def test_is_refused_under_the_pairwise_seal(name: str, pairwise: AuditContext) -> None:
     finding = found(name, pairwise)

@@ -139,6 +139,10 @@ class Consortium:
         data = some_of(context) if sites is None else sites
         self.task = changes.pop("task", context.task)
         settings = replace(context.settings, rounds=3, patience=0, participation=1.0)
+        if settings.seal == "group" and settings.privacy is not None and settings.privacy.noise == "distributed":
+            settings = replace(
+                settings, seal="pairwise"
+            )  # as hospitals want it: members open single shares of a group's seal
         panel = context.panel | ({"sites": list(data)} if "sites" in context.panel else {})
         self.agreement = Agreement.new(self.task, panel, data, self.ring, settings, **changes)
         shared = build_flat_model(self.task, self.agreement).shared
