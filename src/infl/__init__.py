@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submodules=[
         *("attacks", "datasets", "engines", "errors", "governance", "keys", "models"),
-        *("nn", "pl", "pp", "privacy", "sums", "tl"),
+        *("nn", "pl", "pp", "privacy", "study", "sums", "tl"),
     ],
     submod_attrs={"_settings": ["settings"], "federation.settings": ["Protection"], "models": ["load_model"]},
 )

@@ -112,9 +112,9 @@ class Participants:
                 process.kill()
 
 
-def commands() -> Iterator[tuple[str, str]]:
+def commands(page: Path = DOCS) -> Iterator[tuple[str, str]]:
     """Return who types what, in the order of the page; and what the page has of consortium.toml."""
-    for language, text in re.findall(r"^```(\w*)\n(.*?)^```", DOCS.read_text(), re.MULTILINE | re.DOTALL):
+    for language, text in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
         first, _, rest = text.partition("\n")
         if language == "toml":
             yield "toml", text

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from infl.cli import coordinator, fit, key, model, run, site
+from infl.cli import coordinator, fit, key, model, run, site, study
 from infl.cli.options import METHOD_NAMES
 
 app = typer.Typer(
@@ -24,6 +24,9 @@ app.add_typer(model.app, name="model", help="Look at model files, and lock them 
 app.add_typer(coordinator.app, name="coordinator", help="Between hospitals: the machine that adds what it cannot read.")
 app.add_typer(site.app, name="site", help="Between hospitals: a site's own machine.")
 app.add_typer(run.app, name="run", help="Between hospitals: describe a run, follow it, fetch its model.")
+app.add_typer(
+    study.app, name="study", help="Between hospitals: describe a study of several steps, run it, fetch what it made."
+)
 
 
 def _version(value: bool) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infl.errors import FederationError, FileError, InflError
+from infl.errors import FederationError, FileError, InflError, SettingsError
 
 if TYPE_CHECKING:
     from infl.deploy.attempt import Status
@@ -80,10 +80,12 @@ def start(
         serve(home)
         return
     from infl.deploy.run_attempt import RunFolder
-    from infl.deploy.runfile import RunFile
     from infl.deploy.specification import is_specified
+    from infl.deploy.study.file import StudyFile, read_plan
 
-    file = RunFile.read(run)
+    file = read_plan(run)
+    if isinstance(file, StudyFile):
+        raise SettingsError(f"{run} is a study: start it with `infl study start {run}`")
     folder = RunFolder(home / "runs" / file.name)
     if not folder.store.exists:
         folder.store.begin(file.agreement())
@@ -145,8 +147,15 @@ def check(
 
 
 # -- for this file and the other commands --------------------------------------------------------------------------
-def supervise(home: Path, name: str, *, give_up: float = 0, port: int = 0) -> None:
-    """Bring a run to its end, from a terminal."""
+def supervise(
+    home: Path,
+    name: str,
+    *,
+    give_up: float = 0,
+    port: int = 0,
+    fetched: str = "each site has the model, see `infl run fetch`",
+) -> None:
+    """Bring a run or study to its end, from a terminal; `fetched` says where its result is."""
     from infl.deploy.flare.engine import Supervisor
     from infl.deploy.flare.metrics import metrics
 
@@ -154,7 +163,7 @@ def supervise(home: Path, name: str, *, give_up: float = 0, port: int = 0) -> No
 
     def stop(number: int, frame: object) -> None:
         signal.signal(signal.SIGINT, before)
-        typer.echo(f"{name}: ending after this round; press Ctrl-C again to end at once")
+        typer.echo(f"{name}: ending after this {supervisor.run.unit}; press Ctrl-C again to end at once")
         supervisor.stop()
 
     before = signal.signal(signal.SIGINT, stop)
@@ -164,8 +173,11 @@ def supervise(home: Path, name: str, *, give_up: float = 0, port: int = 0) -> No
     finally:
         signal.signal(signal.SIGINT, before)
     if status.state != "finished":
-        raise FederationError(f"run {name} was stopped after round {status.round}; start it again to go on")
-    typer.echo(f"{name}: finished; {status.message or 'each site has the model, see `infl run fetch`'}")
+        why = f" ({status.message})" if status.message else ""
+        raise FederationError(
+            f"{supervisor.run.what} {name} was stopped after {supervisor.run.unit} {status.round}{why}; start it again to go on"
+        )
+    typer.echo(f"{name}: finished; {status.message or fetched}")
 
 
 def serve(home: Path) -> None:
@@ -195,9 +207,9 @@ def keep_up_until_signal(
             signal.signal(number, handler)
 
 
-def show(status: Status) -> None:
-    """Print a run's status."""
-    typer.echo(f"{status.state}, round {status.round} of {status.rounds}, attempt {status.attempts}")
+def show(status: Status, unit: str = "round") -> None:
+    """Print a status."""
+    typer.echo(f"{status.state}, {unit} {status.round} of {status.rounds}, attempt {status.attempts}")
     if status.message:
         typer.echo(status.message)
     for site, row in status.sites.items():

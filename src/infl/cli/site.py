@@ -17,7 +17,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 Home = Annotated[
     Path | None, typer.Option("--home", envvar="INFL_SITE", help="The site's folder.  [default: the one here]")
 ]
-RunOption = Annotated[Path | None, typer.Argument(help="run.toml: take part in no other run than this.")]
+RunOption = Annotated[Path | None, typer.Argument(help="run.toml or study.toml: take part in nothing else than this.")]
 DataOption = Annotated[Path, typer.Option("--data", help="h5ad, h5mu or zarr data.")]
 KeyOption = Annotated[Path | None, typer.Option("--key", envvar="INFL_KEY", help="The site's key ring.")]
 IdentityOption = Annotated[Path | None, typer.Option("--identity", help="Identity file that opens the ring.")]
@@ -75,7 +75,7 @@ def start(
     identity: IdentityOption = None,
     home: Home = None,
 ) -> None:
-    """Be up for runs until Ctrl-C.
+    """Be up for runs and studies until Ctrl-C.
 
     Example: `infl site start run.toml --data cohort.h5ad --key consortium.key`
     """
@@ -122,7 +122,7 @@ def check(
 
 @app.command()
 def approve(digest: Annotated[str, typer.Argument(help="What the refusal says.")], home: Home = None) -> None:
-    """Say yes to a run, where the policy asks for a person.
+    """Say yes to a run or study, where the policy asks for a person.
 
     Example: `infl site approve 1a2b3c4d5e6f`
     """
@@ -144,7 +144,7 @@ def ledger(
     from infl.deploy.site_folder import SiteFolder
 
     site_folder = SiteFolder(find_home(home))
-    for folder in site_folder.runs(run or ""):
+    for folder in (*site_folder.runs(run or ""), *site_folder.studies(run or "")):
         typer.echo(folder.name)
         for entry in site_folder.ledger(folder):
             kind = entry["kind"].partition(":")[2] or entry["kind"]
@@ -169,9 +169,9 @@ def find_home(home: Path | None) -> Path:
 
 def _settle(home: Path | None, run: Path | None, data: Path, key: Path | None, identity: Path | None) -> SiteFolder:
     """Return the site with the data, key and run that were named; nothing is written."""
-    from infl.deploy.runfile import RunFile
     from infl.deploy.site_data import SiteSettings, stamp
     from infl.deploy.site_folder import SiteFolder
+    from infl.deploy.study.file import read_plan
 
     home = find_home(home)
     settings = SiteSettings(
@@ -179,7 +179,7 @@ def _settle(home: Path | None, run: Path | None, data: Path, key: Path | None, i
         str(data.resolve()),
         "" if key is None else str(key.resolve()),
         "" if identity is None else str(identity.resolve()),
-        "" if run is None else RunFile.read(run).specification,
+        "" if run is None else read_plan(run).specification,
         stamp(data),
     )
     return SiteFolder(home, settings)

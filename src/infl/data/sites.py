@@ -106,6 +106,7 @@ def over_sites(
             return whole if copied else result
 
         call.ruled = ruled  # type: ignore[attr-defined]
+        call.between = between  # type: ignore[attr-defined]
         return door(**own)(call)
 
     return taking

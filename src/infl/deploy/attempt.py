@@ -96,8 +96,9 @@ class AttemptFolder(ABC):
         Made if it is missing.
     """
 
+    what: ClassVar[str]
     unit: ClassVar[str]
-    """What the status counts."""
+    """What it is, and what its status counts."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()

@@ -35,6 +35,7 @@ class RunFolder(AttemptFolder):
         Made if it is missing.
     """
 
+    what: ClassVar[str] = "run"
     unit: ClassVar[str] = "round"
 
     def __init__(self, folder: str | Path) -> None:

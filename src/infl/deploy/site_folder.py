@@ -158,6 +158,10 @@ class SiteFolder:
         """Return the folders of the runs that were offered, whose random name begins so."""
         return sorted(f.parent for f in (self.home / "runs").glob(f"{beginning}*/agreement.json"))
 
+    def studies(self, beginning: str = "") -> list[Path]:
+        """Return the folders of the studies that were offered, whose random name begins so."""
+        return sorted(f.parent for f in (self.home / "studies").glob(f"{beginning}*/study.json"))
+
     def agreement(self, folder: Path) -> Agreement:
         """Return the specification of a run that was offered."""
         with explained(folder, "read"):
@@ -165,7 +169,7 @@ class SiteFolder:
 
     def ledger(self, folder: Path) -> list[dict[str, Any]]:
         """Return what left the site in a run, while the run goes on too; damage is for :class:`Ledger` to find."""
-        lines = [p.read_text().splitlines() for p in (folder / "ledgers").glob("*.ledger")]
+        lines = [p.read_text().splitlines() for p in folder.rglob("*.ledger")]
         return [json.loads(line) for part in lines for line in part if line.endswith("}")]
 
     def enrolled_name(self) -> str:

@@ -126,7 +126,8 @@ OF_PREPROCESSING = """## Sums of preprocessing
 Each function of `infl.pp` that looks at values over sites is a list of sums, too. With a key and three sites or more they are sealed.
 
 Where sites are processes of their own (`infl.data.consortium.Consortium`), each runs the same function on its own object. Sums
-between them are always sealed. Besides, sites say these names to each other, which all members and the coordinator can read:
+between them are always sealed. Besides, sites say these names to each other, which all members can read; in a study they are encrypted
+for the members, and the coordinator passes them on:
 
 | what | functions |
 | --- | --- |

@@ -83,6 +83,7 @@ class Rehearsal:
             ledger = None
             try:
                 working = WorkingObject(self.folder / site, self.study.digest, self.folder / f"{site}.h5ad", site)
+                working.check_source()
                 keep = working.keep
 
                 def watched(step: int, written: Any) -> None:

@@ -5,6 +5,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
+import infl
 from infl.deploy.study.steps import STEPS, Step, check_fields, missing_everywhere
 from infl.errors import DataError
 
@@ -20,6 +21,7 @@ def make_sites(n_genes: int = 60) -> dict[str, AnnData]:
         adata.obs_names, adata.var_names = [f"c{j}-{i}" for j in range(n)], [f"g{j}" for j in range(n_genes)]
         adata.obs["donor"] = np.array(["x", "y"])[np.arange(n) % 2]
         adata.obs["chosen"] = np.arange(n) % 4 > 0
+        adata.obsm["spatial"] = np.stack(np.divmod(np.arange(n), 7), 1).astype(float)
         adata.var["mito"] = np.arange(n_genes) % 5 == 0
         sites[f"s{i}"] = adata
     return sites
@@ -36,6 +38,10 @@ CASES = [
     ([], "pp.qc_summary", {"percent_top": [10], "log1p": False}),
     ([], "pp.normalize_total", {"key_added": "factor"}),
     ([], "pp.moments", {}),
+    ([], "pp.filter_cells", {"min_genes": 3}),
+    ([], "pp.filter_genes", {"max_counts": 10_000}),
+    (LOGS, "tl.score_genes", {"gene_list": ["g1", "g2"], "ctrl_size": 5, "n_bins": 5, "score_name": "mine"}),
+    (LOGS, "tl.score_genes_cell_cycle", {"s_genes": ["g1", "g2"], "g2m_genes": ["g3", "g9"], "n_bins": 5}),
     (LOGS, "pp.highly_variable_genes", {"n_top_genes": 20}),
     (LOGS, "pp.highly_variable_genes", {"n_top_genes": 20, "batch_key": "donor"}),
     ([], "pp.highly_variable_genes", {"n_top_genes": 20, "flavor": "seurat_v3"}),
@@ -45,10 +51,13 @@ CASES = [
     (LOGS, "pp.pca", {"n_comps": 5}),
     (LOGS, "pp.pca", {"n_comps": 5, "key_added": "mine", "mask_var": "mito"}),
     ([*LOGS, PCA], "pp.harmony_integrate", {"batch_key": "donor"}),
+    ([], "tl.spatial_domains", {"n_domains": 2, "n_init": 1, "section_key": "donor"}),
+    ([*LOGS, PCA], "tl.transfer_labels", {"target": "donor", "use_rep": "X_pca"}),
     ([*LOGS, PCA], "tl.cluster", {"n_clusters": 3, "use_rep": "X_pca", "n_init": 1}),
 ]
 
 
+@pytest.mark.filterwarnings("ignore::infl.errors.InflWarning")
 @pytest.mark.parametrize(("before", "do", "arguments"), CASES)
 def test_a_step_writes_what_is_declared_and_nothing_else(before: list[Step], do: str, arguments: dict) -> None:
     sites, step = make_sites(), Step.read(do, arguments)
@@ -61,7 +70,18 @@ def test_a_step_writes_what_is_declared_and_nothing_else(before: list[Step], do:
 
 
 def test_every_step_is_tried() -> None:
-    assert {do for _, do, _ in CASES} | {"pp.log1p"} == {*STEPS}
+    assert {do for _, do, _ in CASES} | {"pp.log1p", "pp.impute"} == {*STEPS}
+
+
+def test_every_function_that_works_between_processes_is_a_step() -> None:
+    found = {
+        f"{module.__name__.removeprefix('infl.')}.{name}"
+        for module in (infl.pp, infl.tl)
+        for name in module.__all__
+        if getattr(getattr(module, name), "between", False)
+    }
+    only_returns = {"pp.quantiles"}
+    assert found - only_returns | {"pp.filter_cells"} == {*STEPS}  # the latter sums nothing
 
 
 def test_log1p_marks_logarithms_only() -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 from infl import __version__
 from infl.deploy.flare.consortium import Consortium, consortium_of
 from infl.deploy.flare.kits import days_left
-from infl.deploy.runfile import RunFile
 from infl.deploy.site_data import read_site
 from infl.deploy.site_folder import SiteFolder
+from infl.deploy.study.consent import SiteStudies, asks, check_data, check_policy
+from infl.deploy.study.file import StudyFile, read_plan
 from infl.errors import DataError, FederationError, FileError, InflError
 from infl.models.registry import task_from_json
 
@@ -134,7 +135,11 @@ def _versions() -> str:
 
 
 def _run(run: Path) -> str:
-    agreement = RunFile.read(run).agreement()
+    plan = read_plan(run)
+    if isinstance(plan, StudyFile):
+        study = plan.study()
+        return f"study of {len(study.steps)} steps; {study.tolerance()}"
+    agreement = plan.agreement()
     summary = f"{agreement.task}, {len(agreement.sites)} sites, {agreement.rounds} rounds"
     return "; ".join(filter(None, (summary, agreement.tolerance())))
 
@@ -143,7 +148,13 @@ def _policy(site_folder: SiteFolder, run: Path | None) -> str:
     policy = site_folder.policy
     if run is None:
         return "can be read"
-    agreement = RunFile.read(run).agreement()
+    plan = read_plan(run)
+    if isinstance(plan, StudyFile):
+        study = plan.study()
+        check_policy(policy, study, site_folder.settings.name)
+        summary = "accepts the study" + (", after a person's yes" if asks(policy, study) else "")
+        return f"{summary}; {study.tolerance()}"
+    agreement = plan.agreement()
     policy.check(agreement, site_folder.settings.name)
     summary = "accepts the run" + (", after a person's yes" if policy.ask else "")
     return "; ".join(filter(None, (summary, agreement.tolerance())))
@@ -152,8 +163,11 @@ def _policy(site_folder: SiteFolder, run: Path | None) -> str:
 def _data(site_folder: SiteFolder, run: Path | None) -> str:
     settings = site_folder.settings
     adata = read_site(Path(settings.data), settings.name)
-    if run is not None:
-        agreement = RunFile.read(run).agreement()
+    plan = None if run is None else read_plan(run)
+    if isinstance(plan, StudyFile):
+        check_data(plan.study(), adata, settings.name)
+    elif plan is not None:
+        agreement = plan.agreement()
         task = task_from_json(agreement.task, agreement.options)
         own = task.agree({settings.name: adata})
         absent = set(agreement.panel.get("features", [])) - set(own.get("features", []))
@@ -168,9 +182,12 @@ def _data(site_folder: SiteFolder, run: Path | None) -> str:
 def _key(site_folder: SiteFolder, run: Path | None) -> str:
     if run is None:
         return "not asked for without run.toml"
-    agreement = RunFile.read(run).agreement()
+    plan = read_plan(run)
+    agreement = plan.study() if isinstance(plan, StudyFile) else plan.agreement()
     ring = site_folder.open_key(agreement)
     if ring is None:
         return "none needed"
+    if isinstance(plan, StudyFile):
+        SiteStudies(site_folder).open_key(plan.study())
     site_folder.membership(agreement, ring)
     return f"version {agreement.key_version}, {agreement.fingerprint}; all {len(agreement.sites)} sites are members"

@@ -31,8 +31,9 @@ a cut, FLARE waits for minutes for sites that do not know that the job is over."
 class Run(Protocol):
     """What attempts need of a run, on this disk or on another machine."""
 
+    what: ClassVar[str]
     unit: ClassVar[str]
-    """What the status counts."""
+    """What it is, and what its status counts."""
 
     @property
     def agreement(self) -> Agreed:
@@ -203,7 +204,7 @@ class Attempts:
 
     def _why(self, status: Status) -> str:
         why = status.message or (f"not up: {', '.join(self._missing[:8])}" if self._missing else "nothing moves")
-        return f"{self.name}: {why}; start it again to go on where it is"
+        return f"{self.run.what} {self.name}: {why}; start it again to go on where it is"
 
 
 class Supervisor(Attempts):

@@ -110,7 +110,7 @@ class DistantRun:
         Reaches the coordinator.
     """
 
-    unit = "round"
+    what, unit = "run", "round"
 
     def __init__(self, agreement: Agreement, site_folder: SiteFolder, console: Console) -> None:
         self.agreement, self.requested = agreement, ""

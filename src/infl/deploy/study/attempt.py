@@ -33,6 +33,7 @@ class StudyFolder(AttemptFolder):
         Made if it is missing.
     """
 
+    what: ClassVar[str] = "study"
     unit: ClassVar[str] = "step"
 
     def begin(self, study: Study) -> None:
@@ -132,7 +133,10 @@ class StudyAttempt(Attempt):
                 raise FederationError(f"{', '.join(lost)} was lost; the step under way begins again when all are back")
             requested = self.folder.requested
             desk.closed = requested == REQUEST_STOP
-            if requested == REQUEST_AGAIN or (desk.closed and desk.waits):
+            if requested == REQUEST_AGAIN:
+                return "ended", ""
+            if desk.closed and desk.waits:
+                self._note(round=desk.written)
                 return "ended", ""
         return "finished", ""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from infl.keys import Keyring
     from infl.privacy.seal import Ledger
 
-BEGIN, DONE = "begin", "done"
-"""First and last exchange of a step: what each site drew, and that it has written its new working object."""
+BEGIN, DONE, END = "begin", "done", "end"
+"""First and last exchange of a step: what each site drew, and that it has written its new working object; the study's last one."""
 NAMES = b"names of a study"
 """Sets the key of names apart from those of masks and tags."""
 BLOCK = 256
@@ -67,7 +68,7 @@ class StudyChannel:
         self._cipher = AESSIV(key.subkey("seal", version=study.key_version, salt=salt))
         self._number = 0
         self.run = _digest(study.digest, str(step))
-        self.agree(BEGIN, {site: drawn.hex()})
+        self.agree(BEGIN if step < len(study.steps) else END, {site: drawn.hex()})
 
     def number(self) -> int:
         """Return the number of the next exchange."""
@@ -75,9 +76,7 @@ class StudyChannel:
 
     def add(self, kind: str, share: Any) -> Any:
         """Return the sum of all members' masked shares."""
-        context = Context(
-            self._study.run, self._step + 1, 0, self.members, self._place(kind.rpartition(" ")[0] or kind), kind
-        )
+        context = Context(self._study.run, self._step + 1, 0, self.members, self._place(shown(kind)), kind)
         self._ledger.record(context, share, sealed=True)
         heard = self._exchange(kind, share, b"")
         if heard.words.lanes != share.lanes or heard.names:
@@ -94,7 +93,7 @@ class StudyChannel:
         text = json.dumps(names[self._site]).encode()
         text += b" " * (-len(text) % BLOCK)
         sealed = self._cipher.encrypt(text, [self._bound(kind, self._site)])
-        self._ledger.record_other(self._study.run, self._number, f"step {self._step + 1}, names: {kind}", sealed)
+        self._ledger.record_other(self._study.run, self._number, f"step {self._step + 1}, names: {shown(kind)}", sealed)
         heard = self._exchange(kind, MaskedArrays(np.zeros(0, np.uint32), np.zeros(0, np.uint64)), sealed)
         if {*heard.names} != {*self.members} or heard.names[self._site] != sealed:
             raise FederationError(f"{self._site}: the coordinator passed on other names than those of all sites")
@@ -127,6 +126,17 @@ class StudyChannel:
     def _link(self, kind: str, *heard: str) -> None:
         self.run = _digest(self.run, str(self._number), kind, *heard)
         self._number += 1
+
+
+def shown(kind: str) -> str:
+    """Return what a ledger says of an exchange: its kind without a digest.
+
+    Examples
+    --------
+    >>> shown("pca: sums " + 64 * "0"), shown("features")
+    ('pca: sums', 'features')
+    """
+    return re.sub(r" [0-9a-f]{64}$", "", kind)
 
 
 def _digest(*parts: str) -> str:

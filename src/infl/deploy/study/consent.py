@@ -15,8 +15,8 @@ from infl.deploy.results import write_private
 from infl.deploy.study.site import StudySite
 from infl.deploy.study.specification import Study
 from infl.deploy.study.steps import check_fields
-from infl.deploy.study.working import WorkingObject
-from infl.errors import DataError, FederationError, KeyringError
+from infl.deploy.study.working import JOURNAL, WorkingObject
+from infl.errors import DataError, FederationError, FileError, KeyringError
 from infl.privacy.seal import Ledger
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ class SiteStudies:
         key = self.open_key(study)
         ledger_key = site_folder.own_keys(site_folder.membership(study, key), study.run)["ledger"]
         working = self.working(study, settings.data)
+        working.check_source()
         check_data(study, site_folder.read_data() if not working.done else working.read(), name, done=working.done)
         ledger = Ledger(folder / LEDGER, ledger_key, run=study.run)
         return StudySite(name, study, working, key, ledger, site_folder.note)
@@ -141,6 +142,41 @@ class SiteStudies:
                 "version in use into study.toml"
             )
         return key
+
+    def find(self, study: str = "") -> Study:
+        """Return the study of this name, or whose random name begins so; the only one where none is given.
+
+        Raises
+        ------
+        FileError
+            There is none, or there are several.
+        """
+        found = [Study.from_json((folder / "study.json").read_text()) for folder in self.site_folder.studies()]
+        chosen = [one for one in found if one.name == study or one.run.startswith(study)]
+        if len(chosen) != 1:
+            named = ", ".join(f"{one.name} ({one.run[:12]})" for one in chosen or found)
+            raise FileError(
+                f"{len(chosen)} studies here{f' called {study}' if study else ''}: name one of {named or 'none'}"
+            )
+        return chosen[0]
+
+    def result(self, study: str = "") -> tuple[Study, WorkingObject]:
+        """Return a study that has ended here, and its working object.
+
+        Raises
+        ------
+        FileError
+            There is none, or it has not ended.
+        """
+        one = self.find(study)
+        journal = self.folder(one) / JOURNAL
+        working = self.working(one, self.site_folder.settings.data) if journal.exists() else None
+        if working is None or working.done < len(one.steps):
+            done = 0 if working is None else working.done
+            raise FileError(
+                f"study {one.name} has done {done} of {len(one.steps)} steps here: wait until it is finished"
+            )
+        return one, working
 
     def working(self, study: Study, source: str | Path) -> WorkingObject:
         """Return the site's working object."""

@@ -73,6 +73,11 @@ class Desk:
         return 0 if self.last is None else self.last[0]
 
     @property
+    def written(self) -> int:
+        """Steps that all sites have written, where :attr:`waits` is true: who is away learns of it when it is back."""
+        return 0 if self.last is None else self.last[0] + 1
+
+    @property
     def position(self) -> int:
         """Grows with every exchange."""
         return 0 if self.last is None else self.last[0] * MOST_EXCHANGES + self.last[1] + 1

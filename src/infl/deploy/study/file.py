@@ -9,7 +9,7 @@ from pydantic import Field, PlainValidator, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from infl.deploy.remote import Patience
-from infl.deploy.runfile import Key
+from infl.deploy.runfile import Key, RunFile
 from infl.deploy.study.specification import Study
 from infl.deploy.study.steps import Step, parameters, read_argument
 from infl.deploy.toml import Declared, Table, read_checked
@@ -67,12 +67,26 @@ def _step(raw: Any) -> Step:
             read_argument(kinds, name, value)
         except InflError as error:
             raise _at(name, str(error), value) from None
-    return Step.read(raw["do"], given)
+    try:
+        return Step.read(raw["do"], given)
+    except InflError as error:
+        raise _at("do", str(error), raw) from None
 
 
 def _at(name: str, text: str, value: Any) -> ValidationError:
     error = PydanticCustomError("declared", "{text}", {"text": text})
     return ValidationError.from_exception_data("step", [InitErrorDetails(type=error, loc=(name,), input=value)])
+
+
+def read_plan(path: Path) -> RunFile | StudyFile:
+    """Read a file that describes a run or a study; only the latter has steps.
+
+    Raises
+    ------
+    SettingsError
+        Something in it cannot work; the message has the line.
+    """
+    return StudyFile.read(path) if read_checked(path, lambda raw: "step" in raw) else RunFile.read(path)
 
 
 class StudyFile(Table):
@@ -104,3 +118,8 @@ class StudyFile(Table):
     def study(self) -> Study:
         """Return the study under a new random name."""
         return Study.new(self.name, self.sites, self.step, self.key.version, self.key.fingerprint, self.description)
+
+    @property
+    def specification(self) -> str:
+        """What a study must have to be the file's."""
+        return self.study().specification

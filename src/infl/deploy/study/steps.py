@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
-from inspect import signature
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
 from infl._parameters import Choice, Kind, Text
 from infl.data.columns import obs_column
 from infl.errors import DataError, SettingsError
+from infl.pp._filter import one_bound
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -38,6 +39,8 @@ class StepKind:
         that, are not named.
     inplace
         The function writes only when it is told to.
+    reads
+        Fields that it takes where they are there.
     others
         Kinds of arguments that a notebook may give as arrays, and a file by name.
     """
@@ -45,6 +48,7 @@ class StepKind:
     needs: Callable[[Arguments], list[Field]] = lambda given: []
     writes: Callable[[Arguments], list[Field]] = lambda given: []
     inplace: bool = False
+    reads: Callable[[Arguments], list[Field]] = lambda given: []
     others: Mapping[str, Kind] = field(default_factory=dict)
 
 
@@ -87,9 +91,22 @@ def _components(given: Arguments) -> list[Field]:
     return [("obsm", name or "X_pca"), ("varm", name or "PCs"), ("uns", name or "pca")]
 
 
+def _judged(slot: str, given: Arguments) -> list[Field]:
+    name, _ = one_bound(**{name: value for name, value in given.items() if name.startswith(("min_", "max_"))})
+    return _named(slot, f"n_{name[4:]}")
+
+
+def _labels(given: Arguments) -> list[Field]:
+    name = given["key_added"] or f"{given['target']}_transferred"
+    return [*_named("obs", name, f"{name}_probability"), ("uns", name)]
+
+
 REAL = Text(says="a type of real numbers, e.g. 'float32'")
 STEPS: Mapping[str, StepKind] = {
     "pp.qc_summary": StepKind(lambda a: _named("var", *a["qc_vars"]), _qc_columns, inplace=True),
+    "pp.filter_cells": StepKind(writes=lambda a: _judged("obs", a)),
+    "pp.filter_genes": StepKind(writes=lambda a: _judged("var", a)),
+    "pp.impute": StepKind(),
     "pp.normalize_total": StepKind(writes=lambda a: _named("obs", a["key_added"])),
     "pp.log1p": StepKind(),
     "pp.moments": StepKind(writes=lambda a: _named("var", "mean", "var", "std"), inplace=True),
@@ -110,6 +127,15 @@ STEPS: Mapping[str, StepKind] = {
         lambda a: _named("obsm", a["basis"]) + _batches(a),
         lambda a: [("obsm", a["adjusted_basis"]), ("uns", a["adjusted_basis"])],
         others={"dtype": REAL},
+    ),
+    "tl.score_genes": StepKind(writes=lambda a: _named("obs", a["score_name"])),
+    "tl.score_genes_cell_cycle": StepKind(writes=lambda a: _named("obs", "S_score", "G2M_score", "phase")),
+    "tl.spatial_domains": StepKind(
+        lambda a: _named("obsm", a["spatial_key"]) + _named("obs", a["section_key"]),
+        lambda a: [("obsm", f"X_{a['key_added']}"), *((slot, a["key_added"]) for slot in ("obs", "varm", "uns"))],
+    ),
+    "tl.transfer_labels": StepKind(
+        lambda a: _named("obsm", a["use_rep"]), _labels, reads=lambda a: _named("obs", a["target"])
     ),
     "tl.cluster": StepKind(
         lambda a: _named("obsm", a["use_rep"]),
@@ -154,7 +180,11 @@ class Step:
             There is no such step, or an argument is unknown or wrong.
         """
         kinds = parameters(do)
-        return cls(str(do), {name: read_argument(kinds, name, value) for name, value in given.items()})
+        step = cls(str(do), {name: read_argument(kinds, name, value) for name, value in given.items()})
+        if missing := [name for name, value in step.all_arguments.items() if value is Parameter.empty]:
+            raise SettingsError(f"{do} needs {missing[0]}=")
+        _ = step.needs, step.writes  # what cannot go together is refused here
+        return step
 
     @property
     def kind(self) -> StepKind:
@@ -179,7 +209,7 @@ class Step:
     @property
     def columns(self) -> set[str]:
         """Columns of ``obs`` that the step reads."""
-        return {name for slot, name in self.needs if slot == "obs"}
+        return {name for slot, name in (*self.needs, *self.kind.reads(self.all_arguments)) if slot == "obs"}
 
     def run(self, sites: Mapping[str, AnnData]) -> None:
         """Run it on sites, or on a consortium."""
@@ -278,7 +308,7 @@ def check_fields(steps: Sequence[Step], adata: AnnData, site: str, *, done: int 
 
 def _remedy(wanted: Field) -> str:
     """Say which step makes a field."""
-    makers = [name for name in STEPS if wanted in Step(name, {}).writes]
+    makers = [name for name in STEPS if not name.startswith("pp.filter") and wanted in Step(name, {}).writes]
     if makers:
         return f"{makers[0]} makes it, so put that step before"
     return "add it to the data before the study"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from infl.errors import DataError, FileError
 if TYPE_CHECKING:
     from infl._types import Data
 
+JOURNAL = "journal.json"
 CHUNK = 1 << 22
 
 
@@ -70,28 +72,34 @@ class WorkingObject:
 
     Raises
     ------
-    DataError
-        The data have changed since the study began here.
     FileError
         The journal is of another study.
     """
 
     def __init__(self, folder: Path, study: str, source: Path, site: str) -> None:
         self.folder, self.source, self.site = folder, source, site
-        self._path = folder / "journal.json"
-        now = stamp(source)
+        self._path = folder / JOURNAL
         if not self._path.exists():
-            self._save(Journal(study, now, digest_of(source)))
+            self._save(Journal(study, stamp(source), digest_of(source)))
             return
         with explained(self._path, "read"):
             self._journal = Journal(**json.loads(self._path.read_text()))
         if self._journal.study != study:
             raise FileError(f"{site}: {folder} has another study")
-        if now != self._journal.stamp and digest_of(source) != self._journal.data:
-            raise DataError(
-                f"{site}: {source} has changed since the study began: put the file back as it was, or begin a new study"
-            )
         self._remove_others()
+
+    def check_source(self) -> None:
+        """Refuse to go on where the site's own file is not what the study began with.
+
+        Raises
+        ------
+        DataError
+            It has changed.
+        """
+        if stamp(self.source) != self._journal.stamp and digest_of(self.source) != self._journal.data:
+            raise DataError(
+                f"{self.site}: {self.source} has changed since the study began: put the file back as it was, or begin a new study"
+            )
 
     @property
     def done(self) -> int:
@@ -113,14 +121,26 @@ class WorkingObject:
         FileError
             It is not as it was written.
         """
-        if self._journal.object and digest_of(self.path) != self._journal.digest:
-            raise FileError(f"{self.site}: {self.path} is not as the last step left it: begin a new study")
+        self._check_object()
         data: Data = read_site(self.path, self.site)
         if not isinstance(data, AnnData):
             raise DataError(
                 f"{self.site}: a study works on AnnData, and {self.source} is MuData: write one modality to a file"
             )
         return data
+
+    def copy_to(self, out: Path) -> None:
+        """Copy the object to a new file."""
+        self._check_object()
+
+        def copy(part: Path) -> None:
+            shutil.copyfile(self.path, part)
+
+        write_atomic(out, copy, mode=0o600)
+
+    def _check_object(self) -> None:
+        if self._journal.object and digest_of(self.path) != self._journal.digest:
+            raise FileError(f"{self.site}: {self.path} is not as the last step left it: begin a new study")
 
     def drawn(self, step: int) -> bytes:
         """Return the site's random bytes for a step; they are on disk before anything is sent under them."""
