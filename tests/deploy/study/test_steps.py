@@ -6,8 +6,8 @@ from anndata import AnnData
 from scipy import sparse
 
 import infl
-from infl.deploy.study.steps import STEPS, Step, check_fields, missing_everywhere
-from infl.errors import DataError
+from infl.deploy.study.steps import STEPS, Step, check_fields, check_ruled, missing_everywhere
+from infl.errors import DataError, SettingsError
 
 SLOTS = ("obs", "var", "obsm", "varm", "uns")
 
@@ -82,6 +82,12 @@ def test_every_function_that_works_between_processes_is_a_step() -> None:
     }
     only_returns = {"pp.quantiles"}
     assert found - only_returns | {"pp.filter_cells"} == {*STEPS}  # the latter sums nothing
+
+
+def test_steps_that_rules_do_not_bind_yet_are_named() -> None:
+    check_ruled([*LOGS, Step.read("pp.moments", {}), Step.read("pp.filter_cells", {"min_genes": 3})], "s1")
+    with pytest.raises(SettingsError, match=r"step 3 \(pp.harmony_integrate\) is not yet under rules of disclosure"):
+        check_ruled([*LOGS, Step.read("pp.harmony_integrate", {})], "s1")
 
 
 def test_log1p_marks_logarithms_only() -> None:

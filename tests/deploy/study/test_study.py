@@ -24,6 +24,7 @@ from infl.errors import DataError, FederationError, FileError, SealError
 from infl.federation.messages import Heard, Said
 from infl.federation.wire import decode, encode
 from infl.keys import Keyring
+from infl.privacy import Disclosure, DisclosureRules
 
 KEY = Keyring.create()
 STEPS = [
@@ -89,7 +90,7 @@ def test_no_value_or_name_can_be_read_on_the_way(tmp_path: Path) -> None:
 
 
 PLACES = [
-    ("s0", "says", 0, 0), ("s1", "heard", 0, 0), ("s2", "says", 0, 2), ("desk", "told", 0, 3), ("s0", "heard", 1, 1),
+    ("s0", "says", 0, 0), ("s1", "heard", 0, 0), ("s2", "says", 0, 3), ("desk", "told", 0, 4), ("s0", "heard", 1, 1),
     ("s1", "keeps", 0, 0), ("s1", "kept", 0, 0), ("desk", "told", 1, 0), ("s0", "keeps", 2, 0), ("s2", "heard", 3, 3),
     ("s1", "says", 4, 4), ("desk", "told", 4, 5), ("s0", "kept", 4, 0), ("s2", "says", 5, 0), ("s1", "heard", 5, 4),
     ("desk", "told", 5, 7), ("s2", "keeps", 5, 0), ("s0", "kept", 5, 0), ("s1", "says", 6, 0), ("desk", "told", 6, 0),
@@ -114,6 +115,30 @@ def test_killed_at_twenty_places_in_one_study(tmp_path: Path) -> None:
     assert not left
     assert same_as_in_process(rehearsal, in_process(tmp_path))
     assert said_once(rehearsal)
+
+
+def test_rules_of_disclosure_and_a_step_that_runs_again(tmp_path: Path) -> None:
+    """What was released to this study is released again when its step is repeated: the same bytes."""
+    rules = DisclosureRules(dominance=1, features_per_record=float("inf"), records_per_parameter=0)
+    steps, left = (
+        [*STEPS[:4], Step.read("pp.moments", {})],
+        [("s1", "heard", 0, 6), ("s0", "says", 3, 9), ("desk", "told", 4, 7)],
+    )
+
+    def fault(*place: Any) -> None:
+        if place in left:
+            left.remove(place)
+            raise Killed
+
+    rehearsal = make(tmp_path, steps)
+    while left:
+        with Disclosure(rules, tmp_path / "registers"):
+            ended = rehearsal.attempt(fault)
+        assert {type(error) for error in ended.values()} == {Killed}, ended
+    with Disclosure(rules, tmp_path / "registers"):
+        assert rehearsal.attempt() == dict.fromkeys(rehearsal.study.sites)
+    assert said_once(rehearsal)
+    assert rehearsal.result("s0").var["mean"].notna().all()
 
 
 def test_a_step_that_fails_at_one_site_is_kept_nowhere(tmp_path: Path) -> None:
@@ -166,7 +191,7 @@ def test_another_message_is_not_sealed_under_the_same_masks(tmp_path: Path) -> N
     rehearsal = make(tmp_path, STEPS[:1])
 
     def fault(*place: Any) -> None:
-        if place == ("s0", "heard", 0, 3):
+        if place == ("s0", "heard", 0, 4):
             raise Killed
 
     assert type(rehearsal.attempt(fault)["s0"]) is Killed
@@ -185,7 +210,7 @@ def test_a_site_that_lost_its_journal_does_not_go_on_under_old_masks(tmp_path: P
     rehearsal = make(tmp_path, STEPS[:1])
 
     def fault(*place: Any) -> None:
-        if place == ("s0", "heard", 0, 3):
+        if place == ("s0", "heard", 0, 4):
             raise Killed
 
     rehearsal.attempt(fault)
@@ -200,8 +225,8 @@ LIES: dict[str, tuple[tuple[int, int], Callable[[Heard], Heard]]] = {
     "one is left out": ((0, 0), lambda h: replace(h, names={site: h.names[site] for site in ("s0", "s1")})),
     "another place": ((0, 1), lambda h: replace(h, number=0)),
     "altered names": ((0, 2), lambda h: replace(h, names={**h.names, "s2": bytes(len(h.names["s2"]))})),
-    "altered sum": ((0, 3), lambda h: replace(h, words=replace(h.words, high=h.words.high + np.uint64(1)))),
-    "shorter sum": ((0, 3), lambda h: replace(h, words=replace(h.words, high=h.words.high[:-1]))),
+    "altered sum": ((0, 4), lambda h: replace(h, words=replace(h.words, high=h.words.high + np.uint64(1)))),
+    "shorter sum": ((0, 4), lambda h: replace(h, words=replace(h.words, high=h.words.high[:-1]))),
     "an older sum": ((1, 0), lambda h: replace(h, step=0)),
 }
 

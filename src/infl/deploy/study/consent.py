@@ -14,9 +14,10 @@ from infl.deploy.policy import Policy
 from infl.deploy.results import write_private
 from infl.deploy.study.site import StudySite
 from infl.deploy.study.specification import Study
-from infl.deploy.study.steps import check_fields
+from infl.deploy.study.steps import check_fields, check_ruled
 from infl.deploy.study.working import JOURNAL, WorkingObject
 from infl.errors import DataError, FederationError, FileError, KeyringError
+from infl.privacy import Disclosure
 from infl.privacy.seal import Ledger
 
 if TYPE_CHECKING:
@@ -61,6 +62,12 @@ def check_policy(policy: Policy, study: Study, site: str) -> None:
     for what, refused in refusals.items():
         if refused():
             raise FederationError(f"{site} refuses: its policy does not accept {what}")
+
+
+def rules_of(policy: Policy, home: Path) -> Disclosure | None:
+    """Return the rules of disclosure of a policy that has them, with the site's registers; None where it has none."""
+    rules = getattr(policy, "disclosure", None) if "disclosure" in policy.model_fields_set else None
+    return None if rules is None else Disclosure(rules, home / "disclosure")
 
 
 def _columns(study: Study) -> set[str]:
@@ -123,8 +130,11 @@ class SiteStudies:
         working = self.working(study, settings.data)
         working.check_source()
         check_data(study, site_folder.read_data() if not working.done else working.read(), name, done=working.done)
+        disclosure = rules_of(policy, site_folder.home)
+        if disclosure is not None:
+            check_ruled(study.steps, name)
         ledger = Ledger(folder / LEDGER, ledger_key, run=study.run)
-        return StudySite(name, study, working, key, ledger, site_folder.note)
+        return StudySite(name, study, working, key, ledger, site_folder.note, disclosure)
 
     def open_key(self, study: Study) -> Keyring:
         """Return the key ring, whose version in use is the study's.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from infl.data.consortium import Consortium
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from infl.deploy.study.specification import Study
     from infl.federation.messages import Heard, Said
     from infl.keys import Keyring
+    from infl.privacy import Disclosure
     from infl.privacy.seal import Ledger
 
 
@@ -32,6 +34,8 @@ class StudySite:
         What messages are sealed with, and written down in before they are sent.
     note
         Called with a line when a step is kept.
+    disclosure
+        Rules of disclosure that bind this site's sums (None: none do).
     """
 
     def __init__(
@@ -42,9 +46,10 @@ class StudySite:
         key: Keyring,
         ledger: Ledger,
         note: Callable[[str], None] = lambda line: None,
+        disclosure: Disclosure | None = None,
     ) -> None:
         self.name, self.study, self.working = name, study, working
-        self.key, self.ledger, self.note = key, ledger, note
+        self.key, self.ledger, self.note, self.disclosure = key, ledger, note, disclosure
 
     def run(self, exchange: Callable[[Said], Heard]) -> None:
         """Do all steps that are left, in order.
@@ -61,8 +66,10 @@ class StudySite:
     def _step(self, step: int, exchange: Callable[[Said], Heard]) -> None:
         """Run a step on what the last one left, and keep it when all sites have written what it made."""
         channel = self._channel(step, exchange)
+        self._agree_on_rules(channel)
         adata = self.working.read()
-        self.study.steps[step].run(Consortium({self.name: adata}, channel, self.key))
+        with self.disclosure or nullcontext():
+            self.study.steps[step].run(Consortium({self.name: adata}, channel, self.key))
         written = self.working.write(step, adata)
         if not all(value is True for value in channel.agree(DONE, {self.name: True}).values()):
             raise FederationError(f"{self.name}: a site has not written step {step + 1}; it is not kept")
@@ -70,6 +77,16 @@ class StudySite:
         self.note(
             f"study {self.study.name}: step {step + 1} of {len(self.study.steps)} is kept, {self.study.steps[step]}"
         )
+
+    def _agree_on_rules(self, channel: StudyChannel) -> None:
+        """Refuse to begin where sites do not need the same number of sites behind an opened number: what they add follows from it."""
+        needed = 0 if self.disclosure is None else self.disclosure.rules.needed
+        for site, other in channel.agree("rules of disclosure", {self.name: needed}).items():
+            if other != needed:
+                raise FederationError(
+                    f"{self.name}: its rules of disclosure need {needed} sites behind a number, those of {site} {other} (0: it has no "
+                    "rules): agree on min_holders and colluders in [disclosure] of policy.toml, everywhere or nowhere"
+                )
 
     def _channel(self, step: int, exchange: Callable[[Said], Heard]) -> StudyChannel:
         drawn = self.working.drawn(step)

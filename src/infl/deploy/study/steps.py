@@ -306,6 +306,21 @@ def check_fields(steps: Sequence[Step], adata: AnnData, site: str, *, done: int 
         made |= {*step.writes}
 
 
+def check_ruled(steps: Sequence[Step], site: str) -> None:
+    """Check before any work that rules of disclosure can bind every step.
+
+    Raises
+    ------
+    SettingsError
+        One opens sums that say nothing of the records behind them.
+    """
+    for number, step in enumerate(steps, 1):
+        if not getattr(_function(step.do), "ruled", True):
+            raise SettingsError(
+                f"step {number} ({step.do}) is not yet under rules of disclosure, which the policy of {site} has: leave the step out"
+            )
+
+
 def _remedy(wanted: Field) -> str:
     """Say which step makes a field."""
     makers = [name for name in STEPS if not name.startswith("pp.filter") and wanted in Step(name, {}).writes]
