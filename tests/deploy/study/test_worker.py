@@ -46,7 +46,7 @@ class House:
             key.grant(site, identity)
         for site, adata in self.sites.items():
             home = root / site
-            home.mkdir()
+            home.mkdir(parents=True)
             adata.copy().write_h5ad(home / "cohort.h5ad")
             identities[site].save(home / "identity.key")
             key.granted(site).save(home / "ring.key")
@@ -213,6 +213,25 @@ def test_a_yes_is_to_one_study(tmp_path: Path) -> None:
     other = Study.new("first", house.study.sites, STEPS[:2], 1, house.study.fingerprint)
     with pytest.raises(InflError, match="differs from this site's study.toml"):
         studies.prepare(other)
+
+
+RULES = "[disclosure]\ndominance = 1\nfeatures_per_record = inf\nrecords_per_parameter = 0\n"
+
+
+def test_rules_of_a_policy_bind_its_site(tmp_path: Path) -> None:
+    house = House(tmp_path, [*STEPS[:3], Step.read("pp.moments", {})], POLICY + RULES)
+    site = SiteStudies(house.folder("s0")).prepare(house.study)
+    site.ledger.close()
+    assert site.disclosure is not None and site.disclosure.rules.dominance == 1
+    assert site.disclosure.folder == tmp_path / "s0" / "disclosure"
+    (tmp_path / "s1" / "policy.toml").write_text(POLICY)
+    status = house.attempt()  # s1 has no rules: the others do not begin
+    assert status.state == "stopped"
+    assert any("its rules of disclosure need 3 sites" in line for line in house.folder("s0").events())
+    assert house.done() == [0, 0, 0]
+    other = House(tmp_path / "other", [STEPS[4], Step.read("pp.harmony_integrate", {})], POLICY + RULES)
+    with pytest.raises(InflError, match=r"step 2 \(pp.harmony_integrate\) is not yet under rules"):
+        SiteStudies(other.folder("s0")).prepare(other.study)
 
 
 def test_what_the_data_lack_is_said_before_any_work(tmp_path: Path) -> None:

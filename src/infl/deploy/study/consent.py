@@ -66,8 +66,7 @@ def check_policy(policy: Policy, study: Study, site: str) -> None:
 
 def rules_of(policy: Policy, home: Path) -> Disclosure | None:
     """Return the rules of disclosure of a policy that has them, with the site's registers; None where it has none."""
-    rules = getattr(policy, "disclosure", None) if "disclosure" in policy.model_fields_set else None
-    return None if rules is None else Disclosure(rules, home / "disclosure")
+    return Disclosure(policy.disclosure, home / "disclosure") if "disclosure" in policy.model_fields_set else None
 
 
 def _columns(study: Study) -> set[str]:
