@@ -45,6 +45,8 @@ from infl.tl._cluster_sums import (
     squares,
 )
 from infl.tl._cox import cox_sums
+from infl.tl._deseq2 import deseq2_sums, linear_models
+from infl.tl._deseq2_sums import log_sum
 from infl.tl._domain_number import agreement
 from infl.tl._glm import glm_sums
 from infl.tl._glm_sums import family_of
@@ -287,9 +289,26 @@ def _of_tools() -> list[str]:
             '`rank_genes_groups(method="wilcoxon")`': rank_sums(1, 1, 64),
             "`de`": [design_sum(1), *linear_sums(1, 1)],
             '`de(method="voom")`': [design_sum(1), *voom_sums(1, 1)],
+            '`de(method="deseq2")`': _of_deseq2(),
             "`calibrate_lock`, `lock_curve`": [replace(judged, name="strength …")],
         }
     )
+
+
+def _of_deseq2() -> list[FederatedSum]:
+    logs, counts = linear_models(1, 1)
+    first, means, genewise, last = deseq2_sums(1, 1, linear=False)
+    return [
+        design_sum(1),
+        log_sum(1),
+        logs,
+        *counts,
+        first,
+        *means,
+        genewise,
+        replace(genewise, name="dispersions"),
+        *last,
+    ]
 
 
 def _of_survival() -> list[str]:

@@ -14,9 +14,10 @@ from infl.data.copy import own
 from infl.data.design import SITE, Contrast, Design, agree_on_design, aliased, own_levels, read_formula, with_site
 from infl.data.sites import over_sites
 from infl.data.units import check_units
-from infl.errors import DataError
+from infl.errors import DataError, SettingsError
 from infl.pp._matrix import SiteMatrix, kinds, matrices
 from infl.sums import State, run_sums
+from infl.tl._deseq2 import deseq2, deseq2_table
 from infl.tl._linear_sums import Designed, LinearFit, design_sum, linear_fit, linear_sums
 from infl.tl._markers import adjusted
 from infl.tl._moderation import moderate
@@ -32,7 +33,7 @@ COUNTS = ("raw counts", "normalised counts")
 
 @over_sites(
     design=Text(says="a formula, e.g. '~ condition + age'"),
-    method=Choice(("limma", "voom")),
+    method=Choice(("limma", "voom", "deseq2")),
     trend=Flag(),
     site_effects=Flag(),
     layer=LAYER,
@@ -42,7 +43,7 @@ def de(
     design: str,
     *,
     contrast: Contrast | None = None,
-    method: Literal["limma", "voom"] = "limma",
+    method: Literal["limma", "voom", "deseq2"] = "limma",
     trend: bool = False,
     site_effects: bool = True,
     layer: str | None = None,
@@ -71,7 +72,8 @@ def de(
         term of the formula, if that has one coefficient.
     method
         ``"limma"`` for logarithms; ``"voom"`` for raw counts, with weights from how their variance follows their mean (no
-        normalisation beside the totals; all sites have to have measured all features).
+        normalisation beside the totals); ``"deseq2"`` for raw counts, negative binomial models with shrunken dispersions, as PyDESeq2
+        has them without Cook's distances and without filtering. For counts, all sites have to have measured all features.
     trend
         The prior variance follows the mean of a feature (limma-trend).
     site_effects
@@ -91,7 +93,8 @@ def de(
     Returns
     -------
     One row per feature, smallest p-value first: ``variable``, ``log_fc``, ``se``, ``t_value``, ``df``, ``p_value``, ``adj_p_value``
-    (Benjamini-Hochberg), ``mean`` and ``n_obs``. NaN where a feature's values do not determine the contrast.
+    (Benjamini-Hochberg), ``mean`` and ``n_obs``. NaN where a feature's values do not determine the contrast. With ``"deseq2"`` there
+    is ``dispersion``, too; ``t_value`` is Wald's z, and ``mean`` that of normalised counts.
 
     Raises
     ------
@@ -104,7 +107,8 @@ def de(
     References
     ----------
     Smyth (2004), Statistical Applications in Genetics and Molecular Biology 3:3. Ritchie et al. (2015), limma powers
-    differential expression analyses. Nucleic Acids Research 43:e47. Law et al. (2014), voom. Genome Biology 15:R29.
+    differential expression analyses. Nucleic Acids Research 43:e47. Law et al. (2014), voom. Genome Biology 15:R29. Love et al. (2014),
+    DESeq2. Genome Biology 15:550.
 
     Examples
     --------
@@ -114,12 +118,17 @@ def de(
     >>> table["variable"][:2].tolist()
     ['clone_1388', 'clone_0']
     """
-    at = matrices(sites, layer, key, masked=method != "voom")
+    if trend and method == "deseq2":
+        raise SettingsError(
+            "trend=True is for limma's variances, and 'deseq2' has a trend of its own: leave trend= out"
+        )
+    of_counts = method != "limma"
+    at = matrices(sites, layer, key, masked=not of_counts)
     units = kinds(at)
     check_units(units)
     _check_kind(units, layer, method)
-    if method == "voom":
-        _check_measured(at)
+    if of_counts:
+        _check_measured(at, method)
     formula = with_site(design) if site_effects and len(sites) > 1 else read_formula(design)[0]
     model, rows = agree_on_design(sites, formula)
     weights = model.contrast(contrast)
@@ -131,12 +140,16 @@ def de(
     state = run_sums([design_sum(len(fitted))], designed, key, about="de")
     check_design(model, fitted, state)
     shape = len(fitted), len(names)
-    if method == "voom":
-        counts = {site: counted(of_site) for site, of_site in designed.items()}
-        state = run_sums(voom_sums(*shape), counts, key, state=state, about="de")
+    if method == "deseq2":
+        state = deseq2(designed, model, fitted, key, state)
+        table, df_prior = deseq2_table(state, weights[fitted], names), np.nan
     else:
-        state = run_sums(linear_sums(*shape), designed, key, state=state, about="de")
-    table, df_prior = limma_table(linear_fit(state), weights[fitted], names, state["n"], trend=trend)
+        if method == "voom":
+            counts = {site: counted(of_site) for site, of_site in designed.items()}
+            state = run_sums(voom_sums(*shape), counts, key, state=state, about="de")
+        else:
+            state = run_sums(linear_sums(*shape), designed, key, state=state, about="de")
+        table, df_prior = limma_table(linear_fit(state), weights[fitted], names, state["n"], trend=trend)
     used = {name: float(w) for name, w in zip(model.names, weights, strict=True) if w}
     params: dict[str, Any] = {
         "design": formula,
@@ -154,12 +167,11 @@ def de(
 
 def _check_kind(units: Mapping[str, str | None], layer: str | None, method: str) -> None:
     """Refuse counts, whose variance is no constant, where logarithms are due, and the reverse."""
-    wrong = [
-        site for site, kind in units.items() if kind and (kind != "raw counts" if method == "voom" else kind in COUNTS)
-    ]
-    if wrong and method == "voom":
+    of_counts = method in ("voom", "deseq2")
+    wrong = [site for site, kind in units.items() if kind and (kind != "raw counts" if of_counts else kind in COUNTS)]
+    if wrong and of_counts:
         raise DataError(
-            f"{layer or 'X'} of {wrong[0]} has {units[wrong[0]]}, and 'voom' is for raw counts: give the layer with them"
+            f"{layer or 'X'} of {wrong[0]} has {units[wrong[0]]}, and {method!r} is for raw counts: give the layer with them"
         )
     if wrong:
         raise DataError(
@@ -168,14 +180,14 @@ def _check_kind(units: Mapping[str, str | None], layer: str | None, method: str)
         )
 
 
-def _check_measured(at: Mapping[str, SiteMatrix]) -> None:
+def _check_measured(at: Mapping[str, SiteMatrix], method: str) -> None:
     """Refuse sites whose totals are not of all features."""
     for site, matrix in at.items():
         if not matrix.present.all():
             name = matrix.adata.var_names[~matrix.present][0]
             raise DataError(
                 f"{site} did not measure {name!r}, so its totals are no sums of the same features: harmonise with "
-                "features='intersection' for 'voom'"
+                f"features='intersection' for {method!r}"
             )
 
 

@@ -78,7 +78,7 @@ def design_sum(p: int) -> FederatedSum:
         scale={"n": COUNT_SCALE, "products": DEEP_SCALE, "varies": COUNT_SCALE},
         records=lambda site, state: {
             "n": len(site.design),
-            "products": _square(_pairs(_told(site)).sum(axis=0)[:, None], p)[0],
+            "products": square_of(pairs_of(_told(site)).sum(axis=0)[:, None], p)[0],
         },
         sensitivity={"n": 1},
     )
@@ -156,7 +156,7 @@ class Own:
             w = known.astype(float) if weights is None else known * weights(site, at, state)
             n, total = n + known.sum(axis=0), total + y.sum(axis=0)
             w_, y_, x_ = w_ + w.sum(axis=0), y_ + (w * y).sum(axis=0), x_ + x.T @ w
-            xx, xy = xx + _pairs(x).T @ w, xy + x.T @ (w * y)
+            xx, xy = xx + pairs_of(x).T @ w, xy + x.T @ (w * y)
         return cls(site, n, total, w_, y_, x_, xx, xy)
 
     def level(self, beta: np.ndarray) -> np.ndarray:
@@ -198,7 +198,7 @@ def _behind(site: Designed, p: int) -> dict[str, np.ndarray]:
     n, xx, xy = np.zeros(n_vars), np.zeros((p * (p + 1) // 2, n_vars)), np.zeros((p, n_vars))
     for at, _, known in site.blocks():
         told = _told(site)[at]
-        n, xx, xy = n + known.sum(axis=0), xx + _pairs(told).T @ known, xy + told.T @ known
+        n, xx, xy = n + known.sum(axis=0), xx + pairs_of(told).T @ known, xy + told.T @ known
     return {"n": n, "sum": n, "xx": xx, "xy": xy, "rr": n, "xr": xy}
 
 
@@ -250,7 +250,7 @@ class LinearFit:
 def linear_fit(state: State) -> LinearFit:
     """Return the models after the sums for them."""
     inverse, p = state["inverse"], state["beta"].shape[1]
-    determined = inverse @ _square(state["xx"], p)
+    determined = inverse @ square_of(state["xx"], p)
     rank = np.rint(np.trace(determined, axis1=1, axis2=2))
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = state["sum"] / state["n"]
@@ -259,7 +259,7 @@ def linear_fit(state: State) -> LinearFit:
 
 def inverses(xx: np.ndarray, p: int) -> np.ndarray:
     """Return generalised inverses of symmetric matrices, (n_vars, p, p), from their lower halves, (pairs, n_vars)."""
-    whole = _square(xx, p)
+    whole = square_of(xx, p)
     size = np.sqrt(np.einsum("vii->vi", whole))
     scale = 1 / np.where(size > 0, size, 1)
     values, vectors = np.linalg.eigh(whole * scale[:, :, None] * scale[:, None, :])
@@ -268,7 +268,7 @@ def inverses(xx: np.ndarray, p: int) -> np.ndarray:
     return (turned * np.where(good, 1 / np.where(good, values, 1), 0)[:, None, :]) @ np.swapaxes(turned, 1, 2)
 
 
-def _square(xx: np.ndarray, p: int) -> np.ndarray:
+def square_of(xx: np.ndarray, p: int) -> np.ndarray:
     """Whole matrices, (n_vars, p, p)."""
     whole = np.empty((xx.shape[1], p, p))
     i, j = np.tril_indices(p)
@@ -276,7 +276,7 @@ def _square(xx: np.ndarray, p: int) -> np.ndarray:
     return whole
 
 
-def _pairs(x: np.ndarray) -> np.ndarray:
+def pairs_of(x: np.ndarray) -> np.ndarray:
     """Products of all pairs of columns, (n, pairs)."""
     i, j = np.tril_indices(x.shape[1])
     return x[:, i] * x[:, j]
