@@ -45,6 +45,7 @@ from infl.tl._cluster_sums import (
     squares,
 )
 from infl.tl._cox import cox_sums
+from infl.tl._de import peptide_sum
 from infl.tl._deseq2 import deseq2_sums, linear_models
 from infl.tl._deseq2_sums import log_sum
 from infl.tl._domain_number import agreement
@@ -289,6 +290,7 @@ def _of_tools() -> list[str]:
             '`rank_genes_groups(method="wilcoxon")`': rank_sums(1, 1, 64),
             "`de`": [design_sum(1), *linear_sums(1, 1)],
             '`de(method="voom")`': [design_sum(1), *voom_sums(1, 1)],
+            '`de(method="deqms")`': [peptide_sum(1)],
             '`de(method="deseq2")`': _of_deseq2(),
             "`calibrate_lock`, `lock_curve`": [replace(judged, name="strength …")],
         }

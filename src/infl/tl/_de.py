@@ -10,17 +10,19 @@ import pandas as pd
 from scipy import stats
 
 from infl._parameters import LAYER, Choice, Flag, Text
+from infl.data.columns import shortlist
+from infl.data.consortium import alongside
 from infl.data.copy import own
 from infl.data.design import SITE, Contrast, Design, agree_on_design, aliased, own_levels, read_formula, with_site
 from infl.data.sites import over_sites
 from infl.data.units import check_units
 from infl.errors import DataError, SettingsError
 from infl.pp._matrix import SiteMatrix, kinds, matrices
-from infl.sums import State, run_sums
+from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, State, run_sums
 from infl.tl._deseq2 import deseq2, deseq2_table
 from infl.tl._linear_sums import Designed, LinearFit, design_sum, linear_fit, linear_sums
 from infl.tl._markers import adjusted
-from infl.tl._moderation import moderate
+from infl.tl._moderation import moderate, moderate_by_counts
 from infl.tl._voom import counted, voom_sums
 
 if TYPE_CHECKING:
@@ -29,11 +31,13 @@ if TYPE_CHECKING:
     from infl.keys import Keyring
 
 COUNTS = ("raw counts", "normalised counts")
+FOR_COUNTS = ("voom", "deseq2")
 
 
 @over_sites(
     design=Text(says="a formula, e.g. '~ condition + age'"),
-    method=Choice(("limma", "voom", "deseq2")),
+    method=Choice(("limma", "voom", "deqms", "deseq2")),
+    counts_key=Text(none=True, says="the name of a var column with numbers of peptides"),
     trend=Flag(),
     site_effects=Flag(),
     layer=LAYER,
@@ -43,8 +47,9 @@ def de(
     design: str,
     *,
     contrast: Contrast | None = None,
-    method: Literal["limma", "voom", "deseq2"] = "limma",
+    method: Literal["limma", "voom", "deqms", "deseq2"] = "limma",
     trend: bool = False,
+    counts_key: str | None = None,
     site_effects: bool = True,
     layer: str | None = None,
     key_added: str = "infl_de",
@@ -74,8 +79,11 @@ def de(
         ``"limma"`` for logarithms; ``"voom"`` for raw counts, with weights from how their variance follows their mean (no
         normalisation beside the totals); ``"deseq2"`` for raw counts, negative binomial models with shrunken dispersions, as PyDESeq2
         has them without Cook's distances and without filtering. For counts, all sites have to have measured all features.
+        ``"deqms"`` is limma with a prior variance that follows the number of peptides, for proteomics.
     trend
         The prior variance follows the mean of a feature (limma-trend).
+    counts_key
+        Column of ``var`` with numbers of peptides or spectra, for ``"deqms"``; their mean over the sites that measured a feature counts.
     site_effects
         Add ``+ site`` to a formula that has no such term. Sites differ in machines and patients; without it, these
         differences count as those of the condition.
@@ -108,7 +116,7 @@ def de(
     ----------
     Smyth (2004), Statistical Applications in Genetics and Molecular Biology 3:3. Ritchie et al. (2015), limma powers
     differential expression analyses. Nucleic Acids Research 43:e47. Law et al. (2014), voom. Genome Biology 15:R29. Love et al. (2014),
-    DESeq2. Genome Biology 15:550.
+    DESeq2. Genome Biology 15:550. Zhu et al. (2020), DEqMS. Molecular & Cellular Proteomics 19:1047.
 
     Examples
     --------
@@ -118,11 +126,8 @@ def de(
     >>> table["variable"][:2].tolist()
     ['clone_1388', 'clone_0']
     """
-    if trend and method == "deseq2":
-        raise SettingsError(
-            "trend=True is for limma's variances, and 'deseq2' has a trend of its own: leave trend= out"
-        )
-    of_counts = method != "limma"
+    _check_options(method, trend, counts_key)
+    of_counts = method in FOR_COUNTS
     at = matrices(sites, layer, key, masked=not of_counts)
     units = kinds(at)
     check_units(units)
@@ -149,7 +154,11 @@ def de(
             state = run_sums(voom_sums(*shape), counts, key, state=state, about="de")
         else:
             state = run_sums(linear_sums(*shape), designed, key, state=state, about="de")
-        table, df_prior = limma_table(linear_fit(state), weights[fitted], names, state["n"], trend=trend)
+        fit = linear_fit(state)
+        peptides = None
+        if counts_key is not None:
+            peptides = run_sums([peptide_sum(len(names))], _peptides(at, counts_key), key, about="de")["peptides"]
+        table, df_prior = limma_table(fit, weights[fitted], names, state["n"], trend=trend, peptides=peptides)
     used = {name: float(w) for name, w in zip(model.names, weights, strict=True) if w}
     params: dict[str, Any] = {
         "design": formula,
@@ -165,9 +174,20 @@ def de(
     return table
 
 
+def _check_options(method: str, trend: bool, counts_key: str | None) -> None:
+    if trend and method in ("deseq2", "deqms"):
+        raise SettingsError(
+            f"trend=True is for limma and voom, and {method!r} has a trend of its own: leave trend= out"
+        )
+    if (counts_key is not None) != (method == "deqms"):
+        raise SettingsError(
+            f"counts_key={counts_key!r} and method={method!r}: 'deqms', and it alone, needs the column of var with numbers of peptides"
+        )
+
+
 def _check_kind(units: Mapping[str, str | None], layer: str | None, method: str) -> None:
     """Refuse counts, whose variance is no constant, where logarithms are due, and the reverse."""
-    of_counts = method in ("voom", "deseq2")
+    of_counts = method in FOR_COUNTS
     wrong = [site for site, kind in units.items() if kind and (kind != "raw counts" if of_counts else kind in COUNTS)]
     if wrong and of_counts:
         raise DataError(
@@ -189,6 +209,38 @@ def _check_measured(at: Mapping[str, SiteMatrix], method: str) -> None:
                 f"{site} did not measure {name!r}, so its totals are no sums of the same features: harmonise with "
                 f"features='intersection' for {method!r}"
             )
+
+
+def _peptides(at: Mapping[str, SiteMatrix], column: str) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
+    """Return numbers of peptides at each site, and which features it measured."""
+    found = {}
+    for site, matrix in at.items():
+        if column not in matrix.adata.var:
+            raise DataError(
+                f"counts_key {column!r} is missing in var of {site}; it has {shortlist(list(matrix.adata.var))}"
+            )
+        values = pd.to_numeric(matrix.adata.var[column], errors="coerce").to_numpy(dtype=float)
+        wrong = ~(values >= 1) & matrix.present
+        if wrong.any():
+            raise DataError(
+                f"counts_key {column!r} of {site} is no number of at least 1 for {int(wrong.sum())} features (first: "
+                f"{matrix.adata.var_names[wrong][0]!r}): correct them, or leave those features out"
+            )
+        found[site] = np.where(matrix.present, values, 0), matrix.present
+    return alongside(at, found)
+
+
+def peptide_sum(n_vars: int) -> FederatedSum:
+    """Return the sum of numbers of peptides, and of sites that have a feature; state: ``peptides``, means over sites."""
+    return FederatedSum(
+        name="peptides",
+        shapes={"peptides": (n_vars,), "sites": (n_vars,)},
+        local=lambda site, state: {"peptides": site[0], "sites": site[1].astype(float)},
+        combine=lambda total, state: {**state, "peptides": total["peptides"] / np.maximum(total["sites"], 1)},
+        says="for each feature: its column of numbers of peptides, and at how many sites it was measured",
+        sensitivity={"peptides": 0, "sites": 0},
+        scale={"peptides": FINE_SCALE, "sites": COUNT_SCALE},
+    )
 
 
 def check_design(model: Design, fitted: np.ndarray, state: State) -> None:
@@ -232,12 +284,21 @@ def made_of(products: np.ndarray, j: int) -> list[int]:
 
 
 def limma_table(
-    fit: LinearFit, contrast: np.ndarray, names: pd.Index, n: np.ndarray, *, trend: bool
+    fit: LinearFit,
+    contrast: np.ndarray,
+    names: pd.Index,
+    n: np.ndarray,
+    *,
+    trend: bool,
+    peptides: np.ndarray | None = None,
 ) -> tuple[pd.DataFrame, float]:
     """Return the table of moderated t-tests, and the prior's degrees of freedom."""
     with np.errstate(divide="ignore", invalid="ignore"):
         var = np.where(fit.df > 0, fit.squares / fit.df, np.nan)
-    found = moderate(var, fit.df, fit.mean if trend else None)
+    if peptides is None:
+        found = moderate(var, fit.df, fit.mean if trend else None)
+    else:
+        found = moderate_by_counts(var, fit.df, peptides)
     effect, unscaled = fit.estimate(contrast)
     df = np.minimum(fit.df + found.df_prior, fit.df[fit.df > 0].sum())
     se = np.sqrt(unscaled * found.var)

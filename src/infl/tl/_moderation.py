@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from infl.errors import DataError
+from infl.errors import DataError, MissingExtraError
 
 _SMALLEST = 1e-5  # of the median variance, which smaller ones count as
 _KNOTS_FROM = (3, 6, 30)  # numbers of features from which the curve has one degree of freedom more
@@ -57,12 +57,77 @@ def moderate(var: np.ndarray, df: np.ndarray, mean: np.ndarray | None = None) ->
         raise DataError(
             "fewer than two features have more values than the design has terms: simplify design=, or add samples"
         )
-    prior, df_prior = _prior(var[usable], df[usable], *_curve(mean, usable))
+    return _drawn(var, df, usable, *_prior(var[usable], df[usable], *_curve(mean, usable)))
+
+
+def moderate_by_counts(var: np.ndarray, df: np.ndarray, counts: np.ndarray) -> Moderated:
+    """Return variances moderated as DEqMS does: the prior follows the number of peptides or spectra, by R's loess.
+
+    Zhu et al. (2020), Molecular & Cellular Proteomics 19:1047.
+
+    Parameters
+    ----------
+    var, df
+        See :func:`moderate`.
+    counts
+        Number of peptides or spectra behind each feature, (n_vars,), at least 1.
+
+    Raises
+    ------
+    infl.errors.DataError
+        Too few features have a variance, or numbers of peptides differ too little for a curve.
+    infl.errors.MissingExtraError
+        scikit-misc is missing.
+    """
+    usable = (df > 0) & np.isfinite(var)
+    by = np.log2(counts)
+    logs = _logs(var[usable], df[usable])
+    curve = np.full(len(var), np.nan)
+    curve[usable] = local_regression(by[usable], logs)
+    excess = ((logs - curve[usable]) ** 2).mean() - special.polygamma(1, df[usable] / 2).mean()
+    df_prior = 2 * inverse_trigamma(float(excess)) if excess > 0 else np.inf
+    return _drawn(var, df, usable, np.exp(curve + _offset(df_prior)), df_prior)
+
+
+def local_regression(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return what R's ``loess`` with its own span fits, (n,)."""
+    try:
+        from skmisc.loess import loess
+    except ImportError as error:
+        raise MissingExtraError("method 'deqms' needs scikit-misc: pip install 'infl[hvg]'") from error
+    if len(np.unique(x)) < 4:
+        raise DataError(
+            f"method 'deqms' fits a curve over the number of peptides, and there are {len(np.unique(x))} different ones: take method='limma'"
+        )
+    try:
+        model = loess(x, y, span=0.75)
+        model.fit()
+    except ValueError as error:
+        reason = error.args[0].decode() if isinstance(error.args[0], bytes) else error
+        raise DataError(
+            f"method 'deqms' found no curve over the number of peptides ({reason}): take method='limma'"
+        ) from error
+    return np.asarray(model.outputs.fitted_values)
+
+
+def _offset(df_prior: float) -> float:
+    """How far the mean of the logarithm of a variance with these degrees of freedom is above that of its estimate."""
+    return 0.0 if np.isinf(df_prior) else float(special.digamma(df_prior / 2) - np.log(df_prior / 2))
+
+
+def _logs(var: np.ndarray, df: np.ndarray) -> np.ndarray:
+    """Logarithms of variances, without what their degrees of freedom take from the mean of it."""
+    middle = np.median(var) or 1.0
+    return np.log(np.maximum(var, _SMALLEST * middle)) - special.digamma(df / 2) + np.log(df / 2)
+
+
+def _drawn(var: np.ndarray, df: np.ndarray, usable: np.ndarray, prior: np.ndarray, df_prior: float) -> Moderated:
+    """Variances of all features, drawn to the prior ones."""
+    prior = np.broadcast_to(prior, var.shape)
     if np.isinf(df_prior):
-        return Moderated(np.broadcast_to(prior, var.shape).copy(), np.broadcast_to(prior, var.shape), df_prior)
-    known = np.where(usable, var, 0)
-    moderated = (np.where(usable, df, 0) * known + df_prior * prior) / (np.where(usable, df, 0) + df_prior)
-    return Moderated(moderated, np.broadcast_to(prior, var.shape), df_prior)
+        return Moderated(prior.copy(), prior, df_prior)
+    known, df = np.where(usable, var, 0), np.where(usable, df, 0)
+    return Moderated((df * known + df_prior * prior) / (df + df_prior), prior, df_prior)
 
 
 def _curve(mean: np.ndarray | None, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -94,9 +159,8 @@ def natural_cubic(x: np.ndarray, knots: np.ndarray) -> np.ndarray:
 
 def _prior(var: np.ndarray, df: np.ndarray, own: np.ndarray, every: np.ndarray) -> tuple[np.ndarray, float]:
     """Return prior variances of all features, and their degrees of freedom, from the usable ones."""
-    middle = np.median(var) or 1.0
-    var = np.maximum(var, _SMALLEST * middle)
-    logs = np.log(var) - special.digamma(df / 2) + np.log(df / 2)
+    var = np.maximum(var, _SMALLEST * (np.median(var) or 1.0))
+    logs = _logs(var, df)
     rank = own.shape[1]
     q, r = np.linalg.qr(own)
     fitted = q @ (q.T @ logs)
@@ -105,7 +169,7 @@ def _prior(var: np.ndarray, df: np.ndarray, own: np.ndarray, every: np.ndarray) 
     if not excess > 0:
         return (np.full(len(every), var.mean()) if rank == 1 else np.exp(center)), np.inf
     df_prior = 2 * inverse_trigamma(float(excess))
-    return np.exp(center + special.digamma(df_prior / 2) - np.log(df_prior / 2)), df_prior
+    return np.exp(center + _offset(df_prior)), df_prior
 
 
 def inverse_trigamma(value: float) -> float:
