@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_forest": ["forest"],
         "_imputation": ["imputation"],
         "_lock": ["lock"],
+        "_markers": ["markers", "mean_variance", "volcano"],
         "_rounds": ["rounds"],
         "_sites": ["sites"],
         "_spatial": ["confusion", "spatial"],

@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_de": ["de"],
         "_cox": ["CoxModel", "cox"],
         "_denoise": ["denoise"],
+        "_enrich": ["enrich"],
         "_fit": ["fit_federated"],
         "_glm": ["LinearModel", "glm"],
         "_markers": ["rank_genes_groups"],

@@ -101,8 +101,8 @@ def de(
     Returns
     -------
     One row per feature, smallest p-value first: ``variable``, ``log_fc``, ``se``, ``t_value``, ``df``, ``p_value``, ``adj_p_value``
-    (Benjamini-Hochberg), ``mean`` and ``n_obs``. NaN where a feature's values do not determine the contrast. With ``"deseq2"`` there
-    is ``dispersion``, too; ``t_value`` is Wald's z, and ``mean`` that of normalised counts.
+    (Benjamini-Hochberg), ``mean``, ``n_obs`` and ``sigma``, the residual standard deviation before it is moderated. NaN where a feature's values do not determine the contrast. With ``"deseq2"`` there
+    is ``dispersion`` instead of ``sigma``; ``t_value`` is Wald's z, and ``mean`` that of normalised counts.
 
     Raises
     ------
@@ -308,5 +308,6 @@ def limma_table(
     table = pd.DataFrame(
         {"variable": names.to_numpy(), "log_fc": effect, "se": se, "t_value": t, "df": df, "p_value": p_value}
         | {"adj_p_value": adjusted(p_value, "benjamini-hochberg"), "mean": fit.mean, "n_obs": n.astype(int)}
+        | {"sigma": np.sqrt(var)}
     )
     return table.sort_values("p_value", kind="stable", ignore_index=True), float(found.df_prior)
