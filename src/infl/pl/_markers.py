@@ -85,13 +85,15 @@ def volcano(
 
 
 def _name(ax: Axes, x: np.ndarray, y: np.ndarray, names: np.ndarray, chosen: np.ndarray) -> None:
-    """Write names beside points, outwards of 0, each where no name stands yet."""
+    """Write names beside points, outwards of 0 if there is room, each where no name stands yet."""
     ax.autoscale_view()
     at = ax.transData.transform(np.column_stack([x, y]))
     taken: list[tuple[float, float, float]] = []
     for i in chosen:
         side = 1 if x[i] >= 0 else -1
-        width = side * 5.5 * len(names[i]) * ax.figure.dpi / 72
+        long = 6.5 * len(names[i]) * ax.figure.dpi / 72
+        side = side if ax.bbox.x0 < at[i, 0] + side * long < ax.bbox.x1 else -side
+        width = side * long
         low, high = sorted((at[i, 0], at[i, 0] + width))
         height = 9 * ax.figure.dpi / 72
         if any(low < right and high > left and abs(at[i, 1] - up) < height for left, right, up in taken):
