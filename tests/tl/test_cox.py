@@ -14,6 +14,7 @@ import infl
 from infl.errors import DataError, SettingsError
 from infl.keys import Keyring
 from infl.tl import cox
+from infl.tl._concordance import concordance_of_pairs, ordered_pairs
 
 VECTOR = json.loads((Path(__file__).parents[1] / "vectors" / "survival.json").read_text())
 GRID = list(range(1, 8))
@@ -54,6 +55,14 @@ def test_strata_by_site_are_those_of_r(patients, ties):
     np.testing.assert_allclose(found.table.std_error, VECTOR[ties]["stratified_std_error"], rtol=1e-6)
     assert found.baseline is None
     assert found.n_events == patients.event.sum()
+    np.testing.assert_allclose(found.concordance, VECTOR[ties]["stratified_concordance"], rtol=1e-9)
+    assert found.concordance_bounds == (found.concordance, found.concordance)
+
+
+def test_pairs_of_sites_without_an_order_have_no_concordance():
+    assert np.isnan(concordance_of_pairs(np.zeros(3))).all()
+    counted = ordered_pairs(np.array([3.0, 1, 2, 2]), np.array([True, True, True, True]), np.array([0.0, 3, 1, 1]))
+    assert counted.tolist() == [5, 0, 5]  # two events at one time are in no order
 
 
 def test_ridge_is_that_of_r(patients):

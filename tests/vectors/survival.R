@@ -31,7 +31,7 @@ cox <- function(ties) {
   base <- basehaz(fit, centered = FALSE)
   list(coefficient = coef(fit), std_error = sqrt(diag(vcov(fit))), log_likelihood = fit$loglik,
        stratified = coef(by_site), stratified_std_error = sqrt(diag(vcov(by_site))), hazard = base$hazard,
-       concordance = concordance(fit)$concordance)
+       concordance = concordance(fit)$concordance, stratified_concordance = concordance(by_site)$concordance)
 }
 
 ridge <- coxph(Surv(time, event) ~ ridge(x, age, arm, theta = 3, scale = FALSE), ties = "efron",

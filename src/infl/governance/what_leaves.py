@@ -319,7 +319,7 @@ def _of_survival() -> list[str]:
         {
             "`survival`": [*grid_sums(1, by_event=False), departure_sum(1)],
             "`cox`": cox_sums(["x"], efron=True, stratified=False, penalty=0.0),
-            '`cox(strata="site")`': cox_sums(["x"], efron=True, stratified=True, penalty=0.0)[-1:],
+            '`cox(strata="site")`': cox_sums(["x"], efron=True, stratified=True, penalty=0.0)[-2:],
             "`glm`": glm_sums(["x"], family_of("gaussian", 1.0), "gaussian"),
         }
     )

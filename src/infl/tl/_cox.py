@@ -16,11 +16,10 @@ from infl.data.sites import over_sites
 from infl.errors import SettingsError
 from infl.pp._frame import INTERCEPT, frame_sums
 from infl.sums import run_sums
+from infl.tl._concordance import concordance_of, concordance_of_pairs, concordance_sum, pairs_sum
 from infl.tl._cox_sums import (
     Patients,
     Search,
-    concordance_of,
-    concordance_sum,
     event_sum,
     newton_sum,
     ridge_of,
@@ -57,7 +56,7 @@ class CoxModel:
         A row for each bin: ``start``, ``time``, ``events`` and cumulative ``hazard`` where all covariates are 0; None with strata.
     concordance, concordance_bounds
         How often, of two patients, the one with the higher score has the event first: from counts by parts of scores and times; and
-        the least and the most that it can be. NaN with strata.
+        the least and the most that it can be. With strata, of pairs of one site, counted one by one.
 
     Examples
     --------
@@ -187,7 +186,7 @@ def cox_sums(
     """Return all sums of a fit; sites are :class:`infl.tl._cox_sums.Patients`."""
     frame = frame_sums(names, shifted=True, full_rank=penalty == 0)
     if stratified:
-        return [*frame, stratified_sum(names, penalty, efron=efron)]
+        return [*frame, stratified_sum(names, penalty, efron=efron), pairs_sum()]
     newton = newton_sum(names, penalty, efron=efron)
     return [*grid_sums(1, by_event=efron, given=grid), *frame, event_sum(len(names)), newton, concordance_sum()]
 
@@ -205,10 +204,12 @@ def _result(state: State, names: list[str], penalty: float, level: float) -> Cox
     frame, found = state["frame"], search.best
     covariance = frame.mix @ np.linalg.inv(search.information + ridge_of(frame, penalty)) @ frame.mix.T
     coefficients = frame.mix @ found
-    baseline, concordance = None, (float("nan"),) * 3
+    baseline = None
     if "by_score" in state:
         baseline = _baseline(state, coefficients)
         concordance = concordance_of(state["by_score"])
+    else:
+        concordance = concordance_of_pairs(state["pairs"])
     n_events = state["n_events"] if baseline is None else int(state["events"].sum())
     shrunk = float(found @ ridge_of(frame, penalty) @ found) / 2
     return CoxModel(

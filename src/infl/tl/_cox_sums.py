@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from infl.errors import DataError
 from infl.pp._frame import Frame
@@ -24,9 +23,6 @@ from infl.tl._times import MOST_BINS, Times, ends_of
 STEPS = 40
 _STANDS = 1e-9
 _LARGEST = 100.0  # of a score; its exponential still fits a sum
-SCORES = 16
-"""Most parts of the scores, and of the times, by which patients are counted for the concordance."""
-_PER_CELL = 20
 
 
 @dataclass(frozen=True)
@@ -309,66 +305,3 @@ def check(information: np.ndarray, n_events: float, state: State, names: Sequenc
         else "a term is constant among those at risk"
     )
     check_information(information / max(float(n_events), 1.0), state["frame"], names, why)
-
-
-def concordance_sum() -> FederatedSum:
-    """Return the sum of patients by score, time and event; state: ``by_score``, (2, scores, times)."""
-    shape = (2, SCORES, SCORES)
-
-    def local(site: Patients, state: State) -> Arrays:
-        k = _parts(state["n_obs"])
-        q = state["frame"].rows(site.x)
-        found = state["search"].best
-        spread = max(float(found @ state["spread"] @ found) ** 0.5, 1e-12)
-        score = np.searchsorted(stats.norm.ppf(np.arange(1, k) / k) * spread, q @ found)
-        time = _coarse(state, k)[site.bins(ends_of(state))]
-        cells = np.zeros(shape)
-        np.add.at(cells, (site.event.astype(int), score, time), 1)
-        return {"cells": cells}
-
-    return FederatedSum(
-        name="concordance",
-        shapes={"cells": shape},
-        local=local,
-        combine=lambda total, state: {**state, "by_score": total["cells"]},
-        says="number of patients with and without an event, by part of the scores and of the times, about twenty in each",
-        scale=COUNT_SCALE,
-        records=local,
-        sensitivity={"cells": 1},
-    )
-
-
-def _parts(n_obs: int) -> int:
-    return int(np.clip((n_obs / _PER_CELL) ** 0.5, 2, SCORES))
-
-
-def _coarse(state: State, k: int) -> np.ndarray:
-    """Return the part of the times, of `k`, that each bin is in, by numbers of events; (bins,)."""
-    so_far = np.cumsum(state["events"]) / max(float(state["events"].sum()), 1.0)
-    return np.minimum((so_far - 1e-9) * k, k - 1).astype(int)
-
-
-def concordance_of(cells: np.ndarray) -> tuple[float, float, float]:
-    """Return the concordance of counts (event, scores, times), and the least and the most that it can be.
-
-    Pairs in one part of the scores may be in either order, those in one part of the times may count or not.
-
-    Examples
-    --------
-    >>> cells = np.zeros((2, 2, 2))
-    >>> cells[1, 1, 0], cells[0, 0, 1] = 3, 4  # high scores die first
-    >>> [float(round(value, 2)) for value in concordance_of(cells)]
-    [1.0, 0.8, 1.0]
-    """
-    died, everybody = cells[1], cells.sum(axis=0)
-    after = everybody[:, ::-1].cumsum(axis=1)[:, ::-1] - everybody  # of one score, at later times
-    below = np.cumsum(after, axis=0) - after
-    right, tied, pairs = (
-        (died * part).sum() for part in (below, after, np.broadcast_to(after.sum(axis=0), died.shape))
-    )
-    d, n = died.sum(axis=0), everybody.sum(axis=0)
-    unknown = (d * (n - d) + d * (d - 1) / 2).sum()
-    if pairs + unknown == 0:
-        return float("nan"), float("nan"), float("nan")
-    most = (right + tied + unknown) / (pairs + unknown)
-    return float((right + tied / 2) / pairs if pairs else np.nan), float(right / (pairs + unknown)), float(most)
