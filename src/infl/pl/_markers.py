@@ -13,19 +13,8 @@ from infl._parameters import LAYER, OTHER_COLUMN, Real, Whole
 from infl.data.labels import label_text
 from infl.data.sites import as_sites
 from infl.errors import DataError
-from infl.pl._style import (
-    BLACK,
-    BLUE,
-    GREY,
-    PALE,
-    REFERENCE_COLOUR,
-    VERMILION,
-    axes,
-    legend_above,
-    need_columns,
-    picture,
-    rows,
-)
+from infl.pl._style import axes, legend_above, need_columns, picture, rows
+from infl.pl.colours import BLACK, BLUE, GREY, PALE, REFERENCE_COLOUR, VERMILION
 
 _TABLE = "this draws the table of infl.tl.de"
 _LEAST = 1e-300  # a p-value that underflowed is drawn here
