@@ -6,7 +6,8 @@ from anndata import AnnData
 from scipy import sparse
 
 import infl
-from infl.deploy.study.steps import STEPS, Step, check_fields, check_ruled, missing_everywhere
+from infl.deploy.study.kinds import STEPS
+from infl.deploy.study.steps import Step, check_fields, check_ruled, missing_everywhere
 from infl.errors import DataError, SettingsError
 
 SLOTS = ("obs", "var", "obsm", "varm", "uns")

@@ -1,149 +1,22 @@
-"""Which functions a study can have as steps, what each needs of a site's data, and what it writes there.
-
-A step is named as a user calls it (``pp.pca``). No step names code: what is not in :data:`STEPS` is refused.
-"""
+"""One step of a study: a function by its name and its arguments, read, checked against a site's data, and run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
-from infl._parameters import Choice, Kind, Text
+from infl._parameters import Kind
 from infl.data.columns import obs_column
+from infl.deploy.study.kinds import GIVEN, STEPS, Arguments, Field, StepKind
 from infl.errors import DataError, SettingsError
-from infl.pp._filter import one_bound
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-Field = tuple[str, str]
-"""Where in an AnnData: ``("obsm", "X_pca")``."""
-Arguments = Mapping[str, Any]
-GIVEN = ("sites", "site_key", "key", "copy", "inplace")
-"""Arguments that a study gives itself: a step works on the site's working object."""
-
-
-@dataclass(frozen=True)
-class StepKind:
-    """What is known of a function beside its signature.
-
-    Attributes
-    ----------
-    needs, writes
-        Fields of AnnData, from the step's arguments (defaults included). ``X`` and layers, which the working object has for
-        that, are not named.
-    inplace
-        The function writes only when it is told to.
-    reads
-        Fields that it takes where they are there.
-    others
-        Kinds of arguments that a notebook may give as arrays, and a file by name.
-    """
-
-    needs: Callable[[Arguments], list[Field]] = lambda given: []
-    writes: Callable[[Arguments], list[Field]] = lambda given: []
-    inplace: bool = False
-    reads: Callable[[Arguments], list[Field]] = lambda given: []
-    others: Mapping[str, Kind] = field(default_factory=dict)
-
-
-def _named(slot: str, *names: str | None) -> list[Field]:
-    return [(slot, name) for name in names if isinstance(name, str)]
-
-
-def _batches(given: Arguments) -> list[Field]:
-    return [] if given["batch_key"] == "site" else _named("obs", given["batch_key"])
-
-
-def _qc_columns(given: Arguments) -> list[Field]:
-    figures = ["total_counts", *(f"total_counts_{name}" for name in given["qc_vars"])]
-    counts = [*figures, "n_genes_by_counts"]
-    shares = [
-        *(f"pct_counts_in_top_{n}_genes" for n in given["percent_top"] or ()),
-        *(f"pct_counts_{name}" for name in given["qc_vars"]),
-    ]
-    features = ["mean_counts", "total_counts"]
-    logs = (lambda names: [f"log1p_{name}" for name in names]) if given["log1p"] else (lambda names: [])
-    of_features = [*features, *logs(features), "n_cells_by_counts", "pct_dropout_by_counts"]
-    return _named("obs", *counts, *logs(counts), *shares) + _named("var", *of_features)
-
-
-def _variable_columns(given: Arguments) -> list[Field]:
-    by_regression = str(given["flavor"]).startswith("seurat_v3")
-    figures = (
-        ("variances", "variances_norm", "highly_variable_rank")
-        if by_regression
-        else ("dispersions", "dispersions_norm")
-    )
-    batches: tuple[str, ...] = () if given["batch_key"] is None else ("highly_variable_nbatches",)
-    if batches and not by_regression:
-        batches += ("highly_variable_intersection",)
-    return _named("uns", "hvg") + _named("var", "highly_variable", "means", *figures, *batches)
-
-
-def _components(given: Arguments) -> list[Field]:
-    name = given["key_added"]
-    return [("obsm", name or "X_pca"), ("varm", name or "PCs"), ("uns", name or "pca")]
-
-
-def _judged(slot: str, given: Arguments) -> list[Field]:
-    name, _ = one_bound(**{name: value for name, value in given.items() if name.startswith(("min_", "max_"))})
-    return _named(slot, f"n_{name[4:]}")
-
-
-def _labels(given: Arguments) -> list[Field]:
-    name = given["key_added"] or f"{given['target']}_transferred"
-    return [*_named("obs", name, f"{name}_probability"), ("uns", name)]
-
-
-REAL = Text(says="a type of real numbers, e.g. 'float32'")
-STEPS: Mapping[str, StepKind] = {
-    "pp.qc_summary": StepKind(lambda a: _named("var", *a["qc_vars"]), _qc_columns, inplace=True),
-    "pp.filter_cells": StepKind(writes=lambda a: _judged("obs", a)),
-    "pp.filter_genes": StepKind(writes=lambda a: _judged("var", a)),
-    "pp.impute": StepKind(),
-    "pp.normalize_total": StepKind(writes=lambda a: _named("obs", a["key_added"])),
-    "pp.log1p": StepKind(),
-    "pp.moments": StepKind(writes=lambda a: _named("var", "mean", "var", "std"), inplace=True),
-    "pp.highly_variable_genes": StepKind(_batches, _variable_columns, inplace=True),
-    "pp.scale": StepKind(
-        lambda a: _named("obs", a["mask_obs"]),
-        lambda a: _named(
-            "var", *(f"{figure} of {a['mask_obs']}" if a["mask_obs"] else figure for figure in ("mean", "std"))
-        ),
-        others={"mask_obs": Text(none=True, says="the name of one obs column")},
-    ),
-    "pp.pca": StepKind(
-        lambda a: _named("var", a["mask_var"]),
-        _components,
-        others={"mask_var": Text(says="the name of one var column"), "dtype": REAL},
-    ),
-    "pp.harmony_integrate": StepKind(
-        lambda a: _named("obsm", a["basis"]) + _batches(a),
-        lambda a: [("obsm", a["adjusted_basis"]), ("uns", a["adjusted_basis"])],
-        others={"dtype": REAL},
-    ),
-    "tl.score_genes": StepKind(writes=lambda a: _named("obs", a["score_name"])),
-    "tl.score_genes_cell_cycle": StepKind(writes=lambda a: _named("obs", "S_score", "G2M_score", "phase")),
-    "tl.spatial_domains": StepKind(
-        lambda a: _named("obsm", a["spatial_key"]) + _named("obs", a["section_key"]),
-        lambda a: [("obsm", f"X_{a['key_added']}"), *((slot, a["key_added"]) for slot in ("obs", "varm", "uns"))],
-    ),
-    "tl.transfer_labels": StepKind(
-        lambda a: _named("obsm", a["use_rep"]), _labels, reads=lambda a: _named("obs", a["target"])
-    ),
-    "tl.cluster": StepKind(
-        lambda a: _named("obsm", a["use_rep"]),
-        lambda a: [("obs", a["key_added"]), ("uns", a["key_added"])],
-        others={"method": Choice(("kmeans", "gmm", "ward"))},
-    ),
-}
-"""Steps by name."""
 
 
 @dataclass(frozen=True)
