@@ -7,6 +7,11 @@ import pytest
 from typer.testing import CliRunner
 
 from infl.cli.app import app
+from infl.deploy.attempt import Status
+from infl.deploy.study.attempt import StudyFolder
+from infl.deploy.study.file import TEMPLATE
+from infl.deploy.study.specification import Study
+from infl.deploy.study.steps import Step
 from infl.errors import FileError, SettingsError
 
 
@@ -20,7 +25,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("command", ["template", "check"])
+@pytest.mark.parametrize(
+    "command", ["template", "check", "start", "status", "watch", "stop", "resume", "fetch", "report"]
+)
 def test_help_has_an_example(command: str) -> None:
     assert f"Example: infl study {command}" in typed("study", command, "--help").stdout.replace("`", "")
 
@@ -41,3 +48,26 @@ def test_a_template_is_checked_once_it_names_a_key(here: Path) -> None:
         in typed("study", "check", "study.toml").stdout
     )
     assert {p.name for p in here.iterdir()} == {"study.toml"}
+
+
+def test_a_study_at_the_coordinator(here: Path) -> None:
+    folder = StudyFolder(here / "coordinator" / "runs" / "first")
+    folder.begin(Study.new("first", ["a", "b", "c"], [Step.read("pp.log1p", {})], 1, "abcd"))
+    row = {"up": True, "silent": 0.1, "trouble": "", "in": 1_000_000, "out": 0}
+    folder.save_status(Status(state="finished", round=1, rounds=1, sites={"a": row}))
+    printed = typed("study", "status", "first").stdout
+    assert printed.startswith("finished, step 1 of 1, attempt 0") and "1.00 MB in" in printed
+    assert typed("study", "watch", "first").stdout == printed
+    assert typed("study", "stop", "first").stdout == "first: ends after this step\n"
+    assert folder.requested == "stop"
+    for command in ("status", "watch", "stop", "resume"):
+        wrong = typed("study", command, "second").exception
+        assert type(wrong) is FileError and "no study 'second' at coordinator" in str(wrong)
+    assert not (here / "coordinator" / "runs" / "second").exists()
+    assert type(typed("study", "fetch", "out.h5ad").exception) is FileError  # no site's folder here
+    (here / "study.toml").write_text(TEMPLATE.replace('fingerprint = ""', 'fingerprint = "abcd"'))
+    wrong = typed("coordinator", "start", "study.toml").exception
+    assert type(wrong) is SettingsError and "start it with `infl study start study.toml`" in str(wrong)
+    (here / "study.toml").write_text((here / "study.toml").read_text().replace("my_study", "first"))
+    wrong = typed("study", "start", "study.toml").exception
+    assert type(wrong) is FileError and "was begun with other steps or sites" in str(wrong)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,7 +15,7 @@ import typer
 from infl.errors import FederationError, FileError, InflError, SettingsError
 
 if TYPE_CHECKING:
-    from infl.deploy.attempt import Status
+    from infl.deploy.attempt import AttemptFolder, Status
     from infl.deploy.flare.daemon import Daemon
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -215,6 +216,22 @@ def show(status: Status, unit: str = "round") -> None:
     for site, row in status.sites.items():
         traffic = f"{row['in'] / 1e6:.2f} MB in, {row['out'] / 1e6:.2f} MB out"
         typer.echo(f"{site:<24} {'up' if row['up'] else 'away':<5} {traffic}  {row['trouble']}".rstrip())
+
+
+def follow(folder: AttemptFolder) -> None:
+    """Print what changes until a run or study ends."""
+    from infl.deploy.attempt import FINAL_STATES
+
+    before = None
+    while True:
+        now = folder.status
+        key = (now.state, now.round, tuple((site, row["up"], row["trouble"]) for site, row in now.sites.items()))
+        if key != before:
+            show(now, folder.unit)
+            before = key
+        if now.state in FINAL_STATES:
+            return
+        time.sleep(1.0)
 
 
 def report(findings: list[tuple[str, InflError | None, str]]) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infl.cli.coordinator import COORDINATOR_HOME, Home, show, supervise
+from infl.cli.coordinator import COORDINATOR_HOME, Home, follow, show, supervise
 from infl.cli.options import MODEL_NAMES, Options, task_options
 from infl.errors import FileError, SettingsError
 
@@ -87,16 +86,7 @@ def watch(name: Name, home: Home = COORDINATOR_HOME) -> None:
 
     Example: `infl run watch tumours`
     """
-    folder, before = _folder(home, name), None
-    while True:
-        now = folder.status
-        key = (now.state, now.round, tuple((s, r["up"], r["trouble"]) for s, r in now.sites.items()))
-        if key != before:
-            show(now)
-            before = key
-        if now.state in ("finished", "stopped"):
-            return
-        time.sleep(1.0)
+    follow(_folder(home, name))
 
 
 @app.command()

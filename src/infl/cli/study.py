@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infl.cli.coordinator import COORDINATOR_HOME, Home, show, supervise
+from infl.cli.coordinator import COORDINATOR_HOME, Home, follow, show, supervise
 from infl.errors import FileError
 
 if TYPE_CHECKING:
@@ -97,16 +96,7 @@ def watch(name: Name, home: Home = COORDINATOR_HOME) -> None:
 
     Example: `infl study watch my_study`
     """
-    folder, before = _folder(home, name), None
-    while True:
-        now = folder.status
-        key = (now.state, now.round, tuple((site, row["up"], row["trouble"]) for site, row in now.sites.items()))
-        if key != before:
-            show(now, "step")
-            before = key
-        if now.state in ("finished", "stopped"):
-            return
-        time.sleep(1.0)
+    follow(_folder(home, name))
 
 
 @app.command()
