@@ -24,7 +24,7 @@ from transformers import AutoTokenizer, BertModel
 import text_tasks
 from _cell_sentences import Task
 from _lora_moe import LoraMoE
-from infl.nn.trex import TrexConfig
+from infl.nn.trex import RankOneExperts, TrexConfig
 from infl.nn.trex.semantic_prior import SemanticPrior, level
 
 NORM = 32**0.5
@@ -258,6 +258,41 @@ class Bench:
             float((net.heads[h](self.embed(net, k, r, priors[k])).argmax(1) == self.tasks[k].y[r]).float().mean())
             for k, (h, r) in enumerate(zip(self.head_of, rows, strict=True))
         ]
+
+    @torch.no_grad()
+    def routing(self, net: Net, priors: list[Tensor]) -> dict[str, float]:
+        """How a fitted T-REX routes 64 judging texts of each task, mean over its layers.
+
+        ``effective experts`` of a token and of all tokens are exponentials of entropies: n where all weigh alike. ``differs by prior`` and
+        ``by router`` are the standard deviations of the two terms of C, for one expert over texts or tokens.
+        """
+        found: list[dict[str, float]] = []
+
+        def look(experts: RankOneExperts, given: tuple[Any, ...]) -> None:
+            x, s, n = given[0], given[1], experts.n_experts
+            p = experts.probabilities(x)[mask.bool()]
+            omega = float(torch.sigmoid(100 * experts.omega)) if experts.omega is not None else 1.0
+            entropy = -(p * p.clamp_min(1e-30).log()).sum(-1).mean()
+            mean = p.mean(0)
+            found.append(
+                {
+                    "effective experts of a token": float(entropy.exp()),
+                    "effective experts of all": float((-(mean * mean.log()).sum()).exp()),
+                    "omega": omega,
+                    "gate": float(torch.sigmoid(100 * experts.gate)),
+                    "differs by router": float(n * omega * p.std(0).mean()),
+                    "differs by prior": 0.0 if s is None else float(4 * (1 - omega) * s.std(0).mean()),
+                }
+            )
+
+        handles = [m.register_forward_pre_hook(look) for m in net.modules() if isinstance(m, RankOneExperts)]
+        rows = [np.flatnonzero(task.test)[:64] for task in self.tasks]
+        parts = (self.hidden, [t.mask for t in self.tasks], priors)
+        hidden, mask, prior = (torch.cat([part[r] for part, r in zip(ps, rows, strict=True)]) for ps in parts)
+        net(hidden, mask, prior)
+        for handle in handles:
+            handle.remove()
+        return {name: round(float(np.mean([layer[name] for layer in found])), 4) for name in found[0]}
 
     def size(self, config: Any) -> int:
         """Number of weights that an adapter trains."""

@@ -193,6 +193,18 @@ def privacy() -> str:
     return "\n".join(lines) + "\n"
 
 
+def trex_language() -> str:
+    """Return the table of adapters on conflicting labels."""
+    rows, mark = rows_of("trex_language"), "conflicting labels: accuracy, "
+    lines = ["| method | accuracy | of which seeds | trained weights | seconds of a fit |", "| --- " * 5 + "|"]
+    for what, row in rows.items():
+        if mark in what:
+            spread = "" if row["spread"] is None else f" ± {row['spread']:.3f}"
+            cells = [what.split(mark)[1], f"{row['measured']:.3f}{spread}", str(row["seeds"]), f"{row['parameters']:,}"]
+            lines.append("| " + " | ".join([*cells, f"{row['seconds']:.0f}"]) + " |")
+    return "\n".join(lines) + "\n"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "audit": audit,
     "demo": demo,
@@ -200,6 +212,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "perturbation": perturbation,
     "privacy": privacy,
     "published": published,
+    "trex_language": trex_language,
     "undecided": undecided,
 }
 

@@ -130,8 +130,8 @@ def main(*words: str, seeds: int = 5, rounds: int = 40) -> None:
     seeds, rounds = int(numbers.get("seeds", seeds)), int(numbers.get("rounds", rounds))
     table, chosen = Table("trex_federated"), [w for w in words if w in ("errors", "accuracy")] or ["errors", "accuracy"]
     with tempfile.TemporaryDirectory() as folder:
-        _, corpus, words = suite()
-        base = save_base(pretrain(corpus, len(words), steps=60), words, Path(folder))
+        _, corpus, vocabulary = suite()
+        base = save_base(pretrain(corpus, len(vocabulary), steps=60), vocabulary, Path(folder))
         data = [parts(seed) for seed in range(seeds)]
         for average in [w for w in words if w in WAYS] or WAYS:
             what = f"her2st, five sites, two tasks, {average} averaging"

@@ -1,8 +1,8 @@
 """T-REX against LoRA and its kin on MiniLM, a pretrained encoder (docs/concepts/trex.md): eight text tasks, few labels, conflicting tasks.
 
-``python benchmarks/trex_language.py [run|show] [NAME=NUMBER …]``: ``run`` fits what is not fitted yet, the most important methods first, and may be
-stopped at any time; ``show`` makes the table of what is there. Numbers are those of a setting, such as ``layers=6``; fits of another setting are
-not mixed. Every fit is one line of ``results/raw/trex_language.jsonl``.
+``python benchmarks/trex_language.py`` makes the table of what has been fitted; ``… run [NAME=NUMBER …]`` first fits what is not fitted yet, the
+most important methods first, for hours, and may be stopped at any time. Numbers are those of a setting, such as ``layers=6``; fits of another
+setting are not mixed. Every fit is one line of ``results/raw/trex_language.jsonl``.
 
 Learning rate and scale of each method are chosen on validation parts of two seeds, from four by two, in shorter fits: for the eight tasks on
 four of them, for conflicting tasks on these. VeRA, which trains vectors alone, has rates ten times as large. rsLoRA is LoRA of another scale, so of those two choices one covers it.
@@ -61,7 +61,8 @@ def methods(setting: Setting) -> dict[str, Method | None]:
 
 
 ORDER = (
-    ("conflict", 0, 4),
+    ("conflict", 0, 3),
+    ("conflict", 3, 4),
     ("eight", 0, 4),
     ("conflict", 4, 7),
     ("left out", 0, 5),
@@ -172,8 +173,9 @@ def judge(runs: Runs, suites: Suites, suite: str, name: str, make: Method | None
         test = bench.accuracy(net, priors, [np.flatnonzero(task.test) for task in bench.tasks])
         names = [task.name for task in bench.tasks]
     size = 0 if make is None else bench.size(make(scale))
+    routed = {"routing": bench.routing(net, priors)} if net.with_prior else {}
     found = {"tasks": names, "test": [round(value, 5) for value in test]}
-    runs.add(**key, lr=lr, scale=scale, **found, parameters=size, seconds=round(seconds, 1))
+    runs.add(**key, lr=lr, scale=scale, **found, parameters=size, seconds=round(seconds, 1), **routed)
 
 
 def few_labels(suites: Suites, bench: Bench, net: Any, name: str, config: Any, seed: int, k: int) -> float:
@@ -207,9 +209,8 @@ def jobs(setting: Setting) -> Iterator[tuple[str, str, Method | None, int]]:
                 yield suite, name, make, seed
 
 
-def show(runs: Runs) -> None:
-    """Write the table: accuracy of each method, and the differences to T-REX over tasks and seeds."""
-    table = Table("trex_language")
+def show(table: Table, runs: Runs) -> None:
+    """Add accuracy of each method, differences to T-REX over tasks and seeds, and how T-REX routes."""
     where = f"MiniLM, upper {runs.setting['layers']} of 6 layers, {runs.setting['steps']} steps"
     for suite in ("eight", "left out", "conflict"):
         found = {name: scores_of(runs, suite, name) for name in methods(Setting(**runs.setting))}
@@ -222,7 +223,19 @@ def show(runs: Runs) -> None:
                 }
                 more |= {"seconds": float(np.mean([line["seconds"] for line in lines])), "settings": runs.setting}
                 more["by_task"] = dict(zip(sorted(lines[0]["tasks"]), scores.mean(1).round(4).tolist(), strict=False))
+                part = "choose conflict" if suite == "conflict" else "choose"
+                more["chosen_from"] = {
+                    f"rate {lr:g}, scale {scale:g}": value for lr, scale, value in tried(runs, part, name)
+                }
+                routed = [line["routing"] for line in lines if "routing" in line]
+                if routed:
+                    more["routing"] = {key: round(float(np.mean([r[key] for r in routed])), 3) for key in routed[0]}
                 table.add(f"{where}, {TITLES[suite]}: accuracy, {name}", "as measured", scores.mean(0), **more)
+        part = "choose conflict" if suite == "conflict" else "choose"
+        for name in sorted({x["method"] for x in runs.lines if x["part"] == part} - found.keys()):
+            for lr, scale, value in tried(runs, part, name):
+                what = f"{where}, {part}: validation, {name}, rate {lr:g}, scale {scale:g}"
+                table.add(what, "as measured", value, seeds=len(CHOOSING), settings=runs.setting)
         for ours in (name for name in found if name.startswith("T-REX")):
             for other in (name for name in found if not name.startswith("T-REX")):
                 a, b = found[ours][0], found[other][0]
@@ -233,7 +246,14 @@ def show(runs: Runs) -> None:
                 estimate = bootstrap(difference, "task") if len(a) >= 6 else over_units(difference.mean(0), "seed")
                 what = f"{where}, {TITLES[suite]}: points, {ours} − {other}"
                 table.add(what, "as measured", estimate.value, seeds=n, **estimate.row(), settings=runs.setting)
-    table.save()
+
+
+def tried(runs: Runs, part: str, name: str) -> Iterator[tuple[float, float, float]]:
+    """Yield learning rates, scales and the mean accuracy on validation parts of what was tried for a method."""
+    lines = [x for x in runs.lines if x["part"] == part and x["method"] == name]
+    for lr, scale in sorted({(x["lr"], x["scale"]) for x in lines}):
+        values = [x["validation"] for x in lines if (x["lr"], x["scale"]) == (lr, scale)]
+        yield lr, scale, round(float(np.mean(values)), 4)
 
 
 TITLES = {
@@ -261,17 +281,20 @@ def main(*words: str) -> None:
     """Run or show."""
     numbers = dict(word.split("=") for word in words if "=" in word)
     setting = replace(Setting(), **{name: type(getattr(Setting(), name))(value) for name, value in numbers.items()})
-    runs = Runs(RAW, setting)
-    if "show" not in words:
+    if "run" in words:
         base = _bases.fetch("minilm")
         missing = base if isinstance(base, str) else text_tasks.fetch()
         if missing:
             print(f"left out: {missing}")
             return
-        suites = Suites(Path(base), setting)
+        runs, suites = Runs(RAW, setting), Suites(Path(base), setting)
         for suite, name, make, seed in jobs(setting):
             judge(runs, suites, suite, name, make, seed)
-    show(runs)
+    table = Table("trex_language")
+    known = {json.dumps(json.loads(line)["setting"]) for line in RAW.read_text().splitlines()}
+    for used in sorted(known):
+        show(table, Runs(RAW, Setting(**json.loads(used))))
+    table.save()
 
 
 if __name__ == "__main__":

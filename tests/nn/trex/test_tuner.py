@@ -394,6 +394,19 @@ def test_an_adapter_file_knows_its_base_and_no_folder(tmp_path):
     peft.PeftModel.from_pretrained(make(folder).bfloat16(), tmp_path / "adapter")  # the same in short
 
 
+def test_a_configuration_serves_two_bases():
+    import peft
+
+    from infl.nn.trex import TrexConfig
+
+    config = TrexConfig(task_type="CAUSAL_LM")
+    digests = []
+    for seed in (0, 1):
+        peft.get_peft_model(gpt2(seed), config)
+        digests.append(config.base_digest)
+    assert digests[0] != digests[1]
+
+
 class Packed(nn.Linear):
     """As a layer of bitsandbytes: two values in a byte, and a product of its own."""
 

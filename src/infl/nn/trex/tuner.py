@@ -86,6 +86,9 @@ class TrexConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = TrexType.TREX
+        self._trained_on = (
+            self.base_digest
+        )  # of a file; what is found later is no claim: a configuration may be used again
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         check(
@@ -236,9 +239,10 @@ class TrexModel(BaseTuner):
     def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
         if "prior_slot" not in self.__dict__:
             self._digest = base_digest(model)
-        if config.base_digest is not None:  # type: ignore[attr-defined]
-            check_base(config.base_digest, self._digest)  # type: ignore[attr-defined]
-        config.base_digest = self._digest  # type: ignore[attr-defined]
+        ours = cast(TrexConfig, config)
+        if ours._trained_on is not None:
+            check_base(ours._trained_on, self._digest)
+        ours.base_digest = self._digest
         if "prior_slot" not in self.__dict__:
             self.prior_slot = PriorSlot()
             self._hook = model.register_forward_pre_hook(self.prior_slot.receive, with_kwargs=True)
