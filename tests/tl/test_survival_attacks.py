@@ -5,12 +5,15 @@ They take curves apart into departures, and subtract adjacent risk sets.
 
 import numpy as np
 import pytest
+from scipy.optimize import least_squares
 
 from infl.sums import run_sums
+from infl.tl._cox import cox_sums
 from infl.tl._cox_sums import Patients, risk_of
 from infl.tl._times import ends_of, grid_sums
 
 N, P = 200, 3
+MANY = 20
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +61,44 @@ def test_bins_that_do_not_look_at_events_would_tell_of_them_with_efron(patients)
     ends = ends_of(run_sums(grid_sums(1, by_event=False), {"all": patients}, None))
     assert covariates_found(ends, patients, efron=False) == 0
     assert covariates_found(ends, patients, efron=True) > 0.01
+
+
+def opened(x: np.ndarray, steps: list[float]) -> np.ndarray:
+    """What Newton's steps open of one bin whose patients have one covariate, (n,)."""
+    hazards = np.exp(np.outer(steps, x))
+    return np.concatenate([hazards.sum(axis=1), hazards @ x])
+
+
+def solved(n: int, seed: int, starts: int) -> float:
+    """Share of a bin's patients whose covariate is found to a twentieth, by solving the steps for all of them."""
+    rng = np.random.default_rng(seed)
+    x, steps = rng.normal(size=n), [0.0, 0.45, 0.49, 0.5, 0.50001, 0.5]
+    known = np.round(opened(x, steps) * 2**40) / 2**40
+    tried = (
+        least_squares(
+            lambda z: opened(z, steps) - known, rng.normal(size=n), xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=100
+        )
+        for _ in range(starts)
+    )
+    best = min(tried, key=lambda one: one.cost).x
+    return float((np.abs(best[:, None] - x).min(axis=0) < 0.05).mean())
+
+
+def test_steps_about_a_bin_of_five_tell_of_it_and_about_one_of_twenty_no_more_than_chance():
+    rng = np.random.default_rng(1)
+    by_chance = [
+        (np.abs(rng.normal(size=MANY)[:, None] - rng.normal(size=MANY)).min(axis=0) < 0.05).mean() for _ in range(200)
+    ]
+    assert np.mean([solved(5, seed, starts=6) for seed in range(3)]) > 0.8
+    assert np.mean([solved(MANY, seed, starts=1) for seed in range(3)]) < np.mean(by_chance) + 0.2
+
+
+@pytest.mark.parametrize("efron", [True, False])
+def test_bins_of_a_regression_have_as_many_departures_of_a_kind_as_asked(patients, efron):
+    state = run_sums(
+        cox_sums(["x"], efron=efron, stratified=False, penalty=0.0, least=MANY)[:2], {"all": patients}, None
+    )
+    bins = patients.bins(ends_of(state))
+    kinds = [patients.event, ~patients.event] if efron else [np.ones(N, dtype=bool)]
+    counts = np.array([np.bincount(bins[kind], minlength=len(ends_of(state))) for kind in kinds])
+    assert ((counts == 0) | (counts >= MANY)).all() and (efron or counts.shape[1] > 1)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from infl._parameters import COLUMN, Choice, Real
+from infl._parameters import COLUMN, Choice, Real, Whole
 from infl._warn import warn
 from infl.data.design import Design, agree_on_design
 from infl.data.sites import over_sites
 from infl.errors import SettingsError
 from infl.pp._frame import INTERCEPT, frame_sums
 from infl.sums import run_sums
+from infl.sums.mixture import FEWEST
 from infl.tl._concordance import concordance_of, concordance_of_pairs, concordance_sum, pairs_sum
 from infl.tl._cox_sums import (
     Patients,
@@ -85,6 +86,7 @@ class CoxModel:
     strata=Choice(("site",), none=True),
     penalty=Real(0),
     grid=GRID,
+    min_departures=Whole(FEWEST),
     level=LEVEL,
 )
 def cox(
@@ -97,6 +99,7 @@ def cox(
     strata: Literal["site"] | None = None,
     penalty: float = 0.0,
     grid: Sequence[float] | None = None,
+    min_departures: int = FEWEST,
     level: float = 0.95,
     site_key: str | None = None,
     key: Keyring | None = None,
@@ -104,7 +107,8 @@ def cox(
     """Fit Cox's proportional hazards to the patients of all sites, as R's ``coxph`` does to the pooled ones, on bins of time.
 
     With one baseline for all sites, times are in bins with five departures or none (with ``ties="efron"``, of five events or none and
-    five departures without one or none). With ``strata="site"`` each site has its own baseline, risk sets stay at the site, and times
+    five departures without one or none), or as many as `min_departures` says. Several steps about a bin of five can tell the covariates
+    of those who leave in it, where the model has one or two. With ``strata="site"`` each site has its own baseline, risk sets stay at the site, and times
     are used as they are.
 
     Parameters
@@ -123,6 +127,8 @@ def cox(
         Strength θ of a ridge penalty ½ θ Σ β², for more covariates than the events can tell apart.
     grid
         Ends of the narrowest bins, see :func:`infl.tl.survival`.
+    min_departures
+        Departures of each kind that a bin has, if it has any; with 20, steps about a bin tell no more of a patient than chance.
     level
         Of the intervals.
     site_key
@@ -173,7 +179,9 @@ def cox(
         site: Patients(one.time, one.event, one.group, rows[site][:, kept])
         for site, one in times_of(sites, time, event).items()
     }
-    sums = cox_sums(names, efron=ties == "efron", stratified=strata is not None, penalty=penalty, grid=grid)
+    sums = cox_sums(
+        names, efron=ties == "efron", stratified=strata is not None, penalty=penalty, grid=grid, least=min_departures
+    )
     state = run_sums(sums, at, key, about="cox")
     if not state["search"].stands:
         warn(f"cox: the coefficients did not come to a stand; look at the columns of {formula!r}, or give penalty=")
@@ -181,14 +189,21 @@ def cox(
 
 
 def cox_sums(
-    names: Sequence[str], *, efron: bool, stratified: bool, penalty: float, grid: Sequence[float] | None = None
+    names: Sequence[str],
+    *,
+    efron: bool,
+    stratified: bool,
+    penalty: float,
+    grid: Sequence[float] | None = None,
+    least: int = FEWEST,
 ) -> list[FederatedSum]:
     """Return all sums of a fit; sites are :class:`infl.tl._cox_sums.Patients`."""
     frame = frame_sums(names, shifted=True, full_rank=penalty == 0)
     if stratified:
         return [*frame, stratified_sum(names, penalty, efron=efron), pairs_sum()]
     newton = newton_sum(names, penalty, efron=efron)
-    return [*grid_sums(1, by_event=efron, given=grid), *frame, event_sum(len(names)), newton, concordance_sum()]
+    times = grid_sums(1, by_event=efron, given=grid, least=least)
+    return [*times, *frame, event_sum(len(names)), newton, concordance_sum()]
 
 
 def _check_strata(design: Design, strata: str | None) -> None:

@@ -96,7 +96,9 @@ def numbers_of(adata: Data, name: str, site: str, role: str) -> np.ndarray:
         raise DataError(f"{role} {name!r} has words where numbers are due, at {site}: make them numbers") from None
 
 
-def grid_sums(groups: int, *, by_event: bool, given: Sequence[float] | None = None) -> list[FederatedSum]:
+def grid_sums(
+    groups: int, *, by_event: bool, given: Sequence[float] | None = None, least: int = FEWEST
+) -> list[FederatedSum]:
     """Return the sums that decide on the grid, for :func:`ends_of`; sites are :class:`Times`.
 
     Parameters
@@ -107,18 +109,20 @@ def grid_sums(groups: int, *, by_event: bool, given: Sequence[float] | None = No
         The same of events, and of those who left without one.
     given
         Ends of the narrowest bins; None: they follow from the mean time.
+    least
+        How many departures are enough.
     """
-    return [_mean(given), _halving(groups, by_event)]
+    return [_mean(given, least), _halving(groups, by_event)]
 
 
-def _mean(given: Sequence[float] | None) -> FederatedSum:
+def _mean(given: Sequence[float] | None, least: int) -> FederatedSum:
     def combine(total: Arrays, state: State) -> State:
         if given is None:
             width = float(power_of_two(_WIDTH * total["sum"] / max(float(total["n"]), 1.0)))
             edges = np.arange(1, MOST_BINS + 1) * (width / MOST_BINS)
         else:
             edges = np.asarray(sorted(given), dtype=float)
-        return {**state, "edges": edges, "cells": _Cells.begin()}
+        return {**state, "edges": edges, "least": least, "cells": _Cells.begin()}
 
     return FederatedSum(
         name="times",
@@ -150,12 +154,12 @@ class _Cells:
         start, width = self.start[self.open], self.width[self.open] // 2
         return np.ravel(np.column_stack([start, start + width])), np.repeat(width, 2)
 
-    def after(self, halves: np.ndarray) -> _Cells:
+    def after(self, halves: np.ndarray, least: int) -> _Cells:
         """Return the parts after the counts (kinds, halves) of the halves of the open ones came."""
         start, width = self.halved()
         kept = ~self.open
         old = self.counts[:, kept] if kept.any() else np.zeros((len(halves), 0))
-        again = enough(halves, 2) & (width > 1)
+        again = enough(halves, 2 * least) & (width > 1)
         joined = np.concatenate([self.start[kept], start])
         order = np.argsort(joined)
         return _Cells(
@@ -166,7 +170,7 @@ class _Cells:
         )
 
 
-def enough(counts: np.ndarray, times: int = 1) -> np.ndarray:
+def enough(counts: np.ndarray, least: int = FEWEST) -> np.ndarray:
     """Return which bins of counts (kinds, bins) have enough departures of each kind that they have any of.
 
     Examples
@@ -174,11 +178,11 @@ def enough(counts: np.ndarray, times: int = 1) -> np.ndarray:
     >>> enough(np.array([[5.0, 4.0, 0.0], [0.0, 9.0, 0.0]])).tolist()
     [True, False, False]
     """
-    few = (counts > 0.5) & (counts < times * FEWEST - 0.5)
+    few = (counts > 0.5) & (counts < least - 0.5)
     return ~few.any(axis=0) & (counts.sum(axis=0) > 0.5)
 
 
-def merged(counts: np.ndarray) -> list[int]:
+def merged(counts: np.ndarray, least: int = FEWEST) -> list[int]:
     """Return the last part of each bin, joining parts (kinds, parts) from the left until they have enough.
 
     Examples
@@ -190,10 +194,10 @@ def merged(counts: np.ndarray) -> list[int]:
     so_far = np.zeros(len(counts))
     for part in range(counts.shape[1]):
         so_far = so_far + counts[:, part]
-        if enough(so_far[:, None])[0]:
+        if enough(so_far[:, None], least)[0]:
             ends.append(part)
             so_far = np.zeros(len(counts))
-    while ends and so_far.sum() > 0 and not enough(so_far[:, None])[0]:  # what is left joins the bin before it
+    while ends and so_far.sum() > 0 and not enough(so_far[:, None], least)[0]:  # what is left joins the bin before it
         first = ends[-2] + 1 if len(ends) > 1 else 0
         so_far = so_far + counts[:, first : ends.pop() + 1].sum(axis=1)
     if not ends or so_far.sum() > 0:
@@ -217,7 +221,7 @@ def _halving(groups: int, by_event: bool) -> FederatedSum:
 
     def combine(total: Arrays, state: State) -> State:
         cells: _Cells = state["cells"]
-        return {**state, "cells": cells.after(total["departures"][:, : 2 * int(cells.open.sum())])}
+        return {**state, "cells": cells.after(total["departures"][:, : 2 * int(cells.open.sum())], state["least"])}
 
     return FederatedSum(
         name="grid",
@@ -238,5 +242,5 @@ def ends_of(state: State) -> np.ndarray:
     cells: _Cells = state["cells"]
     used = cells.counts.sum(axis=0) > 0.5
     n = int(np.flatnonzero(used)[-1]) + 1 if used.any() else 1  # nobody leaves after these
-    last, edges = np.array(merged(cells.counts[:, :n])), state["edges"]
+    last, edges = np.array(merged(cells.counts[:, :n], state["least"])), state["edges"]
     return edges[np.minimum((cells.start + cells.width)[last], len(edges)) - 1]
