@@ -61,7 +61,7 @@ class InflExecutor(Executor):
                 held.enter_context(site_folder.hold(agreement))
                 site = site_folder.prepare(agreement)
                 site_folder.note(f"takes part in run {agreement.run}: {agreement.task}, {agreement.rounds} rounds")
-                self._held = held.pop_all()
+                self._held.enter_context(held.pop_all())
             return site
 
         studies = SiteStudies(site_folder)
@@ -71,7 +71,7 @@ class InflExecutor(Executor):
                 held.enter_context(studies.hold(study))
                 site = studies.prepare(study)
                 site_folder.note(f"takes part in study {study.name}, {study.run}: {len(study.steps)} steps")
-                self._held = held.pop_all()
+                self._held.enter_context(held.pop_all())
             return site
 
         def send(content: bytes) -> None:
