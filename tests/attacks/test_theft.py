@@ -60,7 +60,7 @@ def test_thefts_are_shared_and_their_samples_are_others_than_the_runs(default: A
     assert one.file.model.header.seed != two.file.model.header.seed
 
 
-def judged(attack: Thief, context: AuditContext, monkeypatch: pytest.MonkeyPatch, n_trials: int = 2) -> list[Finding]:
+def judged(attack: Thief, context: AuditContext, monkeypatch: pytest.MonkeyPatch, n_trials: int = 4) -> list[Finding]:
     monkeypatch.setattr(type(attack), "n_trials", n_trials)
     assert attack.applies(context)
     return attack.run(context)
@@ -70,7 +70,7 @@ def judged(attack: Thief, context: AuditContext, monkeypatch: pytest.MonkeyPatch
 def test_file_adds_nothing_to_a_public_model_and_an_open_one_does(
     default: AuditContext, unprotected: AuditContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    locked, opened = (judged(PublicModelThief(), context, monkeypatch, 3) for context in (default, unprotected))
+    locked, opened = (judged(PublicModelThief(), context, monkeypatch) for context in (default, unprotected))
     for finding, open_finding, case in zip(locked, opened, CASES, strict=True):
         assert case in finding.metric
         assert finding.status in (*CLOSED, Status.NOT_JUDGED)
@@ -83,7 +83,7 @@ def test_file_adds_nothing_to_a_public_model_and_an_open_one_does(
 def test_file_adds_nothing_to_predictions_and_an_open_one_does(
     default: AuditContext, unprotected: AuditContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (locked,), (opened,) = (judged(FilePlusOracle(), context, monkeypatch, 3) for context in (default, unprotected))
+    (locked,), (opened,) = (judged(FilePlusOracle(), context, monkeypatch, 8) for context in (default, unprotected))
     assert locked.status in CLOSED
     assert opened.status is Status.NOT_PROMISED
     assert locked.chance > 0.5  # predictions alone are worth something

@@ -12,7 +12,7 @@ from infl.attacks._kit.contract import Attack, Attacker, Finding
 if TYPE_CHECKING:
     from infl.attacks._kit.audit_context import AuditContext, Recorded
 
-N_ROUNDS = 30
+N_ROUNDS = 50
 N_WORDS = 1500
 
 
@@ -61,14 +61,16 @@ class SealedTraffic(Attack):
                 control=float(control.mean()),
                 promised=context.sealed,
                 margin=0.2,
-                note=f"A trained probe looks at {n} messages of two hospitals and guesses which of them sent each.",
+                note=f"A trained probe looks at {n} messages of pairs of hospitals and guesses which of the two sent each.",
             )
         ]
 
     def _guessed(self, context: AuditContext, recorded: Recorded) -> np.ndarray:
-        rng = context.rng(self.name)
-        first, second = list(recorded.outcome.sites)[:2]
-        updates = [u for u in recorded.updates() if u.site in (first, second)]
+        rng, updates = context.rng(self.name), list(recorded.updates())
         places = rng.choice(len(updates[0].values), min(N_WORDS, len(updates[0].values)), replace=False)
-        values = np.stack([u.values[places] for u in updates])
-        return probe(values, np.array([u.site == first for u in updates]).astype(int), rng)
+        sites, guessed = list(recorded.outcome.sites), []
+        for first, second in zip(sites[::2], sites[1::2], strict=False):
+            of_two = [u for u in updates if u.site in (first, second)]
+            values = np.stack([u.values[places] for u in of_two])
+            guessed.append(probe(values, np.array([u.site == first for u in of_two]).astype(int), rng))
+        return np.concatenate(guessed)

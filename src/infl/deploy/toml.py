@@ -7,14 +7,16 @@ import tomllib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic_core import PydanticCustomError, core_schema
 
 from infl._files import explained
-from infl._parameters import Kind
 from infl.errors import InflError, SettingsError
+
+if TYPE_CHECKING:
+    from infl._parameters import Kind
 
 Checked = TypeVar("Checked")
 
