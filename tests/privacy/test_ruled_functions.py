@@ -233,3 +233,74 @@ def test_options_without_rules_are_refused_before_any_work(ask: Step) -> None:
     with Disclosure(LOOSE) as rules, pytest.raises(SettingsError, match="not yet under disclosure rules"):
         ask(sites)
     assert not rules._registers
+
+
+def cases() -> dict[str, AnnData]:
+    """Logarithms of 60 people at each of three sites, with a condition, an age and an outcome."""
+    rng = np.random.default_rng(3)
+    sites = {}
+    for s in range(3):
+        obs = pd.DataFrame(index=[f"{s} {i}" for i in range(60)])
+        obs["condition"] = np.where(np.arange(60) % 3 == 0, "case", "control")
+        obs["age"] = rng.normal(50, 10, 60).round(1)
+        obs["rare"] = np.where(np.arange(60) < 3, "yes", "no")
+        obs["few_at_one"] = np.where(np.arange(60) < (3 if s == 1 else 20), "yes", "no")
+        obs["died"] = rng.integers(0, 2, 60)
+        x = rng.gamma(4.0, 1.0, (60, 6)) + (obs["condition"] == "case").to_numpy()[:, None] * np.arange(6)
+        sites[f"site_{s}"] = AnnData(x, obs=obs, var=pd.DataFrame(index=[f"gene {j}" for j in range(6)]))
+    return sites
+
+
+MODELS: dict[str, Step] = {
+    "glm": lambda sites: infl.tl.glm(sites, "died ~ condition + age", family="binomial", key=KEY).table,
+    "linear glm": lambda sites: infl.tl.glm(sites, "age ~ condition", key=KEY).table,
+    "de": lambda sites: infl.tl.de(sites, "~ condition + age", contrast=("condition", "case", "control"), key=KEY),
+    "de without site effects": lambda sites: infl.tl.de(sites, "~ condition", site_effects=False, key=KEY),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_have_the_same_bits_under_rules(name: str) -> None:
+    plain = MODELS[name](cases())
+    for rules in (NOTHING, LOOSE):
+        with Disclosure(rules):
+            pd.testing.assert_frame_equal(MODELS[name](cases()), plain, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda sites: infl.tl.glm(sites, "died ~ rare", family="binomial", key=KEY),
+        lambda sites: infl.tl.glm(sites, "age ~ few_at_one", key=KEY),
+        lambda sites: infl.tl.de(sites, "~ rare", contrast=("rare", "yes", "no"), key=KEY),
+        lambda sites: infl.tl.de({s: a[:10].copy() for s, a in sites.items()}, "~ condition + age", key=KEY),
+    ],
+    ids=["rare", "rare at one site", "de of rare", "three people a parameter"],
+)
+def test_a_model_that_tells_of_few_people_is_not_fitted(ask: Step) -> None:
+    with Disclosure(LOOSE), pytest.raises(DataError, match="nothing is opened"):
+        ask(cases())
+
+
+def test_an_outcome_of_few_people_is_not_told_of() -> None:
+    sites = cases()
+    for adata in sites.values():
+        adata.obs["died"] = (np.arange(60) % 20 == 0).astype(int)
+    with Disclosure(LOOSE), pytest.raises(DataError, match="glm: normal equations 1: nothing is opened"):
+        infl.tl.glm(sites, "died ~ age", family="binomial", key=KEY)
+
+
+def test_a_feature_of_one_person_or_with_few_gaps_is_left_out_of_the_models() -> None:
+    sites = cases()
+    sites["site_0"].X[:, 2] = 0
+    sites["site_0"].X[4, 2] = 3.0
+    sites["site_1"].X[:2, 3] = np.nan
+    sites["site_1"].X[:12, 4] = np.nan
+    with Disclosure(LOOSE):
+        table = MODELS["de"](sites).set_index("variable")
+    assert table.index[table["t_value"].isna()].tolist() == ["gene 2", "gene 3"]
+    assert table.loc[["gene 2", "gene 3"], "n_obs"].tolist() == [0, 0]
+    expected = MODELS["de"](sites).set_index("variable")
+    pd.testing.assert_series_equal(
+        table["log_fc"].drop(["gene 2", "gene 3"]), expected.loc[table.index, "log_fc"].drop(["gene 2", "gene 3"])
+    )

@@ -13,6 +13,7 @@ from infl.data.design import aliased
 from infl.errors import DataError
 from infl.pp._moments import power_of_two
 from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, State
+from infl.sums.cells import designed
 from infl.sums.shape import Arrays
 
 INTERCEPT = "Intercept"
@@ -102,6 +103,7 @@ def frame_sums(names: Sequence[str], *, shifted: bool, full_rank: bool = True) -
             scale={"n": COUNT_SCALE, "sum": FINE_SCALE, "size": FINE_SCALE},
             records=lambda site, _: len(site.x),
             sensitivity={"n": 1},
+            cells=designed(lambda site: site.x, p),
         ),
         FederatedSum(
             name="products",
@@ -111,5 +113,6 @@ def frame_sums(names: Sequence[str], *, shifted: bool, full_rank: bool = True) -
             says="products of pairs of columns of the design, summed over records",
             scale=FINE_SCALE,
             records=lambda site, _: len(site.x),
+            cells=designed(lambda site: site.x, p),
         ),
     ]

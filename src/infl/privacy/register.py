@@ -17,7 +17,7 @@ import json
 import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Question:
     features, panel
         Of how many features means are released, and the digest of their names.
     parameters
-        Of the model that is fitted.
+        Of the model that is fitted to the first set; the others are groups in it.
     """
 
     about: str
@@ -154,7 +154,8 @@ class Register:
         atom, reasons = self._records.atom, [""] * len(sets)
         for number in range(len(sets)) if order is None else order:
             chosen = rows[sets[number]]
-            reasons[number], atom = self._one(chosen, atom, rules, question)
+            of_model = question.parameters if number == 0 else 0
+            reasons[number], atom = self._one(chosen, atom, rules, replace(question, parameters=of_model))
         labels = [question.label(number) for number in range(len(sets))]
         refused = np.array([bool(reason) for reason in reasons])
         return Verdict(tuple(reasons), refused & np.array([label in self._labels for label in labels], dtype=bool))

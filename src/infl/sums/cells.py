@@ -34,6 +34,8 @@ class Cells:
         From a site, the state and the rules: see :data:`Sizes`. Only where values may be dominated by one record.
     dominated
         Names of the arrays that `sizes` has.
+    linked
+        Names of arrays that are closed with the first of these, feature by feature.
     parted
         Sets of arrays in `dominated` are parts of a whole that may be known: what is closed must not be dominated together either.
     features, panel
@@ -47,7 +49,9 @@ class Cells:
     order
         From the sets, in which order they are tried.
     partly
-        Whether numbers may be closed one by one. Else all of the sum is given, or none of it.
+        Whether numbers may be closed one by one. Else all of the sum is opened, or none of it.
+    together
+        A site gives all sets or none (default: where numbers are not closed one by one).
     once
         Whether all steps have the same sets, so that the first step's answer holds for all.
     """
@@ -58,6 +62,7 @@ class Cells:
     on_features: tuple[str, ...] = ()
     sizes: Callable[[Any, State, DisclosureRules], Sizes] | None = None
     dominated: tuple[str, ...] = ()
+    linked: tuple[str, ...] = ()
     parted: bool = False
     features: int = 0
     panel: str = ""
@@ -66,7 +71,13 @@ class Cells:
     closed: Callable[[State], Mapping[str, np.ndarray]] | None = None
     order: Callable[[np.ndarray], Sequence[int]] | None = None
     partly: bool = False
+    together: bool | None = None
     once: bool = False
+
+    @property
+    def tied(self) -> bool:
+        """Whether a site gives all sets or none."""
+        return not self.partly if self.together is None else self.together
 
 
 def small_numbers(counts: np.ndarray, rules: DisclosureRules) -> tuple[np.ndarray, np.ndarray]:
@@ -80,6 +91,37 @@ def small_numbers(counts: np.ndarray, rules: DisclosureRules) -> tuple[np.ndarra
     [False, True, False]
     """
     return np.where(counts > 0, rules.dominance * (rules.k - 0.5), 0.0), np.asarray(counts, dtype=float)
+
+
+def supports(design: np.ndarray, rules_k: int = 2) -> np.ndarray:
+    """Return all observations, and those that each pair of columns of a design tells of, (1 + p (p + 1) / 2, n_obs).
+
+    A column of zeros and ones, or with several zeros, tells of the observations where it is not 0; another one of all.
+
+    Examples
+    --------
+    >>> supports(np.array([[1.0, 0.0], [1.0, 1.0], [1.0, 0.0]])).sum(axis=1).tolist()
+    [3, 3, 1, 1]
+    """
+    told = design != 0
+    told |= ~np.isin(design, (0, 1)).all(axis=0) & ((~told).sum(axis=0) < rules_k)
+    i, j = np.tril_indices(design.shape[1])
+    return np.vstack([np.ones((1, len(design)), dtype=bool), (told[:, i] & told[:, j]).T])
+
+
+def designed(design: Callable[[Any], np.ndarray], p: int, **more: Any) -> Cells:
+    """Return what stands behind products of `p` columns of a design, which a site gives as a whole or not at all.
+
+    Parameters
+    ----------
+    design
+        From a site to its rows, (n_obs, p).
+    p
+        Number of columns.
+    **more
+        See :class:`Cells`.
+    """
+    return Cells(sets=lambda site, state: supports(design(site)), parameters=p, once=True, **more)
 
 
 def everyone(n_obs: Callable[[Any], int], **more: Any) -> Cells:

@@ -62,8 +62,8 @@ def records_of(site: str, call: Asked, disclosure: Disclosure) -> np.ndarray:
     return call.found[site]
 
 
-def refuse_groups_of(column: str) -> None:
-    """Refuse a question about groups of a column that rules in force do not release.
+def refuse_groups_of(*columns: str) -> None:
+    """Refuse a question about groups of columns that rules in force do not release.
 
     Raises
     ------
@@ -71,9 +71,11 @@ def refuse_groups_of(column: str) -> None:
         In one line, with the columns that they do.
     """
     rules = control()
-    if rules is not None and rules.rules.groups is not None and column not in rules.rules.groups:
+    released = None if rules is None else rules.rules.groups
+    column = None if released is None else next((name for name in columns if name not in released), None)
+    if released is not None and column is not None:
         raise SettingsError(
-            f"{column!r}: rules of disclosure here release groups of {', '.join(map(repr, rules.rules.groups)) or 'no column'}; "
+            f"{column!r}: rules of disclosure here release groups of {', '.join(map(repr, released)) or 'no column'}; "
             "ask about one of these, or have the site's steward add it to groups"
         )
 
@@ -173,10 +175,8 @@ class Judge:
         verdicts = {site: self._verdict(site, purpose, cells, sets[site]) for site in sites}
         gives = {site: self._gives(cells, shapes, verdicts[site], sites[site]) for site in sites}
         against = {site: _by_set(cells, shapes, verdicts[site].against) for site in sites}
-        if not cells.partly:
-            gives, against = (
-                {s: _all_or_none(of[s], every) for s in of} for of, every in ((gives, True), (against, False))
-            )
+        if cells.tied:
+            against = {site: _any_for_all(of_site) for site, of_site in against.items()}
         parts = {
             site: {f"gives {name}": _small(gives[site][name], cells, name) for name in shapes}
             | {f"against {name}": _small(against[site][name], cells, name) for name in shapes}
@@ -218,10 +218,10 @@ class Judge:
         return records_of(site, self.call, self.disclosure)
 
     def _gives(self, cells: Cells, shapes: Mapping[str, tuple[int, ...]], verdict: Verdict, has: Any) -> Arrays:
-        if not cells.partly and len(verdict.reasons) > 1:  # sets without a record hold nothing back
-            reasons = set(verdict.reasons[1:]) - {"", "empty"}
-            return _by_set(cells, shapes, np.array([verdict.given[0] and not reasons] * len(verdict.reasons)))
-        gives = _by_set(cells, shapes, verdict.given)
+        given = verdict.given
+        if cells.tied:  # sets without a record hold nothing back
+            given = np.full(len(given), given[0] and not set(verdict.reasons[1:]) - {"", "empty"})
+        gives = _by_set(cells, shapes, given)
         if cells.measured is not None:
             measured = cells.measured(has)
             gives |= {name: gives[name] & measured for name in cells.on_features}
@@ -248,6 +248,9 @@ class Judge:
         total = add({site: objections(site) for site in sites}, f"{purpose}: sites where one record dominates")
         for name in cells.dominated:
             rule[name] = np.where((total[name] > 0.5) & (rule[name] == 0), DOMINANCE, rule[name])
+        for name in cells.linked:
+            closed = np.broadcast_to(rule[cells.dominated[0]] > 0, rule[name].shape)
+            rule[name] = np.where(closed & (rule[name] == 0), DOMINANCE, rule[name])
         if not cells.parted:
             return
 
@@ -280,7 +283,7 @@ class Judge:
         for name, shape in shapes.items():
             if gives[name].any():
                 behind |= set(np.unique(np.broadcast_to(cells.of.get(name, 0), shape)[gives[name]]).tolist())
-        if not cells.partly and behind:
+        if cells.tied and behind:
             behind = {number for number in range(len(sets)) if sets[number].any()}
         register, rows, question = self.disclosure.register(site), self._rows(site), self._question(purpose, cells)
         for number in sorted(behind):
@@ -304,15 +307,15 @@ def _by_set(cells: Cells, shapes: Mapping[str, tuple[int, ...]], of_sets: np.nda
     return {name: np.broadcast_to(of_sets[np.asarray(cells.of.get(name, 0))], shape) for name, shape in shapes.items()}
 
 
-def _all_or_none(arrays: Arrays, every: bool) -> Arrays:
-    """Return one answer for all numbers."""
-    answer = (np.all if every else np.any)([(value.all() if every else value.any()) for value in arrays.values()])
+def _any_for_all(arrays: Arrays) -> Arrays:
+    """Return one answer for all numbers: whether it is so for any."""
+    answer = any(value.any() for value in arrays.values())
     return {name: np.broadcast_to(answer, value.shape) for name, value in arrays.items()}
 
 
 def _small(values: np.ndarray, cells: Cells, name: str) -> np.ndarray:
     """Return answers without the axes along which all are alike, whatever the data."""
-    of = np.asarray(cells.of.get(name, 0)) if cells.partly else np.asarray(0)
+    of = np.asarray(cells.of.get(name, 0)) if not cells.tied else np.asarray(0)
     kept = [1] * (values.ndim - of.ndim) + list(of.shape)
     if cells.measured is not None and name in cells.on_features:
         kept[-1] = values.shape[-1]

@@ -19,6 +19,7 @@ from infl.data.units import check_units
 from infl.errors import DataError, SettingsError
 from infl.pp._matrix import SiteMatrix, kinds, matrices
 from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, State, run_sums
+from infl.sums.disclosure import refuse_groups_of, refuse_under_rules
 from infl.tl._deseq2 import deseq2, deseq2_table
 from infl.tl._linear_sums import Designed, LinearFit, design_sum, linear_fit, linear_sums
 from infl.tl._markers import adjusted
@@ -35,6 +36,7 @@ FOR_COUNTS = ("voom", "deseq2")
 
 
 @over_sites(
+    ruled=True,
     design=Text(says="a formula, e.g. '~ condition + age'"),
     method=Choice(("limma", "voom", "deqms", "deseq2")),
     counts_key=Text(none=True, says="the name of a var column with numbers of peptides"),
@@ -127,6 +129,7 @@ def de(
     ['clone_1388', 'clone_0']
     """
     _check_options(method, trend, counts_key)
+    refuse_under_rules(f"de with method {method!r}", method != "limma")
     of_counts = method in FOR_COUNTS
     at = matrices(sites, layer, key, masked=not of_counts)
     units = kinds(at)
@@ -136,6 +139,7 @@ def de(
         _check_measured(at, method)
     formula = with_site(design) if site_effects and len(sites) > 1 else read_formula(design)[0]
     model, rows = agree_on_design(sites, formula)
+    refuse_groups_of(*(name for name, levels in model.levels.items() if levels is not None and name != SITE))
     weights = model.contrast(contrast)
     names = next(iter(at.values())).adata.var_names
     fitted = np.array(model.within)

@@ -16,6 +16,7 @@ from infl.data.sites import over_sites
 from infl.errors import DataError, SettingsError
 from infl.pp._frame import frame_sums
 from infl.sums import run_sums
+from infl.sums.disclosure import refuse_groups_of
 from infl.tl._glm_sums import Family, Response, family_of, steps_sum, width_sum
 from infl.tl._regression import coefficient_table
 from infl.tl._times import numbers_of
@@ -61,6 +62,7 @@ class LinearModel:
 
 
 @over_sites(
+    ruled=True,
     formula=FORMULA,
     family=Choice(FAMILIES),
     alpha=Real(0, open="low"),
@@ -131,6 +133,7 @@ def glm(
     """
     response, terms = split_formula(formula)
     design, rows = agree_on_design(sites, terms)
+    refuse_groups_of(*(column for column, levels in design.levels.items() if levels is not None))
     names = list(design.names)
     at = {
         site: Response(rows[site], _response(adata, response, family, site), _offset(adata, offset, site))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import special
@@ -11,8 +12,12 @@ from scipy import special
 from infl.pp._frame import Frame
 from infl.pp._moments import power_of_two
 from infl.sums import FINE_SCALE, FederatedSum, State
+from infl.sums.cells import Sizes, designed, everyone, small_numbers, supports
 from infl.sums.shape import Arrays
 from infl.tl._regression import check_information
+
+if TYPE_CHECKING:
+    from infl.privacy.rules import DisclosureRules
 
 STEPS = 60
 _STANDS = 1e-10  # change of coefficients in the frame, relative to their size, below which they stand
@@ -109,6 +114,11 @@ def width_sum() -> FederatedSum:
         says="sum of the sizes of the response",
         scale=FINE_SCALE,
         records=lambda site, _: len(site.y),
+        cells=everyone(
+            lambda site: len(site.y),
+            sizes=lambda site, state, rules: {"size": (np.abs(site.y).max(initial=0), np.abs(site.y).sum())},
+            dominated=("size",),
+        ),
     )
 
 
@@ -118,6 +128,14 @@ def steps_sum(names: Sequence[str], family: Family, *, bounded: bool) -> Federat
     State: ``found`` and ``information`` in the frame, ``deviance``, ``pearson``, ``n_steps`` and ``stands``.
     """
     p = len(names)
+
+    def sizes(site: Response, state: State, rules: DisclosureRules) -> Sizes:
+        """Of outcomes of two kinds, neither is of fewer than k in any group of the design."""
+        told = supports(site.x)[:, site.y > 0].sum(axis=1), supports(site.x)[:, site.y <= 0].sum(axis=1)
+        fewest = min((int(n) for kind in told for n in kind if n), default=0)
+        return {"aim": small_numbers(np.full(p, fewest), rules)}
+
+    outcomes: dict[str, Any] = {"sizes": sizes, "dominated": ("aim",)} if bounded else {}
 
     def local(site: Response, state: State) -> Arrays:
         q, y = state["frame"].rows(site.x), site.y / state["unit"]
@@ -168,6 +186,7 @@ def steps_sum(names: Sequence[str], family: Family, *, bounded: bool) -> Federat
         says="products of columns of the design with each other and with the response, weighted; and how well the model fits",
         scale=FINE_SCALE,
         records=lambda site, _: len(site.y),
+        cells=designed(lambda site: site.x, p, **outcomes),
         steps=STEPS,
         until=lambda state: state["stands"],
     )

@@ -11,14 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
 from infl.pp._matrix import SiteMatrix
 from infl.sums import COUNT_SCALE, FederatedSum, Scale, State
+from infl.sums.cells import Cells, Sizes, designed, supports
 from infl.sums.shape import Arrays
+
+if TYPE_CHECKING:
+    from infl.privacy.rules import DisclosureRules
 
 DEEP_SCALE = Scale(-80, limbs=5)
 """Multiples of 2⁻⁸⁰ up to 2¹³⁸: squares of small residuals beside sums of large values."""
@@ -81,6 +85,7 @@ def design_sum(p: int) -> FederatedSum:
             "products": square_of(pairs_of(_told(site)).sum(axis=0)[:, None], p)[0],
         },
         sensitivity={"n": 1},
+        cells=designed(lambda site: site.design, p),
     )
 
 
@@ -94,13 +99,20 @@ def linear_sums(
     def behind(*names: str) -> Callable[[Designed, State], dict[str, np.ndarray]]:
         return lambda site, state: {name: found for name, found in _behind(site, p).items() if name in names}
 
+    def cells(*names: str, **more: Any) -> Cells | None:
+        on_features = {"measured": lambda site: site.matrix.present, "on_features": names, "features": n_vars}
+        of_all: dict[str, Any] = on_features | {"partly": True, "together": True, **more}
+        return designed(lambda site: site.design, p, **of_all) if weights is None else None
+
     def solved(total: Arrays, state: State) -> State:
+        total = {name: np.nan_to_num(value) for name, value in total.items()}  # what is closed has no values
         inverse = inverses(total["xx"], p)
         beta = np.einsum("vij,jv->vi", inverse, total["xy"])
         counted = {"n": np.rint(total["n"]), "levels": np.rint(total["levels"])}
         return {**state, **counted, "sum": total["sum"], "xx": total["xx"], "inverse": inverse, "beta": beta}
 
     def refined(total: Arrays, state: State) -> State:
+        total = {name: np.nan_to_num(value) for name, value in total.items()}
         step = np.einsum("vij,jv->vi", state["inverse"], total["xr"])
         left = np.maximum(total["rr"] - (step * total["xr"].T).sum(axis=1), 0)
         return {**state, "beta": state["beta"] + step, "squares": left}
@@ -116,6 +128,9 @@ def linear_sums(
             scale={"n": COUNT_SCALE, "levels": COUNT_SCALE, "sum": DEEP_SCALE, "xx": DEEP_SCALE, "xy": DEEP_SCALE},
             records=behind("n", "sum", "xx", "xy"),
             sensitivity={"n": 1, "levels": 1},
+            cells=cells(
+                "n", "levels", "sum", "xx", "xy", sizes=_judged, dominated=("n",), linked=("levels", "sum", "xx", "xy")
+            ),
         ),
         FederatedSum(
             name=f"residuals of {name}",
@@ -125,8 +140,24 @@ def linear_sums(
             says=f"for each feature: squares of what the model leaves of its values, and its products with the design{weighted}",
             scale=DEEP_SCALE,
             records=behind("rr", "xr"),
+            cells=cells("rr", "xr", closed=lambda state: dict.fromkeys(("rr", "xr"), state["n"] < 0.5)),
         ),
     ]
+
+
+def _judged(site: Designed, state: State, rules: DisclosureRules) -> Sizes:
+    """Which features are closed: few values are missing in a group of the design, or one record has most of a group's sum."""
+    sets = supports(site.design, rules.k)
+    n, signed = sets.sum(axis=1)[:, None], np.zeros(len(site.matrix.present), dtype=bool)
+    known, whole, largest = (np.zeros((len(sets), len(site.matrix.present))) for _ in range(3))
+    for at, y, there in site.blocks():
+        known, whole = known + sets[:, at] @ there.astype(float), whole + sets[:, at] @ y
+        signed |= (y < 0).any(axis=0)
+        largest = np.maximum(largest, [np.where(own[:, None], y, 0).max(axis=0) for own in sets[:, at]])
+    missing = n - known
+    closed = ((missing > 0) & (missing < rules.k) | (known > 0) & (known < rules.k)).any(axis=0)
+    closed |= ~signed & (largest > rules.dominance * whole).any(axis=0)
+    return {"n": (np.where(closed, 1.0, 0.0), np.zeros(len(closed)))}
 
 
 @dataclass(frozen=True)
