@@ -72,6 +72,23 @@ def explained(path: Path, doing: str) -> Iterator[None]:
         raise FileError(f"cannot {doing} {path}: {error.strerror or error}") from error
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes away from a folder for a moment, those that lock it, too."""
+    with explained(folder, "lock"):
+        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except ImportError:  # Windows
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
 def write_atomic(
     path: str | Path, content: bytes | Callable[[Path], None], *, overwrite: bool = False, mode: int = 0o644
 ) -> Path:

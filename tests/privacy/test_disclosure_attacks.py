@@ -133,3 +133,27 @@ def test_a_question_again_after_the_register_was_read_anew_is_closed(tmp_path) -
         assert infl.pp.moments(fewer, inplace=False)["mean"].isna().all()
     with Disclosure(LOOSE, tmp_path / "another"):  # the control: without it, it is open
         assert not infl.pp.moments(fewer, inplace=False)["mean"].isna().any()
+
+
+@pytest.mark.parametrize("on", [False, True], ids=["control", "rules"])
+def test_sums_of_many_transformations_give_the_values_of_a_small_group_back(on: bool) -> None:
+    rng = np.random.default_rng(5)
+    sites = cohort(30, 2)
+    for adata in sites.values():
+        adata.X = rng.uniform(1.0, 4.0, adata.shape)
+    labels = {name: (np.arange(30) < 5).astype(int) for name in sites}
+    target, others = sites["b"].X[:5, 0].copy(), {name: sites[name].X[:5, 0].copy() for name in "ac"}
+    powers = []
+    with rules(on):
+        for power in range(1, 6):  # as normalising to another total before the logarithm does it
+            changed = {name: site(adata.X**power, name) for name, adata in sites.items()}
+            total = group_totals(changed, labels, 2)[1, 0]
+            powers.append(total - sum((x**power).sum() for x in others.values()))
+    if on:
+        assert np.isfinite(powers[0]) and np.isnan(powers[2:]).all()
+        return
+    e = [1.0]
+    for n in range(1, 6):  # Newton's identities
+        e.append(sum((-1) ** (i - 1) * e[n - i] * powers[i - 1] for i in range(1, n + 1)) / n)
+    found = np.sort(np.roots([(-1) ** i * value for i, value in enumerate(e)]).real)
+    assert np.allclose(found, np.sort(target), atol=1e-2)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infl.errors import FileError, SettingsError
+from infl.errors import FederationError, FileError, SettingsError
 from infl.privacy import DisclosureRules, membership_auc
 from infl.privacy.register import Question, Register
 
@@ -177,3 +177,26 @@ def test_the_power_of_released_means_is_that_of_the_best_statistic() -> None:
             outside.append(rng.standard_normal(p) @ x.mean(axis=0))
         found = np.mean(np.array(inside)[:, None] > np.array(outside))
         assert found == pytest.approx(membership_auc(p, n), abs=0.05)
+
+
+def test_two_studies_at_once_do_not_release_what_one_after_the_other_would_not(tmp_path: Path) -> None:
+    one, other = Site(20, folder=tmp_path), Site(22, folder=tmp_path)  # the second knows two records more
+    rows = {id(site): mask(site.n, (0, 20)) for site in (one, other)}
+    rows[id(other)] = mask(22, (0, 19))
+    for site in (one, other):
+        assert site.register.judge(site.rows, rows[id(site)][None], RULES, MEAN).reasons == ("",)
+    one.register.release(one.rows, rows[id(one)], MEAN, 0, RULES)
+    with pytest.raises(FederationError, match="another study has released"):
+        other.register.release(other.rows, rows[id(other)], MEAN, 0, RULES)
+    assert other.register.head == one.register.head == Register(tmp_path).head
+    assert one.ask((0, 20)) == "" and other.ask((0, 20)) == "" and other.ask((0, 19)) == "differencing"
+
+
+def test_a_small_set_bears_two_statistics_and_a_large_one_more() -> None:
+    site = Site(30)
+    asked = [Question("sum", statistic=f"power {power}") for power in range(12)]
+    assert [site.ask((0, 4), question=question) for question in asked[:4]] == ["", "", "statistics", "statistics"]
+    assert site.ask((0, 4), question=asked[0]) == ""
+    large = [site.ask((10, 30), question=question) for question in asked]
+    assert large == [""] * 6 + ["statistics"] * 6
+    assert site.ask((0, 30), question=asked[0]) == ""

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+import numpy as np
+from scipy import sparse
+
 from infl.errors import DataError
 
 
@@ -22,12 +25,15 @@ class Asked:
         Its name.
     sites
         The objects of the sites of this process, by name.
+    told
+        Digest of its other arguments.
     found
         What was looked up about them, by site; filled by who needs it.
     """
 
     function: str
     sites: Mapping[str, Any]
+    told: str = ""
     found: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -37,6 +43,20 @@ class Asked:
             first = next(iter(self.sites.values()))
             self.found[""] = sha256("\n".join(map(str, first.var_names)).encode()).hexdigest()[:16]
         return self.found[""]
+
+    def values(self, site: str) -> str:
+        """Digest of a site's values, which other steps may have changed since the last call."""
+        name = f"values of {site}"
+        if name not in self.found:
+            digest = sha256()
+            for table in getattr(self.sites[site], "mod", {"": self.sites[site]}).values():
+                if not getattr(table, "isbacked", False):
+                    for key, array in {"X": table.X, **table.layers, **table.obsm}.items():
+                        digest.update(key.encode())
+                        for part in _parts(array):
+                            digest.update(np.ascontiguousarray(part).tobytes())
+            self.found[name] = digest.hexdigest()[:16]
+        return self.found[name]
 
     def names(self, site: str) -> list[str]:
         """Return the names of a site's observations.
@@ -54,6 +74,14 @@ class Asked:
         return [str(name) for name in names]
 
 
+def _parts(array: Any) -> list[np.ndarray]:
+    if sparse.issparse(array):
+        whole = array.tocsr()
+        return [whole.data, whole.indices, whole.indptr]
+    found = np.asarray(array)
+    return [] if found.dtype.kind == "O" else [found]
+
+
 _ASKED: ContextVar[Asked | None] = ContextVar("asked", default=None)
 
 
@@ -63,9 +91,9 @@ def asked() -> Asked | None:
 
 
 @contextmanager
-def asking(function: str, sites: Mapping[str, Any]) -> Iterator[None]:
-    """Let sums know whose records they are about."""
-    token = _ASKED.set(Asked(function, sites))
+def asking(function: str, sites: Mapping[str, Any], *told: Any) -> Iterator[None]:
+    """Let sums know whose records they are about, and what else was told to the function."""
+    token = _ASKED.set(Asked(function, sites, sha256(repr(told).encode()).hexdigest()[:16]))
     try:
         yield
     finally:

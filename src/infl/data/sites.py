@@ -73,7 +73,7 @@ def over_sites(
 
     def taking(function: Callable[P, R]) -> Callable[P, R]:
         def run(sites: Any, *rest: Any, **kwargs: Any) -> Any:
-            with asking(function.__name__, sites):
+            with asking(function.__name__, sites, rest, {k: v for k, v in kwargs.items() if k != "key"}):
                 return function(sites, *rest, **kwargs)
 
         @functools.wraps(function)

@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from infl._files import explained, write_atomic
+from infl._files import explained, locked, write_atomic
 from infl.errors import FederationError, FileError
 from infl.privacy.dp import NO_PRIVACY_LOSS, epsilon_of_curve, renyi_curve
 
@@ -185,18 +185,8 @@ class Account:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Keep other processes of the site away from the account for a moment."""
-        with explained(self.folder, "lock"):
-            handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            try:
-                import fcntl
-
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            except ImportError:  # Windows
-                pass
+        with locked(self.folder):
             yield
-        finally:
-            os.close(handle)
 
 
 class RunAccount:

@@ -16,15 +16,16 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from infl._files import explained, write_atomic
-from infl.errors import FileError
+from infl._files import explained, locked, write_atomic
+from infl.errors import FederationError, FileError
 from infl.privacy.rules import DisclosureRules
 
 _NO_HEAD = "0" * 32
@@ -46,6 +47,8 @@ class Question:
         Of how many features means are released, and the digest of their names.
     parameters
         Of the model that is fitted to the first set; the others are groups in it.
+    statistic
+        Which sum of which values it is. Sums of other transformations of the same few values together give the values back.
     """
 
     about: str
@@ -54,6 +57,7 @@ class Question:
     features: int = 0
     panel: str = ""
     parameters: int = 0
+    statistic: str = ""
 
     def label(self, number: int) -> str:
         """Return what a set is, to know it again."""
@@ -88,6 +92,8 @@ class _Records:
     atom: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     person: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     load: dict[str, np.ndarray] = field(default_factory=dict)
+    by_statistic: dict[str, np.ndarray] = field(default_factory=dict)
+    """Atoms of the sets of one statistic."""
 
 
 class Register:
@@ -116,17 +122,20 @@ class Register:
         self._index: dict[str, int] = {}
         self._persons: dict[str, int] = {}
         self._records = _Records()
-        self._written = 0  # records on disk
+        self._n_lines, self._n_bytes = 0, 0  # that were read or written
         self._members: dict[str, list[tuple[str, ...]]] = {}  # by released set
         self._labels: set[str] = set()
         self._sets: dict[str, np.ndarray] = {}  # as they were read
-        self._secret = os.urandom(32) if self.folder is None else self._read()
+        self._secret = os.urandom(32) if self.folder is None else self._opened()
 
     def rows(self, names: Sequence[str], persons: Sequence[str] | None = None) -> np.ndarray:
         """Return where records are in the register; those that it does not know are added."""
         named = [self._digest(name) for name in names]
         who = named if persons is None else [self._digest(f"person {person}") for person in persons]
-        self._add([pair for pair in zip(named, who, strict=True) if pair[0] not in self._index])
+        with self._alone():
+            if new := {name: own for name, own in zip(named, who, strict=True) if name not in self._index}:
+                self._write({"records": list(new.items())})
+                self._add(list(new.items()))
         return np.array([self._index[name] for name in named], dtype=np.int64)
 
     def judge(
@@ -152,10 +161,15 @@ class Register:
             In which order sets are tried; one that leaves fewer than k records between those before it is not released.
         """
         atom, reasons = self._records.atom, [""] * len(sets)
+        own = self._records.by_statistic.get(question.statistic, np.zeros_like(atom))
         for number in range(len(sets)) if order is None else order:
             chosen = rows[sets[number]]
             of_model = question.parameters if number == 0 else 0
-            reasons[number], atom = self._one(chosen, atom, rules, replace(question, parameters=of_model))
+            reason, split = self._one(chosen, atom, rules, replace(question, parameters=of_model))
+            if not reason and question.statistic and not self._bears(chosen, own, rules, question):
+                reason, split = "statistics", atom
+            reasons[number], atom = reason, split
+            own = own if reason else _parted(own, chosen)
         labels = [question.label(number) for number in range(len(sets))]
         refused = np.array([bool(reason) for reason in reasons])
         return Verdict(tuple(reasons), refused & np.array([label in self._labels for label in labels], dtype=bool))
@@ -198,6 +212,18 @@ class Register:
         split = self._split(chosen, atom, rules.k)
         return ("differencing", atom) if split is None else ("", split)
 
+    def _bears(self, chosen: np.ndarray, own: np.ndarray, rules: DisclosureRules, question: Question) -> bool:
+        """Whether no record was, or is now, in a small set under more different statistics than the set has room for."""
+        atoms = [of for name, of in self._records.by_statistic.items() if name != question.statistic]
+        sizes = []
+        for of_one in [*atoms, _parted(own, chosen)]:
+            n = np.bincount(of_one).astype(float)
+            n[0] = np.inf  # in no set
+            sizes.append(n[of_one[chosen]])
+        fewest_first = np.sort(sizes, axis=0)
+        room = np.maximum(2, fewest_first / max(rules.records_per_parameter, 1e-9))
+        return bool((np.arange(1, len(sizes) + 1)[:, None] <= room).all())
+
     def _split(self, chosen: np.ndarray, atom: np.ndarray, k: int) -> np.ndarray | None:
         """Return the atoms after a set is released; None where one would have fewer than k."""
         inside = np.zeros(len(atom), dtype=bool)
@@ -232,7 +258,14 @@ class Register:
         known = self._records.load.get(question.panel)
         return float((load + np.maximum(0 if known is None else known[chosen], question.features / n)).max())
 
-    def release(self, rows: np.ndarray, chosen: np.ndarray, question: Question, number: int) -> None:
+    def release(
+        self,
+        rows: np.ndarray,
+        chosen: np.ndarray,
+        question: Question,
+        number: int,
+        rules: DisclosureRules | None = None,
+    ) -> None:
         """Note that a set is released, before anything of it is sent.
 
         Parameters
@@ -241,12 +274,27 @@ class Register:
             Of the site's observations in the register, and which of them the set has, (n_obs,) each.
         question, number
             What was asked, and which of its sets this is.
+        rules
+            By which it was judged; it is judged again if another study has released something meanwhile.
 
         Raises
         ------
+        FederationError
+            With what another study has released meanwhile, it cannot be.
         FileError
             It cannot be written down; nothing may be sent.
         """
+        with self._alone() as changed:
+            if changed and rules is not None:
+                (reason,) = self.judge(rows, chosen[None], rules, replace(question, labels=())).reasons
+                if reason:
+                    raise FederationError(
+                        f"{question.about}: another study has released sums about these records meanwhile ({reason}); nothing was "
+                        "sent, ask again"
+                    )
+            self._release(rows, chosen, question, number)
+
+    def _release(self, rows: np.ndarray, chosen: np.ndarray, question: Question, number: int) -> None:
         found = np.unique(rows[chosen])
         entry = {
             "about": question.about,
@@ -254,6 +302,7 @@ class Register:
             "members": list(question.members),
             "features": question.features,
             "panel": question.panel,
+            "statistic": question.statistic,
             "n": len(found),
         }
         if _digest_of(found) not in self._members:
@@ -269,6 +318,9 @@ class Register:
             known.append(members)
         self._labels.add(entry["label"])
         self.n_released += 1
+        if entry["statistic"]:
+            of_one = self._records.by_statistic.get(entry["statistic"], np.zeros_like(self._records.atom))
+            self._records.by_statistic[entry["statistic"]] = _parted(of_one, found)
         if entry["features"]:
             n = len(np.unique(self._records.person[found]))
             load = self._records.load.setdefault(entry["panel"], np.zeros(len(self._records.atom)))
@@ -284,6 +336,9 @@ class Register:
         records, zeros = self._records, np.zeros(len(new))
         records.person = np.concatenate([records.person, numbers])
         records.atom = np.concatenate([records.atom, zeros.astype(np.int64)])
+        records.by_statistic = {
+            name: np.concatenate([of_one, zeros.astype(np.int64)]) for name, of_one in records.by_statistic.items()
+        }
         records.load = {panel: np.concatenate([load, zeros]) for panel, load in records.load.items()}
 
     # -- on disk ------------------------------------------------------------------------------------------------------
@@ -291,28 +346,55 @@ class Register:
     def _digest(self, name: str) -> str:
         return hashlib.blake2b(name.encode(), key=self._secret, digest_size=16, person=b"infl register").hexdigest()
 
-    def _read(self) -> bytes:
+    def _opened(self) -> bytes:
+        """Make the folder, or read what it has, and return the secret."""
         assert self.folder is not None
         with explained(self.folder, "make"):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path, lines = self.folder / "secret", self.folder / "register.jsonl"
-        with explained(path, "read"):
+        path = self.folder / "secret"
+        with locked(self.folder), explained(path, "read"):
             if not path.exists():
-                if lines.exists():
+                if self._path.exists():
                     raise FileError(
                         f"{path} is missing, and without it no record is known again: restore it from a backup"
                     )
                 write_atomic(path, os.urandom(32), mode=0o600)
             secret = path.read_bytes()
-        if lines.exists():
-            with explained(lines, "read"):
-                content = lines.read_text().splitlines()
-            for number, line in enumerate(content, 1):
-                try:
-                    self._replay(json.loads(line))
-                except (ValueError, KeyError, TypeError, IndexError):
-                    raise FileError(f"{lines}, line {number} is damaged: restore the file from a backup") from None
+            self._catch_up()
         return secret
+
+    @contextmanager
+    def _alone(self) -> Iterator[bool]:
+        """Keep other processes of the site away, and yield whether they have written something since."""
+        if self.folder is None:
+            yield False
+            return
+        with locked(self.folder):
+            head = self.head
+            self._catch_up()
+            yield self.head != head
+
+    def _catch_up(self) -> None:
+        """Read what was written since the register was read last."""
+        path = self._path
+        if not path.exists():
+            return
+        with explained(path, "read"), path.open("rb") as file:
+            file.seek(self._n_bytes)
+            content = file.read()
+        for line in content.splitlines(keepends=True):
+            try:
+                self._replay(json.loads(line))
+            except (ValueError, KeyError, TypeError, IndexError):
+                raise FileError(
+                    f"{path}, line {self._n_lines + 1} is damaged: restore the file from a backup"
+                ) from None
+            self._n_lines, self._n_bytes = self._n_lines + 1, self._n_bytes + len(line)
+
+    @property
+    def _path(self) -> Path:
+        assert self.folder is not None
+        return self.folder / "register.jsonl"
 
     def _replay(self, entry: dict[str, Any]) -> None:
         head = entry.pop("head")
@@ -320,37 +402,29 @@ class Register:
             raise ValueError
         self.head = head
         if "records" in entry:
-            self._add([tuple(pair) for pair in entry["records"]])
-            self._written = len(self._index)
+            self._add([(str(name), str(person)) for name, person in entry["records"]])
             return
         if "set" in entry:
             bits = np.frombuffer(zlib.decompress(base64.b64decode(entry["set"])), dtype=np.uint8)
-            self._sets[entry["of"]] = np.flatnonzero(np.unpackbits(bits, count=len(self._records.atom)))
+            n = min(8 * len(bits), len(self._records.atom))
+            self._sets[entry["of"]] = np.flatnonzero(np.unpackbits(bits, count=n))
         self._take(entry, self._sets[entry["of"]])
 
     def _next_head(self, entry: dict[str, Any]) -> str:
         return hashlib.sha256((self.head + json.dumps(entry, sort_keys=True)).encode()).hexdigest()[:32]
 
     def _write(self, entry: dict[str, Any]) -> None:
-        lines = []
-        if new := list(self._index)[self._written :]:
-            persons = list(self._persons)
-            lines.append({"records": [[name, persons[self._records.person[self._index[name]]]] for name in new]})
-        text = ""
-        for line in [*lines, entry]:
-            self.head = self._next_head(line)
-            text += json.dumps(line | {"head": self.head}) + "\n"
-        self._written = len(self._index)
-        if self.folder is None:
-            return
-        path = self.folder / "register.jsonl"
-        with explained(path, "write"):
-            handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            try:
-                os.write(handle, text.encode())
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+        head = self._next_head(entry)
+        line = (json.dumps(entry | {"head": head}) + "\n").encode()
+        if self.folder is not None:
+            with explained(self._path, "write"):
+                handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+                try:
+                    os.write(handle, line)
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+        self.head, self._n_lines, self._n_bytes = head, self._n_lines + 1, self._n_bytes + len(line)
 
 
 def _digest_of(rows: np.ndarray) -> str:

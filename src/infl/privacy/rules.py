@@ -23,6 +23,7 @@ REASONS = {
     "records": "fewer than k records",
     "differencing": "with what was released before, fewer than k records could be told apart",
     "parameters": "fewer records than three for each parameter",
+    "statistics": "more different sums of values were released about so few records than they bear",
     "features": "more features per record than the bound",
     "members": "the same records were released to members that differ by too few sites",
 }
@@ -58,7 +59,7 @@ class DisclosureRules:
         Most features of which means are released, per record of the set, over all panels of features in a record's life; see
         :func:`membership_auc`. ``float("inf")``: no bound.
     records_per_parameter
-        Fewest records of a site per parameter of a model.
+        Fewest records of a site per parameter of a model, and per different sum of their values, beyond two.
     donor_key
         Column of ``obs`` with the person that a record is of; then k counts persons. None: each record is a person.
     groups

@@ -202,7 +202,7 @@ class Judge:
         return Opening(rule, gives)
 
     def _verdict(self, site: str, purpose: str, cells: Cells, sets: np.ndarray) -> Verdict:
-        rows, question = self._rows(site), self._question(purpose, cells)
+        rows, question = self._rows(site), self._question(site, purpose, cells)
         if sets.shape[1] != len(rows):
             raise SettingsError(
                 f"{self.call.function} ({purpose}) is not yet under disclosure rules at {site}: run it without them"
@@ -210,9 +210,11 @@ class Judge:
         order = None if cells.order is None else cells.order(sets)
         return self.disclosure.register(site).judge(rows, sets, self.rules, question, order=order)
 
-    def _question(self, purpose: str, cells: Cells) -> Question:
+    def _question(self, site: str, purpose: str, cells: Cells) -> Question:
+        of_values = cells.features or cells.parameters
+        statistic = f"{purpose} {self.call.told} {self.call.values(site)}" if of_values else ""
         panel = f"{cells.panel or 'features'} {self.call.digest}" if cells.features else ""
-        return Question(purpose, self.members, cells.labels, cells.features, panel, cells.parameters)
+        return Question(purpose, self.members, cells.labels, cells.features, panel, cells.parameters, statistic)
 
     def _rows(self, site: str) -> np.ndarray:
         return records_of(site, self.call, self.disclosure)
@@ -285,9 +287,13 @@ class Judge:
                 behind |= set(np.unique(np.broadcast_to(cells.of.get(name, 0), shape)[gives[name]]).tolist())
         if cells.tied and behind:
             behind = {number for number in range(len(sets)) if sets[number].any()}
-        register, rows, question = self.disclosure.register(site), self._rows(site), self._question(purpose, cells)
+        register, rows, question = (
+            self.disclosure.register(site),
+            self._rows(site),
+            self._question(site, purpose, cells),
+        )
         for number in sorted(behind):
-            register.release(rows, sets[number], question, number)
+            register.release(rows, sets[number], question, number, self.rules)
 
 
 def persons_of(site: str, rules: DisclosureRules) -> np.ndarray | None:
