@@ -84,13 +84,13 @@ def solved(n: int, seed: int, starts: int) -> float:
     return float((np.abs(best[:, None] - x).min(axis=0) < 0.05).mean())
 
 
-def test_steps_about_a_bin_of_five_tell_of_it_and_about_one_of_twenty_no_more_than_chance():
+def test_steps_about_a_bin_of_five_tell_of_it_and_about_one_of_twenty_far_less():
     rng = np.random.default_rng(1)
     by_chance = [
         (np.abs(rng.normal(size=MANY)[:, None] - rng.normal(size=MANY)).min(axis=0) < 0.05).mean() for _ in range(200)
     ]
     assert np.mean([solved(5, seed, starts=6) for seed in range(3)]) > 0.8
-    assert np.mean([solved(MANY, seed, starts=1) for seed in range(3)]) < np.mean(by_chance) + 0.2
+    assert np.mean([solved(MANY, seed, starts=6) for seed in range(3)]) < np.mean(by_chance) + 0.2
 
 
 @pytest.mark.parametrize("efron", [True, False])

@@ -128,7 +128,7 @@ def cox(
     grid
         Ends of the narrowest bins, see :func:`infl.tl.survival`.
     min_departures
-        Departures of each kind that a bin has, if it has any; with 20, steps about a bin tell no more of a patient than chance.
+        Departures of each kind that a bin has, if it has any; with 20, steps about a bin tell far less of a patient, though not nothing.
     level
         Of the intervals.
     site_key
