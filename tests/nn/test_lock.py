@@ -165,7 +165,11 @@ def assert_unrelated(other: Field, name: str) -> None:
         for axis in (0, 1):
             assert correlation(mine.abs().mean(axis), theirs.abs().mean(axis)) < 5 / 200**0.5
     opened = other.unlock(name, FIELD.lock("w", weights))
-    assert correlation(opened, weights) < 5 / 200
+    assert correlation(ranks(opened), ranks(weights)) < 5 / 200  # of ranks: a few opened weights are very large
+
+
+def ranks(values: torch.Tensor) -> torch.Tensor:
+    return values.ravel().argsort().argsort().float()
 
 
 def test_stored_weights_say_nothing_of_effective_ones():
