@@ -10,6 +10,7 @@ from anndata import AnnData
 
 import infl
 from infl.data.asked import asking
+from infl.errors import DataError
 from infl.pp._matrix import matrices
 from infl.privacy import Disclosure, DisclosureRules, membership_auc
 from infl.sums import run_sums
@@ -50,6 +51,25 @@ def test_two_studies_that_differ_by_one_record_tell_it(on: bool) -> None:
     told = first["n_obs"] * first["mean"] - second["n_obs"] * second["mean"]
     assert np.allclose(told, sites["b"].X[0], atol=1e-6) is not on
     assert told.isna().all() is np.bool_(on)
+
+
+@pytest.mark.parametrize("on", [False, True], ids=["control", "rules"])
+@pytest.mark.parametrize("second", ["scale", "pca", "moments"])
+def test_a_site_that_cannot_give_again_is_not_the_rest_of_what_others_open(second: str, on: bool) -> None:
+    """Two functions: the first adds all sites; in the second one site has a record less, and would be left out."""
+    sites, later = cohort(20, 3), cohort(20, 3)
+    later["a"] = later["a"][1:].copy()
+    later["d"] = sites["d"] = site(np.random.default_rng(9).normal(5.0, 1.0, (20, 3)), "d")
+    with rules(on):
+        total = infl.pp.moments(sites)["mean"].to_numpy()
+        if second == "pca":
+            with pytest.raises(DataError, match="nothing is opened") if on else nullcontext():
+                infl.pp.pca(later, 2)
+            return
+        told = {"scale": infl.pp.scale, "moments": infl.pp.moments}[second](later)
+    mean = (later["b"].var["mean"] if second == "scale" else told["mean"]).to_numpy()
+    lost = 80 * total - 79 * mean  # the record, without rules
+    assert np.isnan(mean).all() if on else np.allclose(lost, sites["a"].X[0])
 
 
 @pytest.mark.parametrize("on", [False, True], ids=["control", "rules"])

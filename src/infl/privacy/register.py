@@ -170,9 +170,13 @@ class Register:
                 reason, split = "statistics", atom
             reasons[number], atom = reason, split
             own = own if reason else _parted(own, chosen)
-        labels = [question.label(number) for number in range(len(sets))]
+        # A site that gave these records under any name, and cannot now, would be the rest of a total that others open. Of fewer
+        # than k records it never gave a sum.
+        labels = np.array([question.label(number) in self._labels for number in range(len(sets))], dtype=bool)
+        given = np.array([bool((self._records.atom[rows[chosen]] > 0).any()) for chosen in sets], dtype=bool)
+        given &= np.array([reason not in ("records", "empty") for reason in reasons], dtype=bool)
         refused = np.array([bool(reason) for reason in reasons])
-        return Verdict(tuple(reasons), refused & np.array([label in self._labels for label in labels], dtype=bool))
+        return Verdict(tuple(reasons), refused & (labels | given))
 
     def settled(self, rows: np.ndarray, groups: np.ndarray, k: int) -> np.ndarray:
         """Return groups of records, (n_obs,), whose sets can be released, as near to those given as it is simple.
