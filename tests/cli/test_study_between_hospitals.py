@@ -25,7 +25,7 @@ from infl.deploy.study.specification import Study
 
 PAGE = Path(__file__).parents[2] / "docs" / "guide" / "study.md"
 SITES = ("hospital_a", "hospital_b", "hospital_c")
-POLICY = 'seals = ["pairwise", "group"]\n'
+POLICY = 'seals = ["pairwise", "group"]\ndisclosure_rules = false\n'
 STEP_TABLES = """
 [[step]]
 do = "pp.qc_summary"

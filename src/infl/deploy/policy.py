@@ -48,6 +48,7 @@ lifetime_epsilon = 0  # what one record may spend over all runs and data sets of
 lifetime_delta = 1e-5
 colluders = 1         # least number of other members who may pool what they know of the noise
 steps = []            # functions that a study may run here without a person's yes, such as "pp.log1p"; "*": all
+disclosure_rules = true  # whether the rules below bind the steps of studies; without them more functions can be steps
 
 [disclosure]          # sums of preprocessing and statistics: what this site does not give; see docs/privacy/disclosure.md
 k = 5                 # fewest records in a released set, and by which two differ, over all data sets here and for life
@@ -90,6 +91,7 @@ class Policy(BaseModel):
     lifetime_delta: float = Field(default=1e-5, gt=0, lt=1)
     colluders: int = Field(default=1, ge=0)
     steps: list[str] = []
+    disclosure_rules: bool = True
     disclosure: Annotated[DisclosureRules, Declared(KINDS, groups=())] = DisclosureRules(groups=())
     bases: dict[str, Path] = {}
 

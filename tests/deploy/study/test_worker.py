@@ -30,7 +30,7 @@ from infl.federation.wire import decode, encode
 from infl.keys import Identity, Keyring
 
 QUICK = Patience(silence=3, repeat=0.2, consent=10)
-POLICY = 'seals = ["group"]\nsteps = ["*"]\n'
+POLICY = 'seals = ["group"]\nsteps = ["*"]\ndisclosure_rules = false\n'
 pytestmark = pytest.mark.filterwarnings("ignore::infl.errors.InflWarning")
 
 
@@ -215,11 +215,12 @@ def test_a_yes_is_to_one_study(tmp_path: Path) -> None:
         studies.prepare(other)
 
 
+BOUND = POLICY.replace("disclosure_rules = false\n", "")
 RULES = "[disclosure]\ndominance = 1\nfeatures_per_record = inf\nrecords_per_parameter = 0\n"
 
 
 def test_rules_of_a_policy_bind_its_site(tmp_path: Path) -> None:
-    house = House(tmp_path, [*STEPS[:3], Step.read("pp.moments", {})], POLICY + RULES)
+    house = House(tmp_path, [*STEPS[:3], Step.read("pp.moments", {})], BOUND + RULES)
     site = SiteStudies(house.folder("s0")).prepare(house.study)
     site.ledger.close()
     assert site.disclosure is not None and site.disclosure.rules.dominance == 1
@@ -229,9 +230,15 @@ def test_rules_of_a_policy_bind_its_site(tmp_path: Path) -> None:
     assert status.state == "stopped"
     assert any("its rules of disclosure need 3 sites" in line for line in house.folder("s0").events())
     assert house.done() == [0, 0, 0]
-    other = House(tmp_path / "other", [STEPS[4], Step.read("pp.harmony_integrate", {})], POLICY + RULES)
+    other = House(
+        tmp_path / "other", [STEPS[4], Step.read("pp.harmony_integrate", {})], BOUND
+    )  # no table: the rules' defaults
     with pytest.raises(InflError, match=r"step 2 \(pp.harmony_integrate\) is not yet under rules"):
         SiteStudies(other.folder("s0")).prepare(other.study)
+    plain = House(tmp_path / "plain", STEPS[:1], BOUND)
+    site = SiteStudies(plain.folder("s0")).prepare(plain.study)
+    site.ledger.close()
+    assert site.disclosure is not None and site.disclosure.rules.k == 5
 
 
 def test_what_the_data_lack_is_said_before_any_work(tmp_path: Path) -> None:

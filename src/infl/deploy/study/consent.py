@@ -65,8 +65,8 @@ def check_policy(policy: Policy, study: Study, site: str) -> None:
 
 
 def rules_of(policy: Policy, home: Path) -> Disclosure | None:
-    """Return the rules of disclosure of a policy that has them, with the site's registers; None where it has none."""
-    return Disclosure(policy.disclosure, home / "disclosure") if "disclosure" in policy.model_fields_set else None
+    """Return the rules of disclosure of a policy, with the site's registers; None where it switches them off."""
+    return Disclosure(policy.disclosure, home / "disclosure") if policy.disclosure_rules else None
 
 
 def _columns(study: Study) -> set[str]:
