@@ -14,7 +14,7 @@ import pytest
 from tests.cli.test_between_hospitals import commands
 from tests.deploy.flare.conftest import until
 from tests.deploy.study.test_steps import make_sites
-from tests.deploy.study.test_study import KEY, STEPS
+from tests.deploy.study.test_study import STEPS
 from tests.pp.test_consortium import same
 
 import infl
@@ -22,6 +22,7 @@ from infl.deploy.flare.local_consortium import LocalConsortium, kill
 from infl.deploy.remote import Patience
 from infl.deploy.study.consent import SiteStudies
 from infl.deploy.study.specification import Study
+from infl.keys import Keyring
 
 PAGE = Path(__file__).parents[2] / "docs" / "guide" / "study.md"
 SITES = ("hospital_a", "hospital_b", "hospital_c")
@@ -63,7 +64,7 @@ pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.filterwarnings("ig
 @pytest.fixture
 def network(tmp_path: Path) -> LocalConsortium:
     sites = dict(zip(SITES, make_sites().values(), strict=True))
-    network = LocalConsortium(tmp_path, sites, KEY)
+    network = LocalConsortium(tmp_path, sites, Keyring.create())  # grants are of one network's identities
     for site in SITES:
         (tmp_path / site / "policy.toml").write_text(POLICY)
     return network
@@ -135,7 +136,7 @@ def test_the_page_word_by_word(network: LocalConsortium, terminals: Terminals) -
             if line.startswith("infl study check"):
                 text = (root / "study.toml").read_text()
                 text = text[: text.index("# Steps run")].replace(
-                    'fingerprint = ""', f'fingerprint = "{KEY.fingerprint()}"'
+                    'fingerprint = ""', f'fingerprint = "{network.key.fingerprint()}"'
                 )
                 for name in (".", *SITES):
                     (root / name / "study.toml").write_text(text + STEP_TABLES)
@@ -166,7 +167,7 @@ def test_the_page_word_by_word(network: LocalConsortium, terminals: Terminals) -
 
 def test_site_and_server_are_killed_and_the_study_goes_on(network: LocalConsortium, tmp_path: Path) -> None:
     """−9 on a site's processes in a step, −9 on the server's in a later one; nobody does anything about it."""
-    study = Study.new("killed", SITES, STEPS, KEY.current, KEY.fingerprint())
+    study = Study.new("killed", SITES, STEPS, network.key.current, network.key.fingerprint())
     folder, killed = network.begin_study(study), list[str]()
 
     def fault(supervisor: object, line: str) -> None:
