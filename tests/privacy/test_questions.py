@@ -7,7 +7,6 @@ from hypothesis import HealthCheck, Phase, find, settings
 from tests.questions import RULES, Question, ask, broken, check, sequences, without
 
 from infl.privacy import Disclosure
-from infl.privacy.register import Register
 
 
 def test_no_sequence_of_questions_breaks_a_rule() -> None:
@@ -36,5 +35,5 @@ def test_the_judge_finds_a_break_where_a_rule_is_off(rule: str) -> None:
 
 
 def test_the_judge_finds_a_break_where_nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Register, "_split", lambda self, chosen, atom, k: atom)
+    monkeypatch.setattr("infl.privacy.register.judging._split", lambda records, chosen, atom, k: atom)
     assert found("differencing", lambda: Disclosure(RULES))

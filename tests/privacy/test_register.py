@@ -1,5 +1,7 @@
 """A site's register: which sets of records can be released beside those that were, by record and for life."""
 
+import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +37,7 @@ class Site:
         chosen = mask(self.n, *ranges)
         reason = self.register.judge(self.rows, chosen[None], self.rules, question).reasons[0]
         if not reason:
-            self.register.release(self.rows, chosen, question, 0)
+            self.register.release(self.rows, chosen[None], self.rules, question)
         return reason
 
 
@@ -104,7 +106,7 @@ def test_what_was_judged_together_holds_when_only_some_of_it_is_released() -> No
             sets = rng.random((3, 30)) < rng.choice([0.2, 0.5, 0.9])
             given = site.register.judge(site.rows, sets, RULES, MEAN).given
             for one in sets[given & (rng.random(3) < 0.7)]:
-                site.register.release(site.rows, one, MEAN, 0)
+                site.register.release(site.rows, one[None], RULES, MEAN)
         atoms = site.register._records.atom
         assert np.bincount(atoms[atoms > 0], minlength=1)[np.unique(atoms[atoms > 0])].min(initial=3) >= 3
 
@@ -161,6 +163,54 @@ def test_a_changed_register_is_refused(tmp_path: Path) -> None:
         Register(tmp_path)
 
 
+def test_the_sets_of_one_question_are_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site, one_by_one = Site(20, folder=tmp_path), Site(20)
+    groups, synced, sync = np.array([mask(20, (0, 9)), mask(20, (9, 20)), mask(20, (0, 9))]), [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(handle), sync(handle)))
+    site.register.release(site.rows, groups, RULES, MEAN, order=[0, 1, 2])
+    site.register.release(site.rows, groups, RULES, MEAN, order=[])
+    assert len(synced) == 1
+    for number in range(3):
+        one_by_one.register.release(one_by_one.rows, groups, RULES, MEAN, order=[number])
+    lines = [json.loads(line) for line in (tmp_path / "register.jsonl").read_text().splitlines()]
+    assert ["set" in line for line in lines] == [False, True, True, False]  # records, and each set once
+    assert site.register.n_released == Register(tmp_path).n_released == one_by_one.register.n_released == 3
+    for found in (site.register, Register(tmp_path)):
+        assert (found._records.atom == one_by_one.register._records.atom).all()
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_a_full_disk_leaves_the_register_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    site = Site(20, folder=tmp_path)
+    before, real, calls = (tmp_path / "register.jsonl").read_bytes(), getattr(os, call), []
+
+    def full(handle: int, *content: memoryview) -> int:
+        calls.append(handle)
+        if call == "write" and len(calls) == 1:
+            return real(handle, content[0][:20])  # half a line
+        raise OSError(28, "No space left on device")
+
+    groups = np.array([mask(20, (0, 9)), mask(20, (9, 20))])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        with pytest.raises(FileError, match="No space left"):
+            site.register.release(site.rows, groups, RULES, MEAN)
+    assert (tmp_path / "register.jsonl").read_bytes() == before
+    assert site.register.n_released == Register(tmp_path).n_released == 0
+    site.register.release(site.rows, groups, RULES, MEAN)
+    assert site.register.head == Register(tmp_path).head
+
+
+def test_what_another_study_released_binds_every_set_of_a_question(tmp_path: Path) -> None:
+    one, other = Site(30, folder=tmp_path), Site(30, folder=tmp_path)
+    groups = np.array([mask(30, (0, 10)), mask(30, (10, 20))])
+    assert other.register.judge(other.rows, groups, RULES, MEAN).reasons == ("", "")
+    assert one.ask((11, 30)) == ""
+    with pytest.raises(FederationError, match="differencing"):  # the second set, of which the first tells nothing
+        other.register.release(other.rows, groups, RULES, MEAN)
+    assert other.register.n_released == 1
+
+
 def test_rules_that_cannot_be_are_refused() -> None:
     for wrong in ({"k": 0}, {"dominance": 0}, {"dominance": 1.1}, {"min_holders": 0}, {"features_per_record": 0}):
         with pytest.raises(SettingsError, match=next(iter(wrong))):
@@ -185,9 +235,9 @@ def test_two_studies_at_once_do_not_release_what_one_after_the_other_would_not(t
     rows[id(other)] = mask(22, (0, 19))
     for site in (one, other):
         assert site.register.judge(site.rows, rows[id(site)][None], RULES, MEAN).reasons == ("",)
-    one.register.release(one.rows, rows[id(one)], MEAN, 0, RULES)
+    one.register.release(one.rows, rows[id(one)][None], RULES, MEAN)
     with pytest.raises(FederationError, match="another study has released"):
-        other.register.release(other.rows, rows[id(other)], MEAN, 0, RULES)
+        other.register.release(other.rows, rows[id(other)][None], RULES, MEAN)
     assert other.register.head == one.register.head == Register(tmp_path).head
     assert one.ask((0, 20)) == "" and other.ask((0, 20)) == "" and other.ask((0, 19)) == "differencing"
 

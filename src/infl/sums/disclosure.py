@@ -287,13 +287,8 @@ class Judge:
                 behind |= set(np.unique(np.broadcast_to(cells.of.get(name, 0), shape)[gives[name]]).tolist())
         if cells.tied and behind:
             behind = {number for number in range(len(sets)) if sets[number].any()}
-        register, rows, question = (
-            self.disclosure.register(site),
-            self._rows(site),
-            self._question(site, purpose, cells),
-        )
-        for number in sorted(behind):
-            register.release(rows, sets[number], question, number, self.rules)
+        question = self._question(site, purpose, cells)
+        self.disclosure.register(site).release(self._rows(site), sets, self.rules, question, order=sorted(behind))
 
 
 def persons_of(site: str, rules: DisclosureRules) -> np.ndarray | None:
