@@ -218,6 +218,14 @@ def show(status: Status, unit: str = "round") -> None:
         typer.echo(f"{site:<24} {'up' if row['up'] else 'away':<5} {traffic}  {row['trouble']}".rstrip())
 
 
+def end_after(folder: AttemptFolder, name: str) -> None:
+    """Ask a running attempt to end after the round or step under way."""
+    from infl.deploy.attempt import REQUEST_STOP
+
+    folder.request(REQUEST_STOP)
+    typer.echo(f"{name}: ends after this {folder.unit}")
+
+
 def follow(folder: AttemptFolder) -> None:
     """Print what changes until a run or study ends."""
     from infl.deploy.attempt import FINAL_STATES

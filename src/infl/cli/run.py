@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infl.cli.coordinator import COORDINATOR_HOME, Home, follow, show, supervise
+from infl.cli.coordinator import COORDINATOR_HOME, Home, end_after, follow, show, supervise
 from infl.cli.options import MODEL_NAMES, Options, task_options
 from infl.errors import FileError, SettingsError
 
@@ -95,10 +95,7 @@ def stop(name: Name, home: Home = COORDINATOR_HOME) -> None:
 
     Example: `infl run stop tumours`
     """
-    from infl.deploy.attempt import REQUEST_STOP
-
-    _folder(home, name).request(REQUEST_STOP)
-    typer.echo(f"{name}: ends after this round")
+    end_after(_folder(home, name), name)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infl.cli.coordinator import COORDINATOR_HOME, Home, follow, show, supervise
+from infl.cli.coordinator import COORDINATOR_HOME, Home, end_after, follow, show, supervise
 from infl.errors import FileError
 
 if TYPE_CHECKING:
@@ -105,10 +105,7 @@ def stop(name: Name, home: Home = COORDINATOR_HOME) -> None:
 
     Example: `infl study stop my_study`
     """
-    from infl.deploy.attempt import REQUEST_STOP
-
-    _folder(home, name).request(REQUEST_STOP)
-    typer.echo(f"{name}: ends after this step")
+    end_after(_folder(home, name), name)
 
 
 @app.command()

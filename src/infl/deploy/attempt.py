@@ -10,6 +10,7 @@ import json
 import os
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -18,6 +19,7 @@ from infl._files import explained, write_atomic
 from infl.deploy.folders import alone
 from infl.deploy.remote import Patience, RemoteTransport
 from infl.errors import FederationError, InflError
+from infl.federation.messages import Consent
 
 REQUEST_STOP, REQUEST_AGAIN = "stop", "again"
 """Requests to a running attempt: end for good; end so that sites which came back take part in the next."""
@@ -208,3 +210,17 @@ class Attempt(ABC):
         """Add what the sites said."""
         reasons = [p.trouble for p in self.transport.peers.values() if p.trouble not in ("", "lost", "too late")]
         return str(FederationError("; ".join([message, *reasons])))
+
+
+def check_consents(consents: Mapping[str, Consent], **agreed: str) -> None:
+    """Refuse sites that understood something else than what was agreed on, a text of each field of their consents.
+
+    Raises
+    ------
+    FederationError
+        Which site it is, and in what it differs.
+    """
+    for site, consent in consents.items():
+        for name, here in agreed.items():
+            if (said := getattr(consent, name)) != here:
+                raise FederationError(f"{site} differs in {name}: {said[:40]!r}, here {here[:40]!r}")

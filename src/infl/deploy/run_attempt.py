@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from infl import __version__
 from infl._files import explained
-from infl.deploy.attempt import Attempt, AttemptFolder
+from infl.deploy.attempt import Attempt, AttemptFolder, check_consents
 from infl.deploy.remote import RemoteTransport
 from infl.errors import FederationError
 from infl.federation.agreement import Agreement
@@ -133,13 +133,13 @@ class RunAttempt(Attempt):
 
     def _check(self, consents: dict[str, Consent], agreement: Agreement, needed: int) -> None:
         """Version, specification, panel and key, before the first round."""
-        for site, consent in consents.items():
-            mine = Consent(site, __version__, agreement.digest, agreement.panel_digest, agreement.fingerprint)
-            for name in ("version", "agreement", "panel", "fingerprint"):
-                if getattr(consent, name) != getattr(mine, name):
-                    raise FederationError(
-                        f"{site} differs in {name}: {getattr(consent, name)[:40]!r}, here {getattr(mine, name)[:40]!r}"
-                    )
+        check_consents(
+            consents,
+            version=__version__,
+            agreement=agreement.digest,
+            panel=agreement.panel_digest,
+            fingerprint=agreement.fingerprint,
+        )
         if len(consents) < needed:
             missing = [s for s in agreement.sites if s not in consents]
             raise FederationError(

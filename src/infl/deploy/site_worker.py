@@ -24,6 +24,11 @@ DECLINED = "it declined, or could not answer; why stands in the site's own log"
 """All that the coordinator learns: a reason could reveal something of the data."""
 
 
+def other_version(name: str, coordinator: str) -> str:
+    """Return the line of a site, which the coordinator may learn, about another version of infl there."""
+    return f"{name} has infl {__version__}, the coordinator {coordinator}: install one version everywhere"
+
+
 class SiteWorker:
     """Keeps a :class:`Site` and talks to the coordinator for it.
 
@@ -110,8 +115,7 @@ class SiteWorker:
     def _consider(self, offer: Offer) -> None:
         try:
             if offer.version != __version__:
-                line = f"{self.name} has infl {__version__}, the coordinator {offer.version}: install one version everywhere"
-                self._say(Trouble(self.name, 0, line), tell=True)
+                self._say(Trouble(self.name, 0, other_version(self.name, offer.version)), tell=True)
                 return
             agreement = Agreement.from_json(offer.agreement.decode())
             if self._site is None:

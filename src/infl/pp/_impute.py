@@ -9,14 +9,13 @@ import numpy as np
 from scipy import sparse
 
 from infl._parameters import LAYER, Choice, Real
-from infl.data.consortium import agreed, alongside
+from infl.data.consortium import agreed
 from infl.data.sites import over_sites
 from infl.data.units import check_units
 from infl.errors import DataError
 from infl.pp._matrix import SiteMatrix, copies, kinds, matrices, put
-from infl.pp._moments import Rows, moment_sums, without_missing
+from infl.pp._moments import known_means, without_missing
 from infl.pp._quantiles import federated_quantiles
-from infl.sums import run_sums
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -85,14 +84,13 @@ def impute(
     sites = copies(sites, copy)
     at = matrices(sites, layer, key, rewrite=True, masked=True)
     check_units(kinds(at))
-    rows = alongside(at, {site: Rows(matrix, masked=True) for site, matrix in at.items()})
     names = next(iter(at.values())).adata.var_names
-    found = run_sums(moment_sums(len(names))[:1], rows, key, about="impute")
-    if (empty := np.flatnonzero(found["n"] < 0.5)).size:
+    n, mean = known_means(at, key, about="impute")
+    if (empty := np.flatnonzero(n < 0.5)).size:
         raise DataError(
             f"{names[empty[0]]!r} has no value at any site ({empty.size} of {len(names)} features): leave those features out first"
         )
-    fill = found["mean"] if method == "mean" else federated_quantiles(at, [share], key)[0]
+    fill = mean if method == "mean" else federated_quantiles(at, [share], key)[0]
     results = {site: _filled(matrix, fill) for site, matrix in at.items()}
     agreed(at, "filled", dict.fromkeys(at))  # no site replaces its matrix where another one cannot
     for site, adata in sites.items():

@@ -133,6 +133,18 @@ def federated_moments(
     return moments_of(run_sums(moment_sums(n_vars, textbook=textbook), chosen, key, about=purpose))
 
 
+def known_means(at: Mapping[str, SiteMatrix], key: Keyring | None, *, about: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many values of each feature are known over all sites, and their mean, 0 without any; (n_vars,) each."""
+    n_vars = len(next(iter(at.values())).present)
+    found = run_sums(moment_sums(n_vars)[:1], known_rows(at), key, about=about)
+    return found["n"], found["mean"]
+
+
+def known_rows(at: Mapping[str, SiteMatrix]) -> Mapping[str, Rows]:
+    """Return all observations of each site, in which NaN is a value that is missing."""
+    return alongside(at, {site: Rows(matrix, masked=True) for site, matrix in at.items()})
+
+
 @dataclass(frozen=True)
 class Rows:
     """Chosen observations of a site's matrix (None: all), transformed; `masked`: NaN is a value that is missing."""

@@ -14,11 +14,10 @@ import pandas as pd
 from scipy import sparse
 
 from infl._parameters import LAYER, Real, Several
-from infl.data.consortium import alongside
 from infl.data.sites import over_sites
 from infl.data.units import warn_of_units
 from infl.pp._matrix import SiteMatrix, kinds, matrices
-from infl.pp._moments import Rows, moment_sums
+from infl.pp._moments import Rows, known_rows, moment_sums
 from infl.sums import COUNT_SCALE, FederatedSum, State, run_sums
 from infl.sums.shape import Arrays
 
@@ -93,9 +92,8 @@ def federated_quantiles(
     at: Mapping[str, SiteMatrix], q: Sequence[float], key: Keyring | None, *, width: float = WIDTH
 ) -> np.ndarray:
     """Return the quantiles, (shares, n_vars), NaN for features without a value."""
-    rows = alongside(at, {site: Rows(matrix, masked=True) for site, matrix in at.items()})
     n_vars = len(next(iter(at.values())).present)
-    state = run_sums([*moment_sums(n_vars), halving_sum(n_vars, q, width)], rows, key, about="quantiles")
+    state = run_sums([*moment_sums(n_vars), halving_sum(n_vars, q, width)], known_rows(at), key, about="quantiles")
     middle = (state["low"] + state["high"]) / 2
     return np.where(state["n"] > 0, middle, np.nan)
 

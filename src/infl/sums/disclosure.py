@@ -188,7 +188,7 @@ class Judge:
             enough = (total[f"gives {name}"] > self.rules.needed - 0.5) & (total[f"against {name}"] < 0.5)
             rule[name] = np.where(np.broadcast_to(enough, shape), 0, SITES)
         for name, closed in (cells.closed(state) if cells.closed else {}).items():
-            rule[name] = np.where(np.broadcast_to(closed, shapes[name]) & (rule[name] == 0), DOMINANCE, rule[name])
+            _close(rule, name, closed)
         if cells.sizes is not None:
             self._close_dominated(purpose, cells, rule, gives, sites, state, add)
         if not cells.partly and any(closed.any() for closed in rule.values()):
@@ -249,10 +249,9 @@ class Judge:
 
         total = add({site: objections(site) for site in sites}, f"{purpose}: sites where one record dominates")
         for name in cells.dominated:
-            rule[name] = np.where((total[name] > 0.5) & (rule[name] == 0), DOMINANCE, rule[name])
+            _close(rule, name, total[name] > 0.5)
         for name in cells.linked:
-            closed = np.broadcast_to(rule[cells.dominated[0]] > 0, rule[name].shape)
-            rule[name] = np.where(closed & (rule[name] == 0), DOMINANCE, rule[name])
+            _close(rule, name, rule[cells.dominated[0]] > 0)
         if not cells.parted:
             return
 
@@ -269,7 +268,7 @@ class Judge:
             {site: together(site) for site in sites}, f"{purpose}: sites where one record dominates what is closed"
         )
         for name in cells.dominated:
-            rule[name] = np.where((total[name] > 0.5) & (rule[name] == 0), DOMINANCE, rule[name])
+            _close(rule, name, total[name] > 0.5)
 
     def _release(
         self,
@@ -321,6 +320,11 @@ def _small(values: np.ndarray, cells: Cells, name: str) -> np.ndarray:
     if cells.measured is not None and name in cells.on_features:
         kept[-1] = values.shape[-1]
     return values[tuple(slice(0, n) for n in kept)] if values.ndim else values
+
+
+def _close(rule: dict[str, np.ndarray], name: str, closed: np.ndarray) -> None:
+    """Close numbers of an array that are still open, for dominance."""
+    rule[name] = np.where(np.broadcast_to(closed, rule[name].shape) & (rule[name] == 0), DOMINANCE, rule[name])
 
 
 def _dominated(largest: np.ndarray, whole: np.ndarray, share: float) -> np.ndarray:

@@ -103,8 +103,9 @@ def de(
     Returns
     -------
     One row per feature, smallest p-value first: ``variable``, ``log_fc``, ``se``, ``t_value``, ``df``, ``p_value``, ``adj_p_value``
-    (Benjamini-Hochberg), ``mean``, ``n_obs`` and ``sigma``, the residual standard deviation before it is moderated. NaN where a feature's values do not determine the contrast. With ``"deseq2"`` there
-    is ``dispersion`` instead of ``sigma``; ``t_value`` is Wald's z, and ``mean`` that of normalised counts.
+    (Benjamini-Hochberg), ``mean``, ``n_obs`` and ``sigma``, the residual standard deviation before it is moderated. NaN where a
+    feature's values do not determine the contrast. With ``"deseq2"`` there is ``dispersion`` instead of ``sigma``; ``t_value`` is
+    Wald's z, and ``mean`` that of normalised counts.
 
     Raises
     ------

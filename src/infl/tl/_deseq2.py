@@ -105,9 +105,8 @@ def _as_logs(site: Designed, size: np.ndarray) -> Designed:
 def with_prior(state: State) -> State:
     """Return the state with dispersions of features, their trend by mean, and the variance about it."""
     found, first, mean = dispersions_of(state["search"], state), state["mean_dispersion"], state["mean"]
-    genewise = np.where(
-        first > LEAST_DISPERSION, found, LEAST_DISPERSION
-    )  # less varied than chance: stays there, as in DESeq2
+    # less varied than chance: stays there, as in DESeq2
+    genewise = np.where(first > LEAST_DISPERSION, found, LEAST_DISPERSION)
     seen = mean > 0
     trend = np.ones(len(mean))
     trend[seen] = dispersion_trend(mean[seen], genewise[seen])
@@ -174,12 +173,12 @@ def deseq2_table(state: State, contrast: np.ndarray, names: pd.Index) -> pd.Data
             "log_fc": effect / np.log(2),
             "se": np.where(seen, se, np.nan) / np.log(2),
             "t_value": z,
-        }
-        | {
             "df": np.where(seen, np.inf, np.nan),
             "p_value": p_value,
             "adj_p_value": adjusted(p_value, "benjamini-hochberg"),
+            "mean": state["mean"],
+            "n_obs": state["n_obs"],
+            "dispersion": np.where(seen, state["dispersion"], np.nan),
         }
-        | {"mean": state["mean"], "n_obs": state["n_obs"], "dispersion": np.where(seen, state["dispersion"], np.nan)}
     )
     return table.sort_values("p_value", kind="stable", ignore_index=True)

@@ -16,14 +16,13 @@ from scipy import sparse
 from infl._parameters import LAYER, Flag, Key, Names, Whole
 from infl._warn import warn
 from infl.data.columns import shortlist
-from infl.data.consortium import agreed, alongside
+from infl.data.consortium import agreed
 from infl.data.copy import own
 from infl.data.sites import over_sites
 from infl.data.units import check_units
 from infl.errors import DataError
 from infl.pp._matrix import SiteMatrix, copies, kinds, matrices
-from infl.pp._moments import Rows, moment_sums
-from infl.sums import run_sums
+from infl.pp._moments import known_means
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -224,9 +223,8 @@ def _shown(sites: Mapping[str, AnnData], layer: str | None, key: Keyring | None)
     check_units(kinds(at))
     names = next(iter(at.values())).adata.var_names
     missing = agreed(at, "features not measured", {s: [str(n) for n in names[~m.present]] for s, m in at.items()})
-    rows = alongside(at, {site: Rows(matrix, masked=True) for site, matrix in at.items()})
-    found = run_sums(moment_sums(len(names))[:1], rows, key, about="score_genes")
-    mean = np.where(found["n"] > 0, found["mean"], np.nan)
+    n, mean = known_means(at, key, about="score_genes")
+    mean = np.where(n > 0, mean, np.nan)
     lacking = {name for of_site in missing.values() for name in of_site}
     return Shown(at, names[[name not in lacking for name in names]], pd.Series(mean, index=names))
 

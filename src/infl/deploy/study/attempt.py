@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from infl import __version__
 from infl._files import explained, write_atomic
-from infl.deploy.attempt import REQUEST_AGAIN, REQUEST_STOP, Attempt, AttemptFolder
+from infl.deploy.attempt import REQUEST_AGAIN, REQUEST_STOP, Attempt, AttemptFolder, check_consents
 from infl.deploy.remote import RemoteTransport
 from infl.deploy.study.desk import Desk, Disagreement
 from infl.deploy.study.specification import Study
@@ -156,13 +156,7 @@ class StudyAttempt(Attempt):
 
     def _check(self, consents: dict[str, Consent]) -> None:
         study = self.study
-        for site, consent in consents.items():
-            mine = Consent(site, __version__, study.digest, "", study.fingerprint)
-            for name in ("version", "agreement", "fingerprint"):
-                if getattr(consent, name) != getattr(mine, name):
-                    raise FederationError(
-                        f"{site} differs in {name}: {getattr(consent, name)[:40]!r}, here {getattr(mine, name)[:40]!r}"
-                    )
+        check_consents(consents, version=__version__, agreement=study.digest, fingerprint=study.fingerprint)
         if missing := [site for site in study.sites if site not in consents]:
             raise FederationError(f"not ready: {', '.join(missing[:8])}")
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from infl import __version__
-from infl.deploy.site_worker import DECLINED
+from infl.deploy.site_worker import DECLINED, other_version
 from infl.deploy.study.specification import Study
 from infl.errors import FederationError, InflError
 from infl.federation.messages import Consent, Done, Heard, Said, StudyOffer, Trouble
@@ -97,7 +97,7 @@ class StudyWorker:
     def _consider(self, offer: StudyOffer) -> None:
         try:
             if offer.version != __version__:
-                line = f"{self.name} has infl {__version__}, the coordinator {offer.version}: install one version everywhere"
+                line = other_version(self.name, offer.version)
                 self._note(line)
                 self._send(encode(Trouble(self.name, 0, line)))
                 return

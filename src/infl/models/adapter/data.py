@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from infl.data.labels import check_labels, label_text, label_type, warn_of_one_class
+from infl.data.labels import check_labels, class_numbers, label_text, label_type, warn_of_one_class
 from infl.errors import DataError
 from infl.models.matrix import FeatureMatrix
 from infl.models.site_data import SiteData
@@ -90,6 +90,21 @@ def labels_of(adata: AnnData | MuData, task: str) -> pd.Series:
     return label_text(adata.obs[task])
 
 
+def agreed_labels(sites: Mapping[str, AnnData | MuData], tasks: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+    """Return the classes of each task, and of which types they are.
+
+    Raises
+    ------
+    DataError
+        A task has no classes, or a site no label.
+    """
+    classes = {task: classes_of(sites, task) for task in tasks}
+    for site, adata in sites.items():
+        if not any(task in adata.obs and labels_of(adata, task).notna().any() for task in tasks):
+            raise DataError(f"{site} has labels of none of the tasks {', '.join(tasks)}: leave the site out")
+    return {"tasks": classes, "class_types": {task: types_of(sites, task) for task in tasks}}
+
+
 def classes_of(sites: Mapping[str, AnnData | MuData], task: str) -> list[str]:
     """Return all sites' classes of a task, after checking its column.
 
@@ -109,6 +124,23 @@ def classes_of(sites: Mapping[str, AnnData | MuData], task: str) -> list[str]:
         raise DataError(f"{task!r} has fewer than two classes over all sites: leave it out of target=")
     warn_of_one_class({site: sorted(labels) for site, labels in seen.items()}, task)
     return classes
+
+
+def numbers_of(adata: AnnData | MuData, tasks: Mapping[str, Sequence[str]], site: str) -> np.ndarray:
+    """Return the class number of each observation in each task, (n_obs, n_tasks), by the classes of the task; −1 for none."""
+    numbers = np.full((adata.n_obs, len(tasks)), -1)
+    for place, (task, classes) in enumerate(tasks.items()):
+        if task in adata.obs:
+            numbers[:, place] = class_numbers(adata.obs[task], classes, task, site)
+    return numbers
+
+
+def codes_of(adata: AnnData | MuData, tasks: Sequence[str]) -> np.ndarray:
+    """Return a number of the class of each observation in each task, (n_obs, n_tasks), by the classes that are there; −1 for none."""
+    nobody = np.full(adata.n_obs, -1)
+    return np.stack(
+        [labels_of(adata, task).astype("category").cat.codes if task in adata.obs else nobody for task in tasks], 1
+    )
 
 
 def types_of(sites: Mapping[str, AnnData | MuData], task: str) -> list[str]:

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from infl._isolation import torch_seed
 from infl._parameters import LAYER, SEED, SHARE, Choice, Flag, Kind, Names, Real, Text, Whole
-from infl.data.labels import TEXT, as_labels, class_numbers
-from infl.errors import DataError, SettingsError
+from infl.data.labels import TEXT, as_labels
+from infl.errors import SettingsError
 from infl.models.adapter.bases import Base, is_known, load_base, name_of, place_base
 from infl.models.adapter.centroids import centroid_sums
-from infl.models.adapter.data import Sentences, classes_of, first_label, labels_of, sentences, types_of
+from infl.models.adapter.data import Sentences, agreed_labels, codes_of, first_label, numbers_of, sentences
 from infl.models.adapter.scoring import logistic_baseline, metrics_of, outputs_of, sums_of, sums_of_outputs
 from infl.models.labelled import has_numbers, split_rows, stratified_split
 from infl.models.matrix import FeatureMatrix
@@ -173,17 +173,8 @@ class Adapter(Task[Sentences, "AdaptedNet"]):
         base = load_base(self.base)
         features = list(panel_of(sites, layer=self.layer).features)
         base.vocabulary(features)
-        classes = {task: classes_of(sites, task) for task in self.tasks}
-        for site, adata in sites.items():
-            if not any(task in adata.obs and labels_of(adata, task).notna().any() for task in self.tasks):
-                raise DataError(f"{site} has labels of none of the tasks {', '.join(self.tasks)}: leave the site out")
-        return {
-            "features": features,
-            "tasks": classes,
-            "class_types": {task: types_of(sites, task) for task in self.tasks},
-            "base": base.digest,
-            "width": base.width,
-        }
+        labels = agreed_labels(sites, self.tasks)
+        return {"features": features, **labels, "base": base.digest, "width": base.width}
 
     def read(
         self,
@@ -199,13 +190,10 @@ class Adapter(Task[Sentences, "AdaptedNet"]):
         x = FeatureMatrix(adata, panel["features"], layer=self.layer, site=site)
         tokens = base.vocabulary(panel["features"])
         ids, mask = sentences(x, tokens, length=self.length, first=base.first, site=site)
-        labels = np.full((adata.n_obs, len(panel["tasks"])), -1)
         if rng is None:
-            everything = np.arange(adata.n_obs)
-            return Sentences(ids, mask, torch.from_numpy(labels), everything, everything[:0])
-        for number, (task, classes) in enumerate(self._classes(panel).items()):
-            if task in adata.obs:
-                labels[:, number] = class_numbers(adata.obs[task], classes, task, site)
+            everything, unlabelled = np.arange(adata.n_obs), torch.full((adata.n_obs, len(panel["tasks"])), -1)
+            return Sentences(ids, mask, unlabelled, everything, everything[:0])
+        labels = numbers_of(adata, self._classes(panel), site)
         first = first_label(labels)
         train, validation = split_rows(adata.obs_names, first, self.validation, rng, stratify=self.stratify)
         return Sentences(ids, mask, torch.from_numpy(labels), train, validation)
@@ -325,7 +313,7 @@ class Adapter(Task[Sentences, "AdaptedNet"]):
             type_ = panel.get("class_types", {}).get(task, TEXT)
             adata.obs[f"{name}_prediction"] = as_labels(probability.argmax(1), classes, type_)
             adata.obs[f"{name}_probability"] = probability.max(1)
-        adata.obsm[f"X_{key_added}"] = outputs["latent"]
+        self.embed(adata, outputs, key_added=key_added)
 
     def embed(self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], *, key_added: str) -> None:
         """Write ``obsm["X_" + key_added]`` alone."""
@@ -334,11 +322,7 @@ class Adapter(Task[Sentences, "AdaptedNet"]):
     # -- comparing -------------------------------------------------------------------------------------------------
     def hold_out(self, adata: AnnData | MuData, share: float, rng: np.random.Generator) -> np.ndarray:
         """Hold out `share` of the observations, by the class of the first task that each has a label of."""
-        codes = [
-            labels_of(adata, t).astype("category").cat.codes if t in adata.obs else np.full(adata.n_obs, -1)
-            for t in self.tasks
-        ]
-        _, test = stratified_split(first_label(np.stack(codes, 1)), share, rng)
+        _, test = stratified_split(first_label(codes_of(adata, self.tasks)), share, rng)
         return np.isin(np.arange(adata.n_obs), test)
 
     def score(
