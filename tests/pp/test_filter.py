@@ -2,6 +2,7 @@
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scanpy as sc
 from anndata import AnnData
@@ -36,6 +37,31 @@ def test_genes_are_scanpys(count_sites, pool, key, bound, storage):
         np.testing.assert_array_equal(adata.var[column], pooled.var[column])
         np.testing.assert_array_equal(number[kept], pooled.var[column])
         assert adata.X.shape == (adata.n_obs, kept.sum())
+
+
+@pytest.mark.parametrize("stored_as", ["bool", "uint16", "int32", "int64", "float32", "float64"])
+@pytest.mark.parametrize("storage", [np.asarray, sparse.csr_matrix, sparse.csc_matrix])
+@pytest.mark.parametrize("bound", [{"min_counts": 4}, {"min_cells": 4}], ids=lambda b: next(iter(b)))
+def test_numbers_have_the_type_that_scanpy_gives_them(stored_as, storage, bound):
+    whole = AnnData(storage(np.random.default_rng(0).integers(0, 2, (12, 5)).astype(stored_as)))
+    whole.obs = whole.obs.assign(site=["a", "b"] * 6)
+    sites = {site: whole[whole.obs["site"] == site].copy() for site in ("a", "b")}
+    expected = whole.copy()
+    sc.pp.filter_genes(expected, **bound)
+    _, number = infl.pp.filter_genes(sites, **bound, inplace=False)
+    infl.pp.filter_genes(sites, **bound)
+    infl.pp.filter_genes(whole, **bound, site_key="site")
+    (column,) = expected.var
+    assert number.dtype == expected.var[column].dtype
+    for adata in (*sites.values(), whole):
+        pd.testing.assert_series_equal(adata.var[column], expected.var[column])
+
+
+def test_sums_with_fractions_of_another_site_are_not_cut():
+    sites = {"a": AnnData(np.ones((3, 2), dtype=np.int64)), "b": AnnData(np.full((1, 2), 0.5))}
+    _, number = infl.pp.filter_genes(sites, min_counts=1, inplace=False)
+    infl.pp.filter_genes(sites, min_counts=1)
+    assert number.tolist() == sites["a"].var["n_counts"].tolist() == sites["b"].var["n_counts"].tolist() == [3.5, 3.5]
 
 
 @pytest.mark.parametrize("storage", STORAGES)

@@ -162,11 +162,25 @@ def filter_genes(
     kept = _within(number, bound)
     _check_left(kept, "no gene", bound)
     if not inplace:
-        return kept, number
-    for adata in sites.values():
-        own(adata).var[_column(bound)] = number
+        return kept, _as_summed(number, *at.values())
+    for site, adata in sites.items():
+        own(adata).var[_column(bound)] = _as_summed(number, at[site])
         adata._inplace_subset_var(kept)
     return dict(sites) if copy else None
+
+
+def _as_summed(number: np.ndarray, *matrices: SiteMatrix) -> np.ndarray:
+    """Return sums, (n_vars,), in the type in which numpy, and so scanpy, sums such matrices.
+
+    Sums that are no whole numbers, since another site's values are none, stay real numbers.
+    """
+    if number.dtype.kind != "f":
+        return number  # numbers of cells
+    stored = np.result_type(*(matrix.raw.dtype for matrix in matrices))
+    summed = np.zeros(1, dtype=stored).sum().dtype
+    if summed.kind in "iu" and not np.array_equal(number, np.rint(number)):
+        return number
+    return number.astype(summed)
 
 
 def expression_sum(n_vars: int, column: str) -> FederatedSum:
