@@ -1,8 +1,9 @@
-"""Folders that one process at a time may work in."""
+"""Folders of runs and studies: what they may be called, and that one process at a time works in them."""
 
 from __future__ import annotations
 
 import fcntl
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from typing import IO
 from infl._files import explained
 from infl.errors import FileError
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What a run or a study may be called, and so its folder."""
 WAIT = 20.0
 """Seconds that a process of an earlier attempt, whose parent is gone, may take to notice."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from infl._files import explained
+from infl.deploy.folders import NAME
 from infl.deploy.remote import Patience
 from infl.deploy.toml import Declared, Table, read_checked
 from infl.errors import DataError, FileError, SettingsError
@@ -105,7 +106,7 @@ class RunFile(Table):
     name = "my_run"
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: str = Field(pattern=f"^{NAME.pattern}$")
     sites: list[str] = Field(min_length=1)
     model: _Model
     panel: _Panel

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import median_abs_deviation
 
-from infl.errors import DataError, MissingExtraError
+from infl.errors import DataError
+from infl.pp._loess import local_regression
 
 
 @dataclass(frozen=True)
@@ -107,22 +108,14 @@ def expected_std(mean: np.ndarray, var: np.ndarray, span: float, where: str) -> 
 
     It is 1 where nothing varies.
     """
-    try:
-        from skmisc.loess import loess
-    except ImportError as error:
-        raise MissingExtraError("flavor 'seurat_v3' needs scikit-misc: pip install 'infl[hvg]'") from error
     varies = var > 0
     fitted = np.zeros(len(mean))
+    x, y = np.log10(mean[varies]), np.log10(var[varies])
     try:
-        if int(span * varies.sum()) < 3:  # of a parabola; fewer crash the library
-            raise ValueError("each point sees fewer than three")
-        model = loess(np.log10(mean[varies]), np.log10(var[varies]), span=span, degree=2)
-        model.fit()
+        fitted[varies] = local_regression(x, y, span, needed_by="flavor 'seurat_v3'")
     except ValueError as error:
-        reason = error.args[0].decode() if isinstance(error.args[0], bytes) else error
         raise DataError(
             f"the local regression of variances on means failed at {where} ({int(varies.sum())} features vary there: "
-            f"{reason}); set a larger span than {span}, or leave features out that are hardly ever seen"
+            f"{error}); set a larger span than {span}, or leave features out that are hardly ever seen"
         ) from error
-    fitted[varies] = model.outputs.fitted_values
     return np.sqrt(10**fitted)

@@ -108,8 +108,8 @@ def cox(
 
     With one baseline for all sites, times are in bins with five departures or none (with ``ties="efron"``, of five events or none and
     five departures without one or none), or as many as `min_departures` says. Several steps about a bin of five can tell the covariates
-    of those who leave in it, where the model has one or two. With ``strata="site"`` each site has its own baseline, risk sets stay at the site, and times
-    are used as they are.
+    of those who leave in it, where the model has one or two. With ``strata="site"`` each site has its own baseline, risk sets stay at
+    the site, and times are used as they are.
 
     Parameters
     ----------

@@ -69,8 +69,8 @@ def de(
     Parameters
     ----------
     sites
-        AnnData by site name, harmonised, with logarithms, or with counts for ``"voom"``. NaN is a missing value; a feature that a site did not measure
-        (``var["infl_present"]``) is missing there.
+        AnnData by site name, harmonised, with logarithms, or with counts for ``"voom"`` and ``"deseq2"``. NaN is a missing value; a
+        feature that a site did not measure (``var["infl_present"]``) is missing there.
     design
         Formula of columns of ``obs``: ``"~ condition + age"``. ``site`` is each sample's site, where ``obs`` has no such column.
         Words are groups, with the first level for baseline; ``C(batch)`` makes groups of numbers.

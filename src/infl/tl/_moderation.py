@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from infl.errors import DataError, MissingExtraError
+from infl.errors import DataError
+from infl.pp._loess import local_regression
 
 _SMALLEST = 1e-5  # of the median variance, which smaller ones count as
 _KNOTS_FROM = (3, 6, 30)  # numbers of features from which the curve has one degree of freedom more
@@ -83,31 +84,24 @@ def moderate_by_counts(var: np.ndarray, df: np.ndarray, counts: np.ndarray) -> M
     by = np.log2(counts)
     logs = _logs(var[usable], df[usable])
     curve = np.full(len(var), np.nan)
-    curve[usable] = local_regression(by[usable], logs)
+    curve[usable] = _over_peptides(by[usable], logs)
     excess = ((logs - curve[usable]) ** 2).mean() - special.polygamma(1, df[usable] / 2).mean()
     df_prior = 2 * inverse_trigamma(float(excess)) if excess > 0 else np.inf
     return _drawn(var, df, usable, np.exp(curve + _offset(df_prior)), df_prior)
 
 
-def local_regression(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return what R's ``loess`` with its own span fits, (n,)."""
-    try:
-        from skmisc.loess import loess
-    except ImportError as error:
-        raise MissingExtraError("method 'deqms' needs scikit-misc: pip install 'infl[hvg]'") from error
+def _over_peptides(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the curve of the variances over numbers of peptides, with the span that R's ``loess`` has by itself, (n,)."""
     if len(np.unique(x)) < 4:
         raise DataError(
             f"method 'deqms' fits a curve over the number of peptides, and there are {len(np.unique(x))} different ones: take method='limma'"
         )
     try:
-        model = loess(x, y, span=0.75)
-        model.fit()
+        return local_regression(x, y, 0.75, needed_by="method 'deqms'")
     except ValueError as error:
-        reason = error.args[0].decode() if isinstance(error.args[0], bytes) else error
         raise DataError(
-            f"method 'deqms' found no curve over the number of peptides ({reason}): take method='limma'"
+            f"method 'deqms' found no curve over the number of peptides ({error}): take method='limma'"
         ) from error
-    return np.asarray(model.outputs.fitted_values)
 
 
 def _offset(df_prior: float) -> float:

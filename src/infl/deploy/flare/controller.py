@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from dataclasses import asdict
 from pathlib import Path
@@ -15,13 +14,13 @@ from nvflare.apis.signal import Signal
 from infl.deploy.attempt import REQUEST_AGAIN, REQUEST_STOP, AttemptFolder
 from infl.deploy.flare.job_channel import JobChannel, cells_of
 from infl.deploy.flare.process import keep_memory_flat
+from infl.deploy.folders import NAME
 from infl.deploy.remote import Patience, RemoteTransport
 from infl.deploy.run_attempt import RunAttempt, RunFolder
 from infl.deploy.study.attempt import StudyAttempt, StudyFolder, StudyTransport, is_study
 from infl.errors import SettingsError
 from infl.federation.agreement import Agreement
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Names of runs; they become names of folders."""
 COMMAND = "infl"
 """What an administrator calls to ask a running job where it is."""

@@ -45,7 +45,7 @@ class StudyFolder(AttemptFolder):
     @property
     def exists(self) -> bool:
         """Whether a study was begun here."""
-        return (self.folder / "study.json").exists()
+        return is_study(self.folder)
 
     @property
     def agreement(self) -> Study:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, PlainValidator, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from infl.deploy.folders import NAME
 from infl.deploy.remote import Patience
 from infl.deploy.runfile import Key, RunFile
 from infl.deploy.study.specification import Study
@@ -92,7 +93,7 @@ def read_plan(path: Path) -> RunFile | StudyFile:
 class StudyFile(Table):
     """A study as in its file; see :data:`TEMPLATE`."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: str = Field(pattern=f"^{NAME.pattern}$")
     description: str = ""
     sites: list[str] = Field(min_length=3)
     key: Key

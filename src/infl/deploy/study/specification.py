@@ -12,12 +12,12 @@ from functools import cached_property
 from typing import Any
 
 from infl._files import check_file_names
+from infl.deploy.folders import NAME
 from infl.deploy.study.steps import Step
 from infl.errors import SettingsError
 
 FEWEST_SITES = 3
 """Sums of fewer are not sealed: of two, each knows the other's share."""
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RUN = re.compile(r"[0-9a-f]{32}")
 
 

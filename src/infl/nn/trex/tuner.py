@@ -86,9 +86,8 @@ class TrexConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = TrexType.TREX
-        self._trained_on = (
-            self.base_digest
-        )  # of a file; what is found later is no claim: a configuration may be used again
+        # of a file; what is found later is no claim: a configuration may be used again
+        self._trained_on = self.base_digest
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         check(
