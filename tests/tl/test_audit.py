@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
@@ -133,6 +134,12 @@ def test_attacks_that_do_not_apply(sites: dict[str, AnnData]) -> None:
         table = infl.tl.audit(run, sites, attacks=["no_key", "wrong_key"], **QUIET)
     assert table.attrs["left_out"] == ["wrong_key"]
     assert table["status"].tolist() == ["not promised"]
+
+
+def test_numbers_are_numbers_where_no_attack_has_trials(default, sites: dict[str, AnnData]) -> None:
+    table = infl.tl.audit(default, sites, attacks=["downgrade"], **QUIET)
+    assert table[["value", "low", "high", "limit", "trials", "needed"]].dtypes.unique().tolist() == [np.dtype(float)]
+    assert table[["trials", "needed"]].isna().all(axis=None)
 
 
 def test_progress_is_shown_on_standard_error(default, sites: dict[str, AnnData], capsys: pytest.CaptureFixture) -> None:

@@ -110,7 +110,8 @@ def audit(
     with round_bar(len(chosen), progress, what="attack") as show, threads_for(run.model.n_weights), one_blas_thread():
         for number, attack in enumerate(chosen, 1):
             for f in attack.run(context):
-                numbers = (f.value, f.chance, f.control, f.low, f.high, f.limit, f.trials, f.needed)
+                known = [np.nan if number is None else float(number) for number in (f.trials, f.needed)]
+                numbers = (f.value, f.chance, f.control, f.low, f.high, f.limit, *known)
                 values = (f.metric, *numbers, str(f.status), f.said)
                 passed &= f.passed
                 rows.append((attack.name, str(attack.against), context.protection, *values))
