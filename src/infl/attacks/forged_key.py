@@ -27,7 +27,10 @@ SHARE = 0.1
 
 
 class ForgedKey(Thief):
-    """Fit substitute fields over the stolen weights, against training from scratch and the same fields over fresh weights.
+    """Fit substitute fields over the stolen weights, against training from scratch and the same fields over other weights.
+
+    Those need no theft: fresh ones, the public start, and the public start under a lock of the thief's own, which is as ragged as a
+    stolen file.
 
     Examples
     --------
@@ -39,7 +42,9 @@ class ForgedKey(Thief):
     question: ClassVar[str] = "Can a key that works be fitted to the file with a tenth of the labelled data?"
     stolen: ClassVar[Mapping[str, Way]] = {f"a field of {f}": Way("rescaled", field=f) for f in FIELDS}
     free: ClassVar[Mapping[str, Way]] = {name: FREE[name] for name in ("scratch", "public start")} | {
-        f"{start}, a field of {f}": Way(start, field=f) for f in FIELDS for start in ("scratch", "initial")
+        f"{start}, a field of {f}": Way(start, field=f)
+        for f in FIELDS
+        for start in ("scratch", "initial", "locked start")
     }
     unlocked: ClassVar[Mapping[str, Way]] = {"unlocked, a field of gains": Way("unlocked", field="gains")}
     n_trials: ClassVar[int] = 6
@@ -58,6 +63,7 @@ class ForgedKey(Thief):
             "rescaled": rescaled(file.model.stored, fresh),
             "scratch": fresh,
             "initial": file.initial,
+            "locked start": rescaled(file.locked_anew(file.initial, theft.rng(self.name, "lock")), fresh),
             "unlocked": file.unlocked,
         }
         return Task(begin, (x[train], y[train]), (x[judge], y[judge]))
