@@ -117,6 +117,18 @@ def test_counts_that_have_no_size_factors():
         infl.tl.de(sites, "~ condition", method="deseq2")
 
 
+@pytest.mark.parametrize("method", ["deseq2", "voom"])
+def test_a_single_negative_count_is_refused_before_any_sum(method: str, monkeypatch: pytest.MonkeyPatch):
+    sites = split(cohort(30), DATA["site"])
+    first = next(iter(sites))
+    sites[first].X[0, 0] = -1
+    monkeypatch.setattr("infl.sums.over_sites._added", lambda *a, **k: pytest.fail("a sum was formed"))
+    with pytest.raises(
+        DataError, match=rf"X of {first} has negative values, and '{method}' is for counts: give the layer"
+    ):
+        infl.tl.de(sites, "~ condition", method=method)
+
+
 def test_the_slope_is_that_of_the_likelihood():
     y, mean, logs, step = np.array([[0.0, 3], [4, 9], [17, 2]]), np.full((3, 2), 6.0), np.log([0.3, 2.0]), 1e-5
 

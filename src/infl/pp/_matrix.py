@@ -121,6 +121,16 @@ def kinds(at: Mapping[str, SiteMatrix]) -> dict[str, str | None]:
     return agreed(at, "kinds of values", {site: units_of(matrix.adata, matrix.layer) for site, matrix in at.items()})
 
 
+def refuse_negative(matrix: SiteMatrix, name: str) -> None:
+    """Refuse a matrix of which any value is negative, as none of a count is; `name` is what is for counts."""
+    for _, block in matrix.blocks():
+        values: Any = block.data if sparse.issparse(block) else block
+        if values.size and values.min() < 0:
+            raise DataError(
+                f"{matrix.layer or 'X'} of {matrix.site} has negative values, and {name} is for counts: give the layer with them"
+            )
+
+
 def presence(var: pd.DataFrame) -> np.ndarray:
     """Which features were measured, (n_vars,)."""
     if PRESENT_COLUMN not in var.columns:

@@ -17,7 +17,7 @@ from infl.data.sites import over_sites
 from infl.data.units import units_of
 from infl.data.values import in_rows
 from infl.errors import DataError, SettingsError
-from infl.pp._matrix import SiteMatrix, copies, matrices, put
+from infl.pp._matrix import SiteMatrix, copies, matrices, put, refuse_negative
 from infl.pp._median import federated_median
 from infl.sums import COUNT_SCALE, FederatedSum, State, run_sums
 from infl.sums.cells import everyone, small_numbers
@@ -183,12 +183,7 @@ def log1p(
 
 def _check_not_logarithms(at: Mapping[str, SiteMatrix], name: str) -> None:
     for site, matrix in at.items():
-        for _, block in matrix.blocks():
-            values: Any = block.data if sparse.issparse(block) else block
-            if values.size and values.min() < 0:
-                raise DataError(
-                    f"{matrix.layer or 'X'} of {site} has negative values, and {name} is for counts: give the layer with them"
-                )
+        refuse_negative(matrix, name)
         if units_of(matrix.adata, matrix.layer) == "logarithms" and "log1p" in matrix.adata.uns:
             raise DataError(
                 f"{matrix.layer or 'X'} of {site} is logarithms already (by uns['log1p']), and {name} is for counts: "

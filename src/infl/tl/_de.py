@@ -17,7 +17,7 @@ from infl.data.design import SITE, Contrast, Design, agree_on_design, aliased, o
 from infl.data.sites import over_sites
 from infl.data.units import check_units
 from infl.errors import DataError, SettingsError
-from infl.pp._matrix import SiteMatrix, kinds, matrices
+from infl.pp._matrix import SiteMatrix, kinds, matrices, refuse_negative
 from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, State, run_sums
 from infl.sums.disclosure import refuse_groups_of, refuse_under_rules
 from infl.tl._deseq2 import deseq2, deseq2_table
@@ -138,6 +138,8 @@ def de(
     _check_kind(units, layer, method)
     if of_counts:
         _check_measured(at, method)
+        for matrix in at.values():
+            refuse_negative(matrix, repr(method))
     formula = with_site(design) if site_effects and len(sites) > 1 else read_formula(design)[0]
     model, rows = agree_on_design(sites, formula)
     refuse_groups_of(*(name for name, levels in model.levels.items() if levels is not None and name != SITE))
