@@ -22,11 +22,13 @@ from infl.deploy.flare.local_consortium import LocalConsortium, kill
 from infl.deploy.remote import Patience
 from infl.deploy.study.consent import SiteStudies
 from infl.deploy.study.specification import Study
+from infl.deploy.study.steps import Step
 from infl.keys import Keyring
 
 PAGE = Path(__file__).parents[2] / "docs" / "guide" / "study.md"
 SITES = ("hospital_a", "hospital_b", "hospital_c")
 POLICY = 'seals = ["pairwise", "group"]\ndisclosure_rules = false\n'
+MANY_STEPS = STEPS + [Step.read("tl.cluster", STEPS[-1].arguments | {"seed": seed}) for seed in range(1, 19)]
 STEP_TABLES = """
 [[step]]
 do = "pp.qc_summary"
@@ -70,9 +72,9 @@ def network(tmp_path: Path) -> LocalConsortium:
     return network
 
 
-def expected(network: LocalConsortium, folder: Path) -> dict[str, anndata.AnnData]:
+def expected(network: LocalConsortium, folder: Path, steps: list[Step] = STEPS) -> dict[str, anndata.AnnData]:
     """Return what the steps make of all sites in one process."""
-    for step in STEPS:
+    for step in steps:
         step.run(network.data)
     for site, adata in network.data.items():
         adata.write_h5ad(folder / f"expected_{site}.h5ad")
@@ -167,23 +169,23 @@ def test_the_page_word_by_word(network: LocalConsortium, terminals: Terminals) -
 
 def test_site_and_server_are_killed_and_the_study_goes_on(network: LocalConsortium, tmp_path: Path) -> None:
     """−9 on a site's processes in a step, −9 on the server's in a later one; nobody does anything about it."""
-    study = Study.new("killed", SITES, STEPS, network.key.current, network.key.fingerprint())
+    study = Study.new("killed", SITES, MANY_STEPS, network.key.current, network.key.fingerprint())
     folder, killed = network.begin_study(study), list[str]()
 
     def fault(supervisor: object, line: str) -> None:
-        if not killed and line.startswith("step 1 of"):
+        if not killed and line.startswith("step"):  # a fast machine has done some when the first is heard of
             kill(network.daemons["hospital_b"])
             killed.append("hospital_b")
-        elif killed == ["hospital_b"] and line.startswith("step 4 of"):
+        elif killed == ["hospital_b"] and line.startswith("step"):
             kill(supervisor.daemon)  # type: ignore[attr-defined]
             killed.append("server")
 
     with network.sites_up():
         status = network.supervise("killed", Patience(silence=6, repeat=2, consent=90), on_line=fault)
     assert killed == ["hospital_b", "server"], network.lines
-    assert (status.state, status.round) == ("finished", 6), network.lines
+    assert (status.state, status.round) == ("finished", len(MANY_STEPS)), network.lines
     assert folder.status.attempts >= 2
-    wanted = expected(network, tmp_path)
+    wanted = expected(network, tmp_path, MANY_STEPS)
     for site in SITES:
         _, working = SiteStudies(network.site_folder(site)).result()
         assert same(working.read(), wanted[site])
