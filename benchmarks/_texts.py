@@ -148,8 +148,8 @@ def audit() -> str:
         "Nothing that is promised is shown to leak: a patient's profile is read from an update with correlation "
         f"{control:.2f} unprotected and {abs(profile['measured']):.2f} from the default run; a thief with 16 labelled tumours reaches "
         f"{thief['measured']:.2f} with the stolen file and {float(thief['asked'].split()[1].rstrip(',')):.2f} without it.",
-        f"A row *holds* where its interval is shown to stay below a limit; {undecided} of the default audit are *inconclusive*, and say "
-        "how many trials would decide.",
+        f"A row *holds* where its interval is shown to stay below a limit; where neither is shown, it is *inconclusive* and says how many "
+        f"trials would decide (rows of the default audit: {undecided}).",
         f"What is not promised shows with its size: at 1 % false alarms {value(f'{members} 1 % false alarms, by loss'):.0%} of those who "
         "were in are found.".replace("%", " %").replace("  %", " %"),
         f"`privacy=DP(epsilon=8, delta=1e-5)` bounds that and costs accuracy (breast RNA {accuracy['distributed']:.2f} instead of "
