@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from infl.data.columns import obs_column, shortlist
+from infl.data.consortium import agreed, alongside, members
 from infl.data.labels import agree_on_levels, label_text
 from infl.errors import DataError, SettingsError
 
@@ -138,7 +139,7 @@ class Design:
         return group - baseline
 
 
-def agree_on_design(sites: Mapping[str, AnnData], formula: str) -> tuple[Design, dict[str, np.ndarray]]:
+def agree_on_design(sites: Mapping[str, AnnData], formula: str) -> tuple[Design, Mapping[str, np.ndarray]]:
     """Return the design of a formula with the levels of all sites, and each site's rows, (n_obs, coefficients).
 
     Formulas have names of columns of ``obs``, ``C(name)`` for numbers that are groups, and ``+``, ``:``, ``*``, ``- 1``: a formula is
@@ -162,8 +163,8 @@ def agree_on_design(sites: Mapping[str, AnnData], formula: str) -> tuple[Design,
     levels: dict[str, tuple[str, ...] | None] = {}
     columns: dict[str, dict[str, pd.Series]] = {site: {} for site in sites}
     for name, groups in variables.items():
-        if name == SITE and not any(SITE in adata.obs for adata in sites.values()):
-            levels[name] = tuple(sites)
+        if name == SITE and not any(_own_column(sites).values()):
+            levels[name] = members(sites)
             for site, adata in sites.items():
                 columns[site][name] = pd.Series([site] * adata.n_obs)
             continue
@@ -171,15 +172,20 @@ def agree_on_design(sites: Mapping[str, AnnData], formula: str) -> tuple[Design,
             columns[site][name] = obs_column(adata, name, where=site, role="design")
         levels[name] = _levels(sites, {site: columns[site][name] for site in sites}, name, groups)
     design = Design(formula, levels)
-    return design, {site: design.matrix(columns[site]) for site in sites}
+    return design, alongside(sites, {site: design.matrix(columns[site]) for site in sites})
+
+
+def _own_column(sites: Mapping[str, AnnData]) -> dict[str, bool]:
+    return agreed(sites, f"column {SITE!r}", {site: SITE in adata.obs for site, adata in sites.items()})
 
 
 def own_levels(design: Design, rows: Mapping[str, np.ndarray]) -> bool:
     """Return whether the design has one level for each site, so that a site's own means are what its level takes off."""
-    if SITE not in design.terms or len(design.levels[SITE] or ()) != len(rows):
+    if SITE not in design.terms or len(design.levels[SITE] or ()) != len(members(rows)):
         return False
     columns = [j for j, term in enumerate(design.terms) if term == SITE]
-    return all((np.ptp(of_site[:, columns], axis=0) == 0).all() for of_site in rows.values())
+    alike = {site: bool((np.ptp(of_site[:, columns], axis=0) == 0).all()) for site, of_site in rows.items()}
+    return all(agreed(rows, "one level of each site", alike).values())
 
 
 def read_formula(formula: str) -> tuple[str, dict[str, bool]]:
@@ -250,10 +256,11 @@ def _levels(
     sites: Mapping[str, AnnData], columns: Mapping[str, pd.Series], name: str, groups: bool
 ) -> tuple[str, ...] | None:
     """Levels of a column over all sites, None for numbers."""
-    numbers = {
+    own = {
         site: pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
         for site, values in columns.items()
     }
+    numbers = agreed(sites, f"design {name!r} has numbers", own)
     if not groups and all(numbers.values()):
         wrong = next((site for site, values in columns.items() if not np.isfinite(values.astype(float)).all()), None)
         if wrong is not None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
+from hashlib import sha256
 from itertools import combinations
 from typing import Any
 
@@ -14,6 +15,7 @@ from natsort import natsorted
 
 from infl._warn import warn
 from infl.data.columns import missing_values, obs_column, shortlist
+from infl.data.consortium import agreed, agreed_categories
 from infl.errors import DataError, SettingsError
 
 _ALIKE = 0.9  # share of characters in common above which two labels look like one misspelt
@@ -50,7 +52,7 @@ def agree_on_levels(
 ) -> tuple[str, ...]:
     """Return the levels of a column of ``obs`` at all sites as text: in the order of categories that all share, else sorted.
 
-    With `numbers`, any numbers are levels.
+    With `numbers`, any numbers are levels. Between processes, levels of few records are not named, and refused.
 
     Warns of levels of different sites that look like one.
 
@@ -60,21 +62,42 @@ def agree_on_levels(
     >>> agree_on_levels(infl.datasets.khan_sites(3), "tumour_class", "groupby")
     ('class_1', 'class_2', 'class_3', 'class_4')
     """
-    at: dict[str, list[str]] = {}
-    orders = []
+    own, orders = {}, {}
     for site, adata in sites.items():
         values = obs_column(adata, column, where=site, role=role)
         if not numbers:
             check_labels(values, column, site, role=role)
-        for level in label_text(values).unique():
-            at.setdefault(level, []).append(site)
+        own[site] = label_text(values)
         if isinstance(values.dtype, pd.CategoricalDtype):
-            orders.append([_text(category) for category in values.cat.categories])
+            orders[site] = [_text(category) for category in values.cat.categories]
+    found = agreed_categories(sites, f"{role} {column!r}", own)
+    at: dict[str, list[str]] = {}
+    for site, levels in found.items():
+        for level in levels:
+            at.setdefault(level, []).append(site)
     _warn_of_near_misses(at, column)
-    longest = max(orders, key=len, default=[])
-    if len(orders) == len(sites) and all(_in_order(order, longest) for order in orders):
-        return tuple(level for level in longest if level in at)
-    return tuple(natsorted(at))
+    order = _common_order(sites, column, orders, found)
+    return tuple(natsorted(at)) if order is None else tuple(level for level in order if level in at)
+
+
+def _common_order(
+    sites: Mapping[str, Any], column: str, orders: Mapping[str, list[str]], found: Mapping[str, list[str]]
+) -> list[str] | None:
+    """Return the order of categories that all sites share, None where they share none.
+
+    Categories without a record are told to nobody: of all categories of a site leaves a digest, of those that it uses the order.
+    """
+    said: dict[str, list[str]] = {site: [] for site in sites}
+    for site, order in orders.items():
+        said[site] = [sha256("\n".join(order).encode()).hexdigest(), *(c for c in order if c in set(found[site]))]
+    heard = list(agreed(sites, f"order of {column!r}", said).values())
+    if not all(heard):
+        return None
+    if len({digest for digest, *_ in heard}) == 1:
+        return next(iter(orders.values()))
+    used = [order for _, *order in heard]
+    longest = max(used, key=len)
+    return longest if all(_in_order(order, longest) for order in used) else None
 
 
 def _warn_of_near_misses(sites_of: Mapping[str, list[str]], column: str) -> None:

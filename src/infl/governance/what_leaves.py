@@ -136,13 +136,16 @@ for the members, and the coordinator passes them on:
 | --- | --- |
 | name of the function and a digest of its arguments | all |
 | number of features and a digest of their names, in order | all that read a matrix |
-| kind of values: raw counts, normalised counts, logarithms, scaled values, or unclear | `moments`, `scale`, `highly_variable_genes`, `pca`, `quantiles`, `impute`, `score_genes` |
+| kind of values: raw counts, normalised counts, logarithms, scaled values, or unclear | `moments`, `scale`, `highly_variable_genes`, `pca`, `quantiles`, `impute`, `score_genes`, `rank_genes_groups`, `de`, `combat`, `remove_batch_effect`, `regress_out` |
 | type of values, such as float32 | `normalize_total` without `target_sum` |
-| that a site has checked its values, or is ready to replace them | `normalize_total`, `log1p`, `filter_cells`, `impute` |
-| base of the logarithms | `highly_variable_genes(flavor="seurat")` |
+| that a site has checked its values, or is ready to replace them | `normalize_total`, `log1p`, `filter_cells`, `impute`, `combat`, `remove_batch_effect`, `regress_out` |
+| base of the logarithms | `highly_variable_genes(flavor="seurat")`, `rank_genes_groups` |
 | which features a column of `var` marks, and which it says nothing of | `pca` |
-| whether `obs` has a column called site, `var` one called highly_variable | `highly_variable_genes`, `harmony_integrate`, `pca` |
+| whether `obs` has a column called site, `var` one called highly_variable | `highly_variable_genes`, `harmony_integrate`, `pca`; formulas with `site` |
 | names of the batches of at least five observations; a site with a smaller one refuses to go on | `highly_variable_genes`, `harmony_integrate` with a column of batches |
+| names of the groups of at least five observations, in the order of categories, and a digest of all categories; a site with a smaller group refuses to go on | `rank_genes_groups`, `survival`, and for columns of a formula `de`, `glm`, `cox`, `combat`, `remove_batch_effect`, `regress_out` |
+| whether a column of a formula has numbers | `de`, `glm`, `cox`, `combat`, `remove_batch_effect`, `regress_out` |
+| whether all of a site's observations have one level of `site` | `de` |
 | names of the features that a site did not measure | `score_genes` |
 | number of coordinates | `harmony_integrate`, `cluster` |
 | that a site goes on no more, without the reason | all |

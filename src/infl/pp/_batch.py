@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from infl._parameters import COLUMN, COLUMNS, LAYER, Names
 from infl.data.columns import shortlist
+from infl.data.consortium import agreed, alongside
 from infl.data.design import agree_on_design
 from infl.data.sites import over_sites
 from infl.data.units import warn_of_units
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _COVARIATES = Names(none=True, empty=True, says="names of obs columns, each of them once")
 
 
-@over_sites(batch=COLUMN, covariates=_COVARIATES, layer=LAYER)
+@over_sites(between=True, batch=COLUMN, covariates=_COVARIATES, layer=LAYER)
 def combat(
     sites: Mapping[str, AnnData] | AnnData,
     batch: str,
@@ -84,16 +85,17 @@ def combat(
         raise DataError(f"batch {batch!r} has one record only in {shortlist(few)}: join batches, or leave it out")
     effects = state["coefficients"][:k]
     found = shifts_of(effects, state["n"], state["squares"])
-    for site, adata in sites.items():
-        own = at[site]
+
+    def shifted(own: Modelled) -> np.ndarray:
         kept = found.grand + own.x[:, k:] @ state["coefficients"][k:]
         z = (own.values - kept) / np.sqrt(found.pooled)
         z = (z - found.mean[own.batch]) / np.sqrt(found.variance[own.batch])
-        put(adata, layer, z * np.sqrt(found.pooled) + kept)
-    return dict(sites) if copy else None
+        return z * np.sqrt(found.pooled) + kept
+
+    return _written(sites, at, shifted, layer, copy=copy)
 
 
-@over_sites(batch=COLUMN, covariates=_COVARIATES, layer=LAYER)
+@over_sites(between=True, batch=COLUMN, covariates=_COVARIATES, layer=LAYER)
 def remove_batch_effect(
     sites: Mapping[str, AnnData] | AnnData,
     batch: str,
@@ -148,12 +150,10 @@ def remove_batch_effect(
     state = run_sums(model_sums(names, n_vars), at, key, about="remove_batch_effect")
     effects = state["coefficients"][: len(levels)]
     effects = effects - effects.mean(axis=0)
-    for site, adata in sites.items():
-        put(adata, layer, at[site].values - effects[at[site].batch])
-    return dict(sites) if copy else None
+    return _written(sites, at, lambda own: own.values - effects[own.batch], layer, copy=copy)
 
 
-@over_sites(keys=COLUMNS, layer=LAYER)
+@over_sites(between=True, keys=COLUMNS, layer=LAYER)
 def regress_out(
     sites: Mapping[str, AnnData] | AnnData,
     keys: str | Sequence[str],
@@ -201,11 +201,25 @@ def regress_out(
     matrix = _matrices(sites, layer, key)
     design, rows = agree_on_design(sites, "~ " + " + ".join(_names(keys)))
     nobody = {site: np.zeros(len(x), dtype=np.int64) for site, x in rows.items()}
-    at = {site: Modelled(matrix[site], rows[site], nobody[site]) for site in sites}
+    at = alongside(matrix, {site: Modelled(matrix[site], rows[site], nobody[site]) for site in sites})
     n_vars = len(next(iter(matrix.values())).present)
     state = run_sums(model_sums(list(design.names), n_vars), at, key, about="regress_out")
+    return _written(sites, at, lambda own: own.values - own.x @ state["coefficients"], layer, copy=copy)
+
+
+def _written(
+    sites: Mapping[str, AnnData],
+    at: Mapping[str, Modelled],
+    corrected: Callable[[Modelled], np.ndarray],
+    layer: str | None,
+    *,
+    copy: bool,
+) -> dict[str, AnnData] | None:
+    """Replace the matrix at every site, after it is computed at all of them."""
+    results = {site: corrected(of_site) for site, of_site in at.items()}
+    agreed(at, "corrected", dict.fromkeys(at))  # no site replaces its matrix where another one cannot
     for site, adata in sites.items():
-        put(adata, layer, at[site].values - rows[site] @ state["coefficients"])
+        put(adata, layer, results[site])
     return dict(sites) if copy else None
 
 
@@ -227,7 +241,7 @@ def _matrices(sites: Mapping[str, AnnData], layer: str | None, key: Keyring | No
 
 def _modelled(
     sites: Mapping[str, AnnData], batch: str, covariates: list[str], layer: str | None, key: Keyring | None
-) -> tuple[dict[str, Modelled], list[str], tuple[str, ...]]:
+) -> tuple[Mapping[str, Modelled], list[str], tuple[str, ...]]:
     """Return sites with one column for each batch and then those of covariates; names of columns, and batches."""
     matrix = _matrices(sites, layer, key)
     design, rows = agree_on_design(sites, " + ".join([f"C({batch})", *covariates]))
@@ -240,4 +254,4 @@ def _modelled(
         others = x[:, 1:n]  # the first batch is where all others are not
         number = np.where(others.any(axis=1), others.argmax(axis=1) + 1, 0)
         at[site] = Modelled(matrix[site], np.hstack([np.eye(n)[number], x[:, n:]]), number)
-    return at, [*(f"{batch}[{level}]" for level in levels), *design.names[n:]], levels
+    return alongside(matrix, at), [*(f"{batch}[{level}]" for level in levels), *design.names[n:]], levels

@@ -11,6 +11,7 @@ import pandas as pd
 
 from infl._parameters import COLUMN, Choice, Real, Whole
 from infl._warn import warn
+from infl.data.consortium import alongside
 from infl.data.design import Design, agree_on_design
 from infl.data.sites import over_sites
 from infl.errors import SettingsError
@@ -79,6 +80,7 @@ class CoxModel:
 
 
 @over_sites(
+    between=True,
     time=COLUMN,
     event=COLUMN,
     formula=FORMULA,
@@ -175,10 +177,11 @@ def cox(
             f"formula={formula!r}: write at least one term, without - 1; the baseline takes the intercept's place"
         )
     _check_strata(design, strata)
-    at = {
+    patients = {
         site: Patients(one.time, one.event, one.group, rows[site][:, kept])
         for site, one in times_of(sites, time, event).items()
     }
+    at = alongside(sites, patients)
     sums = cox_sums(
         names, efron=ties == "efron", stratified=strata is not None, penalty=penalty, grid=grid, least=min_departures
     )

@@ -11,7 +11,7 @@ from scipy import stats
 
 from infl._parameters import LAYER, Choice, Flag, Text
 from infl.data.columns import shortlist
-from infl.data.consortium import alongside
+from infl.data.consortium import alongside, members
 from infl.data.copy import own
 from infl.data.design import SITE, Contrast, Design, agree_on_design, aliased, own_levels, read_formula, with_site
 from infl.data.sites import over_sites
@@ -36,6 +36,7 @@ FOR_COUNTS = ("voom", "deseq2")
 
 
 @over_sites(
+    between=True,
     ruled=True,
     design=Text(says="a formula, e.g. '~ condition + age'"),
     method=Choice(("limma", "voom", "deqms", "deseq2")),
@@ -140,7 +141,7 @@ def de(
         _check_measured(at, method)
         for matrix in at.values():
             refuse_negative(matrix, repr(method))
-    formula = with_site(design) if site_effects and len(sites) > 1 else read_formula(design)[0]
+    formula = with_site(design) if site_effects and len(members(sites)) > 1 else read_formula(design)[0]
     model, rows = agree_on_design(sites, formula)
     refuse_groups_of(*(name for name, levels in model.levels.items() if levels is not None and name != SITE))
     weights = model.contrast(contrast)
@@ -148,7 +149,7 @@ def de(
     fitted = np.array(model.within)
     within = own_levels(model, rows) and not np.delete(weights, fitted).any()
     fitted = fitted if within else np.arange(len(model.names))
-    designed = {site: Designed(matrix, rows[site][:, fitted], within) for site, matrix in at.items()}
+    designed = alongside(at, {site: Designed(matrix, rows[site][:, fitted], within) for site, matrix in at.items()})
     state = run_sums([design_sum(len(fitted))], designed, key, about="de")
     check_design(model, fitted, state)
     shape = len(fitted), len(names)
@@ -157,7 +158,7 @@ def de(
         table, df_prior = deseq2_table(state, weights[fitted], names), np.nan
     else:
         if method == "voom":
-            counts = {site: counted(of_site) for site, of_site in designed.items()}
+            counts = alongside(at, {site: counted(of_site) for site, of_site in designed.items()})
             state = run_sums(voom_sums(*shape), counts, key, state=state, about="de")
         else:
             state = run_sums(linear_sums(*shape), designed, key, state=state, about="de")

@@ -11,6 +11,7 @@ import pandas as pd
 
 from infl._parameters import OTHER_COLUMN, Choice, Real, Text
 from infl._warn import warn
+from infl.data.consortium import alongside
 from infl.data.design import agree_on_design
 from infl.data.sites import over_sites
 from infl.errors import DataError, SettingsError
@@ -62,6 +63,7 @@ class LinearModel:
 
 
 @over_sites(
+    between=True,
     ruled=True,
     formula=FORMULA,
     family=Choice(FAMILIES),
@@ -135,10 +137,11 @@ def glm(
     design, rows = agree_on_design(sites, terms)
     refuse_groups_of(*(column for column, levels in design.levels.items() if levels is not None))
     names = list(design.names)
-    at = {
+    responses = {
         site: Response(rows[site], _response(adata, response, family, site), _offset(adata, offset, site))
         for site, adata in sites.items()
     }
+    at = alongside(sites, responses)
     kind = family_of(family, alpha)
     state = run_sums(glm_sums(names, kind, family), at, key, state={"unit": 1.0}, about="glm")
     if not state["stands"]:

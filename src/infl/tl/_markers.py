@@ -14,6 +14,7 @@ from scipy import stats
 from infl._parameters import COLUMN, LAYER, Choice, Flag, Names, Text, Whole
 from infl._warn import warn
 from infl.data.columns import shortlist
+from infl.data.consortium import agreed, alongside
 from infl.data.copy import own
 from infl.data.labels import agree_on_levels, class_numbers
 from infl.data.sites import over_sites
@@ -36,6 +37,7 @@ _TYPES = {"names": "O", "scores": "f4", "pvals": "f8", "pvals_adj": "f8", "logfo
 
 
 @over_sites(
+    between=True,
     ruled=True,
     groupby=COLUMN,
     groups=Names(says="'all', or names of groups, each of them once"),
@@ -144,7 +146,8 @@ def rank_genes_groups(
     units = kinds(at)
     levels = agree_on_levels(sites, groupby, "groupby")
     chosen = _chosen(levels, groups, reference, groupby)
-    base = log_base({site: adata.uns.get("log1p", {}).get("base") for site, adata in sites.items()})
+    bases = {site: adata.uns.get("log1p", {}).get("base") for site, adata in sites.items()}
+    base = log_base(agreed(at, "bases of logarithms", bases))
     warn_of_units(units)
     counts = [site for site, kind in units.items() if kind == "raw counts"]
     if counts:
@@ -153,7 +156,7 @@ def rank_genes_groups(
         )
     names = next(iter(at.values())).adata.var_names
     codes = {site: class_numbers(m.adata.obs[groupby], levels, groupby, site) for site, m in at.items()}
-    grouped = {site: Grouped(matrix, codes[site], len(levels)) for site, matrix in at.items()}
+    grouped = alongside(at, {site: Grouped(matrix, codes[site], len(levels)) for site, matrix in at.items()})
     shape, ranked = (len(levels), len(names)), method == "wilcoxon"
     sums = group_sums(*shape, nonzero=pts or ranked, labels=[f"{groupby}: {level}" for level in levels]) + (
         rank_sums(*shape, n_bins) if ranked else []

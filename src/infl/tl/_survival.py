@@ -11,13 +11,14 @@ import pandas as pd
 
 from infl._parameters import COLUMN, OTHER_COLUMN, Real, Several
 from infl.data.columns import shortlist
+from infl.data.consortium import alongside
 from infl.data.labels import agree_on_levels, label_text
 from infl.data.sites import over_sites
 from infl.errors import DataError
 from infl.sums import run_sums
 from infl.sums.mixture import FEWEST
 from infl.tl._survival_sums import curves, departure_sum, log_rank
-from infl.tl._times import ends_of, grid_sums, times_of
+from infl.tl._times import Times, ends_of, grid_sums, times_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -67,7 +68,7 @@ class Survival:
         return {group: float(first.get(group, np.inf)) for group in self.groups}
 
 
-@over_sites(time=COLUMN, event=COLUMN, groups=OTHER_COLUMN, grid=GRID, level=LEVEL)
+@over_sites(between=True, time=COLUMN, event=COLUMN, groups=OTHER_COLUMN, grid=GRID, level=LEVEL)
 def survival(
     sites: Mapping[str, AnnData] | AnnData,
     time: str,
@@ -126,7 +127,7 @@ def survival(
     >>> int(found.curves.at_risk[0]), bool((found.curves.events >= 5).all())
     (83, True)
     """
-    at = times_of(sites, time, event)
+    at: Mapping[str, Times] = times_of(sites, time, event)
     names: tuple[str, ...] = ("all",)
     if groups is not None:
         names = agree_on_levels(sites, groups, "groups")
@@ -136,6 +137,7 @@ def survival(
             )
         codes = {site: pd.Categorical(label_text(sites[site].obs[groups]), categories=names).codes for site in sites}
         at = {site: replace(one, group=codes[site].astype(np.int64)) for site, one in at.items()}
+    at = alongside(sites, at)
     sums = [*grid_sums(len(names), by_event=False, given=grid), departure_sum(len(names))]
     state = run_sums(sums, at, key, about="survival")
     events, left, ends = state["events"], state["left"], ends_of(state)

@@ -1,0 +1,124 @@
+"""Statistics between processes: each site by itself in a consortium gets what one process with all sites gets."""
+
+from collections.abc import Callable
+from dataclasses import astuple, is_dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from tests.pp.test_consortium import same
+from tests.threads import at_every_site
+
+import infl
+from infl.errors import DataError, FederationError
+from infl.keys import Keyring
+
+Step = Callable[[Any], Any]
+
+
+def logs(sites: dict[str, AnnData]) -> None:
+    for adata in sites.values():
+        adata.X = np.log1p(adata.X)
+
+
+FORMULA = "~ arm + age"
+STEPS: dict[str, tuple[Callable | None, Step]] = {
+    "t-test": (logs, lambda s: infl.tl.rank_genes_groups(s, "arm", pts=True)),
+    "wilcoxon": (logs, lambda s: infl.tl.rank_genes_groups(s, "kind", method="wilcoxon", tie_correct=True)),
+    "limma": (logs, lambda s: infl.tl.de(s, FORMULA)),
+    "limma, groups of numbers": (logs, lambda s: infl.tl.de(s, "~ C(grade) + arm", contrast="arm[T.old]", trend=True)),
+    "limma, sites apart": (logs, lambda s: infl.tl.de(s, FORMULA, site_effects=False)),
+    "deqms": (logs, lambda s: infl.tl.de(s, FORMULA, method="deqms", counts_key="peptides")),
+    "voom": (None, lambda s: infl.tl.de(s, FORMULA, method="voom")),
+    "deseq2": (None, lambda s: infl.tl.de(s, "~ arm", method="deseq2")),
+    "survival": (None, lambda s: infl.tl.survival(s, "months", "died", "arm")),
+    "cox": (None, lambda s: infl.tl.cox(s, "months", "died", "~ age + arm")),
+    "cox, strata": (None, lambda s: infl.tl.cox(s, "months", "died", "~ age + arm", strata="site")),
+    "gaussian": (None, lambda s: infl.tl.glm(s, "age ~ arm + site")),
+    "binomial": (None, lambda s: infl.tl.glm(s, "died ~ age + kind", "binomial")),
+    "combat": (logs, lambda s: infl.pp.combat(s, "site", covariates="arm")),
+    "remove_batch_effect": (logs, lambda s: infl.pp.remove_batch_effect(s, "kind")),
+    "regress_out": (logs, lambda s: infl.pp.regress_out(s, ["age", "months"])),
+}
+
+
+@pytest.fixture
+def sites() -> dict[str, AnnData]:
+    """Counts of 40 genes in 190 patients of three sites; one site has no patient of one kind."""
+    rng = np.random.default_rng(0)
+    found = {}
+    for i, n in enumerate((90, 40, 60)):
+        old, age = rng.permutation(np.arange(n) % 2), rng.normal(60, 8, n)
+        means = rng.lognormal(3, 0.1, (n, 40)) * np.exp(0.5 * old[:, None] * (np.arange(40) < 5))
+        adata = AnnData(rng.poisson(rng.gamma(8, means / 8)).astype(np.float32))
+        adata.obs_names, adata.var_names = [f"p{j}-{i}" for j in range(n)], [f"g{j}" for j in range(40)]
+        adata.obs["arm"] = pd.Categorical(np.array(["young", "old"])[old], categories=["young", "old", "unknown"])
+        adata.obs["kind"] = np.array(["b", "a", "c"])[np.arange(n) % (3 - i % 2)]
+        adata.obs["grade"] = 1 + np.arange(n) % 3
+        adata.obs["age"], adata.obs["months"] = age, rng.exponential(np.exp(4 - 0.02 * age))
+        adata.obs["died"] = rng.random(n) < 0.7
+        adata.var["peptides"] = 1 + np.arange(40) % 9
+        found[f"s{i}"] = adata
+    return found
+
+
+@pytest.fixture(scope="module")
+def key() -> Keyring:
+    return Keyring.create()
+
+
+def alike(a: Any, b: Any) -> bool:
+    """Whether two results are the same to the last bit."""
+    if is_dataclass(a) and not isinstance(a, type):
+        return type(a) is type(b) and all(alike(x, y) for x, y in zip(astuple(a), astuple(b), strict=True))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(alike(a[name], b[name]) for name in a)
+    if isinstance(a, float | tuple):
+        return bool(np.array_equal(np.array(a), np.array(b), equal_nan=not isinstance(np.array(a).flat[0], str)))
+    if isinstance(a, np.recarray):
+        return a.dtype == b.dtype and all(np.array_equal(a[name], b[name]) for name in a.dtype.names)
+    return same(a, b)
+
+
+@pytest.mark.filterwarnings("ignore::infl.errors.InflWarning")
+@pytest.mark.parametrize("name", STEPS)
+def test_each_site_gets_what_one_process_gets(sites, key, name):
+    before, step = STEPS[name]
+    if before is not None:
+        before(sites)
+    apart = {site: adata.copy() for site, adata in sites.items()}
+    expected = step(sites)
+    found, seats = at_every_site(step, apart, key)
+    for site in sites:
+        if isinstance(found[site], BaseException):
+            raise found[site]
+        assert alike(found[site], expected)
+        assert alike(dict(apart[site].uns), dict(sites[site].uns))
+        assert same(apart[site].X, sites[site].X)
+    assert not any("unknown" in str(said) for said in seats["s0"].room.said)  # a category that nobody uses
+
+
+def test_a_rare_group_is_not_named(sites, key):
+    logs(sites)
+    sites["s1"].obs["kind"] = ["rare", *sites["s1"].obs["kind"][1:]]
+    found, seats = at_every_site(lambda s: infl.tl.de(s, "~ kind", contrast="kind[T.b]"), sites, key)
+    assert isinstance(found["s1"], DataError) and "'rare' has 1 observations" in str(found["s1"])
+    assert all(isinstance(found[site], FederationError) and "rare" not in str(found[site]) for site in ("s0", "s2"))
+    assert not any("rare" in str(said) for said in seats["s0"].room.said)
+
+
+def test_no_site_replaces_its_matrix_where_another_one_cannot(sites, key):
+    sites["s1"].obs["age"] = np.nan
+    before = {site: adata.X.copy() for site, adata in sites.items()}
+    found, _ = at_every_site(lambda s: infl.pp.regress_out(s, "age"), sites, key)
+    assert isinstance(found["s1"], DataError) and isinstance(found["s0"], FederationError)
+    assert all(np.array_equal(sites[site].X, before[site]) for site in sites)
+
+
+def test_numbers_here_and_words_there_are_refused_at_all_sites(sites, key):
+    logs(sites)
+    sites["s2"].obs["age"] = "old"
+    found, _ = at_every_site(lambda s: infl.tl.de(s, FORMULA), sites, key)
+    assert all(isinstance(error, DataError) and "words at s2" in str(error) for error in found.values())
