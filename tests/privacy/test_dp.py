@@ -207,7 +207,7 @@ def test_all_that_is_wrong_with_a_module_is_said_with_the_remedy() -> None:
 
 def test_fit_with_a_module_that_cannot_be_private_is_refused(khan_sites: dict[str, AnnData]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("infl.models.classifier.task.ResidualMLP", _WithBatchNorm)
+        patch.setattr("infl.models.phenotype.task.ResidualMLP", _WithBatchNorm)
         with pytest.raises(SettingsError, match="BatchNorm1d.*LayerNorm"):
             infl.tl.fit_federated(khan_sites, privacy=DP(epsilon=2.0, delta=1e-4, accountant="rdp"), **SETTINGS)
     assert all("infl" not in a.uns for a in khan_sites.values())

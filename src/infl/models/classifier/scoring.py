@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from infl.models.classifier.data import LabelledRows
 from infl.models.labelled import area_under_curve
+from infl.models.phenotype.data import LabelledRows
 from infl.models.task import Sums
 from infl.nn.mlp import OnPanel
 

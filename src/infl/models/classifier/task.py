@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
-from infl._parameters import COLUMN, LAYER, MODALITY, SHARE, Choice, Flag, Kind, Whole
+from infl._parameters import COLUMN, Flag, Kind
+from infl.data.columns import obs_column
 from infl.data.labels import TEXT, class_numbers, label_text, label_type
 from infl.errors import SettingsError
-from infl.models.classifier.data import FUSED, LabelledRows, check_overlap, labels_of, scale_of, table_of
-from infl.models.classifier.latent import balance_moments, fit_coordinate, latent_moments, outputs_of
+from infl.models.classifier.outputs import balance_moments, outputs_of
 from infl.models.classifier.scoring import metrics_of, scores_of, shapes_of, sums_of
-from infl.models.labelled import has_numbers, split_rows, stratified_split, write_classes, write_rows
+from infl.models.labelled import has_numbers, write_classes
 from infl.models.logistic import logistic_regression
 from infl.models.matrix import FeatureMatrix
-from infl.models.task import Predictor, Sums, Task
-from infl.nn.mlp import LinearClassifier, OnPanel, ResidualMLP
+from infl.models.phenotype.data import LabelledRows
+from infl.models.phenotype.task import Phenotype
+from infl.models.task import Predictor, Sums
+from infl.nn.mlp import OnPanel
 from infl.sums import FederatedSum
 from infl.sums.standardise import deviations, means
 from infl.sums.temperature import temperature
@@ -30,11 +31,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-    from infl.data.check import Features
-
 
 @dataclass(frozen=True)
-class Classifier(Task[LabelledRows, OnPanel]):
+class Classifier(Phenotype):
     """Predict a categorical ``obs`` column from a panel of features.
 
     Parameters
@@ -88,100 +87,70 @@ class Classifier(Task[LabelledRows, OnPanel]):
 
     name: ClassVar[str] = "classifier"
     headline: ClassVar[str] = "balanced_accuracy"
-    takes_missing: ClassVar[bool] = True
 
     target: str = ""
-    layer: str | None = None
-    modality: str | None = None
-    features: Features = "intersection"
-    validation: float = 0.2
-    stratify: bool = True
-    standardise: Literal["federated", "site", "rank", "sample", "none"] = "federated"
     balance: bool = True
     balance_moments: bool = True
     calibrate: bool = True
-    width: int = 64
-    n_blocks: int = 2
-    dropout: float = 0.2
-    coordinate: int = 0
 
-    parameters: ClassVar[dict[str, Kind]] = Task.parameters | {
+    parameters: ClassVar[dict[str, Kind]] = Phenotype.parameters | {
         "target": COLUMN,
-        "layer": LAYER,
-        "modality": MODALITY,
-        "features": Choice(("intersection", "union")),
-        "validation": SHARE,
-        "stratify": Flag(),
-        "standardise": Choice(("federated", "site", "rank", "sample", "none")),
         "balance": Flag(),
         "balance_moments": Flag(),
         "calibrate": Flag(),
-        "width": Whole(0),
-        "n_blocks": Whole(0),
-        "dropout": SHARE,
-        "coordinate": Whole(0),
     }
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.coordinate and not self.width:
-            raise SettingsError(f"coordinate={self.coordinate}: give the size of a code, and a width= above 0 with it")
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The column of classes."""
+        return (self.target,)
+
+    def truth(self, table: AnnData, panel: Mapping[str, Any], site: str) -> np.ndarray:
+        """Return class numbers."""
+        labels = obs_column(table, self.target, where=site, role="target")
+        return class_numbers(labels, panel["classes"], self.target, site)
+
+    def strata(self, truth: np.ndarray) -> np.ndarray:
+        """Return the classes."""
+        return truth
+
+    def strata_to_hold_out(self, table: AnnData) -> np.ndarray:
+        """Return numbers of the classes that a table has."""
+        labels = obs_column(table, self.target, where="the data", role="target")
+        return pd.Categorical(label_text(labels)).codes.astype(np.int64)
+
+    def n_outputs(self, panel: Mapping[str, Any]) -> int:
+        """One logit for each class."""
+        return len(panel["classes"])
+
+    def named_outputs(self, panel: Mapping[str, Any]) -> Sequence[str]:
+        """Logits are of classes."""
+        return panel["classes"]
+
+    def rows_of(
+        self,
+        x: FeatureMatrix,
+        truth: np.ndarray,
+        split: tuple[np.ndarray, np.ndarray],
+        *,
+        keyless: bool = False,
+        **how: Any,
+    ) -> LabelledRows:
+        """Let classes count alike in a site's own moments."""
+        return super().rows_of(x, truth, split, balanced=self.balance_moments and not keyless, **how)
 
     # -- agreement -------------------------------------------------------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData | MuData]) -> dict[str, Any]:
         """Return shared features and all classes, after checking the sites' data."""
-        from infl.data.check import panel_of
-
         if not self.target:
             raise SettingsError("model='classifier' needs target=, the obs column with the classes")
-        if self.modality is None and any(hasattr(adata, "mod") for adata in sites.values()):
-            panel = panel_of(sites, target=self.target, layer=self.layer, features=self.features)
-        else:
-            tables = {site: self._table(adata, site) for site, adata in sites.items()}
-            panel = panel_of(tables, target=self.target, layer=self.layer, features=self.features)
-        check_overlap({site: np.asarray(has) for site, has in panel.present.items()})
-        return {
-            "features": list(panel.features),
-            "classes": list(panel.classes),
-            "class_type": label_type(self._target_of(adata, site) for site, adata in sites.items()),
-            "units": ["any"] if self.standardise == "rank" else list(panel.units),
-        }
-
-    def _table(self, adata: AnnData | MuData, site: str) -> AnnData:
-        return table_of(adata, site, target=self.target, layer=self.layer, modality=self.modality)
-
-    def read(
-        self,
-        adata: AnnData | MuData,
-        panel: Mapping[str, Any],
-        *,
-        site: str,
-        rng: np.random.Generator | None = None,
-        keyless: bool = False,
-    ) -> LabelledRows:
-        """Read features and, when training, labels; without the key, features are scaled by their own moments."""
-        table = self._table(adata, site)
-        x = self._matrix(table, panel, site, masked=rng is None)
-        own_scale = scale_of(self.standardise, keyless=keyless)
-        if rng is None:
-            everything = np.arange(table.n_obs)
-            return LabelledRows(x, None, everything, everything[:0], standardise=own_scale)
-        labels = class_numbers(labels_of(table, self.target, site), panel["classes"], self.target, site)
-        train, validation = split_rows(table.obs_names, labels, self.validation, rng, stratify=self.stratify)
-        balanced = self.balance_moments and not keyless
-        return LabelledRows(x, torch.from_numpy(labels), train, validation, standardise=own_scale, balanced=balanced)
+        panel, classes = self._agree(sites, self.target)
+        types = label_type(self._target_of(adata, site) for site, adata in sites.items())
+        return panel | {"classes": classes, "class_type": types}
 
     def _target_of(self, adata: AnnData | MuData, site: str) -> pd.Series:
         """Return the column of labels, without putting modalities together."""
         return (adata if self.modality is None else self._table(adata, site)).obs[self.target]
-
-    def _label_text(self, adata: AnnData | MuData) -> pd.Series:
-        return label_text(labels_of(self._table(adata, "the data"), self.target, "the data"))
-
-    def _matrix(self, table: AnnData, panel: Mapping[str, Any], site: str, *, masked: bool = False) -> FeatureMatrix:
-        layer = None if FUSED in table.uns else self.layer
-        masked = masked or self.features == "union" or FUSED in table.uns
-        return FeatureMatrix(table, panel["features"], layer=layer, site=site, masked=masked)
 
     def scaled(self, x: np.ndarray, private: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return features as the first layer sees them: by the moments over all sites, where there are such."""
@@ -206,69 +175,12 @@ class Classifier(Task[LabelledRows, OnPanel]):
 
     def after(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
         """Return moments of the latent that a new site is fitted to, and temperature scaling."""
-        return (
-            *([latent_moments(self.width)] if self.coordinate else []),
-            *([temperature()] if self.calibrate else []),
-        )
+        return (*super().after(panel), *([temperature()] if self.calibrate else []))
 
     def for_dp(self) -> Classifier:
         """Scale and hold out each sample by itself, and leave class weights and calibration out."""
-        if self.coordinate:
-            raise SettingsError("coordinate= needs sums that have no noise; with privacy= leave it out")
+        self._check_dp()
         return replace(self, standardise="sample", balance=False, calibrate=False, stratify=False)
-
-    def observations(self, adata: AnnData | MuData, site: str) -> pd.DataFrame:
-        """Return ``obs`` of the modality that is read, with the joint table's columns that it lacks."""
-        if not hasattr(adata, "mod") or self.modality is None:
-            return adata.obs
-        own = self._table(adata, site).obs
-        return own.join(adata.obs[adata.obs.columns.difference(own.columns)])
-
-    # -- model -----------------------------------------------------------------------------------------------------
-    def build(self, panel: Mapping[str, Any]) -> OnPanel:
-        """Return a fresh :class:`infl.nn.mlp.ResidualMLP`, or a linear model."""
-        sizes = len(panel["features"]), len(panel["classes"])
-        if not self.width:
-            return LinearClassifier(*sizes, unit_length=self.optimiser == "sgd")
-        return ResidualMLP(
-            *sizes,
-            width=self.width,
-            n_blocks=self.n_blocks,
-            dropout=self.dropout,
-            coordinate=self.coordinate,
-        )
-
-    def is_local(self, parameter: str) -> bool:
-        """The site's coordinate stays at the site."""
-        return parameter == "site"
-
-    def local_arrays(self, data: LabelledRows) -> Sums:
-        """Return the site's own moments, where features are scaled by them."""
-        if data.standardise not in ("site", "rank"):
-            return {}
-        center, scale = data.own_moments
-        return {"own_center": center, "own_scale": scale}
-
-    def adapt(self, module: OnPanel, data: LabelledRows, private: Sums) -> None:
-        """Move the coordinate until mean and deviation of the latent are those of the sites of the fit."""
-        if isinstance(module, ResidualMLP) and module.site is not None and "latent_sum" in private:
-            fit_coordinate(module, module.site, data, private)
-
-    def configure(self, module: OnPanel, private: Sums) -> None:
-        """Set moments, class weights and temperature."""
-        for name in ("center", "scale", "class_weight", "temperature"):
-            if name in private:
-                getattr(module, name).copy_(torch.from_numpy(np.asarray(private[name], dtype=np.float32)))
-
-    def units(self, panel: Mapping[str, Any]) -> dict[str, dict[int, Sequence[str]]]:
-        """Columns of the first layer are features, rows of the last are classes."""
-        if not self.width:
-            return {"head.weight": {0: panel["classes"], 1: panel["features"]}, "head.bias": {0: panel["classes"]}}
-        return {
-            "embed.weight": {1: panel["features"]},
-            "head.weight": {0: panel["classes"]},
-            "head.bias": {0: panel["classes"]},
-        }
 
     def losses(self, module: OnPanel, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Return the class-weighted cross-entropy of each observation."""
@@ -282,10 +194,6 @@ class Classifier(Task[LabelledRows, OnPanel]):
         """Weighted loss, confusion counts (true × predicted) and calibration bins (count, confidence, correct)."""
         return shapes_of(len(panel["classes"]))
 
-    def evaluate(self, module: OnPanel, data: LabelledRows, index: np.ndarray) -> Sums:
-        """Return sums over the observations `index`."""
-        return self.evaluate_each(module, [(data, index)])[0]
-
     def evaluate_each(self, module: OnPanel, parts: Sequence[tuple[LabelledRows, np.ndarray]]) -> list[Sums]:
         """Return the sums of several sites; small ones share a pass."""
         return sums_of(module, parts)
@@ -297,11 +205,8 @@ class Classifier(Task[LabelledRows, OnPanel]):
     # -- results ---------------------------------------------------------------------------------------------------
     def infer(self, module: OnPanel, data: LabelledRows, private: Sums) -> dict[str, np.ndarray]:
         """Return calibrated probabilities (n, classes) and the latent (n, width); a linear model's are its logits."""
-        if self.standardise in ("site", "rank"):
-            if "own_center" in private:
-                data.own_moments = (private["own_center"], private["own_scale"])
-            elif self.balance_moments:
-                balance_moments(module, data)
+        if self._own_scale(data, private) and self.balance_moments:
+            balance_moments(module, data)
         return outputs_of(module, data, width=self.width)
 
     def write(
@@ -314,35 +219,21 @@ class Classifier(Task[LabelledRows, OnPanel]):
         names = self._table(adata, "data").obs_names
         write_classes(adata, names, outputs, panel["classes"], key_added, panel.get("class_type", TEXT))
 
-    def embed(self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], *, key_added: str) -> None:
-        """Write ``obsm["X_" + key_added]`` alone."""
-        names = self._table(adata, "data").obs_names
-        write_rows(adata, f"X_{key_added}", outputs["latent"], names)
-
     # -- comparing -------------------------------------------------------------------------------------------------
-    def hold_out(self, adata: AnnData | MuData, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Hold out `share` of the samples by class."""
-        table = self._table(adata, "the data")
-        labels = pd.Categorical(label_text(labels_of(table, self.target, "the data"))).codes.astype(np.int64)
-        _, test = stratified_split(labels, share, rng)
-        return np.asarray(adata.obs_names.isin(table.obs_names[test]))
-
     def score(
         self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any]
     ) -> dict[str, float]:
         """Return balanced accuracy, macro F1, calibration error, AUROC (one against rest, macro) and logarithmic loss."""
-        labels = self._label_text(adata)
-        truth = pd.Index(panel["classes"], dtype=object).get_indexer(labels)
-        return scores_of(truth, outputs["probability"].astype(np.float64))
+        return scores_of(self._known_numbers(adata, panel), outputs["probability"].astype(np.float64))
 
     def baseline(self, train: AnnData | MuData, panel: Mapping[str, Any], *, seed: int) -> Predictor:
         """Multinomial logistic regression on pooled, standardised data; its penalty by cross-validation."""
+        y, strengths = self._known_numbers(train, panel), (1e-3, 1e-2, 0.1, 1.0)
+        x = self._features_of(train, panel)
+        model = logistic_regression(x, y, len(panel["classes"]), strengths=strengths, seed=seed)
+        return lambda adata: {"probability": model(self._features_of(adata, panel))}
 
-        def features(adata: AnnData | MuData) -> np.ndarray:
-            return self._matrix(self._table(adata, "the data"), panel, "the data").rows(slice(None))
-
-        labels = self._label_text(train)
-        y = pd.Index(panel["classes"], dtype=object).get_indexer(labels).astype(np.int64)
-        strengths = (1e-3, 1e-2, 0.1, 1.0)
-        model = logistic_regression(features(train), y, len(panel["classes"]), strengths=strengths, seed=seed)
-        return lambda adata: {"probability": model(features(adata))}
+    def _known_numbers(self, adata: AnnData | MuData, panel: Mapping[str, Any]) -> np.ndarray:
+        """Return class numbers (n,), −1 where the run does not know the class."""
+        labels = obs_column(self._table(adata, "the data"), self.target, where="the data", role="target")
+        return pd.Index(panel["classes"], dtype=object).get_indexer(label_text(labels)).astype(np.int64)

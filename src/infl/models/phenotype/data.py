@@ -1,8 +1,8 @@
-"""What the classifier reads from a site: rows of features with class numbers, and modalities side by side."""
+"""What phenotypes are read from: rows of features with what is known of each, and modalities side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from infl.data.columns import layer_names, obs_column
+from infl.data.columns import layer_names
 from infl.errors import DataError
 from infl.models.matrix import FeatureMatrix
 from infl.models.task import SiteData
@@ -26,14 +26,14 @@ FUSED = "infl_fused"
 
 
 class LabelledRows(SiteData):
-    """Rows of a feature matrix with class numbers.
+    """Rows of a feature matrix, with class numbers or with what else is predicted.
 
     Parameters
     ----------
     x
         Features.
     labels
-        Class numbers (n,), or None for data to predict.
+        Class numbers (n,) or other numbers (n, n_columns), or None for data to predict.
     train, validation
         Indices.
     standardise
@@ -81,7 +81,7 @@ class LabelledRows(SiteData):
         return self.x.order(self.train, rng)
 
     def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return features (n, n_features) and class numbers (n,)."""
+        """Return features (n, n_features) and labels."""
         assert self.labels is not None
         return torch.from_numpy(self.rows(index)), self.labels[index]
 
@@ -117,8 +117,10 @@ class LabelledRows(SiteData):
         return mean.astype(np.float32), np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32)
 
 
-def table_of(adata: AnnData | MuData, site: str, *, target: str, layer: str | None, modality: str | None) -> AnnData:
-    """Return the table that is read: an ``AnnData`` as it is, a modality with the labels, or all modalities side by side.
+def table_of(
+    adata: AnnData | MuData, site: str, *, columns: Sequence[str], layer: str | None, modality: str | None
+) -> AnnData:
+    """Return the table that is read: an ``AnnData`` as it is, a modality with some columns, or all modalities side by side.
 
     Raises
     ------
@@ -138,20 +140,10 @@ def table_of(adata: AnnData | MuData, site: str, *, target: str, layer: str | No
             "or modality=None for all of them together"
         )
     table = modalities[modality]
-    if target in adata.obs and target not in table.obs:
-        return with_column(table, target, adata.obs[target])
+    for column in columns:
+        if column in adata.obs and column not in table.obs:
+            table = with_column(table, column, adata.obs[column])
     return table
-
-
-def labels_of(table: AnnData, target: str, site: str) -> pd.Series:
-    """Return the column of classes.
-
-    Raises
-    ------
-    DataError
-        The site lacks it; the message names the nearest that it has.
-    """
-    return obs_column(table, target, where=site, role="target")
 
 
 def scale_of(standardise: str, *, keyless: bool) -> Scale:

@@ -1,4 +1,4 @@
-"""What a classifier says of observations, and its latent: moments of it, to which a new site is fitted."""
+"""The latent of the trunk: moments of it over all sites, to which a new site is fitted."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from infl.models.classifier.data import LabelledRows
+from infl.models.phenotype.data import LabelledRows
 from infl.models.task import Sums
 from infl.nn.mlp import OnPanel, ResidualMLP
 from infl.nn.steps import Stepper
 from infl.sums import FederatedSum, SiteView, State
 
-BALANCE_STEPS = 10
 ADAPT_STEPS, ADAPT_LR, ADAPT_RIDGE = 100, 0.01, 0.1
 """Of the estimate of a new site's coordinate: Adam steps, their size, and the pull towards 0."""
 ADAPT_ROWS = 4096
@@ -65,31 +64,3 @@ def fit_coordinate(net: ResidualMLP, coordinate: nn.Parameter, data: LabelledRow
             optimiser.zero_grad()
             (distance + ADAPT_RIDGE * (coordinate**2).sum()).backward()
             optimiser.step()
-
-
-@torch.no_grad()
-def balance_moments(module: OnPanel, data: LabelledRows) -> None:
-    """Weight the moments of unlabelled data so that the classes that the model sees in them count alike.
-
-    At the sites of the fit the labels do that. Here the weights and the model's posteriors are found in turn, as in
-    expectation maximisation; a class with less than half an observation has no part.
-    """
-    for _ in range(BALANCE_STEPS):
-        posterior = torch.cat([module(torch.from_numpy(data.rows(chunk))) for chunk in data.x.chunks()]).softmax(1)
-        of_class = posterior.sum(0)  # (classes,)
-        shares = posterior / of_class.clamp_min(1e-9)
-        data.own_moments = data.moments(shares[:, of_class > 0.5].sum(1).double().numpy())
-
-
-@torch.no_grad()
-def outputs_of(module: OnPanel, data: LabelledRows, *, width: int) -> dict[str, np.ndarray]:
-    """Return calibrated probabilities (n, classes) and the latent (n, width); without a width the logits."""
-    n_obs, k = data.x.shape[0], module.head.out_features
-    probability = torch.empty(n_obs, k)  # not put together from parts: both would be in memory
-    latent = torch.empty(n_obs, width or k)
-    for chunk in data.x.chunks():
-        z = module.latent(torch.from_numpy(data.rows(chunk)))
-        logits = module.head(z) / module.temperature
-        probability[chunk] = logits.softmax(1)
-        latent[chunk] = z if width else logits
-    return {"probability": probability.numpy(), "latent": latent.numpy()}

@@ -11,7 +11,7 @@ import infl
 from infl.errors import DataError
 from infl.federation.run import FederatedRun
 from infl.models.classifier import Classifier
-from infl.models.classifier.data import fused
+from infl.models.phenotype.data import fused
 
 OPTIONS = {
     "target": "label",
