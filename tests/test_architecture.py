@@ -1,11 +1,16 @@
-"""The page on the architecture says of the packages what the import contract says."""
+"""The page on the architecture says of the packages what the import contract says, and files keep to what it promises."""
 
+import ast
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "infl"
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+LONGEST_COPY = 10
+LONGEST_FILE = 350
 
 
 def test_the_table_has_the_layers_of_the_contract_from_top_to_bottom() -> None:
@@ -21,3 +26,59 @@ def test_no_import_is_excepted() -> None:
     assert CONTRACTS["exclude_type_checking_imports"] is False
     assert {contract["type"] for contract in CONTRACTS["contracts"]} == {"layers", "acyclic_siblings"}
     assert not [key for contract in CONTRACTS["contracts"] for key in contract if key.startswith(("ignore", "skip"))]
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """Lines of a file that say something by number: no imports, and no signatures, whose arguments users know by name."""
+    tree = ast.parse(path.read_text())
+    left_out: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            left_out.update(range(node.lineno, (node.end_lineno or 0) + 1))
+        elif isinstance(node, ast.FunctionDef):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            left_out.update(range(first, node.body[0].lineno))
+    rows = [(number, line.strip()) for number, line in enumerate(path.read_text().splitlines(), 1)]
+    return [(n, line) for n, line in rows if n not in left_out and re.search(r"\w", line) and line[0] != "#"]
+
+
+def _copies(files: Iterable[Path]) -> list[str]:
+    """Places whose `LONGEST_COPY` lines stand somewhere else already."""
+    seen: dict[tuple[str, ...], str] = {}
+    found = []
+    for path in files:
+        lines = _lines(path)
+        for i in range(len(lines) - LONGEST_COPY + 1):
+            window = tuple(line for _, line in lines[i : i + LONGEST_COPY])
+            place = f"{path.name}:{lines[i][0]}"
+            if (first := seen.setdefault(window, place)) != place:
+                found.append(f"{place} is {first}")
+    return found
+
+
+def test_nothing_of_ten_lines_is_written_twice() -> None:
+    assert _copies(sorted(SOURCE.rglob("*.py"))) == []
+
+
+def test_what_is_written_twice_is_found(tmp_path: Path) -> None:
+    body = "".join(f"    value = value * {number} + 1\n" for number in range(LONGEST_COPY))
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.py").write_text(
+            f"import sys\n\n\ndef {name}(value, {name}_too):\n{body}    return value\n"
+        )
+    assert _copies(sorted(tmp_path.glob("*.py"))) == ["two.py:5 is one.py:5", "two.py:6 is one.py:6"]
+
+
+def test_long_files_say_why() -> None:
+    for path in SOURCE.rglob("*.py"):
+        text = path.read_text()
+        if text.count("\n") > LONGEST_FILE:
+            assert "longer than other files" in text[:600].lower(), (
+                f"{path.name}: divide it, or say in its first lines why not"
+            )
+
+
+def test_no_ladder_of_stages() -> None:
+    """What a sum does is said by the sum (`FederatedSum`), not looked up by its name; what a task can do, by a protocol."""
+    for path in SOURCE.rglob("*.py"):
+        assert not re.search(r"\bstage ==|hasattr\((self\.)?_?task\b", path.read_text()), path.name

@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from infl.attacks._kit.classifiers import rows_seen
-from infl.attacks._kit.contract import Attack, Attacker, Finding
-from infl.attacks._kit.statistics import correlation, interval
-from infl.models.protocols import ClassProbabilities
+from infl.attacks._kit.on_patients import OnPatients
+from infl.attacks._kit.statistics import correlation
 from infl.models.task import ADAM_EPS
 
 if TYPE_CHECKING:
-    from infl.attacks._kit.audit_context import AuditContext, Recorded
-
-N_REPEATS = 4
+    from infl.attacks._kit.audit_context import Recorded
 
 
 def gradient_of_step(update: np.ndarray, weights: np.ndarray, *, lr: float, weight_decay: float) -> np.ndarray:
@@ -59,33 +56,20 @@ def true_profiles(recorded: Recorded) -> dict[str, np.ndarray]:
     return {s: rows_seen(recorded.outcome.replica, m.data)[0] for s, m in recorded.outcome.sites.items()}
 
 
-class AnalyticLeak(Attack):
+class AnalyticLeak(OnPatients):
     """Read a patient's whole profile from one training step on it."""
 
     name: ClassVar[str] = "analytic_leak"
-    against: ClassVar[Attacker] = Attacker.COORDINATOR
     question: ClassVar[str] = "Can the coordinator read a patient's profile from a hospital's update?"
-    quick: ClassVar[bool] = True
+    n_repeats: ClassVar[int] = 4
+    metric: ClassVar[str] = "correlation with the patient's profile"
+    margin: ClassVar[float] = 0.5
+    note: ClassVar[str] = (
+        "One training step on one patient; the listener knows the model's start, the optimiser and its settings."
+    )
 
-    def applies(self, context: AuditContext) -> bool:
-        """Whether the task has a matrix of features, and trains without noise."""
-        return isinstance(context.task, ClassProbabilities) and context.run.privacy is None
-
-    def run(self, context: AuditContext) -> list[Finding]:
+    def read(self, recorded: Recorded) -> list[float]:
         """Correlate what is read with the truth."""
-        found: list[list[float]] = [[], []]
-        for number, recorded in enumerate(context.patients(N_REPEATS)):
-            truth = true_profiles(recorded)
-            for site, (weight, bias) in first_layer_gradients(recorded).items():
-                found[number % 2].append(correlation(profile(weight, bias), truth[site]))
-        return [
-            Finding(
-                metric="correlation with the patient's profile",
-                **interval(found[0]),
-                chance=0.0,
-                control=float(np.mean(found[1])),
-                promised=context.sealed,
-                margin=0.5,
-                note="One training step on one patient; the listener knows the model's start, the optimiser and its settings.",
-            )
-        ]
+        truth = true_profiles(recorded)
+        gradients = first_layer_gradients(recorded)
+        return [correlation(profile(weight, bias), truth[site]) for site, (weight, bias) in gradients.items()]

@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from infl.attacks._kit.contract import Attack, Attacker, Finding
-from infl.attacks._kit.statistics import interval, rank_correlation
+from infl.attacks._kit.on_patients import OnPatients
+from infl.attacks._kit.statistics import rank_correlation
 from infl.attacks.analytic_leak import true_profiles
-from infl.models.protocols import ClassProbabilities
 
 if TYPE_CHECKING:
-    from infl.attacks._kit.audit_context import AuditContext, Recorded
-
-N_REPEATS = 3
+    from infl.attacks._kit.audit_context import Recorded
 
 
 def profile_ratio(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
@@ -28,37 +25,20 @@ def profile_ratio(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray
     return np.nanmedian(np.where(np.isfinite(ratio), ratio, np.nan), axis=0)
 
 
-class Ratio(Attack):
+class Ratio(OnPatients):
     """Two patients' updates, divided."""
 
     name: ClassVar[str] = "ratio"
-    against: ClassVar[Attacker] = Attacker.COORDINATOR
     question: ClassVar[str] = "Does the coordinator learn how two patients compare, gene by gene?"
-    quick: ClassVar[bool] = True
+    n_repeats: ClassVar[int] = 3
+    metric: ClassVar[str] = "rank correlation with the ratio of two profiles"
+    margin: ClassVar[float] = 0.2
+    note: ClassVar[str] = (
+        "The lock multiplies all hospitals' updates alike, so it cancels in a ratio; hiding updates is the seal's work."
+    )
 
-    def applies(self, context: AuditContext) -> bool:
-        """Whether the task has a matrix of features, and trains without noise."""
-        return isinstance(context.task, ClassProbabilities) and context.run.privacy is None
-
-    def run(self, context: AuditContext) -> list[Finding]:
+    def read(self, recorded: Recorded) -> list[float]:
         """Rank genes by the ratio that was read and by the true one."""
-        found: list[list[float]] = [[], []]
-        for number, recorded in enumerate(context.patients(N_REPEATS)):
-            found[number % 2] += self._pairs(recorded)
-        return [
-            Finding(
-                metric="rank correlation with the ratio of two profiles",
-                **interval(found[0]),
-                chance=0.0,
-                control=float(np.mean(found[1])),
-                promised=context.sealed,
-                margin=0.2,
-                note="The lock multiplies all hospitals' updates alike, so it cancels in a ratio; hiding updates is the seal's work.",
-            )
-        ]
-
-    @staticmethod
-    def _pairs(recorded: Recorded) -> list[float]:
         truth, changes = true_profiles(recorded), {}
         for update in recorded.updates():
             tensors = recorded.tensors(update.values)

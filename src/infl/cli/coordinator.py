@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 Home = Annotated[Path, typer.Option("--home", envvar="INFL_COORDINATOR", help="The coordinator's folder.")]
 COORDINATOR_HOME = Path("coordinator")
+MODEL_FETCHED = "each site has the model, see `infl run fetch`"
 
 
 @app.command()
@@ -154,7 +155,7 @@ def supervise(
     *,
     give_up: float = 0,
     port: int = 0,
-    fetched: str = "each site has the model, see `infl run fetch`",
+    fetched: str = MODEL_FETCHED,
 ) -> None:
     """Bring a run or study to its end, from a terminal; `fetched` says where its result is."""
     from infl.deploy.flare.engine import Supervisor

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infl.cli.coordinator import COORDINATOR_HOME, Home, end_after, follow, show, supervise
+from infl.cli.coordinator import MODEL_FETCHED
 from infl.cli.options import MODEL_NAMES, Options, task_options
+from infl.cli.under_way import add_commands
 from infl.errors import FileError, SettingsError
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from infl.deploy.site_folder import SiteFolder
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-Name = Annotated[str, typer.Argument(help="Name of the run, as in run.toml.")]
 
 
 @app.command()
@@ -71,41 +71,15 @@ def panel(
     typer.echo(f"{out}: " + ", ".join(_told(kind, names) for kind, names in joined.items()))
 
 
-@app.command()
-def status(name: Name, home: Home = COORDINATOR_HOME) -> None:
-    """Print where a run is; at the coordinator.
+def _folder(home: Path, name: str) -> RunFolder:
+    from infl.deploy.run_attempt import RunFolder
 
-    Example: `infl run status tumours`
-    """
-    show(_folder(home, name).status)
-
-
-@app.command()
-def watch(name: Name, home: Home = COORDINATOR_HOME) -> None:
-    """Print what changes until the run ends; at the coordinator.
-
-    Example: `infl run watch tumours`
-    """
-    follow(_folder(home, name))
+    if not (home / "runs" / name / "agreement.json").exists():
+        raise FileError(f"no run {name!r} at {home}: start it with `infl coordinator start run.toml`")
+    return RunFolder(home / "runs" / name)
 
 
-@app.command()
-def stop(name: Name, home: Home = COORDINATOR_HOME) -> None:
-    """End a run after the round under way; `infl run resume` goes on with it.
-
-    Example: `infl run stop tumours`
-    """
-    end_after(_folder(home, name), name)
-
-
-@app.command()
-def resume(name: Name, home: Home = COORDINATOR_HOME) -> None:
-    """Go on with a run that was begun; at the coordinator.
-
-    Example: `infl run resume tumours`
-    """
-    _folder(home, name)
-    supervise(home, name)
+add_commands(app, "run", "tumours", _folder, MODEL_FETCHED)
 
 
 @app.command()
@@ -181,11 +155,3 @@ def _finished(site_folder: SiteFolder, run: str) -> Path:
     if len(done) != 1:
         raise FileError(f"{len(done)} finished runs here{': name one with --run' if done else ''}")
     return done[0]
-
-
-def _folder(home: Path, name: str) -> RunFolder:
-    from infl.deploy.run_attempt import RunFolder
-
-    if not (home / "runs" / name / "agreement.json").exists():
-        raise FileError(f"no run {name!r} at {home}: start it with `infl coordinator start run.toml`")
-    return RunFolder(home / "runs" / name)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infl.cli.coordinator import COORDINATOR_HOME, Home, end_after, follow, show, supervise
+from infl.cli.coordinator import COORDINATOR_HOME, Home, supervise
+from infl.cli.under_way import add_commands
 from infl.errors import FileError
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 File = Annotated[Path, typer.Argument(help="study.toml.")]
-Name = Annotated[str, typer.Argument(help="Name of the study, as in study.toml.")]
 SiteHome = Annotated[Path | None, typer.Option("--home", envvar="INFL_SITE", help="The site's folder.")]
 Which = Annotated[
     str, typer.Option("--study", help="Its name, or the beginning of its random name.  [default: the only one]")
@@ -81,41 +81,16 @@ def start(
     supervise(home, file.name, give_up=give_up, port=metrics, fetched=FETCHED)
 
 
-@app.command()
-def status(name: Name, home: Home = COORDINATOR_HOME) -> None:
-    """Print where a study is; at the coordinator.
+def _folder(home: Path, name: str) -> StudyFolder:
+    from infl.deploy.study.attempt import StudyFolder, is_study
 
-    Example: `infl study status my_study`
-    """
-    show(_folder(home, name).status, "step")
-
-
-@app.command()
-def watch(name: Name, home: Home = COORDINATOR_HOME) -> None:
-    """Print what changes until the study ends; at the coordinator.
-
-    Example: `infl study watch my_study`
-    """
-    follow(_folder(home, name))
+    path = home / "runs" / name
+    if not is_study(path):
+        raise FileError(f"no study {name!r} at {home}: start it with `infl study start study.toml`")
+    return StudyFolder(path)
 
 
-@app.command()
-def stop(name: Name, home: Home = COORDINATOR_HOME) -> None:
-    """End a study after the step under way; `infl study resume` goes on with it; at the coordinator.
-
-    Example: `infl study stop my_study`
-    """
-    end_after(_folder(home, name), name)
-
-
-@app.command()
-def resume(name: Name, home: Home = COORDINATOR_HOME) -> None:
-    """Go on with a study that was begun, at the step that is not kept yet; at the coordinator.
-
-    Example: `infl study resume my_study`
-    """
-    _folder(home, name)
-    supervise(home, name, fetched=FETCHED)
+add_commands(app, "study", "my_study", _folder, FETCHED)
 
 
 @app.command()
@@ -152,12 +127,3 @@ def report(
 
     write_atomic(out, study_page(SiteFolder(find_home(home)), study).encode())
     typer.echo(f"{out}: steps, and what left this site in each")
-
-
-def _folder(home: Path, name: str) -> StudyFolder:
-    from infl.deploy.study.attempt import StudyFolder, is_study
-
-    path = home / "runs" / name
-    if not is_study(path):
-        raise FileError(f"no study {name!r} at {home}: start it with `infl study start study.toml`")
-    return StudyFolder(path)

@@ -20,6 +20,7 @@ from infl.data.asked import asking
 from infl.data.columns import obs_column
 from infl.data.consortium import Consortium, agreed
 from infl.data.copy import own as own_object
+from infl.data.described import described
 from infl.data.labels import label_text
 from infl.errors import DataError, SettingsError
 
@@ -59,7 +60,8 @@ def over_sites(
     """Let a function that works on a dict of sites take one object with ``site_key=``, too, and check its arguments.
 
     Of one object, each site's rows are handed over as a view, and what the function wrote at the sites, and nothing else, is
-    put together in the object, all of it after all is computed. With ``copy=True`` that is a copy, which is returned.
+    put together in the object, all of it after all is computed. With ``copy=True`` that is a copy, which is returned. The docstring
+    gets the parameters that all these functions describe alike, see :func:`infl.data.described.described`.
 
     Parameters
     ----------
@@ -72,6 +74,8 @@ def over_sites(
     """
 
     def taking(function: Callable[P, R]) -> Callable[P, R]:
+        described(function)
+
         def run(sites: Any, *rest: Any, **kwargs: Any) -> Any:
             with asking(function.__name__, sites, rest, {k: v for k, v in kwargs.items() if k != "key"}):
                 return function(sites, *rest, **kwargs)

@@ -47,14 +47,6 @@ def combat(
         Column of ``obs`` with batches, or ``"site"``; a batch may lie at several sites, and a site have several.
     covariates
         Columns of ``obs`` whose effects are kept.
-    layer
-        Layer to use instead of ``X``.
-    copy
-        Return altered copies and leave `sites` as they are.
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
-    key
-        Key ring: with it, and three sites or more, what leaves a site is sealed.
 
     Returns
     -------
@@ -112,18 +104,8 @@ def remove_batch_effect(
     ----------
     sites
         AnnData by site name, harmonised, with logarithms; the matrix is replaced at every site.
-    batch
-        Column of ``obs`` with batches, or ``"site"``; a batch may lie at several sites, and a site have several.
-    covariates
-        Columns of ``obs`` whose effects are kept (limma's ``design``).
-    layer
-        Layer to use instead of ``X``.
-    copy
-        Return altered copies and leave `sites` as they are.
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
-    key
-        Key ring: with it, and three sites or more, what leaves a site is sealed.
+    batch, covariates
+        As for :func:`infl.pp.combat`; limma's ``design`` has the covariates.
 
     Returns
     -------
@@ -171,14 +153,6 @@ def regress_out(
         AnnData by site name, harmonised; the matrix is replaced at every site.
     keys
         Columns of ``obs``: numbers, or one of groups, whose means are taken off.
-    layer
-        Layer to use instead of ``X``.
-    copy
-        Return altered copies and leave `sites` as they are.
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
-    key
-        Key ring: with it, and three sites or more, what leaves a site is sealed.
 
     Returns
     -------

@@ -127,12 +127,6 @@ def filter_genes(
         The most of them. One of the four per call.
     inplace
         Leave the other genes out at every site and write ``var["n_counts"]`` or ``var["n_cells"]``; else return which are kept.
-    copy
-        Return altered copies and leave `sites` as they are.
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
-    key
-        Key ring: with it, and three sites or more, what leaves a site is sealed.
 
     Returns
     -------

@@ -62,8 +62,6 @@ def harmonise(
         Labels of `target` and what to call them: ``{"ewing sarcoma": "EWS"}``. Without it, labels are left as they are.
     check_units
         Refuse raw counts, logarithms and scaled values side by side, as far as values tell.
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
 
     Returns
     -------

@@ -133,8 +133,6 @@ def harmony_integrate(
         Seed of the first centres; all sites use the same.
     site_key
         Of one object in place of the dict: the column of ``obs`` that says which site a row belongs to.
-    key
-        Key ring: with it, and three sites or more, what leaves a site is sealed.
 
     Returns
     -------

@@ -75,8 +75,6 @@ def highly_variable_genes(
     sites
         AnnData by site name, harmonised; dense, sparse or backed. A site that did not measure a feature
         (``var["infl_present"]``) has no part in its figures.
-    layer
-        Layer to use instead of ``X``.
     n_top_genes
         Number of features to mark; the cutoffs are not used then. With ``"seurat_v3"``, None is 2,000.
     min_disp, max_disp, min_mean, max_mean
@@ -101,10 +99,6 @@ def highly_variable_genes(
         marks differ there by its rounding, which the regression magnifies.
     check_values
         Check that all sites have one kind of values, and the one that the flavour expects.
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
-    key
-        Key ring: with it, and three sites or more, what leaves a site is sealed.
 
     Returns
     -------

@@ -46,14 +46,6 @@ def impute(
         low quantile of the feature. The minimum itself would be one sample's value.
     share
         Share of the values below the number of ``"low"``.
-    layer
-        Layer to use instead of ``X``.
-    copy
-        Return altered copies and leave `sites` as they are.
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
-    key
-        Key ring: with it, and three sites or more, what leaves a site is sealed.
 
     Returns
     -------

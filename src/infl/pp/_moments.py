@@ -51,14 +51,8 @@ def moments(
     sites
         AnnData by site name, harmonised; dense, sparse or backed. A site that did not measure a feature
         (``var["infl_present"]``) has no part in its moments.
-    layer
-        Layer to use instead of ``X``.
     inplace
         Write ``var["mean"]``, ``var["var"]`` and ``var["std"]`` at every site.
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
-    key
-        Key ring: with it, and three sites or more, what leaves a site is sealed.
 
     Returns
     -------

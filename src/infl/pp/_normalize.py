@@ -68,14 +68,6 @@ def normalize_total(
         See `exclude_highly_expressed`.
     key_added
         Column of ``obs`` for the factor that each observation was divided by.
-    layer
-        Layer to use instead of ``X``.
-    copy
-        Return altered copies and leave `sites` as they are.
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
-    key
-        Key ring: with it, and three sites or more, what leaves a site is sealed.
 
     Returns
     -------
@@ -143,12 +135,6 @@ def log1p(
         AnnData by site name; sparse stays sparse. ``uns["log1p"]["base"]`` is written.
     base
         Base of the logarithm (None: e).
-    copy
-        Return altered copies and leave `sites` as they are.
-    layer
-        Layer to use instead of ``X``.
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
     key
         Not needed, nothing is summed; taken so that all functions here are called alike.
 

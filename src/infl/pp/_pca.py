@@ -91,12 +91,6 @@ def pca(
         Of the scores.
     key_added
         Name of the fields instead of scanpy's (``"pca"`` unless given, under its preset ``ScanpyV2Preview``).
-    copy
-        Return altered copies and leave `sites` as they are.
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
-    key
-        Key ring: with it, and three sites or more, what leaves a site is sealed.
 
     Returns
     -------

@@ -110,16 +110,12 @@ def qc_summary(
         Columns of ``var`` with truth values, such as mitochondrial genes; a missing one counts as False.
     percent_top
         Ranks for the share of the most abundant features; those beyond the number of features are left out.
-    layer
-        Layer to use instead of ``X``.
     log1p
         Add logarithms of the metrics, as in scanpy.
     inplace
         Write scanpy's columns to ``obs`` and ``var`` of every site too.
     round_to
         Numbers in histograms are rounded to multiples of this, and a site of fewer observations shows no means.
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
     key
         Key ring: with it, and three sites or more, sums over sites are sealed.
 

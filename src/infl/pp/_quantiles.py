@@ -57,12 +57,6 @@ def quantiles(
         Shares of the values, above 0 and below 1.
     width
         Width of the last range, in standard deviations of the feature over all sites.
-    layer
-        Layer to use instead of ``X``.
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
-    key
-        Key ring: with it, and three sites or more, what leaves a site is sealed.
 
     Returns
     -------

@@ -54,18 +54,10 @@ def scale(
         scanpy's preset ``ScanpyV2Preview`` it must be given, as there.
     max_value
         Clip to this value after scaling.
-    copy
-        Return altered copies and leave `sites` as they are.
-    layer
-        Layer to use instead of ``X``.
     mask_obs
         Observations that are used and scaled, the others are left as they are: name of a column of ``obs`` with truth
         values, or an array of them for each site. Fields are then called as in scanpy, ``var["mean of NAME"]`` or
         ``var["mean with mask"]``.
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
-    key
-        Key ring: with it, and three sites or more, what leaves a site is sealed.
 
     Returns
     -------

@@ -96,8 +96,6 @@ def cluster(
         Of all that is random. One seed, one result, with and without the seal.
     key_added
         Name of the fields.
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
     key
         Key ring: with it, and three sites or more, sums are sealed.
 

@@ -133,10 +133,6 @@ def cox(
         Departures of each kind that a bin has, if it has any; with 20, steps about a bin tell far less of a patient, though not nothing.
     level
         Of the intervals.
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
-    key
-        Key ring: with it, and three sites or more, what leaves a site is sealed.
 
     Returns
     -------

@@ -90,16 +90,10 @@ def de(
     site_effects
         Add ``+ site`` to a formula that has no such term. Sites differ in machines and patients; without it, these
         differences count as those of the condition.
-    layer
-        Layer to use instead of ``X``.
     key_added
         Name of the field in ``uns``.
     inplace
         Write ``uns["infl_de"]`` at every site: ``table``, and ``params`` with the formula and the coefficients.
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
-    key
-        Key ring: with it, and three sites or more, what leaves a site is sealed.
 
     Returns
     -------

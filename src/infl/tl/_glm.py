@@ -101,10 +101,6 @@ def glm(
         Column of ``obs`` that is added to the linear predictor, such as the logarithm of the time of observation.
     level
         Of the intervals.
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
-    key
-        Key ring: with it, and three sites or more, what leaves a site is sealed.
 
     Returns
     -------

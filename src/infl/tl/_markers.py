@@ -108,10 +108,6 @@ def rank_genes_groups(
         Layer to use instead of ``X``; ``raw`` is never used.
     key_added
         Name of the field in ``uns``.
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
-    key
-        Key ring: with it, and three sites or more, what leaves a site is sealed.
 
     Returns
     -------

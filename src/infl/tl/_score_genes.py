@@ -83,14 +83,8 @@ def score_genes(
         Column of ``obs`` for the scores.
     seed
         Of the choice of control genes; scanpy's ``random_state``.
-    copy
-        Return altered copies and leave `sites` as they are.
     layer
         Layer to use instead of ``X``; ``raw`` is never used.
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
-    key
-        Key ring: with it, and three sites or more, what leaves a site is sealed.
 
     Returns
     -------
@@ -151,14 +145,8 @@ def score_genes_cell_cycle(
         Genes of the two phases, see :func:`infl.tl.score_genes`.
     ctrl_as_ref, gene_pool, n_bins, seed
         See :func:`infl.tl.score_genes`; the number of control genes per bin is that of the shorter list.
-    copy
-        Return altered copies and leave `sites` as they are.
     layer
         Layer to use instead of ``X``; ``raw`` is never used.
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
-    key
-        Key ring: with it, and three sites or more, what leaves a site is sealed.
 
     Returns
     -------

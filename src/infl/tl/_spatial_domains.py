@@ -100,8 +100,6 @@ def spatial_domains(
         Of all that is random. One seed, one result, with and without the seal.
     key_added
         Name of the fields.
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
     key
         Key ring: with it, and three sites or more, sums are sealed.
 

@@ -98,10 +98,6 @@ def survival(
         time. Bins join until they have enough departures.
     level
         Of the intervals, from log(−log(S)).
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
-    key
-        Key ring: with it, and three sites or more, what leaves a site is sealed.
 
     Returns
     -------

@@ -65,8 +65,6 @@ def transfer_labels(
         A label of fewer observations at a site is not taught by it, and not named to others.
     key_added
         Name of the fields (None: the target's, with ``_transferred``).
-    site_key
-        Column of ``obs`` with each row's site, where `sites` is one object instead of a dict.
     key
         Key ring: with it, and three sites or more, sums are sealed.
 

@@ -33,14 +33,10 @@ class StudyWorker:
 
     Parameters
     ----------
-    name
-        The site's name, as it is enrolled.
+    name, send, note
+        As for :class:`infl.deploy.site_worker.SiteWorker`.
     prepare
         Makes the site for a study, or raises an InflError: one line for the site's own log.
-    send
-        Sends bytes to the coordinator; returns at once, and may lose them.
-    note
-        Called with the reason why the site declined, or could not do a step.
     repeat
         Seconds after which a message is sent again, then after twice as many, and so on.
     """
