@@ -98,6 +98,8 @@ class Design:
                     f"{shortlist(list(self.names), shown=6)}, or (column, group, baseline)"
                 )
             return np.eye(len(self.names))[first[0]]
+        if not isinstance(contrast, str | Mapping) and len(contrast) == 1:
+            contrast = contrast[0]
         if isinstance(contrast, str):
             contrast = {contrast: 1.0}
         if isinstance(contrast, Mapping):
@@ -218,6 +220,20 @@ def read_formula(formula: str) -> tuple[str, dict[str, bool]]:
             )
         found[name] = bool(categorical) or found.get(name, False)
     return text, dict(sorted(found.items()))
+
+
+def split_formula(formula: str) -> tuple[str, str]:
+    """Return response and terms.
+
+    Examples
+    --------
+    >>> split_formula("died ~ age + arm")
+    ('died', '~ age + arm')
+    """
+    response, tilde, terms = (part.strip() for part in formula.partition("~"))
+    if not tilde or not response.isidentifier() or not terms or "~" in terms:
+        raise SettingsError(f"formula={formula!r}: write a column of obs, ~, and terms, e.g. 'died ~ age + arm'")
+    return response, f"~ {terms}"
 
 
 def with_site(formula: str) -> str:

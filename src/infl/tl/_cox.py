@@ -28,7 +28,7 @@ from infl.tl._cox_sums import (
     stratified_sum,
 )
 from infl.tl._glm import FORMULA
-from infl.tl._regression import coefficient_table
+from infl.tl._regression import coefficient_table, written
 from infl.tl._survival import GRID, LEVEL
 from infl.tl._times import ends_of, grid_sums, times_of
 
@@ -103,6 +103,8 @@ def cox(
     grid: Sequence[float] | None = None,
     min_departures: int = FEWEST,
     level: float = 0.95,
+    inplace: bool = False,
+    key_added: str = "infl_cox",
     site_key: str | None = None,
     key: Keyring | None = None,
 ) -> CoxModel:
@@ -133,6 +135,10 @@ def cox(
         Departures of each kind that a bin has, if it has any; with 20, steps about a bin tell far less of a patient, though not nothing.
     level
         Of the intervals.
+    inplace
+        Write the result into ``uns`` at every site, as tables and numbers.
+    key_added
+        Name of the field there.
 
     Returns
     -------
@@ -184,7 +190,7 @@ def cox(
     state = run_sums(sums, at, key, about="cox")
     if not state["search"].stands:
         warn(f"cox: the coefficients did not come to a stand; look at the columns of {formula!r}, or give penalty=")
-    return _result(state, names, penalty, level)
+    return written(_result(state, names, penalty, level), sites if inplace else {}, key_added)
 
 
 def cox_sums(

@@ -12,14 +12,14 @@ import pandas as pd
 from infl._parameters import OTHER_COLUMN, Choice, Real, Text
 from infl._warn import warn
 from infl.data.consortium import alongside
-from infl.data.design import agree_on_design
+from infl.data.design import agree_on_design, split_formula
 from infl.data.sites import over_sites
-from infl.errors import DataError, SettingsError
+from infl.errors import DataError
 from infl.pp._frame import frame_sums
 from infl.sums import run_sums
 from infl.sums.disclosure import refuse_groups_of
 from infl.tl._glm_sums import Family, Response, family_of, steps_sum, width_sum
-from infl.tl._regression import coefficient_table
+from infl.tl._regression import coefficient_table, written
 from infl.tl._times import numbers_of
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ def glm(
     alpha: float = 1.0,
     offset: str | None = None,
     level: float = 0.95,
+    inplace: bool = False,
+    key_added: str = "infl_glm",
     site_key: str | None = None,
     key: Keyring | None = None,
 ) -> LinearModel:
@@ -101,6 +103,10 @@ def glm(
         Column of ``obs`` that is added to the linear predictor, such as the logarithm of the time of observation.
     level
         Of the intervals.
+    inplace
+        Write the result into ``uns`` at every site, as tables and numbers.
+    key_added
+        Name of the field there.
 
     Returns
     -------
@@ -144,27 +150,13 @@ def glm(
         warn(
             f"glm: the coefficients did not come to a stand in {state['n_steps']} steps; look at the columns of {formula!r}"
         )
-    return _result(state, names, kind, level)
+    return written(_result(state, names, kind, level), sites if inplace else {}, key_added)
 
 
 def glm_sums(names: list[str], kind: Family, family: str) -> list[FederatedSum]:
     """Return all sums of a fit."""
     unit = [width_sum()] if family == "gaussian" else []
     return [*frame_sums(names, shifted=False), *unit, steps_sum(names, kind, bounded=family == "binomial")]
-
-
-def split_formula(formula: str) -> tuple[str, str]:
-    """Return response and terms.
-
-    Examples
-    --------
-    >>> split_formula("died ~ age + arm")
-    ('died', '~ age + arm')
-    """
-    response, tilde, terms = (part.strip() for part in formula.partition("~"))
-    if not tilde or not response.isidentifier() or not terms or "~" in terms:
-        raise SettingsError(f"formula={formula!r}: write a column of obs, ~, and terms, e.g. 'died ~ age + arm'")
-    return response, f"~ {terms}"
 
 
 def _response(adata: AnnData, name: str, family: str, site: str) -> np.ndarray:

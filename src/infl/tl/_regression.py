@@ -1,15 +1,23 @@
-"""What regressions over sites share: a check that coefficients have an estimate, and their table."""
+"""What regressions over sites share: a check that coefficients have an estimate, their table, and how a site keeps what was found."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from infl.data.copy import own
 from infl.errors import DataError
 from infl.pp._frame import Frame
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+Result = TypeVar("Result")
 
 SEPARATED = 1e-7
 """Share of the information of an average record, below which a direction of the coefficients has none."""
@@ -40,3 +48,27 @@ def coefficient_table(names: Sequence[str], found: np.ndarray, covariance: np.nd
     wide = stats.norm.ppf((1 + level) / 2) * error
     columns = {"coefficient": found, "std_error": error, "z": z, "p_value": 2 * stats.norm.sf(np.abs(z))}
     return pd.DataFrame(columns | {"lower": found - wide, "upper": found + wide}, index=pd.Index(names, name="term"))
+
+
+def written(result: Result, sites: Mapping[str, AnnData], key_added: str) -> Result:
+    """Return a result, a dataclass of tables and numbers, after its fields were written into ``uns`` of sites, in types of files.
+
+    Examples
+    --------
+    >>> from anndata import AnnData
+    >>> from infl.tl import Survival
+    >>> sites = {"a": AnnData(shape=(1, 0))}
+    >>> found = written(Survival(pd.DataFrame(), ("all",), 0.0, 0, 1.0, 0.95), sites, "mine")
+    >>> sites["a"].uns["mine"]["groups"]
+    ['all']
+    """
+    values = {field.name: getattr(result, field.name) for field in fields(result)}  # type: ignore[arg-type]
+    for adata in sites.values():
+        own(adata).uns[key_added] = {name: _kept(value) for name, value in values.items() if value is not None}
+    return result
+
+
+def _kept(value: Any) -> Any:
+    if isinstance(value, pd.DataFrame):
+        return value.copy()
+    return list(value) if isinstance(value, tuple) else value

@@ -17,6 +17,7 @@ from infl.data.sites import over_sites
 from infl.errors import DataError
 from infl.sums import run_sums
 from infl.sums.mixture import FEWEST
+from infl.tl._regression import written
 from infl.tl._survival_sums import curves, departure_sum, log_rank
 from infl.tl._times import Times, ends_of, grid_sums, times_of
 
@@ -77,6 +78,8 @@ def survival(
     *,
     grid: Sequence[float] | None = None,
     level: float = 0.95,
+    inplace: bool = False,
+    key_added: str = "infl_survival",
     site_key: str | None = None,
     key: Keyring | None = None,
 ) -> Survival:
@@ -98,6 +101,10 @@ def survival(
         time. Bins join until they have enough departures.
     level
         Of the intervals, from log(−log(S)).
+    inplace
+        Write the result into ``uns`` at every site, as tables and numbers.
+    key_added
+        Name of the field there.
 
     Returns
     -------
@@ -139,7 +146,8 @@ def survival(
     events, left, ends = state["events"], state["left"], ends_of(state)
     check_enough(left.sum(axis=1), names)
     test = log_rank(events, left) if groups is not None else (float("nan"), 0, float("nan"))
-    return Survival(curves(events, left, ends, names, level), names, *test, level)
+    found = Survival(curves(events, left, ends, names, level), names, *test, level)
+    return written(found, sites if inplace else {}, key_added)
 
 
 def check_enough(n: np.ndarray, names: Sequence[str]) -> None:

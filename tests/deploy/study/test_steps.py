@@ -1,5 +1,6 @@
 """What steps need and write, against what the functions really do."""
 
+import anndata
 import numpy as np
 import pytest
 from anndata import AnnData
@@ -22,7 +23,10 @@ def make_sites(n_genes: int = 60) -> dict[str, AnnData]:
         adata.obs_names, adata.var_names = [f"c{j}-{i}" for j in range(n)], [f"g{j}" for j in range(n_genes)]
         adata.obs["donor"] = np.array(["x", "y"])[np.arange(n) % 2]
         adata.obs["chosen"] = np.arange(n) % 4 > 0
+        adata.obs["age"], adata.obs["months"] = rng.normal(60, 9, n), rng.exponential(20, n)
+        adata.obs["log_months"] = np.log(adata.obs["months"])
         adata.obsm["spatial"] = np.stack(np.divmod(np.arange(n), 7), 1).astype(float)
+        adata.var["peptides"] = 1 + np.arange(n_genes) % 7
         adata.var["mito"] = np.arange(n_genes) % 5 == 0
         sites[f"s{i}"] = adata
     return sites
@@ -43,6 +47,16 @@ CASES = [
     ([], "pp.filter_genes", {"max_counts": 10_000}),
     (LOGS, "tl.score_genes", {"gene_list": ["g1", "g2"], "ctrl_size": 5, "n_bins": 5, "score_name": "mine"}),
     (LOGS, "tl.score_genes_cell_cycle", {"s_genes": ["g1", "g2"], "g2m_genes": ["g3", "g9"], "n_bins": 5}),
+    (LOGS, "pp.combat", {"batch": "site", "covariates": ["donor"]}),
+    (LOGS, "pp.remove_batch_effect", {"batch": "donor", "covariates": "age"}),
+    (LOGS, "pp.regress_out", {"keys": "age"}),
+    (LOGS, "tl.rank_genes_groups", {"groupby": "donor", "groups": ["x"], "method": "wilcoxon"}),
+    (LOGS, "tl.de", {"design": "~ donor + age + site"}),
+    (LOGS, "tl.de", {"design": "~ donor", "contrast": "donor[T.y]", "method": "deqms", "counts_key": "peptides"}),
+    ([], "tl.de", {"design": "~ donor", "contrast": ["donor", "x", "y"], "method": "voom", "key_added": "mine"}),
+    ([], "tl.survival", {"time": "months", "event": "chosen", "groups": "donor"}),
+    ([], "tl.cox", {"time": "months", "event": "chosen", "formula": "~ age + donor", "key_added": "mine"}),
+    ([], "tl.glm", {"formula": "chosen ~ age + site", "family": "binomial", "offset": "log_months"}),
     (LOGS, "pp.highly_variable_genes", {"n_top_genes": 20}),
     (LOGS, "pp.highly_variable_genes", {"n_top_genes": 20, "batch_key": "donor"}),
     ([], "pp.highly_variable_genes", {"n_top_genes": 20, "flavor": "seurat_v3"}),
@@ -83,6 +97,35 @@ def test_every_function_that_works_between_processes_is_a_step() -> None:
     }
     only_returns = {"pp.quantiles"}
     assert found - only_returns | {"pp.filter_cells"} == {*STEPS}  # the latter sums nothing
+
+
+def test_what_a_formula_reads_is_needed() -> None:
+    step = Step.read("tl.cox", {"time": "months", "event": "died", "formula": "~ C(grade):arm + site"})
+    assert step.columns == {"months", "died", "grade", "arm"}
+    assert Step.read("tl.glm", {"formula": "died ~ age", "offset": "log_months"}).columns == {
+        "died",
+        "age",
+        "log_months",
+    }
+
+
+@pytest.mark.filterwarnings("ignore::infl.errors.InflWarning")
+def test_results_of_statistics_are_kept_in_files(tmp_path) -> None:
+    sites = make_sites()
+    for do, arguments in (
+        ("tl.survival", {"time": "months", "event": "chosen"}),
+        ("tl.cox", {"time": "months", "event": "chosen", "formula": "~ age", "strata": "site"}),
+        ("tl.glm", {"formula": "chosen ~ age", "family": "binomial"}),
+        ("tl.de", {"design": "~ donor", "method": "voom"}),
+        ("tl.rank_genes_groups", {"groupby": "donor"}),
+    ):
+        Step.read(do, arguments).run(sites)
+    sites["s1"].write_h5ad(tmp_path / "s1.h5ad")
+    found = anndata.read_h5ad(tmp_path / "s1.h5ad").uns
+    assert found.keys() == {"infl_survival", "infl_cox", "infl_glm", "infl_de", "rank_genes_groups"}
+    assert found["infl_survival"]["curves"].at_risk[0] == 120
+    assert found["infl_glm"]["table"].index.tolist() == ["Intercept", "age"]
+    assert "baseline" not in found["infl_cox"]  # with strata there is none
 
 
 def test_steps_that_rules_do_not_bind_yet_are_named() -> None:

@@ -77,6 +77,21 @@ def test_each_site_has_what_one_process_makes(tmp_path: Path) -> None:
     assert same_as_in_process(rehearsal, in_process(tmp_path))
 
 
+def test_statistics_are_steps(tmp_path: Path) -> None:
+    steps = [
+        Step.read("tl.cox", {"time": "months", "event": "chosen", "formula": "~ age"}),
+        *STEPS[1:3],
+        Step.read("tl.de", {"design": "~ donor + age", "contrast": ["donor", "y", "x"]}),
+    ]
+    rehearsal = make(tmp_path, steps)
+    assert rehearsal.attempt() == dict.fromkeys(rehearsal.study.sites)
+    expected = in_process(tmp_path, steps)
+    for site, adata in expected.items():
+        found = rehearsal.result(site)
+        assert found.uns["infl_cox"]["table"].equals(adata.uns["infl_cox"]["table"])
+        assert found.uns["infl_de"]["table"].equals(adata.uns["infl_de"]["table"])
+
+
 def test_no_value_or_name_can_be_read_on_the_way(tmp_path: Path) -> None:
     rehearsal = make(tmp_path, STEPS[:1])
     rehearsal.attempt()

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from infl._parameters import Choice, Kind, Text
+from infl._parameters import Choice, Kind, Names, Text
+from infl.data.design import SITE, read_formula, split_formula
 from infl.pp._filter import one_bound
 
 Field = tuple[str, str]
@@ -92,6 +93,26 @@ def _labels(given: Arguments) -> list[Field]:
     return [*_named("obs", name, f"{name}_probability"), ("uns", name)]
 
 
+def _columns(formula: str) -> list[Field]:
+    return _named("obs", *(name for name in read_formula(formula)[1] if name != SITE))
+
+
+def _modelled(given: Arguments) -> list[Field]:
+    response, terms = split_formula(given["formula"])
+    return _named("obs", response, given["offset"]) + _columns(terms)
+
+
+def _in_batches(given: Arguments) -> list[Field]:
+    batch, covariates = given["batch"], given["covariates"] or ()
+    return _named(
+        "obs", *(n for n in (batch, *([covariates] if isinstance(covariates, str) else covariates)) if n != SITE)
+    )
+
+
+def _in_uns(given: Arguments) -> list[Field]:
+    return _named("uns", given["key_added"])
+
+
 REAL = Text(says="a type of real numbers, e.g. 'float32'")
 STEPS: Mapping[str, StepKind] = {
     "pp.qc_summary": StepKind(lambda a: _named("var", *a["qc_vars"]), _qc_columns, inplace=True),
@@ -114,11 +135,24 @@ STEPS: Mapping[str, StepKind] = {
         _components,
         others={"mask_var": Text(says="the name of one var column"), "dtype": REAL},
     ),
+    "pp.combat": StepKind(_in_batches),
+    "pp.remove_batch_effect": StepKind(_in_batches),
+    "pp.regress_out": StepKind(lambda a: _named("obs", *([a["keys"]] if isinstance(a["keys"], str) else a["keys"]))),
     "pp.harmony_integrate": StepKind(
         lambda a: _named("obsm", a["basis"]) + _batches(a),
         lambda a: [("obsm", a["adjusted_basis"]), ("uns", a["adjusted_basis"])],
         others={"dtype": REAL},
     ),
+    "tl.rank_genes_groups": StepKind(lambda a: _named("obs", a["groupby"]), _in_uns),
+    "tl.de": StepKind(
+        lambda a: _columns(a["design"]) + _named("var", a["counts_key"]),
+        _in_uns,
+        inplace=True,
+        others={"contrast": Names(none=True, says="a coefficient, or column, group and baseline")},
+    ),
+    "tl.survival": StepKind(lambda a: _named("obs", a["time"], a["event"], a["groups"]), _in_uns, inplace=True),
+    "tl.cox": StepKind(lambda a: _named("obs", a["time"], a["event"]) + _columns(a["formula"]), _in_uns, inplace=True),
+    "tl.glm": StepKind(_modelled, _in_uns, inplace=True),
     "tl.score_genes": StepKind(writes=lambda a: _named("obs", a["score_name"])),
     "tl.score_genes_cell_cycle": StepKind(writes=lambda a: _named("obs", "S_score", "G2M_score", "phase")),
     "tl.spatial_domains": StepKind(
