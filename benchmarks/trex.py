@@ -39,6 +39,8 @@ BATCH = 32
 TOKENS = {"vocab_size": 2000, "bos_token_id": None, "eos_token_id": None}
 SIZES = ((WIDTH, 2, 32, 32), (256, 4, 64, 8), (384, 4, 64, 8), (768, 4, 64, 4))
 """Width, layers, length and batch on which a step is measured; 384 is the width of MiniLM, 768 is the width of the smallest published GPT-2."""
+ASKED_FROM = 384
+"""Width from which a step may cost no more than a tenth above LoRA's in time, a twentieth in memory."""
 TEXT_SEEDS, TEXT_STEPS, TEXT_BATCH = 5, 600, 128
 TEXT_RATES = (1e-3, 3e-3)
 TEXT_HEADS = 0.1
@@ -232,8 +234,8 @@ def costs(bench: Bench, table: Table) -> None:
         time_ = float(np.median(ratios(trex_, lora_, repeats=9)))
         kept = trex_.memory() / lora_.memory()
         asked = [{"asked": "as measured"}] * 2
-        if width == SIZES[-1][0]:
-            asked = [{"asked": "≤ 1.15", "ok": time_ <= 1.15}, {"asked": "≤ 1.1", "ok": kept <= 1.1}]
+        if width >= ASKED_FROM:
+            asked = [{"asked": "≤ 1.10", "ok": time_ <= 1.1}, {"asked": "≤ 1.05", "ok": kept <= 1.05}]
         what = f"T-REX / LoRA rank {R1 + R2}, base {width} wide with {layers} layers, {batch} × {length} tokens"
         table.add(f"time of a step, {what}", values=time_, seeds=1, **asked[0])
         table.add(f"memory of a step, {what}", values=kept, seeds=1, **asked[1])

@@ -198,6 +198,18 @@ def test_gradients_of_records_at_once_are_those_of_one_at_a_time(options):
             torch.testing.assert_close(together[name][i], gradient, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("prior", [False, True])
+def test_a_step_keeps_no_copy_of_the_weights(prior):
+    """All that is kept for the backward pass and is as wide as the layer is the input or a weight itself."""
+    experts, kept = RankOneExperts(50, 40, r1=2, r2=3, prior=prior), []
+    x, s = torch.randn(4, 3, 50, requires_grad=True), torch.rand(4, 6) if prior else None
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        experts(x, s)
+    own = {tensor.data_ptr() for tensor in (x, experts.A, experts.B, experts.router)}
+    wide = [tensor for tensor in kept if {40, 50} & set(tensor.shape)]
+    assert {tensor.data_ptr() for tensor in wide} == own
+
+
 def test_frozen_parts_are_not_trained():
     experts = RankOneExperts(6, 5, frozen=["A", "router", "omega", "gate"])
     assert [name for name, p in experts.named_parameters() if p.requires_grad] == ["B"]

@@ -185,8 +185,8 @@ class RankOneExperts(nn.Module):
         if self.router is None:
             u, c = self._project(a, x), self.A.new_full((n,), 1 / n)
         else:
-            # One product for both, since narrow ones are slow.
-            u, logits = self._project(torch.cat([a, self._now("router")]), x).split([self.r1, n], -1)
+            # Two products: one would keep the joined weights of every layer until the backward pass.
+            u, logits = self._project(a, x), self._project(self._now("router"), x)
             c, loss = self._choose(logits, mask)  # C / (r1 r2), from here on: (n, …, r1 · r2)
         if self.omega is not None:
             s, shape = self._by_input(prior, u) * (PRIOR_SCALE / n), (*u.shape[:-1], n)
