@@ -111,3 +111,12 @@ def test_exchanges_are_named_by_their_step(options, names):
 def test_no_value_that_a_coarser_scale_took_is_refused():
     parts = {s: {"x": np.array([3e42, 1e-11])} for s in "ab"}
     assert sum_over_sites(parts, "test", scale=FINE_SCALE)["x"][0] == 6e42
+
+
+@pytest.mark.parametrize("value", [0.5, 100.25, -0.001])
+def test_a_fraction_among_counts_is_refused(value):
+    parts = {"a": {"n": np.array([3.0, value])}, "b": {"n": np.array([1.0, 2.0])}}
+    says = f"'n' is added in whole numbers, and has {value}: give its sum a finer scale="
+    with pytest.raises(SettingsError, match=says):
+        sum_over_sites(parts, "test", KEY, scale=COUNT_SCALE)
+    assert sum_over_sites(parts, "test", KEY, scale=FINE_SCALE)["n"] == pytest.approx([4.0, 2.0 + value], abs=1e-9)

@@ -102,7 +102,7 @@ def join_sums(arrays: Mapping[str, np.ndarray], packing: Packing) -> np.ndarray:
     Raises
     ------
     SettingsError
-        An array is missing, or has another size than was agreed on.
+        An array is missing, or has another size than was agreed on; or one of counts has a fraction, which would be lost.
 
     Examples
     --------
@@ -123,12 +123,25 @@ def join_sums(arrays: Mapping[str, np.ndarray], packing: Packing) -> np.ndarray:
                 f"{name!r} is to be summed with shape {field.shape}, and {found}: correct what computes it"
             )
         lane[place] = np.ravel(values)
+        if field.exponent == 0 and name + UPPER[0] not in places:
+            _check_counts(name, lane[place])
         for end in reversed([end for end in UPPER if name + end in places]):
             upper, at = places[name + end]
             lane[at] = np.rint(lane[place] / upper.step) * upper.step
             with np.errstate(invalid="ignore"):  # infinite less infinite
                 lane[place] -= lane[at]  # exact: a multiple of the value's last bit, and smaller
     return lane
+
+
+def _check_counts(name: str, values: np.ndarray) -> None:
+    """Refuse fractions where only whole numbers are added; what is not finite is left out by itself."""
+    with np.errstate(invalid="ignore"):
+        fractions = values[np.isfinite(values) & (values != np.rint(values))]
+    if len(fractions):
+        raise SettingsError(
+            f"{name!r} is added in whole numbers, and has {fractions[0]:.6g}: "
+            "give its sum a finer scale=, or numbers without fractions"
+        )
 
 
 def split_sums(sums: np.ndarray, packing: Packing) -> dict[str, np.ndarray]:

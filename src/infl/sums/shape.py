@@ -34,7 +34,7 @@ FINE_SCALE = Scale(-40, limbs=5)
 UNIT_SCALE = Scale(-48, limbs=1)
 """Multiples of 2⁻⁴⁸ up to 2¹¹: for what is known to be about 1."""
 COUNT_SCALE = Scale(0, limbs=1)
-"""Whole numbers up to 2⁵⁹; a fraction is rounded at its site, as the last bits of a value are on any scale."""
+"""Whole numbers up to 2⁵⁹; a fraction is refused, not rounded."""
 
 
 Data = TypeVar("Data")
