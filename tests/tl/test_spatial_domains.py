@@ -59,15 +59,15 @@ def test_neighbours_tell_what_a_spot_does_not():
     sites = {site: tissue(i, effect=0.0) for i, site in enumerate("abc")}
     for adata in sites.values():  # a tenth of the counts
         adata.X = np.random.default_rng(0).binomial(adata.X.astype(int), 0.1).astype(np.float32)
-    infl.tl.spatial_domains(sites, 3, n_hops=0)
+    infl.tl.spatial_domains(sites, 3, n_hops=0, n_init=2)
     alone = agreement(sites)
-    infl.tl.spatial_domains(sites, 3, n_hops=2)
+    infl.tl.spatial_domains(sites, 3, n_hops=2, n_init=2)
     assert agreement(sites) > alone + 0.2
 
 
 def test_the_number_of_domains_is_what_halves_of_sections_agree_on():
     sites = three_patients(effect=0.0)
-    infl.tl.spatial_domains(sites, n_hops=0)
+    infl.tl.spatial_domains(sites, n_hops=0, n_init=2)
     found = sites["p0"].uns["infl_domain"]
     assert len(found["means"]) == 3 and found["strength"]["3"] >= 0.8 > found["strength"]["4"]
     assert agreement(sites) > 0.85
