@@ -34,8 +34,8 @@ class ChosenSalt(Attack):
     question: ClassVar[str] = "Does a coordinator that offers an earlier run's salt open that run's model?"
 
     def applies(self, context: AuditContext) -> bool:
-        """Whether the model has a field lock, and classes to guess."""
-        return context.run.model.header.lock == "field" and bool(context.panel.get("classes"))
+        """Whether the model has a field lock, and it is known what a guess is worth."""
+        return context.run.model.header.lock == "field" and context.chance is not None
 
     def run(self, context: AuditContext) -> list[Finding]:
         """Offer the runs, and open the model with what their files show."""
@@ -52,7 +52,8 @@ class ChosenSalt(Attack):
             salts = file.model.header.salts
             same = [lock_model(file.model.header, k, {}, file.key, salts=salts).stored for k in known]
             control.append(self._opened(file, same, known))
-        chance = 1 / len(context.panel["classes"])
+        chance = context.chance
+        assert chance is not None
         return [
             Finding(
                 metric=context.task.headline,

@@ -87,7 +87,8 @@ class _WithoutTheKey(Attack):
         table = self.accuracies(context, file)
         values = np.array(list(table.values()))
         taken, chosen = cross_chosen(values)
-        chance = 1 / len(context.panel["classes"])
+        chance = context.chance
+        assert chance is not None
         return [
             Finding(
                 metric=context.task.headline,
@@ -108,8 +109,8 @@ class NoKey(_WithoutTheKey):
     question: ClassVar[str] = "Is the model file worth anything without a key?"
 
     def applies(self, context: AuditContext) -> bool:
-        """Whether there are classes to guess."""
-        return bool(context.panel.get("classes"))
+        """Whether it is known what a guess is worth."""
+        return context.chance is not None
 
     def accuracies(self, context: AuditContext, file: ModelFile) -> dict[str, list[float]]:
         """Measure the file, and the same model locked under other salts."""
@@ -164,8 +165,8 @@ class WrongKey(_WithoutTheKey):
     question: ClassVar[str] = "Does any key open the model, or only the right one?"
 
     def applies(self, context: AuditContext) -> bool:
-        """Whether a key opens the model, and there are classes to guess."""
-        return bool(context.run.model.header.fingerprint) and bool(context.panel.get("classes"))
+        """Whether a key opens the model, and it is known what a guess is worth."""
+        return bool(context.run.model.header.fingerprint) and context.chance is not None
 
     def keys(self, context: AuditContext) -> list[Keyring]:
         """Return the keys to try."""

@@ -86,8 +86,8 @@ class KnownModel(Attack):
     question: ClassVar[str] = "Do opened earlier models, one opened layer or the public start open this model?"
 
     def applies(self, context: AuditContext) -> bool:
-        """Whether the model has a field lock, and classes to guess."""
-        return context.run.model.header.lock == "field" and bool(context.panel.get("classes"))
+        """Whether the model has a field lock, and it is known what a guess is worth."""
+        return context.run.model.header.lock == "field" and context.chance is not None
 
     def run(self, context: AuditContext) -> list[Finding]:
         """Open with earlier models of the same key, from one layer, and from the initial weights."""

@@ -35,9 +35,9 @@ class ManyRelocks(Attack):
     question: ClassVar[str] = "Do many locks of one model tell more than one of them?"
 
     def applies(self, context: AuditContext) -> bool:
-        """Whether the model has a field lock, and classes to guess."""
+        """Whether the model has a field lock, and it is known what a guess is worth."""
         header = context.run.model.header
-        return header.lock == "field" and header.strength > 0 and bool(context.panel.get("classes"))
+        return header.lock == "field" and header.strength > 0 and context.chance is not None
 
     def run(self, context: AuditContext) -> list[Finding]:
         """Judge the average of many files by what it gains over one file; in each trial under another key."""

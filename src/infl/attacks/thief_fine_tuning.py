@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from infl._threads import one_thread
 from infl.attacks._kit.audit_context import AuditContext
-from infl.attacks._kit.fine_tuning import FREE, LEARNING_RATES, STOLEN, UNLOCKED, Way
+from infl.attacks._kit.fine_tuning import FREE, LEARNING_RATES, LOCKED, STOLEN, UNLOCKED, Way
 from infl.attacks._kit.starts import starts
 from infl.attacks._kit.theft import Task, Theft, Thief, draw
+from infl.models.phenotype.task import Phenotype
+from infl.models.protocols import ClassProbabilities
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -24,14 +26,23 @@ class ThiefFineTuning(Thief):
     name: ClassVar[str] = "thief_fine_tuning"
     question: ClassVar[str] = "Does the stolen file save a thief who has some labelled samples any work?"
     stolen: ClassVar[Mapping[str, Way]] = STOLEN
-    free: ClassVar[Mapping[str, Way]] = FREE
+    free: ClassVar[Mapping[str, Way]] = FREE | LOCKED
     unlocked: ClassVar[Mapping[str, Way]] = UNLOCKED
+
+    def applies(self, context: AuditContext) -> bool:
+        """Whether the run is of a phenotype, from plain tables with samples to spare."""
+        return isinstance(context.task, ClassProbabilities | Phenotype) and self.spared(context)
 
     def prepare(self, theft: Theft, n: int, case: str) -> Task:
         """Draw labelled samples, and make the weights to begin with."""
         (x, y), file = theft.samples, theft.file
-        train, judge = draw(y.numpy(), n, theft.rng(self.name, n))
-        begin = starts(theft.module, file.model.stored, file.fresh(theft.number), file.initial, x, train, y)
+        train, judge = draw(theft.strata, n, theft.rng(self.name, n))
+        fresh, loss = file.fresh(theft.number), theft.question.loss
+        begin = starts(theft.module, file.model.stored, fresh, file.initial, x, train, y, loss=loss)
+        if not isinstance(file.task, ClassProbabilities):  # there a ragged start alone is worth something
+            locked = file.locked_anew(file.initial, theft.rng(self.name, "lock"))
+            own = starts(theft.module, locked, fresh, file.initial, x, train, y, loss=loss)
+            begin |= {f"locked {name}": own[name] for name in ("stored", "clipped", "rescaled", "signs", "distilled")}
         return Task(begin | {"unlocked": file.unlocked}, (x[train], y[train]), (x[judge], y[judge]))
 
     def described(self, n: int, case: str, how: str) -> tuple[str, str]:

@@ -79,6 +79,31 @@ def missing_values(values: pd.Series) -> np.ndarray:
     return missing
 
 
+def numbers_of(adata: AnnData | MuData, name: str, site: str, role: str, *, partly: bool = False) -> np.ndarray:
+    """Return a column of numbers, (n_obs,); what is missing is counted, and no patient named. With `partly` it is NaN.
+
+    Raises
+    ------
+    DataError
+        There is no such column, it has gaps, or words.
+    """
+    if name not in adata.obs:
+        raise DataError(f"{role} {name!r} is missing in obs of {site}: name a column that all sites have")
+    values = adata.obs[name]
+    if isinstance(values, pd.DataFrame):
+        raise DataError(f"{role} {name!r} is the name of {values.shape[1]} columns in obs of {site}: rename one")
+    gaps = missing_values(values)
+    if (missing := int(gaps.sum())) and not partly:
+        raise DataError(
+            f"{role} {name!r} has no value for {missing} of {len(values)} observations at {site}: fill them in, or leave those out"
+        )
+    plain = values.astype(object) if isinstance(values.dtype, pd.CategoricalDtype) else values
+    try:
+        return plain.mask(gaps, np.nan).to_numpy(dtype=np.float64) if missing else plain.to_numpy(dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError(f"{role} {name!r} has words where numbers are due, at {site}: make them numbers") from None
+
+
 def known_truths(values: object) -> tuple[np.ndarray, np.ndarray] | None:
     """Return truth values, False where one is missing, and where one is known; None if they are no truth values.
 

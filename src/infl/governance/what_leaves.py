@@ -157,13 +157,18 @@ OF_TOOLS = """## Sums of clusters, markers, differential expression, and a lock'
 community of a site that has five observations or more, unsealed.
 """
 
-EVERY_SUM: dict[str, dict[str, Any]] = {"classifier": {"target": "x", "coordinate": 2}, "mosaic": {"n_domains": 3}}
+EVERY_SUM: dict[str, dict[str, Any]] = {
+    "classifier": {"target": "x", "coordinate": 2},
+    "mosaic": {"n_domains": 3},
+    "regressor": {"target": "x"},
+}
 """Options by which a task has all sums that it can have."""
 PANEL: dict[str, Any] = {
     "features": ["TP53"],
     "classes": ["a", "b"],
     "conditions": ["TP53"],
     "modalities": {"": ["TP53"]},
+    "targets": ["x"],
     "tasks": {"label": ["a", "b"]},
     "sites": ["a", "b", "c"],
     "covariates": {},

@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "mosaic": ["Mosaic"],
         "perturbation": ["Perturbation"],
         "protocols": ["ClassProbabilities"],
+        "regressor": ["Regressor"],
         "registry": ["known_tasks"],
         "scanvi": ["Scanvi"],
         "scvi": ["Scvi"],

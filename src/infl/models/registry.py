@@ -20,6 +20,7 @@ TASKS = {
     "histology": "infl.models.histology:Histology",
     "mosaic": "infl.models.mosaic:Mosaic",
     "perturbation": "infl.models.perturbation:Perturbation",
+    "regressor": "infl.models.regressor:Regressor",
     "scanvi": "infl.models.scanvi:Scanvi",
     "scvi": "infl.models.scvi:Scvi",
     "spatial": "infl.models.spatial:Spatial",

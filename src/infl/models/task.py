@@ -300,6 +300,20 @@ class Task(Generic[Data, Net], metaclass=Spellings):
         """Return the metrics of outputs on held-out observations; :attr:`headline` comes first."""
         raise SettingsError(f"model {self.name!r} cannot be compared yet")
 
+    def chance(self, panel: Mapping[str, Any]) -> float | None:
+        """Return what :attr:`headline` is of a guess; None where nobody can say.
+
+        Examples
+        --------
+        >>> import infl
+        >>> (
+        ...     infl.models.Classifier(target="y").chance({"classes": ["a", "b"]}),
+        ...     infl.models.Regressor(target="y").chance({}),
+        ... )
+        (0.5, 0.0)
+        """
+        return 1 / len(panel["classes"]) if panel.get("classes") else None
+
     def baseline(self, train: AnnData | MuData, panel: Mapping[str, Any], *, seed: int) -> Predictor:
         """Fit what practitioners would try first on pooled data; return what gives its outputs on other data."""
         raise SettingsError(f"model {self.name!r} has no baseline yet")

@@ -12,13 +12,13 @@ import numpy as np
 from infl.sums.shape import Arrays, FederatedSum, Records, SiteView, State
 
 
-def means(n_classes: int, n_features: int | None, *, balance: bool) -> FederatedSum:
+def means(n_classes: int | None, n_features: int | None, *, balance: bool = False) -> FederatedSum:
     """Return the sum of class counts and, with `n_features`, of each feature; state: ``n``, ``class_weight``, ``center``.
 
     Parameters
     ----------
     n_classes
-        Number of classes.
+        Number of classes (None: there are none).
     n_features
         Number of features (None: classes are counted alone).
     balance
@@ -27,24 +27,31 @@ def means(n_classes: int, n_features: int | None, *, balance: bool) -> Federated
 
     def local(site: SiteView, state: State) -> Arrays:
         data = site.data
-        sums = {"n": np.asarray(float(len(data.train))), "class_counts": _class_counts(data, n_classes)}
+        sums = {"n": np.asarray(float(len(data.train)))}
+        if n_classes is not None:
+            sums["class_counts"] = _class_counts(data, n_classes)
         if n_features is not None:
             sums["measured"], sums["sums"] = data.reduce(lambda x: np.stack([(~np.isnan(x)).sum(0), np.nansum(x, 0)]))
         return sums
 
     def combine(total: Arrays, state: State) -> State:
-        n, counts = float(total["n"]), total["class_counts"]
-        weight = n / (np.maximum(counts, 1) * np.count_nonzero(counts)) if balance else np.ones_like(counts)
-        found = {"n": total["n"], "class_counts": counts, "class_weight": weight}
+        found: State = {"n": total["n"]}
+        if n_classes is not None:
+            n, counts = float(total["n"]), total["class_counts"]
+            weight = n / (np.maximum(counts, 1) * np.count_nonzero(counts)) if balance else np.ones_like(counts)
+            found |= {"class_counts": counts, "class_weight": weight}
         if n_features is not None:
             found |= {"measured": total["measured"], "center": total["sums"] / np.maximum(total["measured"], 1)}
         return {**state, **found}
 
     def records(site: SiteView, state: State) -> Records:
-        found = {"n": len(site.data.train), "class_counts": _class_counts(site.data, n_classes)}
+        found: dict[str, Any] = {"n": len(site.data.train)}
+        if n_classes is not None:
+            found |= {"class_counts": _class_counts(site.data, n_classes)}
         return found if n_features is None else found | dict.fromkeys(("measured", "sums"), _measured(site.data))
 
-    counted: dict[str, tuple[int, ...]] = {"n": (), "class_counts": (n_classes,)}
+    classes: dict[str, tuple[int, ...]] = {} if n_classes is None else {"class_counts": (n_classes,)}
+    counted: dict[str, tuple[int, ...]] = {"n": ()} | classes
     features: dict[str, tuple[int, ...]] = (
         {} if n_features is None else dict.fromkeys(("measured", "sums"), (n_features,))
     )
@@ -53,10 +60,10 @@ def means(n_classes: int, n_features: int | None, *, balance: bool) -> Federated
         shapes=counted | features,
         local=local,
         combine=combine,
-        says="numbers of training records by class"
+        says=f"{'number' if n_classes is None else 'numbers'} of training records{' by class' if classes else ''}"
         + (", and number and sum of each feature's values, to bring features to one scale" if features else ""),
         records=records,
-        sensitivity={"n": 1, "class_counts": 1} | ({"measured": 1} if features else {}),
+        sensitivity=dict.fromkeys(counted, 1) | ({"measured": 1} if features else {}),
     )
 
 

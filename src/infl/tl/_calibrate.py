@@ -138,7 +138,7 @@ def lock_curve(
     -------
     DataFrame
         ``strength``, ``who`` ("right key", "wrong key", "no key"), the headline metric (mean) and ``sd``; for
-        :func:`infl.pl.lock`. ``attrs["chance"]`` is one over the number of classes.
+        :func:`infl.pl.lock`. ``attrs["chance"]`` is what a guess gets.
 
     Examples
     --------
@@ -166,7 +166,7 @@ def lock_curve(
         for who, value in values.items():
             rows.append((strength, who, float(np.mean(value)), float(np.std(value, ddof=1)) if len(value) > 1 else 0.0))
     table = pd.DataFrame(rows, columns=["strength", "who", probe.metric, "sd"])
-    table.attrs["chance"] = 1 / max(len(model.header.panel.get("classes", ())), 1)
+    table.attrs["chance"] = model.header.build_task().chance(model.header.panel) or 0.0
     return table
 
 

@@ -128,7 +128,7 @@ def compare(
         seeds of the site where it is worst; for ``"alone"``, of a site's own model on its own observations; for
         ``"alone_others"``, of the model of the site),
         ``n_seeds``, ``seconds`` (mean, of fit and prediction). ``attrs["values"]`` has a record for each method, metric,
-        seed and site (``""``: overall), for paired differences; ``attrs["chance"]`` is one over the number of classes;
+        seed and site (``""``: overall), for paired differences; ``attrs["chance"]`` is what a guess gets, where that is known;
         ``attrs["not_computed"]`` has the metrics that a site by itself cannot have (an AUROC where it has one class).
 
     Raises
@@ -166,8 +166,8 @@ def compare(
     columns = ["method", "metric", "mean", "sd", "worst_site", "n_seeds", "seconds"]
     table = Comparison(rows_of(records, chosen, len(seeds), seconds), columns=columns)
     table.attrs |= {"values": records, "not_computed": not_computed(records, tables)}
-    if panel.get("classes"):
-        table.attrs["chance"] = 1 / len(panel["classes"])
+    if (chance := task.chance(panel)) is not None:
+        table.attrs["chance"] = chance
     return table
 
 

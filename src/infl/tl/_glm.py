@@ -11,6 +11,7 @@ import pandas as pd
 
 from infl._parameters import OTHER_COLUMN, Choice, Real, Text
 from infl._warn import warn
+from infl.data.columns import numbers_of
 from infl.data.consortium import alongside
 from infl.data.design import agree_on_design, split_formula
 from infl.data.sites import over_sites
@@ -20,7 +21,6 @@ from infl.sums import run_sums
 from infl.sums.disclosure import refuse_groups_of
 from infl.tl._glm_sums import Family, Response, family_of, steps_sum, width_sum
 from infl.tl._regression import coefficient_table, written
-from infl.tl._times import numbers_of
 
 if TYPE_CHECKING:
     from anndata import AnnData

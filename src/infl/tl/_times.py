@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
-from infl.data.columns import missing_values
+from infl.data.columns import numbers_of
 from infl.errors import DataError
 from infl.pp._moments import power_of_two
 from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, State
@@ -24,7 +23,6 @@ from infl.sums.shape import Arrays
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from infl._types import Data
 
 LEVELS = 10
 """How often the interval is halved, at most."""
@@ -78,22 +76,6 @@ def times_of(sites: Mapping[str, AnnData], time: str, event: str) -> dict[str, T
             )
         found[site] = Times(times, events == 1, np.zeros(len(times), dtype=np.int64))
     return found
-
-
-def numbers_of(adata: Data, name: str, site: str, role: str) -> np.ndarray:
-    """Return a column of numbers, (n_obs,); what is missing is counted, and no patient named."""
-    if name not in adata.obs:
-        raise DataError(f"{role} {name!r} is missing in obs of {site}: name a column that all sites have")
-    values = adata.obs[name]
-    if missing := int(missing_values(values).sum()):
-        raise DataError(
-            f"{role} {name!r} has no value for {missing} of {len(values)} observations at {site}: fill them in, or leave those out"
-        )
-    plain = values.astype(object) if isinstance(values.dtype, pd.CategoricalDtype) else values
-    try:
-        return plain.to_numpy(dtype=np.float64)
-    except (TypeError, ValueError):
-        raise DataError(f"{role} {name!r} has words where numbers are due, at {site}: make them numbers") from None
 
 
 def grid_sums(

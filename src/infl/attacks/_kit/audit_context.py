@@ -171,6 +171,11 @@ class AuditContext:
         """Names of features and classes; public."""
         return self.run.model.header.panel
 
+    @property
+    def chance(self) -> float | None:
+        """What the headline metric is of a guess; None where nobody can say."""
+        return self.task.chance(self.panel)
+
     def rng(self, *purpose: str | int) -> np.random.Generator:
         """Return a generator for an attack."""
         return np.random.default_rng(derive(self.seed, "audit", *purpose))

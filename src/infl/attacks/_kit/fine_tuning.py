@@ -7,7 +7,7 @@ trials than those that it is judged on.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -70,6 +70,10 @@ FREE: dict[str, Way] = {
 }
 """What needs no theft: the same ways with fresh random weights, and with the run's initial weights, which its public seed
 gives. Some of the ways are better than plain training whatever they begin with, so theft is compared with all of them."""
+LOCKED: dict[str, Way] = {
+    f"locked public start, {name}": replace(way, start=f"locked {way.start}") for name, way in STOLEN.items()
+}
+"""Needs no theft either: the stolen ways on the public start, which the thief locked himself, so that it is as ragged as the file."""
 UNLOCKED: dict[str, Way] = {"unlocked": Way("unlocked"), "unlocked, last layer alone": Way("unlocked", frozen=1.0)}
 """The control."""
 
@@ -84,6 +88,7 @@ def tune(
     way: Way,
     head: str = "head",
     steps: int = STEPS,
+    loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy,
 ) -> Tuned:
     """Train on a few labelled samples from several starts, once at each learning rate; full batch, with AdamW.
 
@@ -104,6 +109,8 @@ def tune(
         How the names of the last layer's weights begin.
     steps
         Number of steps.
+    loss
+        Of outputs and `y`; a substitute field is trained by cross-entropy.
 
     Returns
     -------
@@ -118,7 +125,7 @@ def tune(
         if way.field:
             tuned = train_field(module, begin, rates, x, y, field=way.field, steps=steps)
         else:
-            tuned = _train(module, begin, rates, x, y, way=way, head=head, steps=steps)
+            tuned = _train(module, begin, rates, x, y, way=way, head=head, steps=steps, loss=loss)
         parts.append({n: w.unflatten(0, (len(rates), -1)) for n, w in tuned.items()})
     return Tuned(module, {n: torch.cat([part[n] for part in parts], 1).flatten(0, 1) for n in held})
 
@@ -131,13 +138,22 @@ def fine_tune(
 
 
 def _train(
-    module: nn.Module, begin: Stack, rates: Sequence[float], x: Tensor, y: Tensor, *, way: Way, head: str, steps: int
+    module: nn.Module,
+    begin: Stack,
+    rates: Sequence[float],
+    x: Tensor,
+    y: Tensor,
+    *,
+    way: Way,
+    head: str,
+    steps: int,
+    loss: Callable[[Tensor, Tensor], Tensor],
 ) -> dict[str, Tensor]:
     return train(
         module,
         begin,
         rates,
-        lambda logits: nn.functional.cross_entropy(logits, y),
+        lambda outputs: loss(outputs, y),
         x,
         multiplicative=way.multiplicative,
         head=head,
@@ -147,7 +163,20 @@ def _train(
 
 
 Samples = tuple[Tensor, Tensor]
-"""Inputs (n, features), and class numbers (n,) or probabilities (n, classes)."""
+"""Inputs (n, features), and class numbers (n,), probabilities (n, classes) or what else is known of them."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a model is asked for: the loss that outputs and what is known give, and how good outputs are."""
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+    score: Callable[[Tensor, Tensor], float]
+
+
+def classes_asked() -> Question:
+    """Return the question which class a sample has, or how probable each of them is."""
+    return Question(nn.functional.cross_entropy, lambda outputs, y: balanced_accuracy(outputs.argmax(-1), y))
 
 
 def trial(
@@ -159,9 +188,10 @@ def trial(
     seed: int,
     ways: Mapping[str, Way],
     learning_rates: Sequence[float] = LEARNING_RATES,
+    question: Question | None = None,
 ) -> dict[tuple[str, float], float]:
-    """Return the balanced accuracy on `judged` of every way and learning rate after training on `taught`."""
-    result = {}
+    """Return how good outputs on `judged` are, of every way and learning rate after training on `taught`."""
+    question, result = question or classes_asked(), {}
     alike: dict[Way, list[str]] = {}  # ways that differ in their start alone are trained together
     for name, way in ways.items():
         alike.setdefault(replace(way, start=""), []).append(name)
@@ -171,9 +201,10 @@ def trial(
             if not rates:
                 continue
             torch.default_generator.manual_seed(seed)
-            tuned = tune(module, [begin[ways[name].start] for name in names], rates, *taught, way=way, steps=steps)
-            for (lr, name), predicted in zip(product(rates, names), tuned(judged[0]).argmax(2), strict=True):
-                result[name, lr] = balanced_accuracy(predicted, judged[1])
+            weights = [begin[ways[name].start] for name in names]
+            tuned = tune(module, weights, rates, *taught, way=way, steps=steps, loss=question.loss)
+            for (lr, name), outputs in zip(product(rates, names), tuned(judged[0]), strict=True):
+                result[name, lr] = question.score(outputs, judged[1])
     return {(name, lr): result[name, lr] for name in ways for lr in learning_rates}
 
 

@@ -106,7 +106,7 @@ class ModelFile:
             try:
                 sums = self.task.evaluate(module, data, index)
             except ValueError:  # weights that no distribution can be made of: as good as a guess
-                return 1 / len(self.context.panel["classes"])
+                return self.context.chance or 0.0
             for name, value in sums.items():
                 total[name] = total.get(name, 0) + value
         return self.task.summarise(total)[self.task.headline]

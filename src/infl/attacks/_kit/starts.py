@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -10,13 +12,24 @@ from infl.attacks._kit.weights import Weights, clipped, rescaled
 from infl.nn.flat import FlatModule
 from infl.nn.steps import Stepper
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Of outputs and what is known."""
+
 N_SIGNS = 2000
 """Largest weights whose signs are searched, in each tensor."""
 DISTILLING_STEPS = 80
 
 
 def starts(
-    module: nn.Module, stored: Weights, scratch: Weights, initial: Weights, x: Tensor, train: np.ndarray, y: Tensor
+    module: nn.Module,
+    stored: Weights,
+    scratch: Weights,
+    initial: Weights,
+    x: Tensor,
+    train: np.ndarray,
+    y: Tensor,
+    *,
+    loss: Loss = nn.functional.cross_entropy,
 ) -> dict[str, Weights]:
     """Return the weights that a thief may begin with, by name, of stored, fresh and public initial ones."""
     usual = rescaled(stored, scratch)
@@ -27,16 +40,23 @@ def starts(
         "stored": stored,
         "clipped": clipped(stored, scratch),
         "rescaled": usual,
-        "signs": searched_signs(module, usual, x[train], y[train]),
+        "signs": searched_signs(module, usual, x[train], y[train], loss=loss),
         "distilled": distilled(module, scratch, features, x),
         "scratch": scratch,
-        "scratch signs": searched_signs(module, scratch, x[train], y[train]),
+        "scratch signs": searched_signs(module, scratch, x[train], y[train], loss=loss),
         "initial": initial,
     }
 
 
 def searched_signs(
-    module: nn.Module, start: Weights, x: Tensor, y: Tensor, *, largest: int = N_SIGNS, tries: int = 12
+    module: nn.Module,
+    start: Weights,
+    x: Tensor,
+    y: Tensor,
+    *,
+    largest: int = N_SIGNS,
+    tries: int = 12,
+    loss: Loss = nn.functional.cross_entropy,
 ) -> dict[str, Tensor]:
     """Flip signs of the largest weights where that lowers the training loss: greedily, many at a time.
 
@@ -49,11 +69,11 @@ def searched_signs(
     size, best = largest, float("inf")
     kept = {n: p.detach().clone() for n, p in weights.items()}
     for _ in range(tries):
-        loss = nn.functional.cross_entropy(module(x), y)
-        value = float(loss.detach())
+        found = loss(module(x), y)
+        value = float(found.detach())
         if value < best:
             best, kept = value, {n: p.detach().clone() for n, p in weights.items()}
-            gradients = torch.autograd.grad(loss, list(weights.values()))
+            gradients = torch.autograd.grad(found, list(weights.values()))
             gains = {n: 2 * p.detach() * g for (n, p), g in zip(weights.items(), gradients, strict=True)}
         else:
             size = max(size // 2, 1)

@@ -13,14 +13,15 @@ import torch
 
 from infl.attacks._kit.audit_context import AuditContext
 from infl.attacks._kit.contract import Attack, Attacker, Finding
-from infl.attacks._kit.fine_tuning import Samples, Way, compare_starts, summarise, trial
+from infl.attacks._kit.fine_tuning import Question, Samples, Way, classes_asked, compare_starts, summarise, trial
 from infl.attacks._kit.model_file import ModelFile
 from infl.federation.seeds import derive
+from infl.models.phenotype.task import Phenotype
 from infl.models.protocols import ClassProbabilities
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from infl.attacks._kit.weights import Weights
 
@@ -49,7 +50,7 @@ class Theft:
         return ModelFile(self.context)
 
     @cached_property
-    def module(self) -> nn.Module:
+    def module(self) -> Any:
         """A module to try weights in."""
         return self.file.build("bench")
 
@@ -63,6 +64,24 @@ class Theft:
         """The samples of the run itself, read alike; only its owner has them."""
         parts = [self._read(a, keyless=True) for a in self.context.sites.values()]
         return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+
+    @cached_property
+    def question(self) -> Question:
+        """What the model is asked for."""
+        task, module = self.file.task, self.module
+        if not isinstance(task, Phenotype) or isinstance(task, ClassProbabilities):
+            return classes_asked()
+
+        def score(outputs: Tensor, y: Tensor) -> float:
+            return task.summarise(task.sums_of(module, outputs.double(), y))[task.headline]
+
+        return Question(lambda outputs, y: task.losses_of(module, outputs, y).mean(), score)
+
+    @property
+    def strata(self) -> np.ndarray:
+        """Of the thief's samples, (n,): some of each are drawn."""
+        task, y = self.file.task, self.samples[1].numpy()
+        return task.strata(y) if isinstance(task, Phenotype) else y
 
     def _read(self, adata: AnnData, *, keyless: bool) -> Samples:
         rng = self.context.rng("a thief's samples")
@@ -133,11 +152,15 @@ class Thief(Attack):
 
     def applies(self, context: AuditContext) -> bool:
         """Whether the run is a classifier of plain tables with samples to spare."""
+        return isinstance(context.task, ClassProbabilities) and self.spared(context)
+
+    @staticmethod
+    def spared(context: AuditContext) -> bool:
+        """Whether the run has plain tables, with samples to spare."""
         from anndata import AnnData
 
         plain = all(isinstance(a, AnnData) for a in context.sites.values())
-        enough = sum(a.n_obs for a in context.sites.values()) >= 8 * len(context.panel.get("classes", ()))
-        return isinstance(context.task, ClassProbabilities) and plain and enough
+        return plain and sum(a.n_obs for a in context.sites.values()) >= 8 * len(context.panel.get("classes", "some"))
 
     @abstractmethod
     def prepare(self, theft: Theft, n: int, case: str) -> Task:
@@ -169,15 +192,16 @@ class Thief(Attack):
         return compare_starts(summarise(trials), self.stolen, self.free, self.unlocked)
 
     def _trial(self, theft: Theft, n: int, case: str) -> dict[tuple[str, float], float]:
-        task = self.prepare(theft, n, case)
+        task, every = self.prepare(theft, n, case), {**self.stolen, **self.free, **self.unlocked}
         return trial(
             theft.module,
             task.begin,
             task.taught,
             task.judged,
             seed=int(theft.rng(self.name, "steps", n).integers(2**31)),
-            ways={**self.stolen, **self.free, **self.unlocked},
+            ways={name: way for name, way in every.items() if way.start in task.begin},
             learning_rates=self.learning_rates,
+            question=theft.question,
         )
 
     def _judge(self, context: AuditContext, case: str) -> Finding:
@@ -185,6 +209,8 @@ class Thief(Attack):
         result = self.compare(self.trials(context, n, case))
         chance = float(result["scratch"].mean())
         metric, note = self.described(n, case, result["how"])
+        if not isinstance(context.task, ClassProbabilities):
+            metric = metric.replace("balanced accuracy", context.task.headline.replace("_", " "))
         return Finding(
             metric=metric,
             value=float(result["stolen"].mean()),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from infl.models.labelled import area_under_curve
 from infl.models.phenotype.data import LabelledRows
@@ -32,17 +32,36 @@ def sums_of(module: OnPanel, parts: Sequence[tuple[LabelledRows, np.ndarray]]) -
     for piece in _pieces([len(index) for _, index in parts], 2048):
         batches = [parts[number][0].batch(parts[number][1][start:stop]) for number, start, stop in piece]
         y = torch.cat([labels for _, labels in batches])
-        logits = module(torch.cat([x for x, _ in batches])).double()
-        weight = class_weight[y]
-        loss = nn.functional.cross_entropy(logits, y, reduction="none") * weight
-        arrays = [t.numpy() for t in (loss, weight, y, logits.softmax(1))]
+        arrays = _judged(module(torch.cat([x for x, _ in batches])).double(), y, class_weight)
         at = 0
         for number, start, stop in piece:
-            of_site, own = sums[number], slice(at, at := at + stop - start)
-            of_site["weighted_loss"] += arrays[0][own].sum()
-            of_site["weight"] += arrays[1][own].sum()
-            _count(arrays[2][own], arrays[3][own], of_site["confusion"], of_site["bins"])
+            _add(sums[number], [values[at : at + stop - start] for values in arrays])
+            at += stop - start
     return sums
+
+
+@torch.no_grad()
+def sums_of_outputs(module: OnPanel, logits: Tensor, y: Tensor) -> Sums:
+    """Return the same sums of logits (n, n_classes) and class numbers (n,)."""
+    class_weight = module.class_weight.double()
+    sums = {name: np.zeros(shape) for name, shape in shapes_of(class_weight.numel()).items()}
+    _add(sums, _judged(logits.double(), y, class_weight))
+    return sums
+
+
+def _judged(logits: Tensor, y: Tensor, class_weight: Tensor) -> list[np.ndarray]:
+    """Return weighted loss, weight, class and probabilities of each observation."""
+    weight = class_weight[y]
+    loss = nn.functional.cross_entropy(logits, y, reduction="none") * weight
+    return [values.numpy() for values in (loss, weight, y, logits.softmax(1))]
+
+
+def _add(sums: Sums, judged: Sequence[np.ndarray]) -> None:
+    """Add observations to the sums, in place."""
+    loss, weight, y, probability = judged
+    sums["weighted_loss"] += loss.sum()
+    sums["weight"] += weight.sum()
+    _count(y, probability, sums["confusion"], sums["bins"])
 
 
 def metrics_of(sums: Sums) -> dict[str, float]:

@@ -15,7 +15,7 @@ from infl.data.columns import obs_column
 from infl.data.labels import TEXT, class_numbers, label_text, label_type
 from infl.errors import SettingsError
 from infl.models.classifier.outputs import balance_moments, outputs_of
-from infl.models.classifier.scoring import metrics_of, scores_of, shapes_of, sums_of
+from infl.models.classifier.scoring import metrics_of, scores_of, shapes_of, sums_of, sums_of_outputs
 from infl.models.labelled import has_numbers, write_classes
 from infl.models.logistic import logistic_regression
 from infl.models.matrix import FeatureMatrix
@@ -182,17 +182,24 @@ class Classifier(Phenotype):
         self._check_dp()
         return replace(self, standardise="sample", balance=False, calibrate=False, stratify=False)
 
-    def losses(self, module: OnPanel, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def losses_of(self, module: OnPanel, outputs: Tensor, truth: Tensor) -> Tensor:
         """Return the class-weighted cross-entropy of each observation."""
-        x, y = batch
         # torch's cross_entropy has no rule for a stack of sites, and goes through a slow substitute there
-        likelihood = module(x).log_softmax(-1).gather(-1, y[:, None]).squeeze(-1)
-        return -likelihood * module.class_weight[y]
+        likelihood = outputs.log_softmax(-1).gather(-1, truth[:, None]).squeeze(-1)
+        return -likelihood * module.class_weight[truth]
 
     # -- judging ---------------------------------------------------------------------------------------------------
     def metric_shapes(self, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Weighted loss, confusion counts (true × predicted) and calibration bins (count, confidence, correct)."""
         return shapes_of(len(panel["classes"]))
+
+    def sums_of(self, module: OnPanel, outputs: Tensor, truth: Tensor) -> Sums:
+        """Return weighted loss, confusion counts and calibration bins."""
+        return sums_of_outputs(module, outputs, truth)
+
+    def evaluate(self, module: OnPanel, data: LabelledRows, index: np.ndarray) -> Sums:
+        """Return sums over the observations `index`."""
+        return self.evaluate_each(module, [(data, index)])[0]
 
     def evaluate_each(self, module: OnPanel, parts: Sequence[tuple[LabelledRows, np.ndarray]]) -> list[Sums]:
         """Return the sums of several sites; small ones share a pass."""

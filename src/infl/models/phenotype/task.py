@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from infl._parameters import LAYER, MODALITY, SHARE, Choice, Flag, Kind, Whole
 from infl.errors import SettingsError
@@ -242,9 +243,26 @@ class Phenotype(Task[LabelledRows, OnPanel]):
             found = {"embed.weight": first, "head.weight": rows, "head.bias": rows}
         return {name: axes for name, axes in found.items() if axes}
 
+    @abstractmethod
+    def losses_of(self, module: OnPanel, outputs: Tensor, truth: Tensor) -> Tensor:
+        """Return the loss (n,) of each observation from what the head gives and what is known."""
+
+    def losses(self, module: OnPanel, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the loss (n,) of each observation."""
+        x, truth = batch
+        return self.losses_of(module, module(x), truth)
+
+    # -- judging ---------------------------------------------------------------------------------------------------
+    @abstractmethod
+    def sums_of(self, module: OnPanel, outputs: Tensor, truth: Tensor) -> Sums:
+        """Return the sums that :meth:`summarise` takes, of outputs (n, n_outputs) and what is known."""
+
+    @torch.no_grad()
     def evaluate(self, module: OnPanel, data: LabelledRows, index: np.ndarray) -> Sums:
         """Return sums over the observations `index`."""
-        return self.evaluate_each(module, [(data, index)])[0]
+        parts = np.array_split(index, max(1, -(-len(index) // 2048)))
+        found = [self.sums_of(module, module(x).double(), truth) for x, truth in map(data.batch, parts)]
+        return {name: np.sum([one[name] for one in found], axis=0) for name in found[0]}
 
     # -- results ---------------------------------------------------------------------------------------------------
     def embed(self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], *, key_added: str) -> None:
