@@ -301,17 +301,7 @@ class Task(Generic[Data, Net], metaclass=Spellings):
         raise SettingsError(f"model {self.name!r} cannot be compared yet")
 
     def chance(self, panel: Mapping[str, Any]) -> float | None:
-        """Return what :attr:`headline` is of a guess; None where nobody can say.
-
-        Examples
-        --------
-        >>> import infl
-        >>> (
-        ...     infl.models.Classifier(target="y").chance({"classes": ["a", "b"]}),
-        ...     infl.models.Regressor(target="y").chance({}),
-        ... )
-        (0.5, 0.0)
-        """
+        """Return what :attr:`headline` is of a guess; None where nobody can say."""
         return 1 / len(panel["classes"]) if panel.get("classes") else None
 
     def baseline(self, train: AnnData | MuData, panel: Mapping[str, Any], *, seed: int) -> Predictor:
