@@ -12,6 +12,7 @@ from infl.deploy.study.attempt import StudyFolder
 from infl.deploy.study.file import TEMPLATE
 from infl.deploy.study.specification import Study
 from infl.deploy.study.steps import Step
+from infl.deploy.study.working import WorkingObject, digest_of
 from infl.errors import FileError, SettingsError
 
 
@@ -48,6 +49,26 @@ def test_a_template_is_checked_once_it_names_a_key(here: Path) -> None:
         in typed("study", "check", "study.toml").stdout
     )
     assert {p.name for p in here.iterdir()} == {"study.toml"}
+
+
+def test_models_of_fits_are_fetched_beside_the_object(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "studies").mkdir()
+    (here / "cohort.h5ad").write_bytes(b"own")
+    working = WorkingObject(here / "studies", "digest", here / "cohort.h5ad", "a")
+    (here / "studies" / "step_0002.h5ad").write_bytes(b"made")
+    working.keep(1, (here / "studies" / "step_0002.h5ad", digest_of(here / "studies" / "step_0002.h5ad")))
+    (here / "studies" / "model_0002.infl.safetensors").write_bytes(b"locked")
+    (here / "studies" / "model_0003.infl.safetensors").write_bytes(b"of a step that is not kept")
+    study = Study.new("first", ["a", "b", "c"], [Step.read("pp.log1p", {})], 1, "abcd")
+    monkeypatch.setattr("infl.cli.site.find_home", lambda home: here)
+    monkeypatch.setattr("infl.deploy.study.consent.SiteStudies.result", lambda self, name: (study, working))
+    printed = typed("study", "fetch", "out.h5ad").stdout
+    assert "out.step_2.infl.safetensors: the model, locked" in printed and "step_3" not in printed
+    assert (here / "out.step_2.infl.safetensors").read_bytes() == b"locked"
+    assert (here / "out.h5ad").read_bytes() == b"made"
+    (here / "out.h5ad").unlink()
+    wrong = typed("study", "fetch", "out.h5ad").exception
+    assert type(wrong) is FileError and "out.step_2.infl.safetensors" in str(wrong) and not (here / "out.h5ad").exists()
 
 
 def test_a_study_at_the_coordinator(here: Path) -> None:

@@ -97,19 +97,27 @@ add_commands(app, "study", "my_study", _folder, FETCHED)
 def fetch(
     out: Annotated[Path, typer.Argument(help="File to write, NAME.h5ad.")], study: Which = "", home: SiteHome = None
 ) -> None:
-    """Copy this site's data with what the steps wrote; at a site, after the study.
+    """Copy this site's data with what the steps wrote, and locked models of fits beside it; at a site, after the study.
 
     Example: `infl study fetch results.h5ad`
     """
-    from infl._files import check_new
+    from infl._files import check_new, write_atomic
     from infl.cli.site import find_home
     from infl.deploy.site_folder import SiteFolder
     from infl.deploy.study.consent import SiteStudies
 
     check_new(out)
     found, working = SiteStudies(SiteFolder(find_home(home))).result(study)
+    models = {
+        out.with_name(f"{out.stem}.step_{number}.infl.safetensors"): path for number, path in working.models().items()
+    }
+    for copy in models:
+        check_new(copy)
     working.copy_to(out)
     typer.echo(f"{out}: what {len(found.steps)} steps of {found.name} made of this site's data")
+    for copy, path in models.items():
+        write_atomic(copy, path.read_bytes())
+        typer.echo(f"{copy}: the model, locked; open it with infl.load_model and the site's key ring")
 
 
 @app.command()

@@ -29,7 +29,7 @@ Called = Mapping[str, Mapping[str, pd.Index]]
 """Names of the features of each site and modality, spelt alike."""
 
 
-@over_sites(target=OTHER_COLUMN, layer=LAYER, features=FEATURES)
+@over_sites(ruled=True, target=OTHER_COLUMN, layer=LAYER, features=FEATURES)
 def panel_of(
     sites: Mapping[str, AnnData | MuData] | AnnData | MuData,
     *,

@@ -6,7 +6,7 @@ process then holds its own site only, and all of them compute the same from the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -57,12 +57,17 @@ class Consortium(Mapping[str, T], Generic[T]):
         To the other processes.
     key
         Key ring that sums are sealed with where a function is called without one.
+    admit
+        Called with what a fit is before it begins: raises unless this process's sites take part in it, and returns the fewest
+        sites that must have a feature or a class.
     """
 
-    def __init__(self, held: Mapping[str, T], channel: Channel, key: Any = None) -> None:
+    def __init__(
+        self, held: Mapping[str, T], channel: Channel, key: Any = None, admit: Callable[[Any], int] = lambda fit: 2
+    ) -> None:
         if unknown := [site for site in held if site not in channel.members]:
             raise SettingsError(f"{unknown[0]} is no member of the consortium ({', '.join(channel.members)})")
-        self._held, self.channel, self.key = dict(held), channel, key
+        self._held, self.channel, self.key, self.admit = dict(held), channel, key, admit
 
     def __getitem__(self, site: str) -> T:
         return self._held[site]

@@ -54,6 +54,16 @@ def as_sites(sites: Mapping[str, Data] | Data, site_key: str | None) -> dict[str
     return {name: sites[rows] for name, rows in site_rows(sites, site_key).items()}
 
 
+def marked(*, between: bool, ruled: bool) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Say of a function whether it runs over a consortium, and whether rules of disclosure bind it; see :func:`over_sites`."""
+
+    def marking(function: Callable[P, R]) -> Callable[P, R]:
+        function.between, function.ruled = between, ruled  # type: ignore[attr-defined]
+        return function
+
+    return marking
+
+
 def over_sites(
     *, between: bool = False, ruled: bool = False, **own: Kind
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -109,9 +119,7 @@ def over_sites(
                 write(whole)
             return whole if copied else result
 
-        call.ruled = ruled  # type: ignore[attr-defined]
-        call.between = between  # type: ignore[attr-defined]
-        return door(**own)(call)
+        return door(**own)(marked(between=between, ruled=ruled)(call))
 
     return taking
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -242,17 +242,29 @@ def columns_of(agreement: Agreement | Header) -> set[str]:
     >>> sorted(columns_of(SimpleNamespace(task="scvi", options=options, panel={}, dp=None)))
     ['age']
     """
-    task = task_class(agreement.task)
+    found = columns_of_task(agreement.task, agreement.options, agreement.panel)
+    private = getattr(agreement, "dp", None)  # a model file's header has none
+    if private is not None and private.donor_key is not None:
+        found |= {private.donor_key}
+    return found
+
+
+def columns_of_task(model: str, options: Mapping[str, Any], panel: Mapping[str, Any]) -> set[str]:
+    """Return the names of all obs columns that a task looks for.
+
+    Examples
+    --------
+    >>> sorted(columns_of_task("classifier", {"target": "cell_type"}, {}))
+    ['cell_type']
+    """
+    task = task_class(model)
     defaults = {f.name: f.default for f in dataclasses.fields(task) if f.default is not dataclasses.MISSING}
     found: set[str] = set()
     for option, kind in task.parameters.items():
         if "obs column" in kind.says:
-            value = agreement.options.get(option, defaults.get(option))
+            value = options.get(option, defaults.get(option))
             found |= {value} if isinstance(value, str) else {name for name in value or () if isinstance(name, str)}
-    found |= {name for entry in task.columns_in_panel if isinstance(name := agreement.panel.get(entry), str)}
-    private = getattr(agreement, "dp", None)  # a model file's header has none
-    if private is not None and private.donor_key is not None:
-        found |= {private.donor_key}
+    found |= {name for entry in task.columns_in_panel if isinstance(name := panel.get(entry), str)}
     return found - {""}
 
 

@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING, Any, cast
 from infl import _tell
 from infl._parameters import SEED, Having, door
 from infl._warn import warn
-from infl.data.sites import as_sites
+from infl.data.consortium import Consortium
+from infl.data.sites import as_sites, marked
 from infl.errors import DataError, KeyringError, SettingsError
 from infl.federation.agreement import Agreement
+from infl.federation.between import run_between
 from infl.federation.local import Outcome, run_in_process
 from infl.federation.report import last_metrics
 from infl.federation.seeds import new_seed
 from infl.federation.settings import FIT_SEAL, Protection, RunSettings
 from infl.models.registry import check_installed, make_task
 from infl.privacy.dp import log_run
+from infl.sums.disclosure import refuse_under_rules
+from infl.tl._fit_between import agreed_panel, agreement_between, check_between, release_records
 from infl.tl._results import all_or_none, check_writable, model_facts, run_facts
 from infl.tl._use import check_modality
 
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     protection=Having(("given_once",), none=True, says="infl.Protection(seal=…, min_sites=…)"),
     seed=replace(SEED, none=True),
 )
+@marked(between=True, ruled=True)
 def fit_federated(
     sites: Mapping[str, Data] | Data,
     model: str | Task = "classifier",
@@ -71,7 +76,8 @@ def fit_federated(
     Parameters
     ----------
     sites
-        The sites' data by name, or one object together with `site_key`.
+        The sites' data by name, or one object together with `site_key`; in a step of a study, what a hospital has of them, and
+        the fit is then under the group seal, with a seed that is drawn.
     model
         Name of a task (``"classifier"``), or a :class:`infl.models.Task`. In this process its class may be one of your own that
         no package registers.
@@ -155,7 +161,23 @@ def fit_federated(
     >>> sites["site_3"].obs["infl_prediction"].dtype.name
     'category'
     """
-    names, tables = _elsewhere(sites, engine, key, checkpoint, resume) if engine else ((), as_sites(sites, site_key))
+    refuse_under_rules("a fit with engine=", engine is not None)
+    between = sites if isinstance(sites, Consortium) else None
+    if between is not None:
+        others = {
+            "checkpoint": checkpoint,
+            "engine": engine,
+            "privacy": privacy,
+            "protection": protection,
+            "resume": resume,
+        }
+        key = check_between(between, key, seal=seal, **others, seed=seed is not None, site_key=site_key)
+        tables: Mapping[str, Data] = between
+        names: tuple[str, ...] = ()
+    else:
+        names, tables = (
+            _elsewhere(sites, engine, key, checkpoint, resume) if engine else ((), as_sites(sites, site_key))
+        )
     written = {"the data": cast("Data", sites)} if site_key is not None else tables
     check_writable(written)
     task = make_task(model, model_options | ({} if target is None else {"target": target}), OWN_OPTIONS)
@@ -168,7 +190,10 @@ def fit_federated(
     if privacy is not None:
         task = task.for_dp()
     check_modality(task, tables)
-    panel = (engine.panel() if engine else None) or task.agree(tables)
+    if between is not None:
+        panel = agreed_panel(task, between)
+    else:
+        panel = (engine.panel() if engine else None) or task.agree(tables)
     if chosen.seal == "auto":
         chosen = replace(chosen, seal="pairwise" if engine else "group")
     if engine and privacy is not None:
@@ -188,6 +213,12 @@ def fit_federated(
         privacy=privacy,
         **asdict(chosen),
     )
+    release_records(task, panel, tables, key)
+    if between is not None and key is not None:
+        agreement = agreement_between(task, panel, between, key, settings)
+        outcome = run_between(agreement, task, between, key, min_holders=between.admit(agreement))
+        write_results(written, outcome, key_added)
+        return outcome.run
     agreement = Agreement.new(task, panel, names or tables, key, settings)
     if engine:
         return _fit_elsewhere(engine, agreement, tables, key, key_added)

@@ -75,7 +75,7 @@ class Rehearsal:
             (folder / site).mkdir()
             adata.copy().write_h5ad(folder / f"{site}.h5ad")
 
-    def attempt(self, fault: Fault = no_fault) -> dict[str, Any]:
+    def attempt(self, fault: Fault = no_fault, admit: Callable[[Any], int] = lambda fit: 2) -> dict[str, Any]:
         """Return by site the error that it ended with, None where it has done all."""
         line = Line(self.study, self.folder, fault)
 
@@ -93,7 +93,10 @@ class Rehearsal:
 
                 working.keep = watched  # type: ignore[method-assign]
                 ledger = Ledger(self.folder / site / "site.ledger", bytes(32), run=self.study.run)
-                StudySite(site, self.study, working, self.key, ledger).run(line.exchange)
+                with (
+                    line.changed
+                ):  # one site computes at a time, as each has a process of its own: torch's state is a process's
+                    StudySite(site, self.study, working, self.key, ledger, admit=admit).run(line.exchange)
             except BaseException as error:  # noqa: BLE001 - a thread's error is what this returns
                 line.end()
                 return error

@@ -22,6 +22,7 @@ def make_sites(n_genes: int = 60) -> dict[str, AnnData]:
         adata = AnnData(sparse.csr_matrix(counts))
         adata.obs_names, adata.var_names = [f"c{j}-{i}" for j in range(n)], [f"g{j}" for j in range(n_genes)]
         adata.obs["donor"] = np.array(["x", "y"])[np.arange(n) % 2]
+        adata.obs["guide"] = np.array(["control", "g1", "g2"])[np.arange(n) % 3]
         adata.obs["chosen"] = np.arange(n) % 4 > 0
         adata.obs["age"], adata.obs["months"] = rng.normal(60, 9, n), rng.exponential(20, n)
         adata.obs["log_months"] = np.log(adata.obs["months"])
@@ -69,6 +70,11 @@ CASES = [
     ([], "tl.spatial_domains", {"n_domains": 2, "n_init": 1, "section_key": "donor"}),
     ([*LOGS, PCA], "tl.transfer_labels", {"target": "donor", "use_rep": "X_pca"}),
     ([*LOGS, PCA], "tl.cluster", {"n_clusters": 3, "use_rep": "X_pca", "n_init": 1}),
+    (LOGS, "tl.fit_federated", {"target": "donor", "rounds": 1, "width": 8, "key_added": "mine"}),
+    ([], "tl.fit_federated", {"model": "scvi", "rounds": 1, "n_latent": 2, "n_hidden": 4}),
+    ([], "tl.fit_federated", {"model": "scanvi", "target": "donor", "rounds": 1, "n_latent": 2, "n_hidden": 4}),
+    ([], "tl.fit_federated", {"model": "spatial", "n_domains": 2, "rounds": 1}),
+    (LOGS, "tl.fit_federated", {"model": "perturbation", "target": "guide", "rounds": 1}),
 ]
 
 

@@ -23,11 +23,14 @@ from infl.privacy.seal import Ledger
 if TYPE_CHECKING:
     from infl._types import Data
     from infl.deploy.site_folder import SiteFolder
+    from infl.federation.agreement import Agreement
     from infl.keys import Keyring
 
 STUDIES = "studies"
 """Folder of a site's studies, in the site's folder."""
 LEDGER = "study.ledger"
+FIT = "tl.fit_federated"
+"""The step that is a fit, which the site's policy for runs binds too."""
 
 
 def asks(policy: Policy, study: Study) -> bool:
@@ -50,8 +53,11 @@ def check_policy(policy: Policy, study: Study, site: str) -> None:
     Sums of a study are under the group seal, which a coordinator and one member together can open, and without noise.
     """
     other = sorted(_columns(study) - {*policy.targets})
+    fits = [str(step.all_arguments["model"]) for step in study.steps if step.do == FIT]
+    models = sorted({*fits} - {*policy.tasks})
     refusals: dict[str, Callable[[], bool]] = {
         f"column {other[0] if other else ''!r}": lambda: bool(policy.targets and other),
+        f"model {models[0] if models else ''!r}": lambda: bool(policy.tasks and models),
         f"{len(study.sites)} sites (at least {policy.min_sites})": lambda: len(study.sites) < policy.min_sites,
         "seal 'group', under which the sums of a study travel": lambda: "group" not in policy.seals,
         f"key version {study.key_version}": lambda: (
@@ -133,7 +139,12 @@ class SiteStudies:
         if disclosure is not None:
             check_ruled(study.steps, name)
         ledger = Ledger(folder / LEDGER, ledger_key, run=study.run)
-        return StudySite(name, study, working, key, ledger, site_folder.note, disclosure)
+
+        def admit(fit: Agreement) -> int:
+            policy.check(fit, name)
+            return policy.min_holders
+
+        return StudySite(name, study, working, key, ledger, site_folder.note, disclosure, admit)
 
     def open_key(self, study: Study) -> Keyring:
         """Return the key ring, whose version in use is the study's.

@@ -60,7 +60,7 @@ def _step(raw: Any) -> Step:
         raise _at("do", 'do is missing: name the function, e.g. do = "pp.log1p"', raw)
     given = {name: value for name, value in raw.items() if name != "do"}
     try:
-        kinds = parameters(raw["do"])
+        kinds = parameters(raw["do"], given)
     except InflError as error:
         raise _at("do", str(error), raw) from None
     for name, value in given.items():

@@ -9,8 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from infl._parameters import Choice, Kind, Names, Text
+from infl._parameters import OTHER_COLUMN, Choice, Kind, Names, Text
 from infl.data.design import SITE, read_formula, split_formula
+from infl.deploy.policy import columns_of_task
+from infl.errors import SettingsError
+from infl.models.registry import make_task, task_class
 from infl.pp._filter import one_bound
 
 Field = tuple[str, str]
@@ -35,6 +38,10 @@ class StepKind:
         Fields that it takes where they are there.
     others
         Kinds of arguments that a notebook may give as arrays, and a file by name.
+    without
+        Arguments that a step has no say in.
+    more
+        From the arguments as they were given: kinds of those that its signature does not name.
     """
 
     needs: Callable[[Arguments], list[Field]] = lambda given: []
@@ -42,6 +49,8 @@ class StepKind:
     inplace: bool = False
     reads: Callable[[Arguments], list[Field]] = lambda given: []
     others: Mapping[str, Kind] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+    more: Callable[[Arguments], Mapping[str, Kind]] = lambda given: {}
 
 
 def _named(slot: str, *names: str | None) -> list[Field]:
@@ -113,6 +122,64 @@ def _in_uns(given: Arguments) -> list[Field]:
     return _named("uns", given["key_added"])
 
 
+OF_A_RUN = (
+    "checkpoint",
+    "engine",
+    "min_sites",
+    "participation",
+    "privacy",
+    "progress",
+    "protection",
+    "resume",
+    "seal",
+    "seed",
+)
+"""Arguments of a fit that are those of its own run, and of no step."""
+_CLASSES: tuple[Field, ...] = (
+    *(("obs", f"{{}}_{what}") for what in ("prediction", "probability")),
+    *(("obsm", name) for name in ("X_{}", "{}_probabilities")),
+)
+_WRITTEN_BY_MODEL: Mapping[str, tuple[Field, ...]] = {
+    "classifier": _CLASSES,
+    "perturbation": (("varm", "{}_effect"),),
+    "scanvi": _CLASSES,
+    "scvi": (("obsm", "X_{}"),),
+    "spatial": (("obs", "{}_domain"), ("obsm", "X_{}")),
+}
+
+
+def _model_of(given: Arguments) -> str:
+    model = str(given.get("model", "classifier"))
+    if model not in _WRITTEN_BY_MODEL:
+        raise SettingsError(
+            f"model {model!r} is no step of a study; {', '.join(_WRITTEN_BY_MODEL)} are. Fit others in a run: infl run template"
+        )
+    return model
+
+
+def _options(given: Arguments) -> dict[str, Any]:
+    model = _model_of(given)
+    known = {name for name in given if name in task_class(model).parameters}
+    return {name: given[name] for name in known if name != "target" or given[name] is not None}
+
+
+def _fit_needs(given: Arguments) -> list[Field]:
+    model = _model_of(given)
+    make_task(model, _options(given))  # what cannot go together is refused here
+    if _WRITTEN_BY_MODEL[model] is _CLASSES and given["target"] is None:
+        raise SettingsError(f"model {model!r} needs target=, the column of obs with the classes")
+    return _named("obs", given["target"])
+
+
+def _fit_reads(given: Arguments) -> list[Field]:
+    return _named("obs", *sorted(columns_of_task(_model_of(given), _options(given), {})))
+
+
+def _fit_writes(given: Arguments) -> list[Field]:
+    name = given["key_added"]
+    return [("uns", name), *((slot, field.format(name)) for slot, field in _WRITTEN_BY_MODEL[_model_of(given)])]
+
+
 REAL = Text(says="a type of real numbers, e.g. 'float32'")
 STEPS: Mapping[str, StepKind] = {
     "pp.qc_summary": StepKind(lambda a: _named("var", *a["qc_vars"]), _qc_columns, inplace=True),
@@ -166,6 +233,14 @@ STEPS: Mapping[str, StepKind] = {
         lambda a: _named("obsm", a["use_rep"]),
         lambda a: [("obs", a["key_added"]), ("uns", a["key_added"])],
         others={"method": Choice(("kmeans", "gmm", "ward"))},
+    ),
+    "tl.fit_federated": StepKind(
+        _fit_needs,
+        _fit_writes,
+        reads=_fit_reads,
+        others={"model": Text(says="the name of a model"), "target": OTHER_COLUMN},
+        without=(*OF_A_RUN, "model_options"),
+        more=lambda a: task_class(_model_of(a)).parameters,
     ),
 }
 """Steps by name."""

@@ -10,9 +10,11 @@ from infl.data.consortium import Consortium
 from infl.deploy.study.channel import DONE, StudyChannel
 from infl.deploy.study.working import WorkingObject
 from infl.errors import FederationError
+from infl.federation.run import FederatedRun
 
 if TYPE_CHECKING:
     from infl.deploy.study.specification import Study
+    from infl.federation.agreement import Agreement
     from infl.federation.messages import Heard, Said
     from infl.keys import Keyring
     from infl.privacy import Disclosure
@@ -36,6 +38,8 @@ class StudySite:
         Called with a line when a step is kept.
     disclosure
         Rules of disclosure that bind this site's sums (None: none do).
+    admit
+        As for :class:`infl.data.consortium.Consortium`.
     """
 
     def __init__(
@@ -47,9 +51,11 @@ class StudySite:
         ledger: Ledger,
         note: Callable[[str], None] = lambda line: None,
         disclosure: Disclosure | None = None,
+        admit: Callable[[Agreement], int] = lambda fit: 1,
     ) -> None:
         self.name, self.study, self.working = name, study, working
         self.key, self.ledger, self.note, self.disclosure = key, ledger, note, disclosure
+        self.admit = admit
 
     def run(self, exchange: Callable[[Said], Heard]) -> None:
         """Do all steps that are left, in order.
@@ -69,7 +75,9 @@ class StudySite:
         self._agree_on_rules(channel)
         adata = self.working.read()
         with self.disclosure or nullcontext():
-            self.study.steps[step].run(Consortium({self.name: adata}, channel, self.key))
+            made = self.study.steps[step].run(Consortium({self.name: adata}, channel, self.key, self.admit))
+        if isinstance(made, FederatedRun):
+            self.working.write_model(step, made.model)
         written = self.working.write(step, adata)
         if not all(value is True for value in channel.agree(DONE, {self.name: True}).values()):
             raise FederationError(f"{self.name}: a site has not written step {step + 1}; it is not kept")

@@ -52,7 +52,7 @@ class Step:
         SettingsError
             There is no such step, or an argument is unknown or wrong.
         """
-        kinds = parameters(do)
+        kinds = parameters(do, given)
         step = cls(str(do), {name: read_argument(kinds, name, value) for name, value in given.items()})
         if missing := [name for name, value in step.all_arguments.items() if value is Parameter.empty]:
             raise SettingsError(f"{do} needs {missing[0]}=")
@@ -84,17 +84,17 @@ class Step:
         """Columns of ``obs`` that the step reads."""
         return {name for slot, name in (*self.needs, *self.kind.reads(self.all_arguments)) if slot == "obs"}
 
-    def run(self, sites: Mapping[str, AnnData]) -> None:
-        """Run it on sites, or on a consortium."""
+    def run(self, sites: Mapping[str, AnnData]) -> Any:
+        """Run it on sites, or on a consortium, and return what the function returns."""
         inplace = {"inplace": True} if self.kind.inplace else {}
-        _function(self.do)(sites, **self.arguments, **inplace)
+        return _function(self.do)(sites, **self.arguments, **inplace)
 
     def __str__(self) -> str:
         return f"{self.do}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
 
 
-def parameters(do: object) -> dict[str, Kind]:
-    """Return what each argument of a step may be.
+def parameters(do: object, given: Arguments) -> dict[str, Kind]:
+    """Return what each argument of a step may be, some of which follow from what was given.
 
     Raises
     ------
@@ -105,8 +105,9 @@ def parameters(do: object) -> dict[str, Kind]:
         near = get_close_matches(str(do), STEPS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"steps are {', '.join(STEPS)}"
         raise SettingsError(f"{do!r} is no step; {hint}")
-    declared = {**_function(str(do)).parameters, **STEPS[str(do)].others}
-    return {name: kind for name, kind in declared.items() if name not in GIVEN}
+    step = STEPS[do]
+    declared = {**step.more(given), **_function(do).parameters, **step.others}
+    return {name: kind for name, kind in declared.items() if name not in (*GIVEN, *step.without)}
 
 
 def read_argument(kinds: Mapping[str, Kind], name: str, value: Any) -> Any:
@@ -221,4 +222,5 @@ def _function(do: str) -> Any:
 
 @cache
 def _defaults(do: str) -> dict[str, Any]:
-    return {n: p.default for n, p in signature(_function(do)).parameters.items() if n not in GIVEN}
+    left_out = (*GIVEN, *STEPS[do].without)
+    return {n: p.default for n, p in signature(_function(do)).parameters.items() if n not in left_out}

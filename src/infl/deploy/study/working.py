@@ -24,6 +24,7 @@ from infl.errors import DataError, FileError
 
 if TYPE_CHECKING:
     from infl._types import Data
+    from infl.models.locked import LockedModel
 
 JOURNAL = "journal.json"
 CHUNK = 1 << 22
@@ -154,6 +155,15 @@ class WorkingObject:
         write_atomic(path, adata.write_h5ad, overwrite=True, mode=0o600)
         return path, digest_of(path)
 
+    def write_model(self, step: int, model: LockedModel) -> None:
+        """Write what a step fitted, locked; a step that runs again writes the same."""
+        model.save(self.folder / _model_name(step), overwrite=True)
+
+    def models(self) -> dict[int, Path]:
+        """Return the files of the models that were fitted, by the number of the step, from 1."""
+        found = {step + 1: self.folder / _model_name(step) for step in range(self.done)}
+        return {number: path for number, path in found.items() if path.exists()}
+
     def keep(self, step: int, written: tuple[Path, str]) -> None:
         """Keep a step: the next one begins with what it wrote."""
         path, digest = written
@@ -168,6 +178,10 @@ class WorkingObject:
         for path in self.folder.glob("step_*.h5ad"):
             if path.name != self._journal.object:
                 path.unlink(missing_ok=True)
+
+
+def _model_name(step: int) -> str:
+    return f"model_{step + 1:04}.infl.safetensors"
 
 
 def digest_of(path: Path) -> str:

@@ -1,0 +1,142 @@
+"""What a fit over a consortium needs before its first sum: a panel that all agree on, and records that rules let it be about."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from infl.data.asked import asking
+from infl.data.consortium import FEWEST_NAMED, Consortium, agreed, alongside
+from infl.data.labels import label_text
+from infl.deploy.policy import columns_of_task
+from infl.deploy.runfile import join_panels
+from infl.errors import DataError, KeyringError, SettingsError
+from infl.federation.agreement import Agreement
+from infl.federation.seeds import derive
+from infl.sums import COUNT_SCALE, FederatedSum, run_sums
+from infl.sums.cells import Cells
+from infl.sums.disclosure import control, refuse_groups_of
+
+if TYPE_CHECKING:
+    from infl._types import Data
+    from infl.federation.settings import RunSettings
+    from infl.keys import Keyring
+    from infl.models.task import Task
+
+
+def agreed_panel(task: Task, sites: Consortium[Data]) -> dict[str, Any]:
+    """Return the panel of all sites: each says the names that it has, and nothing else of its data.
+
+    Raises
+    ------
+    DataError
+        A name would be of fewer than five records of a site; or the sites have nothing in common.
+    """
+    panels = {site: task.agree({site: adata}) for site, adata in sites.items()}
+    for site, panel in panels.items():
+        _check_named(task, panel, sites[site], site)
+    joined = join_panels(agreed(sites, "panel of a fit", panels))
+    return task.settled(joined)
+
+
+def _check_named(task: Task, panel: Mapping[str, Any], adata: Any, site: str) -> None:
+    said = {*_texts(panel)}
+    for column in sorted(columns_of_task(task.name, task.options(), panel) & {*adata.obs}):
+        numbers = label_text(adata.obs[column]).value_counts()
+        few = [str(name) for name, n in numbers.items() if n < FEWEST_NAMED and str(name) in said]
+        if few:
+            raise DataError(
+                f"{column!r} of {site}: {few[0]!r} has {numbers[few[0]]} observations, and a category of fewer than {FEWEST_NAMED} "
+                "is not named to other sites: join it with another, or leave these observations out"
+            )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        parts = [*value, *value.values()] if isinstance(value, Mapping) else value
+        for part in parts:
+            yield from _texts(part)
+
+
+def agreement_between(
+    task: Task, panel: dict[str, Any], sites: Consortium[Data], key: Keyring, settings: RunSettings
+) -> Agreement:
+    """Return the specification of a run, alike at all sites: what else is drawn follows from all that they said before.
+
+    So a step that runs again sends the same bytes, and no two steps train with one seed.
+    """
+    said = sites.channel.run
+
+    def drawn(what: str) -> str:
+        return hashlib.sha256(f"{what} {said}".encode()).hexdigest()[:32]
+
+    seed = derive(0, "fit of a consortium", said) >> 31
+    agreement = Agreement.new(task, panel, sites.channel.members, key, settings, salt=drawn("salt"), seed=seed)
+    return replace(agreement, run=drawn("run"))
+
+
+def check_between(sites: Consortium[Any], given_key: Keyring | None, *, seal: str, **others: object) -> Keyring:
+    """Refuse what a fit over a consortium cannot be, and return the key ring.
+
+    Raises
+    ------
+    KeyringError, SettingsError
+        In one line.
+    """
+    key: Keyring | None = given_key or sites.key
+    if key is None:
+        raise KeyringError("a fit between sites is sealed: give the consortium a key ring")
+    if seal not in ("auto", "group"):
+        raise SettingsError(
+            f"seal={seal!r}: a step of a study is under the group seal; leave seal out, or fit in a run"
+        )
+    if given := next((name for name, value in others.items() if value), None):
+        raise SettingsError(f"{given}= goes with no fit between sites: leave it out, or fit in a run of its own")
+    return key
+
+
+def release_records(task: Task, panel: Mapping[str, Any], sites: Mapping[str, Data], key: Keyring | None) -> None:
+    """Ask rules of disclosure in force for a fit: about all records of each site, of each class, and all features.
+
+    What a fit sums is of all these records together. So they are released as sets, and later ones must not differ from them by few.
+
+    Raises
+    ------
+    DataError
+        The rules close it; nothing of it was sent.
+    """
+    if control() is None:
+        return
+    target, classes = task.options().get("target"), panel.get("classes", [])
+    target = target if isinstance(target, str) and classes else None
+    refuse_groups_of(*([target] if target else []))
+
+    def sets(adata: Data) -> np.ndarray:
+        all_of_them = np.ones((1, adata.n_obs), dtype=bool)
+        if target is None or target not in adata.obs:
+            return np.vstack([all_of_them, np.zeros((len(classes) if target else 0, adata.n_obs), dtype=bool)])
+        labels = label_text(adata.obs[target]).to_numpy()
+        return np.vstack([all_of_them, *(labels[None] == name for name in classes)])
+
+    records = FederatedSum(
+        name="records",
+        shapes={"n": ()},
+        local=lambda of_site, state: {"n": of_site.shape[1]},
+        combine=lambda total, state: {**state, "n": total["n"]},
+        says="number of records that a fit is about",
+        scale=COUNT_SCALE,
+        records=lambda of_site, state: of_site.shape[1],
+        sensitivity={"n": 1},
+        cells=Cells(
+            sets=lambda of_site, state: of_site, features=len(panel.get("features", [])), panel="features of a fit"
+        ),
+    )
+    with asking("fit_federated", sites, task.name, task.options()):
+        masks = {site: sets(adata) for site, adata in sites.items()}
+        run_sums([records], alongside(sites, masks), key, about="fit")

@@ -1,0 +1,162 @@
+"""A fit as a step of a study: what one process fits, killed or not, under the site's policy and its rules of disclosure."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from tests.deploy.study.rehearsal import Killed
+from tests.deploy.study.test_steps import make_sites
+from tests.deploy.study.test_study import KEY, make, said_once
+
+import infl
+from infl.deploy.policy import Policy
+from infl.deploy.study.consent import check_policy
+from infl.deploy.study.specification import Study
+from infl.deploy.study.steps import Step
+from infl.errors import DataError, FederationError, SettingsError
+from infl.privacy import Disclosure, DisclosureRules
+
+pytestmark = pytest.mark.filterwarnings("ignore::infl.errors.InflWarning")
+LOGS = [Step.read("pp.normalize_total", {"target_sum": 100}), Step.read("pp.log1p", {})]
+FIT = {"target": "donor", "rounds": 2, "width": 8}
+STEPS = [*LOGS, Step.read("tl.fit_federated", FIT), Step.read("tl.cluster", {"n_clusters": 2, "n_init": 1})]
+
+
+def expected(seed: int) -> dict[str, AnnData]:
+    """Return what one process fits with a seed."""
+    sites = make_sites()
+    for step in LOGS:
+        step.run(sites)
+    infl.tl.fit_federated(sites, **FIT, seed=seed, key=KEY, progress=False)
+    return sites
+
+
+def test_a_fit_between_sites_is_the_fit_of_one_process_and_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
+    rehearsal = make(tmp_path, STEPS)
+    left = [("s1", "heard", 2, 5), ("desk", "told", 2, 7), ("s0", "keeps", 2, 0)]
+
+    def fault(*place: Any) -> None:
+        if place in left:
+            left.remove(place)
+            raise Killed
+
+    while left:
+        assert {type(error) for error in rehearsal.attempt(fault).values()} == {Killed}
+    assert rehearsal.attempt() == dict.fromkeys(rehearsal.study.sites)
+    assert said_once(rehearsal)
+    together = expected(rehearsal.result("s0").uns["infl"]["settings"]["seed"])
+    for site, adata in together.items():
+        found = rehearsal.result(site)
+        assert found.obs["infl_prediction"].equals(adata.obs["infl_prediction"])
+        np.testing.assert_allclose(found.obsm["X_infl"], adata.obsm["X_infl"], atol=1e-5)
+        assert "infl_cluster" in found.obs  # by the latent that the fit wrote
+        model = infl.load_model(tmp_path / site / "model_0003.infl.safetensors")
+        del found.obsm["X_infl"]
+        infl.tl.predict(found, model, key=KEY)
+        np.testing.assert_allclose(found.obsm["X_infl"], adata.obsm["X_infl"], atol=1e-5)
+
+
+def test_two_fits_of_one_study_train_with_different_seeds(tmp_path: Path) -> None:
+    again = Step.read("tl.fit_federated", FIT | {"rounds": 1, "key_added": "again"})
+    rehearsal = make(tmp_path, [Step.read("tl.fit_federated", FIT | {"rounds": 1}), again])
+    assert rehearsal.attempt() == dict.fromkeys(rehearsal.study.sites)
+    uns = rehearsal.result("s0").uns
+    assert uns["infl"]["settings"]["seed"] != uns["again"]["settings"]["seed"]
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("scvi", {"n_latent": 2, "n_hidden": 4, "site_effect": "local"}),
+        ("perturbation", {"target": "guide"}),
+    ],
+)
+def test_other_models_run_between_sites(tmp_path: Path, model: str, options: dict[str, Any]) -> None:
+    before = LOGS if model == "perturbation" else []
+    rehearsal = make(tmp_path, [*before, Step.read("tl.fit_federated", {"model": model, "rounds": 1} | options)])
+    assert rehearsal.attempt() == dict.fromkeys(rehearsal.study.sites)
+    assert rehearsal.result("s2").uns["infl"]["task"] == model
+
+
+def test_a_class_of_few_records_is_not_named_to_others(tmp_path: Path) -> None:
+    sites = make_sites()
+    sites["s1"].obs.loc[sites["s1"].obs_names[:3], "donor"] = "secret"
+    rehearsal = make(tmp_path, STEPS[2:3], sites)
+    ended = rehearsal.attempt()
+    assert type(ended["s1"]) is DataError and "'secret' has 3 observations" in str(ended["s1"])
+    sent = b"".join(content for contents in rehearsal.sent.values() for content in contents)
+    assert b"secret" not in sent
+
+
+def test_a_site_whose_policy_refuses_the_fit_ends_the_step(tmp_path: Path) -> None:
+    def refuse(fit: Any) -> int:
+        raise FederationError(f"refused: {fit.task}, {fit.rounds} rounds, seal {fit.seal}")
+
+    rehearsal = make(tmp_path, STEPS[2:3])
+    ended = rehearsal.attempt(admit=refuse)
+    assert any(str(error) == "refused: classifier, 2 rounds, seal group" for error in ended.values())
+    assert not any("infl" in rehearsal.result(site).uns for site in rehearsal.study.sites)
+
+
+RULES = DisclosureRules(features_per_record=float("inf"))
+
+
+@pytest.mark.parametrize("on", [False, True], ids=["control", "rules"])
+@pytest.mark.parametrize("differ", ["a record", "a class"])
+def test_two_fits_that_differ_by_one_record_tell_of_it(on: bool, differ: str) -> None:
+    """Of a model with one step of gradient descent on all records, the weights of two fits give the gradient of one record."""
+    sites, later = make_sites(), make_sites()
+    if differ == "a record":
+        later["s1"] = later["s1"][1:].copy()
+    else:
+        later["s1"].obs["donor"] = np.where(np.arange(30) == 1, "x", later["s1"].obs["donor"])
+    with Disclosure(RULES) if on else nullcontext():
+        infl.tl.fit_federated(sites, **FIT, progress=False)
+        with pytest.raises(DataError, match="nothing is opened") if on else nullcontext():
+            infl.tl.fit_federated(later, **FIT, progress=False)
+        assert on is not ("infl" in later["s0"].uns)
+
+
+def test_a_fit_on_more_features_than_records_bear_is_refused_under_rules() -> None:
+    sites = make_sites()
+    with Disclosure(), pytest.raises(DataError, match="nothing is opened"):
+        infl.tl.fit_federated({**sites, "s1": sites["s1"][:20].copy()}, **FIT, progress=False)
+    with Disclosure(DisclosureRules(groups=())), pytest.raises(SettingsError, match="'donor'"):
+        infl.tl.fit_federated(sites, **FIT, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"model": "clasifier"}, "model 'clasifier' is no step of a study; classifier, perturbation"),
+        ({"model": "mosaic"}, "model 'mosaic' is no step of a study"),
+        ({}, "model 'classifier' needs target="),
+        ({"target": "donor", "widht": 8}, "widht is not known; did you mean width?"),
+        ({"target": "donor", "batch_size": 0}, "batch_size=0"),
+        ({"target": "donor", "seed": 1}, "seed is not known"),
+        ({"target": "donor", "seal": "pairwise"}, "seal is not known"),
+        ({"target": "donor", "rounds": 0}, "rounds=0"),
+    ],
+)
+def test_a_fit_that_cannot_be_a_step_is_refused_in_one_line(given: dict[str, Any], line: str) -> None:
+    with pytest.raises(SettingsError, match=line.replace("(", r"\(").replace("?", r"\?")) as error:
+        Step.read("tl.fit_federated", given)
+    assert "\n" not in str(error.value)
+
+
+def test_columns_that_a_fit_reads_are_those_of_its_model() -> None:
+    step = Step.read("tl.fit_federated", {"model": "scvi", "continuous_covariates": ["age"]})
+    assert "age" in step.columns
+    assert Step.read("tl.fit_federated", {"target": "donor"}).columns == {"donor"}
+
+
+def test_a_policy_that_lists_tasks_refuses_other_fits_before_any_work() -> None:
+    fits = [Step.read("tl.fit_federated", {"target": "donor"}), Step.read("pp.log1p", {})]
+    study = Study.new("first", ["a", "b", "c"], fits, 1, "abcd")
+    check_policy(Policy(tasks=["classifier"], seals=["group"]), study, "a")
+    check_policy(Policy(seals=["group"]), study, "a")
+    with pytest.raises(FederationError, match="does not accept model 'classifier'"):
+        check_policy(Policy(tasks=["scvi"], seals=["group"]), study, "a")
