@@ -37,7 +37,16 @@ def patients() -> pd.DataFrame:
 def test_coefficients_and_errors_are_those_of_r(patients, ties, n_sites):
     known = VECTOR[ties]
     where = patients.hospital if n_sites == 4 else np.zeros(len(patients))
-    found = cox(dealt(patients, where), "time", "event", "~ x + age + arm", ties=ties, grid=GRID, key=Keyring.create())
+    found = cox(
+        dealt(patients, where),
+        "time",
+        "event",
+        "~ x + age + arm",
+        ties=ties,
+        grid=GRID,
+        min_departures=5,
+        key=Keyring.create(),
+    )
     np.testing.assert_allclose(found.table.coefficient, known["coefficient"], rtol=1e-6)
     np.testing.assert_allclose(found.table.std_error, known["std_error"], rtol=1e-6)
     np.testing.assert_allclose([found.null_log_likelihood, found.log_likelihood], known["log_likelihood"], rtol=1e-8)
@@ -66,7 +75,9 @@ def test_pairs_of_sites_without_an_order_have_no_concordance():
 
 
 def test_ridge_is_that_of_r(patients):
-    found = cox(dealt(patients, patients.hospital), "time", "event", "~ x + age + arm", grid=GRID, penalty=3)
+    found = cox(
+        dealt(patients, patients.hospital), "time", "event", "~ x + age + arm", grid=GRID, min_departures=5, penalty=3
+    )
     np.testing.assert_allclose(found.table.coefficient, VECTOR["ridge"], rtol=1e-6)
 
 
@@ -77,6 +88,7 @@ def drawn(n: int, seed: int, p: int = 3) -> pd.DataFrame:
     return obs.assign(months=np.minimum(lived, seen), died=lived <= seen)
 
 
+@pytest.mark.filterwarnings("ignore:cox. bins of time are few:infl.errors.InflWarning")
 @given(st.integers(0, 10**6), st.integers(2, 6), st.sampled_from(["efron", "breslow"]))
 @settings(max_examples=10)
 def test_any_split_gives_the_pooled_answer(seed, n_sites, ties):
@@ -92,13 +104,32 @@ def test_any_split_gives_the_pooled_answer(seed, n_sites, ties):
     assert split.concordance_bounds == pooled.concordance_bounds
 
 
+@pytest.mark.filterwarnings("ignore:cox. bins of time are few:infl.errors.InflWarning")
 def test_ridge_takes_more_covariates_than_patients():
     obs = drawn(40, 1, p=60)
     found = cox(
-        dealt(obs, np.arange(40) % 3), "months", "died", " + ".join(obs.columns[:60]), ties="breslow", penalty=5
+        dealt(obs, np.arange(40) % 3),
+        "months",
+        "died",
+        " + ".join(obs.columns[:60]),
+        ties="breslow",
+        penalty=5,
+        min_departures=20,
     )
     assert np.isfinite(found.table.to_numpy()).all()
     assert found.table.coefficient.x0 > 0
+
+
+def test_few_bins_that_move_a_coefficient_are_said_and_many_are_near_exact_times():
+    obs = drawn(200, 4)
+    with pytest.warns(
+        infl.errors.InflWarning, match=r"bins of time are few .\d+., so 'x0' is far from where exact times"
+    ):
+        cox(dealt(obs, np.arange(200) % 3), "months", "died", "~ x0")
+    obs = drawn(3000, 4)
+    exact = cox(dealt(obs, np.zeros(3000)), "months", "died", "~ x0 + x1", strata="site").table
+    found = cox(dealt(obs, np.arange(3000) % 3), "months", "died", "~ x0 + x1").table
+    assert (np.abs(found.coefficient - exact.coefficient) < 0.5 * exact.std_error).all()
 
 
 def test_steps_that_lead_too_far_are_halved():

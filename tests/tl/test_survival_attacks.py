@@ -9,7 +9,8 @@ from scipy.optimize import least_squares
 
 from infl.sums import run_sums
 from infl.tl._cox import cox_sums
-from infl.tl._cox_sums import Patients, risk_of
+from infl.tl._cox_search import LOOKS, Search, departures_of, looks_of, risk_of
+from infl.tl._cox_sums import Patients
 from infl.tl._times import ends_of, grid_sums
 
 N, P = 200, 3
@@ -63,34 +64,75 @@ def test_bins_that_do_not_look_at_events_would_tell_of_them_with_efron(patients)
     assert covariates_found(ends, patients, efron=True) > 0.01
 
 
-def opened(x: np.ndarray, steps: list[float]) -> np.ndarray:
-    """What Newton's steps open of one bin whose patients have one covariate, (n,)."""
-    hazards = np.exp(np.outer(steps, x))
-    return np.concatenate([hazards.sum(axis=1), hazards @ x])
+def opened(x: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """What steps, (steps, p), open of one bin whose patients have the covariates `x`, (n, p)."""
+    hazards = np.exp(steps @ x.T)
+    return np.concatenate([hazards.sum(axis=1), (hazards @ x).ravel()])
 
 
-def solved(n: int, seed: int, starts: int) -> float:
-    """Share of a bin's patients whose covariate is found to a twentieth, by solving the steps for all of them."""
+def solved(n: int, p: int, seed: int, distances: tuple[float, ...], starts: int) -> tuple[float, float]:
+    """Share of a bin's patients whose covariates are found to a twentieth by solving what steps open, and by drawing with its moments.
+
+    Steps have these distances from the coefficients, as a search has that ends there.
+    """
     rng = np.random.default_rng(seed)
-    x, steps = rng.normal(size=n), [0.0, 0.45, 0.49, 0.5, 0.50001, 0.5]
+    x = rng.normal(size=(n, p))
+    steps = 0.5 / p**0.5 + np.array(distances)[:, None] * rng.normal(size=(len(distances), p))
     known = np.round(opened(x, steps) * 2**40) / 2**40
-    tried = (
-        least_squares(
-            lambda z: opened(z, steps) - known, rng.normal(size=n), xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=100
+
+    def attempt() -> tuple[float, np.ndarray]:
+        found = least_squares(
+            lambda z: opened(z.reshape(n, p), steps) - known,
+            rng.normal(size=n * p),
+            **dict.fromkeys(("xtol", "ftol", "gtol"), 1e-15),
+            max_nfev=100,
         )
-        for _ in range(starts)
+        return found.cost, found.x.reshape(n, p)
+
+    def share(guesses: np.ndarray) -> float:
+        return float((np.abs(guesses[:, None] - x).max(axis=2).min(axis=0) < 0.05).mean())
+
+    best = min((attempt() for _ in range(starts)), key=lambda one: one[0])[1]
+    drawn = rng.normal(size=(50, n, p))
+    drawn = (drawn - drawn.mean(axis=1, keepdims=True)) / drawn.std(axis=1, keepdims=True) * x.std(axis=0) + x.mean(
+        axis=0
     )
-    best = min(tried, key=lambda one: one.cost).x
-    return float((np.abs(best[:, None] - x).min(axis=0) < 0.05).mean())
+    return share(best), float(np.mean([share(guesses) for guesses in drawn]))
 
 
-def test_steps_about_a_bin_of_five_tell_of_it_and_about_one_of_twenty_far_less():
-    rng = np.random.default_rng(1)
-    by_chance = [
-        (np.abs(rng.normal(size=MANY)[:, None] - rng.normal(size=MANY)).min(axis=0) < 0.05).mean() for _ in range(200)
-    ]
-    assert np.mean([solved(5, seed, starts=6) for seed in range(10)]) > 0.9
-    assert np.mean([solved(MANY, seed, starts=6) for seed in range(10)]) < np.mean(by_chance) + 0.2
+FROM_ZERO = (0.5, 0.05, 0.01, 1e-3, 1e-5, 1e-9)  # six looks of a search that begins at 0
+FROM_SITES = (0.05, 1e-3, 1e-6, 1e-10)  # the four that a search may take that begins where baselines by site end
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_what_steps_open_of_a_bin_tells_of_it_no_more_than_its_moments_do(p):
+    """As many departures as a bin has by default leave each covariate at chance; bins of five, looked at as often as needed, do not."""
+    few = np.mean([solved(5, p, seed, FROM_ZERO, starts=10) for seed in range(8)], axis=0)
+    assert few[0] > few[1] + 0.25  # the control
+    bins = np.mean([solved(departures_of(p), p, seed, FROM_SITES, starts=3) for seed in range(8)], axis=0)
+    assert bins[0] < bins[1] + 0.15
+
+
+@pytest.mark.parametrize("p", [1, 3, 20])
+@pytest.mark.parametrize("efron", [True, False])
+def test_of_a_bin_half_as_many_numbers_are_opened_as_it_has_values(p, efron):
+    """By default; and where a number of departures is given, no look more than that allows, or four."""
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(600, p))
+    lived, seen = rng.exponential(10 * np.exp(-2 * x[:, 0])), rng.uniform(1, 40, 600)
+    patients = Patients(np.minimum(lived, seen), lived <= seen, np.zeros(600, dtype=int), x)
+    names = [f"x{j}" for j in range(p)]
+    for least in (None, 60):
+        state = run_sums(
+            cox_sums(names, efron=efron, stratified=False, penalty=0.0, least=least), {"all": patients}, None
+        )
+        search: Search = state["search"]
+        assert search.looks <= looks_of(least or departures_of(p), p)
+        bins = patients.bins(ends_of(state))
+        for kind in [patients.event, ~patients.event] if efron else [np.ones(600, dtype=bool)]:
+            counts = np.bincount(bins[kind])
+            assert (search.looks * (1 + p) <= counts[counts > 0] * p / 2 + 1e-9).all()
+    assert looks_of(5, p) == LOOKS
 
 
 @pytest.mark.parametrize("efron", [True, False])

@@ -19,14 +19,8 @@ from infl.pp._frame import INTERCEPT, frame_sums
 from infl.sums import run_sums
 from infl.sums.mixture import FEWEST
 from infl.tl._concordance import concordance_of, concordance_of_pairs, concordance_sum, pairs_sum
-from infl.tl._cox_sums import (
-    Patients,
-    Search,
-    event_sum,
-    newton_sum,
-    ridge_of,
-    stratified_sum,
-)
+from infl.tl._cox_search import Search, departures_of
+from infl.tl._cox_sums import Patients, event_sum, newton_sum, ridge_of, stratified_sum
 from infl.tl._glm import FORMULA
 from infl.tl._regression import coefficient_table, written
 from infl.tl._survival import GRID, LEVEL
@@ -37,6 +31,8 @@ if TYPE_CHECKING:
 
     from infl.keys import Keyring
     from infl.sums import FederatedSum, State
+
+_MOVED = 0.5  # standard errors
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ class CoxModel:
     strata=Choice(("site",), none=True),
     penalty=Real(0),
     grid=GRID,
-    min_departures=Whole(FEWEST),
+    min_departures=Whole(FEWEST, none=True),
     level=LEVEL,
 )
 def cox(
@@ -101,7 +97,7 @@ def cox(
     strata: Literal["site"] | None = None,
     penalty: float = 0.0,
     grid: Sequence[float] | None = None,
-    min_departures: int = FEWEST,
+    min_departures: int | None = None,
     level: float = 0.95,
     inplace: bool = False,
     key_added: str = "infl_cox",
@@ -110,10 +106,10 @@ def cox(
 ) -> CoxModel:
     """Fit Cox's proportional hazards to the patients of all sites, as R's ``coxph`` does to the pooled ones, on bins of time.
 
-    With one baseline for all sites, times are in bins with five departures or none (with ``ties="efron"``, of five events or none and
-    five departures without one or none), or as many as `min_departures` says. Several steps about a bin of five can tell the covariates
-    of those who leave in it, where the model has one or two. With ``strata="site"`` each site has its own baseline, risk sets stay at
-    the site, and times are used as they are.
+    With one baseline for all sites, times are in bins with `min_departures` departures or none (with ``ties="efron"``, of as many events
+    or none and as many departures without one or none). The search begins where one with a baseline for each site ends, so that numbers
+    about a bin are opened four times at most: for each of them the bin has two values of its patients. With ``strata="site"`` each site
+    has its own baseline, risk sets stay at the site, and times are used as they are; take it where bins would be few.
 
     Parameters
     ----------
@@ -132,7 +128,8 @@ def cox(
     grid
         Ends of the narrowest bins, see :func:`infl.tl.survival`.
     min_departures
-        Departures of each kind that a bin has, if it has any; with 20, steps about a bin tell far less of a patient, though not nothing.
+        Departures of each kind that a bin has, if it has any. None: from 16 for one covariate to 9 for many. With fewer, what is opened
+        about a bin may tell the covariates of those who leave in it; with more, it may be opened more often.
     level
         Of the intervals.
     inplace
@@ -153,7 +150,7 @@ def cox(
     Warns
     -----
     infl.errors.InflWarning
-        The coefficients did not come to a stand.
+        The coefficients did not come to a stand, or bins are so few that they move a coefficient.
 
     References
     ----------
@@ -190,6 +187,8 @@ def cox(
     state = run_sums(sums, at, key, about="cox")
     if not state["search"].stands:
         warn(f"cox: the coefficients did not come to a stand; look at the columns of {formula!r}, or give penalty=")
+    if "start" in state:
+        _warn_of_bins(state, names, penalty)
     return written(_result(state, names, penalty, level), sites if inplace else {}, key_added)
 
 
@@ -200,21 +199,44 @@ def cox_sums(
     stratified: bool,
     penalty: float,
     grid: Sequence[float] | None = None,
-    least: int = FEWEST,
+    least: int | None = None,
 ) -> list[FederatedSum]:
     """Return all sums of a fit; sites are :class:`infl.tl._cox_sums.Patients`."""
     frame = frame_sums(names, shifted=True, full_rank=penalty == 0)
     if stratified:
         return [*frame, stratified_sum(names, penalty, efron=efron), pairs_sum()]
-    newton = newton_sum(names, penalty, efron=efron)
-    times = grid_sums(1, by_event=efron, given=grid, least=least)
-    return [*times, *frame, event_sum(len(names)), newton, concordance_sum()]
+    start, newton = (
+        stratified_sum(names, penalty, efron=efron, start=True),
+        newton_sum(names, penalty, efron=efron),
+    )
+    times = grid_sums(1, by_event=efron, given=grid, least=least or departures_of(len(names)))
+    return [*times, *frame, start, event_sum(len(names), efron=efron), newton, concordance_sum()]
 
 
 def _check_strata(design: Design, strata: str | None) -> None:
     if strata is not None and "site" in design.levels:
         raise SettingsError(
             "strata='site' gives each site its own baseline, so a term for the site tells nothing: leave it out"
+        )
+
+
+def _warn_of_bins(state: State, names: Sequence[str], penalty: float) -> None:
+    """Say where bins move a coefficient more than baselines by site would."""
+    frame, start, search = state["frame"], state["start"], state["search"]
+
+    def covariance(information: np.ndarray) -> np.ndarray:
+        mixed: np.ndarray = (
+            frame.mix @ np.linalg.inv(information + ridge_of(frame, penalty) + 1e-6 * np.eye(len(names))) @ frame.mix.T
+        )
+        return np.diag(mixed)
+
+    of_bins, by_site = covariance(search.information), covariance(start.information)
+    moved = np.abs(frame.mix @ (search.best - start.best)) - 2 * np.sqrt(np.maximum(by_site - of_bins, 0))
+    j = int(np.argmax(moved / np.sqrt(of_bins)))
+    if moved[j] > _MOVED * np.sqrt(of_bins[j]):
+        warn(
+            f"cox: bins of time are few ({len(ends_of(state))}), so {names[j]!r} is far from where exact times and a baseline for each site "
+            "have it: take strata='site', which opens less too, or give min_departures= or more patients"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,12 @@ def check_information(information: np.ndarray, frame: Frame, names: Sequence[str
     values, vectors = np.linalg.eigh(information)
     if values[0] > SEPARATED:
         return
-    weight = np.abs(frame.mix @ vectors[:, 0]) / np.linalg.norm(frame.mix, axis=1)
+    refuse_direction(vectors[:, 0], frame, names, why)
+
+
+def refuse_direction(vector: np.ndarray, frame: Frame, names: Sequence[str], why: str) -> NoReturn:
+    """Refuse coefficients for want of an estimate of a direction in the frame, (p,), and name the one that it is most about."""
+    weight = np.abs(frame.mix @ vector) / np.linalg.norm(frame.mix, axis=1)
     if frame.intercept is not None and len(weight) > 1:
         weight[frame.intercept] = -1
     raise DataError(f"{why}: {names[int(np.argmax(weight))]!r} has no estimate; leave it out, or join levels")
