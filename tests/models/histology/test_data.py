@@ -2,12 +2,14 @@
 
 import warnings
 
+import anndata as ad
 import numpy as np
 import pytest
-from tests.models.histology.conftest import SHAPE, fit
+from tests.models.histology.conftest import SHAPE, fit, section
 
 import infl
 from infl.errors import DataError, InflWarning, SettingsError
+from infl.models.histology import Histology
 
 
 def test_spots_without_counts_or_patches_are_told_of_and_not_trained_on(sites):
@@ -22,7 +24,42 @@ def test_spots_without_counts_or_patches_are_told_of_and_not_trained_on(sites):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InflWarning)
         data = task.read(a, run.model.header.panel, site="site_1", rng=np.random.default_rng(0))
-    assert not {3, 5} & {*data.train, *data.validation} and len(data.train) + len(data.validation) == 47
+    assert not {3, 5} & {*data.train, *data.validation} and len(data.validation) == 7
+
+
+def test_held_out_spots_are_regions_and_no_training_spot_lies_beside_them():
+    a = section(1, n_side=12, name="left")
+    b = section(2, n_side=10, name="right")
+    site = ad.concat([a, b], uns_merge="same")  # both begin at the same coordinates: sections are apart all the same
+    task = Histology(section_key="section", validation=0.25)
+    data = task.read(site, task.agree({"site": site}), site="site", rng=np.random.default_rng(0))
+    xy, section_of = site.obsm["spatial"], site.obs["section"].to_numpy()
+    for name, n in (("left", 36), ("right", 25)):
+        own = data.validation[section_of[data.validation] == name]
+        assert len(own) == n
+        near = np.abs(xy[own][:, None] - xy[own][None]).max(2) == 100.0
+        assert near.sum(1).mean() > 3  # of eight neighbours; of spots that are drawn, two would be held out too
+        beside = xy[data.train[section_of[data.train] == name]]
+        distance = np.abs(xy[own][:, None] - beside[None]).max(2)
+        assert distance.min() == 200.0  # eight neighbours are a step away
+        lost = np.setdiff1d(np.flatnonzero(section_of == name), [*own, *data.train])
+        assert (
+            np.abs(xy[own][:, None] - xy[lost][None]).max(2).min(0) <= 200.0
+        ).all()  # at an edge, eight neighbours reach further
+
+
+def test_without_neighbourhoods_spots_are_drawn_and_a_section_may_be_a_single_spot():
+    site = ad.concat([section(1, name="left"), section(2, name="right")[:1]], uns_merge="same")
+    task = Histology(section_key="section", context=0, validation=0.2)
+    data = task.read(site, task.agree({"site": site}), site="site", rng=np.random.default_rng(0))
+    assert len(data.validation) == 10 and len(data.train) == 40
+
+
+def test_a_section_without_room_trains_beside_what_is_held_out(sites):
+    site = section(0, n_side=4)
+    task = Histology()
+    data = task.read(site, task.agree({"site": site}), site="site", rng=np.random.default_rng(0))
+    assert len(data.validation) == 2 and len(data.train) == 14
 
 
 def test_other_units_and_other_channels_are_told_of(sites):

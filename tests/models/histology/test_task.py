@@ -13,8 +13,8 @@ from infl.models.counts import log_normalised
 from infl.models.histology.scoring import expression_metrics
 
 
-def test_expression_of_a_new_section_is_predicted(sites):
-    run = fit(sites)
+def test_expression_of_a_new_section_is_predicted():
+    run = fit({f"site_{i}": section(i, n_side=12, name=f"s{i}", tint=1 + 0.1 * i) for i in range(3)})
     new = section(9, name="new", tint=1.3, spacing=7.0)
     infl.tl.predict(new, run.model, key=run.key)
     truth = log_normalised(new.X, 1e4)

@@ -11,7 +11,7 @@ import numpy as np
 from infl.errors import DataError
 from infl.models.counts import check_counts
 from infl.models.histology.patches import Patches, Stain
-from infl.models.histology.spots import Spots, smoother, warn_of_lost
+from infl.models.histology.spots import Spots, not_beside, regions, smoother, warn_of_lost
 from infl.models.matrix import FeatureMatrix
 from infl.models.neighbours import Sections, section_rows, sections_of, warn_of_spacings
 
@@ -71,18 +71,27 @@ class Reader:
                 f"patches of {site} are {patches.shape[0]} × {patches.shape[1]} pixels, the model's {panel['patch'][0]} × "
                 f"{panel['patch'][1]}: cut them alike with infl.pp.cut_patches"
             )
-        counts, train, validation = None, np.arange(0), np.arange(0)
+        counts, sections = None, None
+        train = validation = usable = np.arange(0)
         if rng is not None:
             counts, empty = self._counts(table, panel, site)
-            usable = rng.permutation(np.flatnonzero(patches.present & ~empty))
-            n_held = min(round(self.validation * len(usable)), len(usable) - 1)
-            train, validation = np.sort(usable[n_held:]), np.sort(usable[:n_held])
+            usable = np.flatnonzero(patches.present & ~empty)
         smooth, rows = None, section_rows(table, None, site=site)
         if self.context or self.section_key is not None:
             sections = self._sections(table, site)
             rows = sections.rows
             if self.context:
                 smooth = self._smoother(sections, patches)
+        if rng is not None:
+            n_held = min(round(self.validation * len(usable)), len(usable) - 1)
+            if sections is None or not self.context:
+                validation = np.sort(rng.permutation(usable)[:n_held])
+                train = np.setdiff1d(usable, validation)
+            else:
+                validation = regions(sections, usable, n_held, rng)
+                rest = np.setdiff1d(usable, validation)
+                away = not_beside(sections, rest, validation, self.n_neighbors)
+                train = away if len(away) > len(rest) / 2 else rest
         return Spots(
             patches,
             counts,
@@ -92,6 +101,7 @@ class Reader:
             stain=self.stain,
             train=train,
             validation=validation,
+            usable=usable,
             site=site,
         )
 

@@ -61,15 +61,20 @@ def _scales(total: Arrays, state: State) -> State:
     return found
 
 
-def products(expression: Expression, *, n_statistics: int, n_features: int, ridge: float) -> FederatedSum:
-    """Return the sum behind the regression; state: ``coefficients`` (n_statistics + N_WAVES, n_features)."""
+def products(
+    expression: Expression, *, n_statistics: int, n_features: int, ridge: float, refit: bool = False
+) -> FederatedSum:
+    """Return the sum behind the regression; state: ``coefficients`` (n_statistics + N_WAVES, n_features).
+
+    Of training spots, or with `refit` of all that can be trained on, once what was held out has judged.
+    """
     d = n_statistics + N_WAVES
     shapes = {"inner": (d, d), "outer": (d, n_features)}
 
     def local(site: SiteView[Spots, HistologyNet], state: State) -> Arrays:
         data = site.data
         sums = {name: np.zeros(shape) for name, shape in shapes.items()}
-        for index in blocks(data.train):
+        for index in blocks(data.usable if refit else data.train):
             x = expand(data.beside[index], state)
             sums["inner"] += x.T @ x
             sums["outer"] += x.T @ expression.target(data, index, state)
@@ -80,12 +85,13 @@ def products(expression: Expression, *, n_statistics: int, n_features: int, ridg
         return {**state, "coefficients": np.linalg.solve(inner, total["outer"])}
 
     return FederatedSum(
-        name="products",
+        name="refit" if refit else "products",
         shapes=shapes,
         local=local,
         combine=combine,
-        says="sums of products of image statistics and features, for a regression that is exact over sites",
-        records=lambda site, state: len(site.data.train),
+        says="sums of products of image statistics and features, for a regression that is exact over sites"
+        + (", with the records that were held out" if refit else ""),
+        records=lambda site, state: len(site.data.usable if refit else site.data.train),
     )
 
 

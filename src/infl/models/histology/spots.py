@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 ENOUGH = 20
 """Patches of a section that tell its colours; a few may be of anything."""
+REGIONS, REGION = 3, 5
+"""How many regions of a section are held out at most, and how many spots each has at least."""
 
 
 class SpotBatch(NamedTuple):
@@ -57,8 +59,8 @@ class Spots(SiteData):
         Whether statistics go beside the image.
     stain
         How stains are made alike.
-    train, validation
-        Indices.
+    train, validation, usable
+        Indices; `usable` are all that can be trained on, also those that lie beside `validation`.
     site
         For messages.
 
@@ -81,10 +83,11 @@ class Spots(SiteData):
         stain: Stain,
         train: np.ndarray,
         validation: np.ndarray,
+        usable: np.ndarray,
         site: str,
     ) -> None:
         self.patches, self.counts, self.sections = patches, counts, sections
-        self.train, self.validation = train, validation
+        self.train, self.validation, self.usable = train, validation, usable
         self.rows = np.flatnonzero(patches.present)
         self.section_of = np.zeros(patches.n, dtype=int)
         own = np.zeros((patches.n, N_STATISTICS), dtype=np.float32)
@@ -129,6 +132,29 @@ class Spots(SiteData):
 def blocks(index: np.ndarray) -> list[np.ndarray]:
     """Cut indices into parts that are looked at together."""
     return np.array_split(index, max(1, -(-len(index) // BLOCK)))
+
+
+def regions(sections: Sections, usable: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return about `n` of the spots `usable` to hold out: in each section, those around a few spots that are drawn.
+
+    Neighbours look alike, so a spot amid training spots is hardly held out; and one region would be one kind of tissue.
+    """
+    held = [np.arange(0)]
+    for rows in sections.rows.values():
+        left = np.intersect1d(rows, usable)
+        size = round(n * len(left) / max(1, len(usable)))
+        centres = sections.coordinates[rng.permutation(left)[: min(REGIONS, max(1, size // REGION))]]
+        for number, centre in enumerate(centres):
+            distance = np.linalg.norm(sections.coordinates[left] - centre, axis=1)
+            part = (size + number) // len(centres)  # parts add to the size
+            held.append(left[np.argsort(distance, kind="stable")[:part]])
+            left = np.setdiff1d(left, held[-1])
+    return np.sort(np.concatenate(held))
+
+
+def not_beside(sections: Sections, spots: np.ndarray, others: np.ndarray, n_neighbors: int) -> np.ndarray:
+    """Return those of `spots` that are not neighbours of any of `others`."""
+    return spots[sections.graph(n_neighbors)[spots][:, others].getnnz(axis=1) == 0]
 
 
 def smoother(sections: Sections, present: np.ndarray, *, context: int, n_neighbors: int) -> sparse.csr_matrix:

@@ -46,7 +46,8 @@ class Histology(Task[Spots, HistologyNet]):
     Two members are added. *Regression*: colour and texture of a patch and of its neighbourhood, in optical density, as they
     are and relative to their section, through a kernel ridge regression that is exact over sites, since all that it needs
     are sums. *Network*: a convolutional network on stain-normalised patches with the same numbers beside it, trained on
-    counts in rounds. The network counts for as much as it surely helped on spots that neither was fitted to.
+    counts in rounds. The network counts for as much as it surely helped on spots that neither was fitted to; in the end the
+    regression is fitted to these too.
 
     Parameters
     ----------
@@ -85,7 +86,8 @@ class Histology(Task[Spots, HistologyNet]):
     width, rank, dropout
         Of the network.
     validation
-        Share of each site's spots that neither member is fitted to.
+        Share of each site's spots that neither member is fitted to: regions of each section, and spots beside them
+        are left out of both parts unless these are most of them; drawn spots with ``context=0``.
 
     Examples
     --------
@@ -180,14 +182,20 @@ class Histology(Task[Spots, HistologyNet]):
         """Return moments of statistics and expression, then the regression's products."""
         sizes = {"n_statistics": self.n_statistics, "n_features": len(panel["features"])}
         scales = moments(self.expression, **sizes)
-        return (scales, products(self.expression, ridge=self.ridge, **sizes)) if self.statistics else (scales,)
+        return (scales, self._products(panel)) if self.statistics else (scales,)
+
+    def _products(self, panel: Mapping[str, Any], *, refit: bool = False) -> FederatedSum:
+        n_features = len(panel["features"])
+        return products(
+            self.expression, n_statistics=self.n_statistics, n_features=n_features, ridge=self.ridge, refit=refit
+        )
 
     def after(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
-        """Return how much the network helps beside the regression, then how well each gene is predicted."""
+        """Return how much the network helps beside the regression, how well each gene is predicted, and a last regression."""
         if not self.validation:
             return ()
         of_genes = self._quality(len(panel["features"]))
-        return (self._helps(), of_genes) if self.statistics else (of_genes,)
+        return (self._helps(), of_genes, self._products(panel, refit=True)) if self.statistics else (of_genes,)
 
     def _helps(self) -> FederatedSum:
         def found(site: SiteView[Spots, HistologyNet], state: State) -> np.ndarray:
