@@ -73,6 +73,7 @@ DATA_SETS = MappingProxyType(
         "her2st two more": DataSet("her2st_labelled_two_more.h5ad", "confirmation", "patient"),
         "her2st histology": DataSet("her2st_histology_sections.h5ad", "development", "section"),
         "spamosaic": DataSet("spamosaic_sim", "development", "section"),
+        "gbsg2": DataSet("gbsg2.csv", "development", "patient"),
     }
 )
 

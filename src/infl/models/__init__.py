@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "scanvi": ["Scanvi"],
         "scvi": ["Scvi"],
         "spatial": ["Spatial"],
+        "survival": ["Survival"],
         "site_data": ["SiteData", "Step"],
         "task": ["Task"],
     },

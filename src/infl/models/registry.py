@@ -23,6 +23,7 @@ TASKS = {
     "regressor": "infl.models.regressor:Regressor",
     "scanvi": "infl.models.scanvi:Scanvi",
     "scvi": "infl.models.scvi:Scvi",
+    "survival": "infl.models.survival:Survival",
     "spatial": "infl.models.spatial:Spatial",
 }
 

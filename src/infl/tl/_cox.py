@@ -17,8 +17,9 @@ from infl.data.sites import over_sites
 from infl.errors import SettingsError
 from infl.pp._frame import INTERCEPT, frame_sums
 from infl.sums import run_sums
+from infl.sums.concordance import concordance_of, concordance_of_pairs
 from infl.sums.mixture import FEWEST
-from infl.tl._concordance import concordance_of, concordance_of_pairs, concordance_sum, pairs_sum
+from infl.tl._concordance import concordance_sum, pairs_sum
 from infl.tl._cox_search import Search, departures_of
 from infl.tl._cox_sums import Patients, event_sum, newton_sum, ridge_of, stratified_sum
 from infl.tl._glm import FORMULA

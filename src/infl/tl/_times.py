@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from infl.data.columns import numbers_of
-from infl.errors import DataError
+from infl.data.times import times_and_events
 from infl.pp._moments import power_of_two
 from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, State
 from infl.sums.mixture import FEWEST
@@ -63,18 +62,8 @@ def times_of(sites: Mapping[str, AnnData], time: str, event: str) -> dict[str, T
     """
     found = {}
     for site, adata in sites.items():
-        times, events = numbers_of(adata, time, site, "time"), numbers_of(adata, event, site, "event")
-        if wrong := int((~(np.isfinite(times) & (times > 0))).sum()):
-            raise DataError(
-                f"time {time!r} must be above 0 and finite, and {wrong} of {len(times)} are not, at {site}: correct them, or "
-                "leave those observations out"
-            )
-        if wrong := int((~np.isin(events, (0, 1))).sum()):
-            raise DataError(
-                f"event {event!r} must be 0 or 1, or truth values, and {wrong} of {len(events)} are not, at {site}: 1 is an "
-                "event, 0 the end of observation without one"
-            )
-        found[site] = Times(times, events == 1, np.zeros(len(times), dtype=np.int64))
+        times, events = times_and_events(adata, time, event, site)
+        found[site] = Times(times, events, np.zeros(len(times), dtype=np.int64))
     return found
 
 
