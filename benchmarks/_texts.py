@@ -205,7 +205,43 @@ def trex_language() -> str:
     return "\n".join(lines) + "\n"
 
 
+def phenotypes() -> str:
+    """Return the table of regressor and survival beside pooled fits and baselines."""
+    rows, metrics = rows_of("phenotypes"), {"protein": "r2", "survival": "concordance"}
+    models = {"": "network", " linear": "linear"}
+    shown = {"protein": "ER-alpha from RNA, R²", "survival": "GBSG2, concordance"}
+    lines = [
+        "| task, model | federated | pooled | wrong key | ridge | `tl.cox` | federated less pooled | federated less ridge |",
+        "| --- " * 8 + "|",
+    ]
+    for name, metric in metrics.items():
+        for kind, model in models.items():
+
+            def cell(method: str, of: str = f"{name}{kind}", metric: str = metric) -> str:
+                found = rows.get(f"{of}, {method}: {metric}")
+                return "" if found is None else f"{found['measured']:.2f}".replace("-", "−")
+
+            wrong = rows[f"{name}{kind}, infl_wrong_key: {metric}"]["measured"]
+            cells = [
+                cell("infl"),
+                cell("pooled"),
+                "below 0" if wrong < 0 else f"{wrong:.2f}",
+                cell("baseline"),
+                cell("cox"),
+            ]
+            less = [rows[f"{name}{kind}, federated less {other}: {metric}"] for other in ("pooled", "baseline")]
+            lines.append(f"| {shown[name]}, {model} | " + " | ".join([*cells, *map(with_half_width, less)]) + " |")
+    coverage = rows["protein, infl: coverage"]["measured"], rows["protein linear, infl: coverage"]["measured"]
+    lines += [
+        "",
+        f"Intervals of 90 % held {coverage[0]:.1%} of the held-out tumours with the network and {coverage[1]:.1%} with the linear "
+        "model.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
+    "phenotypes": phenotypes,
     "audit": audit,
     "demo": demo,
     "histology": histology,
