@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import infl
 from infl.errors import DataError, SettingsError
 from infl.keys import Keyring
+from infl.sums.concordance import concordance_of_pairs, ordered_pairs
 from infl.tl import cox
-from infl.tl._concordance import concordance_of_pairs, ordered_pairs
 
 VECTOR = json.loads((Path(__file__).parents[1] / "vectors" / "survival.json").read_text())
 GRID = list(range(1, 8))
