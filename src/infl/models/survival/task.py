@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from infl._parameters import COLUMN, Flag, Having, Kind, Whole
+from infl._parameters import COLUMN, Flag, Kind, Real, Several, Whole
 from infl._warn import warn
 from infl.data.times import times_and_events
 from infl.errors import DataError, SettingsError
@@ -91,7 +91,9 @@ class Survival(Phenotype):
         "time": COLUMN,
         "event": COLUMN,
         "n_bins": Whole(1),
-        "grid": Having(("__len__",), none=True, says="the ends of the bins of time, increasing numbers above 0"),
+        "grid": Several(
+            Real(0, open="low"), none=True, says="the ends of the bins of time, increasing numbers above 0"
+        ),
         "proportional": Flag(),
     }
 
