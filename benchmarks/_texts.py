@@ -194,14 +194,30 @@ def privacy() -> str:
 
 
 def trex_language() -> str:
-    """Return the table of adapters on conflicting labels."""
-    rows, mark = rows_of("trex_language"), "conflicting labels: accuracy, "
-    lines = ["| method | accuracy | of which seeds | trained weights | seconds of a fit |", "| --- " * 5 + "|"]
+    """Return the table of adapters on conflicting labels, with the paired difference of T-REX to each method."""
+    rows, mark, points = (
+        rows_of("trex_language"),
+        "conflicting labels: accuracy, ",
+        "conflicting labels: points, T-REX 4 × 8 − ",
+    )
+    heads = (
+        "adapted, steps",
+        "method",
+        "trained weights",
+        "accuracy",
+        "of which seeds",
+        "points of T-REX 4 × 8 above it",
+    )
+    lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
     for what, row in rows.items():
         if mark in what:
+            where, method = what.split(mark)
+            form = where.removeprefix("MiniLM, ").removesuffix(", ").replace("upper 1 of 6 layers", "upper layer of 6")
             spread = "" if row["spread"] is None else f" ± {row['spread']:.3f}"
-            cells = [what.split(mark)[1], f"{row['measured']:.3f}{spread}", str(row["seeds"]), f"{row['parameters']:,}"]
-            lines.append("| " + " | ".join([*cells, f"{row['seconds']:.0f}"]) + " |")
+            against = rows.get(f"{where}{points}{method}")
+            above = with_half_width(against, 1) if against and against["seeds"] > 2 else ""
+            cells = [form, method, f"{row['parameters']:,}", f"{row['measured']:.3f}{spread}", str(row["seeds"]), above]
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,18 +1,19 @@
 """T-REX against LoRA and its kin on MiniLM, a pretrained encoder (docs/concepts/trex.md): eight text tasks, few labels, conflicting tasks.
 
-``python benchmarks/trex_language.py`` makes the table of what has been fitted; ``… run [NAME=NUMBER …]`` first fits what is not fitted yet, the
-most important methods first, for hours, and may be stopped at any time. Numbers are those of a setting, such as ``layers=6``; fits of another
-setting are not mixed. Every fit is one line of ``results/raw/trex_language.jsonl``.
+``python benchmarks/trex_language.py`` makes the table of what has been fitted; ``… run [SUITE …] [NAME=NUMBER …]`` first fits what is not fitted
+yet, the most important methods first, for hours, and may be stopped at any time. Suites are ``eight``, ``"left out"`` and ``conflict`` (without a name: all).
+Numbers are those of a setting, such as ``layers=6``; fits of another setting are not mixed. Every fit is one line of
+``results/raw/trex_language.jsonl``.
 
 Learning rate and scale of each method are chosen on validation parts of two seeds, from four by two, in shorter fits: for the eight tasks on
-four of them, for conflicting tasks on these. VeRA, which trains vectors alone, has rates ten times as large. rsLoRA is LoRA of another scale, so of those two choices one covers it.
+four of them, for conflicting tasks on these. ``rate=NUMBER scale=NUMBER`` gives both to all methods instead, which is for small forms. VeRA, which trains vectors alone, has rates ten times as large. rsLoRA is LoRA of another scale, so of those two choices one covers it.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -37,6 +38,7 @@ RATES, SCALES, CHOOSING = (3e-4, 1e-3, 3e-3, 1e-2), (0.5, 2.0), (100, 101)
 CHOSEN_ON = (0, 3, 5, 6)
 """Tasks on which learning rate and scale are chosen: part of speech, hypernym branch, package language, books of the Bible."""
 SEEDS = 5
+Given = tuple[float, float] | None
 FEW, DRAWS = 10, 5
 """Labels of each class of a task left out, and how often they are drawn."""
 
@@ -48,8 +50,10 @@ def methods(setting: Setting) -> dict[str, Method | None]:
         OURS: trex(),
         LARGE: lora(32),
         "LoRA rank 12": lora(12),
+        "LoRA rank 4": lora(4),
         "LoRA-MoE 8 × rank 4": lora_moe(8, 4),
         "T-REX 4 × 8, no prior": trex(prior=False),
+        "T-REX 4 × 8, no prior, no router": trex(prior=False, router="none"),
         "T-REX 8 × 8": trex(8, 8),
         "LoRA rank 64": lora(64),
         "LoRA rank 20": lora(20),
@@ -61,13 +65,12 @@ def methods(setting: Setting) -> dict[str, Method | None]:
 
 
 ORDER = (
-    ("conflict", 0, 3),
-    ("conflict", 3, 4),
+    ("conflict", 0, 5),
     ("eight", 0, 4),
-    ("conflict", 4, 7),
+    ("conflict", 5, 9),
     ("left out", 0, 5),
     ("eight", 4, 99),
-    ("conflict", 7, 99),
+    ("conflict", 9, 99),
 )
 """Suites, and which of the methods come in turn; seeds go before methods, so that what is stopped is even."""
 
@@ -157,12 +160,14 @@ def choose(runs: Runs, suites: Suites, suite: str, name: str, make: Method) -> t
     return max(found, key=lambda setting: found[setting])
 
 
-def judge(runs: Runs, suites: Suites, suite: str, name: str, make: Method | None, seed: int) -> None:
-    """Fit with a seed and note the accuracy of each task on what judges."""
+def judge(
+    runs: Runs, suites: Suites, suite: str, name: str, make: Method | None, seed: int, given: Given = None
+) -> None:
+    """Fit with a seed, and a given or chosen learning rate and scale, and note the accuracy of each task on what judges."""
     key = {"part": "judge", "suite": suite, "method": name, "seed": seed}
     if runs.find(**key):
         return
-    lr, scale = (0.0, 0.0) if make is None else choose(runs, suites, suite, name, make)
+    lr, scale = (0.0, 0.0) if make is None else given or choose(runs, suites, suite, name, make)
     bench = suites.of(suite, seed % 4) if suite == "left out" else suites.of(suite)
     config = None if make is None else make(scale)
     (net, priors), seconds = timed(lambda: bench.fit(config, lr, seed))
@@ -200,10 +205,12 @@ def few(task: Task, rest: np.ndarray, seed: int, draw: int) -> np.ndarray:
     return np.concatenate([rng.choice(rest[y == label], FEW, replace=False) for label in np.unique(y)])
 
 
-def jobs(setting: Setting) -> Iterator[tuple[str, str, Method | None, int]]:
+def jobs(setting: Setting, suites: Collection[str]) -> Iterator[tuple[str, str, Method | None, int]]:
     """Suite, method and seed of all fits, in the order in which they are worth most."""
     known = list(methods(setting).items())
     for suite, start, end in ORDER:
+        if suite not in suites:
+            continue
         for seed in range(SEEDS if suite != "left out" else 8):
             for name, make in known[start:end]:
                 yield suite, name, make, seed
@@ -280,6 +287,7 @@ def scores_of(runs: Runs, suite: str, name: str) -> tuple[np.ndarray, list[dict]
 def main(*words: str) -> None:
     """Run or show."""
     numbers = dict(word.split("=") for word in words if "=" in word)
+    given = (float(numbers.pop("rate")), float(numbers.pop("scale"))) if "rate" in numbers else None
     setting = replace(Setting(), **{name: type(getattr(Setting(), name))(value) for name, value in numbers.items()})
     if "run" in words:
         base = _bases.fetch("minilm")
@@ -288,8 +296,8 @@ def main(*words: str) -> None:
             print(f"left out: {missing}")
             return
         runs, suites = Runs(RAW, setting), Suites(Path(base), setting)
-        for suite, name, make, seed in jobs(setting):
-            judge(runs, suites, suite, name, make, seed)
+        for suite, name, make, seed in jobs(setting, [word for word in words if word in TITLES] or TITLES):
+            judge(runs, suites, suite, name, make, seed, given)
     table = Table("trex_language")
     known = {json.dumps(json.loads(line)["setting"]) for line in RAW.read_text().splitlines()}
     for used in sorted(known):
