@@ -27,6 +27,7 @@ FORMULA = "~ arm + age"
 STEPS: dict[str, tuple[Callable | None, Step]] = {
     "t-test": (logs, lambda s: infl.tl.rank_genes_groups(s, "arm", pts=True)),
     "wilcoxon": (logs, lambda s: infl.tl.rank_genes_groups(s, "kind", method="wilcoxon", tie_correct=True)),
+    "logreg": (logs, lambda s: infl.tl.rank_genes_groups(s, "kind", method="logreg")),
     "limma": (logs, lambda s: infl.tl.de(s, FORMULA)),
     "limma, groups of numbers": (logs, lambda s: infl.tl.de(s, "~ C(grade) + arm", contrast="arm[T.old]", trend=True)),
     "limma, sites apart": (logs, lambda s: infl.tl.de(s, FORMULA, site_effects=False)),

@@ -96,6 +96,49 @@ def test_any_split_gives_the_pooled_answer(
         assert_as_pooled(adata, pooled)
 
 
+@pytest.mark.parametrize("storage", ["sparse", "dense"])
+@pytest.mark.parametrize("options", [{}, {"groups": ["CD19+ B", "Dendritic"]}], ids=str)
+def test_a_regression_of_groups_is_scanpys_at_its_optimum(
+    blood: AnnData, storage: str, options: dict[str, Any]
+) -> None:
+    pooled = blood[:, :150].copy()
+    if storage == "dense":
+        pooled.X = pooled.X.toarray()
+    sites = infl.pp.split_sites(pooled, 4, stratify="bulk_labels", alpha=0.5, seed=3)
+    sc.tl.rank_genes_groups(pooled, "bulk_labels", method="logreg", use_raw=False, tol=1e-7, max_iter=10_000, **options)
+    infl.tl.rank_genes_groups(sites, "bulk_labels", method="logreg", key=Keyring.create(), **options)
+    ours, theirs = (adata.uns["rank_genes_groups"] for adata in (sites["site_3"], pooled))
+    assert ours.keys() == theirs.keys() and ours["scores"].dtype.names == theirs["scores"].dtype.names
+    for group in theirs["names"].dtype.names:
+        a, b = (pd.Series(of["scores"][group], index=of["names"][group]) for of in (ours, theirs))
+        np.testing.assert_allclose(a[b.index], b, atol=0.01)
+        assert len({*a.index[:20]} & {*b.index[:20]}) >= 19
+
+
+@given(st.lists(st.integers(0, 4), min_size=40, max_size=40), st.booleans())
+@settings(max_examples=5)
+def test_a_regression_of_any_split_is_that_of_the_pooled_observations(codes: list[int], three: bool) -> None:
+    rng = np.random.default_rng(sum(codes))
+    obs = pd.DataFrame({"group": pd.Categorical(np.arange(40) % (2 + three)).rename_categories(lambda c: f"g{c}")})
+    pooled = AnnData(rng.gamma(1, 1, (40, 5)), obs=obs.set_axis([f"c{i}" for i in range(40)]))
+    sites = split(pooled, np.array(codes))
+    infl.tl.rank_genes_groups({"all": pooled}, "group", method="logreg")
+    infl.tl.rank_genes_groups(sites, "group", method="logreg")
+    a, b = (adata.uns["rank_genes_groups"] for adata in (next(iter(sites.values())), pooled))
+    for group in b["names"].dtype.names:
+        of_a, of_b = (pd.Series(x["scores"][group], index=x["names"][group]).sort_index() for x in (a, b))
+        np.testing.assert_allclose(of_a, of_b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_regression_needs_two_groups_and_all_features(blood: AnnData) -> None:
+    sites = infl.pp.split_sites(blood[:, :9].copy(), 3, stratify="bulk_labels", seed=3)
+    with pytest.raises(SettingsError, match="name two groups or more"):
+        infl.tl.rank_genes_groups(sites, "bulk_labels", groups=["Dendritic"], method="logreg")
+    sites["site_2"].var["infl_present"] = np.arange(9) > 0
+    with pytest.raises(DataError, match="site_2 did not measure .*, and 'logreg' is of all features"):
+        infl.tl.rank_genes_groups(sites, "bulk_labels", method="logreg")
+
+
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning:scanpy")
 @pytest.mark.parametrize("storage", ["sparse", "dense"])
 @pytest.mark.parametrize(

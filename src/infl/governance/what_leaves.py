@@ -53,6 +53,7 @@ from infl.tl._glm import glm_sums
 from infl.tl._glm_sums import family_of
 from infl.tl._group_sums import group_sums
 from infl.tl._linear_sums import design_sum, linear_sums
+from infl.tl._logistic_sums import logistic_sum
 from infl.tl._rank_sums import rank_sums
 from infl.tl._spatial_domains import mean_of_shares
 from infl.tl._survival_sums import departure_sum
@@ -296,6 +297,7 @@ def _of_tools() -> list[str]:
             "`transfer_labels`": [label_sums(1, 1)],
             "`rank_genes_groups`": group_sums(1, 1, nonzero=True),
             '`rank_genes_groups(method="wilcoxon")`': rank_sums(1, 1, 64),
+            '`rank_genes_groups(method="logreg")`': [logistic_sum(3, 1)],
             "`de`": [design_sum(1), *linear_sums(1, 1)],
             '`de(method="voom")`': [design_sum(1), *voom_sums(1, 1)],
             '`de(method="deqms")`': [peptide_sum(1)],

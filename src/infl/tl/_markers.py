@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -24,6 +24,7 @@ from infl.pp._matrix import kinds, matrices
 from infl.sums import State, run_sums
 from infl.sums.disclosure import refuse_groups_of
 from infl.tl._group_sums import Grouped, GroupMoments, group_moments, group_sums
+from infl.tl._logistic_sums import coefficients_of, logistic_sum
 from infl.tl._rank_sums import rank_sums, rank_test
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from infl.keys import Keyring
 
-METHODS = ("t-test", "t-test_overestim_var", "wilcoxon")
+METHODS = ("t-test", "t-test_overestim_var", "wilcoxon", "logreg")
 CORRECTIONS = ("benjamini-hochberg", "bonferroni")
 _TYPES = {"names": "O", "scores": "f4", "pvals": "f8", "pvals_adj": "f8", "logfoldchanges": "f4", "z_bounds": "f4"}
 
@@ -60,7 +61,7 @@ def rank_genes_groups(
     n_genes: int | None = None,
     rankby_abs: bool = False,
     pts: bool = False,
-    method: Literal["t-test", "t-test_overestim_var", "wilcoxon"] = "t-test",
+    method: Literal["t-test", "t-test_overestim_var", "wilcoxon", "logreg"] = "t-test",
     corr_method: Literal["benjamini-hochberg", "bonferroni"] = "benjamini-hochberg",
     tie_correct: bool = False,
     n_bins: int = 64,
@@ -96,8 +97,9 @@ def rank_genes_groups(
     pts
         Report the share of observations with a value other than 0, which is one more sum.
     method
-        ``"t-test"`` (Welch's); ``"t-test_overestim_var"``, which takes the group's size for that of the rest; or ``"wilcoxon"``, by
-        numbers of values in bins.
+        ``"t-test"`` (Welch's); ``"t-test_overestim_var"``, which takes the group's size for that of the rest; ``"wilcoxon"``, by
+        numbers of values in bins; or ``"logreg"``, coefficients of a logistic regression of the listed groups on all features, by some
+        hundred sums of slopes. All sites have to have measured all features for it.
     corr_method
         How p-values are corrected.
     tie_correct
@@ -115,7 +117,8 @@ def rank_genes_groups(
     group, best feature first: ``names``, ``scores``, ``pvals``, ``pvals_adj``, ``logfoldchanges`` (log2; of exponentials of means of
     logarithms, as scanpy has it); with `pts` the tables ``pts`` and ``pts_rest``; with ``"wilcoxon"`` records ``z_bounds``,
     how far a score may be from the one of all values in their order. A feature that fewer than two
-    observations of either side have comes last, with NaN.
+    observations of either side have comes last, with NaN. ``"logreg"`` gives ``names`` and ``scores`` alone; of two groups, as scanpy,
+    one column named after the first, where what marks the second is above 0.
 
     Raises
     ------
@@ -127,7 +130,8 @@ def rank_genes_groups(
     Warns
     -----
     infl.errors.InflWarning
-        Values are counts, or differ in kind between sites, or labels of two sites look like one group.
+        Values are counts, or differ in kind between sites, or labels of two sites look like one group, or ``"logreg"`` did not come
+        to a stand.
 
     Examples
     --------
@@ -161,7 +165,9 @@ def rank_genes_groups(
     moments = group_moments(state)
     pairs = {name: _pair(moments, levels, name, reference) for name in chosen}
     check_sizes(pairs, reference)
-    if ranked:
+    if method == "logreg":
+        tests = logistic(grouped, moments, levels, {*chosen, reference}, key)
+    elif ranked:
         other = None if reference == "rest" else levels.index(reference)
         tests = {name: wilcoxon(state, levels.index(name), other, tie_correct=tie_correct) for name in pairs}
     else:
@@ -247,6 +253,34 @@ def wilcoxon(state: State, group: int, other: int | None, *, tie_correct: bool) 
     return {"scores": found.scores, "pvals": found.pvals, "z_bounds": found.bounds}
 
 
+def logistic(
+    grouped: Mapping[str, Grouped], moments: GroupMoments, levels: Sequence[str], listed: set[str], key: Keyring | None
+) -> dict[str, Test]:
+    """Return the coefficients of a logistic regression of the listed groups, in scanpy's columns."""
+    names = [level for level in levels if level in listed]
+    if len(names) < 2:
+        raise SettingsError(f"method='logreg' with groups={names}: name two groups or more, which it tells apart")
+    for site, of_site in grouped.items():
+        if not of_site.matrix.present.all():
+            raise DataError(
+                f"{site} did not measure {of_site.matrix.adata.var_names[~of_site.matrix.present][0]!r}, and 'logreg' is of all features "
+                "together: harmonise with features='intersection'"
+            )
+    number = np.array([names.index(level) if level in names else -1 for level in levels])
+    at = alongside(
+        grouped, {site: replace(one, codes=number[one.codes], k=len(names)) for site, one in grouped.items()}
+    )
+    n_vars = len(next(iter(grouped.values())).matrix.present)
+    spread = np.sqrt(moments.squares.sum(axis=0) / np.maximum(moments.n.sum(axis=0), 1))  # within groups
+    scaled = {"centre": moments.mean.mean(axis=0), "spread": np.where(spread > 0, spread, 1.0)}
+    state = run_sums([logistic_sum(len(names), n_vars)], at, key, state=scaled, about="markers")
+    if not state["descent"].stands:
+        warn(
+            "rank_genes_groups: coefficients of 'logreg' did not come to a stand; scale the features, or take another method"
+        )
+    return {name: {"scores": scores} for name, scores in zip(names, coefficients_of(state), strict=False)}
+
+
 def fold_changes(group: GroupMoments, other: GroupMoments, base: float | None) -> np.ndarray:
     """Return log2 of what the means are logarithms of, (n_vars,), by scanpy's convention."""
     factor = 1.0 if base is None else np.log(base)
@@ -286,8 +320,10 @@ def _records(
     columns: dict[str, dict[str, Any]] = {}
     for group, test in tests.items():
         order = ranking.order(test["scores"])
-        corrected, changes = adjusted(test["pvals"], corr_method), fold_changes(*pairs[group], base)
-        found = test | {"names": names.to_numpy(dtype=object), "pvals_adj": corrected, "logfoldchanges": changes}
+        found = test | {"names": names.to_numpy(dtype=object)}
+        if "pvals" in test:
+            corrected, changes = adjusted(test["pvals"], corr_method), fold_changes(*pairs[group], base)
+            found |= {"pvals_adj": corrected, "logfoldchanges": changes}
         for field, values in found.items():
             columns.setdefault(field, {})[group] = values[order]
     return {
