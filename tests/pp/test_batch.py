@@ -66,6 +66,23 @@ def test_remove_batch_effect_is_that_of_limma(covariates):
     np.testing.assert_allclose(found.X, known, rtol=1e-6, atol=1e-8)
 
 
+def test_names_of_columns_may_have_blanks():
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame({"plate no.": np.arange(24) % 2, "age (years)": rng.normal(60, 9, 24)}).set_axis(
+        [f"p{i}" for i in range(24)]
+    )
+    sites = {name: AnnData(rng.normal(8, 1, (24, 4)), obs=obs.copy()) for name in "ab"}
+    plain = {name: adata.copy() for name, adata in sites.items()}
+    for adata in plain.values():
+        adata.obs.columns = ["plate", "age"]
+    for function in (infl.pp.combat, infl.pp.remove_batch_effect):
+        function(sites, "plate no.", covariates="age (years)")
+        function(plain, "plate", covariates="age")
+    infl.pp.regress_out(sites, ["age (years)", "plate no."])
+    infl.pp.regress_out(plain, ["age", "plate"])
+    np.testing.assert_array_equal(sites["b"].X, plain["b"].X)
+
+
 def test_batches_that_cannot_be_taken_out():
     pooled = drawn()
     pooled.obs["single"] = np.where(np.arange(90) == 3, "x", "y")

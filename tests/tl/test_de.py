@@ -243,6 +243,20 @@ def test_what_the_formula_names_has_to_be_there() -> None:
     refused(DataError, "design 'age' has no value for 1 of 11 observations at a", sites)
 
 
+def test_names_with_blanks_are_quoted() -> None:
+    sites = {name: adata.copy() for name, adata in infl.datasets.khan_sites(3).items()}
+    expected = infl.tl.de(sites, "~ C(tumour_class)", contrast=("tumour_class", "class_2", "class_1"))
+    for adata in sites.values():
+        adata.obs = adata.obs.rename(columns={"tumour_class": "tumour class (ICD-O)"})
+    contrast = ("tumour class (ICD-O)", "class_2", "class_1")
+    for design in ("~ `tumour class (ICD-O)`", "~ C(`tumour class (ICD-O)`)"):
+        pd.testing.assert_frame_equal(infl.tl.de(sites, design, contrast=contrast), expected)
+    with pytest.raises(SettingsError, match="a name with blanks as `my column`"):
+        infl.tl.de(sites, "~ tumour class")
+    with pytest.raises(SettingsError, match="is no formula|give names of obs columns"):
+        infl.tl.de(sites, "~ C(tumour class)")
+
+
 def test_a_formula_is_never_run_as_code(tmp_path: Path) -> None:
     sites = split(cohort(), LIMMA["site"])
     trap = tmp_path / "trap"

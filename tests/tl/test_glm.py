@@ -77,6 +77,15 @@ def test_tiny_and_huge_values():
     np.testing.assert_allclose(glm(dealt(obs, np.arange(50) % 3), "y ~ x").table.z, plain.z, rtol=1e-8)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_an_offset_that_is_far_beyond_the_outcomes_is_no_overflow():
+    rng = np.random.default_rng(1)
+    obs = pd.DataFrame({"y": np.arange(40) % 2, "x": rng.normal(size=40), "off": rng.exponential(2000, 40)})
+    adata = AnnData(obs=obs.set_axis([f"p{i}" for i in range(40)]), shape=(40, 0))
+    with pytest.raises(DataError, match="has no estimate"):
+        glm({"a": adata}, "y ~ x", "binomial", offset="off")
+
+
 def test_site_is_a_term(records):
     found = glm(dealt(records, np.arange(len(records)) % 3), "gaussian ~ x + site")
     assert found.table.index.tolist() == ["Intercept", "x", "site[T.s1]", "site[T.s2]"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SITE = "site"
 """What a formula calls the site of an observation, where ``obs`` has no such column."""
-_CATEGORICAL = re.compile(r"C\(\s*(\w+)\s*\)")
+_CATEGORICAL = re.compile(r"C\(\s*(?:`([^`]+)`|(\w+))\s*\)")
 _SAME = 1e-8  # share of a column's length that others leave of it, below which they make it up
 
 Contrast = str | Sequence[str] | Mapping[str, float]
@@ -144,8 +144,8 @@ class Design:
 def agree_on_design(sites: Mapping[str, AnnData], formula: str) -> tuple[Design, Mapping[str, np.ndarray]]:
     """Return the design of a formula with the levels of all sites, and each site's rows, (n_obs, coefficients).
 
-    Formulas have names of columns of ``obs``, ``C(name)`` for numbers that are groups, and ``+``, ``:``, ``*``, ``- 1``: a formula is
-    data, so nothing in it is ever run as code.
+    Formulas have names of columns of ``obs`` (```my column``` where a name has blanks), ``C(name)`` for numbers that are groups, and
+    ``+``, ``:``, ``*``, ``- 1``: a formula is data, so nothing in it is ever run as code.
 
     Raises
     ------
@@ -200,20 +200,25 @@ def read_formula(formula: str) -> tuple[str, dict[str, bool]]:
     """
     from formulaic import Formula
     from formulaic.errors import FormulaicError
+    from formulaic.parser.types import Factor
 
     text = formula if formula.lstrip().startswith("~") else f"~ {formula}"
     try:
         parsed = Formula(text)
-        expressions = sorted({factor.expr for term in parsed for factor in term.factors})
-    except (FormulaicError, AttributeError, TypeError):
-        raise SettingsError(f"design={formula!r} is no formula: write e.g. '~ condition + age'") from None
+        factors = {
+            factor.expr: factor.eval_method is Factor.EvalMethod.LOOKUP for term in parsed for factor in term.factors
+        }
+    except (FormulaicError, AttributeError, TypeError, SyntaxError):
+        raise SettingsError(
+            f"design={formula!r} is no formula: write e.g. '~ condition + age', and a name with blanks as `my column`"
+        ) from None
     found: dict[str, bool] = {}
-    for expression in expressions:
+    for expression, is_name in sorted(factors.items()):
         if expression in ("0", "1"):
             continue
         categorical = _CATEGORICAL.fullmatch(expression)
-        name = categorical.group(1) if categorical else expression
-        if not name.isidentifier():
+        name = (categorical.group(1) or categorical.group(2)) if categorical else expression
+        if not (is_name or name.isidentifier() or categorical):
             raise SettingsError(
                 f"design= has {expression!r}: give names of obs columns, C(name) for numbers that are groups, and + : * - 1; "
                 "what is computed of columns goes into a column first"

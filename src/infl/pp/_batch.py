@@ -173,7 +173,7 @@ def regress_out(
     """
     sites = copies(sites, copy)
     matrix = _matrices(sites, layer, key)
-    design, rows = agree_on_design(sites, "~ " + " + ".join(_names(keys)))
+    design, rows = agree_on_design(sites, "~ " + " + ".join(_quoted(_names(keys))))
     nobody = {site: np.zeros(len(x), dtype=np.int64) for site, x in rows.items()}
     at = alongside(matrix, {site: Modelled(matrix[site], rows[site], nobody[site]) for site in sites})
     n_vars = len(next(iter(matrix.values())).present)
@@ -201,6 +201,10 @@ def _names(names: str | Sequence[str] | None) -> list[str]:
     return [] if names is None else [names] if isinstance(names, str) else list(names)
 
 
+def _quoted(names: Sequence[str]) -> list[str]:
+    return [f"`{name}`" for name in names]
+
+
 def _matrices(sites: Mapping[str, AnnData], layer: str | None, key: Keyring | None) -> Mapping[str, SiteMatrix]:
     """Return the sites' matrices, where all measured all features."""
     at = matrices(sites, layer, key, rewrite=True)
@@ -218,7 +222,7 @@ def _modelled(
 ) -> tuple[Mapping[str, Modelled], list[str], tuple[str, ...]]:
     """Return sites with one column for each batch and then those of covariates; names of columns, and batches."""
     matrix = _matrices(sites, layer, key)
-    design, rows = agree_on_design(sites, " + ".join([f"C({batch})", *covariates]))
+    design, rows = agree_on_design(sites, " + ".join([f"C(`{batch}`)", *_quoted(covariates)]))
     levels = design.levels[batch] or ()
     if len(levels) < 2:
         raise DataError(f"batch {batch!r} has one level only at all sites together: there is nothing to take out")

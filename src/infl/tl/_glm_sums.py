@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 STEPS = 60
 _STANDS = 1e-10  # change of coefficients in the frame, relative to their size, below which they stand
-_LEAST = 1e-300
+_LEAST = 1e-140  # whose square is a number
+_CERTAIN = float(np.finfo(float).eps)  # how near a probability comes to 0 and 1, as statsmodels has it
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def family_of(name: str, alpha: float) -> Family:
         return Family(
             start=lambda y: (y + 0.5) / 2,
             link=special.logit,
-            mean=special.expit,
+            mean=lambda e: np.clip(special.expit(e), _CERTAIN, 1 - _CERTAIN),
             slope=lambda m: 1 / np.maximum(m * (1 - m), _LEAST),
             variance=lambda m: np.maximum(m * (1 - m), _LEAST),
             deviance=lambda y, m: -2 * (special.xlogy(y, m) + special.xlog1py(1 - y, -m)),
