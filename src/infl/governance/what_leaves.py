@@ -1,6 +1,7 @@
 """The page that says what leaves a site, written from the message classes and the sums themselves.
 
 ``python -m infl.governance.what_leaves > docs/what_leaves.md`` writes it; a test fails when it is out of date.
+Longer than other files: it is the text of one page, with a line for each function that has sums.
 """
 
 from __future__ import annotations
