@@ -173,8 +173,8 @@ def test_what_is_closed_leaves_no_trace_in_what_is_sent(monkeypatch) -> None:
 def test_a_function_without_rules_refuses_in_one_line() -> None:
     sites = infl.datasets.khan_sites()
     with Disclosure():
-        with pytest.raises(SettingsError, match="fit_federated is not yet under disclosure rules"):
-            infl.tl.fit_federated(sites, target="tumour_class")
+        with pytest.raises(SettingsError, match="compare is not yet under disclosure rules"):
+            infl.tl.compare(sites, target="tumour_class")
         with pytest.raises(SettingsError, match="values between edges.* is not yet under disclosure rules"):
             infl.tl.rank_genes_groups(sites, "tumour_class", method="wilcoxon")
         assert set(sites["site_1"].uns) == {"source"}

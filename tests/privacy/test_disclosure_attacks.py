@@ -117,6 +117,20 @@ def test_the_sum_of_three_sites_of_which_one_has_data_is_its_own(on: bool) -> No
     assert np.isnan(total[1]).all() == on
 
 
+@pytest.mark.parametrize("on", [False, True], ids=["control", "rules"])
+@pytest.mark.parametrize("formula", ["age ~ arm", "age ~ site"])
+def test_a_coefficient_of_a_group_that_one_site_has_is_that_site_s_own(formula: str, on: bool) -> None:
+    sites, rng = cohort(40, 2), np.random.default_rng(2)
+    for name, adata in sites.items():
+        adata.obs["age"] = rng.normal(50, 10, 40)
+        adata.obs["arm"] = "new" if name == "b" else "old"
+    with rules(on), pytest.raises(DataError, match="nothing is opened") if on else nullcontext():
+        found = infl.tl.glm(sites, formula).table["coefficient"]
+        told = found.iloc[0] + (found.iloc[1] if formula == "age ~ site" else 0)
+        mean = sites["b"].obs["age"].mean()
+        assert np.isclose(told, mean) and not on
+
+
 @pytest.mark.parametrize("bound", [np.inf, 1.0, 0.1], ids=["control", "one feature", "a tenth"])
 def test_means_and_variances_tell_members_no_better_than_the_bound(bound: float) -> None:
     n, p = 20, 400

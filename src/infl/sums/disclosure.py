@@ -182,10 +182,15 @@ class Judge:
             | {f"against {name}": _small(against[site][name], cells, name) for name in shapes}
             for site in sites
         }
+        for site in sites if cells.tied else ():
+            gives_any = any(given.any() for given in gives[site].values())
+            parts[site]["holds"] = np.where(gives_any, sets[site].any(axis=1), False)
         total = add(parts, f"{purpose}: sites that give, {self.rules.needed} needed")
+        holders = total.get("holds", np.zeros(1))
+        alone = bool(((holders > 0.5) & (holders < self.rules.needed - 0.5)).any())
         rule = {}
         for name, shape in shapes.items():
-            enough = (total[f"gives {name}"] > self.rules.needed - 0.5) & (total[f"against {name}"] < 0.5)
+            enough = (total[f"gives {name}"] > self.rules.needed - 0.5) & (total[f"against {name}"] < 0.5) & (not alone)
             rule[name] = np.where(np.broadcast_to(enough, shape), 0, SITES)
         for name, closed in (cells.closed(state) if cells.closed else {}).items():
             _close(rule, name, closed)
@@ -193,8 +198,8 @@ class Judge:
             self._close_dominated(purpose, cells, rule, gives, sites, state, add)
         if not cells.partly and any(closed.any() for closed in rule.values()):
             raise DataError(
-                f"{purpose}: nothing is opened, since fewer than {self.rules.needed} sites can give it under their rules of "
-                f"disclosure (k={self.rules.k}); use more records, coarser groups, or fewer terms"
+                f"{purpose}: nothing is opened, since fewer than {self.rules.needed} sites can give it, or each of its groups, "
+                f"under their rules of disclosure (k={self.rules.k}); use more records, coarser groups, or fewer terms"
             )
         gives = {site: {name: of[name] & (rule[name] == 0) for name in of} for site, of in gives.items()}
         for site in sites:
