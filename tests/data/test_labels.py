@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from tests.data.conftest import cohort
 
 import infl
 from infl.data.columns import missing_values
 from infl.data.labels import as_labels, check_labels, class_numbers, label_text, label_type
 from infl.errors import DataError, InflWarning
-from infl.models.scvi.data import categories_of, codes
 from infl.pp import obs_column, panel_of
 
 COLUMNS = {
@@ -27,21 +27,6 @@ COLUMNS = {
     "order": lambda y: pd.Categorical(np.array(["low", "high"])[y], categories=["low", "high"], ordered=True),
     "order of numbers": lambda y: pd.Categorical(y + 9, categories=[10, 9], ordered=True),
 }
-
-
-def cohort(column, key: str = "y") -> dict[str, AnnData]:
-    """Three sites whose two classes are far apart."""
-    sites = {}
-    for number in range(3):
-        rng = np.random.default_rng(number)
-        y = np.arange(30) % 2
-        x = rng.normal(size=(30, 6)) + 4 * np.where(y[:, None], 1, -1)
-        obs = pd.DataFrame(index=[f"{number}_{i}" for i in range(30)])
-        sites[f"site_{number}"] = AnnData(
-            x.astype(np.float32), obs=obs, var=pd.DataFrame(index=[f"g{j}" for j in range(6)])
-        )
-        sites[f"site_{number}"].obs[key] = column(y)
-    return sites
 
 
 @pytest.mark.parametrize("kind", COLUMNS)
@@ -142,11 +127,3 @@ def test_types_and_orders_that_differ_make_text() -> None:
     assert label_type([order("low", "high"), order("high", "low")]) == ["category", "text"]
     assert label_type([pd.Series([1]), pd.Series([True])]) == ["category", "text"]
     assert as_labels(np.array([0]), ["1"], ["bool", "category", "int", "plain"]).categories.tolist() == ["1"]
-
-
-def test_covariates_and_sites_are_read_by_the_same_rule() -> None:
-    sites = cohort(lambda y: pd.Categorical(y), key="chemistry")
-    sites["site_1"].obs["chemistry"] = pd.Categorical(np.array([0.0, 1.0])[np.arange(30) % 2])
-    assert categories_of(sites, ["chemistry"]) == {"chemistry": ["0", "1"]}
-    assert codes(sites["site_1"].obs["chemistry"], ["0", "1"], "site_1").tolist() == [0, 1] * 15
-    assert list(infl.pp.split_sites(sites["site_1"], by="chemistry")) == ["0", "1"]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from anndata import AnnData
+from tests.federation.conftest import relative, weights
 
 import infl
 from infl.errors import SettingsError
@@ -15,10 +16,8 @@ from infl.federation.agreement import Agreement
 from infl.federation.coordinator import Reply, Transport
 from infl.federation.local import Outcome, run_in_process
 from infl.federation.messages import Plan
-from infl.federation.replica import Replica
-from infl.federation.rules import RULES, fedadam, fedavg, fedyogi, qfedavg, rule
+from infl.federation.rules import RULES, fedavg, qfedavg, rule
 from infl.federation.run import FederatedRun
-from infl.federation.training import Trainer
 from infl.keys import Keyring
 from infl.models import Classifier
 
@@ -31,30 +30,8 @@ def fit(sites: dict[str, AnnData], **options: object) -> FederatedRun:
     return infl.tl.fit_federated({s: a.copy() for s, a in sites.items()}, **{**OPTIONS, **options})
 
 
-def weights(run: FederatedRun) -> torch.Tensor:
-    return torch.cat(
-        [t.ravel() for t in run.model.effective(run.key if run.model.header.fingerprint else None).values()]
-    )
-
-
 def latents(sites: dict[str, AnnData]) -> np.ndarray:
     return np.concatenate([a.obsm["X_infl"] for a in sites.values()])
-
-
-def relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a - b).norm() / b.norm())
-
-
-class Only:
-    """A line on which one site's updates arrive, and those of the others are lost."""
-
-    def __init__(self, inner: Transport, site: str) -> None:
-        self.inner, self.site, self.holder = inner, site, inner.holder
-
-    def ask(self, cohort: tuple[str, ...], plan_for: Callable[[str], Plan]) -> Iterator[Reply]:
-        kinds = []
-        replies = self.inner.ask(cohort, lambda site: kinds.append(plan_for(site).kind) or plan_for(site))
-        return (reply for reply in replies if kinds[0] != "train" or reply.site == self.site)
 
 
 def outcome_of(sites: dict[str, AnnData], key: Keyring | None = None, **settings: object) -> Outcome:
@@ -71,24 +48,6 @@ def test_lock_and_seal_change_no_rule(small_sites: dict[str, AnnData], name: str
     for run in (locked, sealed):
         assert relative(weights(run), weights(plain)) < 1e-4
         np.testing.assert_allclose(run.history["val_loss"], plain.history["val_loss"], rtol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("make", "square"),
-    [
-        (fedadam, lambda v, u: 0.99 * v + 0.01 * u**2),
-        (fedyogi, lambda v, u: v - 0.01 * u**2 * np.sign(v - u**2)),
-    ],
-)
-def test_adaptive_rules_follow_their_formula(make: object, square: object) -> None:
-    updates = np.array([[0.5, -0.1], [0.1, -0.3], [0.01, 0.2]])
-    theta, state = torch.zeros(2), {}
-    mean, second, expected = np.zeros(2), np.zeros(2), np.zeros(2)
-    for t, u in enumerate(updates, 1):
-        make(lr=0.1).at_sum(theta, torch.tensor(u, dtype=torch.float32), state)
-        mean, second = 0.9 * mean + 0.1 * u, square(second, u)
-        expected += 0.1 * mean / (1 - 0.9**t) / (np.sqrt(second / (1 - 0.99**t)) + 1e-4)
-    np.testing.assert_allclose(theta.numpy(), expected, rtol=1e-4)
 
 
 def test_scaffold_keeps_the_weighted_mean_of_the_sites_gradients(small_sites: dict[str, AnnData]) -> None:
@@ -109,46 +68,6 @@ def test_scaffold_begins_as_fedavg_and_corrects_from_the_second_round_on(small_s
     )
     assert relative(*first) < 1e-5
     assert relative(*second) > 1e-3
-
-
-def test_a_site_counts_by_its_samples_by_its_loss_too_or_as_every_other(
-    small_sites: dict[str, AnnData], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One round against the average written out."""
-    task = Classifier(target="label", width=8, n_blocks=1, validation=0.0)
-    panel = task.agree(small_sites)
-
-    def one_round(name: str, wrap=lambda t: t, **options: object) -> FederatedRun:
-        settings = {"rounds": 1, "lock": None, "seal": "none", "aggregation": name, "aggregation_options": options}
-        agreement = Agreement.new(task, panel, [*small_sites], None, **settings)
-        return run_in_process(agreement, task, small_sites, None, wrap=wrap).run
-
-    losses: dict[str, float] = {}
-    update = Trainer.update
-
-    def noted(self: Trainer, plan: Plan) -> tuple[torch.Tensor, float]:
-        rows, losses[self.name] = update(self, plan)
-        return rows, losses[self.name]
-
-    monkeypatch.setattr(Trainer, "update", noted)
-    settings = {"rounds": 1, "lock": None, "seal": "none"}
-    begun = Replica(Agreement.new(task, panel, [*small_sites], None, **settings), None, task).theta
-    parts = []
-    for site, adata in small_sites.items():
-        run = one_round("fedavg", lambda line, s=site: Only(line, s))
-        change = weights(run) - begun  # of one site, by its share of the samples; the others count as zero
-        n = sum(adata.n_obs for adata in small_sites.values())
-        assert np.isnan(
-            run.history["loss"].iloc[0]
-        )  # a loss of some sites beside one of all would tell that of the others
-        parts.append((adata.n_obs * losses[site] ** 2, begun + change * n / adata.n_obs))
-    expected = sum(w * x for w, x in parts) / sum(w for w, _ in parts)
-    torch.testing.assert_close(weights(one_round("qfedavg", q=2)), expected, rtol=1e-4, atol=1e-6)
-    alike = sum(x for _, x in parts) / len(parts)
-    assert relative(weights(one_round("fedavg", weight="sites")), alike) < 1e-6
-    assert relative(alike, weights(one_round("fedavg"))) > 5e-5  # sites have 12 to 15 samples
-    assert relative(weights(one_round("qfedavg", q=0)), weights(one_round("fedavg"))) < 1e-6
-    assert relative(expected, weights(one_round("fedavg"))) > 1e-4
 
 
 def test_afl_weights_grow_with_what_a_site_lost_above_the_mean(small_sites: dict[str, AnnData]) -> None:

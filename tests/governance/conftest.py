@@ -1,7 +1,11 @@
 """Runs that a report is written of: a whole one, one without protection, one with names that mean ill."""
 
+import json
 from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
@@ -78,3 +82,62 @@ def comparison() -> pd.DataFrame:
         for metric in ("balanced_accuracy", "auroc")
     ]
     return pd.DataFrame(rows, columns=["method", "metric", "mean", "sd", "worst_site", "n_seeds", "seconds"])
+
+
+VOID = {"meta", "img", "br"}
+
+
+class Reader(HTMLParser):
+    """Elements with their attributes in order, and the text within each kind of element."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self._open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self._open == [], f"left open: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note an element."""
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        """Check that it is the one that is open."""
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        """Note a text with its element."""
+        self.texts.append((self._open[-1] if self._open else "", data))
+
+    @property
+    def text(self) -> str:
+        """All that is read."""
+        return " ".join(data for tag, data in self.texts if tag != "style")
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        """Return the attributes of all elements of a kind."""
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def read(run: FederatedRun, folder: Path, **options: object) -> tuple[Reader, dict, dict]:
+    """Write a report and return its page, model card and data sheet, read strictly."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    path = infl.governance.report(run, folder / "report.html", **options)  # type: ignore[arg-type]
+    card, sheet = (
+        json.loads((folder / f"report.{name}.json").read_text(), parse_constant=refuse)
+        for name in ("model_card", "data_sheet")
+    )
+    return Reader(path.read_text()), card, sheet
+
+
+def metrics(n_obs: list[int], n_judged: list[int]) -> pd.DataFrame:
+    index = pd.Index([f"s{i}" for i in range(len(n_obs))], name="site")
+    values = np.linspace(0.5, 0.9, len(n_obs))
+    return pd.DataFrame({"n_obs": n_obs, "n_judged": n_judged, "accuracy": values}, index=index)

@@ -8,40 +8,14 @@ from typing import ClassVar
 
 import pytest
 from anndata import AnnData
+from tests.models.conftest import FIT, task
 from tests.softmax import Softmax
 
 import infl
 from infl.deploy.runfile import RunFile
 from infl.errors import SettingsError
-from infl.models import Classifier, known_tasks
+from infl.models import Classifier
 from infl.models.registry import make_task
-
-FIT = {"rounds": 8, "local_epochs": 4, "progress": False}
-
-
-@pytest.fixture(autouse=True)
-def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(infl.settings, "tasks", {})
-
-
-def task() -> Softmax:
-    return Softmax(target="tumour_class", lr=0.01)
-
-
-def test_a_task_of_ones_own_is_fitted_locked_saved_used_and_compared(
-    khan_sites: dict[str, AnnData], tmp_path: Path
-) -> None:
-    assert "softmax" not in known_tasks()
-    run = infl.tl.fit_federated(khan_sites, task(), **FIT)
-    assert run.model.header.task == "softmax" and isinstance(run.model.header.build_task(), Softmax)
-    assert run.history["val_accuracy"].max() > 0.8
-    query = khan_sites["site_1"].copy()
-    infl.tl.predict(query, infl.load_model(run.save(tmp_path / "own.infl.safetensors")), key=run.key)
-    assert (query.obs["infl_prediction"] == khan_sites["site_1"].obs["infl_prediction"]).all()
-    assert (infl.tl.site_metrics(run, khan_sites)["n_obs"] == [a.n_obs for a in khan_sites.values()]).all()
-    assert infl.tl.personalise(khan_sites, run, epochs=2).table["epochs"].max() <= 2
-    again = infl.tl.fit_federated(khan_sites, "softmax", target="tumour_class", lr=0.01, **FIT)  # by name from now on
-    assert again.history["loss"].tolist() == run.history["loss"].tolist()
 
 
 def test_another_process_says_how_it_gets_to_know_the_class(khan_sites: dict[str, AnnData], tmp_path: Path) -> None:

@@ -64,3 +64,17 @@ def pool() -> Callable[[dict[str, AnnData]], AnnData]:
 @pytest.fixture
 def dense() -> Callable:
     return lambda matrix: matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix)
+
+
+KINDS = {"dense": np.asarray, "csr": sparse.csr_matrix, "csc": sparse.csc_matrix}
+
+
+def split(x: np.ndarray, cuts: list[int], kind: str = "dense") -> dict[str, AnnData]:
+    parts = np.split(x, sorted(cuts))
+    return {f"s{i}": AnnData(KINDS[kind](part)) for i, part in enumerate(parts) if len(part)}
+
+
+def with_gaps(x: np.ndarray, seed: int = 0) -> np.ndarray:
+    gaps = np.random.default_rng(seed).random(x.shape) < 0.3
+    gaps[0] = False
+    return np.where(gaps, np.nan, x)

@@ -193,22 +193,6 @@ def test_mudata_with_modalities_that_differ_between_sites(breast, features):
         np.testing.assert_array_equal(mdata["rna"][:, shared].X, want)
 
 
-def test_panel_says_what_it_is(khan_sites):
-    panel = harmonise(khan_sites, target="tumour_class")
-    assert repr(panel) == "Panel: 2308 features, 4 classes of 'tumour_class', 83 observations at 5 sites"
-    page = panel._repr_html_()
-    assert page.count("<tr>") == 6 and "2308" in page and "class_3" in page
-    assert len(panel.digest()) == 64
-    fewer = panel_of({"site_1": khan_sites["site_1"]}, target="tumour_class")
-    assert fewer.digest() == panel.digest()  # numbers of observations are a site's own business
-    assert panel_of(khan_sites).digest() != panel.digest()
-
-
-def test_names_are_escaped_in_notebooks(khan_sites):
-    panel = panel_of({"<b>site": khan_sites["site_1"]})
-    assert "<b>site" not in panel._repr_html_()
-
-
 @pytest.mark.data_dir
 def test_mudata_views_become_objects_of_their_own_and_files_stay_files(breast, tmp_path):
     with without_pull():

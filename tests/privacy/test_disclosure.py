@@ -4,43 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
-from anndata import AnnData, concat
+from anndata import concat
+from tests.privacy.conftest import KEY, LOOSE, closed, sites_of
 from tests.threads import at_every_site
 
 import infl
 from infl.errors import SettingsError
-from infl.keys import Keyring
-from infl.privacy import Disclosure, DisclosureRules
+from infl.privacy import Disclosure
 from infl.privacy.rules import REASONS
 from infl.sums import over_sites
-
-KEY = Keyring.create()
-LOOSE = DisclosureRules(features_per_record=np.inf)
-
-
-def site(n_of: dict[str, int], seed: int, n_vars: int = 12, name: str = "") -> AnnData:
-    """Logarithms of counts that are not 0, with one group of each name."""
-    rng = np.random.default_rng(seed)
-    groups = np.repeat(list(n_of), list(n_of.values()))
-    x = np.log1p(rng.poisson(4.0, (len(groups), n_vars)) + 1.0)
-    obs = pd.DataFrame({"group": groups}, index=[f"{name or seed} {i}" for i in range(len(groups))])
-    return AnnData(
-        x, obs=obs, var=pd.DataFrame(index=[f"gene {i}" for i in range(n_vars)]), uns={"log1p": {"base": None}}
-    )
-
-
-def sites_of(*sizes: dict[str, int]) -> dict[str, AnnData]:
-    return {f"site_{i}": site(n_of, i) for i, n_of in enumerate(sizes)}
-
-
-def closed(
-    sites: dict[str, AnnData], group: str, rules: DisclosureRules = LOOSE, inside: Disclosure | None = None
-) -> bool:
-    with inside or Disclosure(rules):
-        infl.tl.rank_genes_groups(sites, "group", key=KEY)
-    scores = next(iter(sites.values())).uns["rank_genes_groups"]["scores"][group]
-    assert np.isnan(scores).all() or not np.isnan(scores).any()
-    return bool(np.isnan(scores).all())
 
 
 def test_what_is_open_is_what_scanpy_finds_in_the_pooled_data() -> None:
@@ -127,20 +99,6 @@ def test_a_feature_that_too_few_sites_measured_is_closed() -> None:
     assert found.isna().tolist() == [True] + [False] * 11
 
 
-def test_more_features_than_the_records_bear_are_closed() -> None:
-    sites = sites_of(*[{"A": 20, "B": 30, "C": 30}] * 3)
-    assert closed(sites, "A", DisclosureRules(features_per_record=0.45))
-    assert not closed(sites, "B", DisclosureRules(features_per_record=0.45))
-
-
-def test_persons_are_counted_where_the_rules_name_their_column() -> None:
-    sites = sites_of(*[{"A": 20, "B": 30, "C": 30}] * 3)
-    for adata in sites.values():
-        adata.obs["donor"] = [f"{i // 10}" for i in range(80)]
-    rules = DisclosureRules(k=3, donor_key="donor", features_per_record=np.inf, dominance=0.9)
-    assert closed(sites, "A", rules) and not closed(sites, "B", rules)
-
-
 def test_each_process_opens_what_one_process_opens() -> None:
     sites = sites_of(*[{"A": 20, "B": 30}] * 3)
     sites["site_1"].X[:, 0] = 0
@@ -193,11 +151,3 @@ def test_the_register_says_what_was_released_about_what(tmp_path) -> None:
 
 def test_every_reason_is_explained() -> None:
     assert all(REASONS.values())
-
-
-def test_groups_of_a_column_that_is_not_released_are_refused_before_any_work() -> None:
-    sites = sites_of(*[{"A": 20, "B": 30}] * 3)
-    refused = pytest.raises(SettingsError, match="'group': rules of disclosure here release groups of 'cell_type'")
-    with Disclosure(DisclosureRules(groups=("cell_type",))) as rules, refused:
-        infl.tl.rank_genes_groups(sites, "group", key=KEY)
-    assert not rules._registers

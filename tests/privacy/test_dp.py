@@ -1,30 +1,27 @@
 """Differential privacy: the noise is what the accountant was told, and nothing goes round it."""
 
 import math
-import sys
 
 import numpy as np
 import pytest
 import torch
 from anndata import AnnData
+from tests.privacy.conftest import SETTINGS
 from torch import nn
 
 import infl
-from infl.errors import MissingExtraError, SettingsError
+from infl.errors import SettingsError
 from infl.nn.flat import FlatModule
 from infl.nn.mlp import ResidualMLP
 from infl.privacy import DP, spent
 from infl.privacy.dp import (
     SecretUniform,
-    check_module,
     clipped_gradients,
     discrete_gaussian,
     epsilon_of,
     noise_for,
     steps_of,
 )
-
-SETTINGS = {"target": "tumour_class", "rounds": 3, "width": 8, "n_blocks": 0, "progress": False}
 
 
 def test_discrete_gaussian_has_its_probabilities() -> None:
@@ -173,50 +170,12 @@ def test_nothing_without_noise_leaves_in_a_private_run(khan_sites: dict[str, Ann
     assert run.history.index[run.history["best"]].tolist() == [3]  # the last: none was chosen
 
 
-@pytest.mark.parametrize(
-    ("settings", "pattern"),
-    [
-        ({"epsilon": 1.0}, "delta=None"),
-        ({"epsilon": 1.0, "delta": 0.0}, "delta=0"),
-        ({"epsilon": 1.0, "delta": 1e-5, "clip_norm": None}, "clip_norm=None"),
-        ({"delta": 1e-5}, "epsilon="),
-        ({"epsilon": -1.0, "delta": 1e-5}, "epsilon=-1"),
-        ({"epsilon": 1.0, "delta": 1e-5, "sample_rate": 0.0}, "sample_rate=0"),
-        ({"epsilon": 1.0, "delta": 1e-5, "noise": "loud"}, "noise='loud'"),
-        ({"epsilon": 1e-3, "delta": 1e-5, "noise_multiplier": 0.5}, "one round costs"),
-        ({"epsilon": 1.0, "delta": 0.02}, "below 1/n"),
-    ],
-)
-def test_bad_settings_are_one_line(khan_sites: dict[str, AnnData], settings: dict[str, object], pattern: str) -> None:
-    with pytest.raises(SettingsError, match=pattern) as error:
-        infl.tl.fit_federated(khan_sites, privacy=DP(**settings), **SETTINGS)
-    assert "\n" not in str(error.value)
-    assert all("infl" not in a.uns for a in khan_sites.values())
-
-
-def test_all_that_is_wrong_with_a_module_is_said_with_the_remedy() -> None:
-    with pytest.raises(SettingsError, match=r"1 \(BatchNorm1d\) mixes the records of a batch: use LayerNorm"):
-        check_module(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
-    with pytest.raises(SettingsError) as error:
-        check_module(nn.Sequential(nn.BatchNorm1d(3), nn.LSTM(3, 3), nn.MultiheadAttention(4, 2)))
-    for part in ("0 (BatchNorm1d)", "1 (LSTM)", "DPLSTM", "2 (MultiheadAttention)"):
-        assert part in str(error.value)
-    assert "\n" not in str(error.value)
-    check_module(ResidualMLP(3, 2))
-
-
 def test_fit_with_a_module_that_cannot_be_private_is_refused(khan_sites: dict[str, AnnData]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("infl.models.phenotype.task.ResidualMLP", _WithBatchNorm)
         with pytest.raises(SettingsError, match="BatchNorm1d.*LayerNorm"):
             infl.tl.fit_federated(khan_sites, privacy=DP(epsilon=2.0, delta=1e-4, accountant="rdp"), **SETTINGS)
     assert all("infl" not in a.uns for a in khan_sites.values())
-
-
-def test_missing_opacus_gives_the_line_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "opacus", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'infl\[dp\]'"):
-        DP(epsilon=2.5, delta=1e-4).resolve(7)
 
 
 class _WithBatchNorm(ResidualMLP):

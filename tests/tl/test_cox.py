@@ -10,7 +10,6 @@ from anndata import AnnData
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import infl
 from infl.errors import DataError, SettingsError
 from infl.keys import Keyring
 from infl.sums.concordance import concordance_of_pairs, ordered_pairs
@@ -160,19 +159,3 @@ def test_what_cannot_be_fitted(change, options, error, said):
     with pytest.raises(error) as found:
         cox(dealt(obs, where), "months", "died", **options)
     assert said in str(found.value)
-
-
-def test_forest_has_a_row_for_each_coefficient_and_model(patients):
-    sites = dealt(patients, patients.hospital)
-    tables = {name: cox({name: sites[name]}, "time", "event", "~ x + arm", strata="site").table for name in sites}
-    tables["joint"] = cox(sites, "time", "event", "~ x + arm", strata="site").table
-    ax = infl.pl.forest(tables)
-    assert [label.get_text() for label in ax.get_yticklabels()][:5] == [f"x   {name}" for name in tables]
-    ends = [
-        np.sort(line.get_xdata())
-        for line in ax.get_lines()
-        if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"
-    ]
-    np.testing.assert_allclose(ends[4], np.exp(tables["joint"].loc["x", ["lower", "upper"]].astype(float)))
-    with pytest.raises(DataError, match="pl.forest draws the table"):
-        infl.pl.forest({"joint": patients})

@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 import torch
 from anndata import AnnData
-from tests.models.scvi.conftest import SMALL, cells_of_three_fitted, genes, three_hospitals
+from tests.models.scvi.conftest import SMALL, genes, three_hospitals
 
 import infl
 from infl.errors import DataError, InflWarning, SettingsError
-from infl.federation.run import FederatedRun
 from infl.models.locked.outputs import infer
 
 pytestmark = pytest.mark.needs("scvi")
@@ -18,11 +17,6 @@ pytestmark = pytest.mark.needs("scvi")
 @pytest.fixture
 def hospitals() -> dict[str, AnnData]:
     return three_hospitals()
-
-
-@pytest.fixture(scope="module")
-def fitted() -> tuple[AnnData, FederatedRun]:
-    return cells_of_three_fitted(rounds=45)
 
 
 def test_to_scvi_gives_the_same_latent(fitted: tuple) -> None:
@@ -36,25 +30,6 @@ def test_to_scvi_gives_the_same_latent(fitted: tuple) -> None:
     changed = [name for i, name in enumerate(genes()) if i % 3 == 0]
     assert table.loc[changed, "lfc_mean"].mean() > table.drop(changed)["lfc_mean"].mean() + 0.3
     assert "infl_site" not in cells.obs and "_scvi_batch" not in cells.obs
-
-
-def test_denoised_expression_is_that_of_scvi_tools(fitted: tuple) -> None:
-    cells, run = fitted
-    infl.tl.denoise(cells, run.model, key=run.key, site="h1", target_sum=100)
-    theirs = infl.tl.to_scvi(run.model, cells, key=run.key, site_key="hospital")
-    expected = theirs.get_normalized_expression(transform_batch="h1", n_samples=50, library_size=100).to_numpy()
-    ours = cells.obsm["infl_denoised"]
-    assert list(ours.columns) == genes()
-    np.testing.assert_allclose(ours.sum(axis=1), 100, rtol=1e-4)
-    assert np.corrcoef(ours.to_numpy().ravel(), expected.ravel())[0, 1] > 0.98
-    everywhere = infl.tl.denoise(cells, run.model, key=run.key, copy=True).obsm["infl_denoised"]
-    parts = [
-        infl.tl.denoise(cells, run.model, key=run.key, site=s, copy=True).obsm["infl_denoised"]
-        for s in ("h0", "h1", "h2")
-    ]
-    np.testing.assert_allclose(everywhere, sum(parts) / 3, rtol=1e-3, atol=1e-3)
-    with pytest.raises(SettingsError, match="site='h9' is not one of the model's: h0, h1, h2"):
-        infl.tl.denoise(cells, run.model, key=run.key, site="h9")
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer"])

@@ -5,38 +5,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 from tests.threads import at_every_site
+from tests.tl.conftest import KEY, three_patients, tissue
 
 import infl
 from infl.errors import DataError, InflWarning, SettingsError
-from infl.keys import Keyring
 from infl.tl._domain_number import strength
-
-SIDE = 14
-KEY = Keyring.create()
-
-
-def tissue(seed: int, n_sections: int = 1, effect: float = 0.4, unit: float = 1.0) -> ad.AnnData:
-    """Sections of three stripes, which each express a third of 30 genes more; each patient has an effect of its own."""
-    rng = np.random.default_rng(seed)
-    profiles = np.ones((3, 30))
-    for region in range(3):
-        profiles[region, 10 * region : 10 * region + 10] = 4.0
-    patient = np.exp(effect * rng.standard_normal(30))
-    xy = np.indices((SIDE, SIDE)).reshape(2, -1).T.astype(float)
-    parts = []
-    for section in range(n_sections):
-        region = np.minimum((xy[:, section % 2] * 3 // SIDE).astype(int), 2)
-        depth = rng.lognormal(0, 0.5, len(xy))
-        counts = rng.poisson(profiles[region] * patient * depth[:, None])
-        obs = {"region": np.array(["tumour", "stroma", "fat"])[region], "section": f"s{section}"}
-        parts.append(ad.AnnData(counts.astype(np.float32), obs=obs, obsm={"spatial": unit * xy}))
-    whole = ad.concat(parts, index_unique="-", keys=range(n_sections))
-    whole.obs_names = [f"spot {i}" for i in range(whole.n_obs)]
-    return whole
-
-
-def three_patients(**options) -> dict[str, ad.AnnData]:
-    return {f"p{i}": tissue(i, unit=10.0**i, **options) for i in range(3)}
 
 
 def agreement(sites) -> float:
@@ -109,50 +82,6 @@ def test_between_processes_the_same_bits_as_in_one():
         np.testing.assert_array_equal(here[site].obsm["X_infl_domain"], there[site].obsm["X_infl_domain"])
         for column in ("infl_domain", "region_transferred", "region_transferred_probability"):
             assert here[site].obs[column].equals(there[site].obs[column])
-
-
-def test_one_annotated_site_teaches_the_others():
-    sites = three_patients()
-    truth = {site: sites[site].obs.pop("region") for site in ("p1", "p2")}
-    infl.tl.spatial_domains(sites, 3, n_axes=5)
-    with pytest.warns(InflWarning, match="numbers and means of its labels are known to all sites"):
-        infl.tl.transfer_labels(sites, "region", use_rep="X_infl_domain")
-    for site, true in truth.items():
-        found = sites[site].obs["region_transferred"]
-        right = found.astype(str).to_numpy() == true.to_numpy()
-        assert right.mean() > 0.9
-        probability = sites[site].obs["region_transferred_probability"].to_numpy()
-        assert probability.min() >= 1 / 3 and probability[right].mean() > 0.8 and probability.max() <= 1
-        assert "region" not in sites[site].obs
-    np.testing.assert_allclose(
-        sites["p1"].uns["region_transferred"]["means"][0],
-        sites["p0"].obsm["X_infl_domain"][sites["p0"].obs["region"] == "fat"].mean(0),
-        atol=1e-5,
-    )
-
-
-def test_a_label_of_a_few_observations_is_neither_taught_nor_named():
-    sites = three_patients()
-    rare = sites["p0"].obs["region"].to_numpy().astype(object)
-    rare[:4], rare[5:20] = "a rare disease", np.nan
-    sites["p0"].obs["region"] = rare
-    for i, adata in enumerate(sites.values()):
-        adata.obsm["z"] = np.random.default_rng(i).standard_normal((adata.n_obs, 2))
-    with pytest.warns(InflWarning, match="p0 does not teach 'a rare disease': fewer than 10 observations"):
-        infl.tl.transfer_labels(sites, "region", use_rep="z", exclude=("fat",))
-    assert sites["p1"].obs["region_transferred"].cat.categories.tolist() == ["stroma", "tumour"]
-    said = []
-
-    def taught(consortium) -> None:
-        agree = consortium.channel.agree
-        consortium.channel.agree = lambda kind, names: said.append((kind, repr(names))) or agree(kind, names)
-        infl.tl.transfer_labels(consortium, "region", use_rep="z", exclude=("fat",))
-
-    with pytest.warns(InflWarning, match="p0 does not teach"):
-        found, _ = at_every_site(taught, sites, KEY)
-    assert found == dict.fromkeys(sites)
-    named = " ".join(names for kind, names in said if "labels" in kind)
-    assert "tumour" in named and "rare" not in named
 
 
 def test_what_cannot_work_is_one_line_and_alters_nothing():

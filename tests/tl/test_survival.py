@@ -156,16 +156,3 @@ def test_groups_that_tell_nothing():
 def test_column_that_is_not_there(khan_sites):
     with pytest.raises(DataError, match="time 'months' is missing in obs of site_1"):
         infl.tl.survival(khan_sites, "months", "died")
-
-
-def test_picture_has_curves_and_numbers_at_risk():
-    found = survival(dealt(drawn(200, 4), np.arange(200) % 3), "months", "died", "arm")
-    ax = infl.pl.survival(found.curves, xlabel="months")
-    lines = {line.get_color(): line.get_ydata() for line in ax.get_lines()}
-    assert len(lines) == 2
-    for drawn_, group in zip(lines.values(), found.groups, strict=True):
-        np.testing.assert_array_equal(drawn_[1:], found.curves.survival[found.curves.group == group])
-    first = ax.get_xticklabels()[0].get_text().split("\n")
-    assert first == ["0", *found.curves.groupby("group", sort=False).at_risk.first().astype(str)]
-    with pytest.raises(DataError, match="pl.survival draws the curves"):
-        infl.pl.survival(found)

@@ -1,16 +1,15 @@
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from sklearn.decomposition import PCA
+from tests.models.adapter.conftest import OPTIONS, TASKS, fit
 
 import infl
 from infl.errors import DataError, InflError, InflWarning, SettingsError
 from infl.federation.seeds import generator
-from infl.models.registry import make_task, task_from_json
+from infl.models.registry import make_task
 from infl.models.task import Step
 from infl.nn.flat import FlatModule
 from infl.privacy.dp import clipped_gradients
@@ -20,45 +19,6 @@ pytestmark = [
     pytest.mark.needs("peft", "transformers"),
     pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning"),
 ]
-TASKS = ["tumour_class", "published_split"]
-OPTIONS = {"length": 24, "r1": 2, "r2": 2, "intuition_rounds": 2, "lr": 0.01}
-
-
-def write_base(folder, *, seed=0):
-    """A small model whose gene embeddings are those of a principal component analysis; it knows no labels."""
-    import tokenizers
-    import transformers
-
-    adata = infl.datasets.khan()
-    genes = adata.var_names
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[BOS]", *genes])}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]", bos_token="[BOS]"
-    ).save_pretrained(folder)
-    torch.manual_seed(seed)
-    config = transformers.GPT2Config(
-        vocab_size=len(vocabulary), n_positions=24, n_embd=16, n_layer=1, n_head=2, bos_token_id=2, eos_token_id=2
-    )
-    model = transformers.GPT2Model(config)
-    loadings = PCA(16, random_state=0).fit(adata.X).components_.T
-    model.wte.weight.data[3:] = torch.from_numpy(loadings / loadings.std()).float()
-    model.save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return write_base(tmp_path_factory.mktemp("base"))
-
-
-def fit(sites, base, **options):
-    key = infl.keys.Keyring.create()
-    run = infl.tl.fit_federated(
-        sites, "adapter", target=TASKS, key=key, base=base, progress=False, **{"rounds": 2} | OPTIONS | options
-    )
-    return run, key
 
 
 def accuracy(sites, run, key, task="tumour_class"):
@@ -278,14 +238,6 @@ def test_names_outside_the_tokenizer_are_refused(khan_sites, base):
         fit(khan_sites, base)
 
 
-def test_an_adapter_of_another_base_model_is_refused(khan_sites, base, tmp_path):
-    other = write_base(tmp_path, seed=1)
-    task = make_task("adapter", {"target": TASKS, "base": base} | OPTIONS)
-    panel = task.agree(khan_sites)
-    with pytest.raises(InflError, match="belongs to another base model"):
-        make_task("adapter", {"target": TASKS, "base": other} | OPTIONS).build(panel)
-
-
 def test_a_sentence_names_the_highest_features_first(khan_sites, base):
     from transformers import AutoTokenizer
 
@@ -364,44 +316,6 @@ def test_many_numbers_are_no_classes_and_few_come_back_as_numbers(khan_sites, ba
     assert (adata.obs["infl_relapse_prediction"] == adata.obs["relapse"]).mean() > 0
 
 
-def test_a_file_names_its_base_and_no_folder_is_followed(khan_sites, base, tmp_path, monkeypatch):
-    run, key = fit(khan_sites, base)
-    name = Path(base).name
-    assert run.model.header.options["base"] == name
-    monkeypatch.setattr(infl.settings, "bases", {})
-    with pytest.raises(SettingsError, match=r"infl\.settings\.bases\['"):
-        infl.tl.predict(khan_sites["site_1"], run.model, key=key)
-    with pytest.raises(SettingsError, match="is not known here"):
-        task_from_json("adapter", {"target": TASKS, "base": str(base)})
-    assert infl.settings.bases == {}
-    infl.settings.bases[name] = base
-    infl.tl.predict(khan_sites["site_1"], run.model, key=key)
-
-
-def test_a_file_is_told_where_its_base_is(khan_sites, base, tmp_path, monkeypatch):
-    run, key = fit(khan_sites, base)
-    adata = khan_sites["site_1"].copy()
-    infl.tl.predict(adata, run.model, key=key)
-    run.save(tmp_path / "model.safetensors")
-    elsewhere, other = tmp_path / "elsewhere", tmp_path / "other"
-    write_base(elsewhere), write_base(other, seed=1)
-    monkeypatch.setattr(infl.settings, "bases", {})
-    with pytest.raises(SettingsError, match="another base model"):
-        infl.load_model(tmp_path / "model.safetensors", base=other)
-    with pytest.raises(SettingsError, match="no folder with a transformers model"):
-        infl.load_model(tmp_path / "model.safetensors", base=tmp_path)
-    assert infl.settings.bases == {}
-    model = infl.load_model(tmp_path / "model.safetensors", base=elsewhere)
-    assert infl.settings.bases == {Path(base).name: elsewhere.resolve()}
-    again = khan_sites["site_1"].copy()
-    infl.tl.predict(again, model, key=key)
-    np.testing.assert_array_equal(again.obsm["X_infl"], adata.obsm["X_infl"])
-    plain = infl.tl.fit_federated(khan_sites, target="tumour_class", rounds=1, progress=False)
-    plain.save(tmp_path / "plain.safetensors")
-    with pytest.raises(SettingsError, match="has no base"):
-        infl.load_model(tmp_path / "plain.safetensors", base=elsewhere)
-
-
 @pytest.mark.parametrize("kind", ["bert", "t5"])
 def test_encoders_are_adapted_where_it_is_of_use(khan_sites, base, tmp_path, kind):
     import transformers
@@ -421,20 +335,3 @@ def test_encoders_are_adapted_where_it_is_of_use(khan_sites, base, tmp_path, kin
     data = task.read(khan_sites["site_1"], panel, site="site_1", rng=np.random.default_rng(0))
     task.loss(module, data.batch(np.arange(4)), Step(1, 1, 0, 1)).backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in module.parameters())
-
-
-def test_a_quantised_base_is_refused_in_one_line(tmp_path, base):
-    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "quantization_config": {}}')
-    with pytest.raises(SettingsError, match="is quantised"):
-        make_task("adapter", {"target": TASKS, "base": str(tmp_path)}).agree({})
-
-
-def test_two_folders_with_one_name(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(infl.settings, "bases", {})
-    make_task("adapter", {"target": TASKS, "base": str(base)})
-    other = tmp_path / Path(base).name
-    write_base(other)
-    with pytest.raises(SettingsError, match="choose a name"):
-        make_task("adapter", {"target": TASKS, "base": str(other)})
-    infl.settings.bases["other"] = other
-    assert make_task("adapter", {"target": TASKS, "base": "other"}).base == "other"

@@ -1,16 +1,15 @@
 """What a fit of the mosaic gives, with and without the key."""
 
-import matplotlib.pyplot as plt
 import mudata
 import numpy as np
 import pytest
 from mudata import MuData
 from sklearn.metrics import adjusted_rand_score
-from tests.models.mosaic.conftest import DOMAIN, N_FEATURES, XY, correlation, fit, section, table
+from tests.models.mosaic.conftest import DOMAIN, XY, correlation, fit, section, table
 
 import infl
 from infl._mudata import without_pull
-from infl.errors import DataError, InflWarning, SettingsError
+from infl.errors import InflWarning, SettingsError
 from infl.keys import Keyring
 from infl.models import load_model
 from infl.models.locked.outputs import infer
@@ -87,29 +86,6 @@ def test_cells_without_coordinates_and_open_chromatin():
     probability = sites["b"]["infl_atac"].X
     assert probability.min() >= 0 and probability.max() <= 1
     assert correlation(probability, table("atac", "b", 1).X) > 0.1
-
-
-def test_imputed_against_measured_is_drawn(sites):
-    fit(sites, rounds=2, impute="all")
-    assert list(sites["a"].mod) == ["rna", "adt", "infl_adt", "infl_rna"]
-    ax = infl.pl.imputation(sites["a"], "adt")
-    dots = ax.collections[0].get_offsets()[:, 1]
-    shown = np.sort([correlation(*[t[:, [i]] for t in _pair(sites["a"])]) for i in range(N_FEATURES["adt"])])
-    assert np.allclose(np.sort(dots), shown, atol=1e-6)
-    assert len(ax.figure.axes) == 4 and all(panel.get_xlabel() for panel in ax.figure.axes)
-    one = infl.pl.imputation(sites["b"], "adt", measured=table("adt", "b", 1), feature="adt_0")
-    assert one.get_title().startswith("adt_0: r = ") and len(one.collections[0].get_offsets()) == len(DOMAIN)
-    plt.close("all")
-    with pytest.raises(DataError, match="was not measured here"):
-        infl.pl.imputation(sites["b"], "adt")
-    with pytest.raises(DataError, match="no imputed modality 'infl_atac'"):
-        infl.pl.imputation(sites["b"], "atac")
-    with pytest.raises(DataError, match="no feature 'x'"):
-        infl.pl.imputation(sites["a"], "adt", feature="x")
-
-
-def _pair(mdata):
-    return mdata["infl_adt"].X, KINDS["clr"](mdata["adt"].X, False)
 
 
 @pytest.mark.parametrize(

@@ -7,25 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tests.models.perturbation.conftest import fit
 from tests.models.perturbation.screen import CONDITIONS, GRAPH, cells, effect_of
 
 import infl
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.models.perturbation import Perturbation
 from infl.models.perturbation.scoring import effect_metrics
-
-
-@pytest.fixture
-def sites():
-    return {f"site_{i}": cells(i, CONDITIONS) for i in range(3)}
-
-
-def fit(sites, **options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", InflWarning)
-        return infl.tl.fit_federated(
-            sites, model="perturbation", progress=False, **{"rounds": 6, "graph": GRAPH} | options
-        )
 
 
 def test_effects_are_those_within_sites_weighted_by_cells(sites):
@@ -52,28 +40,6 @@ def test_an_unseen_gene_is_predicted_from_its_neighbours_and_its_own_loss(sites)
     without = infl.tl.predict_perturbations(blind.model, ["G2"], key=blind.key).X[0]
     truth = effect_of(["G2"])
     assert effect_metrics(predicted.X[0], truth)["mse"] < effect_metrics(without, truth)["mse"] < (truth**2).mean()
-
-
-def test_combinations_add_up_and_measured_conditions_count_as_measured(sites):
-    run = fit(sites)
-    answer = infl.tl.predict_perturbations(run.model, ["G0+G3", "G0", "control"], key=run.key)
-    assert list(answer.obs_names) == ["G0+G3", "G0", "control"] and answer.obs["seen"].tolist() == [False, True, False]
-    assert np.corrcoef(answer.X[0], effect_of(["G0", "G3"]))[0, 1] > 0.9
-    assert answer.obs["n_cells"].tolist() == [0, 180, 0] and not answer.X[2].any()
-    assert (answer.layers["uncertainty"][1] < answer.layers["uncertainty"][0]).all()
-    assert (
-        answer.layers["changed"][1, 0]
-        and np.isclose(answer.layers["expression"][1], answer.var["control"] + answer.X[1]).all()
-    )
-
-
-def test_a_measured_combination_is_learned(sites):
-    for i, adata in enumerate(sites.values()):
-        more = cells(i + 10, ["G0+G3"])
-        sites[f"site_{i}"] = ad.concat([adata, more[more.obs["perturbation"] == "G0+G3"]])
-    run = fit(sites)
-    answer = infl.tl.predict_perturbations(run.model, ["G3+G0"], key=run.key)
-    assert answer.obs["seen"].tolist() == [True] and answer.obs_names[0] == "G0+G3"
 
 
 def test_locked_and_sealed_equals_neither(sites):
@@ -209,13 +175,6 @@ def test_a_condition_at_one_site_and_a_strange_gene_are_warned_of(sites):
         infl.tl.predict_perturbations(run.model, ["TP53"], key=run.key)
     with pytest.raises(SettingsError, match="takes a list"):
         infl.tl.predict_perturbations(run.model, "G0", key=run.key)
-
-
-def test_combinations_over_sites_are_the_sum_of_what_was_fitted_for_each_gene(sites):
-    run = fit(sites)
-    answer = infl.tl.predict_perturbations(run.model, ["G0", "G4", "G4 + G0"], key=run.key)
-    np.testing.assert_allclose(answer.X[2], answer.X[0] + answer.X[1], atol=1e-6)
-    assert answer.obs_names[2] == "G0+G4"
 
 
 def test_more_genes_than_a_covariance_allows_leaves_its_members_out(sites, monkeypatch):

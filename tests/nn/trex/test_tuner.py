@@ -5,27 +5,16 @@ import sys
 
 import pytest
 import torch
+from tests.nn.trex.conftest import IDS, PRIOR, adapted, gpt2, logits
 from torch import nn
 
 from infl.errors import InflWarning, SettingsError
-from infl.nn.trex import attach_prior, use_prior
+from infl.nn.trex import use_prior
 
 pytestmark = [
     pytest.mark.needs("peft", "transformers"),
     pytest.mark.filterwarnings("ignore::UserWarning:peft", "ignore::FutureWarning"),
 ]
-IDS = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
-PRIOR = torch.tensor([[1.0, 0, 0, 0, 0.5, 0], [0, 0.3, 0, 0.9, 0, 0]])
-
-
-def gpt2(seed=0):
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(seed)
-    config = GPT2Config(
-        vocab_size=11, n_positions=16, n_embd=8, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0, pad_token_id=0
-    )
-    return GPT2LMHeadModel(config).eval()
 
 
 def bert():
@@ -36,29 +25,6 @@ def bert():
         vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, num_labels=2
     )
     return BertForSequenceClassification(config).eval()
-
-
-def adapted(base=None, seed=1, name="default", model=None, **options):
-    """A model with an adapter that does something."""
-    import peft
-
-    from infl.nn.trex import TrexConfig
-
-    config = TrexConfig(**{"r1": 2, "r2": 3, "task_type": "CAUSAL_LM"} | options)
-    if model is None:
-        model = peft.get_peft_model(gpt2() if base is None else base, config, adapter_name=name)
-    else:
-        model.add_adapter(name, config)
-    torch.manual_seed(seed)
-    for key, parameter in model.named_parameters():
-        if f".{name}.B" in key:
-            nn.init.normal_(parameter, std=0.3)
-    return model.eval()
-
-
-def logits(model, prior=PRIOR, ids=IDS):
-    with torch.no_grad():
-        return model(input_ids=ids, **({} if prior is None else {"trex_prior": prior})).logits
 
 
 def test_examples_run():
@@ -99,24 +65,6 @@ def test_the_adapter_starts_as_nothing_and_can_be_switched_off():
     assert (logits(model) - base).abs().max() > 1e-3
     with model.disable_adapter():
         torch.testing.assert_close(logits(model), base)
-
-
-def test_the_prior_makes_a_difference_and_is_asked_for():
-    model = adapted()
-    assert (logits(model) - logits(model, PRIOR.flip(0))).abs().max() > 1e-4
-    with pytest.raises(SettingsError, match="no prior came with the input"):
-        logits(model, None)
-
-
-def test_a_context_or_an_intuition_brings_the_prior():
-    model = adapted()
-    with use_prior(model, PRIOR):
-        torch.testing.assert_close(logits(model, None), logits(model))
-    attach_prior(model, lambda inputs: PRIOR[: len(inputs["input_ids"])])
-    torch.testing.assert_close(logits(model, None), logits(model))
-    attach_prior(model, None)
-    with pytest.raises(SettingsError, match="no prior came with the input"):
-        logits(model, None)
 
 
 def test_several_adapters(tmp_path):
@@ -188,30 +136,6 @@ def test_token_routing_refuses_to_merge():
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def gradients(model, *, checkpointing, priors):
-    model = copy.deepcopy(model).train()
-    if checkpointing:
-        model.base_model.model.gradient_checkpointing_enable()
-        model.enable_input_require_grads()
-    losses = [model(input_ids=IDS, labels=IDS, trex_prior=prior).loss for prior in priors]
-    sum(losses).backward()
-    return {name: p.grad for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
-
-
-@pytest.mark.parametrize("priors", [[PRIOR], [PRIOR, 3 * PRIOR.flip(0)]])
-def test_gradient_checkpointing_computes_again_with_the_same_prior(priors):
-    base = gpt2()
-    for module in base.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    model = adapted(base)
-    plain = gradients(model, checkpointing=False, priors=priors)
-    again = gradients(model, checkpointing=True, priors=priors)
-    assert set(plain) == set(again)
-    for name, gradient in plain.items():
-        torch.testing.assert_close(again[name], gradient, atol=1e-6, rtol=1e-5)
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_the_trainer_runs_unchanged(tmp_path):
     from transformers import Trainer, TrainingArguments
@@ -239,27 +163,6 @@ def test_the_trainer_runs_unchanged(tmp_path):
     assert {"A", "B", "router", "omega", "gate"} <= changed
     kept = {name for name, p in model.named_parameters() if torch.equal(p, before[name])}
     assert any("base_layer" in name for name in kept) and not any("trex_experts" in name for name in kept)
-
-
-@pytest.mark.parametrize("beams", [1, 2])
-def test_generation_uses_the_prompts_prior_at_every_step(beams):
-    model = adapted()
-    options = {"max_new_tokens": 4, "do_sample": False, "num_beams": beams}
-    cached = model.generate(input_ids=IDS, trex_prior=PRIOR, **options)
-    calls = []
-
-    def nearest(inputs):
-        calls.append(inputs["input_ids"].shape)
-        return PRIOR
-
-    attach_prior(model, nearest)
-    assert torch.equal(model.generate(input_ids=IDS, **options), cached)
-    assert calls == [(2, 5)]
-    if beams == 1:
-        ids = IDS
-        for _ in range(4):  # as if there were no cache
-            ids = torch.cat([ids, logits(model, PRIOR, ids)[:, -1].argmax(-1, keepdim=True)], 1)
-        assert torch.equal(ids[:, : cached.shape[1]], cached)
 
 
 def test_frozen_parts_stay_frozen_when_adapters_change():

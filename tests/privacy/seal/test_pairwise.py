@@ -2,8 +2,6 @@
 
 import hashlib
 import hmac
-import json
-from dataclasses import replace
 from itertools import combinations, product
 
 import numpy as np
@@ -11,45 +9,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.privacy.seal.conftest import KEY, PACKING, context, messages, met, total
 
 from infl.errors import FederationError, SealError
-from infl.privacy.seal import Context, Field, GroupSeal, MaskedArrays, Packing, PairwiseSite, add, epochs_of, uncover
+from infl.privacy.seal import GroupSeal, MaskedArrays, PairwiseSite, uncover
 from infl.privacy.seal.reveal import SEED_BYTES, spread, threshold, xor
-
-KEY = bytes(range(32))
-PACKING = Packing((Field("w", (40,), -24), Field("n", (), 0, bits=64)))
-
-
-def context(n: int, **changes: object) -> Context:
-    return replace(Context("run", 1, 0, tuple(f"s{i}" for i in range(n)), "train", PACKING.digest()), **changes)
-
-
-def met(n: int, key: bytes = KEY) -> dict[str, PairwiseSite]:
-    sites = {s: PairwiseSite(s, key, "run") for s in context(n).cohort}
-    keys = {s: site.advertise() for s, site in sites.items()}
-    for site in sites.values():
-        site.meet(keys)
-    return sites
-
-
-def messages(
-    sites: dict[str, PairwiseSite], c: Context, seed: int = 0
-) -> dict[str, tuple[MaskedArrays, MaskedArrays, dict[str, bytes]]]:
-    """Group-sealed words, the same covered, and shares, by site."""
-    rng, seal, out = np.random.default_rng(seed), GroupSeal(KEY), {}
-    for site in c.cohort:
-        words = seal.seal(c, site, rng.normal(size=40), np.array([3.0]), PACKING, weight=1 / len(c.cohort))
-        covered = words.copy()
-        out[site] = (words, covered, sites[site].cover(c, covered))
-    return out
-
-
-def total(parts: list[MaskedArrays]) -> MaskedArrays:
-    result = None
-    for words in parts:
-        result = add(result, words)
-    assert result is not None
-    return result
 
 
 @given(data=st.data(), n=st.integers(3, 9))
@@ -113,22 +77,6 @@ def test_coordinator_with_one_sites_help_opens_nobody_elses_message() -> None:
     assert abs(np.corrcoef(with_the_group_key(covered), update)[0, 1]) < 0.5
 
 
-def test_a_lying_coordinator_is_served_one_list_only() -> None:
-    c, sites = context(5), met(5)
-    sent = messages(sites, c)
-    everyone, without = list(c.cohort), list(c.cohort[1:])
-    sites["s2"].reveal(c, everyone, {p: sent[p][2]["s2"] for p in everyone})
-    sites["s2"].reveal(c, everyone, {p: sent[p][2]["s2"] for p in everyone})  # asked again: the same
-    with pytest.raises(SealError, match="another list"):
-        sites["s2"].reveal(c, without, {p: sent[p][2]["s2"] for p in without})
-    with pytest.raises(SealError, match="at least 4 of this round's 5 sites"):
-        sites["s3"].reveal(c, everyone[1:4], {p: sent[p][2]["s3"] for p in everyone[1:4]})
-    with pytest.raises(SealError, match="at least 4"):
-        sites["s3"].reveal(c, ["s3"] * 5, {p: sent[p][2]["s3"] for p in everyone})
-    with pytest.raises(SealError, match="its own message is not in the sum"):
-        sites["s0"].reveal(c, without, {p: sent[p][2]["s0"] for p in without})
-
-
 def some_lie_opens(n: int, t: int, *, tokens: bool) -> bool:
     """Whether telling each honest site its own list of who answered opens s0's message to a coordinator and one site.
 
@@ -150,38 +98,6 @@ def some_lie_opens(n: int, t: int, *, tokens: bool) -> bool:
 def test_no_choice_of_lies_opens_a_message_to_a_coordinator_and_one_site(n: int) -> None:
     assert not some_lie_opens(n, threshold(n), tokens=True)
     assert some_lie_opens(n, n // 2 + 1, tokens=False)  # the control: a majority, and shares that open by themselves
-
-
-def test_what_is_given_for_different_lists_does_not_open() -> None:
-    """The lie that would work on plain shares: some sites are told that s0 answered, the others that it did not."""
-    c, sites = context(5), met(5)
-    sent = messages(sites, c)
-    with_s0, without = c.cohort[:4], c.cohort[1:]
-    views = {"s0": c.cohort, "s1": c.cohort, "s2": with_s0, "s3": with_s0, "s4": without}
-    revealed = [sites[s].reveal(c, v, {p: sent[p][2][s] for p in v}) for s, v in views.items()]
-    for view in set(views.values()):
-        claimed = [replace(r) for r in revealed if r.site in view]
-        with pytest.raises(FederationError, match="does not fit what others gave"):
-            uncover(c, total([sent[s][1] for s in view]), claimed, view)
-
-
-def test_what_a_site_gives_is_useless_when_altered() -> None:
-    c, sites = context(4), met(4)
-    sent = messages(sites, c)
-    everyone = c.cohort
-    good = [sites[s].reveal(c, everyone, {p: sent[p][2][s] for p in everyone}) for s in everyone]
-    for change in (
-        {"box": good[0].box[:-1] + bytes([good[0].box[-1] ^ 1])},
-        {"box": b""},
-        {"keys": {}},
-        {"keys": {**good[0].keys, "s1": bytes(3)}},
-        {"tokens": {}},
-        {"tokens": {**good[0].tokens, "s1": bytes(16)}},
-    ):
-        with pytest.raises(FederationError, match="does not fit"):
-            uncover(c, total([sent[s][1] for s in everyone]), [replace(good[0], **change), *good[1:]], everyone)
-    with pytest.raises(FederationError, match="1 of 4 sites gave shares"):
-        uncover(c, total([sent[s][1] for s in everyone]), [good[0]] * 4, everyone)
 
 
 def test_masks_between_two_sites_are_those_of_the_specification() -> None:
@@ -209,14 +125,6 @@ def test_asked_again_a_site_adds_the_same_masks() -> None:
     np.testing.assert_array_equal(first.high, again.high)
 
 
-def test_the_digest_of_epochs_is_of_names_and_public_keys() -> None:
-    keys = {name: bytes([number]) * 128 for number, name in enumerate("ba")}
-    expected = hashlib.sha256(json.dumps([["a", "01" * 32], ["b", "00" * 32]]).encode()).hexdigest()
-    assert epochs_of(keys) == expected == epochs_of({name: key[:32] + bytes(96) for name, key in keys.items()})
-    assert epochs_of({**keys, "c": bytes(64)}) == epochs_of({}) == ""  # one of them is not signed
-    assert epochs_of({"c": bytes(65)}) != ""  # all that comes after key and MAC is the signature
-
-
 def test_a_sites_own_mask_is_that_of_the_specification() -> None:
     """HKDF with the exchange's digest as salt, of 256 bits."""
     secret, c = bytes(range(16)), context(3)
@@ -232,13 +140,6 @@ def test_each_exchange_has_a_mask_of_its_own() -> None:
         revealed = [sites[s].reveal(c, everyone, {p: sent[p][2][s] for p in everyone}) for s in everyone]
         words = uncover(c, total([sent[s][1] for s in everyone]), revealed, everyone)
         assert words.digest() == total([sent[s][0] for s in everyone]).digest()
-
-
-def test_a_start_is_taken_up_by_its_private_key() -> None:
-    site = PairwiseSite("s0", KEY, "run")
-    assert len(site.private) == 32
-    assert PairwiseSite("s0", KEY, "run", private=site.private).advertise() == site.advertise()
-    assert PairwiseSite("s0", KEY, "run").advertise() != site.advertise()
 
 
 def test_masks_of_rounds_differ_and_look_random() -> None:
@@ -267,19 +168,6 @@ def test_enrolled_identities_keep_a_conspirators_keys_out() -> None:
     PairwiseSite("s0", KEY, "run").meet({**keys, "s1": forged})  # without members, the MAC has to do
 
 
-def test_a_sites_own_key_is_that_of_its_last_start() -> None:
-    """Whatever it is replaced by: masks of an earlier start must not come back."""
-    identity = Ed25519PrivateKey.generate()
-    members = {"s0": identity.public_key().public_bytes_raw()}
-    site, *earlier = (PairwiseSite("s0", KEY, "run", identity=identity, members=members) for _ in range(9))
-    for other in earlier:
-        with pytest.raises(FederationError, match="not those of its last start"):
-            site.meet({"s0": other.advertise()})
-    with pytest.raises(FederationError, match="not those of its last start"):
-        site.meet({"s1": earlier[0].advertise()})
-    site.meet({"s0": site.advertise()})
-
-
 def test_hidden_bytes_are_as_long_as_what_hides_them() -> None:
     assert xor(b"\x0f\xff", b"\xff\xff") == b"\xf0\x00"
     with pytest.raises(ValueError, match="shorter"):
@@ -295,41 +183,6 @@ def test_a_members_key_that_is_none_verifies_nothing() -> None:
         site.meet({"s0": site.advertise()})
 
 
-def test_public_key_of_small_order_is_refused() -> None:
-    site = PairwiseSite("s0", KEY, "run")
-    zero = bytes(32)
-    with pytest.raises(SealError, match="'s1' is none"):
-        site.meet({"s1": zero + hmac.digest(KEY, site._statement("s1", zero, b""), "sha256")})
-
-
-def test_altered_or_exchanged_shares_are_refused() -> None:
-    c, sites = context(4), met(4)
-    sent = messages(sites, c)
-    everyone = list(c.cohort)
-    for change in ("flip", "swap", "drop"):
-        shares = {p: sent[p][2]["s2"] for p in everyone}
-        if change == "flip":
-            shares["s0"] = shares["s0"][:-1] + bytes([shares["s0"][-1] ^ 1])
-        elif change == "swap":
-            shares["s0"], shares["s1"] = shares["s1"], shares["s0"]
-        else:
-            del shares["s0"]
-        with pytest.raises(SealError, match="altered or is missing"):
-            sites["s2"].reveal(c, everyone, shares)
-
-
-def test_public_key_that_is_not_signed_with_the_runs_key_is_refused() -> None:
-    site, stranger = PairwiseSite("s0", KEY, "run"), PairwiseSite("s1", bytes(32), "run")
-    with pytest.raises(SealError, match="'s1' is not signed"):
-        site.meet({"s1": stranger.advertise()})
-    other_run = PairwiseSite("s1", KEY, "another run")
-    with pytest.raises(SealError, match="not signed"):
-        site.meet({"s1": other_run.advertise()})
-    renamed = PairwiseSite("s1", KEY, "run").advertise()
-    with pytest.raises(SealError, match="not signed"):
-        site.meet({"s2": renamed})
-
-
 def test_site_that_did_not_join_is_named_and_no_secret_is_shown() -> None:
     site = PairwiseSite("s0", KEY, "run")
     with pytest.raises(FederationError, match="no public key of 's1'"):
@@ -340,12 +193,3 @@ def test_site_that_did_not_join_is_named_and_no_secret_is_shown() -> None:
     revealed = sites["s0"].reveal(c, everyone, {p: sent[p][2]["s0"] for p in everyone})
     assert repr(revealed) == "Revealed(site='s0')"
     assert repr(sites["s0"]) == "PairwiseSite('s0')"
-
-
-def test_too_few_shares() -> None:
-    c, sites = context(5), met(5)
-    sent = messages(sites, c)
-    everyone = list(c.cohort)
-    revealed = [sites[s].reveal(c, everyone, {p: sent[p][2][s] for p in everyone}) for s in everyone[:2]]
-    with pytest.raises(FederationError, match="2 of 5 sites gave shares, 4 are needed"):
-        uncover(c, total([sent[s][1] for s in everyone]), revealed, everyone)
