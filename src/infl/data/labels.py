@@ -85,7 +85,7 @@ def _common_order(
 ) -> list[str] | None:
     """Return the order of categories that all sites share, None where they share none.
 
-    Categories without a record are told to nobody: of all categories of a site leaves a digest, of those that it uses the order.
+    Categories without a record never leave a site: it sends a digest of all its categories, and the order of those that it uses.
     """
     said: dict[str, list[str]] = {site: [] for site in sites}
     for site, order in orders.items():

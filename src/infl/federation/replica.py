@@ -239,7 +239,7 @@ class Replica:
         return context
 
     def _apply_round(self, total: Total, vector: np.ndarray, arrays: Mapping[str, np.ndarray], n_out: int) -> None:
-        """Apply the sum of a training round, of which `n_out` sites' parts count as zero."""
+        """Apply the sum of a training round; the parts of `n_out` sites count as zero."""
         a, dp = self.agreement, self.agreement.dp
         if dp is None:
             self._note_metrics(summarised(self.task, a.panel, arrays))

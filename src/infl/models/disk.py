@@ -1,7 +1,7 @@
 """Rows of a matrix that stays on disk: sparse or dense, in HDF5 or zarr, read in contiguous runs.
 
 Random rows one by one cost a system call and a decompressed chunk each. So an epoch's order is shuffled by blocks: blocks of
-consecutive rows in random order, and within a window of so many of them the rows in random order. Each block is read once an
+consecutive rows in random order, and the rows of a window of several blocks in random order. Each block is read once an
 epoch, by a thread that reads ahead while the window before is trained on.
 """
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 REACH = 1.5
-"""A neighbour lies within so many median distances of the last neighbour: the nearest spot beyond a tear is none."""
+"""The nearest spot is no neighbour if it is farther than this many median distances to the last neighbour: it lies beyond a tear."""
 UNITS = 3.0
-"""Spacings that differ by more than this factor are told of."""
+"""Spacings that differ by more than this factor raise a warning."""
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ class Denoises(Protocol):
         Returns
         -------
         numpy.ndarray
-            ``(n_obs, n_features)``, rows of which add to 1.
+            ``(n_obs, n_features)``; each row adds to 1.
         """
 
 

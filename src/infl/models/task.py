@@ -36,7 +36,7 @@ ADAM_EPS = 1e-5
 average decides where training goes; 1e-5 keeps locked, sealed and plain runs of one seed together to 1e-6."""
 
 LOWER_IS_BETTER = ("brier", "error", "loss", "mse", "nll")
-"""Words in the names of metrics of which a lower value is better."""
+"""Words in the names of metrics where lower is better."""
 
 _OLD_METHODS = {"privately": "for_dp", "judged": "scoring_outputs", "keep": "local_arrays"}
 
@@ -202,7 +202,7 @@ class Task(Generic[Data, Net], metaclass=Spellings):
 
     # -- who has what ----------------------------------------------------------------------------------------------
     def held_names(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
-        """Names of the panel of which a site may have some only, by what they are (``{"class": ["a", "b"]}``).
+        """Names of the panel that a site may lack, by what they are (``{"class": ["a", "b"]}``).
 
         What is summed of a name that one site alone has, is that site's own number.
         """

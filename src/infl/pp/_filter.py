@@ -240,7 +240,7 @@ def _cells(matrix: SiteMatrix, bound: tuple[str, float]) -> Kept:
 def _of_one_object(
     whole: AnnData, bound: tuple[str, float], inplace: bool, copy: bool, site_key: str | None
 ) -> AnnData | Kept | None:
-    """Filter one object, of which every site keeps some cells."""
+    """Filter one object; every site keeps some cells."""
     at = matrices(as_sites(whole, site_key), None, None)
     kept, number = np.zeros(whole.n_obs, dtype=bool), np.zeros(whole.n_obs)
     for site, rows in site_rows(whole, site_key).items():

@@ -305,7 +305,7 @@ def _run(
     seed: int,
     key: Keyring | None,
 ) -> State:
-    """What all sites know after Harmony converged, or after so many corrections."""
+    """What all sites know after Harmony converged, or after the last correction."""
     looks = alongside(cells, {site: Directions.of(of_site.x) for site, of_site in cells.items()})
     centres = first_centres(looks, k, seed=seed, key=key, about="harmony")
     memberships, clusters, regressions = harmony_sums(k, centres.shape[1], n_shared, steps=steps)

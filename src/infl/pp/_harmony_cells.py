@@ -80,7 +80,7 @@ class Found:
 def penalties(weights: np.ndarray, expected: np.ndarray, theta: np.ndarray) -> np.ndarray:
     """Return by what memberships are multiplied where a batch has more of a cluster than its share, (k, b).
 
-    ((2 expected + 1) / (weights + expected + 1)) ** theta, of which only what clusters are to each other matters: the largest
+    ((2 expected + 1) / (weights + expected + 1)) ** theta; only the ratio between clusters matters: the largest
     of each batch is 1, and none is 0.
 
     Examples
@@ -119,7 +119,7 @@ class Cells:
     x
         Coordinates, (n, d), in the order of `batches`.
     batches
-        Which rows are of which batch.
+        Rows of each batch.
     options
         Settings.
     """

@@ -122,7 +122,7 @@ def kinds(at: Mapping[str, SiteMatrix]) -> dict[str, str | None]:
 
 
 def refuse_negative(matrix: SiteMatrix, name: str) -> None:
-    """Refuse a matrix of which any value is negative, as none of a count is; `name` is what is for counts."""
+    """Refuse a matrix with negative values, which are no counts; `name` is the function that takes counts."""
     for _, block in matrix.blocks():
         values: Any = block.data if sparse.issparse(block) else block
         if values.size and values.min() < 0:

@@ -80,7 +80,7 @@ class Columns:
         return cls(_ordered(values, values.dtype.itemsize * 8), ~np.isnan(values))
 
     def settled(self, halvings: Sequence[Halving], k: int) -> Columns:
-        """Return columns of which no half of a range had fewer than k values, but for none: fewer went with the other half."""
+        """Return columns in which each half of a range had no value or k values at least; smaller halves were joined with the other."""
         keys = self.keys.copy()
         for low, bound, high in halvings:
             for of_rank in zip(low, bound, high, strict=True):

@@ -104,7 +104,7 @@ def _products_from(start: int, height: int, k: int, frame_of: FrameOf) -> Federa
 
 
 def _of_all(k: int, panel: str) -> Cells:
-    """A covariance is a model with a parameter for each feature, and told of as a whole or not at all."""
+    """A covariance is a model with a parameter for each feature, and is opened as a whole or not at all."""
     return everyone(lambda site: site.matrix.n_obs, features=k, panel=panel, parameters=k, once=True)
 
 

@@ -39,7 +39,7 @@ class Directions:
     z
         (n, d), each of length 1, or 0.
     labels
-        The cluster of each after so many halvings, (n,) each.
+        The cluster of each after every halving, (n,) each.
     """
 
     z: np.ndarray
@@ -221,7 +221,7 @@ def _above(site: Directions, state: State, k: int) -> np.ndarray:
 
 
 def _cut(above: np.ndarray, state: State) -> State:
-    """Return the state after clusters were halved; one of which a half is too small stays whole from now on."""
+    """Return the state after clusters were halved; a cluster with too small a half stays whole from now on."""
     cut, halving, n = state["cut"]
     enough = np.minimum(above[cut], n[cut] - above[cut]) >= FEWEST
     whole, becomes, found = state["whole"].copy(), halving.becomes.copy(), state["n_clusters"]

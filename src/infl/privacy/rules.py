@@ -56,7 +56,7 @@ class DisclosureRules:
     colluders
         Sites that are assumed to pool what they know. A number is opened where ``min_holders + colluders`` sites give it.
     features_per_record
-        Most features of which means are released, per record of the set, over all panels of features in a record's life; see
+        Most features whose means are released, per record of the set, over all panels of features in a record's life; see
         :func:`membership_auc`. ``float("inf")``: no bound.
     records_per_parameter
         Fewest records of a site per parameter of a model, and per different sum of their values, beyond two.

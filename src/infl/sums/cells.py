@@ -81,7 +81,7 @@ class Cells:
 
 
 def small_numbers(counts: np.ndarray, rules: DisclosureRules) -> tuple[np.ndarray, np.ndarray]:
-    """Return, as sizes, numbers of records of which 1 to k - 1 are too few; 0 are not.
+    """Return, as sizes, numbers of records; 1 to k - 1 are too few, 0 is not.
 
     Examples
     --------

@@ -244,7 +244,7 @@ class Judge:
         state: State,
         add: Callable[[Mapping[str, Arrays], str], Arrays],
     ) -> None:
-        """Close numbers that one record dominates at a site, and then wholes of which too little else is closed."""
+        """Close numbers that one record dominates at a site, and then wholes in which too little else is closed."""
         assert cells.sizes is not None
         sizes = {site: cells.sizes(has, state, self.rules) for site, has in sites.items()}
         share = self.rules.dominance

@@ -1,7 +1,7 @@
 """How sums are laid into a message: each value in limbs of 59 bits, so that no expected value leaves their range.
 
-A message reveals its size and nothing else. What is not finite, or out of range all the same, counts as zero: the site says so
-by a number *inside* the sum. So nothing that the coordinator sees depends on a value.
+A message reveals its size and nothing else. What is not finite, or out of range all the same, counts as zero: the site
+reports that by a number *inside* the sum. So nothing that the coordinator sees depends on a value.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Negative binomial models of counts over all sites, by sums: size factors, dispersions, coefficients.
 
 Love, Huber and Anders (2014), Moderated estimation of fold change and dispersion for RNA-seq data with DESeq2. Genome Biology 15:550.
-Muzellec et al. (2023), PyDESeq2. Bioinformatics 39:btad547, of which the bounds and starts are.
+Muzellec et al. (2023), PyDESeq2. Bioinformatics 39:btad547; bounds and starts are theirs.
 
 Where each site has a level of its own, that level never leaves the site: it is the one that fits the site's counts best beside the
 coefficients, and what is sent has been cleared of it (the Schur complement of the normal equations).

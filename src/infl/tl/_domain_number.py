@@ -117,7 +117,7 @@ def strength(table: np.ndarray) -> float:
 
 
 def well_told(found: Mapping[int, float]) -> int:
-    """Return the largest number of domains that is well told, else the one that is told best; 1 where none was tried.
+    """Return the largest number of domains that sections agree on, else the one that they agree on best; 1 where none was tried.
 
     Examples
     --------

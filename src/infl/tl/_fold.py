@@ -122,7 +122,7 @@ class Fold:
         return mean_of([together for together, _ in scores.values()]), by_site
 
     def _alone(self) -> Iterator[tuple[str, Scores]]:
-        """Yield each site's own model's scores; sites whose data cannot make one (one class, no modality) are told of."""
+        """Yield each site's own model's scores; sites whose data cannot make one (one class, no modality) raise a warning."""
         for site, adata in self.train.items():
             try:
                 with warnings.catch_warnings():

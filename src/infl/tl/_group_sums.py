@@ -144,7 +144,7 @@ def group_sums(k: int, n_vars: int, *, nonzero: bool = False, labels: Sequence[s
 
     def sizes(site: Grouped, state: State, rules: DisclosureRules) -> Sizes:
         found = {"sum": site.largest(rules)}
-        if nonzero:  # fewer than k with a value, or without one, are told by a number of them
+        if nonzero:  # a number tells of fewer than k with a value, or without one
             n = _nonzero(site)
             found["nonzero"] = small_numbers(np.minimum(n, site.n - n), rules)
         return found

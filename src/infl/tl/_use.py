@@ -88,7 +88,7 @@ def check_use(
             )
             there = features.isin(measured(table))
             if not there.any():
-                continue  # reading it says so, where another modality does not do instead
+                continue  # reading it raises an error, unless another modality serves instead
             check_unique(table.var_names[table.var_names.isin(features)], "feature names", where)
             check_layer(table, layer, where)
             if check_units:

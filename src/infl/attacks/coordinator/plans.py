@@ -103,7 +103,7 @@ class EarlyEnd(_LiesInPlans):
 
     name: ClassVar[str] = "early_end"
     question: ClassVar[str] = "Does a hospital write a model before the agreed end?"
-    tried: ClassVar[str] = "A hospital is told that the run is over, two rounds early."
+    tried: ClassVar[str] = "The coordinator tells a hospital that the run is over, two rounds early."
     plans: ClassVar[Mapping[str, Lie]] = {
         "the end": lambda p: replace(p, kind=END_KIND, round=0, lanes=(0, 2, 0)),
         "the end of the exchange before": lambda p: replace(p, kind=END_KIND, round=0, seq=p.seq - 1, lanes=(0, 2, 0)),

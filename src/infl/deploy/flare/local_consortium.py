@@ -144,7 +144,7 @@ class LocalConsortium:
 
 
 class _Without:
-    """Sites in process, some of which are missing in some exchanges."""
+    """Sites in process; some are missing in some exchanges."""
 
     def __init__(self, inner: Transport, missing: Mapping[int, set[str]]) -> None:
         self._inner, self._missing, self.holder = inner, missing, inner.holder

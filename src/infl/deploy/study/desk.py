@@ -1,7 +1,7 @@
 """The coordinator's part of a study: it adds or collects what all sites say at one place, writes it down, and tells all.
 
 It has no key. What it keeps are masked sums and names that it cannot read, of the step under way, so that a site that was cut off
-can run its step again and is told the same.
+can run its step again and gets the same answers.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Desk:
         return self.done == len(self.study.steps)
 
     def hear(self, said: Said) -> list[tuple[str, bytes]]:
-        """Take what a site says; return which sites are told what, now.
+        """Take what a site says; return what is sent to which sites now.
 
         Raises
         ------
@@ -114,7 +114,7 @@ class Desk:
             return []
         words = pending.words or MaskedArrays(np.zeros(0, np.uint32), np.zeros(0, np.uint64))
         content = encode(Heard(said.run, *place, words, pending.names))
-        write_atomic(self._path(place), content, overwrite=True, mode=0o600)  # before anybody is told
+        write_atomic(self._path(place), content, overwrite=True, mode=0o600)  # before anybody gets it
         self._places.add(place)
         self._pending = None
         if place[1] == 0:

@@ -33,7 +33,7 @@ class StepKind:
         Fields of AnnData, from the step's arguments (defaults included). ``X`` and layers, which the working object has for
         that, are not named.
     inplace
-        The function writes only when it is told to.
+        The function writes only on request.
     reads
         Fields that it takes where they are there.
     others

@@ -91,7 +91,7 @@ def labels_of(adata: AnnData | MuData, task: str) -> pd.Series:
 
 
 def agreed_labels(sites: Mapping[str, AnnData | MuData], tasks: Sequence[str]) -> dict[str, dict[str, list[str]]]:
-    """Return the classes of each task, and of which types they are.
+    """Return the classes of each task, and their types.
 
     Raises
     ------
@@ -144,7 +144,7 @@ def codes_of(adata: AnnData | MuData, tasks: Sequence[str]) -> np.ndarray:
 
 
 def types_of(sites: Mapping[str, AnnData | MuData], task: str) -> list[str]:
-    """Return of which type the labels of a task are."""
+    """Return the type of the labels of a task."""
     return label_type(adata.obs[task] for adata in sites.values() if task in adata.obs)
 
 

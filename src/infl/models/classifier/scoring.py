@@ -19,7 +19,7 @@ NAMES = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "calibration_error
 
 
 def shapes_of(n_classes: int) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of what is summed for so many classes."""
+    """Return names and shapes of what is summed for a number of classes."""
     return {"weighted_loss": (), "weight": (), "confusion": (n_classes, n_classes), "bins": (N_BINS, 3)}
 
 

@@ -157,7 +157,7 @@ class Classifier(Phenotype):
         return np.clip((x - private.get("center", 0.0)) / private.get("scale", 1.0), -10, 10)
 
     def held_names(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
-        """Features, of which a site may lack some, and classes."""
+        """Features, some of which a site may lack, and classes."""
         return {"feature": panel["features"], "class": panel["classes"]}
 
     def held(self, data: LabelledRows, panel: Mapping[str, Any]) -> Mapping[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The moments of each modality's features over sites: what is imputed is told in the units of what was measured."""
+"""The moments of each modality's features over sites: imputed values have the units of measured ones."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ COLUMNS = ("perturbation", "gene_target", "perturbation_name", "condition", "gui
 """Where pertpy's and scPerturb's objects have the perturbation, in the order in which they are tried."""
 CONTROLS = ("control", "ctrl", "non-targeting", "NT", "unperturbed", "negative control", "vehicle", "DMSO")
 MAX_COVARIANCE = 3000
-"""Up to so many genes their covariance over control cells is summed; beyond it members that need it are left out."""
+"""The covariance over control cells is summed for up to this number of genes; beyond it, members that need it are left out."""
 
 
 def has_products(p: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 TOP = 20
-"""Of so many genes that change most, errors are given on their own."""
+"""Errors are also given for this number of genes that change most."""
 
 
 def effect_metrics(predicted: np.ndarray, observed: np.ndarray) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""How well labels are told: cross-entropy and confusion as sums, metrics of labelled cells, and logistic regression beside."""
+"""How well labels are predicted: cross-entropy and confusion as sums, metrics of labelled cells, and logistic regression beside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well counts are told: the evidence lower bound as sums and per cell, and a model of depth alone beside."""
+"""How well counts are reconstructed: the evidence lower bound as sums and per cell, and a model of depth alone beside."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def squares(data: Spots) -> dict[str, np.ndarray]:
 
 
 def _average(mean: sparse.csr_matrix, n_hops: int, has_counts: np.ndarray) -> sparse.csr_matrix:
-    """The mean over neighbours that have counts, so many hops far; rows add to 1, or to 0 where nothing is known."""
+    """The mean over neighbours with counts, up to this number of hops away; rows add to 1, or to 0 where nothing is known."""
     over = sparse.identity(mean.shape[0], format="csr", dtype=np.float32)
     for _ in range(n_hops):
         over = mean @ over
