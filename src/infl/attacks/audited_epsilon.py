@@ -97,7 +97,7 @@ class AuditedEpsilon(Attack):
                     bound=float(privacy["epsilon"]),
                     provable=most,
                     note=f"{correct} of {guesses} guesses right on {m} canaries; accounted (upper bound): "
-                    f"{privacy['epsilon']:.2f} at delta {delta:g}. So many canaries can show {most:.1f} at most. "
+                    f"{privacy['epsilon']:.2f} at delta {delta:g}. This number of canaries can show {most:.1f} at most. "
                     "Control: without noise.",
                 )
             )

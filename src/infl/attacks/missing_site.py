@@ -63,7 +63,9 @@ class MissingSite(Attack):
 
     name: ClassVar[str] = "missing_site"
     against: ClassVar[Attacker] = Attacker.CURIOUS_SITE
-    question: ClassVar[str] = "What do a round with a hospital and the next one without it tell of that hospital?"
+    question: ClassVar[str] = (
+        "Does a round with a hospital, less the next round without it, reveal that hospital's update?"
+    )
 
     def applies(self, context: AuditContext) -> bool:
         """Whether a sum opens without one of the sites."""

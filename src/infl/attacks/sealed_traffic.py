@@ -36,7 +36,7 @@ class SealedTraffic(Attack):
 
     name: ClassVar[str] = "sealed_traffic"
     against: ClassVar[Attacker] = Attacker.COORDINATOR
-    question: ClassVar[str] = "Is what travels noise to those who carry it?"
+    question: ClassVar[str] = "Do sealed messages look like noise to whoever carries them?"
     quick: ClassVar[bool] = True
 
     def applies(self, context: AuditContext) -> bool:

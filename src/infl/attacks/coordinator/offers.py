@@ -238,7 +238,7 @@ class DataProbe(Attack):
 
     name: ClassVar[str] = "data_probe"
     against: ClassVar[Attacker] = Attacker.DEVIATING
-    question: ClassVar[str] = "Do yes and no to offers tell which values a column has?"
+    question: ClassVar[str] = "Does a hospital's yes or no to an offer reveal which values a column has?"
 
     def applies(self, context: AuditContext) -> bool:
         """Whether there are classes to ask for."""
@@ -260,9 +260,9 @@ class DataProbe(Attack):
                 control=alone,
                 promised=True,
                 margin=0.1,
-                note=f"{n} offers leave one class out, and go to a hospital that has patients of it and to one that has not. A "
-                "person is asked, by default and for all panels but those that the policy lists, so every reply is the same "
-                "line. Control: a policy that asks nobody and takes any panel, whose yes and no tell.",
+                note=f"{n} offers leave one class out, and go to a hospital with patients of that class and to one without. By default "
+                "a person is asked, except for panels that the policy lists, so every reply is the same line. Control: a policy "
+                "that asks nobody and accepts any panel; its yes or no reveals the class.",
             )
         ]
 

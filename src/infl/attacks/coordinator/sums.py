@@ -114,9 +114,9 @@ class CraftedModel(Attack):
                 control=control,
                 promised=False,
                 margin=0.05,
-                note=f"A coordinator and a hospital propose a run, forge its first sum, and read the next, in which {n} patients of "
-                f"the other hospitals are. They get a sum, never one hospital's update; what single patients give away in it is "
-                f"limited by the number of patients in the sum, and bounded by privacy= alone.",
+                note=f"A coordinator and a hospital propose a run, forge its first sum, and read the next one, of {n} patients of the "
+                "other hospitals. They get a sum, never one hospital's update. The more patients a sum has, the less it reveals "
+                "of each; only privacy= bounds it.",
             )
         ]
 

@@ -47,7 +47,7 @@ class RefusalOracle(Attack):
 
     name: ClassVar[str] = "refusal_oracle"
     against: ClassVar[Attacker] = Attacker.DEVIATING
-    question: ClassVar[str] = "Does it show in who answers, how, and how often, what a hospital's data are?"
+    question: ClassVar[str] = "Do a hospital's replies (whether, what, how often) depend on its data?"
 
     def applies(self, context: AuditContext) -> bool:
         """Whether there is a seal, and the sites have a matrix of values that can be changed."""
