@@ -67,7 +67,7 @@ def exported(package: str) -> dict[str, object]:
     return {name: getattr(module, name) for name in names if documentable(getattr(module, name))}
 
 
-def tests_beside(module: str) -> Path:
+def place_of_tests(module: str) -> Path:
     """Where the tests of a module are: at its place in `tests`, without the underscore."""
     *package, name = module.split(".")[1:]
     return API.parents[1].joinpath("tests", *package, f"test_{name.lstrip('_')}.py")
@@ -77,7 +77,7 @@ def test_every_public_module_has_its_tests_beside_it() -> None:
     modules = {found(name).__module__ for name in LISTED if documentable(found(name))}
     modules = {module for module in modules if Path(importlib.import_module(module).__file__ or "").stem != "__init__"}
     assert len(modules) > 100
-    assert sorted(module for module in modules if not tests_beside(module).exists()) == []
+    assert sorted(module for module in modules if not place_of_tests(module).exists()) == []
 
 
 @pytest.mark.parametrize("package", PACKAGES)
