@@ -10,6 +10,7 @@ from anndata import AnnData
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import infl
 from infl.errors import DataError, SettingsError
 from infl.keys import Keyring
 from infl.sums.concordance import concordance_of_pairs, ordered_pairs
