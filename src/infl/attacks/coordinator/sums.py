@@ -115,8 +115,8 @@ class CraftedModel(Attack):
                 promised=False,
                 margin=0.05,
                 note=f"A coordinator and a hospital propose a run, forge its first sum, and read the next one, of {n} patients of the "
-                "other hospitals. They get a sum, never one hospital's update. The more patients a sum has, the less it reveals "
-                "of each; only privacy= bounds it.",
+                "other hospitals. They get a sum, never one hospital's update. What it reveals of single patients is limited by "
+                "their number; only privacy= bounds it.",
             )
         ]
 
