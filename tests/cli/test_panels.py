@@ -37,6 +37,8 @@ def counts(site: str, genes: list[str] = GENES) -> ad.AnnData:
     adata.var_names = genes
     adata.obs["perturbation"] = ["control", "g1", "g2", "g3+g4" if second else "g1+g5"] * (N // 4)
     adata.obs["batch"] = [f"{site}{i % 2}" for i in range(N)]
+    adata.obs["age"], adata.obs["months"] = rng.normal(60, 9, N), rng.exponential(20, N)
+    adata.obs["died"] = np.arange(N) % 2
     adata.obsm["patches"] = rng.integers(1, 255, (N, 8 * 8 * 3)).astype(np.uint8)
     adata.uns["patch_shape"] = np.array([8, 8, 3])
     return adata
@@ -65,6 +67,8 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "spatial": (counts, {"n_domains": 2, "n_latent": 4}),
     "mosaic": (several, {}),
     "histology": (counts, {}),
+    "regressor": (logs, {"target": "age"}),
+    "survival": (logs, {"time": "months", "event": "died"}),
     "adapter": (counts, {"target": ["kind", "batch"], "base": ""}),
 }
 
