@@ -139,6 +139,8 @@ def test_a_fit_on_more_features_than_records_bear_is_refused_under_rules() -> No
         ({"target": "donor", "seed": 1}, "seed is not known"),
         ({"target": "donor", "seal": "pairwise"}, "seal is not known"),
         ({"target": "donor", "rounds": 0}, "rounds=0"),
+        ({"target": "donor", "aggregation": "fedavgg"}, "fedavgg"),
+        ({"target": "donor", "aggregation": "fedprox", "aggregation_options": {"nu": 1}}, "nu"),
     ],
 )
 def test_a_fit_that_cannot_be_a_step_is_refused_in_one_line(given: dict[str, Any], line: str) -> None:

@@ -13,6 +13,7 @@ from infl._parameters import OTHER_COLUMN, Choice, Kind, Names, Text
 from infl.data.design import SITE, read_formula, split_formula
 from infl.deploy.policy import columns_of_task
 from infl.errors import SettingsError
+from infl.federation.rules import rule
 from infl.models.registry import make_task, task_class
 from infl.pp._filter import one_bound
 
@@ -166,6 +167,7 @@ def _options(given: Arguments) -> dict[str, Any]:
 def _fit_needs(given: Arguments) -> list[Field]:
     model = _model_of(given)
     make_task(model, _options(given))  # what cannot go together is refused here
+    rule(given["aggregation"], given["aggregation_options"] or {})
     if _WRITTEN_BY_MODEL[model] is _CLASSES and given["target"] is None:
         raise SettingsError(f"model {model!r} needs target=, the column of obs with the classes")
     return _named("obs", given["target"])
