@@ -148,6 +148,10 @@ def test_targets_that_are_the_same_everywhere_or_at_a_site(sites: dict[str, ad.A
         adata.obs["dose"] = 5.0
     with pytest.raises(DataError, match="target 'dose' is the same for all observations of all sites"):
         Regressor(target="dose").agree(sites)
+    for adata in sites.values():
+        adata.obs["dose"] = np.linspace(0, 1e-9, 60)
+    with pytest.raises(DataError, match="target 'dose' varies by less than 0.001: give it in smaller units"):
+        Regressor(target="dose").agree(sites)
     sites["site_1"].obs["age"] = np.nan
     sites["site_1"].obs["dose"] = [np.nan, *[1.0] * 59]
     with pytest.raises(DataError, match="1 of 60 observations at site_1 have none of the targets 'dose', 'age'"):

@@ -24,6 +24,10 @@ N_STRATA = 4
 """Parts of a target's range, as many records in each, whose shares validation parts keep."""
 
 
+LEAST_RANGE = 0.001
+"""Of a target: sums of its squares are multiples of 2⁻⁴⁰."""
+
+
 class MeasuredRows(LabelledRows):
     """Rows of features with numbers (n, n_targets), NaN where one was not measured."""
 
@@ -67,13 +71,18 @@ def check_spread(found: Mapping[str, np.ndarray], targets: Sequence[str]) -> Non
     Raises
     ------
     DataError
-        It has one value, or none, at all of several sites.
+        It has one value, or none, at all of several sites, or varies by less than the sums tell.
     """
     for number, name in enumerate(targets):
         values = {site: np.unique(y[:, number][np.isfinite(y[:, number])]) for site, y in found.items()}
-        if len(found) > 1 and len(np.unique(np.concatenate(list(values.values())))) < 2:
+        everything = np.concatenate(list(values.values()))
+        if len(found) > 1 and len(np.unique(everything)) < 2:
             raise DataError(
                 f"target {name!r} is the same for all observations of all sites: there is nothing to learn from it"
+            )
+        if len(found) > 1 and np.ptp(everything) < LEAST_RANGE:
+            raise DataError(
+                f"target {name!r} varies by less than {LEAST_RANGE}: give it in smaller units, such as nano instead of whole ones"
             )
         for site, own in values.items():
             if len(own) == 1 and len(found[site]) > 1:
