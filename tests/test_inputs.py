@@ -173,7 +173,8 @@ def test_13_repeated_entries_are_left_alone() -> None:
 
 def test_14_an_adapter_under_differential_privacy(khan_sites: Sites, tmp_path: Path) -> None:
     pytest.importorskip("peft", reason="needs the extra infl[trex]")
-    from tests.models.adapter.test_task import OPTIONS, write_base
+    from tests.models.adapter.conftest import write_base
+    from tests.models.adapter.test_task import OPTIONS
 
     private = infl.privacy.DP(epsilon=8, delta=1e-3, sample_rate=0.5)
     base = write_base(tmp_path / "a base")

@@ -256,6 +256,8 @@ def with_another_record(table: AnnData, at: int, of: int) -> AnnData:
     changed.obs_names = table.obs_names
     for key in set(changed.obsm) & {"spatial"}:
         changed.obsm[key] = table.obsm[key]
+    for key in set(changed.obs) & {"section"}:
+        changed.obs[key] = table.obs[key]
     return changed
 
 

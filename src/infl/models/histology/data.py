@@ -83,15 +83,7 @@ class Reader:
             if self.context:
                 smooth = self._smoother(sections, patches)
         if rng is not None:
-            n_held = min(round(self.validation * len(usable)), len(usable) - 1)
-            if sections is None or not self.context:
-                validation = np.sort(rng.permutation(usable)[:n_held])
-                train = np.setdiff1d(usable, validation)
-            else:
-                validation = regions(sections, usable, n_held, rng)
-                rest = np.setdiff1d(usable, validation)
-                away = not_beside(sections, rest, validation, self.n_neighbors)
-                train = away if len(away) > len(rest) / 2 else rest
+            train, validation = self._parts(sections if self.context else None, usable, rng)
         return Spots(
             patches,
             counts,
@@ -104,6 +96,21 @@ class Reader:
             usable=usable,
             site=site,
         )
+
+    def _parts(
+        self, sections: Sections | None, usable: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return training and validation spots of those that can be trained on, at least one for training."""
+        if sections is None:
+            n_held = min(round(self.validation * len(usable)), len(usable) - 1)
+            held = np.sort(rng.permutation(usable)[:n_held])
+            return np.setdiff1d(usable, held), held
+        held = regions(sections, self.validation, rng)
+        rest = np.setdiff1d(np.arange(len(sections.coordinates)), held)
+        away = not_beside(sections, rest, held, self.n_neighbors)
+        train = np.intersect1d(usable, away if len(away) > len(rest) / 2 else rest)
+        held = np.intersect1d(usable, held)
+        return (train, held) if len(train) else (held, train)
 
     def patches_of(self, table: AnnData, site: str) -> Patches:
         """Return a table's patches."""

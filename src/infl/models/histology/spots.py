@@ -134,15 +134,15 @@ def blocks(index: np.ndarray) -> list[np.ndarray]:
     return np.array_split(index, max(1, -(-len(index) // BLOCK)))
 
 
-def regions(sections: Sections, usable: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Return about `n` of the spots `usable` to hold out: in each section, those around a few spots that are drawn.
+def regions(sections: Sections, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Return spots to hold out: in each section this share of them, those around a few that are drawn.
 
-    Neighbours look alike, so a spot amid training spots is hardly held out; and one region would be one kind of tissue.
+    Neighbours look alike, so a spot amid training spots is hardly held out; and one region would be one kind of tissue. Only
+    places decide, so that what a spot is like changes nothing for the others.
     """
     held = [np.arange(0)]
-    for rows in sections.rows.values():
-        left = np.intersect1d(rows, usable)
-        size = round(n * len(left) / max(1, len(usable)))
+    for left in sections.rows.values():
+        size = min(round(share * len(left)), len(left) - 1)
         centres = sections.coordinates[rng.permutation(left)[: min(REGIONS, max(1, size // REGION))]]
         for number, centre in enumerate(centres):
             distance = np.linalg.norm(sections.coordinates[left] - centre, axis=1)

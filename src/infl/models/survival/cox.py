@@ -55,10 +55,8 @@ def log_likelihood(score: np.ndarray, time: np.ndarray, event: np.ndarray) -> fl
 
     Examples
     --------
-    >>> round(log_likelihood(np.zeros(3), np.array([1.0, 2, 3]), np.array([True, True, True])), 6) == round(
-    ...     -np.log(6), 6
-    ... )
-    True
+    >>> round(log_likelihood(np.zeros(3), np.array([1.0, 2, 3]), np.array([True, True, True])), 4)  # −log 6
+    -1.7918
     """
     at_risk = time >= time[event][:, None]
     top = score.max(initial=0.0)
