@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from infl.data.columns import layer_names
 from infl.errors import DataError
 
 
@@ -51,7 +52,8 @@ class Asked:
             digest = sha256()
             for table in getattr(self.sites[site], "mod", {"": self.sites[site]}).values():
                 if not getattr(table, "isbacked", False):
-                    for key, array in {"X": table.X, **table.layers, **table.obsm}.items():
+                    layers = {name: table.layers[name] for name in layer_names(table)}
+                    for key, array in {"X": table.X, **layers, **table.obsm}.items():
                         digest.update(key.encode())
                         for part in _parts(array):
                             digest.update(np.ascontiguousarray(part).tobytes())
