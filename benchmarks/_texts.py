@@ -256,7 +256,38 @@ def phenotypes() -> str:
     return "\n".join(lines) + "\n"
 
 
+def cox() -> str:
+    """Return what an attack on bins finds, and what bins cost."""
+    rows = rows_of("cox")
+    lines = [
+        "| covariates | bins, looks | found by the attack | guessed with the bin's mean and spread |",
+        "| --- " * 4 + "|",
+    ]
+    for what, found in rows.items():
+        kind, _, rest = what.partition(", ")
+        if kind == "covariates found" and f"{what}, by guesses" in rows:
+            p, _, bins = rest.partition(", ")
+            guessed = rows[f"{what}, by guesses"]
+            lines.append(f"| {p.split()[0]} | {bins} | {percent(found['measured'])} | {percent(guessed['measured'])} |")
+    away = ": coefficient less that of exact times, in standard errors"
+    cohorts: dict[str, dict[str, str]] = {}
+    for what, found in rows.items():
+        if what.endswith(away):
+            n, p, way = what.removesuffix(away).split(", ", 2)
+            cohorts.setdefault(f"{n}, {p}", {})[way] = with_half_width(found, 2)
+    ways = list(next(iter(cohorts.values())))
+    lines += ["", "| | " + " | ".join(ways) + " |", "| --- " * (len(ways) + 1) + "|"]
+    lines += [f"| {cohort} | " + " | ".join(found[way] for way in ways) + " |" for cohort, found in cohorts.items()]
+    return "\n".join(lines) + "\n"
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage."""
+    return f"{share:.0%}".replace("%", " %")
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
+    "cox": cox,
     "phenotypes": phenotypes,
     "audit": audit,
     "demo": demo,

@@ -1,11 +1,10 @@
 """What members of a consortium learn of a patient from the opened sums of one step: with bins, and, as a control, without.
 
-They take curves apart into departures, and subtract adjacent risk sets.
+They take curves apart into departures, and subtract adjacent risk sets. What several steps tell is in tests/benchmarks/test_cox.py.
 """
 
 import numpy as np
 import pytest
-from scipy.optimize import least_squares
 
 from infl.sums import run_sums
 from infl.tl._cox import cox_sums
@@ -62,55 +61,6 @@ def test_bins_that_do_not_look_at_events_would_tell_of_them_with_efron(patients)
     ends = ends_of(run_sums(grid_sums(1, by_event=False), {"all": patients}, None))
     assert covariates_found(ends, patients, efron=False) == 0
     assert covariates_found(ends, patients, efron=True) > 0.01
-
-
-def opened(x: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """What steps, (steps, p), open of one bin whose patients have the covariates `x`, (n, p)."""
-    hazards = np.exp(steps @ x.T)
-    return np.concatenate([hazards.sum(axis=1), (hazards @ x).ravel()])
-
-
-def solved(n: int, p: int, seed: int, distances: tuple[float, ...], starts: int) -> tuple[float, float]:
-    """Share of a bin's patients whose covariates are found to a twentieth by solving what steps open, and by drawing with its moments.
-
-    Steps have these distances from the coefficients, as a search has that ends there.
-    """
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(n, p))
-    steps = 0.5 / p**0.5 + np.array(distances)[:, None] * rng.normal(size=(len(distances), p))
-    known = np.round(opened(x, steps) * 2**40) / 2**40
-
-    def attempt() -> tuple[float, np.ndarray]:
-        found = least_squares(
-            lambda z: opened(z.reshape(n, p), steps) - known,
-            rng.normal(size=n * p),
-            **dict.fromkeys(("xtol", "ftol", "gtol"), 1e-15),
-            max_nfev=100,
-        )
-        return found.cost, found.x.reshape(n, p)
-
-    def share(guesses: np.ndarray) -> float:
-        return float((np.abs(guesses[:, None] - x).max(axis=2).min(axis=0) < 0.05).mean())
-
-    best = min((attempt() for _ in range(starts)), key=lambda one: one[0])[1]
-    drawn = rng.normal(size=(50, n, p))
-    drawn = (drawn - drawn.mean(axis=1, keepdims=True)) / drawn.std(axis=1, keepdims=True) * x.std(axis=0) + x.mean(
-        axis=0
-    )
-    return share(best), float(np.mean([share(guesses) for guesses in drawn]))
-
-
-FROM_ZERO = (0.5, 0.05, 0.01, 1e-3, 1e-5, 1e-9)  # six looks of a search that begins at 0
-FROM_SITES = (0.05, 1e-3, 1e-6, 1e-10)  # the four that a search may take that begins where baselines by site end
-
-
-@pytest.mark.parametrize("p", [1, 2])
-def test_what_steps_open_of_a_bin_tells_of_it_no_more_than_its_moments_do(p):
-    """As many departures as a bin has by default leave each covariate at chance; bins of five, looked at as often as needed, do not."""
-    few = np.mean([solved(5, p, seed, FROM_ZERO, starts=10) for seed in range(8)], axis=0)
-    assert few[0] > few[1] + 0.25  # the control
-    bins = np.mean([solved(departures_of(p), p, seed, FROM_SITES, starts=3) for seed in range(8)], axis=0)
-    assert bins[0] < bins[1] + 0.15
 
 
 @pytest.mark.parametrize("p", [1, 3, 20])
