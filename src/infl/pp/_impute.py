@@ -77,12 +77,15 @@ def impute(
     at = matrices(sites, layer, key, rewrite=True, masked=True)
     check_units(kinds(at))
     names = next(iter(at.values())).adata.var_names
-    n, mean = known_means(at, key, about="impute")
-    if (empty := np.flatnonzero(n < 0.5)).size:
+    if method == "mean":
+        n, mean = known_means(at, key, about="impute")
+        fill = np.where(n > 0, mean, np.nan)
+    else:
+        fill = federated_quantiles(at, [share], key)[0]
+    if (empty := np.flatnonzero(np.isnan(fill))).size:
         raise DataError(
             f"{names[empty[0]]!r} has no value at any site ({empty.size} of {len(names)} features): leave those features out first"
         )
-    fill = mean if method == "mean" else federated_quantiles(at, [share], key)[0]
     results = {site: _filled(matrix, fill) for site, matrix in at.items()}
     agreed(at, "filled", dict.fromkeys(at))  # no site replaces its matrix where another one cannot
     for site, adata in sites.items():

@@ -24,7 +24,7 @@ def test_spots_without_counts_or_patches_are_told_of_and_not_trained_on(sites):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InflWarning)
         data = task.read(a, run.model.header.panel, site="site_1", rng=np.random.default_rng(0))
-    assert not {3, 5} & {*data.train, *data.validation} and 5 <= len(data.validation) <= 7
+    assert not {3, 5} & {*data.train, *data.validation} and len(data.usable) == 47 and 5 <= len(data.validation) <= 7
 
 
 def test_held_out_spots_are_regions_and_no_training_spot_lies_beside_them():
