@@ -295,7 +295,9 @@ class Said:
     run: str = shown("random name of the study")
     step: int = shown("number of the step, from 0")
     number: int = shown("number of the exchange in the step, from 0")
-    kind: str = shown("digest of what is summed or said: sites that say different things go no further")
+    kind: str = shown(
+        "digest, under a key of the sites, of what is summed or said: sites that say different things go no further"
+    )
     words: MaskedArrays = shown("part of a sum, and integrity tag; empty for names", Visibility.SEALED)
     names: bytes = shown(
         "names of features, columns, kinds of values, or their digests; empty for a sum", Visibility.MEMBERS

@@ -1,5 +1,6 @@
 """A fit as a step of a study: what one process fits, killed or not, under the site's policy and its rules of disclosure."""
 
+import hashlib
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from tests.deploy.study.test_study import KEY, make, said_once
 
 import infl
 from infl.deploy.policy import Policy
+from infl.deploy.study.channel import StudyChannel
 from infl.deploy.study.consent import check_policy
 from infl.deploy.study.specification import Study
 from infl.deploy.study.steps import Step
 from infl.errors import DataError, FederationError, SettingsError
+from infl.federation.wire import decode
 from infl.privacy import Disclosure, DisclosureRules
 
 pytestmark = pytest.mark.filterwarnings("ignore::infl.errors.InflWarning")
@@ -162,3 +165,20 @@ def test_a_policy_that_lists_tasks_refuses_other_fits_before_any_work() -> None:
     check_policy(Policy(seals=["group"]), study, "a")
     with pytest.raises(FederationError, match="does not accept model 'classifier'"):
         check_policy(Policy(tasks=["scvi"], seals=["group"]), study, "a")
+
+
+def test_a_coordinator_cannot_try_guesses_of_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a sum is bound to follows from the panel, and all else of it the coordinator knows: a plain digest would confirm a guess."""
+    kinds, exchange = set[str](), StudyChannel._exchange
+
+    def spied(self: StudyChannel, kind: str, *rest: Any) -> Any:
+        kinds.add(kind)
+        return exchange(self, kind, *rest)
+
+    monkeypatch.setattr(StudyChannel, "_exchange", spied)
+    rehearsal = make(tmp_path, STEPS[2:3])
+    assert rehearsal.attempt() == dict.fromkeys(rehearsal.study.sites)
+    assert any(kind.startswith("fit: ") for kind in kinds)
+    sent = [decode(content) for contents in rehearsal.sent.values() for content in contents]
+    assert not {said.kind for said in sent} & {hashlib.sha256(kind.encode()).hexdigest() for kind in kinds}
+    assert len({said.kind for said in sent}) == len({(said.step, said.number) for said in sent})

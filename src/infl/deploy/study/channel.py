@@ -1,6 +1,7 @@
 """How a site reaches the others in one step of a study: the channel of its consortium, bound to all that was said before.
 
-Sums go under the seal. Names go encrypted under a key that all sites have and the coordinator has not. Either is bound to a chain
+Sums go under the seal. Names go encrypted under a key that all sites have and the coordinator has not. What is said goes as a digest
+under such a key, since it may follow from names: the coordinator sees whether sites say the same, and cannot try what. All is bound to a chain
 over the study, the step, what each site drew at random at its beginning, and every exchange since. So sites that were told
 different things open nothing together, and no two attempts share a mask unless they send the same bytes.
 """
@@ -8,6 +9,7 @@ different things open nothing together, and no two attempts share a mask unless 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 
 BEGIN, DONE, END = "begin", "done", "end"
 """First and last exchange of a step: what each site drew, and that it has written its new working object; the study's last one."""
-NAMES = b"names of a study"
-"""Sets the key of names apart from those of masks and tags."""
+NAMES, KINDS = b"names of a study", b"kinds of a study"
+"""Set the keys of names, and of digests of what is said, apart from those of masks and tags."""
 BLOCK = 256
 """Names are padded to multiples of this many bytes, so that their size tells less of them."""
 
@@ -64,8 +66,11 @@ class StudyChannel:
     ) -> None:
         self.members, self._study, self._site, self._step = study.sites, study, site, step
         self._ledger, self._send = ledger, exchange
-        salt = NAMES + bytes.fromhex(study.run)
-        self._cipher = AESSIV(key.subkey("seal", version=study.key_version, salt=salt))
+
+        def subkey(purpose: bytes) -> bytes:
+            return key.subkey("seal", version=study.key_version, salt=purpose + bytes.fromhex(study.run))
+
+        self._cipher, self._kinds = AESSIV(subkey(NAMES)), subkey(KINDS)
         self._number = 0
         self.run = _digest(study.digest, str(step))
         self.agree(BEGIN if step < len(study.steps) else END, {site: drawn.hex()})
@@ -111,11 +116,15 @@ class StudyChannel:
 
     def _exchange(self, kind: str, words: MaskedArrays, names: bytes) -> Heard:
         study = self._study
-        said = Said(self._site, study.run, self._step, self._number, _digest(kind), words, names)
+        said = Said(self._site, study.run, self._step, self._number, self._kind(kind), words, names)
         heard = self._send(said)
         if (heard.run, heard.step, heard.number) != (said.run, said.step, said.number):
             raise FederationError(f"{self._site}: the coordinator answered another exchange than the one that is due")
         return heard
+
+    def _kind(self, kind: str) -> str:
+        """Return a digest of what is said that only who has the key can compare with a guess."""
+        return hmac.new(self._kinds, self._bound(kind, ""), "sha256").hexdigest()
 
     def _place(self, kind: str) -> str:
         return f"{self._number}:step {self._step + 1}, {kind}"
