@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 HEAVY = ("torch", "scanpy", "anndata", "mudata", "pandas", "matplotlib", "sklearn", "scipy", "pooch")
+EXTRAS = ("decoupler", "nvflare", "opacus", "peft", "scvi", "skmisc", "squidpy", "transformers")
 
 
 def loaded(code: str) -> set[str]:
@@ -34,3 +35,26 @@ def test_certificates_and_the_administrators_session_load_nothing_heavy() -> Non
     modules = loaded("import infl.deploy.flare.console, infl.deploy.flare.kits, infl.deploy.flare.commands")
     assert "infl.deploy.flare.enrolment" in modules
     assert not modules & {*HEAVY, "numpy"}
+
+
+def test_every_function_works_without_the_extras() -> None:
+    code = """
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in EXTRAS:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+import infl
+for part in (infl.pp, infl.tl, infl.pl, infl.datasets, infl.models, infl.attacks, infl.privacy, infl.study, infl.engines):
+    for name in part.__all__:
+        getattr(part, name)
+""".replace("EXTRAS", repr(EXTRAS))
+    modules = loaded(code)
+    assert "infl.tl._fit" in modules and not modules & {*EXTRAS}
+
+
+def test_a_fit_in_process_loads_nothing_of_deployment() -> None:
+    modules = loaded("import infl\ninfl.tl.fit_federated")
+    assert "infl.tl._fit" in modules
+    assert not {name for name in modules if name.startswith(("infl.deploy", "pydantic"))}

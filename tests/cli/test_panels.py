@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from infl.cli.app import app
 from infl.cli.options import MODEL_NAMES
-from infl.deploy.runfile import RunFile, join_panels, read_panel
-from infl.errors import DataError, SettingsError
+from infl.deploy.runfile import RunFile, read_panel
+from infl.errors import SettingsError
 from infl.models.registry import TASKS, make_task
 
 N = 64
@@ -133,15 +133,6 @@ def test_a_panel_is_written_at_each_site_joined_and_read_again(
             assert sorted(joined[kind]) == sorted(together[kind])
         else:
             assert joined[kind] == together[kind], kind
-
-
-def test_parts_that_must_be_the_same_everywhere() -> None:
-    one = {"features": ["g1"], "patch": [8, 8]}
-    with pytest.raises(DataError, match=r"^patch is \[8, 8\] in the panel of a, \[16, 16\] in that of b$"):
-        join_panels({"a": one, "b": one | {"patch": [16, 16]}})
-    two = {"features": ["m:g"], "modalities": {"m": ["g"]}}
-    with pytest.raises(DataError, match="no modalities m that all of a, b have"):
-        join_panels({"a": two, "b": {"features": ["m:h"], "modalities": {"m": ["h"]}}})
 
 
 def test_the_panel_names_the_sites_of_the_run(tmp_path: Path) -> None:

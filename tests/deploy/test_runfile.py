@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from infl.deploy.remote import Patience
-from infl.deploy.runfile import RunFile, join_panels
+from infl.deploy.runfile import RunFile
 from infl.deploy.specification import is_specified, specification_digest
-from infl.errors import DataError, FileError, InflError, SettingsError
+from infl.errors import FileError, InflError, SettingsError
 from infl.federation.agreement import Agreement
 
 
@@ -132,14 +132,3 @@ def test_panel_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "panel.json").unlink()
     with pytest.raises(FileError, match=r"cannot read .*panel\.json"):
         RunFile.read(path).agreement()
-
-
-def test_panels_of_sites_are_joined(tmp_path: Path) -> None:
-    one = {"features": ["g2", "g1"], "classes": ["b", "c"]}
-    assert join_panels({"a": one, "b": one}) == one
-    other = {"features": ["g3", "g1", "g2"], "classes": ["a", "b"]}
-    assert join_panels({"a": one, "b": other}) == {"features": ["g1", "g2"], "classes": ["a", "b", "c"]}
-    with pytest.raises(DataError, match="no features that all of a, b have"):
-        join_panels({"a": one, "b": {"features": ["g9"], "classes": []}})
-    with pytest.raises(DataError, match="the panel of b has genes, others have features, classes"):
-        join_panels({"a": one, "b": {"genes": ["g1"]}})

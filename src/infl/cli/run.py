@@ -55,7 +55,8 @@ def panel(
     Example: `infl run panel cohort.h5ad --target tumour_class`
     """
     from infl._files import read_data, write_atomic
-    from infl.deploy.runfile import join_panels, read_panel
+    from infl.deploy.runfile import read_panel
+    from infl.models.panels import join_panels
     from infl.models.registry import make_task
 
     files = [path for path in data if path.suffix != ".json"]

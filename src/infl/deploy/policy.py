@@ -5,18 +5,18 @@ A missing file means the defaults: sealed and locked runs of any task with at le
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from infl.deploy.toml import Declared, read_checked
 from infl.errors import FederationError, InflError
-from infl.models.registry import task_class, task_from_json
+from infl.models.panels import columns_of_task
+from infl.models.registry import task_from_json
 from infl.privacy.rules import KINDS, DisclosureRules
 
 if TYPE_CHECKING:
@@ -247,25 +247,6 @@ def columns_of(agreement: Agreement | Header) -> set[str]:
     if private is not None and private.donor_key is not None:
         found |= {private.donor_key}
     return found
-
-
-def columns_of_task(model: str, options: Mapping[str, Any], panel: Mapping[str, Any]) -> set[str]:
-    """Return the names of all obs columns that a task looks for.
-
-    Examples
-    --------
-    >>> sorted(columns_of_task("classifier", {"target": "cell_type"}, {}))
-    ['cell_type']
-    """
-    task = task_class(model)
-    defaults = {f.name: f.default for f in dataclasses.fields(task) if f.default is not dataclasses.MISSING}
-    found: set[str] = set()
-    for option, kind in task.parameters.items():
-        if "obs column" in kind.says:
-            value = options.get(option, defaults.get(option))
-            found |= {value} if isinstance(value, str) else {name for name in value or () if isinstance(name, str)}
-    found |= {name for entry in task.columns_in_panel if isinstance(name := panel.get(entry), str)}
-    return found - {""}
 
 
 def _features(panel: dict) -> list[list]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -14,7 +13,7 @@ from infl._files import explained
 from infl.deploy.folders import NAME
 from infl.deploy.remote import Patience
 from infl.deploy.toml import Declared, Table, read_checked
-from infl.errors import DataError, FileError, SettingsError
+from infl.errors import FileError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.seeds import new_seed
 from infl.federation.settings import RunSettings
@@ -192,54 +191,3 @@ def read_panel(path: Path) -> dict[str, Any]:
     if not isinstance(panel, dict) or not any(isinstance(v, list) for v in panel.values()):
         raise FileError(f"{path} is no panel: write it with `infl run panel`")
     return panel
-
-
-def join_panels(panels: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the panel of several sites: features that all have, classes and other names that any has.
-
-    The order of names is kept where it is the same everywhere; else it is sorted. What is no list of names must be the
-    same everywhere. A modality's features are those that all sites with the modality have.
-    :meth:`infl.models.Task.settled` makes what else follows from the joined names.
-
-    Raises
-    ------
-    DataError
-        There is no feature that all have, or the panels are of different kinds or differ in a setting.
-
-    Examples
-    --------
-    >>> join_panels(
-    ...     {"a": {"features": ["g2", "g1"], "classes": ["x"]}, "b": {"features": ["g2", "g3"], "classes": ["w"]}}
-    ... )
-    {'features': ['g2'], 'classes': ['w', 'x']}
-    """
-    first, joined = next(iter(panels.values())), dict[str, Any]()
-    for site, panel in panels.items():
-        if set(panel) != set(first):
-            raise DataError(f"the panel of {site} has {', '.join(panel)}, others have {', '.join(first)}")
-    for kind in first:
-        if kind != "features" or "modalities" not in first:
-            joined[kind] = _joined(kind, {site: panel[kind] for site, panel in panels.items()})
-    if "modalities" in first:
-        own = [f"{m}:{name}" if m else name for m, names in joined["modalities"].items() for name in names]
-        joined = {"features": own} | joined
-    return joined
-
-
-def _joined(kind: str, found: Mapping[str, Any], *, shared: bool | None = None) -> Any:
-    """Return one part of a panel: the same everywhere, names that all sites have, or names that any has."""
-    first, *others = found.values()
-    shared = kind in ("features", "modalities") if shared is None else shared
-    if all(isinstance(value, dict) for value in found.values()):
-        keys = list(first) if all(list(o) == list(first) for o in others) else sorted(set().union(*found.values()))
-        return {k: _joined(f"{kind} {k}", {s: v[k] for s, v in found.items() if k in v}, shared=shared) for k in keys}
-    if all(other == first for other in others):
-        joined = first
-    elif all(isinstance(value, list) and all(isinstance(name, str) for name in value) for value in found.values()):
-        joined = sorted(set(first).intersection(*others) if shared else set(first).union(*others))
-    else:
-        site = next(site for site, value in found.items() if value != first)
-        raise DataError(f"{kind} is {first} in the panel of {next(iter(found))}, {found[site]} in that of {site}")
-    if shared and not joined:
-        raise DataError(f"no {kind} that all of {', '.join(found)} have: compare the names at the sites")
-    return joined

@@ -12,11 +12,10 @@ import numpy as np
 from infl.data.asked import asking
 from infl.data.consortium import FEWEST_NAMED, Consortium, agreed, alongside
 from infl.data.labels import label_text
-from infl.deploy.policy import columns_of_task
-from infl.deploy.runfile import join_panels
 from infl.errors import DataError, KeyringError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.seeds import derive
+from infl.models.panels import columns_of_task, join_panels
 from infl.sums import COUNT_SCALE, FederatedSum, run_sums
 from infl.sums.cells import Cells
 from infl.sums.disclosure import control, refuse_groups_of

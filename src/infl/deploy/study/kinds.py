@@ -11,9 +11,9 @@ from typing import Any
 
 from infl._parameters import OTHER_COLUMN, Choice, Kind, Names, Text
 from infl.data.design import SITE, read_formula, split_formula
-from infl.deploy.policy import columns_of_task
 from infl.errors import SettingsError
 from infl.federation.rules import rule
+from infl.models.panels import columns_of_task
 from infl.models.registry import make_task, task_class
 from infl.pp._filter import one_bound
 
