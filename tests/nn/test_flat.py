@@ -44,3 +44,12 @@ def test_a_layout_comes_back_from_json_and_views_take_leading_axes():
     views["2.bias"].fill_(-1)
     assert (values[:, -2:] == -1).all()
     assert Layout.of(nn.Identity()).total == 0
+
+
+def test_weights_become_single_and_units_stay_double():
+    module = net().double()
+    module[0].register_buffer("unit", torch.tensor([0.1], dtype=torch.float64), persistent=False)
+    flat = FlatModule(module)
+    assert flat.flat.dtype == module[1].running_mean.dtype == torch.float32
+    assert module[0].unit.tolist() == [0.1]
+    assert "0.unit" not in module.state_dict()

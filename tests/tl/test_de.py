@@ -239,6 +239,9 @@ def test_what_the_formula_names_has_to_be_there() -> None:
     for adata in sites.values():
         adata.obs["one"] = "same"
     refused(DataError, "design 'one' has one level only", sites, "~ condition + one")
+    sites["b"].obs["seen"] = pd.Timestamp("2020-01-01")
+    sites["a"].obs["seen"] = sites["c"].obs["seen"] = 3
+    refused(DataError, r"design 'seen' has dates at b: make them numbers, or C\(seen\)", sites, "~ condition + seen")
     sites["a"].obs["age"] = [np.nan, *range(10)]
     refused(DataError, "design 'age' has no value for 1 of 11 observations at a", sites)
 

@@ -106,6 +106,7 @@ def examine(
     for site, adata in sites.items():
         for modality, table in tables(adata).items():
             wanted = called[site][modality].isin(names.get(modality, pd.Index([])))
+            check_columns(table, _where(site, modality))
             check_values(table, layer, _where(site, modality), table.var_names[wanted])
 
     modalities = tuple(modality for modality in names if modality)
@@ -281,6 +282,16 @@ def check_unique(names: pd.Index, what: str, where: str) -> None:
         twice = names[names.duplicated()].unique().tolist()
         make = "obs_names_make_unique" if what == "obs_names" else "var_names_make_unique"
         raise DataError(f"duplicate {what} at {where}: {shortlist(twice)}; call its {make}()")
+
+
+def check_columns(table: AnnData, where: str) -> None:
+    """Raise a DataError for columns of one name: anndata takes no part of such a table."""
+    for slot, frame in (("obs", table.obs), ("var", table.var)):
+        if not frame.columns.is_unique:
+            twice = frame.columns[frame.columns.duplicated()].unique().tolist()
+            raise DataError(
+                f"{slot} of {where} has several columns {shortlist(twice)}: rename or drop all but one of each"
+            )
 
 
 def check_values(table: AnnData, layer: str | None, where: str, names: pd.Index, *, masked: bool = False) -> int:

@@ -45,11 +45,7 @@ def obs_column(adata: AnnData | MuData, name: str, *, where: str, role: str) -> 
     >>> infl.pp.obs_column(sites["site_1"], "tumour_class", where="site_1", role="target").name
     'tumour_class'
     """
-    if name not in adata.obs.columns:
-        raise DataError(f"{role} {name!r} is missing in obs of {where}; {_alternatives(name, adata.obs.columns)}")
-    values = adata.obs[name]
-    if isinstance(values, pd.DataFrame):
-        raise DataError(f"{role} {name!r} is the name of {values.shape[1]} columns in obs of {where}; rename one")
+    values = _column(adata, name, where, role)
     missing = missing_values(values)
     if missing.any():
         first = adata.obs_names[int(np.argmax(missing))]
@@ -57,6 +53,15 @@ def obs_column(adata: AnnData | MuData, name: str, *, where: str, role: str) -> 
             f"{role} {name!r} has no value for {int(missing.sum())} of {len(values)} observations at {where} "
             f"(first: {first!r}); fill them in or drop those observations"
         )
+    return values
+
+
+def _column(adata: AnnData | MuData, name: str, where: str, role: str) -> pd.Series:
+    if name not in adata.obs.columns:
+        raise DataError(f"{role} {name!r} is missing in obs of {where}; {_alternatives(name, adata.obs.columns)}")
+    values = adata.obs[name]
+    if isinstance(values, pd.DataFrame):
+        raise DataError(f"{role} {name!r} is the name of {values.shape[1]} columns in obs of {where}; rename one")
     return values
 
 
@@ -85,13 +90,11 @@ def numbers_of(adata: AnnData | MuData, name: str, site: str, role: str, *, part
     Raises
     ------
     DataError
-        There is no such column, it has gaps, or words.
+        There is no such column, it has gaps, or words, dates or durations.
     """
-    if name not in adata.obs:
-        raise DataError(f"{role} {name!r} is missing in obs of {site}: name a column that all sites have")
-    values = adata.obs[name]
-    if isinstance(values, pd.DataFrame):
-        raise DataError(f"{role} {name!r} is the name of {values.shape[1]} columns in obs of {site}: rename one")
+    values = _column(adata, name, site, role)
+    if kind := no_number(values):
+        raise DataError(f"{role} {name!r} has {kind} where numbers are due, at {site}: {_AS_NUMBERS[kind]}")
     gaps = missing_values(values)
     if (missing := int(gaps.sum())) and not partly:
         raise DataError(
@@ -100,8 +103,33 @@ def numbers_of(adata: AnnData | MuData, name: str, site: str, role: str, *, part
     plain = values.astype(object) if isinstance(values.dtype, pd.CategoricalDtype) else values
     try:
         return plain.mask(gaps, np.nan).to_numpy(dtype=np.float64) if missing else plain.to_numpy(dtype=np.float64)
+    except OverflowError:
+        raise DataError(f"{role} {name!r} has numbers beyond 10³⁰⁸ at {site}: give it in larger units") from None
     except (TypeError, ValueError):
         raise DataError(f"{role} {name!r} has words where numbers are due, at {site}: make them numbers") from None
+
+
+def no_number(values: pd.Series) -> str | None:
+    """Return what a column has that converts to a number without being one: what it is then depends on how it is stored.
+
+    Examples
+    --------
+    >>> no_number(pd.Series(pd.to_timedelta([1, 2], "D"))), no_number(pd.Series([1, 2]))
+    ('durations', None)
+    """
+    kinds = pd.api.types
+    if kinds.is_datetime64_any_dtype(values.dtype) or isinstance(values.dtype, pd.PeriodDtype):
+        return "dates"
+    if kinds.is_timedelta64_dtype(values.dtype):
+        return "durations"
+    return "complex numbers" if kinds.is_complex_dtype(values.dtype) else None
+
+
+_AS_NUMBERS = {
+    "dates": "give days or years since a date",
+    "durations": "give days or years, e.g. by .dt.total_seconds() / 86400",
+    "complex numbers": "give real ones",
+}
 
 
 def known_truths(values: object) -> tuple[np.ndarray, np.ndarray] | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from infl.data.columns import obs_column, shortlist
+from infl.data.columns import no_number, obs_column, shortlist
 from infl.data.consortium import agreed, alongside, members
 from infl.data.labels import agree_on_levels, label_text
 from infl.errors import DataError, SettingsError
@@ -277,6 +277,9 @@ def _levels(
     sites: Mapping[str, AnnData], columns: Mapping[str, pd.Series], name: str, groups: bool
 ) -> tuple[str, ...] | None:
     """Levels of a column over all sites, None for numbers."""
+    for site, values in columns.items():
+        if not groups and (kind := no_number(values)):
+            raise DataError(f"design {name!r} has {kind} at {site}: make them numbers, or C({name}) for groups")
     own = {
         site: pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
         for site, values in columns.items()

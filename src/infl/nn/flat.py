@@ -90,7 +90,8 @@ class FlatModule:
     Parameters
     ----------
     module
-        Its floating-point parameters are re-pointed at the flat buffer (values kept, as float32).
+        Its floating-point parameters are re-pointed at the flat buffer (values kept, as float32). Buffers become float32 too,
+        except those in float64 that are not stored with weights.
     is_local
         Returns whether the parameter of a name stays at the site (default: none does).
 
@@ -104,7 +105,11 @@ class FlatModule:
     """
 
     def __init__(self, module: nn.Module, is_local: Callable[[str], bool] = lambda name: False) -> None:
+        exact = _exact_buffers(module)
         self.module = module.float()
+        for name, buffer in exact.items():
+            owner, _, own = name.rpartition(".")
+            module.get_submodule(owner).register_buffer(own, buffer, persistent=False)
         self.shared = Layout.of(module, lambda name: not is_local(name))
         self.local = Layout.of(module, is_local)
         size = self.shared.total + self.local.total
@@ -136,3 +141,11 @@ class FlatModule:
     def copy_local(self) -> Tensor:
         """Return a copy of the weights that stay at the site."""
         return self.flat.data[self.shared.total :].clone()
+
+
+def _exact_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Buffers in float64 that are no part of the weights: units and times in which a task reads and writes."""
+    stored = module.state_dict()
+    return {
+        name: buffer for name, buffer in module.named_buffers() if buffer.dtype == torch.float64 and name not in stored
+    }

@@ -75,6 +75,18 @@ def test_targets_are_scaled_by_moments_of_all_sites(sites: dict[str, ad.AnnData]
     assert sites["site_1"].obs["infl_low"].isna().all()  # nothing was held out, so nothing is known of intervals
 
 
+def test_a_target_far_from_0_is_predicted_as_exactly_as_one_beside_it(sites: dict[str, ad.AnnData]) -> None:
+    predicted = []
+    for far in (0, 1e9):
+        for adata in sites.values():
+            adata.obs["dose"] = adata.obs["dose"] + far
+        run = infl.tl.fit_federated(sites, "regressor", target="dose", **OPTIONS | {"rounds": 2})
+        predicted.append(sites["site_1"].obs[["infl_prediction", "infl_low", "infl_high"]] - far)
+        infl.tl.predict(new := sites["site_1"].copy(), run.model, key=run.key)
+        np.testing.assert_allclose(new.obs["infl_high"] - far, predicted[-1]["infl_high"], atol=1e-4)
+    np.testing.assert_allclose(predicted[1], predicted[0], atol=1e-4)
+
+
 def test_lock_and_seal_change_no_prediction(sites: dict[str, ad.AnnData]) -> None:
     said = []
     for protection in ({}, {"lock": None, "seal": "none"}):
@@ -125,7 +137,11 @@ def test_validation_parts_have_all_quarters_of_the_target(sites: dict[str, ad.An
         ([1.0, "high"] * 30, "target 'dose' has words where numbers are due, at site_2"),
         ([np.inf, 1.0] * 30, "target 'dose' is infinite for 30 of 60 observations at site_2"),
         ([np.nan, 1.0] * 30, "target 'dose' has no value for 30 of 60 observations at site_2"),
-        (None, "target 'dose' is missing in obs of site_2"),
+        (pd.to_datetime("2020-01-01"), "'dose' has dates where numbers are due, at site_2: give days or years since"),
+        (pd.Timedelta(3, "D"), "'dose' has durations where numbers are due, at site_2: give days or years, e.g. by"),
+        (pd.Period("2020-01"), "target 'dose' has dates where numbers are due, at site_2"),
+        (1 + 2j, "target 'dose' has complex numbers where numbers are due, at site_2: give real ones"),
+        (None, "target 'dose' is missing in obs of site_2; it has 'age'"),
     ],
 )
 def test_numbers_that_are_none_are_counted_and_no_patient_named(sites, column: object, line: str) -> None:
@@ -156,6 +172,21 @@ def test_targets_that_are_the_same_everywhere_or_at_a_site(sites: dict[str, ad.A
     sites["site_1"].obs["dose"] = [np.nan, *[1.0] * 59]
     with pytest.raises(DataError, match="1 of 60 observations at site_1 have none of the targets 'dose', 'age'"):
         Regressor(target=["dose", "age"]).agree(sites)
+    sites["site_1"].obs["dose"] = range(60)
+    with pytest.raises(DataError, match="target 'Age' has no value at any site: correct the name, or leave it out"):
+        Regressor(target=["dose", "Age"]).agree(sites)
+
+
+def test_targets_outside_their_range_are_counted(sites: dict[str, ad.AnnData]) -> None:
+    sites["site_3"].obs["dose"] = [900.0, *[1000.0] * 59]
+    whole = tuple(np.array([0, 2000]))  # as a column of whole numbers has them
+    assert Regressor(target="dose", target_range={"dose": whole}).target_range == {"dose": (0, 2000)}
+    with pytest.raises(
+        DataError, match="'dose' is not within target_range, 950 to 2000, for 1 of 60 observations at site_3"
+    ):
+        Regressor(target="dose", target_range={"dose": (950, 2000)}).agree(sites)
+    del sites["site_3"]
+    Regressor(target="dose", target_range={"dose": (950, 2000)}).agree(sites)
 
 
 @pytest.mark.parametrize(

@@ -86,8 +86,17 @@ def test_bins_follow_from_sums_and_no_bin_has_few_events(sites: dict[str, ad.Ann
 
 
 def test_a_grid_that_is_given_is_used(sites: dict[str, ad.AnnData]) -> None:
-    infl.tl.fit_federated(sites, "survival", grid=[5, 10, 20], **OPTIONS | {"rounds": 1})
-    assert sites["site_2"].uns["infl_times"].tolist() == [5, 10, 20]
+    infl.tl.fit_federated(sites, "survival", grid=[0.7, 5, 10, 20], **OPTIONS | {"rounds": 1})
+    assert sites["site_2"].uns["infl_times"].tolist() == [0.7, 5, 10, 20]
+
+
+def test_the_last_bin_ends_where_nobody_is_left(sites: dict[str, ad.AnnData]) -> None:
+    for adata in sites.values():
+        adata.obs["months"] = adata.obs["months"].clip(upper=40.5)
+    infl.tl.fit_federated(sites, "survival", **OPTIONS | {"rounds": 1})
+    end = sites["site_1"].uns["infl_times"][-1]
+    assert 40.5 <= end < 43  # times are counted in parts of two months
+    assert sites["site_1"].obs["infl_median"].max() <= end
 
 
 def test_a_file_says_the_same_after_it_was_saved(sites: dict[str, ad.AnnData], tmp_path) -> None:
@@ -125,6 +134,7 @@ def test_differential_privacy_is_refused_before_the_fit(sites: dict[str, ad.AnnD
         ("months", [0.0, 1.0] * 40, "time 'months' must be above 0 and finite, and 40 of 80 are not, at site_2"),
         ("months", [np.inf, 1.0] * 40, "time 'months' must be above 0 and finite, and 40 of 80 are not, at site_2"),
         ("months", [np.nan, 1.0] * 40, "time 'months' has no value for 40 of 80 observations at site_2"),
+        ("months", pd.Timedelta(90, "D"), "time 'months' has durations where numbers are due, at site_2"),
         ("months", "long", "time 'months' has words where numbers are due, at site_2"),
         ("died", 2, "event 'died' must be 0 or 1, or truth values, and 80 of 80 are not, at site_2"),
         ("died", None, "event 'died' is missing in obs of site_2"),

@@ -71,11 +71,13 @@ def check_spread(found: Mapping[str, np.ndarray], targets: Sequence[str]) -> Non
     Raises
     ------
     DataError
-        It has one value, or none, at all of several sites, or varies by less than the sums tell.
+        It has one value, or none, at all sites, or varies by less than the sums tell.
     """
     for number, name in enumerate(targets):
         values = {site: np.unique(y[:, number][np.isfinite(y[:, number])]) for site, y in found.items()}
         everything = np.concatenate(list(values.values()))
+        if len(found) > 1 and not len(everything):
+            raise DataError(f"target {name!r} has no value at any site: correct the name, or leave it out")
         if len(found) > 1 and len(np.unique(everything)) < 2:
             raise DataError(
                 f"target {name!r} is the same for all observations of all sites: there is nothing to learn from it"
@@ -109,7 +111,9 @@ def check_ranges(ranges: Mapping[str, object] | None, targets: Sequence[str]) ->
     read: dict[str, tuple[float, float]] = {}
     for name in targets:
         pair = ranges.get(name)
-        whole = isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(v, int | float) for v in pair)
+        if isinstance(pair, list | tuple | np.ndarray):
+            pair = [v.item() if isinstance(v, np.generic) else v for v in pair]
+        whole = isinstance(pair, list) and len(pair) == 2 and all(isinstance(v, int | float) for v in pair)
         if not whole or not -np.inf < pair[0] < pair[1] < np.inf:  # type: ignore[index]
             raise SettingsError(
                 f"target_range= has no range for {name!r}: give the lowest and the highest value that it can have, {{{name!r}: (0, 100)}}"
@@ -118,6 +122,24 @@ def check_ranges(ranges: Mapping[str, object] | None, targets: Sequence[str]) ->
     if more := [name for name in ranges if name not in targets]:
         raise SettingsError(f"target_range= names {more[0]!r}, which is no target: leave it out")
     return read
+
+
+def check_inside(found: Mapping[str, np.ndarray], ranges: Mapping[str, tuple[float, float]] | None) -> None:
+    """Refuse targets outside the range that they were said to have: their scale would be another's.
+
+    Raises
+    ------
+    DataError
+        A site has such values; they are counted, and no patient named.
+    """
+    for number, (name, (low, high)) in enumerate((ranges or {}).items()):
+        for site, y in found.items():
+            own = y[:, number]
+            if wrong := int(((own < low) | (own > high)).sum()):
+                raise DataError(
+                    f"target {name!r} is not within target_range, {low} to {high}, for {wrong} of {len(own)} observations at {site}: "
+                    "widen the range, or correct them"
+                )
 
 
 def target_sums(n_targets: int) -> tuple[FederatedSum, FederatedSum]:

@@ -19,6 +19,7 @@ from infl.models.phenotype.data import LabelledRows
 from infl.models.phenotype.task import Phenotype
 from infl.models.regressor.data import (
     MeasuredRows,
+    check_inside,
     check_ranges,
     check_spread,
     parts_of,
@@ -119,7 +120,9 @@ class Regressor(Phenotype):
         if not self.columns:
             raise SettingsError("model='regressor' needs target=, the obs column with the numbers, or several")
         panel, _ = self._agree(sites)
-        check_spread({s: self.truth(self._table(adata, s), panel, s) for s, adata in sites.items()}, self.columns)
+        found = {s: self.truth(self._table(adata, s), panel, s) for s, adata in sites.items()}
+        check_inside(found, self.target_range)
+        check_spread(found, self.columns)
         return panel | {"targets": list(self.columns)}
 
     def truth(self, table: AnnData, panel: Mapping[str, Any], site: str) -> np.ndarray:

@@ -84,9 +84,10 @@ def time_sums(n_bins: int, grid: Sequence[float] | None) -> tuple[FederatedSum, 
 
     def bins(total: Arrays, state: State) -> State:
         cells, narrow = total["departures"], state.get("narrow", given)
-        last = np.arange(n_narrow) if given is not None else joined(cells[1], n_bins)
+        n_used = int(np.flatnonzero(cells.sum(0) > 0.5).max(initial=0)) + 1  # nobody leaves after these
+        last = np.arange(n_narrow) if given is not None else joined(cells[1, :n_used], n_bins)
         first = np.append(0, last[:-1] + 1)
-        left, died = (np.add.reduceat(kind, first) for kind in cells)
+        left, died = (np.add.reduceat(kind, first) for kind in cells[:, : last[-1] + 1])
         entered = cells.sum() - np.append(0, np.cumsum(left + died)[:-1])
         hazard = (died + 0.5) / np.maximum(entered - left + 1, 1)
         staying = 1 - left / np.maximum(entered - died, 1)
