@@ -131,6 +131,34 @@ def test_a_coefficient_of_a_group_that_one_site_has_is_that_site_s_own(formula: 
         assert np.isclose(told, mean) and not on
 
 
+@pytest.mark.parametrize("on", [False, True], ids=["control", "rules"])
+@pytest.mark.parametrize("levels", [("a", "z"), ("a", "y", "z")], ids=["two", "three"])
+def test_the_first_level_of_a_group_is_a_group_too(levels: tuple[str, ...], on: bool) -> None:
+    """All other levels are at sites enough, so that only the intercept is about one site's records."""
+    sites, rng = (
+        {**cohort(40, 2), **{name.upper(): adata for name, adata in cohort(40, 2).items()}},
+        np.random.default_rng(2),
+    )
+    for name, adata in sites.items():
+        adata.obs_names = [f"{name} {i}" for i in range(40)]
+        adata.obs["age"] = rng.normal(50, 10, 40)
+        adata.obs["arm"] = levels[0] if name == "b" else np.resize(levels[1:], 40)
+    with rules(on), pytest.raises(DataError, match="nothing is opened") if on else nullcontext():
+        told = infl.tl.glm(sites, "age ~ arm").table["coefficient"].iloc[0]
+        assert np.isclose(told, sites["b"].obs["age"].mean()) and not on
+
+
+def test_a_cell_of_two_columns_that_no_coefficient_is_about_closes_nothing() -> None:
+    sites, rng = cohort(40, 2), np.random.default_rng(2)
+    for name, adata in sites.items():
+        adata.obs["age"] = rng.normal(50, 10, 40)
+        adata.obs["arm"], adata.obs["sex"] = np.resize(["a", "z", "z", "a"], 40), np.resize(["f", "m"], 40)
+        if name == "b":  # alone has no woman in the first arm
+            adata.obs["arm"] = np.where(adata.obs["sex"] == "f", "z", np.resize(["z", "a", "z", "z"], 40))
+    with rules(True):
+        assert np.isfinite(infl.tl.glm(sites, "age ~ arm + sex").table["coefficient"]).all()
+
+
 @pytest.mark.parametrize("bound", [np.inf, 1.0, 0.1], ids=["control", "one feature", "a tenth"])
 def test_means_and_variances_tell_members_no_better_than_the_bound(bound: float) -> None:
     n, p = 20, 400

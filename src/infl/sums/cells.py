@@ -44,6 +44,9 @@ class Cells:
         Of a model.
     labels
         What each set is.
+    rests
+        From a site and the state: more sets, (n_rests, n_obs), and where sums over them are no differences of sums over `sets`,
+        (n_rests,). Too few sites may not have one.
     closed
         From the state: by array, which numbers were closed before, truth values.
     order
@@ -68,6 +71,7 @@ class Cells:
     panel: str = ""
     parameters: int = 0
     labels: tuple[str, ...] = ()
+    rests: Callable[[Any, State], tuple[np.ndarray, np.ndarray]] | None = None
     closed: Callable[[State], Mapping[str, np.ndarray]] | None = None
     order: Callable[[np.ndarray], Sequence[int]] | None = None
     partly: bool = False
@@ -109,6 +113,28 @@ def supports(design: np.ndarray, rules_k: int = 2) -> np.ndarray:
     return np.vstack([np.ones((1, len(design)), dtype=bool), (told[:, i] & told[:, j]).T])
 
 
+def baselines(design: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the observations that several columns of a design in a row do not tell of, and which of these columns overlap.
+
+    Levels of a column of groups are in a row and do not overlap. So sums over its first level are what they leave of sums over all.
+
+    Returns
+    -------
+    tuple
+        (p (p + 1) / 2, n_obs) and (p (p + 1) / 2,), truth values.
+
+    Examples
+    --------
+    >>> left, overlap = baselines(np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]))
+    >>> left.sum(axis=1).tolist(), overlap.any()
+    ([2, 1, 2], np.False_)
+    """
+    p = design.shape[1]
+    told = supports(design)[np.cumsum(np.arange(1, p + 1))].astype(int)
+    runs = [told[i : j + 1].sum(axis=0) for i in range(p) for j in range(i, p)]
+    return np.array([n == 0 for n in runs]), np.array([bool((n > 1).any()) for n in runs])
+
+
 def designed(design: Callable[[Any], np.ndarray], p: int, **more: Any) -> Cells:
     """Return what stands behind products of `p` columns of a design, which a site gives as a whole or not at all.
 
@@ -121,7 +147,11 @@ def designed(design: Callable[[Any], np.ndarray], p: int, **more: Any) -> Cells:
     **more
         See :class:`Cells`.
     """
-    return Cells(sets=lambda site, state: supports(design(site)), parameters=p, once=True, **more)
+
+    def rests(site: Any, state: State) -> tuple[np.ndarray, np.ndarray]:
+        return baselines(design(site))
+
+    return Cells(sets=lambda site, state: supports(design(site)), rests=rests, parameters=p, once=True, **more)
 
 
 def everyone(n_obs: Callable[[Any], int], **more: Any) -> Cells:

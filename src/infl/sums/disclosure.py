@@ -183,11 +183,15 @@ class Judge:
             for site in sites
         }
         for site in sites if cells.tied else ():
-            gives_any = any(given.any() for given in gives[site].values())
-            parts[site]["holds"] = np.where(gives_any, sets[site].any(axis=1), False)
+            parts[site] |= _holds(cells, sets[site], sites[site], state, any(g.any() for g in gives[site].values()))
         total = add(parts, f"{purpose}: sites that give, {self.rules.needed} needed")
         holders = total.get("holds", np.zeros(1))
-        alone = bool(((holders > 0.5) & (holders < self.rules.needed - 0.5)).any())
+        told = (
+            np.append(np.zeros(len(holders) - total["overlaps"].size), total["overlaps"])
+            if cells.rests
+            else holders * 0
+        )
+        alone = bool(((holders > 0.5) & (holders < self.rules.needed - 0.5) & (told < 0.5)).any())
         rule = {}
         for name, shape in shapes.items():
             enough = (total[f"gives {name}"] > self.rules.needed - 0.5) & (total[f"against {name}"] < 0.5) & (not alone)
@@ -325,6 +329,14 @@ def _small(values: np.ndarray, cells: Cells, name: str) -> np.ndarray:
     if cells.measured is not None and name in cells.on_features:
         kept[-1] = values.shape[-1]
     return values[tuple(slice(0, n) for n in kept)] if values.ndim else values
+
+
+def _holds(cells: Cells, sets: np.ndarray, has: Any, state: State, gives: bool) -> dict[str, Any]:
+    """Return which sets a site that gives has records of, those too that sums over others make up with them."""
+    if cells.rests is None:
+        return {"holds": sets.any(axis=1) & gives}
+    rests, overlaps = cells.rests(has, state)
+    return {"holds": np.concatenate([sets, rests]).any(axis=1) & gives, "overlaps": overlaps & gives}
 
 
 def _close(rule: dict[str, np.ndarray], name: str, closed: np.ndarray) -> None:
