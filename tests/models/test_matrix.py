@@ -51,3 +51,5 @@ def test_marked_features_are_nan_in_memory_sparse_and_on_disk(tmp_path) -> None:
         rows = FeatureMatrix(data, names, site="site_1").rows(slice(2, 5))
         np.testing.assert_array_equal(rows, expected[2:5])
     assert np.isfinite(adata.X).all()  # the object itself is as it was
+    empty = FeatureMatrix(adata[:0], names, site="site_1")
+    assert [empty.rows(chunk).shape for chunk in empty.chunks()] == [(0, 3)]

@@ -103,5 +103,5 @@ class FeatureMatrix:
         return rng.permutation(rows) if self._disk is None else self._disk.shuffled(rows, rng)
 
     def chunks(self, size: int = 2048) -> list[slice]:
-        """Return slices that cover all rows in blocks of `size`."""
-        return [slice(start, start + size) for start in range(0, self.shape[0], size)]
+        """Return slices that cover all rows in blocks of `size`; one without rows, where there are none."""
+        return [slice(start, start + size) for start in range(0, max(self.shape[0], 1), size)]

@@ -200,8 +200,10 @@ def section_rows(adata: AnnData | MuData, section_key: str | None, *, site: str)
             return {"": np.arange(adata.n_obs)}
         return {name: np.flatnonzero(sites == name) for name in dict.fromkeys(sites)}
     if section_key not in adata.obs:
-        has = ", ".join(map(repr, list(adata.obs)[:6]))
-        raise DataError(f"{site} has no obs column {section_key!r} with the sections: set section_key= (it has {has})")
+        has = ", ".join(map(repr, list(adata.obs)[:6])) or "none"
+        raise DataError(
+            f"{site} has no obs column {section_key!r} with the sections: add it, or fit with another section_key= (it has {has})"
+        )
     column = adata.obs[section_key]
     missing = missing_values(column)
     if missing.any():

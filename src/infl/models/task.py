@@ -101,6 +101,9 @@ class Task(Generic[Data, Net], metaclass=Spellings):
     takes_missing: ClassVar[bool] = False
     """Whether a fitted model takes data without some of the features, or with NaN in them, and masks those."""
 
+    predicts_from_features: ClassVar[bool] = True
+    """Whether a fitted model reads values of its features; else it takes data that have their names alone."""
+
     columns_in_panel: ClassVar[tuple[str, ...]] = ()
     """Entries of the panel that name an obs column, which sites look for without being told by an option."""
 

@@ -81,7 +81,11 @@ def calibrate_lock(
     if not 0 <= no_key <= unlocked:
         raise SettingsError(
             f"no_key={no_key}: the unlocked model has {probe.metric} {unlocked:.3f} on the validation data; "
-            "give a value from 0 up to that"
+            + (
+                "give a value from 0 up to that"
+                if unlocked > 0
+                else "there is nothing to take away, so fit it better first"
+            )
         )
     best: tuple[float, float, LockedModel] | None = None
     for number in range(N_SEARCHES):

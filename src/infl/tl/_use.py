@@ -90,6 +90,8 @@ def check_use(
             if not there.any():
                 continue  # reading it raises an error, unless another modality serves instead
             check_unique(table.var_names[table.var_names.isin(features)], "feature names", where)
+            if not (task.predicts_from_features or training):
+                continue
             check_layer(table, layer, where)
             if check_units:
                 _check_kind(units.units_of(table, layer), panel.get("units", ()), modality, where)

@@ -8,7 +8,7 @@ import torch
 from tests.models.histology.conftest import fit, scored, section
 
 import infl
-from infl.errors import SettingsError
+from infl.errors import DataError, InflWarning, SettingsError
 from infl.models.counts import log_normalised
 from infl.models.histology.scoring import expression_metrics
 
@@ -64,6 +64,33 @@ def test_results_survive_a_file_and_genes_are_found_by_name(sites, tmp_path):
     again = section(9)
     infl.tl.predict(again, run.model, key=run.key)
     np.testing.assert_allclose(back[:, "gene_3"].layers["infl_predicted"], again[:, "gene_3"].layers["infl_predicted"])
+
+
+def test_a_section_without_counts_is_predicted_and_genes_without_a_column_are_told(sites):
+    run = fit(sites)
+    measured = section(9)
+    infl.tl.predict(measured, run.model, key=run.key)
+    new = ad.AnnData(obs=measured.obs, var=measured.var[[]], obsm=dict(section(9).obsm), uns=dict(section(9).uns))
+    infl.tl.predict(new, run.model, key=run.key)
+    np.testing.assert_array_equal(new.layers["infl_predicted"], measured.layers["infl_predicted"])
+    with pytest.warns(
+        InflWarning, match="the data has no column for 28 of the model's 30 genes, first 'gene_2': their"
+    ):
+        infl.tl.predict(new[:, :2].copy(), run.model, key=run.key)
+    bare = ad.AnnData(obs=new.obs, obsm=dict(new.obsm), uns=dict(new.uns))
+    with pytest.raises(DataError, match="the data has none of the model's 30 genes, .* it needs no counts"):
+        infl.tl.predict(bare, run.model, key=run.key)
+    with pytest.raises(DataError, match="the data has 0 spots, too few for n_neighbors=8"):
+        infl.tl.predict(new[:0].copy(), run.model, key=run.key)
+    with pytest.raises(DataError, match="the data has no X"):
+        infl.tl.personalise(run, {"the data": new})
+
+
+def test_genes_have_no_quality_where_no_spot_was_held_out():
+    sites = {f"site_{i}": section(i, n_side=2, name=f"s{i}")[:1].copy() for i in range(3)}
+    fit(sites, context=0, rounds=1)
+    assert sites["site_0"].var["infl_pearson"].isna().all()
+    assert np.isfinite(sites["site_0"].layers["infl_predicted"]).all()
 
 
 def test_the_patch_alone_with_a_backbone_of_the_users(sites, monkeypatch):

@@ -47,8 +47,14 @@ def test_a_file_says_the_same_after_it_was_saved(sites: dict[str, ad.AnnData], t
     pd.testing.assert_series_equal(
         new.obs["again_high"], sites["site_2"].obs["infl_high"], check_names=False, rtol=1e-6
     )
+    nobody = infl.tl.predict(new[:0].copy(), model, key=run.key, copy=True)
+    assert list(nobody.obs["infl_high"]) == [] and nobody.obsm["X_infl"].shape == (0, 16)
     personal = infl.tl.personalise(run, sites, key=run.key, epochs=2)
     assert set(personal.table.columns) >= {"r2_before", "r2_after"}
+    for adata in sites.values():
+        adata.obs["dose"] = -adata.obs["dose"]
+    with pytest.raises(SettingsError, match="has r2 -.* there is nothing to take away, so fit it better first"):
+        infl.tl.calibrate_lock(run, sites)
 
 
 @pytest.mark.parametrize("objective", ["gaussian", "huber", "quantile"])

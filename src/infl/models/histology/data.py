@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from infl._warn import warn
 from infl.errors import DataError
 from infl.models.counts import check_counts
 from infl.models.histology.patches import Patches, Stain
@@ -71,6 +72,8 @@ class Reader:
                 f"patches of {site} are {patches.shape[0]} × {patches.shape[1]} pixels, the model's {panel['patch'][0]} × "
                 f"{panel['patch'][1]}: cut them alike with infl.pp.cut_patches"
             )
+        if rng is None:
+            self._check_genes(table, panel, site)
         counts, sections = None, None
         train = validation = usable = np.arange(0)
         if rng is not None:
@@ -96,6 +99,20 @@ class Reader:
             usable=usable,
             site=site,
         )
+
+    def _check_genes(self, table: AnnData, panel: Mapping[str, Any], site: str) -> None:
+        """Refuse data without a column for what is predicted, and say how much of it has none."""
+        lacking = [gene for gene in panel["features"] if gene not in table.var_names]
+        if len(lacking) == len(panel["features"]):
+            raise DataError(
+                f"{site} has none of the model's {len(lacking)} genes, so predictions have no place: give it their names, "
+                "var=pandas.DataFrame(index=model.header.panel['features']); it needs no counts"
+            )
+        if lacking:
+            warn(
+                f"{site} has no column for {len(lacking)} of the model's {len(panel['features'])} genes, first {lacking[0]!r}: their "
+                "predictions are left out"
+            )
 
     def _parts(
         self, sections: Sections | None, usable: np.ndarray, rng: np.random.Generator

@@ -61,8 +61,10 @@ class Patches:
             )
         self.stored, self.n = stored, adata.n_obs
         self.shape = self._shape(adata, key, site)
-        self.present = np.concatenate([self._rows(slice(i, i + BLOCK)).any((1, 2, 3)) for i in range(0, self.n, BLOCK)])
-        if not self.present.any():
+        self.present = np.concatenate(
+            [self._rows(slice(i, i + BLOCK)).any((1, 2, 3)) for i in range(0, max(self.n, 1), BLOCK)]
+        )
+        if self.n and not self.present.any():
             raise DataError(f"all patches in obsm[{key!r}] of {site} are missing (zeros only)")
 
     def _shape(self, adata: AnnData, key: str, site: str) -> tuple[int, int, int]:

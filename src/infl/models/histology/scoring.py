@@ -41,7 +41,10 @@ def quality(of_site: Callable[[SiteView[Spots, HistologyNet], State], Arrays], n
         name="quality",
         shapes=quality_shapes(n_features),
         local=of_site,
-        combine=lambda total, state: {**state, "pearson": pearson(total)},
+        combine=lambda total, state: {
+            **state,
+            "pearson": pearson(total) if total["n"] else np.full(n_features, np.nan),
+        },
         says="sums that tell for each feature how well it is predicted on validation records",
         records=lambda site, state: len(site.data.validation),
         sensitivity={"n": 1},

@@ -97,6 +97,7 @@ class Histology(Task[Spots, HistologyNet]):
 
     name: ClassVar[str] = "histology"
     headline: ClassVar[str] = "pearson"
+    predicts_from_features: ClassVar[bool] = False
 
     layer: str | None = None
     modality: str | None = None

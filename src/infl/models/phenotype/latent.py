@@ -53,6 +53,8 @@ def fit_coordinate(net: ResidualMLP, coordinate: nn.Parameter, data: LabelledRow
     mean, square = (torch.from_numpy(private[k]).float() for k in ("latent_sum", "latent_square"))
     deviation = (square - mean**2).clamp_min(0).sqrt()
     n_obs = data.x.shape[0]
+    if not n_obs:
+        return
     few = n_obs <= ADAPT_ROWS
     index = np.arange(n_obs) if few else np.linspace(0, n_obs - 1, ADAPT_ROWS).astype(int)
     x = torch.from_numpy(data.rows(index))
