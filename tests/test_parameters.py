@@ -214,6 +214,13 @@ def test_other_spellings() -> None:
         infl.models.Classifier(target="a", lr=0.1, learning_rate=0.1)
 
 
+def test_arguments_that_do_not_fit_name_the_function(khan_sites: dict[str, AnnData]) -> None:
+    with pytest.raises(TypeError, match=r"rank_genes_groups\(\) got an unexpected keyword argument 'copy'"):
+        infl.tl.rank_genes_groups(khan_sites, "tumour_class", copy=True)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"cox\(\) missing a required argument: 'formula'"):
+        infl.tl.cox(khan_sites, "months", "died")  # type: ignore[call-arg]
+
+
 @pytest.mark.parametrize("name", ["", 3, None, ("a",)])
 def test_names_of_sites(khan_sites: dict[str, AnnData], name: Any) -> None:
     with pytest.raises(InflError, match="site name"):

@@ -441,7 +441,10 @@ def door(**own: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
                     f"{function.__name__} is not yet under disclosure rules: leave it out, or run it where "
                     "infl.settings.disclosure is None"
                 )
-            bound = signature.bind(*args, **kwargs)
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError as wrong:
+                raise TypeError(f"{function.__name__}() {wrong}") from None
             bound.apply_defaults()
             bound.arguments.update(read_all(declared, bound.arguments))
             with torch_defaults():

@@ -132,6 +132,16 @@ def test_few_bins_that_move_a_coefficient_are_said_and_many_are_near_exact_times
     assert (np.abs(found.coefficient - exact.coefficient) < 0.5 * exact.std_error).all()
 
 
+@pytest.mark.filterwarnings("ignore:cox. bins of time are few:infl.errors.InflWarning")
+def test_what_to_do_where_looks_at_bins_end_too_soon():
+    obs = drawn(80, 3)
+    obs.months = np.exp(-1.5 * obs.x0) * np.random.default_rng(3).exponential(10, 80)
+    with pytest.warns(
+        infl.errors.InflWarning, match="not come to a stand; .* larger min_departures=, which allows more looks"
+    ):
+        cox(dealt(obs, np.arange(80) % 3), "months", "died", "~ x0 + x1")
+
+
 def test_steps_that_lead_too_far_are_halved():
     obs = drawn(80, 2)
     obs.x0 = obs.x0**9  # a few patients have all the weight

@@ -1,6 +1,7 @@
 """Curves of survival over sites: R's on the bins, whatever site a patient is at, and no bin about a few."""
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import infl
-from infl.errors import DataError
+from infl.errors import DataError, InflWarning
 from infl.keys import Keyring
 from infl.tl import survival
 from infl.tl._times import enough
@@ -144,6 +145,23 @@ def test_wrong_times_and_events(change, said):
         survival(sites, "t", "e")
     assert said in str(error.value)
     assert "p1" not in str(error.value)  # no patient is named
+
+
+def test_a_grid_in_another_unit_is_told_of():
+    obs = drawn(60, 3)
+    obs["days"] = obs["months"] * 30 + 1
+    sites = dealt(obs, np.arange(60) % 3)
+    for grid, said in (
+        ([0.1, 0.5], r"all times at 's0', 's1', 's2' are later than grid= ends, 0.5"),
+        ([1e5, 2e5], "in the first bin"),
+    ):
+        with pytest.warns(InflWarning, match=f"{said}.*: give grid= in the unit of 'days'"):
+            survival(sites, "days", "died", grid=grid)
+        with pytest.warns(InflWarning, match=said):
+            infl.tl.cox(sites, "days", "died", "~ x", grid=grid)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        survival(sites, "days", "died", grid=[float(obs["days"].median()), 1e5])
 
 
 def test_groups_that_tell_nothing():

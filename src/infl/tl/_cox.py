@@ -14,6 +14,7 @@ from infl._warn import warn
 from infl.data.consortium import alongside
 from infl.data.design import Design, agree_on_design
 from infl.data.sites import over_sites
+from infl.data.times import warn_of_grid
 from infl.errors import SettingsError
 from infl.pp._frame import INTERCEPT, frame_sums
 from infl.sums import run_sums
@@ -181,13 +182,15 @@ def cox(
         site: Patients(one.time, one.event, one.group, rows[site][:, kept])
         for site, one in times_of(sites, time, event).items()
     }
+    warn_of_grid({site: one.time for site, one in patients.items()}, time, grid)
     at = alongside(sites, patients)
     sums = cox_sums(
         names, efron=ties == "efron", stratified=strata is not None, penalty=penalty, grid=grid, least=min_departures
     )
     state = run_sums(sums, at, key, about="cox")
     if not state["search"].stands:
-        warn(f"cox: the coefficients did not come to a stand; look at the columns of {formula!r}, or give penalty=")
+        more = "" if strata else ", strata='site', or a larger min_departures=, which allows more looks at bins"
+        warn(f"cox: the coefficients did not come to a stand; look at the columns of formula=, or give penalty={more}")
     if "start" in state:
         _warn_of_bins(state, names, penalty)
     return written(_result(state, names, penalty, level), sites if inplace else {}, key_added)

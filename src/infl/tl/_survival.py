@@ -14,6 +14,7 @@ from infl.data.columns import shortlist
 from infl.data.consortium import alongside
 from infl.data.labels import agree_on_levels, label_text
 from infl.data.sites import over_sites
+from infl.data.times import warn_of_grid
 from infl.errors import DataError
 from infl.sums import run_sums
 from infl.sums.mixture import FEWEST
@@ -140,6 +141,7 @@ def survival(
             )
         codes = {site: pd.Categorical(label_text(sites[site].obs[groups]), categories=names).codes for site in sites}
         at = {site: replace(one, group=codes[site].astype(np.int64)) for site, one in at.items()}
+    warn_of_grid({site: one.time for site, one in at.items()}, time, grid)
     at = alongside(sites, at)
     sums = [*grid_sums(len(names), by_event=False, given=grid), departure_sum(len(names))]
     state = run_sums(sums, at, key, about="survival")

@@ -90,6 +90,14 @@ def test_a_grid_that_is_given_is_used(sites: dict[str, ad.AnnData]) -> None:
     assert sites["site_2"].uns["infl_times"].tolist() == [0.7, 5, 10, 20]
 
 
+def test_a_grid_in_another_unit_is_told_of(sites: dict[str, ad.AnnData]) -> None:
+    task = Survival(time="months", event="died", grid=(0.01, 0.05))
+    with pytest.warns(
+        InflWarning, match="all times at 'site_1', .* are later than grid= ends, 0.05: give grid= in the unit of"
+    ):
+        task.agree(sites)
+
+
 def test_the_last_bin_ends_where_nobody_is_left(sites: dict[str, ad.AnnData]) -> None:
     for adata in sites.values():
         adata.obs["months"] = adata.obs["months"].clip(upper=40.5)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from infl._parameters import COLUMN, Flag, Kind, Real, Several, Whole
 from infl._warn import warn
-from infl.data.times import times_and_events
+from infl.data.times import times_and_events, warn_of_grid
 from infl.errors import DataError, SettingsError
 from infl.models.labelled import write_rows
 from infl.models.matrix import FeatureMatrix
@@ -118,7 +118,9 @@ class Survival(Phenotype):
                 "model='survival' needs time= and event=, the obs columns with time and kind of the end"
             )
         panel, _ = self._agree(sites)
-        events = {s: self.truth(self._table(adata, s), panel, s)[:, 1].sum() for s, adata in sites.items()}
+        truths = {s: self.truth(self._table(adata, s), panel, s) for s, adata in sites.items()}
+        warn_of_grid({s: truth[:, 0] for s, truth in truths.items()}, self.time, self.grid)
+        events = {s: truth[:, 1].sum() for s, truth in truths.items()}
         if len(sites) > 1 and not any(events.values()):
             raise DataError(
                 f"event {self.event!r} is 0 for all observations of all sites: there is nothing to learn from it"
