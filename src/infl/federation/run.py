@@ -83,8 +83,9 @@ class FederatedRun:
         history["best"] = history.index == (replica.best_round or n)
         privacy = None
         if agreement.dp is not None:
-            history["epsilon"] = epsilon_by_round(list(history["n_sites"]), agreement.dp, agreement.min_sites)
             spent = epsilon_of(replica.steps, float(agreement.dp.delta or 0), agreement.dp.accountant)
+            quick = epsilon_by_round(list(history["n_sites"]), agreement.dp, agreement.min_sites)
+            history["epsilon"] = [min(so_far, spent) for so_far in quick]  # no round spent more than all of them
             privacy = {**agreement.dp.to_json(), "budget": agreement.dp.epsilon or float("inf"), "epsilon": spent}
             privacy["rounds"] = n
         ledger = with_descriptions(ledger, replica.task, agreement.panel)
