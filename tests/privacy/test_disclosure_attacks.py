@@ -148,6 +148,17 @@ def test_the_first_level_of_a_group_is_a_group_too(levels: tuple[str, ...], on: 
         assert np.isclose(told, sites["b"].obs["age"].mean()) and not on
 
 
+@pytest.mark.parametrize("few", [2, 8], ids=["few", "enough"])
+def test_few_outcomes_in_the_first_level_of_a_group_close_a_model(few: int) -> None:
+    """Of all records of the site, and of the other level, there are enough with either outcome."""
+    sites = cohort(80, 2)
+    for name, adata in sites.items():
+        adata.obs["arm"] = np.repeat(["a", "z"], 40)
+        adata.obs["died"] = np.arange(80) % 40 < np.repeat([few if name == "b" else 20, 12], 40)
+    with rules(True), pytest.raises(DataError, match="nothing is opened") if few == 2 else nullcontext():
+        assert np.isfinite(infl.tl.glm(sites, "died ~ arm", family="binomial").table["coefficient"]).all()
+
+
 def test_a_cell_of_two_columns_that_no_coefficient_is_about_closes_nothing() -> None:
     sites, rng = cohort(40, 2), np.random.default_rng(2)
     for name, adata in sites.items():

@@ -12,7 +12,7 @@ from scipy import special
 from infl.pp._frame import Frame
 from infl.pp._moments import power_of_two
 from infl.sums import FINE_SCALE, FederatedSum, State
-from infl.sums.cells import Sizes, designed, everyone, small_numbers, supports
+from infl.sums.cells import Sizes, baselines, designed, everyone, small_numbers, supports
 from infl.sums.shape import Arrays
 from infl.tl._regression import check_information
 
@@ -132,7 +132,9 @@ def steps_sum(names: Sequence[str], family: Family, *, bounded: bool) -> Federat
 
     def sizes(site: Response, state: State, rules: DisclosureRules) -> Sizes:
         """Of outcomes of two kinds, neither is of fewer than k in any group of the design."""
-        told = supports(site.x)[:, site.y > 0].sum(axis=1), supports(site.x)[:, site.y <= 0].sum(axis=1)
+        left, overlap = baselines(site.x)
+        sets = np.vstack([supports(site.x), left[~overlap]])
+        told = sets[:, site.y > 0].sum(axis=1), sets[:, site.y <= 0].sum(axis=1)
         fewest = min((int(n) for kind in told for n in kind if n), default=0)
         return {"aim": small_numbers(np.full(p, fewest), rules)}
 

@@ -187,6 +187,22 @@ def test_data_that_change_between_steps_are_refused(tmp_path: Path) -> None:
     assert rehearsal.attempt() == dict.fromkeys(rehearsal.study.sites)
 
 
+def test_data_that_change_while_a_site_waits_for_its_first_step_are_refused(tmp_path: Path) -> None:
+    rehearsal = make(tmp_path)
+    path, changed = tmp_path / "s1.h5ad", list[int]()
+
+    def fault(*place: Any) -> None:
+        if place == ("s1", "heard", 0, 0) and not changed:
+            adata = anndata.read_h5ad(path)
+            adata[:-1].copy().write_h5ad(path)
+            changed.append(1)
+
+    ended = rehearsal.attempt(fault)
+    assert (
+        changed and type(ended["s1"]) is DataError and "s1.h5ad has changed since the study began" in str(ended["s1"])
+    )
+
+
 def test_a_working_object_that_was_altered_is_refused(tmp_path: Path) -> None:
     rehearsal = make(tmp_path)
 

@@ -140,6 +140,10 @@ class WorkingObject:
         write_atomic(out, copy, mode=0o600)
 
     def _check_object(self) -> None:
+        if (
+            not self._journal.object
+        ):  # sites may wait for each other for days between the study's beginning and its first step
+            self.check_source()
         if self._journal.object and digest_of(self.path) != self._journal.digest:
             raise FileError(f"{self.site}: {self.path} is not as the last step left it: begin a new study")
 
