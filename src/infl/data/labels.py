@@ -3,7 +3,6 @@
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
-from hashlib import sha256
 from itertools import combinations
 from typing import Any
 
@@ -85,17 +84,19 @@ def _common_order(
 ) -> list[str] | None:
     """Return the order of categories that all sites share, None where they share none.
 
-    Categories without a record never leave a site: it sends a digest of all its categories, and the order of those that it uses.
+    A category that no site has a record of never leaves a site, nor a digest of it, which would confirm a guess.
     """
+    named = set().union(*found.values())
     said: dict[str, list[str]] = {site: [] for site in sites}
     for site, order in orders.items():
-        said[site] = [sha256("\n".join(order).encode()).hexdigest(), *(c for c in order if c in set(found[site]))]
-    heard = list(agreed(sites, f"order of {column!r}", said).values())
-    if not all(heard):
+        said[site] = [category for category in order if category in named]
+    heard = agreed(sites, f"order of {column!r}", said)
+    if not all(heard.values()):
         return None
-    if len({digest for digest, *_ in heard}) == 1:
-        return next(iter(orders.values()))
-    used = [order for _, *order in heard]
+    first, *others = heard.values()
+    if all(order == first for order in others):
+        return first
+    used = [[category for category in order if category in set(found[site])] for site, order in heard.items()]
     longest = max(used, key=len)
     return longest if all(_in_order(order, longest) for order in used) else None
 
@@ -233,7 +234,18 @@ def label_type(columns: Iterable[pd.Series]) -> list[str]:
     >>> label_type([pd.Series(pd.Categorical(["low"], categories=["low", "high"], ordered=True))])
     ['ordered', 'text', 'low', 'high']
     """
-    types = [_type_of(column) for column in columns if column.notna().any()]
+    return common_type(_type_of(column) for column in columns if column.notna().any())
+
+
+def common_type(found: Iterable[Sequence[str]]) -> list[str]:
+    """Return the type that labels of several types have, each as :func:`label_type` gives it.
+
+    Examples
+    --------
+    >>> common_type([["ordered", "text", "low"], ["ordered", "text", "low", "high"]])
+    ['ordered', 'text', 'low', 'high']
+    """
+    types = [list(of_one) for of_one in found]
     heads = {tuple(type_[:2]) for type_ in types}
     longest = max(types, key=len, default=list(TEXT))
     if len(heads) != 1 or not all(_in_order(type_[2:], longest[2:]) for type_ in types):

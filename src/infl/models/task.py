@@ -16,6 +16,7 @@ import numpy as np
 
 from infl._parameters import Choice, Kind, Real, Whole, read_all
 from infl._renamed import take_old_methods
+from infl.data.labels import label_text
 from infl.errors import SettingsError
 from infl.models.site_data import SiteData, Step
 from infl.models.spellings import Spellings
@@ -25,15 +26,15 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from mudata import MuData
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
     from torch import Tensor, nn
 
     from infl.nn.steps import Stepper
     from infl.sums import FederatedSum
 
 ADAM_EPS = 1e-5
-"""With torch's 1e-8 a gradient of the size of a rounding error moves a weight by a whole ``lr``, and the last bit of an
-average decides where training goes; 1e-5 keeps locked, sealed and plain runs of one seed together to 1e-6."""
+"""With torch's 1e-8 a gradient of the size of a rounding error moves a weight by a whole ``lr``, and an average's last bit decides
+where training goes; 1e-5 keeps locked, sealed and plain runs of one seed together to 1e-6."""
 
 LOWER_IS_BETTER = ("brier", "error", "loss", "mse", "nll")
 """Words in the names of metrics where lower is better."""
@@ -62,16 +63,14 @@ Part = TypeVar("Part")
 class Task(Generic[Data, Net], metaclass=Spellings):
     """Base of all tasks. The fields of a concrete task are its options; all of them can be written as JSON.
 
-    A task has no state: what is learned lives in the module's parameters (averaged, locked) and in *private arrays*
-    (moments, priors, calibration: sums over sites, encrypted in the model file). For type checkers it is generic in what it
-    reads and in the module that it builds: ``class Mine(Task[Rows, nn.Linear])``.
+    A task has no state: what is learned lives in the module's parameters (averaged, locked) and in *private arrays* (moments, priors,
+    calibration: sums over sites, encrypted in the model file). For type checkers: ``class Mine(Task[Rows, nn.Linear])``.
 
     Parameters
     ----------
     optimiser
-        What sites train with. Adam's first steps are of the size `lr` whatever the gradient, so with one or two steps a round it
-        weights parameters by how often a gradient keeps its sign; ``"sgd"`` takes plain steps, and with one a round it is gradient
-        descent on the pooled loss.
+        What sites train with. Adam's first steps are of the size `lr` whatever the gradient, so with one or two steps a round it weights
+        parameters by how often a gradient keeps its sign; ``"sgd"`` with one step a round is gradient descent on the pooled loss.
     lr
         Learning rate at the sites.
     weight_decay
@@ -179,10 +178,7 @@ class Task(Generic[Data, Net], metaclass=Spellings):
 
     # -- sums before and after the rounds --------------------------------------------------------------------------
     def before(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
-        """Return the sums that are needed before training, in order; private arrays are their state.
-
-        Each is computed from a :class:`infl.sums.SiteView` of the site's data and the module.
-        """
+        """Return the sums before training, in order, each of a :class:`infl.sums.SiteView`; private arrays are their state."""
         return ()
 
     def after(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
@@ -205,15 +201,21 @@ class Task(Generic[Data, Net], metaclass=Spellings):
 
     # -- who has what ----------------------------------------------------------------------------------------------
     def held_names(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
-        """Names of the panel that a site may lack, by what they are (``{"class": ["a", "b"]}``).
-
-        What is summed of a name that one site alone has, is that site's own number.
-        """
+        """Names of the panel that a site may lack (``{"class": ["a", "b"]}``): a sum of what one site alone has is its own number."""
         return {}
 
     def held(self, data: Data, panel: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
         """Which of :meth:`held_names` a site has: arrays of 0 and 1."""
         return {}
+
+    def named_groups(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
+        """Groups of records that the panel names, by the column of ``obs`` that has them."""
+        classes = {str(self.options().get("target")): panel["classes"]} if panel.get("classes") else {}
+        return panel.get("tasks", classes)
+
+    def named_as(self, values: Series, panel: Mapping[str, Any]) -> Series:
+        """Return what the panel calls the values of such a column."""
+        return label_text(values)
 
     # -- model -----------------------------------------------------------------------------------------------------
     @abstractmethod
@@ -241,8 +243,8 @@ class Task(Generic[Data, Net], metaclass=Spellings):
     def losses(self, module: Net, batch: Any) -> Tensor:
         """Return the loss (n,) of each observation of a batch, where it does not depend on the others.
 
-        A task that has this in place of :meth:`loss`, and batches that are tuples of tensors, has sites of one process
-        trained together. Randomness is then :class:`torch.nn.Dropout`'s alone.
+        With this in place of :meth:`loss`, and tuples of tensors as batches, sites of one process are trained together; randomness is
+        :class:`torch.nn.Dropout`'s alone.
 
         Raises
         ------

@@ -213,12 +213,14 @@ def fit_federated(
         privacy=privacy,
         **asdict(chosen),
     )
-    release_records(task, panel, tables, key)
     if between is not None and key is not None:
         agreement = agreement_between(task, panel, between, key, settings)
-        outcome = run_between(agreement, task, between, key, min_holders=between.admit(agreement))
+        min_holders = between.admit(agreement)  # before any sum, and before registers have the records as released
+        release_records(task, panel, tables, key)
+        outcome = run_between(agreement, task, between, key, min_holders=min_holders)
         write_results(written, outcome, key_added)
         return outcome.run
+    release_records(task, panel, tables, key)
     agreement = Agreement.new(task, panel, names or tables, key, settings)
     if engine:
         return _fit_elsewhere(engine, agreement, tables, key, key_added)

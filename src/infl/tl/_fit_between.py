@@ -11,7 +11,7 @@ import numpy as np
 
 from infl.data.asked import asking
 from infl.data.consortium import FEWEST_NAMED, Consortium, agreed, alongside
-from infl.data.labels import label_text
+from infl.data.labels import common_type, label_text
 from infl.errors import DataError, KeyringError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.seeds import derive
@@ -36,22 +36,34 @@ def agreed_panel(task: Task, sites: Consortium[Data]) -> dict[str, Any]:
         A name would be of fewer than five records of a site; or the sites have nothing in common.
     """
     panels = {site: task.agree({site: adata}) for site, adata in sites.items()}
+    types = {site: panel.pop("class_type", None) for site, panel in panels.items()}
     for site, panel in panels.items():
         _check_named(task, panel, sites[site], site)
     joined = join_panels(agreed(sites, "panel of a fit", panels))
+    if "classes" in joined:
+        known = {site: kind if panels[site]["classes"] else [] for site, kind in types.items()}
+        joined["class_type"] = _agreed_type(sites, joined["classes"], known)
     return task.settled(joined)
+
+
+def _agreed_type(sites: Consortium[Data], classes: list[str], types: Mapping[str, list[str]]) -> list[str]:
+    """Return the type of the classes. An order is said of agreed classes only: categories without a record leave no site."""
+    own = {site: [*kind[:2], *(name for name in kind[2:] if name in classes)] for site, kind in types.items()}
+    return common_type(filter(None, agreed(sites, "type of classes", own).values()))
 
 
 def _check_named(task: Task, panel: Mapping[str, Any], adata: Any, site: str) -> None:
     said = {*_texts(panel)}
-    for column in sorted(columns_of_task(task.name, task.options(), panel) & {*adata.obs}):
-        numbers = label_text(adata.obs[column]).value_counts()
-        few = [str(name) for name, n in numbers.items() if n < FEWEST_NAMED and str(name) in said]
-        if few:
-            raise DataError(
-                f"{column!r} of {site}: {few[0]!r} has {numbers[few[0]]} observations, and a category of fewer than {FEWEST_NAMED} "
-                "is not named to other sites: join it with another, or leave these observations out"
-            )
+    columns = columns_of_task(task.name, task.options(), panel) | {*task.named_groups(panel)}
+    for column in sorted(columns & {*adata.obs}):
+        for names in (label_text(adata.obs[column]), task.named_as(adata.obs[column], panel)):
+            numbers = names.value_counts()
+            few = [str(name) for name, n in numbers.items() if n < FEWEST_NAMED and str(name) in said]
+            if few:
+                raise DataError(
+                    f"{column!r} of {site}: {few[0]!r} has {numbers[few[0]]} observations, and a category of fewer than {FEWEST_NAMED} "
+                    "is not named to other sites: join it with another, or leave these observations out"
+                )
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -68,9 +80,10 @@ def agreement_between(
 ) -> Agreement:
     """Return the specification of a run, alike at all sites: what else is drawn follows from all that they said before.
 
-    So a step that runs again sends the same bytes, and no two steps train with one seed.
+    So a step that runs again sends the same bytes, and no two steps train with one seed. All sites are in every sum.
     """
     said = sites.channel.run
+    settings = replace(settings, min_sites=len(sites.channel.members))
 
     def drawn(what: str) -> str:
         return hashlib.sha256(f"{what} {said}".encode()).hexdigest()[:32]
@@ -101,7 +114,7 @@ def check_between(sites: Consortium[Any], given_key: Keyring | None, *, seal: st
 
 
 def release_records(task: Task, panel: Mapping[str, Any], sites: Mapping[str, Data], key: Keyring | None) -> None:
-    """Ask rules of disclosure in force for a fit: about all records of each site, of each class, and all features.
+    """Ask rules of disclosure in force for a fit: about all records of each site, of each group that is named, and all features.
 
     What a fit sums is of all these records together. So they are released as sets, and later ones must not differ from them by few.
 
@@ -112,16 +125,15 @@ def release_records(task: Task, panel: Mapping[str, Any], sites: Mapping[str, Da
     """
     if control() is None:
         return
-    target, classes = task.options().get("target"), panel.get("classes", [])
-    target = target if isinstance(target, str) and classes else None
-    refuse_groups_of(*([target] if target else []))
+    groups = task.named_groups(panel)
+    refuse_groups_of(*groups)
 
     def sets(adata: Data) -> np.ndarray:
-        all_of_them = np.ones((1, adata.n_obs), dtype=bool)
-        if target is None or target not in adata.obs:
-            return np.vstack([all_of_them, np.zeros((len(classes) if target else 0, adata.n_obs), dtype=bool)])
-        labels = label_text(adata.obs[target]).to_numpy()
-        return np.vstack([all_of_them, *(labels[None] == name for name in classes)])
+        found = [np.ones(adata.n_obs, dtype=bool)]
+        for column, names in groups.items():
+            of = task.named_as(adata.obs[column], panel).to_numpy() if column in adata.obs else np.full(adata.n_obs, "")
+            found += [of == name for name in names]
+        return np.array(found)
 
     records = FederatedSum(
         name="records",

@@ -1,11 +1,13 @@
 """A fit as a step of a study: what one process fits, killed or not, under the site's policy and its rules of disclosure."""
 
 import hashlib
+import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
 from tests.deploy.study.rehearsal import Killed
@@ -108,18 +110,28 @@ RULES = DisclosureRules(features_per_record=float("inf"))
 
 
 @pytest.mark.parametrize("on", [False, True], ids=["control", "rules"])
-@pytest.mark.parametrize("differ", ["a record", "a class"])
-def test_two_fits_that_differ_by_one_record_tell_of_it(on: bool, differ: str) -> None:
+@pytest.mark.parametrize(
+    ("differ", "fit"),
+    [
+        ("a record", FIT),
+        ("donor", FIT),
+        ("donor", {"model": "scvi", "rounds": 1, "n_latent": 2, "n_hidden": 4, "categorical_covariates": ["donor"]}),
+        ("guide", {"model": "perturbation", "rounds": 1, "target": "guide", "target_sum": 100}),
+    ],
+    ids=["record", "class", "covariate", "perturbation"],
+)
+def test_two_fits_that_differ_by_one_record_tell_of_it(on: bool, differ: str, fit: dict[str, Any]) -> None:
     """Of a model with one step of gradient descent on all records, the weights of two fits give the gradient of one record."""
     sites, later = make_sites(), make_sites()
     if differ == "a record":
         later["s1"] = later["s1"][1:].copy()
     else:
-        later["s1"].obs["donor"] = np.where(np.arange(30) == 1, "x", later["s1"].obs["donor"])
+        first, second = later["s1"].obs_names[1:3]
+        later["s1"].obs.loc[first, differ] = later["s1"].obs.loc[second, differ]
     with Disclosure(RULES) if on else nullcontext():
-        infl.tl.fit_federated(sites, **FIT, progress=False)
+        infl.tl.fit_federated(sites, **fit, progress=False)
         with pytest.raises(DataError, match="nothing is opened") if on else nullcontext():
-            infl.tl.fit_federated(later, **FIT, progress=False)
+            infl.tl.fit_federated(later, **fit, progress=False)
         assert on is not ("infl" in later["s0"].uns)
 
 
@@ -137,6 +149,7 @@ def test_a_fit_on_more_features_than_records_bear_is_refused_under_rules() -> No
         ({"model": "clasifier"}, "model 'clasifier' is no step of a study; classifier, perturbation"),
         ({"model": "mosaic"}, "model 'mosaic' is no step of a study"),
         ({}, "model 'classifier' needs target="),
+        ({"model": "perturbation"}, "model 'perturbation' needs target="),
         ({"target": "donor", "widht": 8}, "widht is not known; did you mean width?"),
         ({"target": "donor", "batch_size": 0}, "batch_size=0"),
         ({"target": "donor", "seed": 1}, "seed is not known"),
@@ -182,3 +195,49 @@ def test_a_coordinator_cannot_try_guesses_of_classes(tmp_path: Path, monkeypatch
     sent = [decode(content) for contents in rehearsal.sent.values() for content in contents]
     assert not {said.kind for said in sent} & {hashlib.sha256(kind.encode()).hexdigest() for kind in kinds}
     assert len({said.kind for said in sent}) == len({(said.step, said.number) for said in sent})
+
+
+def test_no_name_of_few_records_and_no_unused_category_leaves_a_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor a digest by which another site could try names: left out of the data, a category is still in its column's dtype."""
+    said, agree = list[str](), StudyChannel.agree
+
+    def spied(self: StudyChannel, kind: str, names: Any) -> Any:
+        said.append(json.dumps([kind, names]))
+        return agree(self, kind, names)
+
+    monkeypatch.setattr(StudyChannel, "agree", spied)
+    sites = make_sites()
+    for site, adata in sites.items():
+        order = ["y", "secret", "x"] if site == "s1" else ["y", "x"]
+        adata.obs["donor"] = pd.Categorical(adata.obs["donor"], categories=order, ordered=True)
+    rehearsal = make(tmp_path, [STEPS[2], Step.read("tl.de", {"design": "~ donor", "method": "voom"})], sites)
+    assert rehearsal.attempt() == dict.fromkeys(rehearsal.study.sites)
+    digest = hashlib.sha256(b"y\nsecret\nx").hexdigest()
+    assert said and not any("secret" in names or digest in names for names in said)
+    assert rehearsal.result("s1").obs["infl_prediction"].cat.categories.tolist() == ["y", "x"]
+
+
+def test_a_perturbation_of_few_cells_is_not_named_to_others_however_it_is_spelt(tmp_path: Path) -> None:
+    sites = make_sites()
+    sites["s1"].obs.loc[sites["s1"].obs_names[:2], "guide"] = "g7, g3"
+    step = Step.read("tl.fit_federated", {"model": "perturbation", "rounds": 1, "target": "guide"})
+    rehearsal = make(tmp_path, [*LOGS, step], sites)
+    ended = rehearsal.attempt()
+    assert type(ended["s1"]) is DataError and "'g3+g7' has 2 observations" in str(ended["s1"])
+
+
+def test_all_sites_are_in_every_sum_of_a_fit_and_a_refusal_comes_before_any(tmp_path: Path) -> None:
+    sites = make_sites()
+    sites["s3"] = sites["s0"].copy()
+    rehearsal, offered = make(tmp_path, STEPS[2:3], sites), []
+
+    def refuse(fit: Any) -> int:
+        offered.append(fit.min_sites)
+        raise FederationError("refused")
+
+    ended = rehearsal.attempt(admit=refuse)
+    assert any(str(error) == "refused" for error in ended.values()) and set(offered) == {4}
+    sent = [decode(content) for contents in rehearsal.sent.values() for content in contents]
+    assert sent and not any(sum(said.words.lanes) for said in sent)

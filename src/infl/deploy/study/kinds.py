@@ -168,8 +168,11 @@ def _fit_needs(given: Arguments) -> list[Field]:
     model = _model_of(given)
     make_task(model, _options(given))  # what cannot go together is refused here
     rule(given["aggregation"], given["aggregation_options"] or {})
-    if _WRITTEN_BY_MODEL[model] is _CLASSES and given["target"] is None:
-        raise SettingsError(f"model {model!r} needs target=, the column of obs with the classes")
+    if given["target"] is None and (_WRITTEN_BY_MODEL[model] is _CLASSES or task_class(model).columns_in_panel):
+        what = (
+            "classes" if _WRITTEN_BY_MODEL[model] is _CLASSES else "perturbations"
+        )  # which people at the sites agree to
+        raise SettingsError(f"model {model!r} needs target=, the column of obs with the {what}")
     return _named("obs", given["target"])
 
 

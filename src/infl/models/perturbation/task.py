@@ -144,8 +144,7 @@ class Perturbation(Task[Conditions, EffectNet]):
     def settled(self, panel: Mapping[str, Any]) -> dict[str, Any]:
         """Return a joined panel with its own choice of conditions that the network is not trained on."""
         conditions = sorted(tuple(name.split("+")) for name in panel["conditions"])
-        names = ["+".join(genes) for genes in conditions]
-        return {**panel, "conditions": names, "held": self._held(conditions)}
+        return {**panel, "conditions": ["+".join(genes) for genes in conditions], "held": self._held(conditions)}
 
     def _graph_genes(self, features: set[str], at: Mapping[Genes, Any]) -> set[str]:
         near = neighbours(self.graph)
@@ -185,13 +184,8 @@ class Perturbation(Task[Conditions, EffectNet]):
         """Read a site's cells into means by condition; cells are not kept."""
         x = FeatureMatrix(adata, panel["features"], layer=self.layer, site=site)
         check_units(adata, site, layer=self.layer, target_sum=self.target_sum)
-        if panel["column"] in adata.obs:
-            known = set(panel["nodes"]) | set(panel["features"])
-            text = label_text(adata.obs[panel["column"]])
-            of = {label: "+".join(self.genes_of(label, known)) for label in text.dropna().unique()}
-            labels = text.map(of).fillna("?").to_numpy(dtype=object)
-        else:
-            labels = np.full(adata.n_obs, "")
+        named = self.named_as(adata.obs[panel["column"]], panel).fillna("?") if panel["column"] in adata.obs else None
+        labels = np.full(adata.n_obs, "") if named is None else named.to_numpy(dtype=object)
         return Conditions(x, labels, panel, self.target_sum, site)
 
     def held_names(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
@@ -201,6 +195,15 @@ class Perturbation(Task[Conditions, EffectNet]):
     def held(self, data: Conditions, panel: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
         """Perturbations that a site has cells of."""
         return {"perturbation": has_numbers(np.array(data.number, dtype=int), len(panel["conditions"]))}
+
+    def named_groups(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
+        """Perturbations."""
+        return {panel["column"]: panel["conditions"]}
+
+    def named_as(self, values: pd.Series, panel: Mapping[str, Any]) -> pd.Series:
+        """Return the perturbed genes of each cell, "" for controls: ``"A,B"`` and ``"B+A"`` are one perturbation."""
+        text, known = label_text(values), set(panel["nodes"]) | set(panel["features"])
+        return text.map({label: "+".join(self.genes_of(label, known)) for label in text.dropna().unique()})
 
     # -- sums ------------------------------------------------------------------------------------------------------
     def before(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
@@ -303,10 +306,8 @@ class Perturbation(Task[Conditions, EffectNet]):
 
     def infer(self, module: EffectNet, data: Conditions, private: Sums) -> dict[str, np.ndarray]:
         """Return the predicted effect of every condition that the data have."""
-        names = sorted(set(data.labels) - {"", "?"})
-        known = [
-            name for name in names if set(name.split("+")) <= set(data.panel["nodes"]) | set(data.panel["features"])
-        ]
+        names, of = sorted(set(data.labels) - {"", "?"}), {*data.panel["nodes"], *data.panel["features"]}
+        known = [name for name in names if set(name.split("+")) <= of]
         predicted = self.predict_effects(module, data.panel, private, [tuple(name.split("+")) for name in known])
         return {"effects": predicted, "conditions": np.array(known, dtype=object)}
 

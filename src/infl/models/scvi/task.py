@@ -150,6 +150,10 @@ class Scvi(Task[CountRows, nn.Module]):
         names = self.held_names(panel)
         return {group: has_numbers(found, len(names[group])) for group, found in numbers.items()}
 
+    def named_groups(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
+        """Categories of covariates, and classes where there are any."""
+        return {**super().named_groups(panel), **panel["covariates"]}
+
     def for_dp(self) -> Task:
         """Refuse: the dispersion is no layer, so there are no per-record gradients of it."""
         raise SettingsError(
