@@ -25,6 +25,8 @@ def test_a_table_with_two_columns_of_one_name_is_refused_before_anndata_stumbles
     sites["site_2"].obs = pd.concat([obs.assign(age=1), obs.assign(age=2)[["age"]]], axis=1)
     with pytest.raises(DataError, match="obs of site_2 has several columns 'age': rename or drop all but one of each"):
         infl.pp.panel_of(sites)
+    with pytest.raises(DataError, match="obs of site_2 has several columns 'age'"):
+        infl.tl.rank_genes_groups(sites, "chemistry", method="logreg")
 
 
 def test_numbers_that_no_float_holds_are_refused() -> None:

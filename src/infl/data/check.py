@@ -106,7 +106,6 @@ def examine(
     for site, adata in sites.items():
         for modality, table in tables(adata).items():
             wanted = called[site][modality].isin(names.get(modality, pd.Index([])))
-            check_columns(table, _where(site, modality))
             check_values(table, layer, _where(site, modality), table.var_names[wanted])
 
     modalities = tuple(modality for modality in names if modality)
@@ -299,6 +298,7 @@ def check_values(table: AnnData, layer: str | None, where: str, names: pd.Index,
 
     With `masked`, NaN is none; returns how many there are.
     """
+    check_columns(table, where)
     nan, infinite = count_non_finite(table, layer, where)
     of_panel = table.var_names.isin(names)
     n_nan = int(nan[of_panel].sum())
