@@ -91,3 +91,11 @@ def test_different_units_are_told_of():
     with pytest.warns(InflWarning, match="different units: spots lie 1 apart in a and 220 in b"):
         warn_of_spacings(at)
     warn_of_spacings({"a": at["a"], "c": sections_of(grid(step=1.5), site="c")})
+
+
+def test_a_table_without_spots_is_refused_in_one_line() -> None:
+    nobody = grid()[:0].copy()
+    nobody.obs["section"] = []
+    for section_key, said in (("section", "new has no spots: leave it out"), (None, "new has 0 spots, too few")):
+        with pytest.raises(DataError, match=said):
+            sections_of(nobody, section_key=section_key, site="new").graph(n_neighbors=4)

@@ -65,6 +65,8 @@ class Sections:
             A section has too few spots.
         """
         heads, tails = [], []
+        if not self.rows:
+            raise DataError(f"{self.site} has no spots: leave it out")
         for name, rows in self.rows.items():
             if len(rows) <= n_neighbors:
                 raise DataError(
