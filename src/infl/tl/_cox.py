@@ -228,13 +228,11 @@ def _warn_of_bins(state: State, names: Sequence[str], penalty: float) -> None:
     """Say where bins move a coefficient more than baselines by site would."""
     frame, start, search = state["frame"], state["start"], state["search"]
 
-    def covariance(information: np.ndarray) -> np.ndarray:
-        mixed: np.ndarray = (
-            frame.mix @ np.linalg.inv(information + ridge_of(frame, penalty) + 1e-6 * np.eye(len(names))) @ frame.mix.T
-        )
-        return np.diag(mixed)
+    def variances(information: np.ndarray) -> np.ndarray:
+        inverse = np.linalg.inv(information + ridge_of(frame, penalty) + 1e-6 * np.eye(len(names)))
+        return np.asarray(np.diag(frame.mix @ inverse @ frame.mix.T))
 
-    of_bins, by_site = covariance(search.information), covariance(start.information)
+    of_bins, by_site = variances(search.information), variances(start.information)
     moved = np.abs(frame.mix @ (search.best - start.best)) - 2 * np.sqrt(np.maximum(by_site - of_bins, 0))
     j = int(np.argmax(moved / np.sqrt(of_bins)))
     if moved[j] > _MOVED * np.sqrt(of_bins[j]):

@@ -21,7 +21,6 @@ from infl.deploy.study.attempt import StudyAttempt, StudyFolder, StudyTransport,
 from infl.errors import SettingsError
 from infl.federation.agreement import Agreement
 
-"""Names of runs; they become names of folders."""
 COMMAND = "infl"
 """What an administrator calls to ask a running job where it is."""
 LAST_WORD = 10.0

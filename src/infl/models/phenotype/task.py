@@ -25,6 +25,7 @@ from infl.models.phenotype.latent import fit_coordinate, latent_moments
 from infl.models.task import Sums, Task
 from infl.nn.mlp import LinearClassifier, OnPanel, ResidualMLP
 from infl.sums import FederatedSum
+from infl.sums.standardise import deviations, means
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -178,7 +179,20 @@ class Phenotype(Task[LabelledRows, OnPanel]):
         own = self._table(adata, site).obs
         return own.join(adata.obs[adata.obs.columns.difference(own.columns)])
 
+    def held_names(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
+        """Features, some of which a site may lack; a phenotype may add its own."""
+        return {"feature": panel["features"]}
+
+    def held(self, data: LabelledRows, panel: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+        """Features that were measured."""
+        return {"feature": ~data.x.absent}
+
     # -- sums ------------------------------------------------------------------------------------------------------
+    def _scales(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
+        """Return the sums that bring features to one scale, where there are no classes to weight."""
+        p = len(panel["features"])
+        return (means(None, p), deviations(p)) if self.standardise == "federated" else ()
+
     def after(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
         """Return moments of the latent that a new site is fitted to; a phenotype adds its own."""
         return (latent_moments(self.width),) if self.coordinate else ()

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 N_STRATA = 4
 """Parts of a target's range, as many records in each, whose shares validation parts keep."""
-
-
 LEAST_RANGE = 0.001
 """Of a target: sums of its squares are multiples of 2⁻⁴⁰."""
 

@@ -40,7 +40,6 @@ from infl.models.regressor.scoring import (
 from infl.models.task import Predictor, Sums
 from infl.nn.mlp import OnPanel
 from infl.sums import FederatedSum
-from infl.sums.standardise import deviations, means
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -160,9 +159,7 @@ class Regressor(Phenotype):
     # -- sums ------------------------------------------------------------------------------------------------------
     def before(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
         """Return the sums that bring features and targets to one scale."""
-        p = len(panel["features"])
-        of_features = (means(None, p), deviations(p)) if self.standardise == "federated" else ()
-        return (*of_features, *(() if self.target_range is not None else target_sums(len(panel["targets"]))))
+        return (*self._scales(panel), *(() if self.target_range is not None else target_sums(len(panel["targets"]))))
 
     def after(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
         """Return the sum that calibrates intervals, too."""

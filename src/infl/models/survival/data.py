@@ -70,9 +70,8 @@ def time_sums(n_bins: int, grid: Sequence[float] | None) -> tuple[FederatedSum, 
 
     def width(total: Arrays, state: State) -> State:
         mean = float(total["times"]) / max(float(total["n"]), 1.0)
-        size = (
-            2.0 ** np.ceil(np.log2(max(mean, 1e-9) * MEAN_TIMES)) / N_NARROW
-        )  # a power of two: the mean itself is not kept
+        # a power of two: the mean itself is not kept
+        size = 2.0 ** np.ceil(np.log2(max(mean, 1e-9) * MEAN_TIMES)) / N_NARROW
         return {**state, "n": total["n"], "narrow": np.arange(1, N_NARROW + 1) * size}
 
     def departures(site: SiteView[LabelledRows, OnPanel], state: State) -> Arrays:
@@ -88,15 +87,14 @@ def time_sums(n_bins: int, grid: Sequence[float] | None) -> tuple[FederatedSum, 
         last = np.arange(n_narrow) if given is not None else joined(cells[1, :n_used], n_bins)
         first = np.append(0, last[:-1] + 1)
         left, died = (np.add.reduceat(kind, first) for kind in cells[:, : last[-1] + 1])
-        entered = cells.sum() - np.append(0, np.cumsum(left + died)[:-1])
+        entered, censor = still_observed(left, died)
         hazard = (died + 0.5) / np.maximum(entered - left + 1, 1)
-        staying = 1 - left / np.maximum(entered - died, 1)
         found = {"ends": np.full(n_bins, np.inf), "base": np.zeros(n_bins), "censor": np.ones(n_bins)}
         hazard = np.clip(hazard, 1e-6, 1 - 1e-6)
         of_bin = {
             "ends": narrow[last],
             "base": np.log(hazard / (1 - hazard)),
-            "censor": np.cumprod(np.clip(staying, 0, 1)),
+            "censor": censor,
         }
         for name, values in of_bin.items():
             found[name][: len(last)] = values
@@ -123,6 +121,19 @@ def time_sums(n_bins: int, grid: Sequence[float] | None) -> tuple[FederatedSum, 
         sensitivity={"departures": 1},
     )
     return (counts,) if given is not None else (times, counts)
+
+
+def still_observed(left: np.ndarray, died: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return who enters each bin, and the share still observed at its end if nobody died, by who leaves without an event and with one.
+
+    Examples
+    --------
+    >>> [part.tolist() for part in still_observed(np.array([1, 2]), np.array([1, 0]))]
+    [[4, 2], [0.6666666666666667, 0.0]]
+    """
+    gone = np.cumsum(left + died)
+    entered = gone[-1:] - np.append(0, gone[:-1])
+    return entered, np.cumprod(np.clip(1 - left / np.maximum(entered - died, 1), 0, 1))
 
 
 def joined(events: np.ndarray, n_bins: int) -> np.ndarray:

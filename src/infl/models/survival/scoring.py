@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from infl.models.survival.data import still_observed
 from infl.models.task import Sums
 from infl.sums.concordance import concordance_of, concordance_of_pairs, ordered_pairs
 
@@ -97,7 +98,7 @@ def brier_parts(survival: np.ndarray, at: np.ndarray, event: np.ndarray, censor:
     """
     before = np.append(1.0, censor)[at]  # still observed where the bin began
     number = np.arange(survival.shape[1])
-    died = (event & True)[:, None] & (at[:, None] <= number)
+    died = event[:, None] & (at[:, None] <= number)
     alive = at[:, None] > number
     weight = died / np.maximum(before, 1e-3)[:, None] + alive / np.maximum(censor, 1e-3)
     return np.stack([(weight * (alive - survival) ** 2).sum(0), weight.sum(0)])
@@ -137,10 +138,8 @@ def scores_of(truth: np.ndarray, outputs: Mapping[str, np.ndarray]) -> dict[str,
         ends = ends[np.isfinite(ends)]
         at = np.searchsorted(ends, time, side="left")
         survival = outputs["survival"][:, : len(ends)]
-        left, died = (np.bincount(at[kind], minlength=len(ends) + 1)[: len(ends)] for kind in (~event, event))
-        entered = len(time) - np.append(0, np.cumsum(left + died)[:-1]) if len(ends) else np.empty(0)
-        censor = np.cumprod(1 - left / np.maximum(entered - died, 1))
-        error, weight = brier_parts(survival, at, event, censor)
+        left, died = (np.bincount(at[kind], minlength=len(ends) + 1) for kind in (~event, event))
+        error, weight = brier_parts(survival, at, event, still_observed(left, died)[1][: len(ends)])
         inside = (np.arange(len(ends)) < at.max()) & (weight > 0)
         if inside.any():
             found["integrated_brier"] = float((error[inside] / weight[inside]).mean())

@@ -33,7 +33,6 @@ from infl.models.survival.scoring import (
 from infl.models.task import Predictor, Sums
 from infl.nn.mlp import OnPanel
 from infl.sums import FederatedSum
-from infl.sums.standardise import deviations, means
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -152,20 +151,10 @@ class Survival(Phenotype):
         truth = bins_of_own(truth, self._n_bins) if keyless else truth
         return TimedRows(x, torch.from_numpy(truth), *split, **how)
 
-    def held_names(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
-        """Features, of which a site may lack some."""
-        return {"feature": panel["features"]}
-
-    def held(self, data: LabelledRows, panel: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
-        """Features that were measured."""
-        return {"feature": ~data.x.absent}
-
     # -- sums ------------------------------------------------------------------------------------------------------
     def before(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
         """Return the sums that bring features to one scale, and those that decide on the bins."""
-        p = len(panel["features"])
-        of_features = (means(None, p), deviations(p)) if self.standardise == "federated" else ()
-        return (*of_features, *time_sums(self._n_bins, self.grid))
+        return (*self._scales(panel), *time_sums(self._n_bins, self.grid))
 
     # -- model -----------------------------------------------------------------------------------------------------
     def n_outputs(self, panel: Mapping[str, Any]) -> int:
