@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, is_dataclass
 from threading import Condition
 from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
 
 from infl.data.consortium import Consortium
 from infl.errors import FederationError
@@ -86,3 +92,45 @@ def at_every_site(
     with ThreadPoolExecutor(len(sites)) as pool:
         futures = {site: pool.submit(at, site) for site in sites}
     return {site: future.exception() or future.result() for site, future in futures.items()}, seats
+
+
+def apart_as_together(
+    before: Callable[[Any], Any] | None, step: Callable[[Any], Any], sites: Mapping[str, AnnData], key: Keyring | None
+) -> tuple[dict[str, AnnData], dict[str, Seat]]:
+    """Run a step in one process with all sites, and at each site of a consortium; it has to give the same to the last bit.
+
+    Return what each site of the consortium then has, and the channels.
+    """
+    if before is not None:
+        before(sites)
+    apart = {site: adata.copy() for site, adata in sites.items()}
+    expected = step(sites)
+    found, seats = at_every_site(step, apart, key)
+    for of_site in found.values():
+        if isinstance(of_site, BaseException):
+            raise of_site
+        assert same(of_site, expected)
+    return apart, seats
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two objects, tables, matrices or results are alike to the last bit."""
+    if isinstance(a, AnnData):
+        parts = [same(a.X, b.X), same(a.obs, b.obs), same(a.var, b.var), same(dict(a.uns), dict(b.uns))]
+        return all([*parts, same(dict(a.obsm), dict(b.obsm)), same(dict(a.varm), dict(b.varm))])
+    if is_dataclass(a) and not isinstance(a, type):
+        return type(a) is type(b) and all(same(x, y) for x, y in zip(astuple(a), astuple(b), strict=True))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
+    if isinstance(a, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, pd.DataFrame):
+        pd.testing.assert_frame_equal(a, b, check_exact=True)
+        return True
+    if sparse.issparse(a):
+        return a.dtype == b.dtype and same(a.indptr, b.indptr) and same(a.indices, b.indices) and same(a.data, b.data)
+    if isinstance(a, np.recarray):
+        return a.dtype == b.dtype and all(same(a[name], b[name]) for name in a.dtype.names)
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+    return type(a) is type(b) and (a == b or (isinstance(a, float) and a != a and b != b))

@@ -15,7 +15,7 @@ from tests.cli.test_between_hospitals import commands
 from tests.deploy.flare.conftest import until
 from tests.deploy.study.test_steps import make_sites
 from tests.deploy.study.test_study import STEPS
-from tests.pp.test_consortium import same
+from tests.threads import same
 
 import infl
 from infl.deploy.flare.local_consortium import LocalConsortium, kill

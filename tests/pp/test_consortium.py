@@ -1,11 +1,8 @@
 """Every function of preprocessing, and clusters: each site by itself in a consortium gets what one process with all gets."""
 
 import numpy as np
-import pandas as pd
 import pytest
-from anndata import AnnData
-from scipy import sparse
-from tests.threads import at_every_site
+from tests.threads import apart_as_together, at_every_site, same
 
 import infl
 from infl.errors import DataError, FederationError, SettingsError
@@ -84,36 +81,11 @@ def sites(count_sites):
     return count_sites
 
 
-def same(a, b):
-    """Whether two objects, tables or matrices are alike to the last bit."""
-    if isinstance(a, AnnData):
-        parts = [same(a.X, b.X), same(a.obs, b.obs), same(a.var, b.var), same(dict(a.uns), dict(b.uns))]
-        return all([*parts, same(dict(a.obsm), dict(b.obsm)), same(dict(a.varm), dict(b.varm))])
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
-    if isinstance(a, pd.DataFrame):
-        pd.testing.assert_frame_equal(a, b, check_exact=True)
-        return True
-    if sparse.issparse(a):
-        return a.dtype == b.dtype and same(a.indptr, b.indptr) and same(a.indices, b.indices) and same(a.data, b.data)
-    if isinstance(a, np.ndarray):
-        return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
-    return type(a) is type(b) and a == b
-
-
 @pytest.mark.filterwarnings("ignore::infl.errors.InflWarning")
 @pytest.mark.parametrize("name", STEPS)
 def test_each_site_gets_what_one_process_gets(sites, key, name):
-    before, step = STEPS[name]
-    if before is not None:
-        before(sites)
-    apart = {site: adata.copy() for site, adata in sites.items()}
-    expected = step(sites)
-    found, seats = at_every_site(step, apart, key)
+    apart, seats = apart_as_together(*STEPS[name], sites, key)
     for site in sites:
-        if isinstance(found[site], BaseException):
-            raise found[site]
-        assert same(found[site], expected)
         assert same(apart[site], sites[site])
         assert seats[site].kinds == seats["s0"].kinds
     assert any(kind.startswith("sum") for kind in seats["s0"].kinds) or name == "log1p"

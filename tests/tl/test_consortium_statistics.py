@@ -1,15 +1,13 @@
 """Statistics between processes: each site by itself in a consortium gets what one process with all sites gets."""
 
 from collections.abc import Callable
-from dataclasses import astuple, is_dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from tests.pp.test_consortium import same
-from tests.threads import at_every_site
+from tests.threads import apart_as_together, at_every_site, same
 
 import infl
 from infl.errors import DataError, FederationError
@@ -70,33 +68,12 @@ def key() -> Keyring:
     return Keyring.create()
 
 
-def alike(a: Any, b: Any) -> bool:
-    """Whether two results are the same to the last bit."""
-    if is_dataclass(a) and not isinstance(a, type):
-        return type(a) is type(b) and all(alike(x, y) for x, y in zip(astuple(a), astuple(b), strict=True))
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(alike(a[name], b[name]) for name in a)
-    if isinstance(a, float | tuple):
-        return bool(np.array_equal(np.array(a), np.array(b), equal_nan=not isinstance(np.array(a).flat[0], str)))
-    if isinstance(a, np.recarray):
-        return a.dtype == b.dtype and all(np.array_equal(a[name], b[name]) for name in a.dtype.names)
-    return same(a, b)
-
-
 @pytest.mark.filterwarnings("ignore::infl.errors.InflWarning")
 @pytest.mark.parametrize("name", STEPS)
 def test_each_site_gets_what_one_process_gets(sites, key, name):
-    before, step = STEPS[name]
-    if before is not None:
-        before(sites)
-    apart = {site: adata.copy() for site, adata in sites.items()}
-    expected = step(sites)
-    found, seats = at_every_site(step, apart, key)
+    apart, seats = apart_as_together(*STEPS[name], sites, key)
     for site in sites:
-        if isinstance(found[site], BaseException):
-            raise found[site]
-        assert alike(found[site], expected)
-        assert alike(dict(apart[site].uns), dict(sites[site].uns))
+        assert same(dict(apart[site].uns), dict(sites[site].uns))
         assert same(apart[site].X, sites[site].X)
     assert not any("unknown" in str(said) for said in seats["s0"].room.said)  # a category that nobody uses
 

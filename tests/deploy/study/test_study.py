@@ -14,7 +14,7 @@ import pytest
 from anndata import AnnData
 from tests.deploy.study.rehearsal import Killed, Rehearsal
 from tests.deploy.study.test_steps import make_sites
-from tests.pp.test_consortium import same
+from tests.threads import same
 
 from infl.deploy.study.desk import Desk
 from infl.deploy.study.specification import Study

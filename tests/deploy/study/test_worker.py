@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.deploy.study.test_steps import make_sites
 from tests.deploy.study.test_study import STEPS, in_process
-from tests.pp.test_consortium import same
+from tests.threads import same
 
 from infl import __version__
 from infl.deploy.attempt import REQUEST_AGAIN, REQUEST_STOP, Status
