@@ -56,7 +56,7 @@ class Asked:
                     for key, array in {"X": table.X, **layers, **table.obsm}.items():
                         digest.update(key.encode())
                         for part in _parts(array):
-                            digest.update(np.ascontiguousarray(part).ravel().view(np.uint8))  # no copy
+                            digest.update(np.ascontiguousarray(part).ravel().view(np.uint8).data)  # no copy
             self.found[name] = digest.hexdigest()[:16]
         return self.found[name]
 
