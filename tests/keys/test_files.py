@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import pyrage
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -73,6 +75,33 @@ def test_a_passphrase_opens_and_a_wrong_one_does_not(tmp_path: Path, ring: Keyri
     with pytest.raises(KeyringError) as error:
         Keyring.load(path, passphrase="wrong")
     assert str(error.value) == f"{path}: wrong passphrase"
+
+
+def test_a_file_that_takes_too_much_work_is_not_called_damaged(under_passphrase: Path) -> None:
+    """A faster machine wrote it; the rest of the file is never looked at."""
+    under_passphrase.write_bytes(re.sub(rb"(-> scrypt \S+ )\d+", rb"\g<1>30", under_passphrase.read_bytes()))
+    with pytest.raises(KeyringError, match="takes more work to open than this machine can do now: try again") as error:
+        Keyring.load(under_passphrase, passphrase=PASSPHRASE)
+    assert "\n" not in str(error.value) and "damaged" not in str(error.value)
+
+
+def test_a_machine_that_is_busy_for_a_moment_opens_what_it_can_open(
+    under_passphrase: Path, ring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How much work is too much is measured anew each time, and a busy machine measures too little."""
+    decrypt, calls = pyrage.passphrase.decrypt, list[bytes]()
+
+    def busy(content: bytes, passphrase: str) -> bytes:
+        calls.append(content)
+        if len(calls) < 3:
+            raise pyrage.DecryptError(
+                "Excessive work parameter for passphrase.\nDecryption would take around 64 seconds."
+            )
+        return decrypt(content, passphrase)
+
+    monkeypatch.setattr(pyrage.passphrase, "decrypt", busy)
+    assert Keyring.load(under_passphrase, passphrase=PASSPHRASE) == ring
+    assert len(calls) == 3
 
 
 def test_a_passphrase_is_asked_for_where_it_is_needed(under_passphrase: Path, ring: Keyring) -> None:

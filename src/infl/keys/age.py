@@ -20,6 +20,8 @@ from infl.errors import FileError, KeyringError
 Source = str | os.PathLike[str]
 
 _MAGIC = b"age-encryption.org/v1\n"
+_TRIES = 5
+"""How much work is too much, age measures anew each time; a machine that is busy for a moment measures too little."""
 
 
 def is_age(content: bytes) -> bool:
@@ -56,7 +58,14 @@ def decrypt_under(content: bytes, passphrase: str | None, *, source: Source) -> 
     """Return what is in the age file `content` under `passphrase`; `source` names it in errors."""
     if passphrase is None:
         raise KeyringError(f"{source} is under a passphrase: give it (passphrase=, or INFL_KEY_PASSPHRASE in a shell)")
-    problem, plain = _attempt(lambda: pyrage.passphrase.decrypt(content, passphrase))
+    for _ in range(_TRIES):
+        problem, plain = _attempt(lambda: pyrage.passphrase.decrypt(content, passphrase))
+        if not (too_much := problem.startswith("Excessive work")):
+            break
+    if too_much:
+        raise KeyringError(
+            f"{source} takes more work to open than this machine can do now: try again when it is less busy, or on a faster one"
+        )
     if problem == "Decryption failed":
         raise KeyringError(f"{source}: wrong passphrase")
     return _undamaged(plain, source)
