@@ -109,7 +109,8 @@ class RunAttempt(Attempt):
         self._clock = self._begun = time.monotonic()
         for exchange in coordinator.run():
             self._after(exchange, coordinator)
-            coordinator.interrupted = bool(self.run.requested)
+            if self.run.requested:
+                coordinator.interrupt()
         if coordinator.interrupted:
             return "ended", ""
         return self._delivered(agreement)

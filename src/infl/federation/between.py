@@ -68,8 +68,7 @@ def run_between(
         member.handle(end)
     own = next(iter(members), "")
     rows = pd.DataFrame([row | {"site": own} for row in ledger.rows()], columns=[*LEDGER_COLUMNS, "site"])
-    run = FederatedRun.of(replica, rows)
-    run.site_models = {name: of for name, member in members.items() if (of := member.own_model()) is not None}
+    run = FederatedRun.of(replica, rows, site_models={name: member.own_model() for name, member in members.items()})
     return Outcome(run, replica, members)
 
 

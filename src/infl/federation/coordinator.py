@@ -187,6 +187,10 @@ class Coordinator:
             for _ in self.transport.ask(cohort, lambda site: self._plan(site, last, (), 0)):
                 pass
 
+    def interrupt(self) -> None:
+        """End after the exchange under way, without the last sum being delivered."""
+        self.interrupted = True
+
     def _chain(self, exchange: Exchange, total: Total) -> str:
         """Return the sites' chain after a sum, which taking pairwise masks off the next one needs."""
         if self.agreement.seal != "pairwise":

@@ -177,8 +177,7 @@ def run_in_process(
                 _tell.debug(f"round {exchange.round} of {agreement.rounds}: {last_metrics(replica.rows)}")
     rows = [row | {"site": name} for name in agreement.sites for row in ledgers[name].rows()]
     ledger = pd.DataFrame(rows, columns=[*LEDGER_COLUMNS, "site"])
-    run = FederatedRun.of(replica, ledger, seconds)
-    run.site_models = {name: own for name, member in members.items() if (own := member.own_model()) is not None}
+    run = FederatedRun.of(replica, ledger, seconds, {name: member.own_model() for name, member in members.items()})
     return Outcome(run, replica, members)
 
 
@@ -207,7 +206,7 @@ def _interruptible(coordinator: Coordinator, store: Checkpoint | None) -> Iterat
         return
 
     def stop(number: int, frame: object) -> None:
-        coordinator.interrupted = True
+        coordinator.interrupt()
         signal.signal(signal.SIGINT, before)
         say("ending after this round; press Ctrl-C again to end at once")
 

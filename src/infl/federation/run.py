@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,13 @@ class FederatedRun:
     site_models: dict[str, LockedModel] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, replica: Replica, ledger: pd.DataFrame, seconds: Sequence[float] = ()) -> FederatedRun:
+    def of(
+        cls,
+        replica: Replica,
+        ledger: pd.DataFrame,
+        seconds: Sequence[float] = (),
+        site_models: Mapping[str, LockedModel | None] | None = None,
+    ) -> FederatedRun:
         """Return the result of a run that a replica went through.
 
         Parameters
@@ -72,6 +78,8 @@ class FederatedRun:
             What left the sites, as far as it is known here.
         seconds
             Durations of the last rounds.
+        site_models
+            The model of each site with weights of its own; None for the others.
         """
         import pandas as pd
 
@@ -89,7 +97,8 @@ class FederatedRun:
             privacy = {**agreement.dp.to_json(), "budget": agreement.dp.epsilon or float("inf"), "epsilon": spent}
             privacy["rounds"] = n
         ledger = with_descriptions(ledger, replica.task, agreement.panel)
-        return cls(replica.model(), replica.key, history, agreement.settings(), ledger, privacy)
+        own = {site: model for site, model in (site_models or {}).items() if model is not None}
+        return cls(replica.model(), replica.key, history, agreement.settings(), ledger, privacy, own)
 
     def save(self, path: str | Path, *, recipients: list[str] | None = None, overwrite: bool = False) -> Path:
         """Write the locked model; see :meth:`infl.models.LockedModel.save`. The key is saved apart from it."""

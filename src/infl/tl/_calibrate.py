@@ -106,7 +106,7 @@ def calibrate_lock(
             f"no_key={no_key} cannot be reached: the nearest is {probe.value(chosen):.3f} at strength {strength:.2f}; "
             "below chance there is nothing to take away"
         )
-    locked.header, locked.stored, locked.private = chosen.header, chosen.stored, chosen.private
+    locked.become(chosen)
     return strength
 
 

@@ -152,7 +152,7 @@ class Consortium:
         """What a hospital last sent in an exchange."""
         self.transcript: list[tuple[Any, ...]] = []
         """Of each honest plan: to whom, for what, and what of the reply can be seen."""
-        self.change: Callable[[str, Plan], Plan] = lambda name, plan: plan
+        self._change: Callable[[str, Plan], Plan] = lambda name, plan: plan
         """What becomes of an honest plan on its way to a hospital."""
         self._until: tuple[str, int] = ("", 0)
         self.plans: dict[str, Plan] = {}
@@ -207,7 +207,7 @@ class Consortium:
             self.plans = plans
             raise _ReachedError
         for name, plan in plans.items():
-            reply = self[name].tell(self.change(name, plan))
+            reply = self[name].tell(self._change(name, plan))
             self.transcript.append((name, plan.kind, plan.seq, plan.attempt, *seen(reply)))
             if isinstance(reply, Answer):
                 self.heard[plan.seq, name] = reply.words.copy()
@@ -222,6 +222,10 @@ class Consortium:
         """Offer the run as it was agreed; whether all take part."""
         accepted = [hospital.consents(self.agreement) for hospital in self.hospitals.values()]
         return all(accepted)
+
+    def lie_by(self, change: Callable[[str, Plan], Plan]) -> None:
+        """Tell sites from now on what `change` makes of a site's plan."""
+        self._change = change
 
     def until(self, kind: str, round: int = 0) -> dict[str, Plan]:
         """Lead the run honestly up to an exchange, and return the plans that are due; nobody has got them."""

@@ -63,7 +63,8 @@ class SplitView(Lies):
                 return plan
             return replace(plan, previous=tuple(other if t.seq == original.seq else t for t in plan.previous))
 
-        hospitals.change, plans = change, {}
+        hospitals.lie_by(change)
+        plans = {}
         with suppress(FederationError):  # where the sites open nothing together again
             plans = hospitals.until("train", 3)
         on = [name for name, plan in plans.items() if hospitals[name].does(change(name, plan))]

@@ -65,7 +65,7 @@ class AdaptedNet(nn.Module):
         self.heads_rest = "heads" not in parts
         for module in self.adapted.modules():
             if isinstance(module, RankOneExperts):
-                module.resting = frozenset(PARTS) - set(parts)
+                module.rest(frozenset(PARTS) - set(parts))
 
 
 def fix_untrained(module: nn.Module) -> None:

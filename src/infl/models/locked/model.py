@@ -193,6 +193,10 @@ class LockedModel:
         return lock_model(header, self.effective(key), private, key, salts=h.salts)
 
     # -- files -----------------------------------------------------------------------------------------------------
+    def become(self, other: LockedModel) -> None:
+        """Take over what another lock of the same model stores, so that whoever holds this object has it."""
+        self.header, self.stored, self.private = other.header, other.stored, other.private
+
     def save(self, path: str | Path, *, recipients: list[str] | None = None, overwrite: bool = False) -> Path:
         """Write a safetensors file, in one step.
 

@@ -137,6 +137,10 @@ class RankOneExperts(nn.Module):
         self.reset_parameters()
         self.freeze()
 
+    def rest(self, parts: Collection[str]) -> None:
+        """Give these parts, and no others, no gradient from now on."""
+        self.resting = frozenset(parts)
+
     @property
     def n_experts(self) -> int:
         """Number of experts: r1 · r2."""
