@@ -82,3 +82,44 @@ def test_no_ladder_of_stages() -> None:
     """What a sum does is said by the sum (`FederatedSum`), not looked up by its name; what a task can do, by a protocol."""
     for path in SOURCE.rglob("*.py"):
         assert not re.search(r"\bstage ==|hasattr\((self\.)?_?task\b", path.read_text()), path.name
+
+
+LIBRARIES = {"data", "history", "index", "parameters", "raw", "var", "size"}
+"""Attributes of arrays, tables, functions and accountants of other libraries, which classes here have by name too."""
+
+
+def _set_from_outside(files: Iterable[Path]) -> list[str]:
+    """Places where an attribute of a class is set in another file than the one that declares it."""
+    trees = {path: ast.parse(path.read_text()) for path in files}
+    declared: dict[str, set[Path]] = {}
+    for path, tree in trees.items():
+        for node in (n for c in ast.walk(tree) if isinstance(c, ast.ClassDef) for n in ast.walk(c)):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                declared.setdefault(node.target.id, set()).add(path)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and _owner(node) == "self":
+                declared.setdefault(node.attr, set()).add(path)
+    stored = (
+        (path, node) for path, tree in trees.items() for node in ast.walk(tree) if isinstance(node, ast.Attribute)
+    )
+    return [
+        f"{path.name}: {ast.unparse(node)}"
+        for path, node in stored
+        if isinstance(node.ctx, ast.Store | ast.Del)
+        and _owner(node) not in ("self", "cls", "settings")  # settings are there to be set
+        and node.attr not in LIBRARIES
+        and path not in declared.get(node.attr, {path})
+    ]
+
+
+def _owner(node: ast.Attribute) -> str:
+    return node.value.id if isinstance(node.value, ast.Name) else ""
+
+
+def test_objects_change_by_their_own_methods() -> None:
+    assert _set_from_outside(sorted(SOURCE.rglob("*.py"))) == []
+
+
+def test_what_is_set_from_outside_is_found(tmp_path: Path) -> None:
+    (tmp_path / "door.py").write_text("class Door:\n    def __init__(self):\n        self.is_open = False\n")
+    (tmp_path / "hand.py").write_text("def push(door):\n    door.is_open = True\n")
+    assert _set_from_outside(sorted(tmp_path.glob("*.py"))) == ["hand.py: door.is_open"]

@@ -255,14 +255,14 @@ def _restore_replica(replica: Replica, arrays: Mapping[str, np.ndarray], facts: 
         raise FileError(
             "this checkpoint is of infl 0.1, whose seal was bound to less: begin the run again in another folder"
         )
-    for name, value in facts.items():
-        setattr(replica, name, value)
-    replica.theta = torch.from_numpy(arrays["theta"])
-    replica.best_theta = torch.from_numpy(arrays["best"]) if "best" in arrays else None
     rule = {k: torch.from_numpy(v) for k, v in arrays.items() if k.startswith("rule.")}
-    replica.rule_state = {k.removeprefix("rule."): v for k, v in rule.items()}
-    replica.private = {k.removeprefix("private."): v for k, v in arrays.items() if k.startswith("private.")}
-    replica.task.configure(replica.flat_model.module, replica.private)
+    replica.go_on_from(
+        facts,
+        theta=torch.from_numpy(arrays["theta"]),
+        best_theta=torch.from_numpy(arrays["best"]) if "best" in arrays else None,
+        rule_state={k.removeprefix("rule."): v for k, v in rule.items()},
+        private={k.removeprefix("private."): v for k, v in arrays.items() if k.startswith("private.")},
+    )
 
 
 def _start_facts(state: Mapping[str, Any]) -> dict[str, Any]:

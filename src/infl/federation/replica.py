@@ -317,6 +317,11 @@ class Replica:
         dp = self.agreement.dp
         return [] if dp is None else steps_of([row["n_sites"] for row in self.rows], dp, self.agreement.min_sites)
 
+    def go_on_from(self, facts: Mapping[str, Any], **arrays: Any) -> None:
+        """Take over the state of this replica that a checkpoint has."""
+        vars(self).update(facts, **arrays)
+        self.task.configure(self.flat_model.module, self.private)
+
     # -- results ---------------------------------------------------------------------------------------------------
     def module(self, local: Tensor | None = None, *, training: bool = False) -> nn.Module:
         """Return the module with the global weights (and a site's local ones), in evaluation mode unless `training`."""

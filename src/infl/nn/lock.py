@@ -251,7 +251,7 @@ def lock_module(module: ModuleType, field: Field, units: Mapping[str, Units] | N
             locks[id(parameter)] = Unlocked(field, name, parameter, units.get(name))
         parametrize.register_parametrization(owner, attribute, locks[id(parameter)])
     for lock in locks.values():
-        lock.registered = True
+        lock.register()
     return module
 
 

@@ -36,6 +36,10 @@ class Unlocked(nn.Module):
             field.lock(name, parameter, units, out=parameter)
         self.registered = False
 
+    def register(self) -> None:
+        """Lock, from now on, what the weights are set to."""
+        self.registered = True
+
     def forward(self, stored: Tensor) -> Tensor:
         """Return the effective weights, unlocked."""
         m, a = self._factors

@@ -132,7 +132,7 @@ class StudyAttempt(Attempt):
             if lost := self.line.lost():
                 raise FederationError(f"{', '.join(lost)} was lost; the step under way begins again when all are back")
             requested = self.folder.requested
-            desk.closed = requested == REQUEST_STOP
+            desk.close(requested == REQUEST_STOP)
             if requested == REQUEST_AGAIN:
                 return "ended", ""
             if desk.closed and desk.waits:

@@ -62,6 +62,10 @@ class Desk:
         self.waits = False
         """A site has kept its step, and the next one is not begun."""
 
+    def close(self, closed: bool) -> None:
+        """Begin no further step from now on; or begin them again."""
+        self.closed = closed
+
     @property
     def last(self) -> Place | None:
         """The last exchange that was combined."""

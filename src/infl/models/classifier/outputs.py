@@ -22,7 +22,7 @@ def balance_moments(module: OnPanel, data: LabelledRows) -> None:
         posterior = torch.cat([module(torch.from_numpy(data.rows(chunk))) for chunk in data.x.chunks()]).softmax(1)
         of_class = posterior.sum(0)  # (classes,)
         shares = posterior / of_class.clamp_min(1e-9)
-        data.own_moments = data.moments(shares[:, of_class > 0.5].sum(1).double().numpy())
+        data.scale_by(*data.moments(shares[:, of_class > 0.5].sum(1).double().numpy()))
 
 
 @torch.no_grad()

@@ -98,6 +98,10 @@ class LabelledRows(SiteData):
         labels = self.labels[self.train].numpy()
         return self.moments(1 / np.bincount(labels)[labels])
 
+    def scale_by(self, center: np.ndarray, scale: np.ndarray) -> None:
+        """Use these moments as the site's own."""
+        self.own_moments = (center, scale)
+
     def moments(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each feature over the training rows, weighted (n_train,)."""
         of_row = np.zeros(self.x.shape[0])

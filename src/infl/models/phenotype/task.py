@@ -237,7 +237,7 @@ class Phenotype(Task[LabelledRows, OnPanel]):
         if self.standardise not in ("site", "rank"):
             return False
         if "own_center" in private:
-            data.own_moments = (private["own_center"], private["own_scale"])
+            data.scale_by(private["own_center"], private["own_scale"])
         return "own_center" not in private
 
     def configure(self, module: OnPanel, private: Sums) -> None:

@@ -61,6 +61,20 @@ class PriorSlot:
         """Return the prior for an adapter."""
         return self.prior.get(adapter) if isinstance(self.prior, Mapping) else self.prior
 
+    def attach(self, function: Callable[[Mapping[str, Any]], Prior] | None) -> None:
+        """Compute the prior of a pass that comes without one; None ends that."""
+        self.compute = function
+
+    @contextmanager
+    def using(self, prior: Prior | None) -> Iterator[None]:
+        """Have this prior for a while, in every pass of the model or of a part of it."""
+        before, self.held = self.held, prior
+        try:
+            with self.holding(prior):
+                yield
+        finally:
+            self.held = before
+
     @contextmanager
     def holding(self, prior: Prior | None, mask: Tensor | None = None) -> Iterator[None]:
         """Have this prior and mask for a while."""
@@ -126,13 +140,8 @@ def use_prior(model: nn.Module, prior: Prior) -> Iterator[None]:
     Traceback (most recent call last):
     infl.errors.SettingsError: this Linear has no rank-one experts: adapt it with peft.get_peft_model and TrexConfig first
     """
-    slot = find_slot(model)
-    before, slot.held = slot.held, prior
-    try:
-        with slot.holding(prior):
-            yield
-    finally:
-        slot.held = before
+    with find_slot(model).using(prior):
+        yield
 
 
 def attach_prior(model: nn.Module, function: Callable[[Mapping[str, Any]], Prior] | None) -> None:
@@ -158,7 +167,7 @@ def attach_prior(model: nn.Module, function: Callable[[Mapping[str, Any]], Prior
     Traceback (most recent call last):
     infl.errors.SettingsError: this Linear has no rank-one experts: adapt it with peft.get_peft_model and TrexConfig first
     """
-    find_slot(model).compute = function
+    find_slot(model).attach(function)
 
 
 def find_slot(model: nn.Module) -> PriorSlot:

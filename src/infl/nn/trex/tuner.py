@@ -302,12 +302,8 @@ class TrexModel(BaseTuner):
         if trex_prior is None and slot.held is None and slot.compute is not None:
             prompt = kwargs if not args else {"input_ids": args[0], **kwargs}
             trex_prior = slot.compute(prompt)
-        before, slot.held = slot.held, slot.held if trex_prior is None else trex_prior
-        try:
-            with slot.holding(slot.held):  # an encoder is called by itself, past the hook of the whole model
-                return self.model.generate(*args, **kwargs)
-        finally:
-            slot.held = before
+        with slot.using(slot.held if trex_prior is None else trex_prior):  # an encoder is called past the model's hook
+            return self.model.generate(*args, **kwargs)
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
         super()._unload_and_optionally_merge(*args, **kwargs)
