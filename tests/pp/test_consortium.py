@@ -65,6 +65,7 @@ STEPS = {
     "pca, mask": (logs, lambda sites: infl.pp.pca(sites, n_comps=6, mask_var="half")),
     "harmony_integrate": (components, infl.pp.harmony_integrate),
     "harmony_integrate, donors": (components, lambda sites: infl.pp.harmony_integrate(sites, "donor")),
+    "ward": (components, lambda sites: infl.tl.cluster(sites, 3, method="ward", use_rep="X_pca", n_init=1)),
     "kmeans": (components, lambda sites: infl.tl.cluster(sites, 4, use_rep="X_pca", n_init=2)),
     "gmm": (
         components,

@@ -11,7 +11,7 @@ import scanpy as sc
 from infl._parameters import Real, door
 from infl.data.consortium import agreed
 from infl.data.copy import own
-from infl.data.sites import as_sites, over_sites, site_rows
+from infl.data.sites import as_sites, marked, over_sites, site_rows
 from infl.errors import DataError, SettingsError
 from infl.pp._matrix import SiteMatrix, copies, matrices
 from infl.pp._moments import column_sums
@@ -29,6 +29,7 @@ Kept = tuple[np.ndarray, np.ndarray]
 
 
 @door(min_counts=BOUND, min_genes=BOUND, max_counts=BOUND, max_genes=BOUND)
+@marked(between=True, ruled=True)
 def filter_cells(
     sites: Mapping[str, AnnData] | AnnData,
     *,

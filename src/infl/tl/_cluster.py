@@ -128,7 +128,7 @@ def cluster(
         raise SettingsError(
             "method 'leiden' sends centroids that are not sealed: between hospitals, give 'kmeans' or 'gmm'"
         )
-    refuse_under_rules(f"cluster with method {method!r}", method != "kmeans")
+    refuse_under_rules(f"cluster with method {method!r}", method not in ("kmeans", "ward"))
     labels: Mapping[str, np.ndarray]
     latents = coordinates(sites, use_rep, role="use_rep")
     sizes_of = alongside(sites, {site: len(x) for site, x in latents.items()})

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from infl.data.consortium import alongside
 from infl.sums import run_sums
 from infl.sums.mixture import FEWEST
+from infl.sums.observations import n_observations
 from infl.tl._centres import Centres, Latents, kmeans
 from infl.tl._cluster_sums import distances, sizes
 
@@ -25,14 +27,16 @@ def ward(
     latents: Latents, k: int, *, n_init: int, max_iter: int, tol: float, seed: int, key: Keyring | None
 ) -> Centres:
     """k-means with many groups, and the tree of their means, cut at `k` clusters."""
-    n_groups = max(k, min(GROUPS, sum(map(len, latents.values())) // FEWEST))
+    n_of = alongside(latents, {site: len(x) for site, x in latents.items()})
+    n_groups = max(k, min(GROUPS, n_observations(n_of, key, about="cluster") // FEWEST))
     fine = kmeans(latents, n_groups, n_init=n_init, max_iter=max_iter, tol=tol, seed=seed, key=key)
-    n = run_sums([sizes(n_groups)], fine.labels, key, about="cluster")["n"]
+    counted = run_sums([sizes(n_groups)], alongside(latents, fine.labels), key, about="cluster")["n"]
+    n = np.nan_to_num(counted)  # what rules of disclosure close goes with any other
     branch = cut(fine.means, n, k)
     share = np.eye(k)[branch] * np.maximum(n, 1e-12)[:, None]  # (groups, k)
     means = share.T @ fine.means / share.sum(0)[:, None]
     labels = {site: branch[own] for site, own in fine.labels.items()}
-    each = {site: (x - means[labels[site]]) ** 2 for site, x in latents.items()}
+    each = alongside(latents, {site: (x - means[labels[site]]) ** 2 for site, x in latents.items()})
     return Centres(means, float(run_sums([distances()], each, key, about="cluster")["score"]), labels)
 
 

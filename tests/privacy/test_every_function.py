@@ -1,0 +1,193 @@
+"""Every public function under rules of disclosure: each sum that it opens was judged, or it refuses before any sum leaves a site.
+
+The table below has a call of each function, and of each method that it has; one that is not there fails the first test.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from tests.privacy.conftest import KEY, LOOSE
+
+import infl
+from infl.errors import InflError
+from infl.privacy import Disclosure
+from infl.privacy.seal import NoSeal
+from infl.sums import over_sites
+from infl.sums.disclosure import Judge, Opening
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+Ask = Callable[[dict[str, AnnData]], Any]
+
+JUDGED: dict[str, Ask] = {
+    "pp.highly_variable_genes": lambda s: infl.pp.highly_variable_genes(s, n_top_genes=4, key=KEY),
+    "pp.highly_variable_genes seurat_v3": lambda s: infl.pp.highly_variable_genes(
+        s, n_top_genes=4, layer="counts", flavor="seurat_v3", span=1.0, key=KEY
+    ),
+    "pp.moments": lambda s: infl.pp.moments(s, key=KEY),
+    "pp.normalize_total": lambda s: infl.pp.normalize_total(s, layer="counts", key=KEY),
+    "pp.pca": lambda s: infl.pp.pca(s, n_comps=3, key=KEY),
+    "pp.qc_summary": lambda s: infl.pp.qc_summary(s, layer="counts", key=KEY),
+    "pp.scale": lambda s: infl.pp.scale(s, key=KEY),
+    "tl.cluster": lambda s: infl.tl.cluster(s, 3, use_rep="X_pca", n_init=1, key=KEY),
+    "tl.cluster ward": lambda s: infl.tl.cluster(s, 3, method="ward", use_rep="X_pca", n_init=1, key=KEY),
+    "tl.de": lambda s: infl.tl.de(s, "~ arm + age", contrast=("arm", "case", "control"), key=KEY),
+    "tl.fit_federated": lambda s: infl.tl.fit_federated(s, target="arm", rounds=1, key=KEY, progress=False),
+    "tl.glm": lambda s: infl.tl.glm(s, "died ~ arm + age", family="binomial", key=KEY),
+    "tl.glm gaussian": lambda s: infl.tl.glm(s, "age ~ arm", key=KEY),
+    "tl.glm poisson": lambda s: infl.tl.glm(s, "visits ~ arm", family="poisson", key=KEY),
+    "tl.rank_genes_groups": lambda s: infl.tl.rank_genes_groups(s, "arm", pts=True, key=KEY),
+}
+"""Calls that open something under rules."""
+REFUSED: dict[str, Ask] = {
+    "pp.combat": lambda s: infl.pp.combat(s, "site", key=KEY),
+    "pp.filter_genes": lambda s: infl.pp.filter_genes(s, min_cells=5, key=KEY),
+    "pp.harmony_integrate": lambda s: infl.pp.harmony_integrate(s, basis="X_pca", key=KEY),
+    "pp.highly_variable_genes batch_key": lambda s: infl.pp.highly_variable_genes(s, batch_key="site", key=KEY),
+    "pp.impute": lambda s: infl.pp.impute(s, key=KEY),
+    "pp.pseudobulk": lambda s: infl.pp.pseudobulk(s, "patient", layer="counts"),
+    "pp.quantiles": lambda s: infl.pp.quantiles(s, key=KEY),
+    "pp.regress_out": lambda s: infl.pp.regress_out(s, "age", key=KEY),
+    "pp.remove_batch_effect": lambda s: infl.pp.remove_batch_effect(s, "site", key=KEY),
+    "tl.audit": lambda s: infl.tl.audit(None, s),
+    "tl.calibrate_lock": lambda s: infl.tl.calibrate_lock(None, s),
+    "tl.cluster gmm": lambda s: infl.tl.cluster(s, 3, method="gmm", use_rep="X_pca", key=KEY),
+    "tl.cluster leiden": lambda s: infl.tl.cluster(s, method="leiden", use_rep="X_pca", key=KEY),
+    "tl.compare": lambda s: infl.tl.compare(s, target="arm"),
+    "tl.cox": lambda s: infl.tl.cox(s, "months", "died", "~ age", key=KEY),
+    "tl.cox strata": lambda s: infl.tl.cox(s, "months", "died", "~ age", strata="site", key=KEY),
+    "tl.de deqms": lambda s: infl.tl.de(s, "~ arm", method="deqms", counts_key="peptides", key=KEY),
+    "tl.de deseq2": lambda s: infl.tl.de(s, "~ arm", method="deseq2", layer="counts", key=KEY),
+    "tl.de voom": lambda s: infl.tl.de(s, "~ arm", method="voom", layer="counts", key=KEY),
+    "tl.fit_federated engine": lambda s: infl.tl.fit_federated(s, target="arm", key=KEY, engine=object()),
+    "tl.lock_curve": lambda s: infl.tl.lock_curve(None, s),
+    "tl.personalise": lambda s: infl.tl.personalise(None, s),
+    "tl.rank_genes_groups logreg": lambda s: infl.tl.rank_genes_groups(s, "arm", method="logreg", key=KEY),
+    "tl.rank_genes_groups wilcoxon": lambda s: infl.tl.rank_genes_groups(s, "arm", method="wilcoxon", key=KEY),
+    "tl.score_genes": lambda s: infl.tl.score_genes(s, ["gene 1"], key=KEY),
+    "tl.score_genes_cell_cycle": lambda s: infl.tl.score_genes_cell_cycle(
+        s, s_genes=["gene 1"], g2m_genes=["gene 2"], key=KEY
+    ),
+    "tl.site_metrics": lambda s: infl.tl.site_metrics(None, s),
+    "tl.spatial_domains": lambda s: infl.tl.spatial_domains(s, 2, key=KEY),
+    "tl.survival": lambda s: infl.tl.survival(s, "months", "died", "arm", key=KEY),
+    "tl.transfer_labels": lambda s: infl.tl.transfer_labels(s, "arm", use_rep="X_pca", key=KEY),
+}
+"""Calls that refuse in one line."""
+NO_SUM: dict[str, Ask] = {
+    "pp.filter_cells": lambda s: infl.pp.filter_cells(s, min_genes=1),
+    "pp.harmonise": lambda s: infl.pp.harmonise(s),
+    "pp.log1p": lambda s: infl.pp.log1p(s, layer="counts"),
+    "pp.panel_of": lambda s: infl.pp.panel_of(s),
+}
+"""Calls that open nothing, and so run."""
+LOCAL = {
+    *("pp.cut_patches", "pp.obs_column", "pp.split_sites"),
+    *("tl.denoise", "tl.embed", "tl.enrich", "tl.from_scvi", "tl.predict", "tl.predict_perturbations", "tl.to_scvi"),
+}
+"""Functions that take no sites."""
+
+
+def public() -> dict[str, Any]:
+    found = {f"{m.__name__[5:]}.{name}": getattr(m, name) for m in (infl.pp, infl.tl) for name in m.__all__}
+    return {name: function for name, function in found.items() if not inspect.isclass(function)}
+
+
+def people() -> dict[str, AnnData]:
+    """60 people of each of three sites, with what any function asks for."""
+    rng, sites, n = np.random.default_rng(0), {}, 60
+    for s in range(3):
+        obs = pd.DataFrame(index=[f"{s} {i}" for i in range(n)])
+        obs["arm"] = np.where(np.arange(n) % 2, "case", "control")
+        obs["patient"] = (np.arange(n) // 6).astype(str)
+        obs["age"], obs["visits"] = rng.normal(50, 10, n), rng.poisson(3.0, n)
+        obs["months"], obs["died"] = rng.gamma(3.0, 10.0, n), rng.integers(0, 2, n)
+        x = rng.poisson(rng.gamma(4.0, 2.0, (n, 1)) * np.linspace(0.5, 2.0, 8)).astype(float)
+        var = pd.DataFrame({"peptides": rng.integers(1, 9, 8)}, index=[f"gene {j}" for j in range(8)])
+        adata = AnnData(np.log1p(x), obs=obs, var=var, layers={"counts": x}, uns={"log1p": {"base": None}})
+        adata.obsm["X_pca"], adata.obsm["spatial"] = rng.normal(size=(n, 3)), rng.normal(size=(n, 2))
+        sites[f"site_{s}"] = adata
+    return sites
+
+
+@contextmanager
+def watched() -> Iterator[list[tuple[bool, str]]]:
+    """Whether each thing that is sealed was judged, and what it is for."""
+    seen: list[tuple[bool, str]] = []
+    judged: dict[int, Any] = {}
+    asking, now = [False], [False]
+    opening, share, fitted = Judge.opening, Opening.share, over_sites.fitted
+
+    def opened(self: Judge, purpose: str, *args: Any) -> Opening:
+        asking[0] = True
+        found = opening(self, purpose, *args)
+        asking[0] = False
+        return found
+
+    def shared(self: Opening, site: str, arrays: Any) -> Any:
+        found = share(self, site, arrays)
+        judged[id(found)] = found  # kept, so that no other gets its place
+        return found
+
+    def laid(update: Any, arrays: Any, *args: Any, **kwargs: Any) -> Any:
+        now[0] = asking[0] or id(arrays) in judged
+        return fitted(update, arrays, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Judge, "opening", opened)
+        patch.setattr(Opening, "share", shared)
+        patch.setattr(over_sites, "fitted", laid)
+        sealing = NoSeal.seal
+
+        def sealed(self: NoSeal, context: Any, *args: Any, **kwargs: Any) -> Any:
+            of_fit = any(ok and kind == "fit: records" for ok, kind in seen)
+            seen.append((now[0] or of_fit, context.kind))
+            now[0] = False
+            return sealing(self, context, *args, **kwargs)
+
+        patch.setattr(NoSeal, "seal", sealed)
+        yield seen
+
+
+def test_every_function_is_in_the_table() -> None:
+    named = {name.split()[0] for table in (JUDGED, REFUSED, NO_SUM) for name in table}
+    takes_sites = {name for name, f in public().items() if "sites" in inspect.signature(f).parameters}
+    assert takes_sites == named
+    assert {*public()} - takes_sites == LOCAL
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_every_sum_that_is_opened_was_judged(name: str) -> None:
+    with Disclosure(LOOSE) as rules, watched() as seen:
+        JUDGED[name](people())
+    assert seen and [purpose for judged, purpose in seen if not judged] == []
+    assert all(rules.register(site).n_released for site in people())
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_rules_is_refused_before_any_sum_leaves(name: str) -> None:
+    with Disclosure(LOOSE) as rules, watched() as seen, pytest.raises(InflError, match="disclosure rules") as error:
+        REFUSED[name](people())
+    assert seen == [] and not rules._registers and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", NO_SUM)
+def test_what_opens_no_sum_runs(name: str) -> None:
+    with Disclosure(LOOSE) as rules, watched() as seen:
+        NO_SUM[name](people())
+    assert seen == [] and not rules._registers
+
+
+def test_the_watch_sees_a_sum_that_was_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    with watched() as seen:
+        infl.pp.moments(people(), key=KEY)
+    assert seen and not any(judged for judged, _ in seen)
+    monkeypatch.setattr(Judge, "__init__", lambda self, *args: None)  # what is behind a sum need not be said
+    with Disclosure(LOOSE), watched() as seen:
+        infl.tl.survival.__wrapped__.__wrapped__(people(), "months", "died", key=KEY)
+    assert seen and not any(judged for judged, _ in seen)
