@@ -25,8 +25,8 @@ from infl.privacy.seal.masks import Stream
 from infl.privacy.seal.packing import Quantiser
 
 N_SITES, ROUNDS = 5, 3
-EXCHANGES = 3 + ROUNDS + 3
-"""Count, means, deviations; rounds; last judgement, temperature, close."""
+EXCHANGES = 3 + ROUNDS + 4
+"""Count, means, deviations; rounds; last judgement, temperature, confidence, close."""
 
 
 @pytest.fixture

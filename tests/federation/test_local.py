@@ -59,7 +59,7 @@ def test_final_sums_that_stay_closed_leave_out_what_follows_from_them(
     agreement = Agreement.new(task, task.agree(small_sites), small_sites, key, rounds=2)
     outcome = run_in_process(agreement, task, small_sites, key, wrap=lambda t: TappedTransport(t, lose))
     assert "site_2 missing in the sums for 'latent': they stay closed" in capsys.readouterr().err
-    assert kinds[-8:] == ["temperature"] * 4 + ["close"] * 4  # the programme is what it was
+    assert kinds[-12:] == ["temperature"] * 4 + ["confidence"] * 4 + ["close"] * 4  # the programme is what it was
     assert not {"latent_sum", "temperature"} & {*outcome.run.model.private_arrays(key)}
     assert "class_counts" in outcome.run.model.private_arrays(key)
     whole = run_in_process(agreement, task, small_sites, key)

@@ -160,12 +160,23 @@ def test_sites_of_a_round_follow_from_the_seed(small_sites: dict[str, AnnData]) 
 def test_the_exchanges_come_one_after_the_other(small_sites: dict[str, AnnData], stopped: bool) -> None:
     """Having stopped, what follows the last round is due; of the sums before the first one nothing is left out."""
     programme = House(small_sites).sites["site_1"].replica.programme
-    every = ["count", "means", "deviations", "train 1", "train 2", "train 3", "judge", "temperature", "close"]
+    every = [
+        "count",
+        "means",
+        "deviations",
+        "train 1",
+        "train 2",
+        "train 3",
+        "judge",
+        "temperature",
+        "confidence",
+        "close",
+    ]
     assert [f"{e.kind} {e.round}" if e.round else e.kind for e in programme.exchanges] == every
-    assert [e.round for e in programme.exchanges] == [0, 0, 0, 1, 2, 3, 0, 0, 0]
-    assert [e.of_all for e in programme.exchanges] == [True] * 3 + [False] * 6
-    assert [e.step for e in programme.exchanges] == [0] * 9  # each sum of this task has one
-    left = [programme.due(n, rounds=min(max(n - 3, 0), 1 if stopped else 3), stopped=stopped) for n in range(10)]
+    assert [e.round for e in programme.exchanges] == [0, 0, 0, 1, 2, 3, 0, 0, 0, 0]
+    assert [e.of_all for e in programme.exchanges] == [True] * 3 + [False] * 7
+    assert [e.step for e in programme.exchanges] == [0] * 10  # each sum of this task has one
+    left = [programme.due(n, rounds=min(max(n - 3, 0), 1 if stopped else 3), stopped=stopped) for n in range(11)]
     kinds = ["" if e is None else f"{e.kind} {e.round}" if e.round else e.kind for e in left]
     assert kinds == ([*every[:3], "judge", *every[6:], "", "", ""] if stopped else [*every, ""])
 
@@ -204,7 +215,9 @@ def test_after_stopping_no_round_is_trained_and_all_is_judged(small_sites: dict[
     house = House(small_sites, lr=0.05, rounds=40, patience=1)
     kinds = [exchange.kind for exchange in house.coordinator.run()]
     replica = house.sites[house.agreement.sites[0]].replica
-    assert replica.stopped and kinds.count("train") < 40 and kinds[-3:] == ["judge", "temperature", "close"]
+    assert (
+        replica.stopped and kinds.count("train") < 40 and kinds[-4:] == ["judge", "temperature", "confidence", "close"]
+    )
     assert replica.due is None
     last = house.plans[-1]
     assert last.kind == END_KIND
@@ -421,7 +434,7 @@ def test_a_split_view_of_the_last_numbers_is_found_before_the_end(
     for name in names:
         plan = coordinator._plan(name, due, names, 0)
         words = add(words, house.sites[name].handle(decode(encode(replace(plan, previous=(sums[name],))))).words)
-    known = ["temperature" in house.sites[name].replica.private for name in names]
+    known = ["confidence" in house.sites[name].replica.private for name in names]
     assert known == [True, True, False]  # and each sum passed its tag
     if not closed:
         return

@@ -138,7 +138,7 @@ class Coordinator:
     >>> transport = LocalTransport({name: Site(name, adata, replica) for name, adata in sites.items()})
     >>> exchanges = replica.programme.exchanges
     >>> [exchange.kind for exchange in Coordinator(agreement, exchanges, transport).run()]
-    ['count', 'means', 'deviations', 'train', 'train', 'judge', 'temperature', 'close']
+    ['count', 'means', 'deviations', 'train', 'train', 'judge', 'temperature', 'confidence', 'close']
     """
 
     def __init__(

@@ -77,7 +77,7 @@ class Programme:
     >>> agreement = Agreement.new(task, task.agree(sites), sites, key, rounds=2)
     >>> programme = Replica(agreement, key, task).programme
     >>> [exchange.kind for exchange in programme.exchanges]
-    ['count', 'means', 'deviations', 'train', 'train', 'judge', 'temperature', 'close']
+    ['count', 'means', 'deviations', 'train', 'train', 'judge', 'temperature', 'confidence', 'close']
     >>> programme.due(4, rounds=1, stopped=True).kind
     'judge'
     """

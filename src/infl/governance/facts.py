@@ -84,7 +84,7 @@ class Facts:
     >>> sites = infl.datasets.khan_sites()
     >>> run = infl.tl.fit_federated(sites, target="tumour_class", rounds=1, progress=False)
     >>> Facts(run).by_kind["kind"].tolist()
-    ['count', 'means', 'deviations', 'train', 'judge', 'temperature', 'close']
+    ['count', 'means', 'deviations', 'train', 'judge', 'temperature', 'confidence', 'close']
     """
 
     run: FederatedRun

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from infl.data.labels import TEXT, as_labels
+from infl.data.labels import TEXT, as_labels, label_text
+from infl.errors import SettingsError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -42,6 +43,37 @@ def write_classes(
     adata.obs[f"{key_added}_probability"] = pd.Series(probability.max(1), index=names).reindex(adata.obs_names)
     for key, values in {f"X_{key_added}": outputs["latent"], f"{key_added}_probabilities": probability}.items():
         write_rows(adata, key, values, names)
+
+
+UNASSIGNED = "unassigned"
+"""Label of observations that a model is too unsure of."""
+
+
+def check_unassigned(classes: Sequence[str]) -> None:
+    """Refuse to call observations unassigned where a class is called so.
+
+    Raises
+    ------
+    SettingsError
+        It is.
+    """
+    if UNASSIGNED in classes:
+        raise SettingsError(f"reject=: a class of the model is called {UNASSIGNED!r} itself; leave reject= out")
+
+
+def with_unassigned(
+    labels: pd.Series, probability: np.ndarray, classes: Sequence[str], threshold: float
+) -> pd.Categorical:
+    """Return labels as text, ``"unassigned"`` where the probability is below the threshold; missing ones stay missing.
+
+    Examples
+    --------
+    >>> with_unassigned(pd.Series([3, 4]), np.array([0.6, 0.9]), ["3", "4"], 0.7).tolist()
+    ['unassigned', '4']
+    """
+    text = label_text(labels)
+    unsure = (np.asarray(probability) < threshold) & text.notna().to_numpy()
+    return pd.Categorical(text.where(~unsure, UNASSIGNED), categories=[*classes, UNASSIGNED])
 
 
 def write_rows(adata: AnnData | MuData, key: str, values: np.ndarray, names: pd.Index) -> None:

@@ -16,6 +16,7 @@ from infl.federation.seeds import derive, generator
 from infl.federation.training import batches_of, train
 from infl.models.locked import LockedModel, lock_model
 from infl.models.task import LOWER_IS_BETTER, Task
+from infl.sums.confidence import CONFIDENCE
 from infl.tl._results import needed_key
 from infl.tl._use import check_use
 
@@ -157,6 +158,8 @@ def _fine_tuned(
         if metric in before:  # some headlines are measured on held-out observations only
             row |= {f"{metric}_before": before[metric], f"{metric}_after": best[metric]}
     row["note"] = note
+    if best_epoch:
+        private.pop(CONFIDENCE, None)  # it is of the weights before
     return lock_model(h, weights, private | task.local_arrays(data), key, salts=model.salts_of(weights, key)), row
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from infl import _tell
-from infl._parameters import SEVERAL_DATA, door
+from infl._parameters import SEVERAL_DATA, Real, door
 from infl._warn import warn
 from infl.data.check import check_site_names
 from infl.data.copy import in_memory
@@ -18,6 +18,7 @@ from infl.errors import SettingsError
 from infl.federation.run import FederatedRun
 from infl.models.locked.outputs import infer
 from infl.models.protocols import Embeds
+from infl.tl._reject import Rejection
 from infl.tl._results import all_or_none, check_writable, model_and_key, use_facts
 from infl.tl._use import check_use, with_layer
 
@@ -35,7 +36,7 @@ def warn_unopened(model: LockedModel, key: Keyring | None) -> bool:
     return not locked or key is not None
 
 
-@door(adata=SEVERAL_DATA)
+@door(adata=SEVERAL_DATA, reject=Real(0, 1, open="both", none=True))
 def predict(
     adata: Data | Mapping[str, Data],
     model: LockedModel | FederatedRun | str | Path,
@@ -46,6 +47,7 @@ def predict(
     key_added: str = "infl",
     copy: bool = False,
     check_units: bool = True,
+    reject: float | None = None,
 ) -> Data | dict[str, Data] | None:
     """Predict with a trained model.
 
@@ -72,6 +74,10 @@ def predict(
         Return a copy, or copies by name, instead of writing into `adata`.
     check_units
         Refuse values of another kind than those of the fit: counts for a model of logarithms.
+    reject
+        Of a classifier: the share of observations to leave ``"unassigned"``, those that it is least sure of. The probability
+        below which they lie was calibrated on validation observations of all sites, by a sum, so among observations like those
+        of the fit that share is unassigned; among harder ones more. Labels are then categories of text.
 
     Returns
     -------
@@ -87,6 +93,8 @@ def predict(
         Latent, for ``sc.pp.neighbors(use_rep="X_infl")`` (n_obs × width).
     ``uns["infl"]``
         Task, versions, lock and the key's fingerprint; settings and history of the fit, if a run is given or they are there.
+        With `reject`, ``uns["infl"]["reject"]`` has the ``share``, the ``threshold``, and the ``error`` among those validation
+        observations that were at or above it.
 
     Raises
     ------
@@ -94,6 +102,8 @@ def predict(
         The key is not the model's.
     DataError
         Features of the model are missing, occur twice or are infinite, a layer is missing, or values are of another kind.
+    SettingsError
+        `reject` of a model that has no counts to calibrate it by.
 
     Warns
     -----
@@ -110,7 +120,7 @@ def predict(
     64
     >>> infl.tl.predict(sites, run)  # all of them, with the run's key
     """
-    return _use(adata, model, key, site_key, layer, key_added, copy, check_units, write=True)
+    return _use(adata, model, key, site_key, layer, key_added, copy, check_units, write=True, reject=reject)
 
 
 @door(adata=SEVERAL_DATA)
@@ -164,6 +174,7 @@ def _use(
     check_units: bool,
     *,
     write: bool,
+    reject: float | None = None,
 ) -> Data | dict[str, Data] | None:
     """Check everything, compute everything, then write: all that a task writes, or its latent alone."""
     run = model if isinstance(model, FederatedRun) else None
@@ -177,6 +188,7 @@ def _use(
     task = with_layer(shared.header.build_task(), layer, parts)
     if not write and not isinstance(task, Embeds):
         raise SettingsError(f"model {shared.header.task!r} has no latent to embed with")
+    unsure = None if reject is None else Rejection.of(shared, key, reject)
     opened = warn_unopened(shared, key)
     check_use(parts, task, shared.header.panel, check_units=check_units)
     models = {} if run is None else {name: run.site_models[name] for name in parts if name in run.site_models}
@@ -192,6 +204,8 @@ def _use(
                 task.embed(part, outputs[name], key_added=key_added)
             used = models.get(name, shared)
             part.uns[key_added] = use_facts(part.uns.get(key_added), used, opened=opened, run=run)
+            if unsure is not None:
+                unsure.write(part, shared.header.panel["classes"], key_added)
     if not copy:
         return None
     return results if whole is None else results["the data"]

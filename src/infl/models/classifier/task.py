@@ -24,6 +24,7 @@ from infl.models.phenotype.task import Phenotype
 from infl.models.task import Predictor, Sums
 from infl.nn.mlp import OnPanel
 from infl.sums import FederatedSum
+from infl.sums.confidence import confidences
 from infl.sums.standardise import deviations, means
 from infl.sums.temperature import temperature
 
@@ -63,7 +64,8 @@ class Classifier(Phenotype):
         Let the classes count alike in a site's own moments: by labels at sites of the fit, at a new site by the model's
         posteriors, found in turn with the moments. Without it every sample counts alike, at both.
     calibrate
-        Scale the logits by a temperature chosen on validation samples.
+        Scale the logits by a temperature chosen on validation samples, and count those by how sure the model is of them, for
+        ``infl.tl.predict(…, reject=)``.
     width, n_blocks, dropout
         Of :class:`infl.nn.mlp.ResidualMLP`; ``width=0`` is multinomial logistic regression; with
         ``optimiser="sgd", lr=1`` a round is a step of gradient descent, and `rounds` are the penalty.
@@ -174,8 +176,8 @@ class Classifier(Phenotype):
         return (means(k, None, balance=self.balance),) if self.balance or self.coordinate else ()
 
     def after(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
-        """Return moments of the latent that a new site is fitted to, and temperature scaling."""
-        return (*super().after(panel), *([temperature()] if self.calibrate else []))
+        """Return moments of the latent that a new site is fitted to, temperature scaling, and how sure the model is."""
+        return (*super().after(panel), *([temperature(), confidences()] if self.calibrate else []))
 
     def for_dp(self) -> Classifier:
         """Scale and hold out each sample by itself, and leave class weights and calibration out."""
