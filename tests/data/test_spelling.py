@@ -11,7 +11,7 @@ from scipy import sparse
 
 import infl
 from infl._mudata import without_pull
-from infl.data.spelling import one_spelling
+from infl.data.spelling import one_spelling, spelt_as
 from infl.errors import MAX_LENGTH, DataError, InflWarning, SettingsError
 from infl.pp import harmonise, panel_of
 
@@ -162,3 +162,35 @@ def test_modalities_are_spelt_alike_each_for_itself_and_must_be_measured_somewhe
         adata["protein"].var["infl_present"] = False
     with pytest.raises(DataError, match=r"modality 'protein' has no measured feature at any site: leave it out"):
         panel_of(sites)
+
+
+TABLE = {"ENSG00000000001": "AAA", "ENSG00000000002": "BBB"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names", "aliases", "found"),
+    [
+        (["AAA", "BBB"], ["bbb", "ENSG00000000001.7", "C"], TABLE, ["BBB", "AAA", "C"]),
+        (["ENSG00000000001", "ENSG00000000002.3"], ["aaa", "BBB"], TABLE, ["ENSG00000000001", "ENSG00000000002.3"]),
+        (["AAA", "BBB"], ["AAA", "BBB"], {"AAA": "BBB", "BBB": "AAA"}, ["BBB", "AAA"]),
+        (["aaa", "AAA"], ["AAA", "Aaa"], {}, ["AAA", "Aaa"]),  # the model has both, so that the third is neither
+        (["AAA"], ["AAA", "aaa"], {}, ["AAA", "aaa"]),
+        (["P53"], ["p53 ", "TP53"], {}, ["P53", "TP53"]),
+        (["old"], ["new_site"], {"old": "tp53", "new_site": "TP53"}, ["old"]),
+    ],
+)
+def test_names_as_a_model_spells_them(wanted, names, aliases, found) -> None:
+    assert spelt_as(pd.Index(wanted), pd.Index(names), aliases, where="late").tolist() == found
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names", "aliases"),
+    [
+        (["AAA"], ["aaa", "Aaa"], {}),
+        (["AAA"], ["ENSG00000000001", "AAA"], TABLE),
+        (["AAA"], ["x", "y"], {"x": "AAA", "y": "AAA"}),
+    ],
+)
+def test_two_features_that_are_one_of_the_model(wanted, names, aliases) -> None:
+    with pytest.raises(DataError, match="at late are all the model's 'AAA': leave all but one"):
+        spelt_as(pd.Index(wanted), pd.Index(names), aliases, where="late")

@@ -73,12 +73,74 @@ def one_spelling(names: Mapping[str, pd.Index], aliases: Mapping[str, str]) -> d
     }
 
 
-def different_kinds(first: Iterable[str], second: Iterable[str]) -> str:
+def spelt_as(wanted: pd.Index, names: pd.Index, aliases: Mapping[str, str], *, where: str) -> pd.Index:
+    """Names of features, those that `wanted` has too as they are spelt there; the others stay.
+
+    An alias comes first, then the name itself, then one that differs by case, white space at the ends or the version of an
+    Ensembl identifier, then a `wanted` name whose own alias it is: a table serves in both directions.
+
+    Parameters
+    ----------
+    wanted
+        Names to be found, e.g. a model's.
+    names
+        Of the data.
+    aliases
+        Other names of features, and what to call them.
+    where
+        For messages.
+
+    Raises
+    ------
+    infl.errors.DataError
+        Two features of the data are one of `wanted`, or the names are those of different species.
+
+    Examples
+    --------
+    >>> table = {"ENSG00000136997": "MYC", "P53": "TP53"}
+    >>> spelt_as(
+    ...     pd.Index(["TP53", "ENSG00000136997"]), pd.Index(["myc", "P53", "XIST"]), table, where="site_4"
+    ... ).tolist()
+    ['ENSG00000136997', 'TP53', 'XIST']
+    """
+    table = {_key(name): _key(target) for name, target in aliases.items()}
+    by_key = _one_each((_key(name), name) for name in wanted)
+    by_alias = _one_each((table[_key(name)], name) for name in wanted if _key(name) in table)
+    exact, found = set(wanted), {}
+    for name in names:
+        key = _key(name)
+        other = table.get(key, key)
+        own = name if name in exact else None
+        named = by_key.get(other) if other != key else None
+        if target := named or own or by_key.get(key) or by_alias.get(other) or by_alias.get(key):
+            found[name] = target
+    claims: dict[str, list[str]] = {}
+    for name, target in found.items():
+        claims.setdefault(target, []).append(name)
+    for target, claimants in claims.items():
+        if len(claimants) == 1:
+            continue
+        if target in claimants and not any(_key(name) in table for name in claimants):
+            for name in claimants:
+                found[name] = name  # the one that is spelt so is meant
+            continue
+        raise DataError(
+            f"{shortlist(claimants)} at {where} are all the model's {target!r}: leave all but one of these features out, or "
+            "their aliases"
+        )
+    if unlike := [name for name, target in found.items() if name != target and _key(name) == _key(target)]:
+        _check_species({"the model": pd.Index([found[name] for name in unlike]), where: pd.Index(unlike)})
+    return pd.Index([found.get(name, str(name)) for name in names], dtype=object)
+
+
+def different_kinds(
+    first: Iterable[str], second: Iterable[str], how: str = "harmonise(aliases={identifier: symbol, …})"
+) -> str:
     """What to do where two sites share no name: if one has identifiers, the other symbols, that is said."""
     kinds = [_share(names, lambda name: bool(_ENSEMBL.match(_plain(name)))) > _MOSTLY for names in (first, second)]
     if kinds[0] == kinds[1]:
         return "use the same kind of names everywhere"
-    return "one has Ensembl identifiers: harmonise(aliases={identifier: symbol, …}) makes them one"
+    return f"one has Ensembl identifiers: {how} makes them one"
 
 
 def _plain(name: str) -> str:
@@ -89,6 +151,14 @@ def _plain(name: str) -> str:
 
 def _key(name: str) -> str:
     return _plain(name).casefold()
+
+
+def _one_each(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Names by key, without keys that several names have."""
+    found: dict[str, set[str]] = {}
+    for key, name in pairs:
+        found.setdefault(key, set()).add(name)
+    return {key: next(iter(names)) for key, names in found.items() if len(names) == 1}
 
 
 def _best(spellings: Counter[str]) -> str:

@@ -5,6 +5,7 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
+        "_adapt": ["Adapted", "adapt"],
         "_audit": ["audit"],
         "_calibrate": ["calibrate_lock", "lock_curve"],
         "_cluster": ["cluster"],

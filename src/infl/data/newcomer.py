@@ -1,0 +1,90 @@
+"""Data that a model was not fitted on, with the model's names for their features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from anndata import AnnData
+
+from infl.data.check import PRESENT_COLUMN, check_unique, measured, tables
+from infl.data.columns import layer_names
+from infl.data.spelling import different_kinds, spelt_as
+from infl.errors import DataError
+
+if TYPE_CHECKING:
+    from infl._types import Data
+
+
+def named_as(
+    adata: Data, features: Sequence[str], *, modality: str | None = None, aliases: Mapping[str, str], where: str
+) -> tuple[Data, dict[str, str]]:
+    """Return data with a model's names for their features, and what the data call each of the model's that was measured.
+
+    Matrices are not copied, wherever they lie; `adata` is not altered.
+
+    Parameters
+    ----------
+    adata
+        The data.
+    features
+        Of the model; of a model of several modalities ``"rna:TP53"``.
+    modality
+        Which one of a MuData the model reads; None: all together.
+    aliases
+        Other names of features, and what to call them.
+    where
+        For messages.
+
+    Raises
+    ------
+    infl.errors.DataError
+        No feature is the model's, or two are one of the model's.
+
+    Examples
+    --------
+    >>> import infl
+    >>> adata = infl.datasets.khan()
+    >>> adata.var_names = adata.var_names.str.upper()
+    >>> named, called = named_as(adata, ["clone_1", "clone_2"], aliases={}, where="site_4")
+    >>> named.var_names[:3].tolist(), called["clone_2"]
+    (['CLONE_0', 'clone_1', 'clone_2'], 'CLONE_2')
+    """
+    known = pd.Index(list(features), dtype=object)
+    parts: dict[str, AnnData] = {}
+    called: dict[str, str] = {}
+    for name, table in tables(adata, where).items():
+        prefix = f"{name}:" if name and modality is None else ""
+        wanted = known if not prefix else known[known.str.startswith(prefix)].str.removeprefix(prefix)
+        if name and modality not in (None, name):
+            wanted = known[:0]
+        here = f"{where} ({name})" if name else where
+        check_unique(table.var_names, "feature names", here)
+        names = spelt_as(wanted, table.var_names, aliases, where=here)
+        parts[name] = _renamed(table, names)
+        own = dict(zip(names, table.var_names, strict=True))
+        called |= {prefix + feature: prefix + own[feature] for feature in measured(parts[name]).intersection(wanted)}
+    if not called:
+        names = pd.Index([name for table in tables(adata, where).values() for name in table.var_names])
+        first = f"{names[0]!r}, the model {known[0]!r}" if len(names) else "no features at all"
+        raise DataError(
+            f"{where} has none of the model's {len(known)} features (it has {first}); {different_kinds(known, names, 'aliases={identifier: symbol, …}')}"
+        )
+    if isinstance(adata, AnnData):
+        return parts[""], called
+    from mudata import MuData
+
+    from infl._mudata import without_pull
+
+    with without_pull():
+        return MuData(parts), called
+
+
+def _renamed(table: AnnData, names: pd.Index) -> AnnData:
+    """The same matrices beside other names of features."""
+    var = pd.DataFrame(index=pd.Index(names.to_numpy(dtype=str), dtype=object))
+    if PRESENT_COLUMN in table.var:
+        var[PRESENT_COLUMN] = table.var[PRESENT_COLUMN].to_numpy()
+    layers = {name: table.layers[name] for name in layer_names(table)}
+    return AnnData(table.X, obs=table.obs, var=var, layers=layers, uns=dict(table.uns))
