@@ -12,6 +12,7 @@ from anndata import AnnData
 from tests.governance.conftest import metrics, read
 
 import infl
+from infl.attacks import Status
 from infl.errors import DataError, SettingsError
 from infl.privacy import DP
 
@@ -58,6 +59,14 @@ def test_all_three_say_what_the_run_knows(usual: Any, audit, comparison, tmp_pat
     assert set(card["not_known"]) == set(infl.governance.STATEMENTS) - set(statements)
     assert sheet["composition"]["label_values"] == list(run.model.header.panel["classes"])
     assert sheet["maintenance"]["contact"] == "dpo@example.org"
+
+
+def test_what_findings_mean_is_explained_in_the_words_of_table_and_legend(usual: Any, audit, tmp_path: Path) -> None:
+    page, _, _ = read(usual.run, tmp_path, audit=audit)
+    explained = [data.partition(": ")[0] for tag, data in page.texts if tag == "li"]
+    words = [str(status) for status in Status]
+    assert [word for word in explained if word in words] == words == sorted(audit["status"], key=words.index)
+    assert sorted(data for tag, data in page.texts if tag == "td" and data in words) == sorted(words)
 
 
 def test_what_is_not_protected_cannot_be_missed(hostile: Any, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from matplotlib.colors import to_hex
 from tests.pl.conftest import legend
 
 import infl
+from infl._tables import by_finding
+from infl.attacks import Status
 from infl.errors import DataError
 from infl.pl import colours
 
@@ -28,8 +30,12 @@ def test_audit_marks_what_learns_something(attacks):
 
 
 def test_audit_believes_the_table(attacks):
-    attacks["status"] = ["at chance", "leaks"] * 3
+    attacks["status"] = ["holds", "leak"] * 3
     assert set(marked(infl.pl.audit(attacks), colours.VERMILION)) == {1, 3, 5}
+    attacks.loc[1, "status"] = "of another version"  # neither good nor bad, and called what the table calls it
+    ax = infl.pl.audit(attacks)
+    assert set(marked(ax, colours.VERMILION)) == {3, 5} and set(marked(ax, colours.BLUE)) == {0, 2, 4}
+    assert "of another version" in legend(ax)
     limits = attacks.drop(columns="status").assign(
         chance_low=attacks["chance"] - 0.5, chance_high=attacks["chance"] + 0.5
     )
@@ -42,8 +48,19 @@ def test_audit_shows_what_was_not_promised_in_another_colour(attacks):
     assert set(marked(ax, colours.VERMILION)) == {1}
     assert set(marked(ax, colours.ORANGE)) == {2, 5}
     assert {0, 4} == set(marked(ax, colours.BLUE))
-    assert "learns something, nothing was promised" in legend(ax)
-    assert "not judged" in legend(ax) and not [text for text in legend(ax) if "nothing:" in text or "shows" in text]
+    assert set(marked(ax, colours.GREY)) == {3}
+
+
+def test_legend_and_table_have_the_same_words_and_a_mark_for_each(attacks):
+    """What was not judged looks like nothing else: not like a leak, and not like what holds, without colour either."""
+    attacks["status"] = [str(status) for status in Status]
+    ax = infl.pl.audit(attacks)
+    assert legend(ax) == ["chance", *attacks["status"], "unprotected run"]
+    assert set(legend(ax)[1:-1]) == set(by_finding(attacks)["verdict"])
+    looks = [(h.get_marker(), h.get_color()) for h in ax.get_legend().legend_handles[1:-1]]
+    assert len(set(looks)) == len(Status)
+    marks = [marker for marker, _ in looks]
+    assert marks.count(marks[3]) == 1 and marks[3] != marks[1]
 
 
 def test_audit_shows_what_is_undecided_with_its_interval(attacks):

@@ -11,14 +11,19 @@ from infl.pl._style import axes, legend_above, need_columns, picture, rows
 from infl.pl.colours import BLACK, GREY, ORANGE, PALE, WITH_KEY_COLOUR, WITHOUT_KEY_COLOUR
 
 _MARGIN = 0.10  # of the way from chance to the unprotected run; what the table's `status` decides where it has one
+_NOTHING, _SOMETHING = "learns nothing", "learns something"
 _LOOKS = {
-    "learns nothing": (WITH_KEY_COLOUR, "o"),
-    "learns something": (WITHOUT_KEY_COLOUR, "X"),
-    "learns something, nothing was promised": (ORANGE, "s"),
-    str(Status.NOT_JUDGED): (GREY, "X"),
+    _NOTHING: (WITH_KEY_COLOUR, "o"),
+    _SOMETHING: (WITHOUT_KEY_COLOUR, "X"),
+    str(Status.HOLDS): (WITH_KEY_COLOUR, "o"),
+    str(Status.BROKEN): (WITHOUT_KEY_COLOUR, "X"),
+    str(Status.NOT_PROMISED): (ORANGE, "s"),
+    str(Status.NOT_JUDGED): (GREY, "v"),
     str(Status.INCONCLUSIVE): (GREY, "o"),
     str(Status.CANNOT_TELL): (GREY, "P"),
 }
+"""By what the legend says: the word that the table has under ``status``, or without one what was learned. A mark for each, so that
+they differ without colour too."""
 
 
 @picture()
@@ -28,12 +33,10 @@ def audit(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     table
-        What :func:`infl.tl.audit` returned. A column ``status`` that begins with ``"leak"`` marks an attack that learns
-        something, ``"not promised"`` one that does where nothing was promised, ``"not judged"`` one that did not
-        work without protection either, ``"inconclusive"`` and ``"cannot tell"`` those that do not decide (with columns
-        ``low`` and ``high``, their intervals are drawn). Without such a column, an attack learns something that gets more than a tenth of
-        the way from chance to the unprotected run, or past the columns ``chance_low`` and ``chance_high`` where there are
-        such.
+        What :func:`infl.tl.audit` returned. A column ``status`` says how each row is drawn, and the legend has its words; with
+        columns ``low`` and ``high``, intervals are drawn. Without ``status``, an attack learns something that gets more than a
+        tenth of the way from chance to the unprotected run, or past the columns ``chance_low`` and ``chance_high`` where there
+        are such.
     ax
         Where to draw; default: a new figure.
 
@@ -77,7 +80,7 @@ def audit(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.hlines(y, np.fmin(chance, control), np.fmax(chance, control), color=PALE, linewidth=4, zorder=1)
     ax.scatter(chance, y, marker="|", s=170, color=BLACK, linewidths=2, zorder=2)
     ax.scatter(control, y, marker="D", s=38, facecolors="white", edgecolors=GREY, linewidths=1.5, zorder=3)
-    for kind, (colour, marker) in _LOOKS.items():
+    for kind, (colour, marker) in _looks(kinds).items():
         here = kinds == kind
         if ends is not None:
             ax.hlines(y[here], ends[0][here], ends[1][here], color=colour, linewidth=1.2, zorder=3.5)
@@ -93,17 +96,22 @@ def audit(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 def _kinds(table: pd.DataFrame, value: np.ndarray, chance: np.ndarray, control: np.ndarray) -> np.ndarray:
-    nothing, something, unpromised, *undecided = _LOOKS
     if "status" in table:
-        kinds = {"leak": something, "leaks": something, "not promised": unpromised} | {kind: kind for kind in undecided}
-        return table["status"].astype(str).map(lambda status: kinds.get(status, nothing)).to_numpy()
+        return table["status"].astype(str).to_numpy()
     towards = np.sign(np.nan_to_num(control - chance))  # errors of a reconstruction fall when it learns
     gain = (value - chance) * np.where(towards == 0, 1, towards)
     margin = _MARGIN * np.abs(np.nan_to_num(control - chance))
     if {"chance_low", "chance_high"} <= set(table.columns):
         low, high = table["chance_low"].to_numpy(dtype=float), table["chance_high"].to_numpy(dtype=float)
         margin = np.where(towards < 0, chance - low, high - chance)
-    return np.where(gain > margin, something, nothing)
+    return np.where(gain > margin, _SOMETHING, _NOTHING)
+
+
+def _looks(kinds: np.ndarray) -> dict[str, tuple[str, str]]:
+    """Return colour and mark of each kind that is there; what is not known is neither good nor bad."""
+    there = set(kinds)
+    known = {kind: look for kind, look in _LOOKS.items() if kind in there}
+    return known | dict.fromkeys(sorted(there - set(_LOOKS)), (GREY, "d"))
 
 
 def _row_labels(table: pd.DataFrame) -> list[str]:
@@ -119,8 +127,8 @@ def _handles(kinds: np.ndarray) -> list[Line2D]:
         return Line2D([], [], linestyle="none", label=label, **look)  # type: ignore[arg-type]
 
     handles = [mark("chance", marker="|", color=BLACK, markersize=12, markeredgewidth=2)]
-    for kind, (colour, marker) in _LOOKS.items():
-        if (kinds == kind).any():
-            handles.append(mark(kind, marker=marker, color=colour, markersize=7))
+    handles += [
+        mark(kind, marker=marker, color=colour, markersize=7) for kind, (colour, marker) in _looks(kinds).items()
+    ]
     handles.append(mark("unprotected run", marker="D", markerfacecolor="white", markeredgecolor=GREY, markersize=6))
     return handles

@@ -3,15 +3,16 @@
 from infl.attacks import Status
 
 STATUS = {
-    "holds": "holds: the attacker got no more than was promised",
-    "leak": "LEAK: a protection that was promised did not hold",
+    str(Status.HOLDS): f"{Status.HOLDS}: the attacker got no more than was promised",
+    str(Status.BROKEN): f"{Status.BROKEN}: a protection that was promised did not hold",
+    str(Status.NOT_PROMISED): f"{Status.NOT_PROMISED}: the attack works, and nothing was promised against it",
+    str(Status.NOT_JUDGED): f"{Status.NOT_JUDGED}: the attack did not work without protection either",
     str(
         Status.INCONCLUSIVE
     ): f"{Status.INCONCLUSIVE}: too few trials to tell chance from an attack that works a little",
     str(Status.CANNOT_TELL): f"{Status.CANNOT_TELL}: the attack could not show a broken promise if it was one",
-    "not promised": "not promised: the attack works, and nothing was promised against it",
-    str(Status.NOT_JUDGED): f"{Status.NOT_JUDGED}: the attack did not work without protection either",
 }
+"""What each finding means, in the order of the legend of :func:`infl.pl.audit`."""
 SEALS = {
     "group": "all sites share one key; the coordinator reads no message, unless it conspires with a site",
     "pairwise": "each pair of sites has a secret of its own; the coordinator reads no message, also if it conspires with a site",
