@@ -69,7 +69,7 @@ def explained(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise FileError(f"cannot {doing} {path}: {error.strerror or error}") from error
+        raise FileError.of(f"cannot {doing} {path}", error) from error
 
 
 @contextmanager

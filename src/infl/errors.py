@@ -1,10 +1,17 @@
 """Errors that a user can mend, and warnings that a user should read.
 
-Each message is one line that says what is wrong, where, and what to do. The command line prints it and leaves with
-exit code 2; anything that is not an :class:`InflError` is a defect of ours and leaves with 1.
+Each message is one line that says what is wrong, where, and what to do. The command line prints it and leaves with the
+error's exit code; anything that is not an :class:`InflError` is a defect of ours and leaves with 1.
 """
 
+from __future__ import annotations
+
+import errno
+from typing import ClassVar
+
 MAX_LENGTH = 300
+USAGE, REFUSED, UNREACHABLE, NO_ROOM = 2, 3, 4, 5
+"""Exit codes: what was typed or given; a participant or a check refused; something was not there; no room on a disk."""
 
 
 class InflError(Exception):
@@ -21,6 +28,9 @@ class InflError(Exception):
     Traceback (most recent call last):
     infl.errors.InflError: no class 'x' at site_2: check its labels
     """
+
+    exit_code: ClassVar[int] = USAGE
+    """What the command line leaves with."""
 
     def __init__(self, message: str) -> None:
         line = " ".join(str(message).split())
@@ -76,6 +86,40 @@ class FileError(InflError):
     infl.errors.FileError: cannot read nowhere.safetensors: No such file or directory
     """
 
+    @classmethod
+    def of(cls, what: str, error: OSError, then: str = "") -> FileError:
+        """Return the error for what the operating system could not do: a :class:`NoRoomError` where a disk is full.
+
+        Parameters
+        ----------
+        what
+            Could not be done, and with which file.
+        error
+            The system's.
+        then
+            What follows from it.
+
+        Examples
+        --------
+        >>> FileError.of("cannot write model", OSError(28, "No space left on device"))
+        NoRoomError('cannot write model: No space left on device')
+        """
+        kind = NoRoomError if error.errno in (errno.ENOSPC, errno.EDQUOT) else cls
+        return kind(f"{what}: {error.strerror or error}{then}")
+
+
+class NoRoomError(FileError):
+    """A disk is full; nothing half-written is left.
+
+    Examples
+    --------
+    >>> raise NoRoomError("cannot write model.safetensors: No space left on device")
+    Traceback (most recent call last):
+    infl.errors.NoRoomError: cannot write model.safetensors: No space left on device
+    """
+
+    exit_code = NO_ROOM
+
 
 class SealError(InflError):
     """A sealed message was altered, replayed, incomplete or out of range; nothing of it was applied.
@@ -85,6 +129,8 @@ class SealError(InflError):
     >>> issubclass(SealError, InflError)
     True
     """
+
+    exit_code = REFUSED
 
 
 class FederationError(InflError):
@@ -97,6 +143,21 @@ class FederationError(InflError):
     Traceback (most recent call last):
     infl.errors.FederationError: two sites are called 'a': give each its own name
     """
+
+    exit_code = REFUSED
+
+
+class UnreachableError(FederationError):
+    """Another machine or a port is not there now; the same command can work later.
+
+    Examples
+    --------
+    >>> raise UnreachableError("coordinator.example.org:8002 cannot be reached: is the coordinator up?")
+    Traceback (most recent call last):
+    infl.errors.UnreachableError: coordinator.example.org:8002 cannot be reached: is the coordinator up?
+    """
+
+    exit_code = UNREACHABLE
 
 
 class MissingExtraError(InflError):

@@ -1,7 +1,9 @@
 """The command line as a user meets it: exit codes, one line for what can be mended, and the demonstration."""
 
 import contextlib
+import errno
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,9 @@ import pytest
 from anndata import AnnData
 
 import infl
+from infl._files import explained
 from infl.cli import main
+from infl.errors import FileError, NoRoomError
 from infl.keys import Identity, Keyring
 
 
@@ -74,6 +78,33 @@ def test_what_the_user_can_mend_is_one_line_and_exit_2(arguments: tuple[str, ...
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("SettingsError", 2),
+        ("DataError", 2),
+        ("FederationError", 3),
+        ("SealError", 3),
+        ("UnreachableError", 4),
+        ("NoRoomError", 5),
+    ],
+)
+def test_exit_codes_say_what_kind_it_is(kind: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise getattr(infl.errors, kind)("so it is")
+
+    monkeypatch.setattr(infl.keys.Keyring, "load", fail)
+    done = run("key", "show", "any.key")
+    assert (done.returncode, done.stderr) == (code, "infl: so it is\n")
+
+
+def test_a_full_disk_is_known_by_its_error(tmp_path: Path) -> None:
+    for number, kind in ((errno.ENOSPC, NoRoomError), (errno.EDQUOT, NoRoomError), (errno.EACCES, FileError)):
+        with pytest.raises(FileError, match=os.strerror(number)) as caught, explained(tmp_path, "write"):
+            raise OSError(number, os.strerror(number))
+        assert caught.type is kind
 
 
 def test_a_defect_of_ours_is_exit_1(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import anndata
 import pandas as pd
+import psutil
 import pytest
 import torch
 from anndata import AnnData
@@ -22,11 +23,13 @@ from typer.testing import CliRunner
 
 import infl
 from infl.cli.app import app
+from infl.deploy.flare.checks import check_port
+from infl.deploy.flare.consortium import consortium_of
 from infl.deploy.flare.local_consortium import free_port
 from infl.deploy.folders import alone
 from infl.deploy.site_data import SiteSettings
 from infl.deploy.site_folder import SiteFolder
-from infl.errors import MAX_LENGTH, FederationError, FileError, InflError, SettingsError
+from infl.errors import MAX_LENGTH, FederationError, FileError, InflError, SettingsError, UnreachableError
 from infl.keys import Keyring
 
 SITES = ("hospital_a", "hospital_b", "hospital_c")
@@ -159,8 +162,9 @@ def test_the_page_word_by_word(people: Participants) -> None:
         if command.startswith("infl coordinator init"):
             told = printed.strip().splitlines()[-1]
     for site in SITES:
-        people.background[site].send_signal(signal.SIGINT)
+        people.background[site].send_signal(signal.SIGTERM)
         assert "up, Ctrl-C ends" in people.wait(site, code=0)
+        assert not [p.pid for p in psutil.process_iter(["cmdline"]) if is_engine(p, people.root / site)]
     outcome(people)
 
 
@@ -178,12 +182,32 @@ def after(people: Participants, command: str, printed: str) -> None:
     elif command.startswith("infl coordinator start"):
         people.wait_until(lambda: "waits for sites" in people.output("coordinator"))
     elif command.startswith("infl run stop"):
-        assert re.search(r"infl: run my_run was stopped after round \d+", people.wait("coordinator", code=2))
+        assert re.search(
+            r"my_run: stopped after round \d+; `infl run resume my_run`", people.wait("coordinator", code=0)
+        )
+        said = people.output("coordinator")
+        people.type("coordinator", "infl coordinator start run.toml")  # as a service manager does
+        again = people.wait("coordinator", code=0).removeprefix(said)
+        assert re.fullmatch(r"my_run: stopped after round \d+; `infl run resume my_run` goes on\n", again)
     elif command.startswith("infl run resume"):
+        said = people.output("coordinator")
+        people.wait_until(lambda: "my_run: round" in people.output("coordinator").removeprefix(said))
+        people.background["coordinator"].send_signal(signal.SIGTERM)
+        ended = people.wait("coordinator", code=0).removeprefix(said)
+        assert "my_run: ending after this round" in ended and "start it again to go on" in ended
+        assert check_port(consortium_of(people.root / "coordinator" / "coordinator"))
+        assert not [p.pid for p in psutil.process_iter(["cmdline"]) if is_engine(p, people.root / "coordinator")]
+        people.type("coordinator", "infl coordinator start run.toml")
         assert "my_run: finished" in people.wait("coordinator", code=0)
     elif command.startswith("infl run status"):
         assert re.match(r"(running|finished), round \d+ of 150", printed)
         assert all(site in printed for site in SITES)
+
+
+def is_engine(process: psutil.Process, home: Path) -> bool:
+    """Whether it is one of FLARE's of a participant."""
+    command = " ".join(process.info["cmdline"] or [])
+    return "nvflare." in command and str(home) in command
 
 
 WAITING = "\n[waiting]\nsilence = 8\nrepeat = 2\n"
@@ -220,7 +244,7 @@ def typed(*arguments: object, answer: str = "") -> Any:
 
 
 def refused(*arguments: object, kind: type[InflError] = FileError, answer: str = "") -> str:
-    """Return the one line, which the entry point prints before it leaves with 2."""
+    """Return the one line, which the entry point prints before it leaves."""
     done = typed(*arguments, answer=answer)
     assert type(done.exception) is kind, done.exception or done.output
     assert len(str(done.exception)) <= MAX_LENGTH
@@ -303,7 +327,7 @@ def test_kits_ports_and_fingerprints(here: Path, khan: AnnData) -> None:
         taken.listen()
         checked = typed("coordinator", "check", "run.toml")
         assert re.search(r"WRONG port +port \d+ is taken", checked.stdout)
-        assert "is taken" in refused("coordinator", "start", "run.toml", kind=FederationError)
+        assert "is taken" in refused("coordinator", "start", "run.toml", kind=UnreachableError)
     (here / "run.toml").write_text((here / "run.toml").read_text().replace("rounds = 20", "rounds = 21"))
     assert "begun with other settings" in refused("coordinator", "start", "run.toml")
     assert "is no server kit" in refused("coordinator", "start", "run.toml", "--home", "hospital_a")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
 def main() -> None:
-    """Run ``infl``: exit code 0 when it worked, 2 for what the user can mend (one line), 1 for a defect of ours."""
+    """Run ``infl``: exit code 0 when it worked, that of the error for what the user can mend (one line), 1 for a defect of ours."""
     from infl.cli.app import app
     from infl.errors import InflError
 
@@ -14,7 +15,7 @@ def main() -> None:
         app()
     except InflError as error:
         print(f"infl: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("infl: interrupted", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(128 + signal.SIGINT)  # as shells have it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from infl.cli.signals import asked_to_end
 from infl.errors import FederationError, FileError, InflError, SettingsError
 
 if TYPE_CHECKING:
@@ -72,7 +72,9 @@ def start(
     give_up: Annotated[float, typer.Option(help="Seconds without progress after which to end; 0: wait for ever.")] = 0,
     metrics: Annotated[int, typer.Option(help="Port at this machine for Prometheus, e.g. 9464.  [default: none]")] = 0,
 ) -> None:
-    """Start a run, or go on with it, and stay until it is finished. Ctrl-C ends it after the round under way.
+    """Start a run, or go on with it, and stay until it is finished. Ctrl-C or SIGTERM ends it after the round under way.
+
+    The next start goes on there; after `infl run stop`, only `infl run resume` does.
 
     Without a run, be up for those that holders of the admin kit ask for from notebooks, until Ctrl-C.
 
@@ -153,33 +155,29 @@ def supervise(
     home: Path,
     name: str,
     *,
+    resume: bool = False,
     give_up: float = 0,
     port: int = 0,
     fetched: str = MODEL_FETCHED,
 ) -> None:
-    """Bring a run or study to its end, from a terminal; `fetched` says where its result is."""
+    """Bring a run or study to its end, from a terminal; `fetched` says where its result is, `resume` goes on after a stop."""
+    from infl.deploy.attempt import REQUEST_STOP
     from infl.deploy.flare.engine import Supervisor
     from infl.deploy.flare.metrics import metrics
 
     supervisor = Supervisor(home, name, say=lambda line: typer.echo(f"{name}: {line}"))
-
-    def stop(number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, before)
-        typer.echo(f"{name}: ending after this {supervisor.run.unit}; press Ctrl-C again to end at once")
-        supervisor.stop()
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        with metrics(port, name, lambda: supervisor.run.status) if port else nullcontext():
-            status = supervisor.go(give_up=give_up or float("inf"))
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if status.state != "finished":
-        why = f" ({status.message})" if status.message else ""
-        raise FederationError(
-            f"{supervisor.run.what} {name} was stopped after {supervisor.run.unit} {status.round}{why}; start it again to go on"
-        )
-    typer.echo(f"{name}: finished; {status.message or fetched}")
+    run = supervisor.run
+    with asked_to_end(supervisor.stop), metrics(port, name, lambda: run.status) if port else nullcontext():
+        status = supervisor.go(resume=resume, give_up=give_up or float("inf"))
+    where = f"after {run.unit} {status.round}"
+    if status.state == "finished":
+        typer.echo(f"{name}: finished; {status.message or fetched}")
+    elif run.requested == REQUEST_STOP:
+        typer.echo(f"{name}: stopped {where}; `infl {run.what} resume {name}` goes on")
+    elif status.state == "stopped":
+        raise FederationError(f"{run.what} {name} was stopped {where} ({status.message}); start it again to go on")
+    else:
+        typer.echo(f"{name}: ended {where}; start it again to go on")
 
 
 def serve(home: Path) -> None:
@@ -199,14 +197,9 @@ def keep_up_until_signal(
 ) -> None:
     """Keep an engine's process up until Ctrl-C or SIGTERM."""
     over = threading.Event()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, frame: over.set()) for number in numbers]
-    typer.echo(f"{name}: up, Ctrl-C ends")
-    try:
+    with asked_to_end(over.set):
+        typer.echo(f"{name}: up, Ctrl-C ends")
         daemon.keep_up(over, say=lambda line: typer.echo(f"{name}: {line}"), each=each, begin=begin)
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 def show(status: Status, unit: str = "round") -> None:
@@ -224,7 +217,7 @@ def end_after(folder: AttemptFolder, name: str) -> None:
     from infl.deploy.attempt import REQUEST_STOP
 
     folder.request(REQUEST_STOP)
-    typer.echo(f"{name}: ends after this {folder.unit}")
+    typer.echo(f"{name}: ends after this {folder.unit}, and stays so until `infl {folder.what} resume {name}`")
 
 
 def follow(folder: AttemptFolder) -> None:
@@ -249,4 +242,6 @@ def report(findings: list[tuple[str, InflError | None, str]]) -> None:
         typer.echo(f"{'ok   ' if wrong is None else 'WRONG'} {what:<14} {found if wrong is None else wrong}")
     failed = [what for what, wrong, _ in findings if wrong is not None]
     if failed:
-        raise FederationError(f"{len(failed)} of {len(findings)} checks failed: {', '.join(failed)}")
+        kinds = {wrong.exit_code: type(wrong) for _, wrong, _ in findings if wrong is not None}
+        kind = FederationError if len(kinds) > 1 else next(iter(kinds.values()))
+        raise kind(f"{len(failed)} of {len(findings)} checks failed: {', '.join(failed)}")

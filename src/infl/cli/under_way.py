@@ -45,11 +45,11 @@ def add_commands(
     def watch(name: Name, home: Home = COORDINATOR_HOME) -> None:
         follow(folder(home, name))
 
-    @command("stop", f"End a {what} after the round or step under way; `infl {what} resume` goes on with it")
+    @command("stop", f"End a {what} after the round or step under way, for good until `infl {what} resume`")
     def stop(name: Name, home: Home = COORDINATOR_HOME) -> None:
         end_after(folder(home, name), name)
 
     @command("resume", f"Go on with a {what} that was begun, after the last round or step that is kept")
     def resume(name: Name, home: Home = COORDINATOR_HOME) -> None:
         folder(home, name)
-        supervise(home, name, fetched=fetched)
+        supervise(home, name, resume=True, fetched=fetched)

@@ -11,6 +11,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -21,8 +22,9 @@ from infl.deploy.remote import Patience, RemoteTransport
 from infl.errors import FederationError, InflError
 from infl.federation.messages import Consent
 
-REQUEST_STOP, REQUEST_AGAIN = "stop", "again"
-"""Requests to a running attempt: end for good; end so that sites which came back take part in the next."""
+REQUEST_STOP, REQUEST_AGAIN, REQUEST_LEAVE = "stop", "again", "leave"
+"""Requests to a running attempt: end, and begin no other one until somebody resumes; end so that sites which came back take part
+in the next; end because the coordinator's process does."""
 DAY = 86_400.0
 FINAL_STATES = ("finished", "stopped")
 """States that no further attempt follows."""
@@ -148,18 +150,25 @@ class AttemptFolder(ABC):
         write_atomic(self.folder / "waiting.json", json.dumps(asdict(patience)).encode(), overwrite=True)
 
     def request(self, what: str) -> None:
-        """Ask the running attempt to end after the exchange under way."""
-        write_atomic(self.folder / "request", what.encode(), overwrite=True)
+        """Ask the running attempt to end after the exchange under way; a stop holds until :meth:`resume`, whatever is started."""
+        name = "stop" if what == REQUEST_STOP else "request"
+        write_atomic(self.folder / name, what.encode(), overwrite=True)
 
     @property
     def requested(self) -> str:
         """What was asked for."""
-        path = self.folder / "request"
-        return path.read_text() if path.exists() else ""
+        for path in (self.folder / "stop", self.folder / "request"):
+            with suppress(FileNotFoundError):
+                return path.read_text()
+        return ""
 
     def clear_request(self) -> None:
-        """Forget what was asked for."""
+        """Forget what was asked for, but not a stop."""
         (self.folder / "request").unlink(missing_ok=True)
+
+    def resume(self) -> None:
+        """Forget a stop."""
+        (self.folder / "stop").unlink(missing_ok=True)
 
 
 class Attempt(ABC):
@@ -185,7 +194,7 @@ class Attempt(ABC):
                 state, message = self._work()
             except InflError as error:
                 state, message = "ended", self._explained(str(error))
-            if self.folder.requested == REQUEST_STOP and state != "finished":
+            if state == "ended" and self.folder.requested == REQUEST_STOP:
                 state = "stopped"
             self._note(state=state, message=message, pid=0)
             return self._status

@@ -10,12 +10,13 @@ import psutil
 import pytest
 from anndata import AnnData
 
-from infl.deploy.attempt import REQUEST_AGAIN
+from infl.deploy.attempt import REQUEST_AGAIN, REQUEST_LEAVE, REQUEST_STOP
 from infl.deploy.flare import console, engine
 from infl.deploy.flare.console import CALLS, Console
-from infl.deploy.flare.engine import LEAVING, STARTING, Attempts
+from infl.deploy.flare.engine import LEAVING, STARTING, Attempts, Supervisor
 from infl.deploy.remote import Patience
 from infl.deploy.run_attempt import RunFolder
+from infl.errors import FileError
 from infl.federation.agreement import Agreement
 from infl.keys import Keyring
 from infl.models import Classifier
@@ -109,6 +110,50 @@ def test_a_site_that_is_not_heard_of_is_not_waited_for(case: Case) -> None:
     assert set(session.sites()) == {"site_1"}
     del case.engine.heard["site_1"]
     assert session.sites() == {}
+
+
+def test_who_leaves_submits_nothing_more_and_the_next_start_goes_on(case: Case) -> None:
+    case.attempts.patience = replace(case.attempts.patience, silence=0.1)
+    asked: list[str] = []
+
+    def passing(seconds: float) -> None:
+        case.now += 1
+        asked.append(case.run.requested)
+        if len(asked) == 1:
+            case.attempts.stop()
+        elif asked[-1]:  # the attempt hears of it
+            case.run.save_status(replace(case.run.status, state="ended"))
+            case.engine.abort_job("job_0")
+
+    engine.time.sleep = passing
+    status = case.attempts.work(0.5, float("inf"))
+    assert (status.state, [*case.engine.jobs.values()]) == ("ended", ["FINISHED:ABORTED"])
+    assert asked == ["", REQUEST_LEAVE]
+    case.run.clear_request()
+    again = Attempts(case.run, case.attempts.console, "run", case.attempts.patience, lambda line: None)
+    again._step()
+    assert len(case.engine.jobs) == 2
+
+
+def test_a_stop_holds_until_somebody_resumes(case: Case, tmp_path: Path) -> None:
+    """Also one that was asked for while nobody worked for the run, and whatever a service manager starts."""
+    (tmp_path / "coordinator" / "kit" / "startup").mkdir(parents=True)
+    (tmp_path / "coordinator" / "kit" / "startup" / "fed_server.json").touch()
+    home = tmp_path / "coordinator"
+    (home / "runs").mkdir()
+    case.run.folder.rename(home / "runs" / "run")
+    supervisor = Supervisor(home, "run")
+    run = supervisor.run
+    run.save_status(replace(run.status, state="running", round=2))
+    run.request(REQUEST_STOP)
+    for _ in range(2):
+        assert supervisor.go().state == "stopped"
+        assert (run.requested, run.status.round) == (REQUEST_STOP, 2)
+    with pytest.raises(FileError, match=r"consortium\.json"):  # goes on, as far as this folder allows
+        supervisor.go(resume=True)
+    assert (run.requested, run.status.state) == ("", "ended")
+    run.save_status(replace(run.status, state="finished"))
+    assert supervisor.go().state == "finished"  # no port is opened for what is done
 
 
 HANGS = """

@@ -137,6 +137,8 @@ def test_stopped_after_a_step_and_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"study first has done \d of 4 steps here"):
         SiteStudies(house.folder("s0")).result()
     house.coordinator.clear_request()
+    assert house.coordinator.requested == REQUEST_STOP  # holds, whatever is started
+    house.coordinator.resume()
     assert house.attempt().state == "finished"
     assert house.done() == [4, 4, 4]
 

@@ -17,7 +17,7 @@ from infl.deploy.site_data import read_site
 from infl.deploy.site_folder import SiteFolder
 from infl.deploy.study.consent import SiteStudies, asks, check_data, check_policy
 from infl.deploy.study.file import StudyFile, read_plan
-from infl.errors import DataError, FederationError, FileError, InflError
+from infl.errors import DataError, FederationError, FileError, InflError, NoRoomError, UnreachableError
 from infl.models.registry import task_from_json
 
 Finding = tuple[str, InflError | None, str]
@@ -89,7 +89,7 @@ def check_port(consortium: Consortium) -> str:
 
     Raises
     ------
-    FederationError
+    UnreachableError
         It is not.
     """
     with closing(socket.socket()) as probe:
@@ -97,7 +97,7 @@ def check_port(consortium: Consortium) -> str:
         try:
             probe.bind(("", consortium.port))
         except OSError as error:
-            raise FederationError(
+            raise UnreachableError(
                 f"port {consortium.port} is taken ({error.strerror}): end what uses it, or a run goes on here already"
             ) from None
     return f"{consortium.port} is free"
@@ -118,7 +118,7 @@ def _connection(kit: Path, consortium: Consortium) -> str:
             f"{where} is not the coordinator, or a clock is wrong: {error.verify_message}; compare fingerprints by phone"
         ) from None
     except (OSError, ssl.SSLError) as error:
-        raise FederationError(
+        raise UnreachableError(
             f"{where} cannot be reached ({error.strerror or error}): is the coordinator up, does the firewall let it out?"
         ) from None
 
@@ -126,7 +126,7 @@ def _connection(kit: Path, consortium: Consortium) -> str:
 def _disk(home: Path) -> str:
     free = shutil.disk_usage(home).free
     if free < ROOM:
-        raise FileError(f"{free / 1e6:,.0f} MB free at {home}: make room for {ROOM / 1e6:,.0f} MB")
+        raise NoRoomError(f"{free / 1e6:,.0f} MB free at {home}: make room for {ROOM / 1e6:,.0f} MB")
     return f"{free / 1e9:,.0f} GB free"
 
 

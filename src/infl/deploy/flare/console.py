@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from infl.deploy.flare import require_flare
 from infl.deploy.flare.kits import ADMIN_NAME
-from infl.errors import FederationError
+from infl.errors import UnreachableError
 
 log = logging.getLogger(__name__)
 HEARTBEATS = 25.0
@@ -102,12 +102,12 @@ class Console:
 
         Raises
         ------
-        FederationError
+        UnreachableError
             They are not; says which.
         """
         if not _until(lambda: set(sites) <= set(self.sites()), seconds):
             missing = sorted(set(sites) - set(self.sites()))
-            raise FederationError(f"not connected after {seconds:.0f} s: {', '.join(missing[:8])}")
+            raise UnreachableError(f"not connected after {seconds:.0f} s: {', '.join(missing[:8])}")
 
     def wait_for_end(self, job: str, *, seconds: float) -> str | None:
         """Wait until a job has ended, and return its state; None when it has not."""

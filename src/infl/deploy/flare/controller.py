@@ -11,7 +11,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.signal import Signal
 
-from infl.deploy.attempt import REQUEST_AGAIN, REQUEST_STOP, AttemptFolder
+from infl.deploy.attempt import REQUEST_AGAIN, REQUEST_LEAVE, REQUEST_STOP, AttemptFolder
 from infl.deploy.flare.job_channel import JobChannel, cells_of
 from infl.deploy.flare.process import keep_memory_flat
 from infl.deploy.folders import NAME
@@ -111,7 +111,7 @@ class InflController(Controller):
     def _tell(self, topic: str, data: Any, fl_ctx: FLContext, folder: AttemptFolder) -> dict[str, Any]:
         """Answer an administrator on another machine: take a request, return the run's status."""
         wanted = data.get("request") if isinstance(data, dict) else None
-        if wanted in (REQUEST_STOP, REQUEST_AGAIN):
+        if wanted in (REQUEST_STOP, REQUEST_AGAIN, REQUEST_LEAVE):
             folder.request(wanted)
         status = folder.status
         if status.state not in ("offered", "running"):

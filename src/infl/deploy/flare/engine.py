@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from infl.deploy.attempt import FINAL_STATES, REQUEST_AGAIN, REQUEST_STOP, Agreed, Status
+from infl.deploy.attempt import FINAL_STATES, REQUEST_AGAIN, REQUEST_LEAVE, REQUEST_STOP, Agreed, Status
 from infl.deploy.flare.checks import check_port
 from infl.deploy.flare.console import Console, over
 from infl.deploy.flare.consortium import consortium_of
@@ -19,7 +19,7 @@ from infl.deploy.folders import alone
 from infl.deploy.remote import Patience
 from infl.deploy.run_attempt import RunFolder
 from infl.deploy.study.attempt import StudyFolder, is_study
-from infl.errors import FederationError
+from infl.errors import FederationError, UnreachableError
 from infl.federation.agreement import Agreement
 
 log = logging.getLogger(__name__)
@@ -96,21 +96,30 @@ class Attempts:
         self._away: dict[str, float] = {}  # when lost sites were last heard of
 
     def work(self, poll: float, give_up: float) -> Status:
-        """Work until the run is finished or stopped; a FederationError when nothing moved for `give_up` seconds."""
+        """Work until the run is finished or stopped, or :meth:`stop` was called and the attempt has ended.
+
+        Raises
+        ------
+        FederationError
+            Nothing moved for `give_up` seconds.
+        """
         moved, before = time.monotonic(), self.run.status
         while True:
             self.tend()
+            if self.stopping and not self.run.requested:
+                self.say(f"ending after this {self.run.unit}; Ctrl-C again ends at once")
+                self.run.request(REQUEST_LEAVE)
             self._step()
             status = self.run.status
             if (status.position, status.state) != (before.position, before.state):
                 self._tell(before, status)
             if status.position != before.position:
                 moved = time.monotonic()
-            if status.state in FINAL_STATES:
+            if status.state in FINAL_STATES or (self.stopping and self._job is None):
                 return status
             before = status
             if time.monotonic() - moved > give_up:
-                raise FederationError(self._why(status))
+                raise (UnreachableError if self._missing else FederationError)(self._why(status))
             time.sleep(poll)
 
     def tend(self) -> None:
@@ -135,8 +144,10 @@ class Attempts:
                 self.say(f"{', '.join(back)} came back: they take part after this {self.run.unit}")
                 self.run.request(REQUEST_AGAIN)
             return
-        if self.stopping or self.run.requested == REQUEST_STOP:
+        if self.run.requested == REQUEST_STOP:
             self._note(state="stopped", message="")
+            return
+        if self.stopping:
             return
         up = [site for site in self.console.sites() if site in self.agreement.sites]
         needed = len(self.agreement.sites) if self.run.position == 0 else self.agreement.quorum
@@ -179,9 +190,8 @@ class Attempts:
         return [s for s, lost in self._away.items() if heard.get(s, lost) > lost + 1.0]
 
     def stop(self) -> None:
-        """End the run after the exchange under way; it can be resumed."""
+        """End after the exchange under way; whoever starts again goes on there. Only a flag is set: signal handlers call it."""
         self.stopping = True
-        self.run.request(REQUEST_STOP)
 
     def _note(self, **changes: Any) -> None:
         self.run.save_status(Status(**{**vars(self.run.status), **changes}))
@@ -226,12 +236,14 @@ class Supervisor(Attempts):
         self, home: Path, name: str, *, patience: Patience | None = None, say: Callable[[str], None] = log.info
     ) -> None:
         folder = home / "runs" / name
-        run: RunFolder | StudyFolder = StudyFolder(folder) if is_study(folder) else RunFolder(folder)
-        super().__init__(run, Console(home / "admin"), name, patience or run.patience, say)
+        self.run: RunFolder | StudyFolder = StudyFolder(folder) if is_study(folder) else RunFolder(folder)
+        super().__init__(self.run, Console(home / "admin"), name, patience or self.run.patience, say)
         self.home, self.daemon = home, Daemon(home / "kit", SERVER_PROCESS, home / "server.log")
 
-    def go(self, *, poll: float = 1.0, give_up: float = float("inf")) -> Status:
+    def go(self, *, resume: bool = False, poll: float = 1.0, give_up: float = float("inf")) -> Status:
         """Work until the run is finished or stopped, or nothing moved for `give_up` seconds.
+
+        A run that was stopped stays so, unless `resume`.
 
         Raises
         ------
@@ -242,6 +254,14 @@ class Supervisor(Attempts):
         """
         with alone(self.home, wait=0):
             self.run.clear_request()
+            if resume:
+                self.run.resume()
+            elif self.run.requested == REQUEST_STOP:
+                if self.run.status.state not in FINAL_STATES:  # it was asked to while nobody worked for it
+                    self._note(state="stopped", message="")
+                return self.run.status
+            if self.run.status.state == "finished" and not self.run.status.lacking:
+                return self.run.status
             if self.run.status.state == "stopped" or self.run.status.lacking:
                 self._note(state="ended", message="", deliveries=0)
             self.daemon.clear()

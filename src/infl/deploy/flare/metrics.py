@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from infl.deploy.attempt import Status
-from infl.errors import FederationError
+from infl.errors import UnreachableError
 
 HELP = {
     "infl_round": "Last finished round.",
@@ -60,7 +60,7 @@ def metrics(port: int, run: str, status: Callable[[], Status], *, host: str = "1
 
     Raises
     ------
-    FederationError
+    UnreachableError
         The port is taken.
     """
 
@@ -80,7 +80,7 @@ def metrics(port: int, run: str, status: Callable[[], Status], *, host: str = "1
     try:
         server = ThreadingHTTPServer((host, port), Page)
     except OSError as error:
-        raise FederationError(f"port {port} for metrics is taken ({error.strerror}): choose another") from None
+        raise UnreachableError(f"port {port} for metrics is taken ({error.strerror}): choose another") from None
     with server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infl.deploy.attempt import FINAL_STATES, Status
+from infl.deploy.attempt import FINAL_STATES, REQUEST_LEAVE, Status
 from infl.deploy.flare import require_flare
 from infl.deploy.flare.console import Console
 from infl.deploy.flare.engine import Attempts
@@ -66,7 +66,7 @@ class FlareEngine:
         try:
             status = attempts.work(poll, self.give_up)
         except KeyboardInterrupt:
-            attempts.stop()
+            run.request(REQUEST_LEAVE)
             raise FederationError("interrupted: the run ends after the round under way") from None
         finally:
             attempts.leave()

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from infl import __version__
 from infl._files import explained, write_atomic
-from infl.deploy.attempt import REQUEST_AGAIN, REQUEST_STOP, Attempt, AttemptFolder, check_consents
+from infl.deploy.attempt import REQUEST_AGAIN, REQUEST_LEAVE, REQUEST_STOP, Attempt, AttemptFolder, check_consents
 from infl.deploy.remote import RemoteTransport
 from infl.deploy.study.desk import Desk, Disagreement
 from infl.deploy.study.specification import Study
@@ -132,7 +132,7 @@ class StudyAttempt(Attempt):
             if lost := self.line.lost():
                 raise FederationError(f"{', '.join(lost)} was lost; the step under way begins again when all are back")
             requested = self.folder.requested
-            desk.close(requested == REQUEST_STOP)
+            desk.close(requested in (REQUEST_STOP, REQUEST_LEAVE))
             if requested == REQUEST_AGAIN:
                 return "ended", ""
             if desk.closed and desk.waits:

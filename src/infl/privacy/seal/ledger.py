@@ -162,7 +162,7 @@ class Ledger:
         except BlockingIOError:
             raise FileError(f"ledger {path} is in use by another process: a site runs once at a time") from None
         except OSError as error:
-            raise FileError(f"cannot open ledger {path}: {error.strerror}") from error
+            raise FileError.of(f"cannot open ledger {path}", error) from error
         whole, _, last = content.rpartition(b"\n")
         lines = whole.split(b"\n") if whole else []
         for number, line in enumerate(lines, 1):
@@ -187,7 +187,7 @@ class Ledger:
                 os.write(self._handle, b"\n")
             os.fsync(self._handle)
         except OSError as error:
-            raise FileError(f"cannot mend ledger {path}: {error.strerror}") from error
+            raise FileError.of(f"cannot mend ledger {path}", error) from error
 
     def _read(self, path: Path, number: int, line: bytes) -> None:
         try:
@@ -221,7 +221,7 @@ class Ledger:
         except OSError as error:
             with suppress(OSError):  # then the torn line is dropped when the file is opened again
                 os.ftruncate(self._handle, end)
-            raise FileError(f"cannot write ledger {self.path}: {error.strerror}; nothing was sent") from error
+            raise FileError.of(f"cannot write ledger {self.path}", error, "; nothing was sent") from error
         self._chain = hashlib.sha256(line).hexdigest()
 
     def _mac(self, raw: dict[str, Any]) -> str:
