@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 import infl
 from _parts import cells
 
-N_CELLS, N_GENES, REPEATS = 4000, 2000, 5
+N_CELLS, N_GENES, REPEATS = 4000, 2000, 7
 
 
 def seconds(function, *arguments, **options) -> float:

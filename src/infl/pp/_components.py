@@ -10,15 +10,29 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import eigh
+from scipy.linalg.blas import dsymv
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 _OVERSAMPLED = 10
+_MANY = 5  # times as many features as Lanczos' method holds vectors, from which it is faster
 _TOLERANCE = 1e-3  # of the angle between what is found and what would be found by going on
 MOST_ROUNDS = 40
 _MOST_NUMBERS = 1 << 26  # held in the basis and its products
 
 
-def exact_components(covariance: np.ndarray, n_comps: int) -> tuple[np.ndarray, np.ndarray]:
+def exact_components(covariance: np.ndarray, n_comps: int, n_obs: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Leading eigenvalues (n_comps,), largest first, and eigenvectors (n_vars, n_comps) of a covariance.
+
+    Few of many are found by Lanczos' method to the precision of the machine, all others by a full decomposition.
+
+    Parameters
+    ----------
+    covariance
+        Its upper half is read.
+    n_comps
+        How many there are to be.
+    n_obs
+        Of how many observations it is, which bounds its rank; None: not known to be few.
 
     Examples
     --------
@@ -27,8 +41,26 @@ def exact_components(covariance: np.ndarray, n_comps: int) -> tuple[np.ndarray, 
     ([3.0, 2.0], [1, 2])
     """
     n_vars = len(covariance)
-    values, vectors = eigh(covariance, subset_by_index=[n_vars - n_comps, n_vars - 1])
+    basis = 2 * n_comps + 1  # vectors at a time; with a lower rank they would go on from random ones
+    found = None
+    if _MANY * basis <= n_vars and (n_obs is None or 2 * basis < n_obs):
+        found = _lanczos(covariance, n_comps, basis)
+    values, vectors = found or eigh(covariance, lower=False, subset_by_index=[n_vars - n_comps, n_vars - 1])
     return np.maximum(values[::-1], 0), signed(vectors[:, ::-1])
+
+
+def _lanczos(covariance: np.ndarray, n_comps: int, basis: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Eigenvalues in ascending order and eigenvectors by ARPACK; None if it does not converge."""
+    n_vars, transposed = (
+        len(covariance),
+        np.ascontiguousarray(covariance).T,
+    )  # in the order of BLAS, with its lower half
+    operator = LinearOperator((n_vars, n_vars), matvec=lambda v: dsymv(1.0, transposed, v, lower=1), dtype=np.float64)
+    start = np.random.default_rng(0).standard_normal(n_vars)
+    try:
+        return eigsh(operator, n_comps, which="LA", v0=start, ncv=basis)
+    except ArpackNoConvergence:
+        return None
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,10 @@ def pca(
     rows = alongside(at, {site: Rows(matrix) for site, matrix in at.items()})
     state = run_sums([*moment_sums(len(names)), *sums], rows, key, about="pca")
     found, frame = moments_of(state), frame_of(state)
-    values, vectors = exact_components(covariance_of(state["products"], frame), n_comps) if exact else state["found"]
+    if exact:
+        values, vectors = exact_components(covariance_of(state["products"], frame), n_comps, n_obs)
+    else:
+        values, vectors = state["found"]
     variance = values
     if not zero_center:  # as scikit-learn's TruncatedSVD: variance of the scores, whose mean is not 0
         variance = (values * (n_obs - 1) - n_obs * (np.nan_to_num(found.mean[columns]) @ vectors) ** 2) / n_obs

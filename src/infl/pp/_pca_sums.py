@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from infl.errors import DataError
+from infl.pp._centred import CentredRows, in_blocks
 from infl.pp._components import MOST_ROUNDS, Search
 from infl.pp._matrix import SiteMatrix
 from infl.pp._moments import Rows, moments_of
@@ -19,7 +19,7 @@ from infl.sums.shape import Arrays
 
 FrameOf = Callable[[State], "Frame"]
 """What follows from the moments in the state."""
-_IN_MEMORY = 1 << 22  # numbers: of a block of rows, and of the products that are summed at a time
+_IN_MEMORY = 1 << 22  # products that are summed at a time
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,15 @@ def frame_from(state: State, *, columns: np.ndarray, n_obs: int, zero_center: bo
     return frame
 
 
-def _centred(matrix: SiteMatrix, frame: Frame) -> Iterator[np.ndarray]:
-    """Blocks (n_rows, k) of centred values in float64; 0 where a feature was not measured."""
-    present = matrix.present[frame.columns] & ~np.isnan(frame.center)
-    everything = len(frame.columns) == len(matrix.present)
-    n_rows = max(1, _IN_MEMORY // len(frame.columns))
+def _centred(matrix: SiteMatrix, frame: Frame, first: int = 0) -> Iterator[CentredRows]:
+    """Blocks of centred values of features from the `first` on; 0 where one was not measured."""
+    columns, center = frame.columns[first:], np.nan_to_num(frame.center[first:])
+    used = matrix.present[columns] & ~np.isnan(frame.center[first:])
+    everything = len(columns) == len(matrix.present)
     for _, whole in matrix.blocks():
-        for start in range(0, whole.shape[0], n_rows):
-            block: Any = whole[start : start + n_rows]
-            block = block if everything else block[:, frame.columns]
-            block = (block.toarray() if sparse.issparse(block) else block).astype(np.float64)
-            block -= frame.center
-            if not present.all():
-                block[:, ~present] = 0
-            yield block
+        for rows in in_blocks(whole):
+            block: Any = rows if everything else rows[:, columns]
+            yield CentredRows.of(block, center, used)
 
 
 def product_sums(k: int, frame_of: FrameOf) -> list[FederatedSum]:
@@ -78,22 +73,34 @@ def product_sums(k: int, frame_of: FrameOf) -> list[FederatedSum]:
 
     What a site sends is divided by the features' spreads: a sum over sites then is a correlation, at most 1.
     """
-    width = max(1, _IN_MEMORY // k)
-    return [_products_from(start, min(width, k - start), k, frame_of) for start in range(0, k, width)]
+    ends = _ends(k)
+    return [_products_from(start, end, k, frame_of) for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _products_from(start: int, height: int, k: int, frame_of: FrameOf) -> FederatedSum:
+def _ends(k: int) -> list[int]:
+    """Where parts of the rows of the upper half end, which have no more numbers each than are summed at a time."""
+    numbers = np.cumsum(np.arange(k, 0, -1))  # up to the end of each row
+    ends: list[int] = []
+    before = 0
+    while not ends or ends[-1] < k:
+        start = ends[-1] if ends else 0
+        ends.append(max(start + 1, int(np.searchsorted(numbers, before + _IN_MEMORY, side="right"))))
+        before = int(numbers[ends[-1] - 1])
+    return ends
+
+
+def _products_from(start: int, end: int, k: int, frame_of: FrameOf) -> FederatedSum:
     def local(site: Rows, state: State) -> Arrays:
         frame = frame_of(state)
-        size, products = _size(frame), np.zeros((height, k - start))
-        for block in _centred(site.matrix, frame):
-            block /= size
-            products += block[:, start : start + height].T @ block[:, start:]
-        return {"products": products}
+        total, inverse = np.zeros((end - start, k - start)), 1 / _size(frame)[start:]
+        for rows in _centred(site.matrix, frame, start):
+            rows.add_products(total)
+        upper = [row[i:] * (inverse[i] * inverse[i:]) for i, row in enumerate(total)]
+        return {"products": np.concatenate(upper)}
 
     return FederatedSum(
         name="products",
-        shapes={"products": (height, k - start)},
+        shapes={"products": ((end - start) * (2 * k - start - end + 1) // 2,)},
         local=local,
         combine=lambda total, state: {**state, "products": [*state.get("products", []), total["products"]]},
         says="products of pairs of features, as correlations",
@@ -122,7 +129,7 @@ def direction_sums(k: int, n_comps: int, seed: int, frame_of: FrameOf) -> list[F
         frame, block = frame_of(state), search_of(state).block
         result = np.zeros(block.shape)
         for rows in _centred(site.matrix, frame):
-            result += rows.T @ (rows @ block)
+            result += rows.transposed_times(rows.times(block))
         return {"image": np.pad(result / frame.spread.sum(), ((0, 0), (0, width - block.shape[1])))}
 
     def combine(total: Arrays, state: State) -> State:
@@ -153,20 +160,16 @@ def _size(frame: Frame) -> np.ndarray:
 
 
 def covariance_of(products: list[np.ndarray], frame: Frame) -> np.ndarray:
-    """Return the covariance over all sites, (k, k), from rows of the upper half of the correlations."""
+    """Return the upper half of the covariance over all sites, (k, k), from that of the correlations, row after row."""
     size, start = _size(frame), 0
-    covariance = np.empty((len(size), len(size)))
-    for summed in products:
-        chunk = slice(start, start + len(summed))
-        covariance[chunk, start:] = summed
-        covariance[start:, chunk] = summed.T
-        start = chunk.stop
-    covariance *= size[:, None]
-    covariance *= size
-    covariance /= frame.n - 1
+    k, flat = len(size), np.concatenate(products)
+    covariance = np.zeros((k, k))
+    for i in range(k):
+        covariance[i, i:] = flat[start : start + k - i] * (size[i] / (frame.n - 1) * size[i:])
+        start += k - i
     return covariance
 
 
 def scores_of(matrix: SiteMatrix, frame: Frame, vectors: np.ndarray) -> np.ndarray:
     """Return the scores of a site's observations, (n_obs, n_comps)."""
-    return np.concatenate([block @ vectors for block in _centred(matrix, frame)])
+    return np.concatenate([rows.times(vectors) for rows in _centred(matrix, frame)])

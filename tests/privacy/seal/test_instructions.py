@@ -1,12 +1,7 @@
-"""How many instructions the seal takes, counted by valgrind, which stands in for the same processor everywhere."""
-
-import os
-import re
-import shutil
-import subprocess
-import sys
+"""How many instructions the seal takes."""
 
 import pytest
+from tests.instructions import instructions, needs_valgrind
 
 SEAL = """
 import os
@@ -27,22 +22,9 @@ MOST = 60
 """A quarter more than there were when this was written."""
 
 
-def instructions(*numbers: int) -> list[int]:
-    """Return how many instructions there are up to the end of sealing so many weights; what came before is in each."""
-    counter = ("--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null")
-    command = ["valgrind", *counter, sys.executable, "-c", SEAL, *map(str, numbers)]
-    environment = os.environ | {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    counts = [int(count.replace(",", "")) for count in re.findall(r"I\s+refs:\s+([\d,]+)", done.stderr)]
-    assert len(counts) == len(numbers) + 1  # the last is of the process that the others come from
-    return counts[:-1]
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(
-    shutil.which("valgrind") is None, reason="counting instructions needs valgrind: apt install valgrind"
-)
+@needs_valgrind
 def test_sealing_a_weight_takes_no_more_instructions_than_it_did() -> None:
     few, many = 1 << 12, 1 << 19  # one part each: with more, several threads would wait for each other
-    of_few, of_many = instructions(few, many)
+    of_few, of_many = instructions(SEAL, few, many)
     assert 0 < (of_many - of_few) / (many - few) <= MOST
