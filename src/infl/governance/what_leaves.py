@@ -53,6 +53,7 @@ from infl.tl._domain_number import agreement
 from infl.tl._glm import glm_sums
 from infl.tl._glm_sums import family_of
 from infl.tl._group_sums import group_sums
+from infl.tl._importance_sums import importance_sum
 from infl.tl._linear_sums import design_sum, linear_sums
 from infl.tl._logistic_sums import logistic_sum
 from infl.tl._rank_sums import rank_sums
@@ -153,7 +154,7 @@ for the members, and the coordinator passes them on:
 | that a site goes on no more, without the reason | all |
 """
 
-OF_TOOLS = """## Sums of clusters, markers, differential expression, and a lock's strength
+OF_TOOLS = """## Sums of clusters, markers, differential expression, importance of features, and a lock's strength
 
 `infl.tl.cluster` asks as often as it takes to converge. With `method="leiden"` it sends, besides, mean, radius and number of each
 community of a site that has five observations or more, unsealed.
@@ -303,6 +304,7 @@ def _of_tools() -> list[str]:
             '`de(method="voom")`': [design_sum(1), *voom_sums(1, 1)],
             '`de(method="deqms")`': [peptide_sum(1)],
             '`de(method="deseq2")`': _of_deseq2(),
+            "`feature_importance`": [importance_sum(1)],
             "`calibrate_lock`, `lock_curve`": [replace(judged, name="strength …")],
         }
     )

@@ -54,6 +54,19 @@ class OnPanel(nn.Module, ABC):
         """Standardise (n, n_features); NaN, where a feature was not measured, becomes no part in sum and gradient."""
         return (x - self.center).div_(self.scale).clamp(-10, 10).nan_to_num_(0.0)  # in two new tensors, not four
 
+    @property
+    @abstractmethod
+    def first(self) -> nn.Linear:
+        """The layer that features go into."""
+
+    @abstractmethod
+    def entering(self, x: Tensor) -> Tensor:
+        """Map (n, n_features) to what the first layer takes: features on one scale."""
+
+    @abstractmethod
+    def beyond(self, h: Tensor) -> Tensor:
+        """Map what the first layer gives to logits (n, n_classes)."""
+
     @abstractmethod
     def latent(self, x: Tensor) -> Tensor:
         """Map (n, n_features) to what the head takes."""
@@ -89,9 +102,22 @@ class LinearClassifier(OnPanel):
         nn.init.normal_(self.head.weight, std=1e-4)  # no exact zero, which the lock's product would show
         nn.init.normal_(self.head.bias, std=1e-4)
 
-    def latent(self, x: Tensor) -> Tensor:
+    @property
+    def first(self) -> nn.Linear:
+        """The head, which is all there is."""
+        return self.head
+
+    def entering(self, x: Tensor) -> Tensor:
         """Return the standardised features."""
         return self.gain * self.scaled(x)
+
+    def beyond(self, h: Tensor) -> Tensor:
+        """Return them as they are."""
+        return h
+
+    def latent(self, x: Tensor) -> Tensor:
+        """Return the standardised features."""
+        return self.entering(x)
 
 
 class ResidualMLP(OnPanel):
@@ -138,9 +164,25 @@ class ResidualMLP(OnPanel):
         self.film = FiLM(width, 1.0, code_size=coordinate) if coordinate else None
         self.site = nn.Parameter(torch.zeros(coordinate)) if coordinate else None
 
+    @property
+    def first(self) -> nn.Linear:
+        """The input projection."""
+        return self.embed
+
+    def entering(self, x: Tensor) -> Tensor:
+        """Return the standardised features."""
+        return self.scaled(x)
+
+    def beyond(self, h: Tensor) -> Tensor:
+        """Map what the input projection gives (n, width) to logits."""
+        return self.head(self._latent(h))
+
     def latent(self, x: Tensor) -> Tensor:
         """Map (n, n_features), NaN where a feature was not measured, to the latent (n, width)."""
-        h = self.dropout(self.embed(self.scaled(x)))
+        return self._latent(self.embed(self.scaled(x)))
+
+    def _latent(self, h: Tensor) -> Tensor:
+        h = self.dropout(h)
         if self.film is not None and self.site is not None:
             h = self.film(h, COORDINATE_GAIN * self.site)
         for block in self.blocks:

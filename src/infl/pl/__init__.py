@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_audit": ["audit"],
         "_compare": ["compare"],
         "_forest": ["forest"],
+        "_importance": ["importance"],
         "_imputation": ["imputation"],
         "_lock": ["lock"],
         "_markers": ["markers", "mean_variance", "volcano"],

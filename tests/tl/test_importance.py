@@ -1,0 +1,137 @@
+"""Importance of features: what their values are worth to a model, the same over sites as in one place."""
+
+from dataclasses import replace
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tests.threads import at_every_site
+from tests.tl.conftest import cohort, fit, refused
+
+import infl
+from infl.errors import DataError, KeyringError, SettingsError
+from infl.nn.mlp import LinearClassifier, ResidualMLP
+from infl.tl._importance_sums import donors_of, gains_of
+
+
+def squares(outputs: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    return (outputs[:, 0] - truth).square()
+
+
+def linear() -> LinearClassifier:
+    module = LinearClassifier(3, 1)
+    with torch.no_grad():
+        module.head.weight.copy_(torch.tensor([[2.0, 0.0, -1.0]]))
+        module.head.bias.zero_()
+    return module.eval()
+
+
+def test_gradients_of_a_linear_model_by_hand() -> None:
+    """The loss is (2a − c − y)²: from (0, 0) to (1, 1) it goes along (t − y)², whose gradient is 2 (t − y) (2, −1)."""
+    gains, loss = gains_of(linear(), torch.tensor([[1.0, 5.0, 1.0]]), squares, torch.tensor([3.0]), None)
+    np.testing.assert_allclose(gains, [[-4 * (0.5 - 3), 0.0, 2 * (0.5 - 3)]], atol=1e-5)
+    np.testing.assert_allclose(gains.sum(), 3.0**2 - loss[0], atol=1e-5)
+
+
+def test_exchanges_of_a_linear_model_by_hand() -> None:
+    x, y = torch.tensor([[1.0, 5.0, 0.0], [2.0, 7.0, 0.0]]), torch.tensor([2.0, 4.0])
+    gains, loss = gains_of(linear(), x, squares, y, np.array([[1, 0]]))
+    np.testing.assert_allclose(loss, [0.0, 0.0], atol=1e-6)
+    np.testing.assert_allclose(gains, [[4.0, 0.0, 0.0], [4.0, 0.0, 0.0]], atol=1e-5)
+
+
+@pytest.mark.parametrize("donors", [None, donors_of(7, 3, np.random.default_rng(0))])
+def test_a_network_is_passed_as_it_is(donors: np.ndarray | None) -> None:
+    """Against the network itself, with a column exchanged, or at the start of the way."""
+    torch.manual_seed(0)
+    module, x, y = ResidualMLP(5, 2, width=8).eval(), torch.randn(7, 5), torch.randn(7)
+    x[0, 1] = torch.nan
+    gains, loss = gains_of(module, x, squares, y, donors)
+    with torch.no_grad():
+        np.testing.assert_allclose(loss, squares(module(x), y), atol=1e-5)
+        if donors is None:
+            start = squares(module(torch.zeros(7, 5)), y)
+            np.testing.assert_allclose(gains.sum(1), start.numpy() - loss, atol=0.05)
+            return
+        for feature in range(5):
+            after = []
+            for row in donors:
+                moved = x.clone()
+                moved[:, feature] = x[row, feature]
+                after.append(squares(module(moved), y).numpy() - loss)
+            np.testing.assert_allclose(gains[:, feature], np.mean(after, 0), atol=1e-5)
+
+
+def test_features_that_carry_the_class_come_first_and_are_written() -> None:
+    sites, rng = cohort(), np.random.default_rng(1)
+    for adata in sites.values():
+        adata.X[:, 6:] = rng.normal(size=(40, 6))
+    run = fit(sites, width=0, optimiser="sgd", lr=1.0, rounds=20)
+    for method in ("permutation", "gradients"):
+        table = infl.tl.feature_importance(run, sites, method=method, validation_only=False)
+        assert set(table.index[:4]) <= {f"g{j}" for j in range(6)} and table["importance"].iloc[0] > 0
+        assert table["n_obs"].eq(120).all() and table.attrs["n_obs"] == 120 and table.attrs["method"] == method
+        for adata in sites.values():
+            np.testing.assert_array_equal(adata.var["infl_importance"], table["importance"].reindex(adata.var_names))
+
+
+def test_gradients_over_sites_are_those_in_one_place() -> None:
+    sites = cohort()
+    run = fit(sites, validation=0.4)
+    over = infl.tl.feature_importance(run, sites, method="gradients", validation_only=False)
+    whole = {"site_1": ad.concat(cohort())}
+    together = infl.tl.feature_importance(run, whole, method="gradients", validation_only=False)
+    pd.testing.assert_frame_equal(over, together.loc[over.index], atol=1e-6)
+    one = ad.concat(cohort(), label="hospital", index_unique=None)
+    by_column = infl.tl.feature_importance(run, one, method="gradients", validation_only=False, site_key="hospital")
+    pd.testing.assert_frame_equal(over, by_column)
+    assert "infl_importance" in one.var
+
+
+def test_every_site_of_a_consortium_gets_what_one_process_gets() -> None:
+    sites = cohort()
+    run = fit(sites)
+    together = infl.tl.feature_importance(run, sites, n_repeats=3)
+    found, _ = at_every_site(
+        lambda s: infl.tl.feature_importance(run.model, s, n_repeats=3, key=run.key), cohort(), run.key
+    )
+    for table in found.values():
+        pd.testing.assert_frame_equal(table, together)
+
+
+def test_features_that_a_site_did_not_measure_do_not_count_there() -> None:
+    sites = cohort()
+    sites["site_3"] = sites["site_3"][:, :10].copy()
+    run = fit(sites, features="union")
+    table = infl.tl.feature_importance(run, sites, validation_only=False)
+    assert table.loc["g11", "n_obs"] == 80 and table.loc["g0", "n_obs"] == 120
+    assert sites["site_3"].var["infl_importance"].notna().all()
+
+
+@pytest.mark.parametrize("method", ["permutation", "gradients"])
+def test_regression_and_survival_have_importance_too(method: str) -> None:
+    sites = cohort()
+    for adata in sites.values():
+        adata.obs["y"] = adata.X[:, 3].astype(float)
+        adata.obs["months"], adata.obs["died"] = np.exp(-adata.obs["y"]) + 0.1, True
+    for model, options in (("regressor", {"target": "y"}), ("survival", {"time": "months", "event": "died"})):
+        run = infl.tl.fit_federated(
+            sites, model, width=0, optimiser="sgd", lr=1.0, rounds=15, progress=False, **options
+        )
+        table = infl.tl.feature_importance(run, sites, method=method, validation_only=False)
+        assert table.index[0] == "g3"
+
+
+def test_what_has_no_importance_is_refused_in_one_line(run) -> None:
+    sites = cohort()
+    with pytest.raises(KeyringError, match="this model is locked with key .* pass key="):
+        infl.tl.feature_importance(run.model, sites)
+    scvi = replace(run.model, header=replace(run.model.header, task="scvi", options={}))
+    with pytest.raises(SettingsError, match="model 'scvi' has no importance of features yet"):
+        infl.tl.feature_importance(scvi, sites, key=run.key)
+    with pytest.raises(DataError, match="no site has an observation to judge on"):
+        infl.tl.feature_importance(fit(cohort(), validation=0.0), sites)
+    assert "nothing to go on from" in refused(lambda s, r: infl.tl.feature_importance(r.model, s), sites, run)
+    assert "infl_importance" not in sites["site_1"].var
