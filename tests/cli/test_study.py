@@ -79,11 +79,8 @@ def test_a_study_at_the_coordinator(here: Path) -> None:
     printed = typed("study", "status", "first").stdout
     assert printed.startswith("finished, step 1 of 1, attempt 0") and "1.00 MB in" in printed
     assert typed("study", "watch", "first").stdout == printed
-    assert (
-        typed("study", "stop", "first").stdout
-        == "first: ends after this step, and stays so until `infl study resume first`\n"
-    )
-    assert folder.requested == "stop"
+    assert typed("study", "stop", "first").stdout == "first: finished already\n"
+    assert folder.requested == ""
     for command in ("status", "watch", "stop", "resume"):
         wrong = typed("study", command, "second").exception
         assert type(wrong) is FileError and "no study 'second' at coordinator" in str(wrong)

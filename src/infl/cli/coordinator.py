@@ -15,7 +15,8 @@ from infl.cli.signals import asked_to_end
 from infl.errors import FederationError, FileError, InflError, SettingsError
 
 if TYPE_CHECKING:
-    from infl.deploy.attempt import AttemptFolder, Status
+    from infl.deploy.attempt import AttemptFolder
+    from infl.deploy.condition import Condition
     from infl.deploy.flare.daemon import Daemon
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -202,36 +203,43 @@ def keep_up_until_signal(
         daemon.keep_up(over, say=lambda line: typer.echo(f"{name}: {line}"), each=each, begin=begin)
 
 
-def show(status: Status, unit: str = "round") -> None:
-    """Print a status."""
-    typer.echo(f"{status.state}, {unit} {status.round} of {status.rounds}, attempt {status.attempts}")
-    if status.message:
-        typer.echo(status.message)
-    for site, row in status.sites.items():
+def show(found: Condition) -> None:
+    """Print what is true of a run; of sites, whether they are up, where that is known."""
+    typer.echo(found.words)
+    if found.status.message:
+        typer.echo(found.status.message)
+    for site, row in found.status.sites.items():
+        up = ("up" if row["up"] else "away") if found.fresh else "" if found.over else "?"
         traffic = f"{row['in'] / 1e6:.2f} MB in, {row['out'] / 1e6:.2f} MB out"
-        typer.echo(f"{site:<24} {'up' if row['up'] else 'away':<5} {traffic}  {row['trouble']}".rstrip())
+        typer.echo(f"{site:<24} {up:<5} {traffic}  {row['trouble']}".rstrip())
 
 
 def end_after(folder: AttemptFolder, name: str) -> None:
     """Ask a running attempt to end after the round or step under way."""
     from infl.deploy.attempt import REQUEST_STOP
+    from infl.deploy.condition import condition
 
+    found, goes_on = condition(folder), f"stays so until `infl {folder.what} resume {name}`"
+    if found.status.state == "finished":
+        typer.echo(f"{name}: finished already")
+        return
     folder.request(REQUEST_STOP)
-    typer.echo(f"{name}: ends after this {folder.unit}, and stays so until `infl {folder.what} resume {name}`")
+    typer.echo(f"{name}: ends after this {folder.unit}, and {goes_on}" if found.attended else f"{name}: {goes_on}")
 
 
 def follow(folder: AttemptFolder) -> None:
     """Print what changes until a run or study ends."""
-    from infl.deploy.attempt import FINAL_STATES
+    from infl.deploy.condition import condition
 
     before = None
     while True:
-        now = folder.status
-        key = (now.state, now.round, tuple((site, row["up"], row["trouble"]) for site, row in now.sites.items()))
+        found = condition(folder)
+        now, up = found.status, [(site, row["up"], row["trouble"]) for site, row in found.status.sites.items()]
+        key = (now.state, now.round, now.waits, found.attended, found.fresh, up)
         if key != before:
-            show(now, folder.unit)
+            show(found)
             before = key
-        if now.state in FINAL_STATES:
+        if found.over:
             return
         time.sleep(1.0)
 

@@ -38,8 +38,9 @@ def add_commands(
 
     @command("status", f"Print where a {what} is")
     def status(name: Name, home: Home = COORDINATOR_HOME) -> None:
-        found = folder(home, name)
-        show(found.status, found.unit)
+        from infl.deploy.condition import condition
+
+        show(condition(folder(home, name)))
 
     @command("watch", f"Print what changes until the {what} ends")
     def watch(name: Name, home: Home = COORDINATOR_HOME) -> None:

@@ -7,25 +7,29 @@ asked to end; the next one goes on where the folder is.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from infl._files import explained, write_atomic
 from infl.deploy.folders import alone
 from infl.deploy.remote import Patience, RemoteTransport
-from infl.errors import FederationError, InflError
+from infl.errors import FederationError, FileError, InflError, NoRoomError
 from infl.federation.messages import Consent
 
+log = logging.getLogger(__name__)
 REQUEST_STOP, REQUEST_AGAIN, REQUEST_LEAVE = "stop", "again", "leave"
 """Requests to a running attempt: end, and begin no other one until somebody resumes; end so that sites which came back take part
 in the next; end because the coordinator's process does."""
-DAY = 86_400.0
+DAY, BEAT = 86_400.0, 5.0
+"""Seconds."""
 FINAL_STATES = ("finished", "stopped")
 """States that no further attempt follows."""
 
@@ -69,6 +73,10 @@ class Status:
         Duration of the last rounds.
     lacking, deliveries
         Sites that have not got the last sum yet, and how often it was sent round.
+    waits
+        What the next attempt waits for.
+    since
+        When the state became what it is (seconds since 1970).
     """
 
     state: str = "new"
@@ -84,11 +92,20 @@ class Status:
     seconds: tuple[float, ...] = ()
     lacking: tuple[str, ...] = ()
     deliveries: int = 0
+    waits: str = ""
+    since: float = 0.0
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Status:
         """Return a status from plain values."""
         return cls(**{**raw, "seconds": tuple(raw["seconds"]), "lacking": tuple(raw["lacking"])})
+
+    def now(self, **changes: Any) -> Status:
+        """Return what it is after some changes, with the time."""
+        at = time.time()
+        if changes.get("state", self.state) != self.state or changes.get("waits", self.waits) != self.waits:
+            changes["since"] = at
+        return replace(self, updated=at, **changes)
 
 
 class AttemptFolder(ABC):
@@ -122,11 +139,13 @@ class AttemptFolder(ABC):
     @property
     def status(self) -> Status:
         """Last known status."""
+        path = self.folder / "status.json"
         try:
-            raw = json.loads((self.folder / "status.json").read_text())
+            return Status.from_json(json.loads(path.read_text()))
         except FileNotFoundError:
             return Status()
-        return Status.from_json(raw)
+        except (ValueError, TypeError, KeyError):
+            raise FileError(f"{path} is damaged: remove it, the {self.what} goes on by its other files") from None
 
     def follow(self, job: str | None) -> None:
         """Nothing to note: what is on this disk can be followed without knowing the engine's job."""
@@ -184,36 +203,48 @@ class Attempt(ABC):
 
     def __init__(self, folder: AttemptFolder, transport: RemoteTransport) -> None:
         self.folder, self.transport = folder, transport
-        self._status = folder.status
+        self._status, self._writes = folder.status, threading.Lock()
 
     def go(self) -> Status:
         """Go on as far as it goes; never raises an InflError, the status says what happened."""
         with alone(self.folder.folder):
-            self._note(state="offered", attempts=self._status.attempts + 1, message="", pid=os.getpid())
+            self._note(state="offered", attempts=self._status.attempts + 1, message="", pid=os.getpid(), waits="")
             try:
                 state, message = self._work()
             except InflError as error:
                 state, message = "ended", self._explained(str(error))
             if state == "ended" and self.folder.requested == REQUEST_STOP:
                 state = "stopped"
-            self._note(state=state, message=message, pid=0)
+            try:
+                self._note(state=state, message=message, pid=0)
+            except NoRoomError as error:  # who started the attempt says so, and waits until there is room
+                log.error("%s: %s", message, error)
             return self._status
+
+    def beat(self) -> None:
+        """Note that the attempt lives and who is up; another thread calls it every :data:`BEAT` seconds."""
+        with suppress(NoRoomError):
+            self._note()
 
     @abstractmethod
     def _work(self) -> tuple[str, str]:
         """Do it; return state and message."""
 
     def _note(self, **changes: Any) -> None:
+        with self._writes:
+            if changes or self._status.pid:  # a beat that comes late changes nothing
+                self._status = self._status.now(sites=self._sites(), **changes)
+                self.folder.save_status(self._status)
+
+    def _sites(self) -> dict[str, dict[str, Any]]:
         lost = set(self.transport.lost())
-        sites = {
+        return {
             name: {
                 "up": name not in lost, "silent": round(min(self.transport.silent(name), DAY), 1), "trouble": p.trouble,
                 "in": p.bytes_in, "out": p.bytes_out,
             }
             for name, p in self.transport.peers.items()
         }  # fmt: skip
-        self._status = Status(**{**asdict(self._status), "sites": sites, "updated": time.time(), **changes})
-        self.folder.save_status(self._status)
 
     def _explained(self, message: str) -> str:
         """Add what the sites said."""

@@ -1,12 +1,15 @@
-"""Folders of runs and studies: what they may be called, and that one process at a time works in them."""
+"""Folders of runs and studies: what they may be called, that one process at a time works in them, and which one does."""
 
 from __future__ import annotations
 
 import fcntl
+import json
+import os
 import re
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -20,8 +23,17 @@ WAIT = 20.0
 
 
 @contextmanager
-def alone(folder: Path, *, wait: float | None = None) -> Iterator[None]:
+def alone(folder: Path, *, wait: float | None = None, doing: str = "") -> Iterator[None]:
     """Hold a folder that two processes must never write to; one that still has it is given some seconds to end.
+
+    Parameters
+    ----------
+    folder
+        Gets a file ``lock``, in which stands which process has it, for :func:`holder`.
+    wait
+        Seconds that another process may take to end.
+    doing
+        What the process does there.
 
     Raises
     ------
@@ -31,7 +43,49 @@ def alone(folder: Path, *, wait: float | None = None) -> Iterator[None]:
     with explained(folder / "lock", "open"), (folder / "lock").open("a+") as handle:
         if not _locked(handle, WAIT if wait is None else wait):
             raise FileError(f"{folder} is in use by another process: wait until it has ended")
-        yield
+        _write(handle, json.dumps({"pid": os.getpid(), "began": _began(os.getpid()), "doing": doing}))
+        try:
+            yield
+        finally:
+            _write(handle, "")
+
+
+def holder(folder: Path) -> str | None:
+    """Return what the process does that has a folder now, as it was told to :func:`alone`; None where none has it.
+
+    The lock itself is not tried: whoever wants it at that moment would not get it.
+    """
+    try:
+        held = json.loads((folder / "lock").read_text())
+        return held["doing"] if _began(held["pid"]) == held["began"] > 0 else None
+    except (OSError, ValueError, TypeError, KeyError):  # nobody ever had it, or it is being written
+        return None
+
+
+def _began(pid: int) -> float:
+    """Return when a process began, by which it is told from another one that has its number later; 0 if there is none.
+
+    Linux counts from the start of the machine: when its clock is set, that stays.
+    """
+    if sys.platform == "linux":
+        try:
+            state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return 0.0 if state == "Z" else float(fields[18])  # see proc_pid_stat(5)
+    import psutil
+
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return 0.0
+
+
+def _write(handle: IO[str], content: str) -> None:
+    with suppress(OSError):  # on a full disk the lock holds all the same
+        handle.truncate(0)
+        handle.write(content)
+        handle.flush()
 
 
 def _locked(handle: IO[str], wait: float) -> bool:

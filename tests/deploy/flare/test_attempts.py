@@ -1,5 +1,6 @@
 """When the next attempt is made, with an engine that does not do what it should."""
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,13 @@ import psutil
 import pytest
 from anndata import AnnData
 
-from infl.deploy.attempt import REQUEST_AGAIN, REQUEST_LEAVE, REQUEST_STOP
+from infl.deploy.attempt import REQUEST_AGAIN, REQUEST_LEAVE, REQUEST_STOP, Status
 from infl.deploy.flare import console, engine
 from infl.deploy.flare.console import CALLS, Console
 from infl.deploy.flare.engine import LEAVING, STARTING, Attempts, Supervisor
 from infl.deploy.remote import Patience
 from infl.deploy.run_attempt import RunFolder
-from infl.errors import FileError
+from infl.errors import FileError, NoRoomError
 from infl.federation.agreement import Agreement
 from infl.keys import Keyring
 from infl.models import Classifier
@@ -135,14 +136,9 @@ def test_who_leaves_submits_nothing_more_and_the_next_start_goes_on(case: Case) 
     assert len(case.engine.jobs) == 2
 
 
-def test_a_stop_holds_until_somebody_resumes(case: Case, tmp_path: Path) -> None:
+def test_a_stop_holds_until_somebody_resumes(case: Case) -> None:
     """Also one that was asked for while nobody worked for the run, and whatever a service manager starts."""
-    (tmp_path / "coordinator" / "kit" / "startup").mkdir(parents=True)
-    (tmp_path / "coordinator" / "kit" / "startup" / "fed_server.json").touch()
-    home = tmp_path / "coordinator"
-    (home / "runs").mkdir()
-    case.run.folder.rename(home / "runs" / "run")
-    supervisor = Supervisor(home, "run")
+    supervisor = supervisor_of(case)
     run = supervisor.run
     run.save_status(replace(run.status, state="running", round=2))
     run.request(REQUEST_STOP)
@@ -154,6 +150,74 @@ def test_a_stop_holds_until_somebody_resumes(case: Case, tmp_path: Path) -> None
     assert (run.requested, run.status.state) == ("", "ended")
     run.save_status(replace(run.status, state="finished"))
     assert supervisor.go().state == "finished"  # no port is opened for what is done
+
+
+def test_attempts_that_move_nothing_become_seldom(case: Case) -> None:
+    """A site that declines declines again; when somebody comes or goes, or something moved, the next one follows at once."""
+
+    def fails(number: int) -> None:
+        case.run.save_status(replace(case.run.status, state="ended", attempts=number, message="site_2 declined"))
+        case.engine.abort_job(f"job_{number - 1}")
+        later(0.5)
+
+    def later(seconds: float) -> int:
+        case.engine.heard = dict.fromkeys(case.engine.heard, case.now)
+        return len(case.step(seconds))
+
+    case.step()
+    for number, wait in ((1, 0.0), (2, 10.0), (3, 20.0), (4, 40.0), (5, 80.0), (6, 120.0), (7, 120.0)):
+        fails(number)
+        if wait:
+            assert later(wait - 1.5) == number
+            assert case.run.status.waits == f"{wait:.0f} s: the last {number} attempts moved nothing"
+        assert later(2.0) == number + 1
+    assert case.run.status.message == "site_2 declined"
+    fails(8)
+    del case.engine.heard["site_4"]
+    case.attempts.console._heard.clear()
+    assert later(1.0) == 8
+    case.engine.heard["site_4"] = case.now
+    assert later(1.0) == 9
+
+
+def test_sites_that_are_missing_stand_in_the_status(case: Case) -> None:
+    said: list[str] = []
+    case.attempts.say = said.append
+    del case.engine.heard["site_4"], case.engine.heard["site_2"]
+    for _ in range(3):
+        assert case.step() == []
+    assert case.run.status.waits == "for sites: site_2, site_4" and said == ["waits for sites: site_2, site_4"]
+
+
+def test_a_full_disk_holds_attempts_up_and_is_said_once(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    said, supervisor, room = list[str](), supervisor_of(case), [0]
+    supervisor.say = said.append
+    monkeypatch.setattr(engine.shutil, "disk_usage", lambda folder: SimpleNamespace(free=room[0]))
+
+    def full(status: Status) -> None:
+        raise NoRoomError("cannot write status.json: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(supervisor.run, "save_status", full)
+        for _ in range(3):
+            supervisor._step()
+    assert case.engine.jobs == {} and len(said) == 1
+    assert re.fullmatch("waits for room: less than 8 MB are free at .*runs/run, make some", said[0])
+    room[0] = engine.LEAST_ROOM
+    supervisor._step()
+    assert [*case.engine.jobs.values()] == ["RUNNING"]
+
+
+def supervisor_of(case: Case) -> Supervisor:
+    """Return a supervisor of the case's run, in a coordinator's folder with the outline of a kit."""
+    home = case.run.folder.parent / "coordinator"
+    (home / "kit" / "startup").mkdir(parents=True)
+    (home / "kit" / "startup" / "fed_server.json").touch()
+    (home / "runs").mkdir()
+    case.run.folder.rename(home / "runs" / "run")
+    supervisor = Supervisor(home, "run")
+    supervisor.console = case.attempts.console
+    return supervisor
 
 
 HANGS = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.signal import Signal
 
-from infl.deploy.attempt import REQUEST_AGAIN, REQUEST_LEAVE, REQUEST_STOP, AttemptFolder
+from infl.deploy.attempt import BEAT, REQUEST_AGAIN, REQUEST_LEAVE, REQUEST_STOP, AttemptFolder
 from infl.deploy.flare.job_channel import JobChannel, cells_of
 from infl.deploy.flare.process import keep_memory_flat
 from infl.deploy.folders import NAME
@@ -82,10 +83,14 @@ class InflController(Controller):
         over = threading.Event()
 
         def watch() -> None:
+            beaten = time.monotonic()
             while not over.wait(0.2):
                 if abort_signal.triggered:
                     transport.stop()
                     return
+                if time.monotonic() - beaten > BEAT:
+                    attempt.beat()
+                    beaten = time.monotonic()
 
         threading.Thread(target=watch, daemon=True).start()
         try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -19,10 +21,15 @@ from infl.deploy.folders import alone
 from infl.deploy.remote import Patience
 from infl.deploy.run_attempt import RunFolder
 from infl.deploy.study.attempt import StudyFolder, is_study
-from infl.errors import FederationError, UnreachableError
+from infl.errors import FederationError, NoRoomError, UnreachableError
 from infl.federation.agreement import Agreement
 
 log = logging.getLogger(__name__)
+AGAIN, SELDOM = 10.0, 120.0
+"""Seconds before the third attempt in a row that moves nothing, doubled for each one more, and most of them. The second follows at
+once, and so does one when other sites are up than before."""
+LEAST_ROOM = 8 << 20
+"""Free bytes at the coordinator that an attempt needs."""
 STARTING, LEAVING = 120.0, 3.0
 """Seconds that the engine has to begin an attempt, and to end a job whose attempt has ended, before the job is aborted: after
 a cut, FLARE waits for minutes for sites that do not know that the job is over."""
@@ -90,6 +97,8 @@ class Attempts:
         self.stopping = False
         self._job: str | None = None
         self._missing: list[str] = []
+        self._waits, self._up = "", set[str]()
+        self._position, self._still, self._next = 0, 0, float("-inf")  # attempts in a row that moved nothing; when next
         self._enough: float | None = None  # since when enough sites are up
         self._before = 0  # attempts when the job was submitted
         self._idle: float | None = None  # since when the job does nothing for the run
@@ -132,13 +141,13 @@ class Attempts:
             state = self.console.state(self._job)
             if over(state):
                 status = self.run.status
-                self._follow(None)
+                self._over()
                 if status.state in ("offered", "running"):
                     self._note(state="ended", message=f"the engine: {state}")
                 return
             if self._is_idle(status):
                 self.console.abort(self._job)
-                self._follow(None)
+                self._over()
                 return
             if status.state == "running" and not self.run.requested and (back := self._returned(status)):
                 self.say(f"{', '.join(back)} came back: they take part after this {self.run.unit}")
@@ -152,16 +161,23 @@ class Attempts:
         up = [site for site in self.console.sites() if site in self.agreement.sites]
         needed = len(self.agreement.sites) if self.run.position == 0 else self.agreement.quorum
         missing = sorted(set(self.agreement.sites) - set(up))
+        self._missing, now = missing, time.monotonic()
+        if set(up) != self._up:  # somebody came, or went and will have come back
+            self._up, self._next = set(up), now
         if len(up) < needed:
-            if missing != self._missing:
-                self.say(f"waits for sites: {', '.join(missing[:8])}")
-            self._enough, self._missing = None, missing
+            self._enough = None
+            self._wait(f"for sites: {', '.join(missing[:8])}")
             return
-        self._missing = missing
-        self._enough = self._enough or time.monotonic()
-        if self._missing and time.monotonic() - self._enough < self.patience.silence:
+        self._enough = self._enough or now
+        if self._missing and now - self._enough < self.patience.silence:
             return  # the others may be on their way
-        self._enough = None
+        if now < self._next:
+            self._wait(f"{self._delay():.0f} s: the last {self._still} attempts moved nothing")
+            return
+        if obstacle := self.obstacle():
+            self._wait(obstacle)
+            return
+        self._enough, self._waits = None, ""
         self.run.clear_request()
         with tempfile.TemporaryDirectory() as folder:
             agreement = self.agreement if self.brings_agreement and isinstance(self.agreement, Agreement) else None
@@ -169,8 +185,28 @@ class Attempts:
                 Path(folder) / self.name, self.name, up, min_sites=self.agreement.quorum, patience=self.patience,
                 agreement=agreement,
             )  # fmt: skip
-            self._before = status.attempts
+            self._before, self._position = status.attempts, self.run.position
             self._follow(self.console.submit(job))
+
+    def obstacle(self) -> str:
+        """Say what an attempt must wait for beside sites."""
+        return ""
+
+    def _wait(self, what: str) -> None:
+        """Say and note what is waited for, once."""
+        if what != self._waits:
+            self._waits = what
+            self.say(f"waits {what}")
+            self._note(waits=what)
+
+    def _over(self) -> None:
+        """Settle when the next attempt may be made: at once, but after several that moved nothing."""
+        self._follow(None)
+        self._still = self._still + 1 if self.run.position == self._position else 0
+        self._next = time.monotonic() + self._delay()
+
+    def _delay(self) -> float:
+        return 0.0 if self._still < 2 else min(AGAIN * 2.0 ** (self._still - 2), SELDOM)
 
     def _is_idle(self, status: Status) -> bool:
         """Return whether the job under way does nothing for the run, and has not for longer than it takes."""
@@ -194,7 +230,7 @@ class Attempts:
         self.stopping = True
 
     def _note(self, **changes: Any) -> None:
-        self.run.save_status(Status(**{**vars(self.run.status), **changes}))
+        self.run.save_status(self.run.status.now(**changes))
 
     def _leave(self) -> None:
         if self._job is not None and self.run.status.state not in FINAL_STATES:
@@ -252,7 +288,7 @@ class Supervisor(Attempts):
         FileError
             Another process works for this coordinator.
         """
-        with alone(self.home, wait=0):
+        with alone(self.home, wait=0, doing=self.name):
             self.run.clear_request()
             if resume:
                 self.run.resume()
@@ -274,6 +310,16 @@ class Supervisor(Attempts):
                 self._leave()
                 self.console.close()
                 self.daemon.stop()
+
+    def obstacle(self) -> str:
+        """Say whether there is room on the disk."""
+        if shutil.disk_usage(self.run.folder).free >= LEAST_ROOM:
+            return ""
+        return f"for room: less than {LEAST_ROOM / 1e6:.0f} MB are free at {self.run.folder}, make some"
+
+    def _note(self, **changes: Any) -> None:
+        with suppress(NoRoomError):  # before the next attempt this is said
+            super()._note(**changes)
 
     def tend(self) -> None:
         """Keep the server up."""
