@@ -11,7 +11,10 @@ from typing import Any
 import pandas as pd
 
 from infl._html import frame, notebook
+from infl.errors import DataError, SettingsError
 
+LOWER_IS_BETTER = ("brier", "error", "loss", "mse", "nll")
+"""Words in the names of metrics where lower is better."""
 METHODS = {
     "pooled": "pooled data",
     "alone": "each site alone",
@@ -95,8 +98,112 @@ class Comparison(_Result):
         n = int(self["n_seeds"].max())
         seeds = f"{n} seed{'s' if n != 1 else ''}"
         caption = f"infl comparison: held-out records, mean ± standard deviation over {seeds}; worst site by the first measure"
-        missing = not_computed(self)
-        return f"{caption}; {missing}" if missing else caption, by_method(self)
+        return "; ".join(filter(None, (caption, not_computed(self), few_held_out(self)))), by_method(self)
+
+    def by_site(self, metric: str | None = None) -> pd.DataFrame:
+        """Return a row per method and site: mean and deviation over seeds, and at which site a method is worst.
+
+        Parameters
+        ----------
+        metric
+            Which (None: the first).
+
+        Returns
+        -------
+        DataFrame
+            ``method``, ``site``, ``mean``, ``sd``, ``n_test`` (the fewest held-out observations of a seed), ``worst``.
+
+        Examples
+        --------
+        >>> import infl
+        >>> table = infl.tl.compare(
+        ...     infl.datasets.khan_sites(), target="tumour_class", seeds=1, methods=["fedavg"], rounds=1
+        ... )
+        >>> rows = table.by_site()
+        >>> rows["site"].tolist(), int(rows["worst"].sum())
+        (['site_1', 'site_2', 'site_3', 'site_4'], 1)
+        """
+        found = self._values(metric)
+        mine = found[found["site"] != ""].groupby(["method", "site"], sort=False)["value"].agg(["mean", "std"])
+        rows = mine.rename(columns={"std": "sd"}).reset_index()
+        rows["sd"] = rows["sd"].fillna(0.0).where(rows["mean"].notna())
+        rows["n_test"] = rows["site"].map(self.attrs["n_test"])
+        sign = -1 if any(word in (metric or self["metric"].iloc[0]) for word in LOWER_IS_BETTER) else 1
+        known = (sign * rows["mean"]).dropna()
+        rows["worst"] = rows.index.isin(known.groupby(rows["method"]).idxmin())
+        return rows
+
+    def difference(self, method: str, other: str, metric: str | None = None) -> dict[str, float]:
+        """Return by how much a method's metric exceeds another's on the same held-out observations, with a 95 % interval.
+
+        Parameters
+        ----------
+        method, other
+            Methods of the table.
+        metric
+            Which (None: the first).
+
+        Returns
+        -------
+        dict
+            ``mean``, ``low``, ``high``, ``n`` (pairs). Splits share observations, so the interval is wider than their spread alone
+            (Nadeau and Bengio, 2003); with ``holdout="site"`` pairs are sites, and the interval is over sites.
+
+        Examples
+        --------
+        >>> import infl
+        >>> table = infl.tl.compare(
+        ...     infl.datasets.khan_sites(), target="tumour_class", seeds=3, methods=["fedavg", "baseline"], rounds=1
+        ... )
+        >>> found = table.difference("fedavg", "baseline")
+        >>> found["n"], bool(found["low"] < found["mean"] < found["high"])
+        (3, True)
+        """
+        from scipy import stats
+
+        found, by_hospital = self._values(metric), self.attrs["holdout"] == "site"
+        for name in (method, other):
+            if name not in set(found["method"]):
+                raise SettingsError(
+                    f"method {name!r} is not in the table: it has {', '.join(dict.fromkeys(self['method']))}"
+                )
+        rows = found[(found["site"] != "") == by_hospital]
+        wide = rows.pivot_table(index="site" if by_hospital else "seed", columns="method", values="value")
+        pairs = (wide[method] - wide[other]).dropna()
+        n, share = len(pairs), self.attrs["test_share"]
+        if n < 2:
+            raise DataError(f"{n} pair of {method!r} and {other!r} has no interval: compare with more seeds=")
+        shared = 0.0 if by_hospital else share / (1 - share)
+        half = float(stats.t.ppf(0.975, n - 1) * pairs.std() * (1 / n + shared) ** 0.5)
+        mean = float(pairs.mean())
+        return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
+
+    def _values(self, metric: str | None) -> pd.DataFrame:
+        """Return the records of one metric."""
+        known = list(dict.fromkeys(self["metric"]))
+        metric = known[0] if metric is None else metric
+        if metric not in known:
+            raise SettingsError(f"metric={metric!r} is not in the table: it has {', '.join(known)}")
+        records = pd.DataFrame(self.attrs["values"])
+        return records[records["metric"] == metric]
+
+
+FEW = 10
+"""Held-out observations below which what a site has of its own says little."""
+
+
+def few_held_out(table: pd.DataFrame) -> str:
+    """Return in words at which sites too few observations were held out to judge by them alone.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"metric": ["auroc"]})
+    >>> table.attrs["n_test"] = {"a": 4, "b": 12, "c": 9}
+    >>> few_held_out(table)
+    'fewer than 10 held-out records, which say little by themselves: a (4), c (9)'
+    """
+    few = [f"{site} ({n})" for site, n in table.attrs.get("n_test", {}).items() if n < FEW]
+    return f"fewer than {FEW} held-out records, which say little by themselves: {', '.join(few)}" if few else ""
 
 
 def not_computed(table: pd.DataFrame) -> str:

@@ -16,7 +16,7 @@ def print_table(table: pd.DataFrame, metrics: list[str] | None = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from infl._tables import by_method, not_computed
+    from infl._tables import by_method, few_held_out, not_computed
 
     wide = by_method(table, metrics).assign(method=list(dict.fromkeys(table["method"])))
     wide["seconds"] = [f"{s:.2f}" for s in table.groupby("method", sort=False)["seconds"].first()]
@@ -28,8 +28,8 @@ def print_table(table: pd.DataFrame, metrics: list[str] | None = None) -> None:
         for row in wide[columns].itertuples(index=False, name=None):
             shown.add_row(*row)
         console.print(shown)
-    if missing := not_computed(table):
-        console.print(missing)
+    for line in filter(None, (not_computed(table), few_held_out(table))):
+        console.print(line)
 
 
 def _groups(table: pd.DataFrame, width: int) -> list[list[str]]:

@@ -36,9 +36,6 @@ ADAM_EPS = 1e-5
 """With torch's 1e-8 a gradient of the size of a rounding error moves a weight by a whole ``lr``, and an average's last bit decides
 where training goes; 1e-5 keeps locked, sealed and plain runs of one seed together to 1e-6."""
 
-LOWER_IS_BETTER = ("brier", "error", "loss", "mse", "nll")
-"""Words in the names of metrics where lower is better."""
-
 _OLD_METHODS = {"privately": "for_dp", "judged": "scoring_outputs", "keep": "local_arrays"}
 
 SITE = "infl_site"

@@ -4,9 +4,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from infl._tables import bare, label_of, method_label
+from infl._tables import LOWER_IS_BETTER, bare, label_of, method_label
 from infl.errors import DataError
-from infl.models.task import LOWER_IS_BETTER
 from infl.pl._style import axes, legend_above, need_columns, picture, rows
 from infl.pl.colours import GREY, PALE, REFERENCE_COLOUR, WITH_KEY_COLOUR, WITHOUT_KEY_COLOUR
 

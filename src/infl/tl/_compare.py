@@ -129,7 +129,10 @@ def compare(
         ``"alone_others"``, of the model of the site),
         ``n_seeds``, ``seconds`` (mean, of fit and prediction). ``attrs["values"]`` has a record for each method, metric,
         seed and site (``""``: overall), for paired differences; ``attrs["chance"]`` is what a guess gets, where that is known;
-        ``attrs["not_computed"]`` has the metrics that a site by itself cannot have (an AUROC where it has one class).
+        ``attrs["not_computed"]`` has the metrics that a site by itself cannot have (an AUROC where it has one class), and
+        ``attrs["n_test"]`` how many observations each site held out; where they are fewer than ten, the table says so.
+        ``table.by_site()`` has a row per method and site, and ``table.difference("infl", "pooled")`` the difference of two
+        methods on the same splits, with an interval.
 
     Raises
     ------
@@ -165,7 +168,9 @@ def compare(
     seconds = mean_of([by_seed[seed][1] for seed in seeds])
     columns = ["method", "metric", "mean", "sd", "worst_site", "n_seeds", "seconds"]
     table = Comparison(rows_of(records, chosen, len(seeds), seconds), columns=columns)
-    table.attrs |= {"values": records, "not_computed": not_computed(records, tables)}
+    n_test = {site: min(by_seed[seed][2][site] for seed in seeds) for site in tables}
+    table.attrs |= {"values": records, "not_computed": not_computed(records, tables), "n_test": n_test}
+    table.attrs |= {"holdout": holdout, "test_share": test_share}
     if (chance := task.chance(panel)) is not None:
         table.attrs["chance"] = chance
     return table
@@ -181,8 +186,8 @@ def _check_methods(methods: Sequence[str], holdout: str, n_sites: int) -> None:
         raise SettingsError(f"holdout='site' leaves one site out and needs at least 3 sites; there are {n_sites}")
 
 
-OfSeed = tuple[list[dict[str, Any]], dict[str, float]]
-"""Records of a seed, and each method's seconds."""
+OfSeed = tuple[list[dict[str, Any]], dict[str, float], dict[str, int]]
+"""Records of a seed, each method's seconds, and how many observations each site held out."""
 
 
 def _all_seeds(
@@ -213,11 +218,13 @@ def _one_seed(
     seed: int,
     tell: Callable[[], None] = lambda: None,
 ) -> tuple[int, OfSeed]:
-    """Return a seed, and its records and each method's seconds; `tell` is called after each fit."""
+    """Return a seed, its records, each method's seconds and the sites' held-out observations; `tell` is called after each fit."""
     records: list[dict[str, Any]] = []
     seconds: dict[str, float] = defaultdict(float)
     overall: dict[str, list[Mapping[str, float]]] = defaultdict(list)
+    n_test: dict[str, int] = {}
     for train, test in folds(task, tables, holdout, test_share, seed):
+        n_test |= {site: adata.n_obs for site, adata in test.items()}
         fold = Fold(task, panel, train, test, replace(settings, seed=seed), key_seed)
         for method in methods:
             begun = time.perf_counter()
@@ -228,7 +235,7 @@ def _one_seed(
             tell()
     judged = {method: [row for row in overall[method] if row] for method in methods}
     records += [record(method, seed, "", m, v) for method in methods for m, v in mean_of(judged[method]).items()]
-    return seed, (records, dict(seconds))
+    return seed, (records, dict(seconds), n_test)
 
 
 RUN_OPTIONS = ("aggregation", "aggregation_options", "participation", "patience", "strength", "min_sites")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from infl.models.task import LOWER_IS_BETTER
+from infl._tables import LOWER_IS_BETTER
 
 
 def rows_of(

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from infl._isolation import torch_seed
 from infl._parameters import Whole, door
 from infl._renamed import model_first
+from infl._tables import LOWER_IS_BETTER
 from infl._threads import threads_for
 from infl.data.sites import as_sites
 from infl.federation.fitted import read_as_fitted
 from infl.federation.seeds import derive, generator
 from infl.federation.training import batches_of, train
 from infl.models.locked import LockedModel, lock_model
-from infl.models.task import LOWER_IS_BETTER, Task
+from infl.models.task import Task
 from infl.sums.confidence import CONFIDENCE
 from infl.tl._results import needed_key
 from infl.tl._use import check_use
