@@ -355,7 +355,7 @@ def test_35_other_things_that_cannot_be(sites: Sites) -> None:
 def test_36_and_37_hints() -> None:
     cells = {n: counts(name=n) for n in "abc"}
     refused(lambda: fit(cells, "scvi", target="type"), "takes no target=")
-    refused(lambda: fit(cells, target="type", init=3), "fresh weights")
+    refused(lambda: fit(cells, target="type", init=3), "init= takes run.model")
     assert fit(cells, target="type", optimizer="sgd", learning_rate=0.1).settings["options"]["optimiser"] == "sgd"
 
 

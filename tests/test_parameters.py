@@ -159,7 +159,7 @@ WRONG = [
     *({"min_sites": value} for value in (False, 0, "3", 2.0)),
     *({"participation": value} for value in (0, "a", math.nan)),
     *({"key_added": value} for value in ("a/b", 3, "", ".")),
-    *({"model": value} for value in (3, None, infl.models.Classifier)),
+    *({"model": value} for value in (3, infl.models.Classifier)),
     {"privacy": 8}, {"privacy": DP}, {"key": "c.key"}, {"key": False}, {"resume": 1}, {"checkpoint": ""}, {"rounds": 0},
     {"local_epochs": -1}, {"lr": -1}, {"lr": "a"}, {"batch_size": 0}, {"width": -5}, {"dropout": 2}, {"target": ["a"]},
     {"lr": 0.1, "learning_rate": 0.1}, {"optimizer": "adam"}, {"standardize": ""}, {"balance": 0}, {"layer": 3},
@@ -196,7 +196,7 @@ def test_what_numpy_made_gives_the_same_run(khan_sites: dict[str, AnnData]) -> N
 def test_hints(khan_sites: dict[str, AnnData]) -> None:
     for model, options, said in (
         ("scvi", {"target": "x"}, "takes no target=: leave it out"),
-        ("classifier", {"init": 3}, "fresh weights"),
+        ("classifier", {"init": 3}, "init= takes run.model"),
         ("adapter", {"target": ["a", "a"]}, "each of them once"),
     ):
         with pytest.raises(SettingsError, match=said):

@@ -18,7 +18,7 @@ def test_a_personal_model_is_trained_on_and_stored_under_the_runs_key(run) -> No
         assert model.private_arrays(None) == {} and model.private_arrays(run.key)
     for use in (infl.tl.personalise, infl.tl.site_metrics):
         arguments = (cohort(), run.model) if use is infl.tl.personalise else (run.model, cohort())
-        with pytest.raises(KeyringError, match="this model is locked with key .*pass key="):
+        with pytest.raises(KeyringError, match="model= is locked with key .*pass key="):
             use(*arguments)
     with pytest.raises(KeyringError, match="pass key="):
         infl.tl.calibrate_lock(run.model, cohort())

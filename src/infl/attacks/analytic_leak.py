@@ -40,7 +40,7 @@ def first_layer_gradients(recorded: Recorded) -> dict[str, tuple[np.ndarray, np.
     task, n = replica.task, len(recorded.outcome.sites)
     from infl.federation.initial import build_flat_model
 
-    initial = build_flat_model(task, replica.agreement).copy_shared().numpy()  # the seed is public
+    initial = build_flat_model(task, replica.agreement, replica.start).copy_shared().numpy()  # the seed is public
     gradients = {}
     for update in recorded.updates():
         change = update.values * n  # one patient a site: every weight is 1 / n

@@ -180,7 +180,7 @@ class AuditedEpsilon(Attack):
         one site is promised to be private too, and it is what is looked at.
         """
         replica = recorded.outcome.replica
-        flat_model = build_flat_model(replica.task, replica.agreement)
+        flat_model = build_flat_model(replica.task, replica.agreement, replica.start)
         theta, q = flat_model.copy_shared(), dp.sample_rate
         state: dict[str, Tensor] = {}
         canaries = self._canaries(context, loud, labels)

@@ -132,7 +132,7 @@ class GradientInversion(Attack):
         from infl.federation.initial import build_flat_model
 
         replica, members = recorded.outcome.replica, recorded.outcome.sites
-        flat_model = build_flat_model(replica.task, replica.agreement)
+        flat_model = build_flat_model(replica.task, replica.agreement, replica.start)
         initial = flat_model.copy_shared().numpy()
         change = values * (replica.n_total / len(members[site].data.train))
         gradient = gradient_of_step(change, initial, lr=replica.task.lr, weight_decay=replica.task.weight_decay)

@@ -142,7 +142,7 @@ class PatchInversion(Attack):
         recorded = context.repeat(sites=chosen, task=task, **common, **({} if protected else UNPROTECTED))
         update = recorded.updates()[0]
         replica, data = recorded.outcome.replica, recorded.outcome.sites[update.site].data
-        flat_model = build_flat_model(task, replica.agreement)
+        flat_model = build_flat_model(task, replica.agreement, replica.start)
         task.configure(flat_model.module, replica.private)
         change = update.values * len(chosen)  # all sites have one spot
         flat = gradient_of_step(change, flat_model.copy_shared().numpy(), lr=task.lr, weight_decay=task.weight_decay)

@@ -63,6 +63,8 @@ class Agreement:
         Fixes initial weights, batches, dropout, validation parts and cohorts.
     privacy
         Settings of differential privacy (:class:`infl.privacy.DP`), with the noise that was chosen.
+    init
+        Digest of the model that the run begins with, in place of fresh weights; empty without one.
 
     Examples
     --------
@@ -94,6 +96,7 @@ class Agreement:
     fingerprint: str
     seed: int
     privacy: dict[str, Any] | None = None
+    init: str = ""
 
     def __post_init__(self) -> None:
         for name, value in read_all(SPECIFIED, {name: getattr(self, name) for name in SPECIFIED}).items():
@@ -138,6 +141,7 @@ class Agreement:
         settings: RunSettings | None = None,
         *,
         salt: str | None = None,
+        init: str = "",
         **changes: Any,
     ) -> Agreement:
         """Return the specification of a new run, under the current version of `key`.
@@ -150,6 +154,8 @@ class Agreement:
             How (default: those of :class:`RunSettings`).
         salt
             Of the lock (default: drawn).
+        init
+            Digest of the model that it begins with.
         **changes
             Single settings in place of those of `settings`.
         """
@@ -169,6 +175,7 @@ class Agreement:
             **{name: getattr(settings, name) for name in SPECIFIED if name != "sites"}
             | {"rounds": rounds, "min_sites": settings.fewest},
             privacy=None if privacy is None else privacy.to_json(),
+            init=init,
         )
 
     @cached_property
@@ -208,7 +215,8 @@ class Agreement:
 
     def to_json(self) -> str:
         """Return the specification as JSON."""
-        return json.dumps({field.name: getattr(self, field.name) for field in fields(self)}, sort_keys=True)
+        names = [field.name for field in fields(self) if field.name != "init" or self.init]
+        return json.dumps({name: getattr(self, name) for name in names}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Agreement:

@@ -13,11 +13,12 @@ from infl.nn.flat import FlatModule
 
 if TYPE_CHECKING:
     from infl.federation.agreement import Agreement
+    from infl.federation.start import Start
     from infl.models.task import Task
 
 
-def build_flat_model(task: Task, agreement: Agreement) -> FlatModule:
-    """Return the module of an agreement with its initial weights, which the public seed fixes."""
+def build_flat_model(task: Task, agreement: Agreement, start: Start | None = None) -> FlatModule:
+    """Return the module of an agreement with its initial weights: the public seed fixes them, or a model gives them."""
     with torch_seed(derive(agreement.seed, "initial weights")):
         scheme = lock_scheme(agreement.lock, agreement.strength)
         chosen = rule(agreement.aggregation, agreement.aggregation_options)
@@ -29,4 +30,6 @@ def build_flat_model(task: Task, agreement: Agreement) -> FlatModule:
     if unknown:
         known = dict.fromkeys(e.name.split(".")[0] for e in flat_model.shared.entries)
         raise SettingsError(f"the model has no module {unknown[0]!r} to keep at the sites: it has {', '.join(known)}")
+    if start is not None:
+        start.load(flat_model, task, agreement.panel)
     return flat_model

@@ -27,6 +27,7 @@ from infl.privacy.seal.ledger import LEDGER_COLUMNS
 if TYPE_CHECKING:
     from infl._types import Data
     from infl.federation.messages import Plan, Reply
+    from infl.federation.start import Start
     from infl.keys import Keyring
     from infl.models.task import Task
 
@@ -88,6 +89,7 @@ def run_in_process(
     tables: Mapping[str, Data],
     key: Keyring | None,
     *,
+    start: Start | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     progress: bool | None = False,
@@ -109,6 +111,8 @@ def run_in_process(
         The sites' data by name; not altered.
     key
         Key ring of the sites (None: neither lock nor seal).
+    start
+        The model that the run begins with, where the agreement names one.
     checkpoint, resume
         Folder where every round is kept, and whether to go on from there.
     progress
@@ -143,7 +147,7 @@ def run_in_process(
         store.begin(agreement)
     elif store is not None:
         agreement = store.agreement(agreement)
-    replica = Replica(agreement, key, task)
+    replica = Replica(agreement, key, task, start=start)
     ledgers = {name: _ledger(store, name, replica) for name in agreement.sites}
     forget = 4 * replica.flat_model.shared.total * agreement.cohort_size > UPDATES
     members = {name: Site(name, tables[name], replica, ledgers[name], forgets=forget) for name in agreement.sites}

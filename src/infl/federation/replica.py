@@ -33,6 +33,7 @@ from infl.sums.lanes import WIDER_COUNT, split_sums
 
 if TYPE_CHECKING:
     from infl.federation.messages import Plan
+    from infl.federation.start import Start
     from infl.keys import Keyring
     from infl.models.task import Sums, Task
     from infl.privacy.seal import Context
@@ -51,6 +52,8 @@ class Replica:
         The task, where it is not one that the agreement's name finds.
     min_holders
         Fewest sites that must have a feature, class or modality before anything of it is summed.
+    start
+        The model that the run begins with (None: fresh weights).
 
     Attributes
     ----------
@@ -61,8 +64,7 @@ class Replica:
     theta
         Global weights as the module computes with them (unlocked), flat.
     made
-        Names what `theta` was computed from: the agreement, and the sums that were opened, in hexadecimal. Salts of the
-        lock follow from it; it is a secret of the sites.
+        Names the agreement and the sums that `theta` was computed from, in hexadecimal. Salts follow from it; a secret of the sites.
     seq
         Number of the last exchange whose sum was applied (−1: none).
     private
@@ -96,9 +98,15 @@ class Replica:
     """
 
     def __init__(
-        self, agreement: Agreement, key: Keyring | None, task: Task | None = None, *, min_holders: int = 1
+        self,
+        agreement: Agreement,
+        key: Keyring | None,
+        task: Task | None = None,
+        *,
+        min_holders: int = 1,
+        start: Start | None = None,
     ) -> None:
-        self.lock, self.key = RunLock(agreement, key), key
+        self.lock, self.key, self.start = RunLock(agreement, key, start), key, start
         self.agreement, self.min_holders = agreement, min_holders
         self.task = task or task_from_json(agreement.task, agreement.options)
         if agreement.dp is not None and self.task.for_dp().options() != self.task.options():
@@ -106,7 +114,7 @@ class Replica:
                 "under differential privacy nothing but noisy sums may be taken, and this task's options ask for others: "
                 "agree on what task.for_dp() gives"
             )
-        self.flat_model = build_flat_model(self.task, agreement)
+        self.flat_model = build_flat_model(self.task, agreement, start)
         self.lock.scheme.arm(self.flat_model.module, self.lock.secret(self.lock.scheme.label))
         self.sealed = agreement.seal != "none"
         self.seal_secret = self.lock.secret("seal") or b""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from infl.federation.replica import Replica
+    from infl.federation.start import Origin
     from infl.keys import Keyring
     from infl.models.locked import LockedModel
 
@@ -42,6 +43,8 @@ class FederatedRun:
     site_models
         Where weights or moments stay at the sites: each site's whole model, locked. A site alone has its own; here, with all
         of them in one process, they are together.
+    origin
+        The model that the run began with, locked as it was given (None: fresh weights).
 
     Examples
     --------
@@ -59,6 +62,7 @@ class FederatedRun:
     ledger: pd.DataFrame = field(repr=False)
     privacy: dict[str, Any] | None = None
     site_models: dict[str, LockedModel] = field(default_factory=dict, repr=False)
+    origin: Origin | None = field(default=None, repr=False)
 
     @classmethod
     def of(
@@ -98,7 +102,8 @@ class FederatedRun:
             privacy["rounds"] = n
         ledger = with_descriptions(ledger, replica.task, agreement.panel)
         own = {site: model for site, model in (site_models or {}).items() if model is not None}
-        return cls(replica.model(), replica.key, history, agreement.settings(), ledger, privacy, own)
+        origin = None if replica.start is None else replica.start.origin
+        return cls(replica.model(), replica.key, history, agreement.settings(), ledger, privacy, own, origin)
 
     def save(self, path: str | Path, *, recipients: list[str] | None = None, overwrite: bool = False) -> Path:
         """Write the locked model; see :meth:`infl.models.LockedModel.save`. The key is saved apart from it."""
@@ -119,6 +124,8 @@ class FederatedRun:
             f"validation at the best round ({best.index[0] if len(best) else '-'})": values,
             "protection": f"lock {s['lock']} (strength {s['strength']:g}), seal {s['seal']}, key {s['fingerprint'] or 'none'}",
         }
+        if s.get("init"):
+            lines["began with"] = f"model {s['init'][:16]}"
         if self.privacy:
             lines["privacy"] = f"epsilon {self.privacy['epsilon']:.2f} at delta {self.privacy['delta']:g}"
         sent = self.history["bytes_sent"].sum() / 1e6

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from infl.errors import KeyringError
+from infl.federation.start import check_start
 from infl.models.lock_schemes import lock_scheme
 from infl.models.locked import Header, LockedModel, content_of, lock_model, tensor_salt
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from infl.federation.agreement import Agreement
+    from infl.federation.start import Start
     from infl.keys import Keyring
     from infl.models.task import Sums
     from infl.nn.flat import Layout
@@ -32,21 +34,26 @@ class RunLock:
         The run's specification.
     key
         Key ring (None: there is no lock).
+    start
+        The model that the run begins with (None: fresh weights).
 
     Raises
     ------
     KeyringError
         The run needs a key, and there is none, or it is another.
+    SettingsError
+        The run begins with another model.
     """
 
-    def __init__(self, agreement: Agreement, key: Keyring | None) -> None:
+    def __init__(self, agreement: Agreement, key: Keyring | None, start: Start | None = None) -> None:
+        check_start(agreement, start)
         if agreement.fingerprint:
             if key is None:
                 raise KeyringError(
                     f"the run needs key version {agreement.key_version}, {agreement.fingerprint}: pass key="
                 )
             key.check(agreement.key_version, agreement.fingerprint)
-        self.agreement, self.key = agreement, key
+        self.agreement, self.key, self.start = agreement, key, start
         self.scheme = lock_scheme(agreement.lock, agreement.strength)
 
     @cached_property
@@ -108,7 +115,8 @@ class RunLock:
         made
             Names what the weights were computed from, in hexadecimal.
         initial
-            Digest of the content that each shared tensor began with. Those that moved have salts that follow from `made`.
+            Digest of the content that each shared tensor began with. Those that moved have salts that follow from `made`;
+            those that are still as a model had them that the run began with keep that model's.
         """
         a = self.agreement
         header = Header(
@@ -122,9 +130,11 @@ class RunLock:
             fingerprint=a.fingerprint if a.lock != "none" else "",
             seed=a.seed,
             sites=a.sites,
+            init=a.init,
         )
         moved = [name for name, before in initial.items() if content_of(weights[name]) != before]
-        salts = {name: self.salt(name, bytes.fromhex(made)) for name in moved}
+        kept = {} if self.start is None else self.start.salts_of(weights)
+        salts = kept | {name: self.salt(name, bytes.fromhex(made)) for name in moved}
         return lock_model(
             header,
             {name: weight.clone() for name, weight in weights.items()},

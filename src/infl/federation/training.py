@@ -102,8 +102,15 @@ class Trainer:
     def __init__(self, name: str, data: SiteData, replica: Replica) -> None:
         self.name, self.data, self.replica = name, data, replica
         n_control = replica.flat_model.shared.total if replica.rule.control else 0
-        self.own = SiteState(Own(replica.flat_model.copy_local(), torch.zeros(n_control)))
+        self.own = SiteState(Own(self._begun_with(), torch.zeros(n_control)))
         self._stack: Stack | None = None
+
+    def _begun_with(self) -> torch.Tensor:
+        """Return what this site's own part of the model begins with."""
+        replica = self.replica
+        if replica.start is None:
+            return replica.flat_model.copy_local()
+        return replica.start.local(replica.flat_model, replica.task, replica.agreement.panel, self.name)
 
     def join(self, stack: Stack) -> None:
         """Train in a stack from now on."""

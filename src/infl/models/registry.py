@@ -104,10 +104,7 @@ def check_installed(task: Task) -> None:
         )
 
 
-HINTS = {
-    "init": "every fit begins from fresh weights; go on with a run by checkpoint= and resume=True, or with its model by "
-    "infl.tl.personalise",
-}
+HINTS = {"init": "infl.tl.fit_federated alone begins with a fitted model, in this process"}
 """What to do instead, where there is no option to name."""
 SYNONYMS = {
     "batch_key": "site_key",

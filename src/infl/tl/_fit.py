@@ -22,11 +22,12 @@ from infl.federation.local import Outcome, run_in_process
 from infl.federation.report import last_metrics
 from infl.federation.seeds import new_seed
 from infl.federation.settings import FIT_SEAL, Protection, RunSettings
-from infl.models.registry import check_installed, make_task
+from infl.models.registry import check_installed
 from infl.privacy.dp import log_run
 from infl.sums.disclosure import refuse_under_rules
 from infl.tl._fit_between import agreed_panel, agreement_between, check_between, release_records
 from infl.tl._results import all_or_none, check_writable, model_facts, run_facts
+from infl.tl._start import Init
 from infl.tl._use import check_modality
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from infl.deploy.flare.notebook import FlareEngine
     from infl.federation.run import FederatedRun
     from infl.keys import Keyring
+    from infl.models.locked import LockedModel
     from infl.models.task import Task
     from infl.privacy.dp import DP
 
@@ -46,11 +48,12 @@ if TYPE_CHECKING:
 @marked(between=True, ruled=True)
 def fit_federated(
     sites: Mapping[str, Data] | Data,
-    model: str | Task = "classifier",
+    model: str | Task | None = None,
     *,
     target: str | None = None,
     site_key: str | None = None,
     key: Keyring | None = None,
+    init: FederatedRun | LockedModel | str | Path | None = None,
     rounds: int = 20,
     local_epochs: int = 1,
     aggregation: str = "fedavg",
@@ -79,14 +82,19 @@ def fit_federated(
         The sites' data by name, or one object together with `site_key`; in a step of a study, what a hospital has of them, and
         the fit is then under the group seal, with a seed that is drawn.
     model
-        Name of a task (``"classifier"``), or a :class:`infl.models.Task`. In this process its class may be one of your own that
-        no package registers.
+        Name of a task, or a :class:`infl.models.Task` (default: that of `init`, else ``"classifier"``). In this process its class may
+        be one of your own that no package registers.
     target
         Column of ``obs`` to learn.
     site_key
         Column of ``obs`` with each observation's site, when `sites` is one object.
     key
-        Key ring of the sites. Without one a fresh ring is made and kept as ``run.key``.
+        Key ring of the sites. Without one a fresh ring is made and kept as ``run.key``; with a run as `init`, it is that of the run.
+    init
+        Run, model or model file whose weights the fit begins with, in place of fresh ones; `key` opens a model. Its options are
+        taken where none are given. Sites, features and classes may be others, as long as some are the same: a feature that the model
+        does not know begins without effect, a class with fresh weights, and a warning names what no site has. Sums before the first
+        round, such as the moments of features, are taken anew. ``run.settings["init"]`` is the model's digest.
     rounds, local_epochs
         Rounds, and passes of each site over its own data in a round.
     aggregation, aggregation_options
@@ -112,8 +120,8 @@ def fit_federated(
         over all sites, so there are many more of them; the last one is kept, and what would need sums without noise
         (federated standardisation, class weights, calibration) is left out.
     seed
-        Fixes initial weights, batches, dropout, validation parts and cohorts: the same bits on the same machine (default: 0;
-        with `engine`, drawn for each run, since a site trains once with a seed).
+        Fixes initial weights, batches, dropout, validation parts and cohorts: the same bits on the same machine (default: 0, or
+        that of `init`, so that the same records are held out; with `engine`, drawn for each run, since a site trains once with a seed).
     key_added
         Prefix of what is written to the sites' objects.
     checkpoint
@@ -167,6 +175,7 @@ def fit_federated(
         others = {
             "checkpoint": checkpoint,
             "engine": engine,
+            "init": init is not None,
             "privacy": privacy,
             "protection": protection,
             "resume": resume,
@@ -180,8 +189,11 @@ def fit_federated(
         )
     written = {"the data": cast("Data", sites)} if site_key is not None else tables
     check_writable(written)
-    task = make_task(model, model_options | ({} if target is None else {"target": target}), OWN_OPTIONS)
+    begun = Init.of(init, key)
+    task = begun.make_task(model, model_options | ({} if target is None else {"target": target}), OWN_OPTIONS)
     if engine:
+        if init is not None:
+            raise SettingsError("init= goes without engine=: between machines a run begins with fresh weights")
         check_installed(task)
     chosen = Protection(lock, strength, seal, min_sites).given_once(protection)
     locked = chosen.lock not in (None, "none")
@@ -200,6 +212,7 @@ def fit_federated(
         privacy.check_seal(chosen.seal)
     if chosen.seal == "none":
         warn("seal='none': the coordinator reads every site's update; for simulation and debugging only")
+    key = key or begun.key
     fresh = key is None and (locked or chosen.seal != "none")
     key = _fresh_key() if fresh else key
     settings = RunSettings(
@@ -209,7 +222,7 @@ def fit_federated(
         aggregation_options,
         participation,
         patience,
-        seed=(new_seed() if engine else 0) if seed is None else seed,
+        seed=(new_seed() if engine else begun.seed) if seed is None else seed,
         privacy=privacy,
         **asdict(chosen),
     )
@@ -220,15 +233,18 @@ def fit_federated(
         outcome = run_between(agreement, task, between, key, min_holders=min_holders)
         write_results(written, outcome, key_added)
         return outcome.run
+    begun.check(task, panel, settings, tables)
     release_records(task, panel, tables, key)
-    agreement = Agreement.new(task, panel, names or tables, key, settings)
+    agreement = Agreement.new(task, panel, names or tables, key, settings, init=begun.digest)
     if engine:
         return _fit_elsewhere(engine, agreement, tables, key, key_added)
     _tell.info(f"{task.name} on {len(tables)} sites, {rounds} rounds, lock {agreement.lock}, seal {agreement.seal}")
-    begun = time.perf_counter()
-    outcome = run_in_process(agreement, task, tables, key, checkpoint=checkpoint, resume=resume, progress=progress)
+    clock = time.perf_counter()
+    outcome = run_in_process(
+        agreement, task, tables, key, start=begun.start(), checkpoint=checkpoint, resume=resume, progress=progress
+    )
     best = outcome.run.history.loc[outcome.run.history["best"]].to_dict("records")
-    _tell.info(f"finished ({timedelta(seconds=round(time.perf_counter() - begun))}): {last_metrics(best)}")
+    _tell.info(f"finished ({timedelta(seconds=round(time.perf_counter() - clock))}): {last_metrics(best)}")
     if fresh and locked:
         _tell.warning(
             "a fresh key was made: keep it with run.key.save('consortium.key', passphrase=…), without it the model is lost"

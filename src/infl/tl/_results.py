@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from infl.keys import Keyring
 
 
-def checked_model(model: object) -> LockedModel:
+def checked_model(model: object, role: str = "model") -> LockedModel:
     """Return the model; where something else was given, the error names it."""
     if isinstance(model, LockedModel):
         return model
@@ -28,12 +28,12 @@ def checked_model(model: object) -> LockedModel:
     if isinstance(inner, LockedModel):
         return inner
     raise SettingsError(
-        f"model= takes run.model or what infl.load_model returns, not {type(model).__name__}; "
+        f"{role}= takes run.model or what infl.load_model returns, not {type(model).__name__}; "
         "read a file with infl.load_model(path)"
     )
 
 
-def model_and_key(model: object, key: Keyring | None) -> tuple[LockedModel, Keyring | None]:
+def model_and_key(model: object, key: Keyring | None, role: str = "model") -> tuple[LockedModel, Keyring | None]:
     """Return the model of what a user gives, and the key that opens it: a run brings its own, a path is read.
 
     Raises
@@ -45,13 +45,13 @@ def model_and_key(model: object, key: Keyring | None) -> tuple[LockedModel, Keyr
     """
     if isinstance(model, str | Path):
         return load_model(model), key
-    locked = checked_model(model)
+    locked = checked_model(model, role)
     if key is None and locked.header.fingerprint:
         key = getattr(model, "key", None)
     return locked, key
 
 
-def needed_key(model: object, key: Keyring | None) -> tuple[LockedModel, Keyring | None]:
+def needed_key(model: object, key: Keyring | None, role: str = "model") -> tuple[LockedModel, Keyring | None]:
     """As :func:`model_and_key`, of what cannot be done without the key.
 
     Raises
@@ -59,10 +59,10 @@ def needed_key(model: object, key: Keyring | None) -> tuple[LockedModel, Keyring
     KeyringError
         The model is locked, and there is no key.
     """
-    locked, key = model_and_key(model, key)
+    locked, key = model_and_key(model, key, role)
     if key is None and locked.header.fingerprint:
         raise KeyringError(
-            f"this model is locked with key {locked.header.fingerprint}, and its weights are nothing to go on from: pass key="
+            f"{role}= is locked with key {locked.header.fingerprint}, and its weights are nothing to go on from: pass key="
         )
     return locked, key
 

@@ -224,14 +224,18 @@ class AuditContext:
         dp = settings.privacy
         if dp is not None and dp.colluders >= settings.fewest:  # sites put together keep no noise from each other
             settings = replace(settings, privacy=replace(dp, colluders=settings.fewest - 1))
-        agreement = Agreement.new(task, self.panel, sites, key, settings, salt=salt)
+        origin = None if settings.lock == "published" else self.run.origin
+        start = None if origin is None else origin.open(self.run.key if origin.model.header.fingerprint else None)
+        agreement = Agreement.new(
+            task, self.panel, sites, key, settings, salt=salt, init="" if start is None else start.digest
+        )
         ears: list[Eavesdropper] = []
 
         def listen(transport: Transport) -> Transport:
             ears.append(Eavesdropper(line(transport)))
             return ears[0]
 
-        outcome = run_in_process(agreement, task, sites, key, wrap=listen)
+        outcome = run_in_process(agreement, task, sites, key, start=start, wrap=listen)
         return Recorded(outcome, ears[0].heard)
 
     @cached_property

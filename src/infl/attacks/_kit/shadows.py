@@ -167,7 +167,7 @@ def _readings(context: AuditContext, recorded: Recorded, task: Task, home: np.nd
     A site follows the model from round to round as every site does.
     """
     replica = recorded.outcome.replica
-    agreement, flat_model = replica.agreement, build_flat_model(replica.task, replica.agreement)
+    agreement, flat_model = replica.agreement, build_flat_model(replica.task, replica.agreement, replica.start)
     task.configure(flat_model.module, replica.private)
     theta = flat_model.copy_shared()
     state: dict[str, Tensor] = {}

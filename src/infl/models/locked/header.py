@@ -45,6 +45,8 @@ class Header:
         By how many steps a tensor's secret term is wider than its shape asks, where it is (:func:`infl.nn.lock.widening`).
     salt
         Of a published lock; of all tensors in a file of format 1.
+    init
+        Digest of the model whose weights this one's fit began with; empty for fresh ones.
     digest
         SHA-256 over all of the header and the stored tensors.
     infl_version
@@ -76,6 +78,7 @@ class Header:
     salt: str = ""
     infl_version: str = __version__
     format: int = FORMAT
+    init: str = ""
     digest: str = ""
 
     def scheme(self) -> NoLock:
@@ -96,7 +99,9 @@ class Header:
 
     def facts(self) -> dict[str, Any]:
         """Return what the file says, ready for JSON."""
-        names = [f.name for f in fields(self) if self.format > 1 or f.name not in ("salts", "widenings")]
+        absent = {"salts", "widenings"} if self.format == 1 else set()
+        absent |= set() if self.init else {"init"}
+        names = [f.name for f in fields(self) if f.name not in absent]
         return {name: getattr(self, name) for name in names}  # no copy: a panel has thousands of names
 
 
@@ -128,6 +133,7 @@ def header_of(raw: dict[str, Any], tensors: Mapping[str, Tensor]) -> Header:
     }
     if raw["format"] > 1:
         kinds |= dict.fromkeys(("salts", "widenings"), dict)
+        kinds |= {"init": str} if "init" in raw else {}
     if raw.keys() != kinds.keys() or any(
         not isinstance(raw[name], kind) or isinstance(raw[name], bool) for name, kind in kinds.items()
     ):
