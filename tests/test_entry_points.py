@@ -1,5 +1,6 @@
 """Tasks, attacks and rules of other packages: found by their entry points, under names that are not ours."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,13 @@ def install(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
     (folder / "entry_points.txt").write_text(
-        "[infl.tasks]\nlost = theirs.nowhere:Task\nclassifier = theirs:Evil\nmine = infl.models.classifier:Classifier\n"
-        "[infl.attacks]\nmissing = pathlib:Nothing\nratio = theirs:Evil\n"
-        "[infl.rules]\npulled = infl.federation.rules:fedprox\nfedavg = theirs:evil\n"
+        "[infl.tasks]\nlost = theirs.nowhere:Task\nclassifier = theirs:Evil\nmine = theirs_task:Mine\n"
+        "other = theirs_task:Mine\nnameless = theirs_task:Nameless\npath = pathlib:Path\n"
+        "[infl.attacks]\nmissing = pathlib:Nothing\nratio = theirs:Evil\nopen = builtins:open\n"
+        "[infl.rules]\npulled = infl.federation.rules:fedprox\nfedavg = theirs:evil\nlisted = builtins:list\n"
+    )
+    (tmp_path / "theirs_task.py").write_text(
+        "from infl.models import Classifier, Task\n\n\nclass Mine(Classifier):\n    name = 'mine'\n\n\nclass Nameless(Task):\n    pass\n"
     )
 
 
@@ -43,7 +48,7 @@ def test_what_is_registered_is_known() -> None:
     assert {"lost", "mine"} <= set(known_tasks())
     assert "missing" in known_attacks()
     assert "pulled" in known_rules()
-    assert task_class("mine") is infl.models.Classifier
+    assert task_class("mine").name == "mine"
     assert rule("pulled", {"mu": 0.5}).name == fedprox().name
 
 
@@ -65,6 +70,32 @@ def test_what_cannot_be_imported_is_one_line() -> None:
         SettingsError, match=r"'missing' is registered as 'pathlib:Nothing', which cannot be imported: mod"
     ):
         load_attack("missing")
+
+
+@pytest.mark.parametrize(
+    ("find", "name", "said"),
+    [
+        (task_class, "path", r"'path' is registered as 'pathlib:Path', which is not a subclass of Task"),
+        (load_attack, "open", r"'open' is registered as 'builtins:open', which is not a subclass of Attack"),
+        (
+            task_class,
+            "other",
+            r"'other' is registered as 'theirs_task:Mine': give that class the same name, name = 'other'",
+        ),
+        (
+            task_class,
+            "nameless",
+            r"'nameless' is registered as 'theirs_task:Nameless': give that class the same name, ",
+        ),
+        (lambda name: rule(name, {}), "listed", r"aggregation='listed': what is registered returns list, not a Rule"),
+    ],
+)
+@pytest.mark.usefixtures("installed")
+def test_what_is_registered_and_is_something_else_is_one_line(
+    find: Callable[[str], object], name: str, said: str
+) -> None:
+    with pytest.raises(SettingsError, match=said):
+        find(name)
 
 
 def test_without_a_package_the_names_are_ours() -> None:

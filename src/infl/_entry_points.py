@@ -39,18 +39,32 @@ def _changed(folder: str) -> int:
         return 0
 
 
-def load(name: str, place: str) -> Any:
+def load(name: str, place: str, base: type | None = None) -> Any:
     """Import what an entry point names.
+
+    Parameters
+    ----------
+    name, place
+        As registered.
+    base
+        Class that it must follow; it has the same ``name`` then.
 
     Raises
     ------
     SettingsError
-        It cannot be imported; the line says which package is to blame.
+        It cannot be imported, or does not follow `base`; the line says which package is to blame.
     """
     module, _, attribute = place.partition(":")
     try:
-        return getattr(import_module(module), attribute)
+        found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         if module.partition(".")[0] == "infl":
             raise
         raise SettingsError(f"{name!r} is registered as {place!r}, which cannot be imported: {error}") from error
+    if base is None:
+        return found
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise SettingsError(f"{name!r} is registered as {place!r}, which is not a subclass of {base.__name__}")
+    if getattr(found, "name", None) != name:
+        raise SettingsError(f"{name!r} is registered as {place!r}: give that class the same name, name = {name!r}")
+    return found

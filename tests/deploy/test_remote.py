@@ -466,6 +466,24 @@ def test_offers_that_a_site_cannot_take(offer: Offer, why: str) -> None:
     assert trouble.reason == (noted[0] if "version" in why else f"site_1: {DECLINED}")
 
 
+def test_what_a_task_cannot_read_is_not_blamed_on_the_form_of_the_offer(
+    small_sites: dict[str, AnnData], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A task of another package may look for a column that is not there; its own words are in the site's log alone."""
+
+    def prepare(agreement: Agreement) -> Site:
+        raise KeyError("dose")
+
+    house = House(small_sites, tmp_path)
+    sent: list[Any] = []
+    noted: list[str] = []
+    worker = SiteWorker("site_1", prepare, lambda content: sent.append(decode(content)), note=noted.append)
+    worker._consider(Offer(__version__, house.agreement.to_json().encode()))
+    assert noted == ["site_1: the run's options do not fit the task or the site's data; see the log at the site"]
+    assert sent[0].reason == f"site_1: {DECLINED}"
+    assert "KeyError: 'dose'" in caplog.text
+
+
 def test_what_is_not_a_sites_own_message_is_dropped_and_counted() -> None:
     transport = RemoteTransport(("a", "b"), lambda site, content: None, QUICK)
     for site, content in (

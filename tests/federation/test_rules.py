@@ -156,7 +156,9 @@ def test_resume_gives_the_same_bits(
     ("name", "options", "said"),
     [
         ("fedvag", {}, "did you mean 'fedavg'"),
-        ("scaffold", {"mu": 1}, "does not take the options"),
+        ("scaffold", {"mu": 1}, "aggregation='scaffold' got an unexpected keyword argument 'mu': its options are none"),
+        ("fedprox", {"lr": 1}, "aggregation='fedprox' got an unexpected keyword argument 'lr': its options are mu"),
+        ("fedprox", {"mu": "a"}, "aggregation='fedprox' does not take mu='a': look at its types"),
         ("fedyogi", {"lr": 0}, "fedyogi lr=0: give a number above 0"),
         ("qfedavg", {"q": -1}, "qfedavg q=-1: give a number from 0 to 10"),
         ("afl", {"gamma": -1}, "afl gamma=-1: give a number from 0 to 10"),

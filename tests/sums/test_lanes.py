@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from tests.sums.conftest import KEY
 
 from infl.errors import SealError, SettingsError
@@ -37,6 +38,13 @@ def test_a_share_of_another_size_is_refused_and_not_repeated(share, found):
         SettingsError, match=rf"'x' is to be summed with shape \(3,\), and {found}: correct what computes it"
     ):
         sum_over_sites(parts, "test", KEY)
+
+
+def test_a_share_may_be_tensors():
+    parts = {s: {"n": torch.tensor(2.0), "x": torch.tensor([1.0, 2.0])} for s in "ab"}
+    total = sum_over_sites(parts, "test")
+    assert total["n"] == 4
+    assert total["x"].tolist() == [2, 4]
 
 
 def test_no_value_that_a_coarser_scale_took_is_refused():

@@ -91,7 +91,7 @@ def load_attack(name: str) -> Attack:
     Raises
     ------
     SettingsError
-        Unknown name; the message has the nearest one, and where all are listed. Or what another package registered cannot be imported.
+        Unknown name; the message has the nearest one, and where all are listed. Or what another package registered is not an attack of that name.
 
     Examples
     --------
@@ -103,4 +103,4 @@ def load_attack(name: str) -> Attack:
         near = difflib.get_close_matches(name, known, 1)  # the whole list would be longer than a message may be
         meant = f"did you mean {near[0]!r}? " if near else ""
         raise SettingsError(f"attack {name!r} is not known: {meant}infl.attacks.known_attacks() has the names")
-    return _entry_points.load(name, known[name])()
+    return _entry_points.load(name, known[name], Attack)()

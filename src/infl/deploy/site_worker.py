@@ -117,15 +117,20 @@ class SiteWorker:
             if offer.version != __version__:
                 self._say(Trouble(self.name, 0, other_version(self.name, offer.version)), tell=True)
                 return
-            agreement = Agreement.from_json(offer.agreement.decode())
+            try:
+                agreement = Agreement.from_json(offer.agreement.decode())
+            except (ValueError, TypeError, KeyError):
+                raise FederationError(f"{self.name}: the run's specification cannot be read") from None
             if self._site is None:
                 self._site = self._prepare(agreement)
             elif self._site.replica.agreement.digest != agreement.digest:
                 raise FederationError(f"{self.name}: another run was offered after one was accepted; refused")
-        except (ValueError, TypeError, KeyError):
-            self._say(Trouble(self.name, 0, f"{self.name}: the run's specification cannot be read"))
         except InflError as error:
             self._say(Trouble(self.name, 0, str(error)))
+        except (ValueError, TypeError, KeyError):
+            log.exception("could not prepare")
+            unfit = f"{self.name}: the run's options do not fit the task or the site's data; see the log at the site"
+            self._say(Trouble(self.name, 0, unfit))
         except Exception:
             log.exception("could not prepare")
             self._say(Trouble(self.name, 0, f"{self.name}: a defect of infl; see the log at the site"))

@@ -6,11 +6,13 @@ A rule sees only sums over sites, never a site's update, so all of these work un
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from infl import _entry_points
+from infl._parameters import shown
 from infl.errors import SettingsError
 from infl.federation.aggregation import AtSite, Rule, State
 
@@ -319,13 +321,25 @@ def rule(name: str, options: Mapping[str, Any]) -> Rule:
     Raises
     ------
     SettingsError
-        Unknown rule or option.
+        Unknown rule or option, or what another package registered returns no :class:`Rule`.
     """
     make = RULES.get(name) or _of_others(name)  # reading all entry points takes as long as a round
     try:
-        return make(**options)
+        inspect.signature(make).bind(**options)
+    except TypeError as wrong:
+        known = ", ".join(inspect.signature(make).parameters) if callable(make) else ""
+        raise SettingsError(f"aggregation={name!r} {wrong}: its options are {known or 'none'}") from None
+    try:
+        found = make(**options)
     except TypeError:
-        raise SettingsError(f"aggregation={name!r} does not take the options {sorted(options)}") from None
+        raise SettingsError(f"aggregation={name!r} does not take {_as_given(options)}: look at its types") from None
+    if not isinstance(found, Rule):
+        raise SettingsError(f"aggregation={name!r}: what is registered returns {type(found).__name__}, not a Rule")
+    return found
+
+
+def _as_given(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{option}={shown(value)}" for option, value in options.items()) or "no options"
 
 
 def _of_others(name: str) -> Callable[..., Rule]:

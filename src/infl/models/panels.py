@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from infl.errors import DataError
@@ -64,17 +64,22 @@ def _joined(kind: str, found: Mapping[str, Any], *, shared: bool | None = None) 
 def columns_of_task(model: str, options: Mapping[str, Any], panel: Mapping[str, Any]) -> set[str]:
     """Return the names of all obs columns that a task looks for.
 
+    Text in an option that :attr:`infl.models.Task.parameters` does not describe counts as such a name, unless its type is a Literal:
+    a policy that lists columns is to see each of them, whoever wrote the task.
+
     Examples
     --------
     >>> sorted(columns_of_task("classifier", {"target": "cell_type"}, {}))
     ['cell_type']
     """
     task = task_class(model)
-    defaults = {f.name: f.default for f in dataclasses.fields(task) if f.default is not dataclasses.MISSING}
+    fields = {field.name: field for field in dataclasses.fields(task) if field.init}
     found: set[str] = set()
-    for option, kind in task.parameters.items():
-        if "obs column" in kind.says:
-            value = options.get(option, defaults.get(option))
-            found |= {value} if isinstance(value, str) else {name for name in value or () if isinstance(name, str)}
+    for option in {*fields, *task.parameters}:
+        kind, field = task.parameters.get(option), fields.get(option)
+        if ("obs column" in kind.says) if kind is not None else "Literal[" not in str(field and field.type):
+            value = options.get(option, field.default if field is not None else None)
+            names = [value] if isinstance(value, str) else value if isinstance(value, Iterable) else ()
+            found |= {name for name in names if isinstance(name, str)}
     found |= {name for entry in task.columns_in_panel if isinstance(name := panel.get(entry), str)}
     return found - {""}

@@ -45,7 +45,7 @@ def task_class(name: str) -> type[Task]:
     Raises
     ------
     SettingsError
-        Unknown name; the message lists the known ones. Or what another package registered cannot be imported.
+        Unknown name; the message lists the known ones. Or what another package registered is not a task of that name.
     """
     if name not in TASKS and name in settings.tasks:
         return settings.tasks[name]
@@ -55,7 +55,7 @@ def task_class(name: str) -> type[Task]:
         raise SettingsError(
             f"model={name!r} is not known: one of {known}; a class of your own is known by infl.settings.tasks[{name!r}]"
         )
-    return _entry_points.load(name, place)
+    return _entry_points.load(name, place, Task)
 
 
 def _place_of(name: str) -> str | None:

@@ -116,7 +116,8 @@ class Task(Generic[Data, Net], metaclass=Spellings):
         "batch_size": Whole(1),
         "grad_clip": Real(0, open="low", none=True),
     }
-    """What each option may be; a task adds its own."""
+    """What each option may be: a task adds its own, of the kinds in :mod:`infl.models.options`. Text in an option that is left out
+    counts as the name of an obs column, which a site's policy has to allow."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Take methods under the names that they had before."""
@@ -290,7 +291,7 @@ class Task(Generic[Data, Net], metaclass=Spellings):
     # -- comparing -------------------------------------------------------------------------------------------------
     def hold_out(self, adata: AnnData | MuData, share: float, rng: np.random.Generator) -> np.ndarray:
         """Return which observations (n_obs,) are held out to compare methods on."""
-        raise SettingsError(f"model {self.name!r} cannot be compared yet")
+        raise SettingsError(f"model {self.name!r} cannot be compared: its class must define hold_out")
 
     def scoring_outputs(self, module: Net, data: Data, private: Sums) -> dict[str, np.ndarray]:
         """Return what :meth:`score` needs of every observation, where that is not what users get."""
@@ -300,7 +301,7 @@ class Task(Generic[Data, Net], metaclass=Spellings):
         self, adata: AnnData | MuData, outputs: Mapping[str, np.ndarray], panel: Mapping[str, Any]
     ) -> dict[str, float]:
         """Return the metrics of outputs on held-out observations; :attr:`headline` comes first."""
-        raise SettingsError(f"model {self.name!r} cannot be compared yet")
+        raise SettingsError(f"model {self.name!r} cannot be compared: its class must define score")
 
     def chance(self, panel: Mapping[str, Any]) -> float | None:
         """Return what :attr:`headline` is of a guess; None where nobody can say."""
@@ -308,7 +309,9 @@ class Task(Generic[Data, Net], metaclass=Spellings):
 
     def baseline(self, train: AnnData | MuData, panel: Mapping[str, Any], *, seed: int) -> Predictor:
         """Fit what practitioners would try first on pooled data; return what gives its outputs on other data."""
-        raise SettingsError(f"model {self.name!r} has no baseline yet")
+        raise SettingsError(
+            f"model {self.name!r} has no baseline: leave it out of methods=, or define baseline in its class"
+        )
 
     # -- training --------------------------------------------------------------------------------------------------
     def optimise(self, parameters: Iterable[Tensor]) -> Stepper:

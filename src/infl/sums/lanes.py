@@ -116,9 +116,9 @@ def join_sums(arrays: Mapping[str, np.ndarray], packing: Packing) -> np.ndarray:
     for name, (field, place) in places.items():
         if name.endswith(UPPER) or (name in (LEFT_OUT_COUNT, WIDER_COUNT) and name not in arrays):
             continue
-        values = arrays.get(name)
-        if values is None or np.size(values) != field.size:
-            found = "there is none" if values is None else f"it has shape {np.shape(values)}"
+        values = None if arrays.get(name) is None else np.asarray(arrays[name])
+        if values is None or values.size != field.size:
+            found = "there is none" if values is None else f"it has shape {values.shape}"
             raise SettingsError(
                 f"{name!r} is to be summed with shape {field.shape}, and {found}: correct what computes it"
             )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import infl
 from infl.errors import DataError, SettingsError
 from infl.models import SiteData, Task
+from infl.models.options import COLUMN, Kind, Real
 from infl.sums import FederatedSum, SiteView, State
 
 Sums = dict[str, np.ndarray]
@@ -80,6 +81,8 @@ class Regression(Task):
     optimiser: Literal["adamw", "sgd"] = "sgd"
     lr: float = 0.5
     weight_decay: float = 0.0
+
+    parameters: ClassVar[dict[str, Kind]] = Task.parameters | {"target": COLUMN, "validation": Real(0, 1, open="high")}
 
     # -- data: what the sites agree on, and how a site reads its own --------------------------------------------------
     def agree(self, sites: Mapping[str, AnnData]) -> dict[str, Any]:
