@@ -1,13 +1,16 @@
 """A task of somebody's own: an instance is fitted, locked, saved, used and compared like ours."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from anndata import AnnData
 from tests.models.conftest import FIT, task
 from tests.softmax import Softmax
 
 import infl
-from infl.models import known_tasks
+from infl.errors import SettingsError
+from infl.models import Task, known_tasks
 
 
 def test_a_task_of_ones_own_is_fitted_locked_saved_used_and_compared(
@@ -24,3 +27,16 @@ def test_a_task_of_ones_own_is_fitted_locked_saved_used_and_compared(
     assert infl.tl.personalise(khan_sites, run, epochs=2).table["epochs"].max() <= 2
     again = infl.tl.fit_federated(khan_sites, "softmax", target="tumour_class", lr=0.01, **FIT)  # by name from now on
     assert again.history["loss"].tolist() == run.history["loss"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda task: Task.hold_out(task, None, 0.2, None), "cannot be compared: its class must define hold_out"),
+        (lambda task: Task.score(task, None, {}, {}), "cannot be compared: its class must define score"),
+        (lambda task: Task.baseline(task, None, {}, seed=0), "has no baseline: its class must define one"),
+    ],
+)
+def test_what_a_task_leaves_out_is_said_by_the_name_of_the_method(call: Callable[[Task], object], said: str) -> None:
+    with pytest.raises(SettingsError, match=f"^model 'softmax' {said}$"):
+        call(task())

@@ -116,8 +116,7 @@ class Task(Generic[Data, Net], metaclass=Spellings):
         "batch_size": Whole(1),
         "grad_clip": Real(0, open="low", none=True),
     }
-    """What each option may be: a task adds its own, of the kinds in :mod:`infl.models.options`. Text in an option that is left out
-    counts as the name of an obs column, which a site's policy has to allow."""
+    """What each option may be, by :mod:`infl.models.options`; text in one that is left out counts as the name of an obs column."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Take methods under the names that they had before."""
@@ -309,9 +308,7 @@ class Task(Generic[Data, Net], metaclass=Spellings):
 
     def baseline(self, train: AnnData | MuData, panel: Mapping[str, Any], *, seed: int) -> Predictor:
         """Fit what practitioners would try first on pooled data; return what gives its outputs on other data."""
-        raise SettingsError(
-            f"model {self.name!r} has no baseline: leave it out of methods=, or define baseline in its class"
-        )
+        raise SettingsError(f"model {self.name!r} has no baseline: its class must define one")
 
     # -- training --------------------------------------------------------------------------------------------------
     def optimise(self, parameters: Iterable[Tensor]) -> Stepper:
