@@ -1,6 +1,7 @@
 """A hospital that was not in the fit: each study of the stem cells left out, its features spelt otherwise, 30 % of them missing.
 
-Beside it, data without a batch effect (Khan, breast RNA, dealt out at random), where adapting must cost nothing.
+Beside it, data without a batch effect (Khan, breast RNA, dealt out at random), where adapting must cost nothing; and what is
+refused as too far: the same data with names that do not belong to their values.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "network": {},
     "network with a site coordinate": {"coordinate": 16},
     "linear": LINEAR,
+    "linear, own moments": {**LINEAR, "standardise": "site"},
 }
+MARGIN = 0.01
+"""Of balanced accuracy, by which adapting may differ from predicting where there is nothing to adapt to."""
 ARMS = {"as": "predict, names as they come", "hand": "predict, harmonised by hand", "adapt": "adapt"}
 
 
@@ -51,10 +55,22 @@ def spelt_otherwise(
     return other[:, rng.permutation(other.n_vars)].copy(), right, aliases
 
 
+def is_refused(run: infl.FederatedRun, adata: anndata.AnnData, rng: np.random.Generator) -> bool:
+    """Whether names that do not belong to their values are noticed."""
+    wrong = adata.copy()
+    wrong.var_names = rng.permutation(adata.var_names)
+    try:
+        infl.tl.adapt(run, wrong)
+    except infl.errors.DataError:
+        return True
+    return False
+
+
 def measure(table: Table, data: str, sites: dict[str, anndata.AnnData], target: str) -> None:
     """Leave each site out, for each model and seed: balanced accuracy of the arms there."""
     scores: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     found: dict[str, list[infl.tl.Adapted]] = defaultdict(list)
+    refused: list[bool] = []
     for seed in SEEDS:
         for out, late in sites.items():
             other, right, aliases = spelt_otherwise(late, np.random.default_rng(seed))
@@ -69,7 +85,9 @@ def measure(table: Table, data: str, sites: dict[str, anndata.AnnData], target: 
                 for arm, output in outputs.items():
                     scores[name, arm][out].append(task.score(right, output, panel)["balanced_accuracy"])
                 result = infl.tl.adapt(run, other, aliases=aliases, site=out)
-                found[out].append(result)
+                if np.isfinite(result.distance):
+                    found[out].append(result)
+                    refused.append(is_refused(run, right, np.random.default_rng(seed)))
                 output = {"probability": other.obsm["infl_probabilities"].astype(np.float64)}
                 scores[name, "adapt"][out].append(task.score(other, output, panel)["balanced_accuracy"])
     for (name, arm), by_site in scores.items():
@@ -82,7 +100,8 @@ def measure(table: Table, data: str, sites: dict[str, anndata.AnnData], target: 
         )
     for name in MODELS:
         ours = np.array([np.mean(scores[name, "adapt"][site]) for site in sites])
-        for arm, asked in (("hand", "at least 0"), ("as", "above 0")):
+        least = 0.0 if data == "stemcells" else -MARGIN
+        for arm, asked in (("hand", f"at least {least:g}"), ("as", "above 0")):
             theirs = np.array([np.mean(scores[name, arm][site]) for site in sites])
             unit = "study" if data == "stemcells" else "site"
             difference = paired(ours, theirs, unit)
@@ -91,7 +110,7 @@ def measure(table: Table, data: str, sites: dict[str, anndata.AnnData], target: 
                 asked,
                 difference.value,
                 seeds=len(SEEDS),
-                ok=difference.value >= 0 if arm == "hand" else difference.value > 0,
+                ok=difference.value >= least if arm == "hand" else difference.value > 0,
                 **difference.row(),
             )
     table.add(
@@ -102,6 +121,8 @@ def measure(table: Table, data: str, sites: dict[str, anndata.AnnData], target: 
         by_site={site: round(float(np.mean([result.distance for result in found[site]])), 2) for site in sites},
         similarity={site: round(float(np.mean([result.similarity for result in found[site]])), 2) for site in sites},
     )
+    share = float(np.mean(refused))
+    table.add(f"{data}: refused with the names in disorder", "1", share, seeds=len(refused), ok=share == 1)
     table.save()
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 
 from infl.data.check import PRESENT_COLUMN, check_unique, measured, tables
 from infl.data.columns import layer_names
 from infl.data.spelling import different_kinds, spelt_as
+from infl.data.values import in_rows
 from infl.errors import DataError
 
 if TYPE_CHECKING:
@@ -79,6 +82,38 @@ def named_as(
 
     with without_pull():
         return MuData(parts), called
+
+
+def filled(table: AnnData, features: Sequence[str]) -> AnnData:
+    """Return a table with a model's features in its order, all of them; 0 where it lacks one.
+
+    Examples
+    --------
+    >>> import infl
+    >>> adata = infl.datasets.khan()[:2, ["clone_1"]]
+    >>> filled(adata, ["clone_7", "clone_1"]).X[:, 0].sum()
+    0.0
+    """
+    wanted, has = pd.Index(list(features), dtype=object), measured(table)
+    position = np.where(wanted.isin(has), table.var_names.get_indexer(wanted), -1)
+
+    def spread(matrix: Any) -> Any:
+        there = np.flatnonzero(position >= 0)
+        if len(there) == len(wanted):
+            return in_rows(matrix[:])[:, position]
+        taken = sparse.csr_matrix(in_rows(matrix[:]))[:, position[there]]
+        place = sparse.csr_matrix(
+            (np.ones(len(there), taken.dtype), (np.arange(len(there)), there)), (len(there), len(wanted))
+        )
+        return (taken @ place).tocsr()
+
+    return AnnData(
+        None if table.X is None else spread(table.X),
+        obs=table.obs,
+        var=pd.DataFrame(index=pd.Index(wanted.to_numpy(dtype=str), dtype=object)),
+        layers={name: spread(table.layers[name]) for name in layer_names(table)},
+        uns=dict(table.uns),
+    )
 
 
 def _renamed(table: AnnData, names: pd.Index) -> AnnData:

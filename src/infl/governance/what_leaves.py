@@ -161,9 +161,10 @@ community of a site that has five observations or more, unsealed.
 """
 
 EVERY_SUM: dict[str, dict[str, Any]] = {
-    "classifier": {"target": "x", "coordinate": 2},
+    "classifier": {"target": "x", "coordinate": 2, "atlas": True},
     "mosaic": {"n_domains": 3},
     "regressor": {"target": "x"},
+    "scanvi": {"target": "x", "atlas": True},
 }
 """Options by which a task has all sums that it can have."""
 PANEL: dict[str, Any] = {

@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_fit": ["fit_federated"],
         "_glm": ["LinearModel", "glm"],
         "_importance": ["feature_importance"],
+        "_map_to": ["Mapped", "map_to"],
         "_markers": ["rank_genes_groups"],
         "_perturb": ["predict_perturbations"],
         "_personalise": ["Personalised", "personalise"],

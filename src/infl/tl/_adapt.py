@@ -12,13 +12,12 @@ import numpy as np
 from infl import _tell
 from infl._html import facts, notebook
 from infl._parameters import LAYER, NEW_NAMES, SITE_NAME, Flag, door
-from infl.data.newcomer import named_as
 from infl.errors import DataError, SettingsError
 from infl.models.locked.outputs import infer, open_model
 from infl.models.phenotype.newcomer import alike, distances, fit_shift
 from infl.models.phenotype.task import Phenotype
-from infl.tl._results import all_or_none, check_writable, needed_key, use_facts
-from infl.tl._use import check_use, with_layer
+from infl.tl._newcomer import newcomer
+from infl.tl._results import all_or_none, needed_key, use_facts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -187,14 +186,12 @@ def adapt(
     import pandas as pd
 
     shared, key = needed_key(model, key)
-    task, panel = with_layer(shared.header.build_task(), layer, {site: adata}), shared.header.panel
-    if not isinstance(task, Phenotype):
-        raise SettingsError(f"model {task.name!r} cannot be adapted to a new site: use infl.tl.predict")
-    if not adata.n_obs:
-        raise DataError(f"{site} has no observations: there is nothing to adapt to")
-    check_writable({site: adata})
-    named, called = named_as(adata, panel["features"], modality=task.modality, aliases=aliases or {}, where=site)
-    check_use({site: named}, task, panel, check_units=check_units)
+    panel = shared.header.panel
+    if not isinstance(shared.header.build_task(), Phenotype):
+        raise SettingsError(f"model {shared.header.task!r} cannot be adapted to a new site: use infl.tl.predict")
+    found = newcomer(shared, adata, aliases=aliases, layer=layer, site=site, check_units=check_units)
+    named, called, task = found.named, found.called, found.task
+    assert isinstance(task, Phenotype)
     opened = module, private = open_model(shared, key)
     data = task.read(named, panel, site=site, keyless=not private)
     distance, similarity, shift = np.full(data.x.shape[0], np.nan), float("nan"), None
@@ -222,7 +219,7 @@ def adapt(
         similarity,
         None if own is None else own.detach().numpy().copy(),
     )
-    _write(adata, result, distance, shared, task, outputs, key_added)
+    _write(adata, result, distance, found.rows, shared, task, outputs, key_added)
     return result
 
 
@@ -230,6 +227,7 @@ def _write(
     adata: Data,
     result: Adapted,
     distance: np.ndarray,
+    rows: pd.Index,
     model: LockedModel,
     task: Phenotype,
     outputs: Mapping[str, np.ndarray],
@@ -240,8 +238,7 @@ def _write(
     with all_or_none({result.site: adata}), _tell.added({result.site: adata}):
         task.write(adata, outputs, model.header.panel, key_added=key_added)
         if not np.isnan(distance).all():
-            rows = pd.Series(distance, index=task.observations(adata, result.site).index)
-            adata.obs[f"{key_added}_distance"] = rows.reindex(adata.obs_names)
+            adata.obs[f"{key_added}_distance"] = pd.Series(distance, index=rows).reindex(adata.obs_names)
         adata.uns[key_added] = use_facts(None, model, opened=True, run=None) | {
             "adapted": {
                 "site": result.site,

@@ -15,6 +15,7 @@ from infl.data.sites import as_sites
 from infl.federation.fitted import read_as_fitted
 from infl.federation.seeds import derive, generator
 from infl.federation.training import batches_of, train
+from infl.models.atlas import NAMES
 from infl.models.locked import LockedModel, lock_model
 from infl.models.task import Task
 from infl.sums.confidence import CONFIDENCE
@@ -160,7 +161,7 @@ def _fine_tuned(
             row |= {f"{metric}_before": before[metric], f"{metric}_after": best[metric]}
     row["note"] = note
     if best_epoch:
-        private.pop(CONFIDENCE, None)  # it is of the weights before
+        private = {n: v for n, v in private.items() if n not in (CONFIDENCE, *NAMES)}  # these are of the weights before
     return lock_model(h, weights, private | task.local_arrays(data), key, salts=model.salts_of(weights, key)), row
 
 

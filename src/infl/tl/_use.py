@@ -100,7 +100,7 @@ def check_use(
                 # what some sites of the fit lacked too, the model knows to be without
                 usual = bool(modality) or takes_union(task)
                 lacking = features[:0] if usual else features[~there]
-                _count_masked(lacking, nan, len(features), table.n_obs, where)
+                count_masked(lacking, nan, len(features), table.n_obs, where)
 
 
 def _parts(adata: Data, name: str, task: Task, panel: Mapping[str, Any]) -> dict[str, tuple[AnnData, pd.Index]]:
@@ -123,8 +123,10 @@ def _check_kind(kind: str | None, of_fit: Any, modality: str, where: str) -> Non
         units.check_units({where: kind, "the fit": known[0]}, escape="check_units=False")
 
 
-def _count_masked(lacking: pd.Index, nan: int, n_features: int, n_obs: int, where: str) -> None:
-    """Warn in one line of how much is masked, and refuse too much."""
+def count_masked(
+    lacking: pd.Index, nan: int, n_features: int, n_obs: int, where: str, *, become: str = "masked"
+) -> None:
+    """Warn in one line of how much is masked, or what else becomes of it, and refuse too much."""
     if not len(lacking) and not nan:
         return
     problems = [f"lacks {len(lacking)} of {n_features} features, first {lacking[0]!r}"] if len(lacking) else []
@@ -132,7 +134,7 @@ def _count_masked(lacking: pd.Index, nan: int, n_features: int, n_obs: int, wher
     line, share = " and ".join(problems), (len(lacking) * n_obs + nan) / (n_features * n_obs)
     if share > MOST_MASKED:
         raise DataError(
-            f"{where} {line}: {share:.0%} of what the model reads, and at most {MOST_MASKED:.0%} can be masked; give data that "
+            f"{where} {line}: {share:.0%} of what the model reads, and at most {MOST_MASKED:.0%} can be {become}; give data that "
             "have them, spelt as in the fit"
         )
-    warn(f"{where} {line}: they are masked")
+    warn(f"{where} {line}: they are {become}")

@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from infl._parameters import COLUMN, Flag, Kind
 from infl.data.columns import obs_column
 from infl.data.labels import TEXT, class_numbers, label_text, label_type
 from infl.errors import SettingsError
+from infl.models.atlas import atlas_sums
 from infl.models.classifier.outputs import balance_moments, outputs_of
 from infl.models.classifier.scoring import metrics_of, scores_of, shapes_of, sums_of, sums_of_outputs
 from infl.models.labelled import has_numbers, write_classes
 from infl.models.logistic import logistic_regression
 from infl.models.matrix import FeatureMatrix
 from infl.models.phenotype.data import LabelledRows
+from infl.models.phenotype.latent import latents
+from infl.models.phenotype.newcomer import root_mean_squares
 from infl.models.phenotype.task import Phenotype
 from infl.models.task import Predictor, Sums
 from infl.nn.mlp import OnPanel
@@ -69,6 +73,10 @@ class Classifier(Phenotype):
     width, n_blocks, dropout
         Of :class:`infl.nn.mlp.ResidualMLP`; ``width=0`` is multinomial logistic regression; with
         ``optimiser="sgd", lr=1`` a round is a step of gradient descent, and `rounds` are the penalty.
+    atlas
+        Sum up, at the end, where each class lies in the latent and how far validation samples are from there, so that
+        :func:`infl.tl.map_to` can tell samples of a class that the model never saw. A class of fewer than three training samples at
+        a site is not taught by it.
     coordinate
         Size of a site's own coordinate, learned there and never sent, which conditions a shared FiLM layer; at a site that
         joins later it is estimated from unlabelled data, so that the latent's moments are those of the other sites. 0: none.
@@ -94,12 +102,14 @@ class Classifier(Phenotype):
     balance: bool = True
     balance_moments: bool = True
     calibrate: bool = True
+    atlas: bool = False
 
     parameters: ClassVar[dict[str, Kind]] = Phenotype.parameters | {
         "target": COLUMN,
         "balance": Flag(),
         "balance_moments": Flag(),
         "calibrate": Flag(),
+        "atlas": Flag(),
     }
 
     @property
@@ -177,12 +187,31 @@ class Classifier(Phenotype):
 
     def after(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
         """Return moments of the latent that a new site is fitted to, temperature scaling, and how sure the model is."""
-        return (*super().after(panel), *([temperature(), confidences()] if self.calibrate else []))
+        k = len(panel["classes"])
+        return (
+            *super().after(panel),
+            *([temperature(), confidences()] if self.calibrate else []),
+            *(atlas_sums(k, self.width or k, self._atlas_rows) if self.atlas else ()),
+        )
+
+    def _atlas_rows(
+        self, module: OnPanel, data: LabelledRows, index: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return latents, class numbers and distances of rows from the mean of features."""
+        labels = np.full(len(index), -1) if data.labels is None else data.labels[index].numpy()
+        far = root_mean_squares(data.rows(index), module.center.numpy(), module.scale.numpy())
+        z = latents(module, data, index) if self.width else self._logits(module, data, index)
+        return z.numpy(), labels, far
+
+    @torch.no_grad()
+    def _logits(self, module: OnPanel, data: LabelledRows, index: np.ndarray) -> Tensor:
+        """Return the logits of rows, which are the latent of a linear model."""
+        return module(torch.from_numpy(data.rows(index))) / module.temperature
 
     def for_dp(self) -> Classifier:
         """Scale and hold out each sample by itself, and leave class weights and calibration out."""
         self._check_dp()
-        return replace(self, standardise="sample", balance=False, calibrate=False, stratify=False)
+        return replace(self, standardise="sample", balance=False, calibrate=False, atlas=False, stratify=False)
 
     def losses_of(self, module: OnPanel, outputs: Tensor, truth: Tensor) -> Tensor:
         """Return the class-weighted cross-entropy of each observation."""

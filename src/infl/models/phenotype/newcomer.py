@@ -27,9 +27,21 @@ def distances(data: LabelledRows, center: np.ndarray, scale: np.ndarray) -> np.n
     Over the records of the fit its square is 1 on average, whatever their distribution; features that were not measured do not
     count.
     """
-    with np.errstate(invalid="ignore"):
-        parts = [np.nanmean(((data.rows(chunk) - center) / scale) ** 2, axis=1) for chunk in data.x.chunks()]
-    return np.sqrt(np.concatenate(parts))
+    return np.concatenate([root_mean_squares(data.rows(chunk), center, scale) for chunk in data.x.chunks()])
+
+
+def root_mean_squares(rows: np.ndarray, center: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return the root mean square of standardised rows (n, n_features) over what was measured (n,).
+
+    Examples
+    --------
+    >>> root_mean_squares(np.array([[3.0, np.nan], [1.0, 4.0]]), np.array([1.0, 0.0]), np.array([2.0, 4.0])).round(
+    ...     3
+    ... ).tolist()
+    [1.0, 0.707]
+    """
+    z = (rows - center) / scale
+    return np.sqrt(np.nansum(z**2, 1) / np.maximum((~np.isnan(z)).sum(1), 1))
 
 
 def alike(data: LabelledRows, center: np.ndarray, scale: np.ndarray) -> float:

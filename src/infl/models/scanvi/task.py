@@ -15,17 +15,19 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from infl._parameters import COLUMN, Kind, Real, Text
+from infl._parameters import COLUMN, Flag, Kind, Real, Text
 from infl.data.labels import TEXT
 from infl.errors import SettingsError
+from infl.models.atlas import atlas_sums
 from infl.models.counts import log_normalised, table_of
 from infl.models.labelled import has_numbers, stratified_split, write_classes
 from infl.models.scanvi.data import classes_of, label_values
 from infl.models.scanvi.scoring import label_metrics, label_scores, label_sums, regression_on_counts
 from infl.models.scvi.data import LABELS, CountRows
-from infl.models.scvi.module import vae_class
+from infl.models.scvi.module import latents_of, vae_class
 from infl.models.scvi.task import Scvi
 from infl.models.task import Predictor, Step, Sums
+from infl.sums import FederatedSum
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -44,6 +46,10 @@ class Scanvi(Scvi):
         Value of cells without a label, in any case of letters, beside missing ones and the number −1.
     classification_ratio
         Weight of the classifier's cross-entropy.
+    atlas
+        Sum up, at the end, where each class lies in the latent and how far validation cells are from there, so that
+        :func:`infl.tl.map_to` can tell cells of a class that the model never saw. A class of fewer than three labelled training
+        cells at a site is not taught by it.
 
     Notes
     -----
@@ -61,11 +67,13 @@ class Scanvi(Scvi):
     target: str = ""
     unlabelled: str = "unknown"
     classification_ratio: float = 50.0
+    atlas: bool = False
 
     parameters: ClassVar[dict[str, Kind]] = Scvi.parameters | {
         "target": COLUMN,
         "unlabelled": Text(empty=True, says="the label of cells without one"),
         "classification_ratio": Real(0),
+        "atlas": Flag(),
     }
 
     # -- agreement -------------------------------------------------------------------------------------------------
@@ -97,6 +105,17 @@ class Scanvi(Scvi):
         if values is None:
             return np.full(table.n_obs, -1, dtype=np.int64)
         return pd.Index(panel.get("classes", []), dtype=object).get_indexer(values).astype(np.int64)
+
+    def after(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
+        """Return where the classes lie in the latent, and how far validation cells are from there."""
+        return atlas_sums(len(panel["classes"]), self.n_latent, self._atlas_rows) if self.atlas else ()
+
+    def _atlas_rows(
+        self, module: nn.Module, data: CountRows, index: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return latents and class numbers of cells; distances in features are not known."""
+        labels = np.full(len(index), -1) if data.labels is None else data.labels[index, 0].numpy()
+        return latents_of(module, data, index), labels, np.full(len(index), np.nan)
 
     # -- model -----------------------------------------------------------------------------------------------------
     def build(self, panel: Mapping[str, Any]) -> nn.Module:

@@ -53,6 +53,13 @@ def latents(module: Any, data: CountRows) -> np.ndarray:
 
 
 @torch.no_grad()
+def latents_of(module: Any, data: CountRows, index: np.ndarray) -> np.ndarray:
+    """Return the same of the cells `index` (n, n_latent)."""
+    parts = np.array_split(index, max(1, -(-len(index) // CHUNK)))
+    return np.concatenate([latent(module, data, part).numpy() for part in parts])
+
+
+@torch.no_grad()
 def denoised(module: Any, data: CountRows, site: int | None) -> np.ndarray:
     """Return the expected share of each feature in a cell (n, n_features), as if measured at a site (None: the mean over sites)."""
     shares = []
