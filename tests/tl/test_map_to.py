@@ -27,7 +27,7 @@ def scanvi():
         {name: adata[adata.obs["cell_type"] != "NK"].copy() for name, adata in sites.items()},
         "scanvi",
         target="cell_type",
-        rounds=20,
+        rounds=40,
         atlas=True,
         validation=0.3,
         **SMALL,
