@@ -121,7 +121,7 @@ class Comparison(_Result):
         ... )
         >>> rows = table.by_site()
         >>> rows["site"].tolist(), int(rows["worst"].sum())
-        (['site_1', 'site_2', 'site_3', 'site_4'], 1)
+        (['site_1', 'site_2', 'site_3', 'site_4', 'site_5'], 1)
         """
         found = self._values(metric)
         mine = found[found["site"] != ""].groupby(["method", "site"], sort=False)["value"].agg(["mean", "std"])

@@ -77,13 +77,21 @@ def test_two_fits_of_one_study_train_with_different_seeds(tmp_path: Path) -> Non
     [
         ("scvi", {"n_latent": 2, "n_hidden": 4, "site_effect": "local"}),
         ("perturbation", {"target": "guide"}),
+        ("regressor", {"target": ["age", "months"], "width": 4}),
+        ("survival", {"time": "months", "event": "chosen", "width": 4}),
     ],
 )
 def test_other_models_run_between_sites(tmp_path: Path, model: str, options: dict[str, Any]) -> None:
     before = LOGS if model == "perturbation" else []
-    rehearsal = make(tmp_path, [*before, Step.read("tl.fit_federated", {"model": model, "rounds": 1} | options)])
+    step = Step.read("tl.fit_federated", {"model": model, "rounds": 1} | options)
+    rehearsal = make(tmp_path, [*before, step])
+    own = {(slot, name) for slot in ("obs", "obsm", "varm", "uns") for name in getattr(make_sites()["s2"], slot)}
     assert rehearsal.attempt() == dict.fromkeys(rehearsal.study.sites)
-    assert rehearsal.result("s2").uns["infl"]["task"] == model
+    found = rehearsal.result("s2")
+    assert found.uns["infl"]["task"] == model
+    assert all(name in getattr(found, slot) for slot, name in step.writes)
+    written = {(slot, name) for slot in ("obs", "obsm", "varm") for name in getattr(found, slot)} - own
+    assert {field for field in written if "infl" in field[1]} == {f for f in step.writes if f[0] != "uns"}
 
 
 def test_a_class_of_few_records_is_not_named_to_others(tmp_path: Path) -> None:
@@ -150,6 +158,8 @@ def test_a_fit_on_more_features_than_records_bear_is_refused_under_rules() -> No
         ({"model": "mosaic"}, "model 'mosaic' is no step of a study"),
         ({}, "model 'classifier' needs target="),
         ({"model": "perturbation"}, "model 'perturbation' needs target="),
+        ({"model": "regressor"}, "model 'regressor' needs target="),
+        ({"model": "survival", "time": "months"}, "model 'survival' needs time= and event="),
         ({"target": "donor", "widht": 8}, "widht is not known; did you mean width?"),
         ({"target": "donor", "batch_size": 0}, "batch_size=0"),
         ({"target": "donor", "seed": 1}, "seed is not known"),

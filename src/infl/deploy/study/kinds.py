@@ -143,9 +143,15 @@ _CLASSES: tuple[Field, ...] = (
 _WRITTEN_BY_MODEL: Mapping[str, tuple[Field, ...]] = {
     "classifier": _CLASSES,
     "perturbation": (("varm", "{}_effect"),),
+    "regressor": (("obsm", "X_{}"),),  # and columns of obs by target
     "scanvi": _CLASSES,
     "scvi": (("obsm", "X_{}"),),
     "spatial": (("obs", "{}_domain"), ("obsm", "X_{}")),
+    "survival": (
+        *(("obs", f"{{}}_{what}") for what in ("risk", "median")),
+        *(("obsm", name) for name in ("X_{}", "{}_survival")),
+        ("uns", "{}_times"),
+    ),
 }
 
 
@@ -173,7 +179,25 @@ def _fit_needs(given: Arguments) -> list[Field]:
             "classes" if _WRITTEN_BY_MODEL[model] is _CLASSES else "perturbations"
         )  # which people at the sites agree to
         raise SettingsError(f"model {model!r} needs target=, the column of obs with the {what}")
+    if model in _OF_COLUMNS:
+        needed = sorted(columns_of_task(model, _options(given), {}))
+        if len(needed) < _OF_COLUMNS[model][0]:
+            raise SettingsError(f"model {model!r} needs {_OF_COLUMNS[model][1]}")
+        return _named("obs", *needed)
     return _named("obs", given["target"])
+
+
+_OF_COLUMNS = {
+    "regressor": (1, "target=, the column of obs with the numbers, or several"),
+    "survival": (2, "time= and event=, the columns of obs with time and kind of the end"),
+}
+"""Of models whose columns are their own options: how many they need at least, and which."""
+
+
+def _fit_kinds(given: Arguments) -> Mapping[str, Kind]:
+    """Return the kinds of a model's options; `target` is None for those without."""
+    kinds = task_class(_model_of(given)).parameters
+    return kinds if _model_of(given) == "regressor" else {**kinds, "target": OTHER_COLUMN}
 
 
 def _fit_reads(given: Arguments) -> list[Field]:
@@ -181,8 +205,13 @@ def _fit_reads(given: Arguments) -> list[Field]:
 
 
 def _fit_writes(given: Arguments) -> list[Field]:
-    name = given["key_added"]
-    return [("uns", name), *((slot, field.format(name)) for slot, field in _WRITTEN_BY_MODEL[_model_of(given)])]
+    name, model = given["key_added"], _model_of(given)
+    fixed = [("uns", name), *((slot, field.format(name)) for slot, field in _WRITTEN_BY_MODEL[model])]
+    if model != "regressor":
+        return fixed
+    targets = [given["target"]] if isinstance(given["target"], str) else [*(given["target"] or ())]
+    ends = [f"_{target}" for target in targets] if len(targets) > 1 else [""]
+    return fixed + _named("obs", *(f"{name}_{what}{end}" for what in ("prediction", "low", "high") for end in ends))
 
 
 REAL = Text(says="a type of real numbers, e.g. 'float32'")
@@ -243,9 +272,9 @@ STEPS: Mapping[str, StepKind] = {
         _fit_needs,
         _fit_writes,
         reads=_fit_reads,
-        others={"model": Text(says="the name of a model"), "target": OTHER_COLUMN},
+        others={"model": Text(says="the name of a model")},
         without=(*OF_A_RUN, "model_options"),
-        more=lambda a: task_class(_model_of(a)).parameters,
+        more=_fit_kinds,
     ),
 }
 """Steps by name."""
