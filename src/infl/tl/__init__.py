@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_denoise": ["denoise"],
         "_enrich": ["enrich"],
         "_fit": ["fit_federated"],
+        "_forget": ["Forgotten", "forget"],
         "_glm": ["LinearModel", "glm"],
         "_importance": ["feature_importance"],
         "_map_to": ["Mapped", "map_to"],
