@@ -1,14 +1,19 @@
 """The page on the architecture says of the packages what the import contract says, and files keep to what it promises."""
 
 import ast
+import importlib
 import re
+import sys
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "infl"
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+ENTRY_POINTS = ("infl.tasks", "infl.rules", "infl.attacks")
 LONGEST_COPY = 10
 LONGEST_FILE = 350
 
@@ -20,6 +25,67 @@ def test_the_table_has_the_layers_of_the_contract_from_top_to_bottom() -> None:
     rows = [named for row in layers if (named := {n for n in row if n[0] != "_" and n != "errors"})]
     found = [set(table[sum(map(len, rows[:i])) :][: len(row)]) for i, row in enumerate(rows)]
     assert found == rows and len(table) == sum(map(len, rows))
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_links_of_the_tour_lead_somewhere(page: str) -> None:
+    """On GitHub too, where no page is built; the built pages are checked by `make docs`."""
+    path = ROOT / page
+    links = [link for link in re.findall(r"\]\(([^)#]+)", path.read_text()) if "://" not in link]
+    assert len(links) > 20
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_names_of_the_tour_are_names_of_the_code() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    dotted = {name for name in re.findall(r"`~?(infl(?:\.\w+)+)`", page) if name not in ENTRY_POINTS}
+    assert len(dotted) > 20
+    assert [name for name in sorted(dotted) if not _is_there(name)] == []
+    source = "".join(path.read_text() for path in SOURCE.rglob("*.py"))
+    for name in {part for dots in re.findall(r"`([A-Z]\w+(?:\.\w+)?)`", page) for part in dots.split(".")}:
+        assert re.search(rf"^ *(class|def) {name}\b", source, re.M), f"docs/architecture.md: there is no {name}"
+
+
+def _is_there(name: str) -> bool:
+    module, _, attribute = name.rpartition(".")
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return hasattr(importlib.import_module(module), attribute)
+    return True
+
+
+def test_the_picture_has_the_imports_of_the_code() -> None:
+    """Counted here by hand; no line leads up, which would be dashed."""
+    sys.path.append(str(ROOT / "docs" / "extensions"))
+    try:
+        graph = importlib.import_module("import_graph")
+    finally:
+        sys.path.pop()
+    rooms = {name for row in graph.layers() for name in row}
+    found = {
+        (path.relative_to(SOURCE).parts[0].removesuffix(".py"), module.split(".")[1])
+        for path in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom | ast.Import)
+        for module in _imported(node)
+    }
+    expected = {(a, b) for a, b in found if a != b and {a, b} <= rooms}
+    assert {pair for pair in graph.imports() if {*pair} <= rooms} == expected
+    picture = graph.draw()
+    assert len(re.findall("<path", picture)) == len(expected) > 40
+    assert "stroke-dasharray" not in picture
+    assert {*re.findall(r">(\w+)</text>", picture)} == rooms
+
+
+def _imported(node: ast.ImportFrom | ast.Import) -> list[str]:
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif node.module == "infl":
+        names = [f"infl.{alias.name}" for alias in node.names]
+    else:
+        names = [node.module or ""]
+    return [name for name in names if name.startswith("infl.")]
 
 
 def test_no_import_is_excepted() -> None:

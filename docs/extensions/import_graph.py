@@ -4,13 +4,18 @@ A page says ``<!-- import graph -->``. Imports are counted by grimp, which impor
 import contract in ``pyproject.toml``. The picture is a plain SVG in the page: no network, no other program.
 """
 
+from __future__ import annotations
+
 import tomllib
 from collections import Counter
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grimp
-from sphinx.application import Sphinx
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parents[2]
 MARK = "<!-- import graph -->"

@@ -204,5 +204,7 @@ def test_demonstration_makes_all_that_it_promises(tmp_path: Path) -> None:
     assert "http" not in page.replace("http-equiv", "")
     assert "<script" not in page
     assert page.count("<img alt=") == 3  # comparison, lock, rounds
-    assert "not told" not in page  # the tumours are public, so each hospital's four or so test tumours may be told of
+    assert (
+        "not reported" not in page
+    )  # the tumours are public, so each hospital's four or so test tumours may be told of
     assert done.stdout.count("chance") == 1

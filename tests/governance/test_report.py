@@ -135,7 +135,7 @@ def test_small_numbers_are_not_told_by_hand(usual: Any, tmp_path: Path) -> None:
     assert [row["n_judged"] for row in rows] == [20, None, None, None]
     assert [row["accuracy"] for row in rows] == [0.5, None, None, None]
     assert [row["n_obs"] for row in sheet["composition"]["records"]] == [100, None, 50, None]
-    assert page.text.count("not told") >= 5
+    assert page.text.count("not reported") >= 5
     assert card["factors"]["evaluation_factors"] == ["site"]
 
 

@@ -1,10 +1,12 @@
 """The page for the data steward cannot go stale."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
+import infl
 from infl.federation import messages
 from infl.federation.messages import MESSAGE_TYPES, Visibility, shown
 from infl.governance.what_leaves import what_leaves
@@ -14,6 +16,16 @@ PAGE = Path(__file__).parents[2] / "docs" / "what_leaves.md"
 
 def test_page_is_what_the_messages_say() -> None:
     assert PAGE.read_text() == what_leaves(), "run: python -m infl.governance.what_leaves > docs/what_leaves.md"
+
+
+def test_every_function_that_runs_between_hospitals_is_on_the_page() -> None:
+    page = PAGE.read_text()
+    functions = {
+        name for room in (infl.pp, infl.tl) for name in room.__all__ if getattr(getattr(room, name), "between", 0)
+    }
+    assert len(functions) > 20
+    missing = {name for name in functions if not re.search(rf"`(tl\.)?{name}[`(]", page)}
+    assert missing == {"fit_federated"}, "add a line to infl.governance.what_leaves"  # its sums are those of its task
 
 
 def test_every_message_class_is_on_the_page() -> None:

@@ -15,7 +15,7 @@ import infl
 from infl.deploy.runfile import RunFile
 from infl.errors import SettingsError
 from infl.models import Classifier
-from infl.models.registry import make_task
+from infl.models.registry import TASKS, make_task
 
 
 def test_another_process_says_how_it_gets_to_know_the_class(khan_sites: dict[str, AnnData], tmp_path: Path) -> None:
@@ -61,6 +61,12 @@ def test_a_name_that_is_taken_and_a_class_without_one_are_refused(khan_sites: di
     with pytest.raises(SettingsError, match="Nameless has no name: .* set one in the class, name = 'mine'"):
         make_task(Nameless(target="tumour_class"), {})
     assert infl.settings.tasks == {}
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_each_task_is_public_under_its_own_name(name: str) -> None:
+    place = TASKS[name].partition(":")[2]
+    assert getattr(infl.models, place).name == name and place in infl.models.__all__
 
 
 def test_a_class_that_is_defined_again_takes_the_place_of_the_one_before() -> None:

@@ -9,10 +9,11 @@ from tests.privacy.conftest import KEY, LOOSE, closed, sites_of
 from tests.threads import at_every_site
 
 import infl
+from infl.data import sites as sites_module
 from infl.errors import SettingsError
 from infl.privacy import Disclosure
 from infl.privacy.rules import REASONS
-from infl.sums import over_sites
+from infl.sums import FederatedSum, over_sites, run_sums
 
 
 def test_what_is_open_is_what_scanpy_finds_in_the_pooled_data() -> None:
@@ -137,6 +138,29 @@ def test_a_function_without_rules_refuses_in_one_line() -> None:
             infl.tl.rank_genes_groups(sites, "tumour_class", method="wilcoxon")
         assert set(sites["site_1"].uns) == {"source"}
     infl.pp.moments(sites)
+
+
+@pytest.mark.parametrize(
+    ("decorated", "said"),
+    [
+        (
+            False,
+            r"^the sum of n is not yet .*, since infl.data.sites.over_sites\(ruled=True\) decorates no function that runs it",
+        ),
+        (True, r"^mine \(n\) is not yet under disclosure rules, since this sum has no cells=: leave it out"),
+    ],
+)
+def test_a_statistic_of_ones_own_is_told_what_it_lacks(decorated: bool, said: str) -> None:
+    count = FederatedSum(
+        name="n", shapes={"n": ()}, local=lambda n, state: {"n": n}, combine=lambda total, state: total, says="records"
+    )
+
+    def mine(sites, *, site_key=None):
+        return run_sums([count], {site: adata.n_obs for site, adata in sites.items()}, None)
+
+    ask = sites_module.over_sites(ruled=True)(mine) if decorated else mine
+    with Disclosure(), pytest.raises(SettingsError, match=said):
+        ask(infl.datasets.khan_sites())
 
 
 def test_the_register_says_what_was_released_about_what(tmp_path) -> None:

@@ -51,6 +51,8 @@ def test_correlations_are_those_of_the_pooled_data(sites: dict[str, ad.AnnData],
     everyone = ad.concat(list(sites.values()))
     expected = [np.corrcoef(everyone.X[:, j], everyone.obs["dose"])[0, 1] for j in range(12)]
     np.testing.assert_allclose(found, expected, atol=1e-6)
+    everyone.obs["hospital"] = np.repeat(list(sites), 60)
+    pd.testing.assert_series_equal(correlation(everyone, "dose", site_key="hospital"), found)
 
 
 def test_metrics_by_hand() -> None:
@@ -102,6 +104,10 @@ def test_what_is_wrong_is_one_line(sites: dict[str, ad.AnnData]) -> None:
     with pytest.raises(DataError, match="target 'dose' at site_2 is not numeric: for classes take model='classifier'"):
         infl.tl.fit_federated(sites, "regression", target="dose")
     options = {"target": "dose", "aggregation": "fedavgm", "aggregation_options": {"momentum": 1}}
+    from infl_regression.statistic import correlation
+
+    with pytest.raises(SettingsError, match="target=3: give the name of one obs column"):
+        correlation(sites, 3)
     del sites["site_2"]
     with pytest.raises(SettingsError, match="momentum=1: give a number from 0 to below 1"):
         infl.tl.fit_federated(sites, "regression", min_sites=2, **options)

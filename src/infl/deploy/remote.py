@@ -176,7 +176,7 @@ class RemoteTransport:
         return [s for s in sites or tuple(self.peers) if self.silent(s) > self.patience.silence]
 
     def silent(self, site: str) -> float:
-        """Return for how many seconds a site was not heard of; infinity before the first time."""
+        """Return the seconds since a site was last heard of; infinity before the first time."""
         return self._clock() - self.peers[site].heard
 
     # -- before the first exchange ---------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ class Task(Generic[Data, Net], metaclass=Spellings):
     Parameters
     ----------
     optimiser
-        What sites train with. Adam's first steps are of the size `lr` whatever the gradient, so with one or two steps a round it weights
+        What sites train with. Adam's first steps are of the size `lr` whatever the gradient, so with one or two steps per round it weights
         parameters by how often a gradient keeps its sign; ``"sgd"`` with one step a round is gradient descent on the pooled loss.
     lr
         Learning rate at the sites.
@@ -101,7 +101,7 @@ class Task(Generic[Data, Net], metaclass=Spellings):
     """Whether a fitted model reads values of its features; else it takes data that have their names alone."""
 
     columns_in_panel: ClassVar[tuple[str, ...]] = ()
-    """Entries of the panel that name an obs column, which sites look for without being told by an option."""
+    """Entries of the panel that name an obs column, which sites read although no option names it."""
 
     optimiser: Literal["adamw", "sgd"] = "adamw"
     lr: float = 1e-3

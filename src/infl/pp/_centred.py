@@ -42,7 +42,7 @@ class CentredRows:
 
     @classmethod
     def of(cls, block: Any, center: np.ndarray, used: np.ndarray) -> CentredRows:
-        """Return rows of a matrix with `k` features, of which some are `used`, (k,) booleans, minus `center`, (k,)."""
+        """Return rows of a matrix with `k` features minus `center`, (k,); `used`, (k,), are booleans."""
         if not sparse.issparse(block):
             dense = np.subtract(block, center, dtype=np.float64)
             dense[:, ~used] = 0

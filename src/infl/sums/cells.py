@@ -163,3 +163,19 @@ def everyone(n_obs: Callable[[Any], int], **more: Any) -> Cells:
     [[True, True]]
     """
     return Cells(sets=lambda site, state: np.ones((1, n_obs(site)), dtype=bool), **more)
+
+
+def refusal(function: str | None, names: Sequence[str]) -> str:
+    """Return the line for sums that rules of disclosure cannot judge: of a function, or of none that is known.
+
+    Examples
+    --------
+    >>> refusal("zeros", ["n"])
+    'zeros (n) is not yet under disclosure rules, since this sum has no cells=: leave it out, or run it where ...'
+    """
+    what = f"the sum of {', '.join(names)}" if function is None else f"{function} ({names[0]})"
+    lacks = "infl.data.sites.over_sites(ruled=True) decorates no function that runs it"
+    return (
+        f"{what} is not yet under disclosure rules, since {lacks if function is None else 'this sum has no cells='}: leave it out, "
+        "or run it where infl.settings.disclosure is None"
+    )

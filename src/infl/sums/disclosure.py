@@ -19,7 +19,7 @@ from infl.data.columns import obs_column
 from infl.data.labels import label_text
 from infl.errors import DataError, SettingsError
 from infl.privacy.register import Question, Verdict
-from infl.sums.cells import Cells
+from infl.sums.cells import Cells, refusal
 
 if TYPE_CHECKING:
     from infl.privacy.disclosure import Disclosure
@@ -135,13 +135,10 @@ class Judge:
     ) -> None:
         self.disclosure, self.members, self.about = disclosure, members, about
         self.rules: DisclosureRules = disclosure.rules
-        call = asked()
-        unruled = next((one.name for one in sums if one.cells is None), None)
-        if call is None or unruled is not None:
-            raise SettingsError(
-                f"{call.function if call else 'this'} ({unruled or about}) is not yet under disclosure rules: leave it out, or run it "
-                "where infl.settings.disclosure is None"
-            )
+        call, without = asked(), [one.name for one in sums if one.cells is None]
+        if call is None or without:
+            names = without if call else [about] if about else [one.name for one in sums]
+            raise SettingsError(refusal(call and call.function, names))
         self.call: Asked = call
 
     def opening(

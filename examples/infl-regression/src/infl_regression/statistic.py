@@ -9,7 +9,10 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from infl.data.consortium import alongside
+from infl.data.sites import over_sites
 from infl.keys import Keyring
+from infl.models.options import COLUMN
 from infl.sums import FederatedSum, State, run_sums
 
 Sums = dict[str, np.ndarray]
@@ -39,8 +42,23 @@ def product_sum(n_features: int) -> FederatedSum:
     )
 
 
-def correlation(sites: Mapping[str, AnnData], target: str, *, key: Keyring | None = None) -> pd.Series:
+@over_sites(between=True, target=COLUMN)
+def correlation(
+    sites: Mapping[str, AnnData] | AnnData, target: str, *, site_key: str | None = None, key: Keyring | None = None
+) -> pd.Series:
     """Return the correlation of each feature with ``obs[target]`` over the observations of all sites.
+
+    Parameters
+    ----------
+    sites
+        AnnData by site name, harmonised.
+    target
+        Column of ``obs`` with the numbers.
+
+    Returns
+    -------
+    pandas.Series
+        By feature; NaN where a feature does not vary.
 
     Examples
     --------
@@ -57,5 +75,5 @@ def correlation(sites: Mapping[str, AnnData], target: str, *, key: Keyring | Non
         return x.astype(float), adata.obs[target].to_numpy(float)
 
     names = next(iter(sites.values())).var_names
-    found = run_sums([product_sum(len(names))], {site: read(adata) for site, adata in sites.items()}, key)
-    return pd.Series(found["correlation"], index=names)
+    values = alongside(sites, {site: read(adata) for site, adata in sites.items()})
+    return pd.Series(run_sums([product_sum(len(names))], values, key)["correlation"], index=names)

@@ -37,7 +37,7 @@ def how_good(page: Page, facts: Facts) -> None:
         return
     shown = pd.DataFrame({"site": table["site"]})
     for column, heading in (("n_obs", "records"), ("n_judged", "judged on")):
-        shown[heading] = ["not told" if pd.isna(n) else f"{n:,}" for n in table[column]]
+        shown[heading] = ["not reported" if pd.isna(n) else f"{n:,}" for n in table[column]]
     metrics = [c for c in table if c not in ("site", "n_obs", "n_judged") and table[c].notna().any()]
     first = headline(facts)
     for name in sorted(metrics, key=lambda m: m != first):
@@ -49,7 +49,7 @@ def how_good(page: Page, facts: Facts) -> None:
     )
     if table["n_judged"].isna().any():
         page.text(
-            f"Numbers below {facts.min_count}, and what was measured on so few records, are not told: they could tell of single "
+            f"Numbers below {facts.min_count}, and what was measured on so few records, are not reported: they could tell of single "
             "people. Where only one site's would be missing, the next smallest is left out with it."
         )
 

@@ -73,7 +73,7 @@ def _pinball(error: Tensor, share: float) -> Tensor:
 
 
 def shapes_of(n_targets: int) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of what is summed for so many targets."""
+    """Return names and shapes of what is summed, for a number of targets."""
     moments = dict.fromkeys(("known", "error", "y", "yy"), (n_targets,))
     return {"records": (), "loss": ()} | moments | {"ranks": (n_targets, N_RANKS, N_RANKS)}
 

@@ -66,7 +66,7 @@ def risk_of(module: nn.Module, outputs: Tensor) -> Tensor:
 
 
 def shapes_of(n_bins: int) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of what is summed for so many bins."""
+    """Return names and shapes of what is summed, for a number of bins."""
     return {"records": (), "loss": (), "cells": (2, len(CUTS) + 1, n_bins), "brier": (2, n_bins)}
 
 

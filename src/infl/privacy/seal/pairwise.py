@@ -20,7 +20,7 @@ does while c < (n + 2) / 3: one conspirator among 3 or 4 sites, 2 among 5, 21 am
 
 **Sums of all sites or not at all** (losses, metrics: :attr:`MaskedArrays.of_all`) have pair masks of their own, of seeds that nobody
 ever gives. They cancel where the whole cohort is in the sum, and stay on every smaller one; so whoever opens the update of some
-of the sites gets no metric of them, of which the next round's would tell the missing site's. A site that has not got every
+of the sites gets no metric of them; else the next round's metric would give away the missing site's. A site that has not got every
 other one's public key adds a mask that it alone can make: that sum cannot be of all.
 
 Sites may be lost as long as t remain; one that is away in step 1 has no masks with the others, and counts as lost. Where
