@@ -138,7 +138,7 @@ class Judge:
         call, without = asked(), [one.name for one in sums if one.cells is None]
         if call is None or without:
             names = without if call else [about] if about else [one.name for one in sums]
-            raise SettingsError(refusal(call and call.function, names))
+            raise SettingsError(refusal(call.function if call else None, names))
         self.call: Asked = call
 
     def opening(
