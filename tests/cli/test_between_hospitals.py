@@ -261,7 +261,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     "command",
     [
         *(f"coordinator {c}" for c in ("init", "approve", "start", "check", "revoke", "renew")),
-        *(f"site {c}" for c in ("enrol", "install", "start", "check", "approve", "ledger")),
+        *(f"site {c}" for c in ("enrol", "install", "start", "check", "status", "approve", "ledger")),
         *(f"run {c}" for c in ("template", "panel", "status", "watch", "stop", "resume", "fetch", "report")),
     ],
 )
@@ -320,7 +320,7 @@ def test_kits_ports_and_fingerprints(here: Path, khan: AnnData) -> None:
     assert re.search(r"WRONG connection .* cannot be reached .* is the coordinator up", checked.stdout)
     assert checked.stdout.count("WRONG") == 1
     settings_stay(here)
-    assert "1 of 8 checks failed: connection" in str(checked.exception)
+    assert "1 of 9 checks failed: connection" in str(checked.exception)
     begun(here)
     with socket.socket() as taken:
         taken.bind(("", infl_port(here)))
@@ -363,6 +363,11 @@ def renewed(here: Path, fingerprint: str) -> None:
         assert not [*(here / name).glob("*.new")]
     checked = typed("site", "check", "--data", "cohort.h5ad").stdout
     assert re.search(r"ok +certificate +valid for 365 days", checked)
+    shown = typed("site", "status")
+    assert type(shown.exception) is UnreachableError and shown.stdout.startswith("hospital_a: not up: no process of")
+    with alone(here / "hospital_a"):
+        shown = typed("site", "status").stdout
+        assert "hospital_a: up, not connected yet\ncertificate: valid for 365 days" in shown
     assert "no certificate to renew" in refused("site", "enrol", "b", "--renew")
     assert "'hospital_z' was not enrolled here" in refused("coordinator", "revoke", "hospital_z", kind=FederationError)
     assert "infl key revoke hospital_a" in typed("coordinator", "revoke", "hospital_a").stdout

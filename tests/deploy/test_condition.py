@@ -1,6 +1,7 @@
 """What is said of a run whose processes may be gone."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,13 +11,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import infl
 from infl.cli.app import app
 from infl.deploy.attempt import REQUEST_STOP, Status
 from infl.deploy.condition import STALE, condition
 from infl.deploy.folders import alone, holder
 from infl.deploy.study.attempt import StudyFolder
 from infl.deploy.study.specification import Step, Study
-from infl.errors import FileError
+from infl.errors import FederationError, FileError
 
 ROW = {"up": True, "silent": 0.1, "trouble": "", "in": 1_000_000, "out": 0}
 RUNNING = Status("running", 18, 150, sites={"hospital_a": ROW}, attempts=2, updated=1000.0, since=900.0)
@@ -102,6 +104,16 @@ def test_commands_say_it(run: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> N
     assert CliRunner().invoke(app, ["study", "watch", "tumours"]).stdout.startswith("stopped, step 18")
     stopped = CliRunner().invoke(app, ["study", "stop", "tumours"]).stdout
     assert stopped == "tumours: stays so until `infl study resume tumours`\n"
+
+
+def test_another_version_does_not_go_on_with_it(run: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.check_version()
+    run.check_version()
+    monkeypatch.setattr("infl.deploy.attempt.__version__", "99.1")
+    with pytest.raises(
+        FederationError, match=rf"begun with infl {re.escape(infl.__version__)}, and here is 99\.1: install infl=="
+    ):
+        run.check_version()
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{}", '{"seconds": [], "lacking": [], "colour": 1}'])

@@ -2,6 +2,7 @@
 
 import random
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -223,6 +224,25 @@ def test_coordinator_dies_after_any_exchange_and_goes_on(
     with house.open():
         list(house.coordinator().run())
     assert all(torch.equal(r.theta, house.expected()) for r in house.results.values())
+
+
+def test_a_coordinator_from_an_older_backup_says_so(small_sites: dict[str, AnnData], tmp_path: Path) -> None:
+    """Its sites have sums that it lacks; what one site alone says does not count."""
+    house = House(small_sites, tmp_path)
+    with house.open():
+        steps = house.coordinator().run()
+        for number in range(6):
+            next(steps)
+            if number == 2:
+                shutil.copytree(tmp_path / "coordinator", tmp_path / "backup")
+    shutil.rmtree(tmp_path / "coordinator")
+    (tmp_path / "backup").rename(tmp_path / "coordinator")
+    with house.open():
+        status = house.attempt()
+    assert status.state == "stopped" and status.position == 3
+    assert re.fullmatch(
+        r"site_\d(, site_\d)+ have sums that .*coordinator lacks: it was put back from .* in run\.toml", status.message
+    )
 
 
 @pytest.mark.parametrize("seal", ["group", "pairwise"])

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infl.cli.coordinator import keep_up_until_signal, report
-from infl.errors import FileError
+from infl.errors import FederationError, FileError, UnreachableError
 
 if TYPE_CHECKING:
     from infl.deploy.site_folder import SiteFolder
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+EVENTS = 5
+"""How many of a site's last events its status shows."""
 Home = Annotated[
     Path | None, typer.Option("--home", envvar="INFL_SITE", help="The site's folder.  [default: the one here]")
 ]
@@ -80,20 +82,24 @@ def start(
     Example: `infl site start run.toml --data cohort.h5ad --key consortium.key`
     """
     from infl.deploy.flare.checks import check_site
+    from infl.deploy.flare.consortium import consortium_of
     from infl.deploy.flare.daemon import CLIENT_PROCESS, Daemon
+    from infl.deploy.flare.line import Lookout
 
     site_folder = _settle(home, run, data, key, identity)
     name = site_folder.settings.name
     for what, wrong, _ in check_site(site_folder, run):
-        if wrong is not None and what == "connection":
+        if wrong is not None and what in ("connection", "admitted"):
             typer.echo(f"{name}: {wrong}; trying again until it can")
         elif wrong is not None:
             raise wrong
     daemon = Daemon(site_folder.home / "kit", CLIENT_PROCESS, site_folder.home / "client.log")
+    lookout = Lookout(daemon, consortium_of(site_folder.home), lambda line: typer.echo(f"{name}: {line}"))
     seen = len(site_folder.events())
 
     def tell() -> None:
         nonlocal seen
+        lookout.look()
         events = site_folder.events()
         for line in events[seen:]:
             typer.echo(f"{name}: {line}")
@@ -118,6 +124,39 @@ def check(
     from infl.deploy.flare.checks import check_site
 
     report(check_site(_settle(home, run, data, key, identity), run))
+
+
+@app.command()
+def status(home: Home = None) -> None:
+    """Print whether this site is up and connected, since when, how long its certificate is valid, its runs and what happened last.
+
+    Example: `infl site status`
+    """
+    from infl.deploy.flare.checks import days
+    from infl.deploy.flare.consortium import consortium_of
+    from infl.deploy.flare.line import Line
+    from infl.deploy.folders import holder
+    from infl.deploy.site_folder import SiteFolder
+    from infl.deploy.site_runs import runs_of
+
+    site_folder = SiteFolder(find_home(home))
+    where, line = consortium_of(site_folder.home), Line.read(site_folder.home)
+    name, up = site_folder.enrolled_name(), holder(site_folder.home) is not None
+    if not up:
+        typer.echo(f"{name}: not up: no process of `infl site start` has {site_folder.home}")
+    elif line is None:
+        typer.echo(f"{name}: up, not connected yet")
+    else:
+        typer.echo(f"{name}: {line.words(f'{where.host}:{where.port}')}")
+    typer.echo(f"certificate: {days(site_folder.home / 'kit')}")
+    for row in runs_of(site_folder):
+        typer.echo(row)
+    for event in site_folder.events()[-EVENTS:]:
+        typer.echo(event)
+    if line is not None and up and line.state == "refused":
+        raise FederationError(f"{name} is shut out")
+    if not up or line is None or line.state != "up":
+        raise UnreachableError(f"{name} is not connected")
 
 
 @app.command()

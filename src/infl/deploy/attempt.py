@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from infl import __version__
 from infl._files import explained, write_atomic
 from infl.deploy.folders import alone
 from infl.deploy.remote import Patience, RemoteTransport
@@ -167,6 +168,23 @@ class AttemptFolder(ABC):
     def save_patience(self, patience: Patience) -> None:
         """Write down how long the coordinator waits for sites."""
         write_atomic(self.folder / "waiting.json", json.dumps(asdict(patience)).encode(), overwrite=True)
+
+    def check_version(self) -> None:
+        """Note which version of infl begins; later, refuse to go on with another one.
+
+        Raises
+        ------
+        FederationError
+            Another one began.
+        """
+        path = self.folder / "version"
+        if not path.exists():
+            write_atomic(path, __version__.encode())
+        elif (began := path.read_text().strip()) != __version__:
+            raise FederationError(
+                f"{self.what} {self.folder.name} was begun with infl {began[:20]}, and here is {__version__}: install infl=={began[:20]} "
+                "everywhere to finish it, or begin anew under another name"
+            )
 
     def request(self, what: str) -> None:
         """Ask the running attempt to end after the exchange under way; a stop holds until :meth:`resume`, whatever is started."""

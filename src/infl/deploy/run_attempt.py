@@ -96,6 +96,12 @@ class RunAttempt(Attempt):
         consents = self.transport.offer(offer, enough=lambda consents: len(consents) >= needed)
         self._check(consents, agreement, needed)
         applied = {site: consent.applied for site, consent in consents.items()}
+        ahead = [site for site, count in applied.items() if count > progress.position]
+        if 2 * len(ahead) > len(applied):  # one alone may say what it likes
+            return "stopped", (
+                f"{', '.join(ahead[:4])} have sums that {self.run.folder} lacks: it was put back from an older backup; put back a "
+                "newer one, or begin anew under another name in run.toml"
+            )
         coordinator = Coordinator(
             agreement,
             exchanges,

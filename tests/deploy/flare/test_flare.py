@@ -24,8 +24,10 @@ from infl.deploy.flare.daemon import SERVER_PROCESS, Daemon
 from infl.deploy.flare.engine import Supervisor
 from infl.deploy.flare.job import write_job
 from infl.deploy.flare.kits import REVOKED, approve, enrol, init_coordinator, install, revoke, revoked
+from infl.deploy.flare.line import check_admitted, is_connected, refusal
 from infl.deploy.flare.local_consortium import LocalConsortium, expire, kill
 from infl.deploy.remote import Patience
+from infl.deploy.site_runs import runs_of
 from infl.errors import FederationError
 from infl.federation.agreement import Agreement
 from infl.federation.local import run_in_process
@@ -143,6 +145,8 @@ def test_same_weights_as_in_process_and_a_coordinator_that_has_none(network: Loc
             looking.join()
     assert (status.state, status.round, status.attempts) == ("finished", 150, 1), network.lines
     assert all(row["responders"] == [*network.data] for row in folder.exchanges())
+    rows = runs_of(network.site_folder("site_1"))
+    assert f"run {agreement.run[:12]}: classifier, finished, round 150 of 150" in rows
     watching: list[Watching] = []
 
     def wrap(inner: Any) -> Any:
@@ -250,10 +254,17 @@ def revoke_one(network: LocalConsortium, console: Console, until: Any) -> None:
     until(lambda: "Reject disabled client registration: site_3" in refusals(network))
     assert set(console.sites()) == {"site_1", "site_2"}
     assert revoked(network.coordinator) == ("site_3",)
+    kit = network.root / "site_3" / "kit"
+    until(lambda: refusal(kit) == "Client 'site_3' is disabled")
+    with pytest.raises(FederationError, match="the coordinator shut this site out"):
+        check_admitted(kit)
+    assert check_admitted(network.root / "site_1" / "kit") and is_connected(
+        network.daemons["site_1"], network.consortium.port
+    )
 
 
 def refusals(network: LocalConsortium) -> str:
-    return (network.coordinator / "server.log").read_text()
+    return (network.coordinator / "kit" / "log.txt").read_text()
 
 
 def stranger(network: LocalConsortium) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from infl import __version__
 from infl.deploy.flare.consortium import Consortium, consortium_of
 from infl.deploy.flare.kits import days_left
+from infl.deploy.flare.line import check_admitted
 from infl.deploy.site_data import read_site
 from infl.deploy.site_folder import SiteFolder
 from infl.deploy.study.consent import SiteStudies, asks, check_data, check_policy
@@ -48,6 +49,7 @@ def check_site(site_folder: SiteFolder, run: Path | None = None) -> list[Finding
         "kit": lambda: _kit(kit),
         "certificate": lambda: days(kit),
         "connection": lambda: _connection(kit, consortium_of(site_folder.home)),
+        "admitted": lambda: check_admitted(kit),
         "disk": lambda: _disk(site_folder.home),
         "versions": _versions,
         "policy": lambda: _policy(site_folder, run),

@@ -15,11 +15,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from infl.deploy.flare import require_flare
+from infl.deploy.flare.leftovers import clear_jobs, rotate
 from infl.deploy.folders import alone
 from infl.errors import FileError
 
 log = logging.getLogger(__name__)
 SERVER_PROCESS, CLIENT_PROCESS = "server", "client"
+LIVED, SELDOM = 20.0, 300.0
+"""Seconds: a process that dies sooner was not worth starting; most between two starts of such."""
+EVERY = 600.0
+"""Seconds between two times that leftovers are removed."""
 
 
 class Daemon:
@@ -42,15 +47,23 @@ class Daemon:
         self.kit, self.role, self.output = kit.resolve(), role, output
         self.process: subprocess.Popen[bytes] | None = None
         self.starts = 0
-        self._begun = 0.0
+        self._begun, self._cleared, self._died_at_once = 0.0, float("-inf"), 0
+        self._died: float | None = None
 
     def ensure(self) -> bool:
         """Start the process unless it runs; return whether it had to be started."""
+        if time.monotonic() - self._cleared > EVERY:
+            self._cleared = time.monotonic()
+            clear_jobs(self.kit)
         if self.process is not None and self.process.poll() is None:
             return False
-        if time.monotonic() - self._begun < min(30.0, 2.0 ** max(0, self.starts - 3)):
+        if self.process is not None and self._died is None:
+            self._died = time.monotonic()
+            self._died_at_once = self._died_at_once + 1 if self._died - self._begun < LIVED else 0
+        if time.monotonic() - self._begun < min(SELDOM, 2.0 ** max(0, self._died_at_once - 2)):
             return False  # one that dies at once is not started again at once
         self.clear()
+        rotate(self.output)
         settings = ["secure_train=true", "org=infl", "config_folder="]
         if self.role == CLIENT_PROCESS:
             settings.append(f"uid={self._name()}")
@@ -63,7 +76,7 @@ class Daemon:
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
                 env={"MALLOC_ARENA_MAX": "2"} | os.environ | {"PATH": path},
             )  # fmt: skip
-        self.starts, self._begun = self.starts + 1, time.monotonic()
+        self.starts, self._begun, self._died = self.starts + 1, time.monotonic(), None
         return True
 
     def clear(self) -> None:

@@ -300,6 +300,7 @@ class Supervisor(Attempts):
                 return self.run.status
             if self.run.status.state == "stopped" or self.run.status.lacking:
                 self._note(state="ended", message="", deliveries=0)
+            self.run.check_version()
             self.daemon.clear()
             check_port(consortium_of(self.home))
             if tolerance := self.agreement.tolerance():

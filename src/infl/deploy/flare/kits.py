@@ -14,6 +14,7 @@ import zipfile
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from infl._files import explained, write_atomic
 from infl.deploy.flare import CONTROLLER_CLASS, EXECUTOR_CLASS, require_flare
@@ -34,6 +35,8 @@ from infl.deploy.folders import alone
 from infl.errors import FederationError, FileError, SettingsError
 
 ADMIN_NAME = "coordinator@infl.local"
+LARGEST_LOG, LOGS = 5 << 20, 3
+"""Bytes of a log, and how many older ones are kept."""
 REVOKED = "disabled_clients.json"
 """File in a server's kit with the names that FLARE refuses."""
 
@@ -270,8 +273,19 @@ def _restrict(kit: Path, role: str) -> None:
         if isinstance(permissions, dict):
             permissions |= {"byoc": "none", "shell_commands": "none", "app_command": "n:submitter"}
     rights["permissions"]["project_admin"] = rights["permissions"]["lead"]
-    for name, content in (("resources", resources), ("authorization", rights)):
+    logs = _logs(json.loads((local / "log_config.json.default").read_text()))
+    for name, content in (("resources", resources), ("authorization", rights), ("log_config", logs)):
         write_atomic(local / f"{name}.json", json.dumps(content, indent=1).encode(), overwrite=True)
+
+
+def _logs(config: dict[str, Any]) -> dict[str, Any]:
+    """Return FLARE's logging with files that stay small, for people (``log.txt``) and machines (``log.json``); nothing is printed."""
+    root = config["loggers"]["root"]
+    root["handlers"] = ["logFileHandler", "errorFileHandler", "jsonFileHandler"]
+    config["handlers"] = {name: config["handlers"][name] for name in root["handlers"]}
+    for handler in config["handlers"].values():
+        handler |= {"maxBytes": LARGEST_LOG, "backupCount": LOGS}
+    return config
 
 
 def _fingerprint(certificate: Path) -> str:
