@@ -8,6 +8,8 @@ import torch
 from anndata import AnnData
 from tests.federation.conftest import relative, weights
 
+from infl.errors import SettingsError
+from infl.federation.aggregation import Rule
 from infl.federation.agreement import Agreement
 from infl.federation.coordinator import Reply, Transport
 from infl.federation.local import run_in_process
@@ -70,3 +72,13 @@ def test_a_site_counts_by_its_samples_by_its_loss_too_or_as_every_other(
     assert relative(alike, weights(one_round("fedavg"))) > 5e-5  # sites have 12 to 15 samples
     assert relative(weights(one_round("qfedavg", q=0)), weights(one_round("fedavg"))) < 1e-6
     assert relative(expected, weights(one_round("fedavg"))) > 1e-4
+
+
+def test_a_rule_that_returns_weights_in_place_of_changing_them_is_refused() -> None:
+    theta, update = torch.zeros(2), torch.ones(2)
+    Rule("mine", at_sum=lambda theta, update, state: theta.add_(update)).change(theta, update, {})
+    assert theta.tolist() == [1, 1]
+    with pytest.raises(
+        SettingsError, match=r"^aggregation='mine': at_sum returns Tensor, which is not used: change the"
+    ):
+        Rule("mine", at_sum=lambda theta, update, state: theta + update).change(theta, update, {})

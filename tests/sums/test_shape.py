@@ -1,5 +1,7 @@
 """A sum of several steps: named by its steps, each from the state after the one before."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.sums.conftest import KEY, grown
@@ -41,3 +43,8 @@ def test_the_last_step_has_an_end_of_its_own():
 )
 def test_exchanges_are_named_by_their_step(options, names):
     assert grown(**options).exchanges == names
+
+
+def test_a_sum_whose_end_returns_no_state_is_named():
+    with pytest.raises(SettingsError, match="^the sum 'grown': combine returns NoneType, and the state is a dict$"):
+        run_sums([replace(grown(), combine=lambda total, state: None)], {"a": 1}, None, state={"n": 0})

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from infl.errors import SettingsError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -84,6 +86,21 @@ class Rule:
     importance: Callable[[AtSite], float] | None = None
     control: bool = False
     local: tuple[str, ...] = ()
+
+    def change(self, theta: Tensor, update: Tensor, state: State) -> None:
+        """Change the global weights by an average update.
+
+        Raises
+        ------
+        SettingsError
+            The rule returns other weights, which nobody would use.
+        """
+        found: object = self.at_sum(theta, update, state)  # type: ignore[func-returns-value]  # what others wrote may
+        if found is not None and found is not theta:
+            raise SettingsError(
+                f"aggregation={self.name!r}: at_sum returns {type(found).__name__}, which is not used: change the weights in place, e.g. "
+                "theta.add_(update)"
+            )
 
     def is_local(self, parameter: str) -> bool:
         """Whether a parameter stays at its site."""

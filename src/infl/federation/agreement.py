@@ -163,6 +163,7 @@ class Agreement:
         privacy, rounds = settings.privacy, settings.rounds
         if privacy is not None:
             privacy, rounds = privacy.resolve(rounds)
+        _check_json(task, panel)
         return cls(
             run=os.urandom(16).hex(),  # masks of the seal are bound to it, so it never follows from the seed
             task=task.name,
@@ -239,6 +240,18 @@ class Agreement:
         raw = json.loads(self.to_json())
         raw.pop("panel")
         return raw
+
+
+def _check_json(task: Task, panel: Any) -> None:
+    """Refuse a panel that cannot be sent, and say whose it is."""
+    try:
+        json.dumps(panel)
+    except TypeError as error:
+        raise SettingsError(
+            f"model {task.name!r}: agree returns what cannot be sent ({error}): give text, numbers and lists"
+        ) from None
+    if not isinstance(panel, Mapping):
+        raise SettingsError(f"model {task.name!r}: agree returns {type(panel).__name__}, and a dict of names is needed")
 
 
 def check_classes(panel: Mapping[str, Any]) -> None:

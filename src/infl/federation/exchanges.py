@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
+from infl.errors import SettingsError
 from infl.federation.messages import CLOSE_KIND
 from infl.federation.packings import CONTROL_EXPONENT, HELD_PREFIX, update_exponent
 from infl.federation.rules import rule
@@ -178,6 +179,12 @@ def summarised(task: Task, panel: Mapping[str, Any], total: Mapping[str, np.ndar
     """Return the metrics of a total; not a number where a site was missing, so that their sums stayed closed."""
     sums = {name.removeprefix(METRIC_PREFIX): value for name, value in total.items() if name.startswith(METRIC_PREFIX)}
     if sums:
-        return task.summarise(sums)
+        found = task.summarise(sums)
+        if task.monitor not in found:
+            raise SettingsError(
+                f"model {task.name!r}: summarise returns {', '.join(found) or 'nothing'}, without {task.monitor!r}, by which the best "
+                "round is chosen: add it, or set monitor= in the class"
+            )
+        return found
     nothing = {name: np.zeros(shape) for name, shape in task.metric_shapes(panel).items()}
     return dict.fromkeys(task.summarise(nothing), float("nan"))

@@ -266,7 +266,7 @@ class Replica:
             )
         share = self.n_total / counted if counted else 0.0
         update = rows[0].mul_(share if dp is None else -1 / (dp.sample_rate * self.n_total))
-        self.rule.at_sum(self.theta, update, self.rule_state)
+        self.rule.change(self.theta, update, self.rule_state)
         if not self.theta.sum().isfinite():
             raise FederationError(
                 f"round {total.round}: the model is not finite any more; training diverges: lower lr=, or scale the data"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from infl.errors import SettingsError
 from infl.federation.seeds import derive
 from infl.nn.dropout import dropout_by
 
@@ -227,7 +228,12 @@ class _Holder(nn.Module):
         self._task, self.module = task, module
 
     def forward(self, batch: Batch) -> Tensor:
-        return self._task.losses(self.module, batch)
+        losses = self._task.losses(self.module, batch)
+        if losses.dim() != 1:
+            raise SettingsError(
+                f"model {self._task.name!r}: losses returns shape {tuple(losses.shape)}, and a loss for each observation, (n,), is needed"
+            )
+        return losses
 
 
 def _pad(batches: Sequence[Batch]) -> tuple[Batch, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -130,6 +131,8 @@ def make_task(model: str | Task, options: dict[str, Any], also: Iterable[str] = 
     SettingsError
         An option that the task does not have (with the nearest that it has), or a name that means another class.
     """
+    if isinstance(model, type) and issubclass(model, Task):
+        raise SettingsError(f"model={model.__name__} is a class: give an object of it, {model.__name__}(…)")
     if not isinstance(model, Task | str):
         raise SettingsError(
             f"model={shown(model)}: give the name of a task, such as 'classifier', or a task, such as "
@@ -141,6 +144,10 @@ def make_task(model: str | Task, options: dict[str, Any], also: Iterable[str] = 
     known = [f.name for f in dataclasses.fields(cls) if f.init]
     options = without_aliases(options, known)
     for option in options:
+        if option not in known and option in inspect.get_annotations(cls):
+            raise SettingsError(
+                f"model {cls.name!r} has no option {option!r} yet: write @dataclasses.dataclass(frozen=True) above class {cls.__name__}"
+            )
         if option not in known:
             raise SettingsError(_unknown(cls.name, option, known, [*also]))
     return dataclasses.replace(model, **options) if isinstance(model, Task) else cls(**options)

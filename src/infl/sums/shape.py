@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from infl.errors import SettingsError
 from infl.privacy.seal import Packing
 from infl.sums.cells import Cells
 from infl.sums.lanes import Scale, check_named, sums_packing
@@ -154,9 +155,13 @@ class FederatedSum:
 
     def after(self, total: Arrays, state: State, *, step: int) -> State:
         """Return the state after the total of a step, counted from 0."""
-        if self.finish is not None and step == self.steps - 1:
-            return self.finish(total, state)
-        return self.combine(total, state)
+        combine = self.finish if self.finish is not None and step == self.steps - 1 else self.combine
+        found = combine(total, state)
+        if not isinstance(found, dict):
+            raise SettingsError(
+                f"the sum {self.name!r}: combine returns {type(found).__name__}, and the state is a dict"
+            )
+        return found
 
     def behind(self, site: Any, state: State) -> dict[str, np.ndarray]:
         """Return how many records of a site stand behind each number, for the arrays where that is known.
