@@ -162,6 +162,7 @@ community of a site that has five observations or more, unsealed.
 
 EVERY_SUM: dict[str, dict[str, Any]] = {
     "classifier": {"target": "x", "coordinate": 2, "atlas": True},
+    "labels": {"target": "label"},
     "mosaic": {"n_domains": 3},
     "regressor": {"target": "x"},
     "scanvi": {"target": "x", "atlas": True},

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "adapter": ["Adapter", "load_base"],
         "classifier": ["Classifier"],
         "histology": ["Histology"],
+        "labels": ["Labels"],
         "locked": ["Header", "LockedModel", "load_model"],
         "mosaic": ["Mosaic"],
         "perturbation": ["Perturbation"],

@@ -8,6 +8,8 @@ import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from infl import _entry_points
 from infl._parameters import shown
 from infl._settings import settings
@@ -19,6 +21,7 @@ TASKS = {
     "adapter": "infl.models.adapter:Adapter",
     "classifier": "infl.models.classifier:Classifier",
     "histology": "infl.models.histology:Histology",
+    "labels": "infl.models.labels:Labels",
     "mosaic": "infl.models.mosaic:Mosaic",
     "perturbation": "infl.models.perturbation:Perturbation",
     "regressor": "infl.models.regressor:Regressor",
@@ -138,6 +141,8 @@ def make_task(model: str | Task, options: dict[str, Any], also: Iterable[str] = 
             f"model={shown(model)}: give the name of a task, such as 'classifier', or a task, such as "
             "infl.models.Classifier(target=…); a fitted model goes to infl.tl.predict"
         )
+    if model == "classifier" and isinstance(options.get("target"), list | tuple | np.ndarray):
+        model = "labels"  # several columns, or one of which records may lack the label
     cls = type(model) if isinstance(model, Task) else task_class(model)
     if isinstance(model, Task) and not is_installed(model):
         settings.tasks[model.name] = cls

@@ -119,7 +119,7 @@ def feature_importance(
     task = shared.header.build_task()
     if not isinstance(task, Phenotype):
         raise SettingsError(
-            f"model {task.name!r} has no importance of features yet: those of 'classifier', 'regressor' and 'survival' have"
+            f"model {task.name!r} has no importance of features yet: 'classifier', 'labels', 'regressor' and 'survival' have"
         )
     local = model.site_models if isinstance(model, FederatedRun) else {}
     repeats = n_repeats if method == "permutation" else 0

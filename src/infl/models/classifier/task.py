@@ -14,7 +14,7 @@ from torch import Tensor
 from infl._parameters import COLUMN, Flag, Kind
 from infl.data.columns import obs_column
 from infl.data.labels import TEXT, class_numbers, label_text, label_type
-from infl.errors import SettingsError
+from infl.errors import DataError, SettingsError
 from infl.models.atlas import atlas_sums
 from infl.models.classifier.outputs import balance_moments, outputs_of
 from infl.models.classifier.scoring import metrics_of, scores_of, shapes_of, sums_of, sums_of_outputs
@@ -156,9 +156,24 @@ class Classifier(Phenotype):
         """Return shared features and all classes, after checking the sites' data."""
         if not self.target:
             raise SettingsError("model='classifier' needs target=, the obs column with the classes")
+        self._check_labelled(sites)
         panel, classes = self._agree(sites, self.target)
         types = label_type(self._target_of(adata, site) for site, adata in sites.items())
         return panel | {"classes": classes, "class_type": types}
+
+    def _check_labelled(self, sites: Mapping[str, AnnData | MuData]) -> None:
+        """Refuse records without a label, and sites where others have some; and say what takes them."""
+        tables = {s: adata if self.modality is None else self._table(adata, s) for s, adata in sites.items()}
+        there = [site for site, table in tables.items() if self.target in table.obs]
+        for site, table in tables.items():
+            try:
+                obs_column(table, self.target, where=site, role="target")
+            except DataError as error:
+                if not there:
+                    raise
+                raise DataError(
+                    f"{error}; or infl.tl.predict labels them after the fit, target=[{self.target!r}] and model='scanvi' take them along"
+                ) from None
 
     def _target_of(self, adata: AnnData | MuData, site: str) -> pd.Series:
         """Return the column of labels, without putting modalities together."""
