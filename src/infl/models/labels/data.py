@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from torch import Tensor
 
 from infl._warn import warn
 from infl.data.columns import obs_column
 from infl.data.labels import check_labels, class_numbers, label_text, near_misses
 from infl.errors import DataError
+from infl.models.matrix import FeatureMatrix
 from infl.models.phenotype.data import LabelledRows
 from infl.nn.mlp import OnPanel
 from infl.sums import COUNT_SCALE, FederatedSum, SiteView, State
@@ -24,7 +27,17 @@ class PartlyLabelled(LabelledRows):
     Rows without any label are neither trained on nor judged by, but take part in the moments of the features.
     """
 
-    unlabelled: np.ndarray = np.empty(0, dtype=np.int64)
+    def __init__(
+        self,
+        x: FeatureMatrix,
+        labels: Tensor,
+        train: np.ndarray,
+        validation: np.ndarray,
+        unlabelled: np.ndarray,
+        **how: Any,
+    ) -> None:
+        super().__init__(x, labels, train, validation, **how)
+        self.unlabelled = unlabelled
 
     def reduce(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Add `function` over the training rows and those without a label."""

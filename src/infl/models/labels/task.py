@@ -136,11 +136,9 @@ class Labels(Phenotype):
         **how: Any,
     ) -> LabelledRows:
         """Leave records without a label out of both parts."""
-        known = (truth >= 0).any(1)
+        known = np.asarray((truth >= 0).any(1))
         train, validation = (part[known[part]] for part in split)
-        rows = PartlyLabelled(x, torch.from_numpy(truth), train, validation, **how)
-        rows.unlabelled = np.flatnonzero(~known)
-        return rows
+        return PartlyLabelled(x, torch.from_numpy(truth), train, validation, np.flatnonzero(~known), **how)
 
     def held_names(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
         """Features, of which a site may lack some, and the classes of each column."""
