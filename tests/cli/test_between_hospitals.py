@@ -260,9 +260,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     "command",
     [
-        *(f"coordinator {c}" for c in ("init", "approve", "start", "check", "revoke", "renew")),
+        *(f"coordinator {c}" for c in ("init", "approve", "start", "check", "sites", "revoke", "renew")),
         *(f"site {c}" for c in ("enrol", "install", "start", "check", "status", "approve", "ledger")),
-        *(f"run {c}" for c in ("template", "panel", "status", "watch", "stop", "resume", "fetch", "report")),
+        *(
+            f"run {c}"
+            for c in ("template", "panel", "list", "prune", "status", "watch", "stop", "resume", "fetch", "report")
+        ),
     ],
 )
 def test_help_has_an_example(command: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,9 +17,13 @@ if TYPE_CHECKING:
     from infl.deploy.attempt import AttemptFolder
     from infl.deploy.condition import Condition
     from infl.deploy.flare.daemon import Daemon
+    from infl.deploy.flare.metrics import Metrics
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 Home = Annotated[Path, typer.Option("--home", envvar="INFL_COORDINATOR", help="The coordinator's folder.")]
+MetricsOption = Annotated[
+    str, typer.Option("--metrics", help="Port, or ADDRESS:PORT, for Prometheus, e.g. 9464.  [default: none]")
+]
 COORDINATOR_HOME = Path("coordinator")
 MODEL_FETCHED = "each site has the model, see `infl run fetch`"
 
@@ -71,7 +74,7 @@ def start(
     run: Annotated[Path | None, typer.Argument(help="run.toml.  [default: be up for runs from notebooks]")] = None,
     home: Home = COORDINATOR_HOME,
     give_up: Annotated[float, typer.Option(help="Seconds without progress after which to end; 0: wait for ever.")] = 0,
-    metrics: Annotated[int, typer.Option(help="Port at this machine for Prometheus, e.g. 9464.  [default: none]")] = 0,
+    metrics: MetricsOption = "",
 ) -> None:
     """Start a run, or go on with it, and stay until it is finished. Ctrl-C or SIGTERM ends it after the round under way.
 
@@ -91,13 +94,26 @@ def start(
     file = read_plan(run)
     if isinstance(file, StudyFile):
         raise SettingsError(f"{run} is a study: start it with `infl study start {run}`")
+    page = open_metrics(metrics)
     folder = RunFolder(home / "runs" / file.name)
     if not folder.store.exists:
         folder.store.begin(file.agreement())
     elif not is_specified(folder.agreement, file.specification):
         raise FileError(f"run {file.name!r} was begun with other settings: choose another name in {run}")
     folder.save_patience(file.waiting)
-    supervise(home, file.name, give_up=give_up, port=metrics)
+    supervise(home, file.name, give_up=give_up, metrics=page)
+
+
+@app.command()
+def sites(home: Home = COORDINATOR_HOME) -> None:
+    """Print who is enrolled: how long each certificate is valid, fingerprint, when the site was last connected.
+
+    Example: `infl coordinator sites`
+    """
+    from infl.deploy.flare.kits import members
+
+    for line in members(home):
+        typer.echo(line)
 
 
 @app.command()
@@ -158,17 +174,17 @@ def supervise(
     *,
     resume: bool = False,
     give_up: float = 0,
-    port: int = 0,
+    metrics: Metrics | None = None,
     fetched: str = MODEL_FETCHED,
 ) -> None:
     """Bring a run or study to its end, from a terminal; `fetched` says where its result is, `resume` goes on after a stop."""
     from infl.deploy.attempt import REQUEST_STOP
     from infl.deploy.flare.engine import Supervisor
-    from infl.deploy.flare.metrics import metrics
+    from infl.deploy.flare.metrics import serving
 
     supervisor = Supervisor(home, name, say=lambda line: typer.echo(f"{name}: {line}"))
     run = supervisor.run
-    with asked_to_end(supervisor.stop), metrics(port, name, lambda: run.status) if port else nullcontext():
+    with asked_to_end(supervisor.stop), serving(metrics, run, home):
         status = supervisor.go(resume=resume, give_up=give_up or float("inf"))
     where = f"after {run.unit} {status.round}"
     if status.state == "finished":
@@ -179,6 +195,13 @@ def supervise(
         raise FederationError(f"{run.what} {name} was stopped {where} ({status.message}); start it again to go on")
     else:
         typer.echo(f"{name}: ended {where}; start it again to go on")
+
+
+def open_metrics(address: str) -> Metrics | None:
+    """Take the port for metrics, before anything begins; None where none are wanted."""
+    from infl.deploy.flare.metrics import Metrics
+
+    return Metrics(address) if address else None
 
 
 def serve(home: Path) -> None:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infl.cli.coordinator import MODEL_FETCHED
+from infl.cli.coordinator import COORDINATOR_HOME, MODEL_FETCHED
+from infl.cli.coordinator import Home as CoordinatorHome
 from infl.cli.options import MODEL_NAMES, Options, task_options
 from infl.cli.under_way import add_commands
-from infl.errors import FileError, SettingsError
+from infl.errors import FederationError, FileError, SettingsError
 
 if TYPE_CHECKING:
+    from infl.deploy.attempt import AttemptFolder
     from infl.deploy.run_attempt import RunFolder
     from infl.deploy.site_folder import SiteFolder
 
@@ -81,6 +83,59 @@ def _folder(home: Path, name: str) -> RunFolder:
 
 
 add_commands(app, "run", "tumours", _folder, MODEL_FETCHED)
+
+
+@app.command("list")
+def list_(home: CoordinatorHome = COORDINATOR_HOME) -> None:
+    """Print all runs and studies, where they are, and whether a process works for them; at the coordinator.
+
+    Example: `infl run list`
+    """
+    from infl.deploy.condition import condition
+
+    for folder in _begun(home):
+        typer.echo(f"{folder.folder.name:<24} {folder.what:<6} {condition(folder).words}")
+
+
+@app.command()
+def prune(
+    name: Annotated[
+        list[str] | None, typer.Argument(help="Runs and studies.  [default: all that are finished]")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    home: CoordinatorHome = COORDINATOR_HOME,
+) -> None:
+    """Remove runs and studies that are over from the coordinator; sites keep theirs. What was not finished cannot go on then.
+
+    Example: `infl run prune tumours`
+    """
+    from infl.deploy.condition import condition
+
+    begun = {folder.folder.name: folder for folder in _begun(home)}
+    if unknown := [each for each in name or () if each not in begun]:
+        raise FileError(f"no run {unknown[0]!r} at {home}: see `infl run list`")
+    for each in name or [each for each, folder in begun.items() if folder.status.state == "finished"]:
+        found = condition(begun[each])
+        if found.attended:
+            raise FederationError(f"{each} is under way: `infl run stop {each}` first")
+        if not yes and not typer.confirm(f"Remove {each} ({found.words})?"):
+            continue
+        shutil.rmtree(begun[each].folder)
+        typer.echo(f"{each}: removed")
+
+
+def _begun(home: Path) -> list[AttemptFolder]:
+    from infl.deploy.flare.consortium import consortium_of
+    from infl.deploy.run_attempt import RunFolder
+    from infl.deploy.study.attempt import StudyFolder, is_study
+
+    consortium_of(home)
+    folders = sorted(path for path in (home / "runs").glob("*") if path.is_dir())
+    return [
+        StudyFolder(path) if is_study(path) else RunFolder(path)
+        for path in folders
+        if is_study(path) or (path / "agreement.json").exists()
+    ]
 
 
 @app.command()

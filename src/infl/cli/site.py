@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infl.cli.coordinator import keep_up_until_signal, report
+from infl.cli.coordinator import MetricsOption, keep_up_until_signal, open_metrics, report
 from infl.errors import FederationError, FileError, UnreachableError
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def start(
     data: DataOption,
     key: KeyOption = None,
     identity: IdentityOption = None,
+    metrics: MetricsOption = "",
     home: Home = None,
 ) -> None:
     """Be up for runs and studies until Ctrl-C.
@@ -85,7 +87,9 @@ def start(
     from infl.deploy.flare.consortium import consortium_of
     from infl.deploy.flare.daemon import CLIENT_PROCESS, Daemon
     from infl.deploy.flare.line import Lookout
+    from infl.deploy.flare.metrics import of_site
 
+    page = open_metrics(metrics)
     site_folder = _settle(home, run, data, key, identity)
     name = site_folder.settings.name
     for what, wrong, _ in check_site(site_folder, run):
@@ -105,7 +109,8 @@ def start(
             typer.echo(f"{name}: {line}")
         seen = len(events)
 
-    keep_up_until_signal(daemon, name, tell, begin=lambda: site_folder.save_settings(site_folder.settings))
+    with page.serve(lambda: of_site(site_folder)) if page is not None else nullcontext():
+        keep_up_until_signal(daemon, name, tell, begin=lambda: site_folder.save_settings(site_folder.settings))
 
 
 @app.command()

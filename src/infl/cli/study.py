@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infl.cli.coordinator import COORDINATOR_HOME, Home, supervise
+from infl.cli.coordinator import COORDINATOR_HOME, Home, MetricsOption, open_metrics, supervise
 from infl.cli.under_way import add_commands
 from infl.errors import FileError
 
@@ -59,7 +59,7 @@ def start(
     study: File,
     home: Home = COORDINATOR_HOME,
     give_up: Annotated[float, typer.Option(help="Seconds without progress after which to end; 0: wait for ever.")] = 0,
-    metrics: Annotated[int, typer.Option(help="Port at this machine for Prometheus, e.g. 9464.  [default: none]")] = 0,
+    metrics: MetricsOption = "",
 ) -> None:
     """Start a study, or go on with it, and stay until it is finished; at the coordinator. Ctrl-C ends it after the step under way.
 
@@ -72,13 +72,14 @@ def start(
     path = home / "runs" / file.name
     if (path / "agreement.json").exists():
         raise FileError(f"{file.name!r} is a run at {home}: choose another name in {study}")
+    page = open_metrics(metrics)
     folder = StudyFolder(path)
     if not folder.exists:
         folder.begin(file.study())
     elif folder.agreement.specification != file.specification:
         raise FileError(f"study {file.name!r} was begun with other steps or sites: choose another name in {study}")
     folder.save_patience(file.waiting)
-    supervise(home, file.name, give_up=give_up, port=metrics, fetched=FETCHED)
+    supervise(home, file.name, give_up=give_up, metrics=page, fetched=FETCHED)
 
 
 def _folder(home: Path, name: str) -> StudyFolder:

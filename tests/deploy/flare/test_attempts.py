@@ -1,5 +1,6 @@
 """When the next attempt is made, with an engine that does not do what it should."""
 
+import json
 import re
 import sys
 from dataclasses import replace
@@ -218,6 +219,16 @@ def supervisor_of(case: Case) -> Supervisor:
     supervisor = Supervisor(home, "run")
     supervisor.console = case.attempts.console
     return supervisor
+
+
+def test_when_each_site_was_connected_last_is_noted(case: Case) -> None:
+    supervisor = supervisor_of(case)
+    noted = supervisor.home / "seen.json"
+    noted.write_text('{"site_9": 1}')
+    engine.time.time = lambda: 5.0
+    del case.engine.heard["site_4"]
+    supervisor._note_seen()
+    assert json.loads(noted.read_text()) == {"site_9": 1, "site_1": 5, "site_2": 5, "site_3": 5}
 
 
 HANGS = """

@@ -192,7 +192,7 @@ def test_the_name_of_a_run_is_no_path() -> None:
         InflController("../run")
 
 
-@pytest.mark.parametrize(("left", "said"), [(400.0, "valid for 400 days"), (5.0, "valid for 5 days: renew it soon")])
+@pytest.mark.parametrize(("left", "said"), [(400.0, "valid for 400 days"), (59.0, "valid for 59 days: renew it soon")])
 def test_how_long_a_certificate_is_valid(left: float, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "days_left", lambda kit: left)
     assert checks.days(Path("kit")).startswith(said)

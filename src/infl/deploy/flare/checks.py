@@ -22,7 +22,7 @@ from infl.errors import DataError, FederationError, FileError, InflError, NoRoom
 from infl.models.registry import task_from_json
 
 Finding = tuple[str, InflError | None, str]
-SOON = 14
+SOON = 60
 """Days before its end from which on a certificate is worth a word."""
 ROOM = 1 << 30
 """Free bytes that checkpoints, ledgers and logs of a usual run fit into."""

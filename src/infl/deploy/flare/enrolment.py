@@ -68,12 +68,15 @@ class Entry:
         Fingerprint of the certificate.
     revoked
         The site is shut out.
+    until
+        Until when the certificate is valid (seconds since 1970; 0: an earlier version did not note it).
     """
 
     name: str
     key: str
     certificate: str
     revoked: bool = False
+    until: float = 0.0
 
 
 def read_request(path: Path) -> Request:
@@ -217,6 +220,7 @@ def entry_of(signed: Path) -> Entry:
             _one(certificate.subject, _OID.name),
             key_fingerprint(certificate),
             groups(certificate.public_bytes(Encoding.DER)),
+            until=certificate.not_valid_after_utc.timestamp(),
         )
     except BROKEN:
         raise FederationError(f"{shown(signed)} holds no certificate: sign the request again") from None

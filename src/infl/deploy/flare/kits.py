@@ -10,13 +10,16 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 import zipfile
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from infl._files import explained, write_atomic
+from infl.deploy.condition import age
 from infl.deploy.flare import CONTROLLER_CLASS, EXECUTOR_CLASS, require_flare
 from infl.deploy.flare.commands import nvflare
 from infl.deploy.flare.consortium import Consortium, consortium_of
@@ -37,6 +40,8 @@ from infl.errors import FederationError, FileError, SettingsError
 ADMIN_NAME = "coordinator@infl.local"
 LARGEST_LOG, LOGS = 5 << 20, 3
 """Bytes of a log, and how many older ones are kept."""
+SEEN = "seen.json"
+"""File in a coordinator's folder that has when each site was last connected."""
 REVOKED = "disabled_clients.json"
 """File in a server's kit with the names that FLARE refuses."""
 
@@ -194,6 +199,24 @@ def revoked(home: Path) -> tuple[str, ...]:
         return ()
     with explained(path, "read"):
         return tuple(json.loads(path.read_text())["disabled_clients"])
+
+
+def members(home: Path, *, now: float | None = None) -> list[str]:
+    """Return a line for each site that is enrolled, of its last certificate."""
+    now, out = time.time() if now is None else now, revoked(home)
+    consortium_of(home)
+    seen: dict[str, float] = {}
+    with suppress(OSError, ValueError):
+        seen = json.loads((home / SEEN).read_text())
+    rows = []
+    for entry in {entry.name: entry for entry in read_register(home)}.values():
+        valid = f"valid for {(entry.until - now) / 86_400:.0f} days" if entry.until else "valid until nobody noted when"
+        if entry.until and entry.until <= now:
+            valid = f"expired {(now - entry.until) / 86_400:.0f} days ago"
+        state = "shut out" if entry.revoked or entry.name in out else valid
+        last = f"seen {age(now - seen[entry.name])} ago" if entry.name in seen else "not seen yet"
+        rows.append(f"{entry.name:<24} {state:<20} {last:<16} {entry.key}")
+    return rows
 
 
 def days_left(kit: Path) -> float:
