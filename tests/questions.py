@@ -222,7 +222,22 @@ def _few_sites(released: list[Released], rules: DisclosureRules) -> bool:
             n = sum(group in one.sets for one in released if id(one.question) == number)
             if 0 < n < rules.needed:
                 return True
+        if _left_to_few(question, [one for one in released if id(one.question) == number], rules):
+            return True
     return False
+
+
+def _left_to_few(question: Question, released: list[Released], rules: DisclosureRules) -> bool:
+    """Whether too few sites have a part in the difference of a sum over all records and those over the groups that are open."""
+    whole = [one for one in released if question.groups in one.sets]
+    opened = {group for one in released for group in one.sets} - {question.groups}
+    if len(whole) < rules.needed or not opened:
+        return False
+    left = []
+    for one in released:
+        records = np.zeros(N_OBS) - one.sets.get(question.groups, np.zeros(N_OBS))
+        left.append(bool((records + sum(one.sets[group] for group in opened & {*one.sets})).any()))
+    return 0 < sum(left) < rules.needed
 
 
 def _members(released: list[Released], rules: DisclosureRules) -> bool:

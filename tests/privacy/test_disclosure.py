@@ -1,19 +1,22 @@
 """Rules of disclosure bind the sums of functions: a number is opened as it is in the pooled data, or it is closed."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
-from anndata import concat
+from anndata import AnnData, concat
 from tests.privacy.conftest import KEY, LOOSE, closed, sites_of
 from tests.threads import at_every_site
 
 import infl
 from infl.data import sites as sites_module
 from infl.errors import SettingsError
-from infl.privacy import Disclosure
+from infl.privacy import Disclosure, DisclosureRules
 from infl.privacy.rules import REASONS
 from infl.sums import FederatedSum, over_sites, run_sums
+from infl.tl import _markers
 
 
 def test_what_is_open_is_what_scanpy_finds_in_the_pooled_data() -> None:
@@ -30,14 +33,18 @@ def test_what_is_open_is_what_scanpy_finds_in_the_pooled_data() -> None:
 
 
 def test_a_group_that_too_few_sites_can_give_is_closed_and_the_others_are_not() -> None:
-    sites = sites_of(*[{"A": 20, "B": 30, "rare": 9}] * 2, {"A": 20, "B": 30, "rare": 4})
+    more = {"A": 20, "B": 30, "C": 30}
+    sites = sites_of(*[more | {"rare": 9}] * 2, more | {"rare": 4})
     assert closed(sites, "rare") and not closed(sites, "A")
     sites = sites_of(*[{"A": 20, "B": 30, "rare": 9}] * 3, {"A": 20, "B": 30, "rare": 4})
-    assert not closed(sites, "rare")  # three are enough, and the fourth keeps its own
+    assert closed(sites, "rare")  # else all of the first three and the groups would tell the fourth's A and B
+    sites = sites_of(*[{"A": 20, "B": 30, "rare": 9}] * 3, {"A": 20, "B": 30})
+    assert not closed(sites, "rare")  # three are enough
 
 
 def test_nothing_is_opened_of_three_sites_of_which_one_has_data() -> None:
-    sites = sites_of({"A": 20, "B": 30, "C": 9}, {"A": 20, "C": 9}, {"A": 20, "C": 9})
+    few = {"A": 20, "C": 9, "D": 9}
+    sites = sites_of({"A": 20, "B": 30, "C": 9, "D": 9}, few, few)
     assert closed(sites, "B") and not closed(sites, "A")
 
 
@@ -175,3 +182,44 @@ def test_the_register_says_what_was_released_about_what(tmp_path) -> None:
 
 def test_every_reason_is_explained() -> None:
     assert all(REASONS.values())
+
+
+def opened(sites: dict[str, AnnData], monkeypatch: pytest.MonkeyPatch, rules: DisclosureRules = LOOSE) -> np.ndarray:
+    """Means of groups that all members learn, (groups, features)."""
+    states: list[Any] = []
+
+    def spied(*args: Any, **kwargs: Any) -> Any:
+        states.append(run_sums(*args, **kwargs))
+        return states[-1]
+
+    monkeypatch.setattr(_markers, "run_sums", spied)
+    with Disclosure(rules):
+        assert not infl.pp.moments(sites, key=KEY)["mean"].isna().any()  # so that sums over all are known
+        infl.tl.rank_genes_groups(sites, "group", key=KEY)
+    return states[-1]["mean"]
+
+
+@pytest.mark.parametrize("colluders", [0, 1], ids=["control", "rules"])
+def test_groups_do_not_give_away_one_that_too_few_sites_have(monkeypatch, colluders: int) -> None:
+    rules = DisclosureRules(features_per_record=np.inf, colluders=colluders)
+    sizes = [{"A": 20, "B": 30}, {"A": 20, "B": 30}, {"A": 20}]
+    found = opened(sites_of(*sizes), monkeypatch, rules)
+    assert np.isnan(found).all() if colluders else not np.isnan(found).any()
+    found = opened(sites_of(*[of | {"C": 15, "D": 15} for of in sizes]), monkeypatch, rules)
+    closed = np.isnan(found).all(axis=1)
+    assert closed.tolist() == ([False, True, False, True] if colluders else [False] * 4)
+
+
+def test_what_stays_closed_does_so_under_another_name(monkeypatch) -> None:
+    sizes = {"A": 20, "C": 15, "D": 15}
+    sites = sites_of(sizes | {"B": 30}, sizes | {"B": 30}, sizes)
+    renamed = {site: adata.copy() for site, adata in sites.items()}
+    for adata in renamed.values():
+        adata.obs["group"] = adata.obs["group"].map({"A": "z", "B": "y", "C": "x", "D": "a"})
+    with Disclosure(LOOSE):
+        for _ in range(2):
+            infl.tl.rank_genes_groups(sites, "group", key=KEY)
+            infl.tl.rank_genes_groups(renamed, "group", key=KEY)
+    tables = [pd.DataFrame(of["site_0"].uns["rank_genes_groups"]["scores"]).isna().all() for of in (sites, renamed)]
+    assert tables[0].to_dict() == {"A": False, "B": True, "C": False, "D": True}
+    assert tables[1].to_dict() == {"z": False, "y": True, "x": False, "a": True}

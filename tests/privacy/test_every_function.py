@@ -1,6 +1,6 @@
 """Every public function under rules of disclosure: each sum that it opens was judged, or it refuses before any sum leaves a site.
 
-The table below has a call of each function, and of each method that it has; one that is not there fails the first test.
+The tables below have a call of each function that runs under rules; one that is not there fails the first test.
 """
 
 import inspect
@@ -15,7 +15,7 @@ from anndata import AnnData
 from tests.privacy.conftest import KEY, LOOSE
 
 import infl
-from infl.errors import InflError
+from infl.errors import InflError, SettingsError
 from infl.privacy import Disclosure
 from infl.privacy.seal import NoSeal
 from infl.sums import over_sites
@@ -45,40 +45,17 @@ JUDGED: dict[str, Ask] = {
 }
 """Calls that open something under rules."""
 REFUSED: dict[str, Ask] = {
-    "pp.combat": lambda s: infl.pp.combat(s, "site", key=KEY),
-    "pp.filter_genes": lambda s: infl.pp.filter_genes(s, min_cells=5, key=KEY),
-    "pp.harmony_integrate": lambda s: infl.pp.harmony_integrate(s, basis="X_pca", key=KEY),
     "pp.highly_variable_genes batch_key": lambda s: infl.pp.highly_variable_genes(s, batch_key="site", key=KEY),
-    "pp.impute": lambda s: infl.pp.impute(s, key=KEY),
-    "pp.pseudobulk": lambda s: infl.pp.pseudobulk(s, "patient", layer="counts"),
-    "pp.quantiles": lambda s: infl.pp.quantiles(s, key=KEY),
-    "pp.regress_out": lambda s: infl.pp.regress_out(s, "age", key=KEY),
-    "pp.remove_batch_effect": lambda s: infl.pp.remove_batch_effect(s, "site", key=KEY),
-    "tl.audit": lambda s: infl.tl.audit(None, s),
-    "tl.calibrate_lock": lambda s: infl.tl.calibrate_lock(None, s),
     "tl.cluster gmm": lambda s: infl.tl.cluster(s, 3, method="gmm", use_rep="X_pca", key=KEY),
     "tl.cluster leiden": lambda s: infl.tl.cluster(s, method="leiden", use_rep="X_pca", key=KEY),
-    "tl.compare": lambda s: infl.tl.compare(s, target="arm"),
-    "tl.cox": lambda s: infl.tl.cox(s, "months", "died", "~ age", key=KEY),
-    "tl.cox strata": lambda s: infl.tl.cox(s, "months", "died", "~ age", strata="site", key=KEY),
     "tl.de deqms": lambda s: infl.tl.de(s, "~ arm", method="deqms", counts_key="peptides", key=KEY),
     "tl.de deseq2": lambda s: infl.tl.de(s, "~ arm", method="deseq2", layer="counts", key=KEY),
     "tl.de voom": lambda s: infl.tl.de(s, "~ arm", method="voom", layer="counts", key=KEY),
     "tl.fit_federated engine": lambda s: infl.tl.fit_federated(s, target="arm", key=KEY, engine=object()),
-    "tl.lock_curve": lambda s: infl.tl.lock_curve(None, s),
-    "tl.personalise": lambda s: infl.tl.personalise(None, s),
     "tl.rank_genes_groups logreg": lambda s: infl.tl.rank_genes_groups(s, "arm", method="logreg", key=KEY),
     "tl.rank_genes_groups wilcoxon": lambda s: infl.tl.rank_genes_groups(s, "arm", method="wilcoxon", key=KEY),
-    "tl.score_genes": lambda s: infl.tl.score_genes(s, ["gene 1"], key=KEY),
-    "tl.score_genes_cell_cycle": lambda s: infl.tl.score_genes_cell_cycle(
-        s, s_genes=["gene 1"], g2m_genes=["gene 2"], key=KEY
-    ),
-    "tl.site_metrics": lambda s: infl.tl.site_metrics(None, s),
-    "tl.spatial_domains": lambda s: infl.tl.spatial_domains(s, 2, key=KEY),
-    "tl.survival": lambda s: infl.tl.survival(s, "months", "died", "arm", key=KEY),
-    "tl.transfer_labels": lambda s: infl.tl.transfer_labels(s, "arm", use_rep="X_pca", key=KEY),
 }
-"""Calls that refuse in one line."""
+"""Methods of such functions that refuse in one line; functions without rules all do."""
 NO_SUM: dict[str, Ask] = {
     "pp.filter_cells": lambda s: infl.pp.filter_cells(s, min_genes=1),
     "pp.harmonise": lambda s: infl.pp.harmonise(s),
@@ -86,11 +63,6 @@ NO_SUM: dict[str, Ask] = {
     "pp.panel_of": lambda s: infl.pp.panel_of(s),
 }
 """Calls that open nothing, and so run."""
-LOCAL = {
-    *("pp.cut_patches", "pp.obs_column", "pp.split_sites"),
-    *("tl.denoise", "tl.embed", "tl.enrich", "tl.from_scvi", "tl.predict", "tl.predict_perturbations", "tl.to_scvi"),
-}
-"""Functions that take no sites."""
 
 
 def public() -> dict[str, Any]:
@@ -154,11 +126,15 @@ def watched() -> Iterator[list[tuple[bool, str]]]:
         yield seen
 
 
-def test_every_function_is_in_the_table() -> None:
-    named = {name.split()[0] for table in (JUDGED, REFUSED, NO_SUM) for name in table}
-    takes_sites = {name for name, f in public().items() if "sites" in inspect.signature(f).parameters}
-    assert takes_sites == named
-    assert {*public()} - takes_sites == LOCAL
+def of_sites(*, ruled: bool) -> list[str]:
+    takes = {name: f for name, f in public().items() if "sites" in inspect.signature(f).parameters}
+    return sorted(name for name, f in takes.items() if getattr(f, "ruled", False) is ruled)
+
+
+def test_every_function_that_runs_under_rules_is_in_the_table() -> None:
+    assert {name.split()[0] for table in (JUDGED, NO_SUM) for name in table} == {*of_sites(ruled=True)}
+    others = [f for f in public().values() if "sites" not in inspect.signature(f).parameters]
+    assert not any(getattr(f, "ruled", False) or getattr(f, "between", False) for f in others)
 
 
 @pytest.mark.parametrize("name", JUDGED)
@@ -167,6 +143,13 @@ def test_every_sum_that_is_opened_was_judged(name: str) -> None:
         JUDGED[name](people())
     assert seen and [purpose for judged, purpose in seen if not judged] == []
     assert all(rules.register(site).n_released for site in people())
+
+
+@pytest.mark.parametrize("name", of_sites(ruled=False))
+def test_every_other_function_is_refused_before_it_looks_at_anything(name: str) -> None:
+    with Disclosure(LOOSE) as rules, watched() as seen, pytest.raises(SettingsError, match="disclosure rules") as error:
+        public()[name](people())
+    assert seen == [] and not rules._registers and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -295,7 +295,7 @@ def test_a_feature_of_one_person_or_with_few_gaps_is_left_out_of_the_models() ->
     sites["site_0"].X[:, 2] = 0
     sites["site_0"].X[4, 2] = 3.0
     sites["site_1"].X[:2, 3] = np.nan
-    sites["site_1"].X[:12, 4] = np.nan
+    sites["site_1"].X[:15, 4] = np.nan  # five cases, and ten controls
     with Disclosure(LOOSE):
         table = MODELS["de"](sites).set_index("variable")
     assert table.index[table["t_value"].isna()].tolist() == ["gene 2", "gene 3"]
@@ -304,3 +304,28 @@ def test_a_feature_of_one_person_or_with_few_gaps_is_left_out_of_the_models() ->
     pd.testing.assert_series_equal(
         table["log_fc"].drop(["gene 2", "gene 3"]), expected.loc[table.index, "log_fc"].drop(["gene 2", "gene 3"])
     )
+
+
+@pytest.mark.parametrize("level", ["case", "control"], ids=["first level", "second level"])
+def test_a_feature_is_left_out_for_one_person_of_a_group_whichever_level_it_is(level: str) -> None:
+    sites = cases()
+    of_level = np.flatnonzero(sites["site_0"].obs["condition"] == level)
+    sites["site_0"].X[of_level, 2] = 0  # those of the other level have values, so that no one has most of all of it
+    sites["site_0"].X[of_level[0], 2] = 3.0
+    sites["site_1"].X[:12, 3] = np.nan  # four cases and eight controls
+    with Disclosure(LOOSE):
+        table = infl.tl.de(sites, "~ condition", site_effects=False, key=KEY).set_index("variable")["t_value"]
+    assert table.index[table.isna()].tolist() == ["gene 2", "gene 3"]
+
+
+def test_a_feature_is_left_out_where_too_few_sites_measured_it_in_the_first_level() -> None:
+    sites = cases()
+    for name in ("site_3", "site_4"):
+        sites[name] = sites["site_0"][sites["site_0"].obs["condition"] == "control"].copy()
+        sites[name].obs_names = [f"{name} {i}" for i in range(40)]
+    for name in ("site_1", "site_2"):  # a case's values of gene 2 are those of site_0 alone
+        sites[name].var["infl_present"] = np.arange(6) != 2
+    plain, rules = (infl.tl.de(sites, "~ condition", site_effects=False, key=KEY), Disclosure(LOOSE))
+    with rules:
+        table = infl.tl.de(sites, "~ condition", site_effects=False, key=KEY).set_index("variable")["t_value"]
+    assert plain["t_value"].notna().all() and table.index[table.isna()].tolist() == ["gene 2"]

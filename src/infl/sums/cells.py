@@ -47,6 +47,12 @@ class Cells:
     rests
         From a site and the state: more sets, (n_rests, n_obs), and where sums over them are no differences of sums over `sets`,
         (n_rests,). Too few sites may not have one.
+    held
+        From a site: of how many of its observations each set and each of `rests` has a value, by feature, (n_sets + n_rests, n_vars).
+        None: of all that it has.
+    parts
+        The first so many sets are parts of all records, a sum over which may be known. What is closed of them is of enough sites
+        together, or one more is closed.
     closed
         From the state: by array, which numbers were closed before, truth values.
     order
@@ -72,6 +78,8 @@ class Cells:
     parameters: int = 0
     labels: tuple[str, ...] = ()
     rests: Callable[[Any, State], tuple[np.ndarray, np.ndarray]] | None = None
+    held: Callable[[Any], np.ndarray] | None = None
+    parts: int = 0
     closed: Callable[[State], Mapping[str, np.ndarray]] | None = None
     order: Callable[[np.ndarray], Sequence[int]] | None = None
     partly: bool = False

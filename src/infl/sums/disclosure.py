@@ -19,6 +19,7 @@ from infl.data.columns import obs_column
 from infl.data.labels import label_text
 from infl.errors import DataError, SettingsError
 from infl.privacy.register import Question, Verdict
+from infl.sums.answers import SITES, alone_of, any_for_all, by_set, close, dominated, holds_of, small
 from infl.sums.cells import Cells, refusal
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from infl.privacy.rules import DisclosureRules
     from infl.sums.shape import Arrays, FederatedSum, State
 
-SITES, DOMINANCE = 1, 2
-RULE_NAMES = ("", "sites", "dominance")
-"""Why a number is closed, by its number: too few sites give it; one record makes up too much of it at a site."""
 CLOSED = "closed"
 """Name in the state of the rule that closed each number, by array; a number of :data:`RULE_NAMES`."""
 
@@ -171,30 +169,28 @@ class Judge:
         sets = {site: np.asarray(cells.sets(has, state), dtype=bool) for site, has in sites.items()}
         verdicts = {site: self._verdict(site, purpose, cells, sets[site]) for site in sites}
         gives = {site: self._gives(cells, shapes, verdicts[site], sites[site]) for site in sites}
-        against = {site: _by_set(cells, shapes, verdicts[site].against) for site in sites}
+        against = {site: by_set(cells, shapes, verdicts[site].against) for site in sites}
         if cells.tied:
-            against = {site: _any_for_all(of_site) for site, of_site in against.items()}
+            against = {site: any_for_all(of_site) for site, of_site in against.items()}
         parts = {
-            site: {f"gives {name}": _small(gives[site][name], cells, name) for name in shapes}
-            | {f"against {name}": _small(against[site][name], cells, name) for name in shapes}
+            site: {f"gives {name}": small(gives[site][name], cells, name) for name in shapes}
+            | {f"against {name}": small(against[site][name], cells, name) for name in shapes}
             for site in sites
         }
+        for site in sites if cells.parts else ():
+            parts[site]["left"] = self._left(site, cells, gives[site], sets[site])
         for site in sites if cells.tied else ():
-            parts[site] |= _holds(cells, sets[site], sites[site], state, any(g.any() for g in gives[site].values()))
+            parts[site] |= holds_of(cells, sets[site], sites[site], state, any(g.any() for g in gives[site].values()))
         total = add(parts, f"{purpose}: sites that give, {self.rules.needed} needed")
-        holders = total.get("holds", np.zeros(1))
-        told = (
-            np.append(np.zeros(len(holders) - total["overlaps"].size), total["overlaps"])
-            if cells.rests
-            else holders * 0
-        )
-        alone = bool(((holders > 0.5) & (holders < self.rules.needed - 0.5) & (told < 0.5)).any())
-        rule = {}
+        alone, rule = alone_of(total, cells, self.rules.needed), {}
         for name, shape in shapes.items():
-            enough = (total[f"gives {name}"] > self.rules.needed - 0.5) & (total[f"against {name}"] < 0.5) & (not alone)
-            rule[name] = np.where(np.broadcast_to(enough, shape), 0, SITES)
+            enough = (total[f"gives {name}"] > self.rules.needed - 0.5) & (total[f"against {name}"] < 0.5)
+            told = alone if name in cells.on_features else alone.any()
+            rule[name] = np.where(np.broadcast_to(enough & ~told, shape), 0, SITES)
+        if cells.parts:
+            self._close_one_more(purpose, cells, rule, total, gives, sets, add)
         for name, closed in (cells.closed(state) if cells.closed else {}).items():
-            _close(rule, name, closed)
+            close(rule, name, closed)
         if cells.sizes is not None:
             self._close_dominated(purpose, cells, rule, gives, sites, state, add)
         if not cells.partly and any(closed.any() for closed in rule.values()):
@@ -229,11 +225,49 @@ class Judge:
         given = verdict.given
         if cells.tied:  # sets without a record hold nothing back
             given = np.full(len(given), given[0] and not set(verdict.reasons[1:]) - {"", "empty"})
-        gives = _by_set(cells, shapes, given)
+        gives = by_set(cells, shapes, given)
         if cells.measured is not None:
             measured = cells.measured(has)
             gives |= {name: gives[name] & measured for name in cells.on_features}
         return gives
+
+    def _close_one_more(
+        self,
+        purpose: str,
+        cells: Cells,
+        rule: dict[str, np.ndarray],
+        answers: Arrays,
+        gives: Mapping[str, Arrays],
+        sets: Mapping[str, np.ndarray],
+        add: Callable[[Mapping[str, Arrays], str], Arrays],
+    ) -> None:
+        """Close one more of the parts of all records where too few sites have what is left of a sum over all without them."""
+        lead = (by_part := _by_part(cells, rule))[0]
+        closed = (rule[lead] > 0).reshape(cells.parts, -1)
+        holders = answers["left"]
+        if closed.any():
+            left = {site: {"holds": self._left(site, cells, gives[site], own, closed)} for site, own in sets.items()}
+            holders = add(left, f"{purpose}: sites that have what is closed")["holds"]
+        few = (holders > 0.5) & (holders < self.rules.needed - 0.5)
+        given = np.broadcast_to(answers[f"gives {lead}"].reshape(cells.parts, -1), closed.shape)
+        last_of_fewest = np.where(closed, np.inf, given)[::-1].argmin(axis=0)
+        more = np.zeros_like(closed)
+        more[cells.parts - 1 - last_of_fewest, np.arange(closed.shape[1])] = True
+        more &= few & ~closed
+        for name in by_part:
+            rule[name] = np.where(np.broadcast_to(more.reshape(rule[lead].shape), rule[name].shape), SITES, rule[name])
+        for site, own in sets.items():
+            held = [number for number in np.flatnonzero(more.any(axis=1)) if gives[site][lead][number].any()]
+            self.disclosure.register(site).hold_back(self._rows(site), own[held])
+
+    def _left(self, site: str, cells: Cells, gives: Arrays, sets: np.ndarray, closed: np.ndarray | None = None) -> Any:
+        """Return whether a site is in the difference of a sum over all records and those over the parts that are open, by feature."""
+        given = gives[_by_part(cells, gives)[0]].reshape(cells.parts, -1)
+        opened = given if closed is None else given & ~closed
+        whole = [gives[name].reshape(-1) for name in gives if np.all(np.asarray(cells.of.get(name, 0)) == cells.parts)]
+        rest = {column.tobytes(): sets[: cells.parts][~column].any() for column in np.unique(opened, axis=1).T}
+        left = np.array([rest[column.tobytes()] for column in opened.T])
+        return np.where(whole[0] if whole else True, left & given.any(axis=0), opened.any(axis=0))
 
     def _close_dominated(
         self,
@@ -251,13 +285,13 @@ class Judge:
         share = self.rules.dominance
 
         def objections(site: str) -> Arrays:
-            return {name: gives[site][name] & _dominated(*sizes[site][name], share) for name in cells.dominated}
+            return {name: gives[site][name] & dominated(*sizes[site][name], share) for name in cells.dominated}
 
         total = add({site: objections(site) for site in sites}, f"{purpose}: sites where one record dominates")
         for name in cells.dominated:
-            _close(rule, name, total[name] > 0.5)
+            close(rule, name, total[name] > 0.5)
         for name in cells.linked:
-            _close(rule, name, rule[cells.dominated[0]] > 0)
+            close(rule, name, rule[cells.dominated[0]] > 0)
         if not cells.parted:
             return
 
@@ -267,14 +301,14 @@ class Judge:
                 largest, whole = sizes[site][name]
                 closed = rule[name] > 0
                 largest, whole = np.where(closed, largest, 0).max(axis=0), np.where(closed, whole, 0).sum(axis=0)
-                found[name] = _dominated(largest, whole, share)
+                found[name] = dominated(largest, whole, share)
             return found
 
         total = add(
             {site: together(site) for site in sites}, f"{purpose}: sites where one record dominates what is closed"
         )
         for name in cells.dominated:
-            _close(rule, name, total[name] > 0.5)
+            close(rule, name, total[name] > 0.5)
 
     def _release(
         self,
@@ -296,6 +330,11 @@ class Judge:
         self.disclosure.register(site).release(self._rows(site), sets, self.rules, question, order=sorted(behind))
 
 
+def _by_part(cells: Cells, arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Return the names of the arrays that have a row for each part of all records."""
+    return [name for name in arrays if np.size(cells.of.get(name, 0)) == cells.parts]
+
+
 def persons_of(site: str, rules: DisclosureRules) -> np.ndarray | None:
     """Return the number of the person of each observation of a site, None where each is one."""
     call = asked()
@@ -306,42 +345,3 @@ def persons_of(site: str, rules: DisclosureRules) -> np.ndarray | None:
 
 def _donors(adata: Any, column: str, site: str) -> list[str]:
     return label_text(obs_column(adata, column, where=site, role="donor_key")).tolist()
-
-
-def _by_set(cells: Cells, shapes: Mapping[str, tuple[int, ...]], of_sets: np.ndarray) -> Arrays:
-    """Return what is known by set for each number of each array."""
-    return {name: np.broadcast_to(of_sets[np.asarray(cells.of.get(name, 0))], shape) for name, shape in shapes.items()}
-
-
-def _any_for_all(arrays: Arrays) -> Arrays:
-    """Return one answer for all numbers: whether it is so for any."""
-    answer = any(value.any() for value in arrays.values())
-    return {name: np.broadcast_to(answer, value.shape) for name, value in arrays.items()}
-
-
-def _small(values: np.ndarray, cells: Cells, name: str) -> np.ndarray:
-    """Return answers without the axes along which all are alike, whatever the data."""
-    of = np.asarray(cells.of.get(name, 0)) if not cells.tied else np.asarray(0)
-    kept = [1] * (values.ndim - of.ndim) + list(of.shape)
-    if cells.measured is not None and name in cells.on_features:
-        kept[-1] = values.shape[-1]
-    return values[tuple(slice(0, n) for n in kept)] if values.ndim else values
-
-
-def _holds(cells: Cells, sets: np.ndarray, has: Any, state: State, gives: bool) -> dict[str, Any]:
-    """Return which sets a site that gives has records of, those too that sums over others make up with them."""
-    if cells.rests is None:
-        return {"holds": sets.any(axis=1) & gives}
-    rests, overlaps = cells.rests(has, state)
-    return {"holds": np.concatenate([sets, rests]).any(axis=1) & gives, "overlaps": overlaps & gives}
-
-
-def _close(rule: dict[str, np.ndarray], name: str, closed: np.ndarray) -> None:
-    """Close numbers of an array that are still open, for dominance."""
-    rule[name] = np.where(np.broadcast_to(closed, rule[name].shape) & (rule[name] == 0), DOMINANCE, rule[name])
-
-
-def _dominated(largest: np.ndarray, whole: np.ndarray, share: float) -> np.ndarray:
-    """Return where one record has more than a share of a number."""
-    with np.errstate(invalid="ignore"):
-        return largest > share * whole

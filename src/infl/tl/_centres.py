@@ -146,9 +146,9 @@ def _halved(
         axis = axes[:, -1] if random is None else random
         above = {site: (labels[site] == cut) & ((x - mean) @ axis > 0) for site, x in latents.items()}
         parted = settled({site: np.where(mask, len(clusters), labels[site]) for site, mask in above.items()})
-        masks = {site: (own == len(clusters), labels[site] == cut) for site, own in parted.items()}
-        n_above, n_all = run_sums([halves()], alongside(latents, masks), key, about="cluster")["n"]
-        if not min(n_above, n_all - n_above) >= FEWEST:
+        masks = {site: (own == len(clusters), own == cut) for site, own in parted.items()}
+        of_both = run_sums([halves()], alongside(latents, masks), key, about="cluster")["n"]
+        if not of_both.min() >= FEWEST:  # or rules of disclosure closed one
             closed.add(cut)
             continue
         of_halves = [

@@ -36,22 +36,23 @@ def _clustered(n_sets: int, **more: Any) -> Cells:
         sets=lambda own, _: (own.of > 0).reshape(len(own.of), n_sets).T,
         labels=tuple(f"cluster {number}" for number in range(n_sets)) if n_sets > 1 else (),
         partly=True,
+        parts=n_sets if n_sets > 1 else 0,
         **more,
     )
 
 
 def halves() -> FederatedSum:
-    """Return how many observations of a cluster lie above its mean along an axis; a site is two masks of its own."""
+    """Return how many observations of a cluster lie above its mean along an axis, and of the others; a site is two masks."""
     return FederatedSum(
         name="halves",
         shapes={"n": (2,)},
         local=lambda masks, _: {"n": np.array([mask.sum() for mask in masks], float)},
         combine=_taken,
-        says="numbers of observations of a cluster, and of its half above the mean",
+        says="numbers of observations of a cluster in its half above the mean, and in the other half",
         scale=COUNT_SCALE,
         records=lambda masks, _: {"n": np.array([mask.sum() for mask in masks])},
         sensitivity={"n": 1},
-        cells=Cells(sets=lambda masks, _: np.stack(masks), of={"n": np.arange(2)}, partly=True),
+        cells=Cells(sets=lambda masks, _: np.stack(masks), of={"n": np.arange(2)}, partly=True, parts=2),
     )
 
 
@@ -178,5 +179,6 @@ def sizes(k: int) -> FederatedSum:
             of={"n": np.arange(k)},
             labels=tuple(f"cluster {number}" for number in range(k)),
             partly=True,
+            parts=k,
         ),
     )

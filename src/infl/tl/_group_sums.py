@@ -157,6 +157,7 @@ def group_sums(k: int, n_vars: int, *, nonzero: bool = False, labels: Sequence[s
             on_features=tuple(of),
             features=features,
             labels=names,
+            parts=k,
             order=_largest_first,
             partly=True,
             **more,

@@ -18,7 +18,7 @@ from scipy import sparse
 
 from infl.pp._matrix import SiteMatrix
 from infl.sums import COUNT_SCALE, FederatedSum, Scale, State
-from infl.sums.cells import Cells, Sizes, designed, supports
+from infl.sums.cells import Cells, Sizes, baselines, designed, supports
 from infl.sums.shape import Arrays
 
 if TYPE_CHECKING:
@@ -100,7 +100,12 @@ def linear_sums(
         return lambda site, state: {name: found for name, found in _behind(site, p).items() if name in names}
 
     def cells(*names: str, **more: Any) -> Cells | None:
-        on_features = {"measured": lambda site: site.matrix.present, "on_features": names, "features": n_vars}
+        on_features = {
+            "measured": lambda site: site.matrix.present,
+            "on_features": names,
+            "features": n_vars,
+            "held": _held,
+        }
         of_all: dict[str, Any] = on_features | {"partly": True, "together": True, **more}
         return designed(lambda site: site.design, p, **of_all) if weights is None else None
 
@@ -147,7 +152,8 @@ def linear_sums(
 
 def _judged(site: Designed, state: State, rules: DisclosureRules) -> Sizes:
     """Which features are closed: few values are missing in a group of the design, or one record has most of a group's sum."""
-    sets = supports(site.design, rules.k)
+    left, overlap = baselines(site.design)  # sums over first levels follow from those over all and over the others
+    sets = np.vstack([supports(site.design, rules.k), left[~overlap]])
     n, signed = sets.sum(axis=1)[:, None], np.zeros(len(site.matrix.present), dtype=bool)
     known, whole, largest = (np.zeros((len(sets), len(site.matrix.present))) for _ in range(3))
     for at, y, there in site.blocks():
@@ -158,6 +164,15 @@ def _judged(site: Designed, state: State, rules: DisclosureRules) -> Sizes:
     closed = ((missing > 0) & (missing < rules.k) | (known > 0) & (known < rules.k)).any(axis=0)
     closed |= ~signed & (largest > rules.dominance * whole).any(axis=0)
     return {"n": (np.where(closed, 1.0, 0.0), np.zeros(len(closed)))}
+
+
+def _held(site: Designed) -> np.ndarray:
+    """Of how many observations each group of the design has a value, first levels too, by feature, (n_groups, n_vars)."""
+    sets = np.vstack([supports(site.design), baselines(site.design)[0]])
+    found = np.zeros((len(sets), len(site.matrix.present)))
+    for at, _, there in site.blocks():
+        found += sets[:, at] @ there.astype(float)
+    return found
 
 
 @dataclass(frozen=True)

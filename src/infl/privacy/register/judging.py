@@ -102,6 +102,8 @@ def _one(
     n = len(np.unique(records.person[chosen]))
     if n < rules.k:
         return "records", atom
+    if digest_of(chosen) in records.held:
+        return "sites", atom
     if n < rules.records_per_parameter * question.parameters:
         return "parameters", atom
     if question.features and _load_with(records, chosen, n, question) > rules.features_per_record:

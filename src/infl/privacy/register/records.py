@@ -30,6 +30,8 @@ class Records:
         Members that each released set was released to, by the set's digest.
     labels
         What was released before.
+    held
+        Digests of sets that stay closed.
     n_released
         Releases.
     """
@@ -41,6 +43,7 @@ class Records:
         self.load: dict[str, np.ndarray] = {}
         self.members: dict[str, list[tuple[str, ...]]] = {}
         self.labels: set[str] = set()
+        self.held: set[str] = set()
         self.n_released = 0
         self._persons: dict[str, int] = {}
         self._sets: dict[str, np.ndarray] = {}  # as they were read
@@ -65,6 +68,9 @@ class Records:
         """Take what a line of the file says."""
         if "records" in entry:
             self.add([(str(name), str(person)) for name, person in entry["records"]])
+            return
+        if "held" in entry:
+            self.held.update(map(str, entry["held"]))
             return
         if "set" in entry:
             self._sets[entry["of"]] = _unpacked(entry["set"], len(self.atom))

@@ -10,7 +10,7 @@ import numpy as np
 from infl.errors import FederationError
 from infl.privacy.register.file import RegisterFile
 from infl.privacy.register.judging import Question, Verdict, verdict
-from infl.privacy.register.records import Records
+from infl.privacy.register.records import Records, digest_of
 from infl.privacy.rules import DisclosureRules
 
 
@@ -58,6 +58,23 @@ class Register:
                 self._file.append([{"records": list(new.items())}])
                 self._records.add(list(new.items()))
         return np.array([index[name] for name in named], dtype=np.int64)
+
+    def hold_back(self, rows: np.ndarray, sets: np.ndarray) -> None:
+        """Note that sets, (n_sets, n_obs), stay closed under any name, since too few sites have what they would give away.
+
+        Examples
+        --------
+        >>> register, rules = Register(), DisclosureRules(k=3)
+        >>> rows = register.rows([f"cell {i}" for i in range(10)])
+        >>> register.hold_back(rows, np.ones((1, 10), dtype=bool))
+        >>> register.judge(rows, np.ones((1, 10), dtype=bool), rules, Question("mean")).reasons
+        ('sites',)
+        """
+        with self._file.alone():
+            of = [digest_of(rows[chosen]) for chosen in sets]
+            if new := [digest for digest in dict.fromkeys(of) if digest not in self._records.held]:
+                self._file.append([{"held": new}])
+                self._records.held.update(new)
 
     def judge(
         self,

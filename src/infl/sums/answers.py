@@ -1,0 +1,68 @@
+"""What sites answer about the numbers of a sum, and what follows from all their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from infl.sums.cells import Cells
+    from infl.sums.shape import Arrays, State
+
+SITES, DOMINANCE = 1, 2
+RULE_NAMES = ("", "sites", "dominance")
+"""Why a number is closed, by its number: too few sites give it; one record makes up too much of it at a site."""
+
+
+def by_set(cells: Cells, shapes: Mapping[str, tuple[int, ...]], of_sets: np.ndarray) -> Arrays:
+    """Return what is known by set for each number of each array."""
+    return {name: np.broadcast_to(of_sets[np.asarray(cells.of.get(name, 0))], shape) for name, shape in shapes.items()}
+
+
+def any_for_all(arrays: Arrays) -> Arrays:
+    """Return one answer for all numbers: whether it is so for any."""
+    answer = any(value.any() for value in arrays.values())
+    return {name: np.broadcast_to(answer, value.shape) for name, value in arrays.items()}
+
+
+def small(values: np.ndarray, cells: Cells, name: str) -> np.ndarray:
+    """Return answers without the axes along which all are alike, whatever the data."""
+    of = np.asarray(cells.of.get(name, 0)) if not cells.tied else np.asarray(0)
+    kept = [1] * (values.ndim - of.ndim) + list(of.shape)
+    if cells.measured is not None and name in cells.on_features:
+        kept[-1] = values.shape[-1]
+    return values[tuple(slice(0, n) for n in kept)] if values.ndim else values
+
+
+def holds_of(cells: Cells, sets: np.ndarray, has: Any, state: State, gives: bool) -> dict[str, Any]:
+    """Return which sets a site that gives has records of, those too that sums over others make up with them, by feature or at all."""
+    rests, overlaps = (
+        (np.zeros((0, sets.shape[1]), dtype=bool), None) if cells.rests is None else cells.rests(has, state)
+    )
+    n = np.concatenate([sets, rests]).sum(axis=1)[:, None] if cells.held is None else cells.held(has)
+    holds: np.ndarray = np.greater(n, 0)
+    return {"holds": holds & gives} | ({} if overlaps is None else {"overlaps": overlaps & gives})
+
+
+def alone_of(total: Arrays, cells: Cells, needed: int) -> np.ndarray:
+    """Return whether too few sites have one of the sets, by feature or at all, (n_vars or 1,)."""
+    if "holds" not in total:
+        return np.zeros(1, dtype=bool)
+    holders, told = total["holds"], np.zeros(len(total["holds"]))
+    if "overlaps" in total:
+        told[len(told) - total["overlaps"].size :] = total["overlaps"]
+    few: np.ndarray = (holders > 0.5) & (holders < needed - 0.5) & (told < 0.5)[:, None]
+    return np.any(few, axis=0)
+
+
+def close(rule: dict[str, np.ndarray], name: str, closed: np.ndarray) -> None:
+    """Close numbers of an array that are still open, for dominance."""
+    rule[name] = np.where(np.broadcast_to(closed, rule[name].shape) & (rule[name] == 0), DOMINANCE, rule[name])
+
+
+def dominated(largest: np.ndarray, whole: np.ndarray, share: float) -> np.ndarray:
+    """Return where one record has more than a share of a number."""
+    with np.errstate(invalid="ignore"):
+        return largest > share * whole
