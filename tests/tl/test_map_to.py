@@ -100,7 +100,7 @@ def test_a_locked_reference_is_at_chance_without_its_key_and_a_public_tier_is_be
 
 def test_scanvi_maps_cells_and_tells_a_type_that_it_never_saw(scanvi) -> None:
     query = typed(7)
-    mapped = infl.tl.map_to(scanvi, query)
+    mapped = infl.tl.map_to(scanvi, query, epochs=2)
     new = (query.obs["cell_type"] == "NK").to_numpy()
     assert area_under_curve(query.obs["infl_novelty"].to_numpy(), new) > 0.8
     label = query.obs["infl_prediction"]
@@ -115,8 +115,8 @@ def test_features_that_a_query_of_counts_lacks_are_0(scanvi) -> None:
     whole.X[:, :5] = 0
     part.var_names = part.var_names.astype(str) + " "
     with pytest.warns(InflWarning, match="lacks 5 of 60 features, first '0': they are taken for 0"):
-        mapped = infl.tl.map_to(scanvi, part)
-    infl.tl.map_to(scanvi, whole)
+        mapped = infl.tl.map_to(scanvi, part, epochs=0)
+    infl.tl.map_to(scanvi, whole, epochs=0)
     np.testing.assert_allclose(part.obsm["X_infl"], whole.obsm["X_infl"], atol=1e-5)
     assert len(mapped.called) == 55
 
@@ -126,14 +126,14 @@ def test_queries_as_they_are_stored(scanvi, kind, tmp_path) -> None:
     from scipy import sparse
 
     plain, query = typed(7), typed(7)
-    infl.tl.map_to(scanvi, plain)
+    infl.tl.map_to(scanvi, plain, epochs=0)
     if kind != "view":
         query.X = sparse.csr_matrix(query.X).astype(np.int32 if kind == "integer" else np.float32)
     if kind == "backed":
         query.write_h5ad(tmp_path / "query.h5ad")
         query = anndata.read_h5ad(tmp_path / "query.h5ad", backed="r+")
     query = query[:] if kind == "view" else query
-    infl.tl.map_to(scanvi, query)
+    infl.tl.map_to(scanvi, query, epochs=0)
     np.testing.assert_allclose(query.obsm["X_infl"], plain.obsm["X_infl"], atol=1e-5)
 
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
 
 from infl import _tell
 from infl._html import facts, notebook
-from infl._parameters import DATA, LAYER, NEW_NAMES, SITE_NAME, Flag, Real, door
+from infl._isolation import torch_seed
+from infl._parameters import DATA, LAYER, NEW_NAMES, SITE_NAME, Flag, Real, Whole, door
+from infl._threads import threads_for
 from infl._warn import warn
 from infl.errors import SettingsError
+from infl.federation.seeds import derive, generator
 from infl.models.atlas import CELLS, novelty
 from infl.models.labelled import UNASSIGNED, with_unassigned
+from infl.models.locked import Header, lock_model
 from infl.models.locked.outputs import open_model
 from infl.models.phenotype.newcomer import distances, fit_shift
 from infl.models.phenotype.task import Phenotype
@@ -28,6 +32,8 @@ from infl.tl._predict import warn_unopened
 from infl.tl._results import all_or_none, model_and_key, use_facts
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from infl._types import Data
     from infl.federation.run import FederatedRun
     from infl.keys import Keyring
@@ -51,6 +57,9 @@ class Mapped:
         Cells of each label, ``"unassigned"`` among them; empty for a reference without labels.
     rule
         How cells are left unassigned: by their ``"novelty"``, their ``"probability"``, or ``"none"`` are.
+    model
+        After query surgery, with the key: the reference with the query's site, locked under its key, for
+        :func:`infl.tl.predict`, :func:`infl.tl.denoise` and :func:`infl.tl.to_scvi`.
 
     Examples
     --------
@@ -67,6 +76,7 @@ class Mapped:
     n_features: int
     counts: Mapping[str, int]
     rule: str
+    model: LockedModel | None = field(default=None, compare=False)
 
     def facts(self) -> dict[str, str]:
         """Return what was found, in words."""
@@ -75,6 +85,7 @@ class Mapped:
             "features": f"{len(self.called):,} of {self.n_features:,}",
             "labels": labels or "none: the reference has no classes",
             "unassigned by": self.rule,
+            "columns of the site": "none" if self.model is None else "learned",
         }
 
     def __repr__(self) -> str:
@@ -92,6 +103,7 @@ class Mapped:
     keep=Real(0, 1, open="both"),
     batch_effect=Flag(),
     check_units=Flag(),
+    epochs=Whole(0),
 )
 def map_to(
     reference: LockedModel | FederatedRun | str | Path,
@@ -104,11 +116,15 @@ def map_to(
     keep: float = 0.95,
     batch_effect: bool = True,
     check_units: bool = True,
+    epochs: int = 200,
+    seed: int = 0,
     key_added: str = "infl",
 ) -> Mapped:
     """Map cells to a reference that is locked: its latent, its labels, how sure they are, and what it never saw.
 
-    Nothing is sent, and the reference stays as it is: it is opened in memory alone.
+    Nothing is sent, and the reference stays as it is: it is opened in memory alone. Of scVI and scANVI, the layers that read the
+    site get columns for the query's, learned from its cells (query surgery, scArches), as scvi-tools' ``load_query_data`` does;
+    a reference with batch normalisation keeps its statistics here.
 
     Parameters
     ----------
@@ -125,13 +141,18 @@ def map_to(
     layer
         Layer to read instead of the one that the reference was fitted on; ``"X"`` for X.
     site
-        Name of the query's site, for messages.
+        Name of the query's site.
     keep
         Share of cells like those of the reference that keep their label; the others are ``"unassigned"``.
     batch_effect
         Estimate each feature's shift, as :func:`infl.tl.adapt` does, where the reference is a classifier.
     check_units
         Refuse values of another kind than those of the fit.
+    epochs
+        Of query surgery, for scVI and scANVI: passes over the query in which the columns of its site, and nothing else, are
+        learned in the layers that read the site. 0, or a `site` of the fit: none are.
+    seed
+        Fixes how the columns begin, and batches.
     key_added
         Prefix of what is written.
 
@@ -162,6 +183,10 @@ def map_to(
     InflWarning
         Features are missing, there is no key, or nothing can be left unassigned.
 
+    References
+    ----------
+    Lotfollahi et al., Mapping single-cell data to reference atlases by transfer learning, Nature Biotechnology 40 (2022).
+
     Examples
     --------
     >>> import infl
@@ -187,6 +212,10 @@ def map_to(
     )
     opened = warn_unopened(shared, key)
     module, private = open_model(shared, key)
+    grown = None
+    if isinstance(found.task, Scvi) and site not in panel["sites"] and epochs:
+        module, grown = _with_columns(shared, module, found, epochs, seed)
+        panel = grown.panel
     data = found.task.read(found.named, panel, site=site, keyless=not private)
     far = np.full(query.n_obs, np.nan)
     if isinstance(found.task, Phenotype):
@@ -195,7 +224,37 @@ def map_to(
         found.task.adapt(module, data, private)  # type: ignore[arg-type]
         far = distances(data, module.center.numpy(), module.scale.numpy())  # type: ignore[operator]
     outputs = found.task.infer(module, data, private)
-    return _write(query, shared, found, outputs, private, far, keep, key_added, opened=opened)
+    own = None if grown is None or not opened else _locked(shared, grown, module, private, key)
+    result = _write(query, shared, found, outputs, private, far, keep, key_added, opened=opened)
+    return replace(result, model=own)
+
+
+def _with_columns(
+    model: LockedModel, module: nn.Module, found: Newcomer, epochs: int, seed: int
+) -> tuple[nn.Module, Header]:
+    """Return the module with columns of the query's site, learned from its cells, and the header that has it."""
+    from infl.models.scvi.surgery import epochs_of, fit_columns, with_site
+
+    h, task = model.header, cast("Scvi", found.task)
+    if h.lock == "published":
+        raise SettingsError("lock='published' has layers that take no columns: set epochs=0")
+    if task.site_effect == "local":
+        return module, h  # the model has a neutral embedding in place of each site's own
+    wider, panel, columns = with_site(task, module, h.panel, found.site, seed=derive(seed, "new columns", found.site))
+    data = task.read(found.named, panel, site=found.site)
+    with torch_seed(derive(seed, "draws of surgery", found.site)), threads_for(model.n_weights):
+        fit_columns(wider, columns, epochs_of(data, task.batch_size, epochs, generator(seed, "surgery", found.site)))
+    return wider, replace(h, panel=panel, sites=(*h.sites, found.site))
+
+
+def _locked(
+    model: LockedModel, header: Header, module: nn.Module, private: Sums, key: Keyring | None
+) -> LockedModel | None:
+    """Return the reference with the new columns, locked; tensors that did not change keep their salts."""
+    if header is model.header:
+        return None
+    weights = {name: p.detach() for name, p in module.named_parameters() if name in model.stored}
+    return lock_model(header, weights, private, key, salts=model.salts_of(weights, key))
 
 
 def _write(

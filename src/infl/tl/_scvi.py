@@ -12,6 +12,7 @@ from infl.data.labels import label_text
 from infl.errors import DataError, SettingsError
 from infl.models.counts import table_of
 from infl.models.locked import Header, LockedModel, lock_model
+from infl.models.phenotype.data import with_column
 from infl.models.scvi import Scvi
 from infl.models.scvi.data import BATCH, CATEGORICAL, X
 from infl.models.scvi.module import vae_class
@@ -29,7 +30,6 @@ UNUSED = ("l_encoder.", "decoder.px_r_decoder.")
 FIXED = {
     "use_observed_lib_size": True,
     "latent_distribution": "normal",
-    "encode_covariates": False,
     "deeply_inject_covariates": True,
     "batch_representation": "one-hot",
     "log_variational": True,
@@ -90,9 +90,11 @@ def to_scvi(
 
     panel = model.header.panel
     table = table_of(adata, task.modality, "the data")
-    task.read(table, panel, site="the data")  # says in one line what scvi-tools would say in many
+    sites = site_column(table, panel["sites"], site_key=site_key, site=site)
+    named = with_column(table, SITE, pd.Series(sites, index=table.obs_names))
+    task.read(named, panel, site="the data")  # says in one line what scvi-tools would say in many
     cells = table[:, panel["features"]].copy()
-    cells.obs[SITE] = site_column(cells, panel["sites"], site_key=site_key, site=site)
+    cells.obs[SITE] = sites
     for name, categories in panel["covariates"].items():
         cells.obs[name] = pd.Categorical(label_text(cells.obs[name]), categories=categories)
     SCVI.setup_anndata(
@@ -226,6 +228,7 @@ def _task_of(model: Any) -> Scvi:
         categorical_covariates=tuple(arguments["categorical_covariate_keys"] or ()),
         continuous_covariates=tuple(arguments["continuous_covariate_keys"] or ()),
         norm=NORMS[norm],  # type: ignore[arg-type]
+        encode_covariates=bool(given.get("encode_covariates", False)),
         **{name: given[name] for name in known},
     )
 

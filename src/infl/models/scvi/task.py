@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from infl._parameters import COLUMNS, LAYER, MODALITY, OTHER_COLUMN, SHARE, Choice, Kind, Real, Whole
-from infl.errors import SettingsError
+from infl._parameters import COLUMNS, LAYER, MODALITY, OTHER_COLUMN, SHARE, Choice, Flag, Kind, Real, Whole
+from infl.errors import DataError, SettingsError
 from infl.models.counts import table_of
 from infl.models.labelled import has_numbers, write_rows
 from infl.models.scvi.data import CATEGORICAL, CountRows, Reader
 from infl.models.scvi.module import EMBEDDING, denoised, latents, trimmed, vae_class
 from infl.models.scvi.scoring import bound_sums, bounds, depth_alone, mean_bounds
-from infl.models.task import Predictor, Step, Sums, Task
+from infl.models.task import SITE, Predictor, Step, Sums, Task
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -46,6 +46,9 @@ class Scvi(Task[CountRows, nn.Module]):
         ``"shared"``: what the decoder learns of each site is a part of the model, so that ``to_scvi`` can correct for it;
         being the site's own, other key holders can read it. ``"local"``: an embedding that never leaves the site; the
         model has a neutral one in its place.
+    encode_covariates
+        Let the encoder read the site and the covariates too, as references for scArches do: the latent of a new site then needs
+        columns of its own, which :func:`infl.tl.map_to` learns there.
     validation
         Share of each site's cells that judges rounds and is not trained on.
     kl_warmup
@@ -73,6 +76,7 @@ class Scvi(Task[CountRows, nn.Module]):
     continuous_covariates: tuple[str, ...] = ()
     size_factor: str | None = None
     site_effect: Literal["shared", "local"] = "shared"
+    encode_covariates: bool = False
     validation: float = 0.1
     kl_warmup: float = 0.5
     n_hidden: int = 128
@@ -90,6 +94,7 @@ class Scvi(Task[CountRows, nn.Module]):
         "continuous_covariates": COLUMNS,
         "size_factor": OTHER_COLUMN,
         "site_effect": Choice(("shared", "local")),
+        "encode_covariates": Flag(),
         "validation": Real(0, 1),
         "kl_warmup": Real(0, 1),
         "n_hidden": Whole(1),
@@ -100,6 +105,13 @@ class Scvi(Task[CountRows, nn.Module]):
         "gene_likelihood": Choice(("zinb", "nb", "poisson")),
         "norm": Choice(("layer", "batch")),
     }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.encode_covariates and self.site_effect == "local":
+            raise SettingsError(
+                "encode_covariates=True lets the encoder read the site, which site_effect='local' keeps: choose one"
+            )
 
     @property
     def reader(self) -> Reader:
@@ -129,8 +141,19 @@ class Scvi(Task[CountRows, nn.Module]):
         rng: np.random.Generator | None = None,
         keyless: bool = False,
     ) -> CountRows:
-        """Read counts and covariates. The latent does not depend on the site, so that it may be a new one."""
+        """Read counts and covariates. Unless the encoder reads the site, it may be a new one.
+
+        Raises
+        ------
+        DataError
+            The encoder reads the site, and it is none of the fit.
+        """
         table = table_of(adata, self.modality, site)
+        if self.encode_covariates and site not in panel["sites"] and SITE not in table.obs:
+            raise DataError(
+                f"{site} is no site of the fit ({', '.join(panel['sites'][:6])}), and this model's encoder reads the site: map the "
+                "cells to it with infl.tl.map_to, or give the site's name as the key of a dict"
+            )
         return self.reader.read(table, panel, self.labels(table, panel), site=site, rng=rng)
 
     def labels(self, table: AnnData, panel: Mapping[str, Any]) -> np.ndarray | None:
@@ -173,6 +196,7 @@ class Scvi(Task[CountRows, nn.Module]):
             "gene_likelihood": self.gene_likelihood,
             "use_layer_norm": "both" if layer_norm else "none",
             "use_batch_norm": "none" if layer_norm else "both",
+            "encode_covariates": self.encode_covariates,
             "batch_representation": "embedding" if self.site_effect == "local" else "one-hot",
         }
 
@@ -205,13 +229,20 @@ class Scvi(Task[CountRows, nn.Module]):
     def units(self, panel: Mapping[str, Any]) -> dict[str, dict[int, Sequence[str]]]:
         """Features are columns of the encoder's first layer and rows of the decoder's last ones."""
         features: Sequence[str] = panel["features"]
+        read = [*features, *self._read_beside(panel)] if self.encode_covariates else features
         units: dict[str, dict[int, Sequence[str]]] = {
-            "z_encoder.encoder.fc_layers.Layer 0.0.weight": {1: features},
+            "z_encoder.encoder.fc_layers.Layer 0.0.weight": {1: read},
             "px_r": {0: features, 1: panel["sites"]} if self.dispersion == "gene-batch" else {0: features},
         }
         for part in ("px_scale_decoder.0", "px_dropout_decoder", "px_r_decoder"):
             units |= {f"decoder.{part}.{kind}": {0: features} for kind in ("weight", "bias")}
         return units
+
+    def _read_beside(self, panel: Mapping[str, Any]) -> list[str]:
+        """Return what an encoder reads after the features: numbers, then those sites and categories of which there are several."""
+        groups = {"site": panel["sites"], **panel["covariates"]}
+        several = {name: values for name, values in groups.items() if len(values) > 1}
+        return [*self.continuous_covariates, *(f"{name}={v}" for name, values in several.items() for v in values)]
 
     def is_local(self, parameter: str) -> bool:
         """The embedding of sites, where it is to stay."""
