@@ -1,7 +1,7 @@
 """Query surgery: a new site's own columns in the layers that read the site, learned from its cells alone, all else frozen.
 
 Lotfollahi et al., Mapping single-cell data to reference atlases by transfer learning, Nature Biotechnology 40 (2022), with the
-defaults of scvi-tools' ``load_query_data``: Adam with ``lr=1e-3``, ``eps=0.01`` and no weight decay.
+defaults of scvi-tools' ``load_query_data``: Adam with ``lr=1e-3``, ``eps=1e-2`` and no weight decay.
 """
 
 from __future__ import annotations
