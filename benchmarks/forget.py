@@ -15,10 +15,11 @@ import numpy as np
 import infl
 from _evidence import over_units, paired
 from _table import Table
-from infl.tl._forgotten import MEMBERSHIP
+from infl.attacks import AuditContext
+from infl.tl._forgotten import membership_of
 from panels import panel_sites
 
-DATA = {"khan": range(4), "breast protein": range(2)}
+DATA = {"khan": range(5), "breast protein": range(2)}
 """Seeds."""
 
 
@@ -28,19 +29,28 @@ def measure(table: Table, data: str) -> None:
     before, after, moved = [], [], []
     for seed in DATA[data]:
         run = infl.tl.fit_federated(sites, target=target, seed=seed, progress=False)
+        context = AuditContext(run, sites, seed)  # its shadow models serve all sites
         for site in sites:
-            rows = infl.tl.forget(run, sites, site=site, seed=seed, progress=False).table.set_index("what")
-            before.append(rows.loc[MEMBERSHIP, "before"])
-            after.append(rows.loc[MEMBERSHIP, "after"])
+            done = infl.tl.forget(run, sites, site=site, attack=False, progress=False)
+            rows = done.table.set_index("what")
+            gone = {name: np.full(adata.n_obs, name == site) for name, adata in sites.items()}
+            found = membership_of(context, done.run, {n: a for n, a in sites.items() if n != site}, gone)
+            assert found is not None
+            before.append(found["before"])
+            after.append(found["after"])
             moved.append(rows.loc["val_balanced_accuracy", "after"] - rows.loc["val_balanced_accuracy", "before"])
             print(f"{data}, seed {seed}, {site}: {before[-1]:.3f} before, {after[-1]:.3f} after", flush=True)
     unit = "site and seed"
     table.estimate(
         f"{data}: forgotten records found in the model before", "control", over_units(before, unit), data=data
     )
-    found = over_units(after, unit)
+    estimate = over_units(after, unit)
     table.estimate(
-        f"{data}: forgotten records found in the model after", "chance, 0.5", found, data=data, ok=found.low <= 0.5
+        f"{data}: forgotten records found in the model after",
+        "chance, 0.5",
+        estimate,
+        data=data,
+        ok=estimate.low <= 0.5,
     )
     gain = paired(np.array(before), np.array(after), unit)
     table.estimate(f"{data}: before less after", "above 0", gain, data=data, ok=gain.low > 0)
@@ -51,4 +61,4 @@ if __name__ == "__main__":
     results = Table("forget")
     for chosen in sys.argv[1:] or DATA:
         measure(results, chosen)
-    results.save()
+        results.save()

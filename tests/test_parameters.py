@@ -148,7 +148,11 @@ def test_one_word_for_one_thing(function: Any) -> None:
     assert not {"random_state", "rng", "generator", "jobs", "n_threads", "n_processes", "run_model"} & set(names)
     if "sites" in names and function.__module__.startswith(("infl.pp.", "infl.tl.")):
         assert "site_key" in names  # whatever takes sites takes one object, too
-    if {"model", "sites"} <= set(names) and function.__name__ not in ("fit_federated", "compare"):  # a model's name
+    if {"model", "sites"} <= set(names) and function.__name__ not in (
+        "fit_federated",
+        "compare",
+        "tune",
+    ):  # a model's name
         assert names[:2] == ["model", "sites"]
 
 

@@ -25,6 +25,8 @@ from infl.privacy.seal import Ledger
 from infl.privacy.seal.ledger import LEDGER_COLUMNS
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from infl._types import Data
     from infl.federation.messages import Plan, Reply
     from infl.federation.start import Start
@@ -137,8 +139,6 @@ def run_in_process(
     >>> len(outcome.run.history), outcome.run.model.header.lock
     (2, 'field')
     """
-    import pandas as pd
-
     store = None if checkpoint is None else Checkpoint(checkpoint)
     if resume and store is None:
         raise SettingsError("resume=True needs checkpoint=, the folder of the run to go on with")
@@ -147,42 +147,103 @@ def run_in_process(
         store.begin(agreement)
     elif store is not None:
         agreement = store.agreement(agreement)
-    replica = Replica(agreement, key, task, start=start)
-    ledgers = {name: _ledger(store, name, replica) for name in agreement.sites}
-    forget = 4 * replica.flat_model.shared.total * agreement.cohort_size > UPDATES
-    members = {name: Site(name, tables[name], replica, ledgers[name], forgets=forget) for name in agreement.sites}
-    trainers = {name: member.trainer for name, member in members.items()}
-    if stacked and stackable(replica):
-        stack = StackedTrainer(trainers, forget=forget)
-        for trainer in trainers.values():
-            trainer.join(stack)
-    state = Progress()
-    if store is not None:
-        store.note_data(replica, members)
-    if store is not None and resuming:
-        store.restore_sites(replica, members)
-        state = store.progress()
-    transport = wrap(LocalTransport(members))
-    coordinator = Coordinator(
-        agreement,
-        replica.programme.exchanges,
-        transport,
-        progress=state,
-        on_change=_saving(store, replica, members),
+    run = LocalRun(
+        agreement, task, tables, key, start=start, store=store, resuming=resuming, wrap=wrap, stacked=stacked
     )
-    seconds: list[float] = []
-    with round_bar(agreement.rounds, progress) as show, _interruptible(coordinator, store):
+    with round_bar(agreement.rounds, progress) as show, _interruptible(run.coordinator, store):
+        for number in run.rounds():
+            show(number, run.replica.rows)
+            _tell.debug(f"round {number} of {agreement.rounds}: {last_metrics(run.replica.rows)}")
+    return run.outcome()
+
+
+class LocalRun:
+    """A run with all sites in this process, from round to round.
+
+    Parameters
+    ----------
+    agreement, task, tables, key, start, wrap, stacked
+        As for :func:`run_in_process`.
+    store
+        Keeps every round.
+    resuming
+        Go on where the store has come to.
+
+    Attributes
+    ----------
+    replica, members, coordinator
+        Of the run.
+
+    Examples
+    --------
+    >>> import infl
+    >>> sites = infl.datasets.khan_sites()
+    >>> task, key = infl.models.Classifier(target="tumour_class"), infl.keys.Keyring.create()
+    >>> run = LocalRun(Agreement.new(task, task.agree(sites), sites, key, rounds=2), task, sites, key)
+    >>> list(run.rounds()), len(run.outcome().run.history)
+    ([1, 2], 2)
+    """
+
+    def __init__(
+        self,
+        agreement: Agreement,
+        task: Task,
+        tables: Mapping[str, Data],
+        key: Keyring | None,
+        *,
+        start: Start | None = None,
+        store: Checkpoint | None = None,
+        resuming: bool = False,
+        wrap: Callable[[Transport], Transport] = lambda transport: transport,
+        stacked: bool = True,
+    ) -> None:
+        self.agreement = agreement
+        self.replica = replica = Replica(agreement, key, task, start=start)
+        self._ledgers = {name: _ledger(store, name, replica) for name in agreement.sites}
+        forget = 4 * replica.flat_model.shared.total * agreement.cohort_size > UPDATES
+        self.members = {
+            name: Site(name, tables[name], replica, of, forgets=forget) for name, of in self._ledgers.items()
+        }
+        trainers = {name: member.trainer for name, member in self.members.items()}
+        if stacked and stackable(replica):
+            stack = StackedTrainer(trainers, forget=forget)
+            for trainer in trainers.values():
+                trainer.join(stack)
+        state = Progress()
+        if store is not None:
+            store.note_data(replica, self.members)
+        if store is not None and resuming:
+            store.restore_sites(replica, self.members)
+            state = store.progress()
+        self.coordinator = Coordinator(
+            agreement,
+            replica.programme.exchanges,
+            wrap(LocalTransport(self.members)),
+            progress=state,
+            on_change=_saving(store, replica, self.members),
+        )
+        self._seconds: list[float] = []
+
+    def rounds(self) -> Iterator[int]:
+        """Do all exchanges that are left, yielding the number of each training round when it is done."""
         clock = time.perf_counter()
-        for exchange in coordinator.run():
+        for exchange in self.coordinator.run():
             if exchange.round:
-                seconds.append(time.perf_counter() - clock)
+                self._seconds.append(time.perf_counter() - clock)
+                yield exchange.round
                 clock = time.perf_counter()
-                show(exchange.round, replica.rows)
-                _tell.debug(f"round {exchange.round} of {agreement.rounds}: {last_metrics(replica.rows)}")
-    rows = [row | {"site": name} for name in agreement.sites for row in ledgers[name].rows()]
-    ledger = pd.DataFrame(rows, columns=[*LEDGER_COLUMNS, "site"])
-    run = FederatedRun.of(replica, ledger, seconds, {name: member.own_model() for name, member in members.items()})
-    return Outcome(run, replica, members)
+
+    def ledger(self) -> pd.DataFrame:
+        """Return what left the sites so far."""
+        import pandas as pd
+
+        rows = [row | {"site": name} for name, ledger in self._ledgers.items() for row in ledger.rows()]
+        return pd.DataFrame(rows, columns=[*LEDGER_COLUMNS, "site"])
+
+    def outcome(self) -> Outcome:
+        """Return the finished run with what made it."""
+        own = {name: member.own_model() for name, member in self.members.items()}
+        return Outcome(FederatedRun.of(self.replica, self.ledger(), self._seconds, own), self.replica, self.members)
 
 
 def _ledger(store: Checkpoint | None, name: str, replica: Replica) -> Ledger:

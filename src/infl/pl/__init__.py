@@ -16,5 +16,6 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_sites": ["sites"],
         "_spatial": ["confusion", "spatial"],
         "_survival": ["survival"],
+        "_tune": ["tune"],
     },
 )

@@ -29,5 +29,6 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_spatial_domains": ["spatial_domains"],
         "_survival": ["Survival", "survival"],
         "_transfer_labels": ["transfer_labels"],
+        "_tune": ["Tuned", "tune"],
     },
 )

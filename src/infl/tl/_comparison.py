@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from infl._tables import LOWER_IS_BETTER
+
+if TYPE_CHECKING:
+    from infl.models.task import Task
 
 
 def rows_of(
@@ -74,3 +77,13 @@ def worst_site(metric: str, by_seed: Mapping[int, Sequence[float]]) -> float:
     worst = max if any(word in metric for word in LOWER_IS_BETTER) else min
     known = [[v for v in values if not np.isnan(v)] for values in by_seed.values()]
     return _known_mean([worst(values) if values else float("nan") for values in known])
+
+
+def goodness(task: Task, metrics: Mapping[str, float], metric: str | None = None) -> tuple[float, float]:
+    """Return what is larger for the better model: by a metric (default: the task's headline), among equals by what chooses rounds."""
+    metric = metric or task.headline
+    monitored = metrics[task.monitor] if task.maximise else -metrics[task.monitor]
+    if metric not in metrics or metric == task.monitor:
+        return 0.0, monitored
+    lower = any(word in metric for word in LOWER_IS_BETTER)
+    return (-metrics[metric] if lower else metrics[metric]), monitored

@@ -65,9 +65,12 @@ def table_of(
             _row("epsilon of both runs together", spent[0], _composed(before, after)),
         ]
     same = before.model.header.panel.get("classes") == after.model.header.panel.get("classes")
-    if attack and same and isinstance(before.model.header.build_task(), ClassProbabilities):
+    members = {name: tables[name] for name in before.settings["sites"] if name in tables}
+    whole = len(members) == len(before.settings["sites"])
+    if attack and same and whole and isinstance(before.model.header.build_task(), ClassProbabilities):
         with threads_for(before.model.n_weights), one_blas_thread():
-            rows += _membership(before, after, tables, left, gone, seed)
+            row = membership_of(AuditContext(before, members, seed), after, left, gone)
+        rows += [] if row is None else [row]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -92,34 +95,39 @@ def _composed(before: FederatedRun, after: FederatedRun) -> float:
     return epsilon_of(steps, float(dp.delta or 0), dp.accountant)
 
 
-def _membership(
-    before: FederatedRun,
-    after: FederatedRun,
-    tables: Mapping[str, Data],
-    left: Mapping[str, Data],
-    gone: Mapping[str, np.ndarray],
-    seed: int,
-) -> list[dict[str, Any]]:
+def membership_of(
+    context: AuditContext, after: FederatedRun, left: Mapping[str, Data], gone: Mapping[str, np.ndarray]
+) -> dict[str, Any] | None:
     """Return the row of the attack: records that were trained on and are forgotten, against those that were held out there.
 
     Those that are held out are of the same sites and were trained on by neither model. Scores are likelihood ratios by models that were
     fitted to halves of all records, as :mod:`infl.attacks.membership` has them.
+
+    Parameters
+    ----------
+    context
+        The run before, with the data of all its sites.
+    after
+        The run after.
+    left, gone
+        Data without the forgotten records, and which those are by site.
+
+    Returns
+    -------
+    The row; None where there is nobody to be found, or to be told from.
     """
-    sites = {name: tables[name] for name in before.settings["sites"] if name in tables}
-    if len(sites) < len(before.settings["sites"]):
-        return []
-    context = AuditContext(before, sites, seed)
+    before, sites = context.run, context.sites
     models = shadows(context, N_SHADOWS)
     scores, member = stacked(models, "confidence"), stacked(models, "member")
     forgotten, held_out = _parts(before, after, sites, left, gone)
     found: dict[str, Any] = {}
     for which, run, out in zip(("before", "after"), (before, after), held_out, strict=True):
-        of_run = AuditContext(run, sites, seed)
+        of_run = AuditContext(run, sites, context.seed)
         module = run.model.module(run.key if run.model.header.fingerprint else None)
         ratios = likelihood_ratio(confidences(of_run, module, of_run.task), scores, member)
         chosen, truth = np.concatenate([forgotten, out]), np.repeat([True, False], [len(forgotten), len(out)])
         if not len(forgotten) or not len(out):
-            return []
+            return None
         rng = context.rng("forgotten", which)
         again = [
             area_under_curve(ratios[chosen[i]], truth[i])
@@ -127,7 +135,7 @@ def _membership(
         ]
         found |= {which: area_under_curve(ratios[chosen], truth)}
         found |= {f"{which}_{end}": float(np.nanquantile(again, q)) for end, q in (("low", 0.025), ("high", 0.975))}
-    return [{"what": MEMBERSHIP, "chance": 0.5} | found]
+    return {"what": MEMBERSHIP, "chance": 0.5} | found
 
 
 def _parts(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from infl._isolation import torch_seed
 from infl._parameters import Whole, door
 from infl._renamed import model_first
-from infl._tables import LOWER_IS_BETTER
 from infl._threads import threads_for
 from infl.data.sites import as_sites
 from infl.federation.fitted import read_as_fitted
@@ -17,8 +16,8 @@ from infl.federation.seeds import derive, generator
 from infl.federation.training import batches_of, train
 from infl.models.atlas import NAMES
 from infl.models.locked import LockedModel, lock_model
-from infl.models.task import Task
 from infl.sums.confidence import CONFIDENCE
+from infl.tl._comparison import goodness
 from infl.tl._results import needed_key
 from infl.tl._use import check_use
 
@@ -150,7 +149,7 @@ def _fine_tuned(
             batches = batches_of(data, task.batch_size, rng)
             train(task, module.train(), data, batches, optimiser, round=epoch, rounds=epochs)
             now = score()
-            if _goodness(task, now) > _goodness(task, best):
+            if goodness(task, now) > goodness(task, best):
                 best, weights, best_epoch = now, _copy(module), epoch
             elif epoch - best_epoch >= patience:
                 break
@@ -163,16 +162,6 @@ def _fine_tuned(
     if best_epoch:
         private = {n: v for n, v in private.items() if n not in (CONFIDENCE, *NAMES)}  # these are of the weights before
     return lock_model(h, weights, private | task.local_arrays(data), key, salts=model.salts_of(weights, key)), row
-
-
-def _goodness(task: Task, metrics: Mapping[str, float]) -> tuple[float, float]:
-    """Return what is larger for the better epoch: by the task's headline metric, among equals by what chooses rounds."""
-    monitored = metrics[task.monitor] if task.maximise else -metrics[task.monitor]
-    if task.headline not in metrics or task.headline == task.monitor:
-        return 0.0, monitored
-    headline = metrics[task.headline]
-    lower = any(word in task.headline for word in LOWER_IS_BETTER)
-    return (-headline if lower else headline), monitored
 
 
 def _copy(module: Any) -> dict[str, Any]:
