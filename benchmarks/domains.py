@@ -52,7 +52,7 @@ class Sections:
 
     @cache  # noqa: B019 - a few sections live as long as the script
     def values(self, kind: str, hops: int) -> dict[str, np.ndarray]:
-        """Logarithms, or roots of shares, of each section (n_obs, n_vars), averaged over neighbours so many times."""
+        """Logarithms, or roots of shares, of each section (n_obs, n_vars), averaged over neighbours a given number of times."""
         found = {}
         for site, adata in self.sites.items():
             spots = adata.copy()

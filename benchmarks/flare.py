@@ -71,7 +71,7 @@ def rounds_of(run: RunFolder) -> pd.Series:
 
 
 class Watch:
-    """A line that notes how long each site of one process takes; between machines nobody is told."""
+    """A line that notes how long each site of one process takes; between machines nobody learns it."""
 
     def __init__(self, inner: Transport) -> None:
         self.inner, self.holder = inner, inner.holder

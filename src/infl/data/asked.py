@@ -94,7 +94,7 @@ def asked() -> Asked | None:
 
 @contextmanager
 def asking(function: str, sites: Mapping[str, Any], *told: Any) -> Iterator[None]:
-    """Let sums know whose records they are about, and what else was told to the function."""
+    """Let sums know whose records they are about, and the function's other arguments."""
     token = _ASKED.set(Asked(function, sites, sha256(repr(told).encode()).hexdigest()[:16]))
     try:
         yield

@@ -51,7 +51,7 @@ def alone(folder: Path, *, wait: float | None = None, doing: str = "") -> Iterat
 
 
 def holder(folder: Path) -> str | None:
-    """Return what the process does that has a folder now, as it was told to :func:`alone`; None where none has it.
+    """Return what the process that holds a folder now said to :func:`alone` about its work; None where none holds it.
 
     The lock itself is not tried: whoever wants it at that moment would not get it.
     """

@@ -1,4 +1,4 @@
-"""What a reference knows of its own records, by sums over sites: by it, a record of a class that it never saw is told.
+"""What a reference knows of its own records, by sums over sites; with it, records of a class that it never saw are recognised.
 
 Each class has a mean in the latent. How far validation records are from the nearest of these means, and from the mean of all in
 their features, is counted in cells: a new record is as novel as the share of them that is nearer.

@@ -1,7 +1,7 @@
 """Quantiles of each feature over all sites, within a stated width, by halving.
 
 By Cantelli's inequality the q-quantile of any values with mean m and standard deviation s lies between m − s √((1 − q) / q) and
-m + s √(q / (1 − q)). So the search begins with a range that no value has to be told for, and ends when it is narrow enough.
+m + s √(q / (1 − q)). So the search begins with a range that follows from moments alone, without any value, and ends when it is narrow enough.
 """
 
 from __future__ import annotations
