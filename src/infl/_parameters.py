@@ -19,6 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from infl._isolation import torch_defaults
+from infl._lazy import read_tables
 from infl._settings import settings
 from infl.errors import DataError, InflError, SettingsError
 
@@ -432,6 +433,7 @@ def door(**own: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
         kinds = {name: own.get(name) or PARAMETERS.get(name) for name in signature.parameters}
         declared = {name: kind for name, kind in kinds.items() if kind is not None}
 
+        of_data = [name for name, kind in kinds.items() if name == "sites" or getattr(kind, "of_data", False)]
         unruled = "sites" in signature.parameters and not getattr(function, "ruled", False)
 
         @functools.wraps(function)
@@ -446,6 +448,8 @@ def door(**own: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
             except TypeError as wrong:
                 raise TypeError(f"{function.__name__}() {wrong}") from None
             bound.apply_defaults()
+            for name in of_data:
+                read_tables(bound.arguments[name])
             bound.arguments.update(read_all(declared, bound.arguments))
             with torch_defaults():
                 return function(*bound.args, **bound.kwargs)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from infl._lazy import computed
 from infl.data.columns import layer_names
 from infl.errors import DataError
 
@@ -77,6 +78,7 @@ class Asked:
 
 
 def _parts(array: Any) -> list[np.ndarray]:
+    array = computed(array)
     if sparse.issparse(array):
         whole = array.tocsr()
         return [whole.data, whole.indices, whole.indptr]

@@ -15,6 +15,7 @@ from anndata import AnnData
 from pandas.api.types import union_categoricals
 from scipy import sparse
 
+from infl._lazy import computed, is_lazy
 from infl._parameters import SITE_NAME, Kind, door, shown
 from infl.data.asked import asking
 from infl.data.columns import obs_column
@@ -234,6 +235,7 @@ def _drop(slot: str, name: str) -> Callable[[Any], None]:
 
 def _joined(values: list[Any], back: np.ndarray) -> Any:
     """Rows of several arrays or columns, one below the other, then in the order `back`."""
+    values = [computed(value) for value in values]
     first = values[0]
     if isinstance(first, pd.DataFrame):
         columns = {name: _joined([value[name] for value in values], back) for name in first}
@@ -251,6 +253,8 @@ def _joined(values: list[Any], back: np.ndarray) -> Any:
 
 
 def _same(a: Any, b: Any) -> bool:
+    if is_lazy(a) and is_lazy(b):
+        return bool(a.name == b.name)  # what is computed of what
     if type(a) is not type(b) and not (isinstance(a, np.ndarray | Mapping) and isinstance(b, np.ndarray | Mapping)):
         return False
     if sparse.issparse(a):

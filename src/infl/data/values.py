@@ -7,6 +7,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
+from infl._lazy import computed
 from infl.errors import DataError
 
 _BLOCK = 1 << 22  # entries read at a time
@@ -59,6 +60,7 @@ def in_rows(matrix: Any) -> Any:
     >>> in_rows(matrix).data.tolist(), matrix.data.tolist()
     ([3.0], [1.0, 2.0])
     """
+    matrix = computed(matrix)
     if matrix.dtype == np.float16:  # which scipy has no sums for, and whose own overflow at 65,504
         matrix = matrix.astype(np.float32)
     if not sparse.issparse(matrix):
@@ -82,5 +84,5 @@ def blocks(adata: AnnData, layer: str | None) -> Iterator[Any]:
     n_rows = max(1, _BLOCK // max(1, adata.n_vars))
     for start in range(0, adata.n_obs, n_rows):
         part = adata[start : start + n_rows]  # reads no more than these rows from disk or from what it is a view of
-        block = part.X if layer is None else part.layers[layer]
+        block = computed(part.X if layer is None else part.layers[layer])
         yield block if sparse.issparse(block) else np.asarray(block)

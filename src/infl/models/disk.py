@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from infl._lazy import is_lazy
 from infl.data.values import in_rows
 
 BLOCK = 256
@@ -30,10 +31,11 @@ BATCH = 512
 
 
 def on_disk(matrix: Any) -> bool:
-    """Whether a matrix is neither an array nor a sparse matrix in memory, but what reads from a file."""
+    """Whether a matrix is neither an array nor a sparse matrix in memory, but what reads from a file or computes."""
     if sparse.issparse(matrix) or isinstance(matrix, np.ndarray):
         return False
-    return hasattr(matrix, "shape") and type(matrix).__module__.partition(".")[0] in ("anndata", "h5py", "zarr")
+    modules = ("anndata", "h5py", "zarr")
+    return is_lazy(matrix) or (hasattr(matrix, "shape") and type(matrix).__module__.partition(".")[0] in modules)
 
 
 class Blocks:

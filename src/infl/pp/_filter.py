@@ -171,7 +171,7 @@ def _as_summed(number: np.ndarray, *matrices: SiteMatrix) -> np.ndarray:
     """
     if number.dtype.kind != "f":
         return number  # numbers of cells
-    stored = np.result_type(*(matrix.raw.dtype for matrix in matrices))
+    stored = np.result_type(*(matrix.stored.dtype for matrix in matrices))
     summed = np.zeros(1, dtype=stored).sum().dtype
     if summed.kind in "iu" and not np.array_equal(number, np.rint(number)):
         return number

@@ -9,6 +9,7 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
+from infl._lazy import computed, is_lazy
 from infl._mudata import without_pull
 from infl._parameters import FEATURES, NEW_NAMES, OTHER_COLUMN, Flag
 from infl.data.check import PRESENT_COLUMN, Features, check_site_names, examine, measured, tables, units_by_modality
@@ -148,7 +149,8 @@ def _widened(table: AnnData, names: pd.Index) -> AnnData:
     )
     for name, rows in table.varm.items():
         wide.varm[name] = _rows_of(rows, table.var_names, names)
-    for name, square in table.varp.items():
+    for name, entry in table.varp.items():
+        square = computed(entry)
         wide.varp[name] = _spread(_spread(square, position, len(names)).T, position, len(names)).T
     if table.raw is not None:
         wide.raw = table.raw.to_adata()
@@ -157,6 +159,11 @@ def _widened(table: AnnData, names: pd.Index) -> AnnData:
 
 def _spread(matrix: Any, position: np.ndarray, n_columns: int) -> Any:
     """Put column j of (n, p) into column position[j] of (n, n_columns); the others are 0."""
+    if is_lazy(matrix):
+        whole = matrix.rechunk({1: -1})
+        return whole.map_blocks(
+            _spread, position, n_columns, chunks=(whole.chunks[0], (n_columns,)), dtype=matrix.dtype
+        )
     if sparse.issparse(matrix):
         place = sparse.csr_matrix(
             (np.ones(len(position), dtype=matrix.dtype), (np.arange(len(position)), position)),

@@ -11,6 +11,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
+from infl._lazy import computed
 from infl.data.check import PRESENT_COLUMN, check_object, check_site_names, check_values
 from infl.data.consortium import agreed, alongside
 from infl.data.copy import own
@@ -47,9 +48,14 @@ class SiteMatrix:
         return int(self.adata.n_obs)
 
     @property
-    def raw(self) -> Any:
-        """The matrix as it is stored."""
+    def stored(self) -> Any:
+        """The matrix as it is stored, which may be on disk or yet to be computed."""
         return self.adata.X if self.layer is None else self.adata.layers[self.layer]
+
+    @property
+    def raw(self) -> Any:
+        """The matrix as it is stored; in memory, if it was yet to be computed."""
+        return computed(self.stored)
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray | sparse.csr_matrix]]:
         """Rows, and their values as :func:`infl.data.values.in_rows` gives them, in the type that they are stored in."""
