@@ -286,7 +286,45 @@ def percent(share: float) -> str:
     return f"{share:.0%}".replace("%", " %")
 
 
+def adapt() -> str:
+    """Return the table of hospitals that were not in the fit."""
+    rows = rows_of("adapt")
+    arms = ("predict, names as they come", "predict, harmonised by hand", "adapt")
+    lines = ["| left out | model | " + " | ".join(arms) + " | adapt less by hand |", "| --- " * 6 + "|"]
+    for what in rows:
+        if not what.endswith(": adapt"):
+            continue
+        data, model = what.removesuffix(": adapt").split(", ", 1)
+        cells = [f"{rows[f'{data}, {model}: {arm}']['measured']:.3f}" for arm in arms]
+        gap = with_half_width(rows[f"{data}, {model}: adapt minus {arms[1]}"])
+        lines.append("| " + " | ".join([f"{LEFT_OUT[data]}", model, *cells, gap]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+LEFT_OUT = {"stemcells": "a study of stem cells", "khan": "a site of Khan, at random"}
+
+
+def atlas() -> str:
+    """Return the table of cells that were mapped to a reference."""
+    rows = rows_of("atlas")
+    whats = {
+        "balanced accuracy": "balanced accuracy",
+        "logistic regression": "logistic regression, pooled",
+        "known cells unassigned": "known cells unassigned",
+    }
+    new = {"AUROC": "AUROC", "AUROC of the probability": "by the probability", "new cells unassigned": "unassigned"}
+    heads = [*whats.values(), *(f"unseen class: {word}" for word in new.values())]
+    lines = ["| query | " + " | ".join(heads) + " |", "| --- " * (1 + len(heads)) + "|"]
+    for name in dict.fromkeys(what.split(":")[0] for what in rows if what.endswith(": logistic regression")):
+        found = [rows[f"{name}: {what}"]["measured"] for what in whats]
+        found += [rows[f"{name}, a class that no site had: {what}"]["measured"] for what in new]
+        lines.append("| " + " | ".join([name, *(f"{value:.3f}" for value in found)]) + " |")
+    return "\n".join(lines) + "\n"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
+    "adapt": adapt,
+    "atlas": atlas,
     "cox": cox,
     "phenotypes": phenotypes,
     "audit": audit,

@@ -1,0 +1,180 @@
+"""Mapping real cells to a locked reference: labels of a site that was held out, and cells of a class that no site had.
+
+Cells: ten types of peripheral blood (700 cells of 10x Genomics' 68k, as shipped in scanpy), dealt out to four sites at random, the last
+of which is the query. Spots: three regions of HER2-positive tumours, each patient left out in turn, which are sites with batch effects.
+Beside it, logistic regression on the pooled data of the other sites.
+
+``python benchmarks/atlas.py [cells] [spots] [scanvi] [keys]``
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import scanpy as sc
+import torch
+from anndata import AnnData
+
+import infl
+from _table import Table
+from infl.models.labelled import area_under_curve
+from infl.models.pooling import pool
+from panels import use_data_folder
+
+SEEDS = range(int(os.environ.get("INFL_BENCH_SEEDS", "5")))
+FEWEST = 15
+REGIONS = ("adipose tissue", "connective tissue", "invasive cancer")
+
+
+def cells(seed: int) -> tuple[dict[str, AnnData], str]:
+    """Return cells of peripheral blood at four sites, and their column of types."""
+    small = sc.datasets.pbmc68k_reduced()
+    adata = small.raw.to_adata()
+    adata.X = adata.X.toarray()
+    adata.obs = small.obs[["bulk_labels"]].copy()
+    return infl.pp.split_sites(adata, 4, stratify="bulk_labels", seed=seed), "bulk_labels"
+
+
+def spots(*, counts: bool = False) -> tuple[dict[str, AnnData], str]:
+    """Return spots of the regions that most patients have."""
+    use_data_folder()
+    adata = infl.datasets.her2st_labelled()
+    adata = adata[adata.obs["region"].isin(REGIONS)].copy()
+    adata.obs["region"] = adata.obs["region"].astype(str)
+    if not counts:
+        sc.pp.normalize_total(adata, target_sum=1e4)
+        sc.pp.log1p(adata)
+    return infl.pp.split_sites(adata, by="patient"), "region"
+
+
+def balanced(truth: np.ndarray, probability: np.ndarray, classes: list[str], asked: np.ndarray) -> float:
+    """Return balanced accuracy over the classes of the observations that are asked."""
+    guess = np.array(classes)[probability.argmax(1)]
+    return float(np.mean([(guess[asked & (truth == c)] == c).mean() for c in np.unique(truth[asked])]))
+
+
+def mapped(
+    inside: dict[str, AnnData], query: AnnData, target: str, seed: int, unseen: str | None, **options: Any
+) -> dict[str, float]:
+    """Fit a reference, without a class if one is named, map the query to it, and judge."""
+    parts = {s: a[(a.obs[target].astype(str) != unseen).to_numpy()].copy() for s, a in inside.items()}
+    options = {"target": target, "atlas": True, "seed": seed, "progress": False} | options
+    epochs = {"epochs": options.pop("epochs")} if "epochs" in options else {}
+    run = infl.tl.fit_federated(parts, **options)
+    late = query.copy()
+    infl.tl.map_to(run, late, site="late", seed=seed, **epochs)
+    truth = late.obs[target].astype(str).to_numpy()
+    panel, new = run.model.header.panel, truth == (unseen or "")
+    known = np.isin(truth, panel["classes"])
+    left = (late.obs["infl_prediction"] == "unassigned").to_numpy()
+    found = {
+        "balanced accuracy": balanced(truth, late.obsm["infl_probabilities"], panel["classes"], known),
+        "known cells unassigned": float(left[known].mean()),
+    }
+    if unseen is None:
+        task = run.model.header.build_task()
+        pooled = task.baseline(pool(parts), panel, seed=seed)(query)["probability"]  # type: ignore[arg-type]
+        return found | {"logistic regression": balanced(truth, pooled, panel["classes"], known)}
+    return found | {
+        "AUROC": area_under_curve(late.obs["infl_novelty"].to_numpy(), new),
+        "AUROC of the probability": area_under_curve(1 - late.obs["infl_probability"].to_numpy(), new),
+        "new cells unassigned": float(left[new].mean()),
+    }
+
+
+def report(table: Table, name: str, seen: list[dict[str, float]], unseen: dict[str, list[dict[str, float]]]) -> None:
+    """Add the rows of a data set."""
+    for what, asked in {
+        "balanced accuracy": "beside the next row",
+        "logistic regression": "on pooled data",
+        "known cells unassigned": "0.05",
+    }.items():
+        table.add(f"{name}: {what}", asked, [row[what] for row in seen])
+    if not unseen:
+        return
+    for what in ("AUROC", "AUROC of the probability", "new cells unassigned", "known cells unassigned"):
+        by = {label: float(np.nanmean([row[what] for row in rows])) for label, rows in unseen.items()}
+        mean, is_asked = float(np.mean(list(by.values()))), what == "AUROC"
+        table.add(
+            f"{name}, a class that no site had: {what}",
+            ">= 0.8" if is_asked else "as measured",
+            mean,
+            seeds=len(SEEDS),
+            ok=mean >= 0.8 if is_asked else None,
+            by_class={label: round(value, 3) for label, value in by.items()},
+        )
+    table.save()
+
+
+def of_cells(table: Table) -> None:
+    """Cells at random sites."""
+    seen, unseen = [], defaultdict(list)
+    for seed in SEEDS:
+        sites, target = cells(seed)
+        query = sites.pop("site_4")
+        seen.append(mapped(sites, query, target, seed, None))
+        for label in query.obs[target].astype(str).unique():
+            n = sum((a.obs[target] == label).sum() for a in [*sites.values(), query])
+            if n >= FEWEST:
+                unseen[label].append(mapped(sites, query, target, seed, label))
+    report(table, "cells, classifier", seen, unseen)
+
+
+def of_spots(table: Table, model: str = "classifier", **options: Any) -> None:
+    """Spots of a patient that was left out."""
+    sites, target = spots(counts=model == "scanvi")
+    seen, unseen = [], defaultdict(list)
+    for seed in SEEDS if model == "classifier" else list(SEEDS)[:2]:
+        for out in sites:
+            inside = {s: a for s, a in sites.items() if s != out}
+            seen.append(mapped(inside, sites[out], target, seed, None, model=model, **options))
+            for label in REGIONS:
+                if (sites[out].obs[target] == label).sum() >= FEWEST:
+                    unseen[label].append(mapped(inside, sites[out], target, seed, label, model=model, **options))
+    report(table, f"spots, {model}", seen, unseen)
+
+
+def of_scanvi(table: Table) -> None:
+    """Spots by scANVI with query surgery."""
+    of_spots(table, "scanvi", encode_covariates=True, rounds=40, epochs=100, n_hidden=64, validation=0.2)
+
+
+def keys(table: Table) -> None:
+    """What a locked reference is worth without its key, and a public tier of lower strength."""
+    closed, public, judged = [], [], []
+    for seed in SEEDS:
+        sites, target = cells(seed)
+        query = sites.pop("site_4")
+        run = infl.tl.fit_federated({s: a.copy() for s, a in sites.items()}, target=target, seed=seed, progress=False)
+        truth, classes = query.obs[target].astype(str).to_numpy(), run.model.header.panel["classes"]
+        infl.tl.map_to(run.model, late := query.copy())
+        closed.append(balanced(truth, late.obsm["infl_probabilities"], classes, np.isin(truth, classes)))
+        infl.tl.calibrate_lock(run, sites, no_key=0.5)
+        infl.tl.map_to(run.model, late := query.copy())
+        public.append(balanced(truth, late.obsm["infl_probabilities"], classes, np.isin(truth, classes)))
+        judged.append(1 / len(classes))
+    chance = float(np.mean(judged))
+    table.add("cells: balanced accuracy without the key", f"chance, {chance:.2f}", closed, chance=chance)
+    table.add("cells: the same of a public tier that is calibrated to 0.5", "near 0.5", public)
+    table.save()
+
+
+SECTIONS = {"cells": of_cells, "spots": of_spots, "keys": keys, "scanvi": of_scanvi}
+
+
+def main() -> None:
+    """Run the sections that are named, or all."""
+    table = Table("atlas")
+    for name in sys.argv[1:] or SECTIONS:
+        SECTIONS[name](table)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    main()
