@@ -34,6 +34,8 @@ def main() -> None:
         print(where, flush=True)
         run("-c", ten_lines)
         print("ten lines: fine", flush=True)
+        run("-c", "from infl.governance.language import Words; assert Words('de').say('In short') != 'In short'")
+        print("catalogues of the report: there", flush=True)
         run("-m", "infl", "--help")
         run("-m", "infl", "demo", "--out", "demo")
         print("help and demo: fine")

@@ -10,7 +10,7 @@ import base64
 import html
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -42,9 +42,9 @@ nav ol { columns: 2 18rem; padding-left: 1.6rem; margin: .3rem 0; } nav p { marg
 .wide { overflow-x: auto; margin: .9rem 0; } .wide:focus-visible { outline: 2px solid var(--accent); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .94em; }
 caption { text-align: left; color: var(--soft); padding-bottom: .35rem; max-width: 92vw; }
-th, td { border-bottom: 1px solid var(--line); padding: .3rem .9rem .3rem 0; text-align: left; vertical-align: top; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top; }
 thead th { border-bottom: 2px solid var(--line); } tbody th { font-weight: 600; }
-td.number, th.number { text-align: right; white-space: nowrap; } .facts td { overflow-wrap: anywhere; }
+td.number, th.number { text-align: right; } td.number { white-space: nowrap; } .facts th { max-width: 20rem; } .facts td { overflow-wrap: anywhere; }
 code { font-size: .92em; overflow-wrap: anywhere; }
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; } figcaption { color: var(--soft); font-size: .94em; }
 .fill { display: grid; grid-template-columns: minmax(8rem, 16rem) 1fr; gap: 1.1rem 1rem; margin: 1.2rem 0; }
@@ -68,6 +68,16 @@ NOTEBOOK = """.infl table th, .infl table td, .infl table caption { text-align: 
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
+@dataclass(frozen=True)
+class English:
+    """A text that stays in English on a page of another language; screen readers pronounce it so."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
 def text(value: object) -> str:
     r"""Return `value` escaped; characters that are not seen, or turn the text around them, are made visible.
 
@@ -75,7 +85,11 @@ def text(value: object) -> str:
     --------
     >>> text("<b>\u202emoc.elpmaxe")
     '&lt;b&gt;�moc.elpmaxe'
+    >>> text(English("Seven ways."))
+    '<span lang="en">Seven ways.</span>'
     """
+    if isinstance(value, English):
+        return f'<span lang="en">{text(value.text)}</span>'
     return html.escape(_UNSEEN.sub("\ufffd", str(value)), quote=False).replace('"', "&quot;")
 
 
@@ -137,6 +151,17 @@ def notebook(*fragments: str) -> str:
 class Page:
     """A page: a title, a line below it, and sections in order, each with an entry in the list of contents.
 
+    Attributes
+    ----------
+    title, lead, foot
+        First and last words.
+    language
+        In which all of it is written.
+    say
+        Translates the page's own few words.
+    headings, parts
+        What was added.
+
     Examples
     --------
     >>> page = Page("Results", lead="Of Tuesday")
@@ -149,8 +174,14 @@ class Page:
     title: str
     lead: str = ""
     foot: str = ""
+    language: str = "en"
+    say: Callable[[str], str] = str
     headings: list[str] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
+
+    def note(self, sentence: str) -> None:
+        """Add a sentence below the title."""
+        self.lead = f"{self.lead} {sentence}".strip()
 
     def heading(self, heading: str) -> None:
         """Begin a section."""
@@ -167,7 +198,7 @@ class Page:
 
     def alarm(self, paragraph: str) -> None:
         """Add a paragraph that must not be missed; marked by a word, not by colour alone."""
-        self.parts.append(f'<p class="alarm"><strong>Attention:</strong> {text(paragraph)}</p>')
+        self.parts.append(f'<p class="alarm"><strong>{text(self.say("Attention:"))}</strong> {text(paragraph)}</p>')
 
     def points(self, points: Iterable[str]) -> None:
         """Add a list."""
@@ -202,13 +233,14 @@ class Page:
         title = text(self.title)
         lead = f'<p class="lead">{text(self.lead)}</p>' if self.lead else ""
         foot = f"<footer><p>{text(self.foot)}</p></footer>" if self.foot else ""
+        contents, skip = text(self.say("Contents")), text(self.say("To the text"))
         entries = "".join(f'<li><a href="#s{n}">{text(h)}</a></li>' for n, h in enumerate(self.headings, start=1))
         return (
-            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+            f'<!doctype html><html lang="{text(self.language)}"><head><meta charset="utf-8"><title>{title}</title>'
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
             f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
-            f'<body><a class="skip" href="#main">To the text</a><header><h1>{title}</h1>{lead}</header>'
-            f'<nav aria-label="Contents"><p>Contents</p><ol>{entries}</ol></nav>'
+            f'<body><a class="skip" href="#main">{skip}</a><header><h1>{title}</h1>{lead}</header>'
+            f'<nav aria-label="{contents}"><p>{contents}</p><ol>{entries}</ol></nav>'
             f'<main id="main" tabindex="-1">{"".join(self.parts)}</main>{foot}</body></html>'
         )
 

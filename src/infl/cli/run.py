@@ -168,6 +168,7 @@ def report(
         Path | None, typer.Option(help="TOML file with what only people can say: purpose, users, contact, …")
     ] = None,
     measure: Annotated[bool, typer.Option(help="Measure the model on this site's validation data.")] = True,
+    language: Annotated[str, typer.Option(help="Of the page: en, de or fr.")] = "en",
     home: Annotated[Path | None, typer.Option("--home", envvar="INFL_SITE", help="The site's folder.")] = None,
 ) -> None:
     """Write the page for the data steward, with a model card and a data sheet; at a site, after a finished run.
@@ -179,15 +180,17 @@ def report(
     from infl.deploy.site_folder import SiteFolder
     from infl.deploy.toml import read_checked
     from infl.governance import report as write_report
+    from infl.governance.language import LANGUAGE
     from infl.tl import site_metrics
 
+    LANGUAGE.read("language", language)
     answers = {} if statements is None else read_checked(statements, dict)
     site_folder = SiteFolder(find_home(home))
     agreement, settings = site_folder.agreement(_finished(site_folder, run)), site_folder.settings
     result = site_folder.result(agreement, site_folder.open_key(agreement))
     here = {settings.name: read_site(Path(settings.data), settings.name)} if measure else {}
     measured = site_metrics(result, here) if here else None
-    page = write_report(result, out, site_metrics=measured, statements=answers)
+    page = write_report(result, out, site_metrics=measured, statements=answers, language=language)
     typer.echo(
         f"{page}: open it in a browser, print it, sign it; {page.stem}.model_card.json and .data_sheet.json are beside it"
     )

@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     submod_attrs={
         "cards": ["data_sheet", "model_card"],
         "facts": ["STATEMENTS", "Facts"],
+        "language": ["LANGUAGES"],
         "steward": ["steward_page"],
         "write": ["report", "write_report"],
     },

@@ -17,31 +17,32 @@ import pandas as pd
 from infl import __version__
 from infl._tables import label_of
 from infl.errors import DataError, SettingsError
+from infl.governance.language import Words, mark
 from infl.pl._style import need_columns
 
 if TYPE_CHECKING:
     from infl.federation.run import FederatedRun
 
 STATEMENTS = {
-    "purpose": "What is the model for?",
-    "users": "Who will use it?",
-    "not_for": "What must it not be used for?",
-    "people": "Whose data are they, and how were they collected?",
-    "legal_basis": "On which consent or legal basis are they used?",
-    "licence": "Under which licence may the model be passed on?",
-    "upkeep": "Who keeps the model up, and until when?",
-    "contact": "Who answers questions?",
+    "purpose": mark("What is the model for?"),
+    "users": mark("Who will use it?"),
+    "not_for": mark("What must it not be used for?"),
+    "people": mark("Whose data are they, and how were they collected?"),
+    "legal_basis": mark("On which consent or legal basis are they used?"),
+    "licence": mark("Under which licence may the model be passed on?"),
+    "upkeep": mark("Who keeps the model up, and until when?"),
+    "contact": mark("Who answers questions?"),
 }
 """What only people can say, by the name under which they say it in ``statements=``."""
 
 METRICS = {
-    "accuracy": "share of records that are classified rightly",
-    "balanced_accuracy": "the same, averaged over the classes, so that rare ones count alike",
-    "macro_f1": "harmonic mean of precision and sensitivity, averaged over the classes",
-    "auroc": "chance that a record of a class is ranked above one of another",
-    "calibration_error": "how far stated probabilities are from what happened; 0 is best",
-    "loss": "what training makes small; 0 is best for a classifier",
-    "log_loss": "penalty for confident wrong predictions; 0 is best",
+    "accuracy": mark("share of records that are classified rightly"),
+    "balanced_accuracy": mark("the same, averaged over the classes, so that rare ones count alike"),
+    "macro_f1": mark("harmonic mean of precision and sensitivity, averaged over the classes"),
+    "auroc": mark("chance that a record of a class is ranked above one of another"),
+    "calibration_error": mark("how far stated probabilities are from what happened; 0 is best"),
+    "loss": mark("what training makes small; 0 is best for a classifier"),
+    "log_loss": mark("penalty for confident wrong predictions; 0 is best"),
 }
 """Plain words for metrics of ours; others are named only."""
 
@@ -75,6 +76,8 @@ class Facts:
         Answers to :data:`STATEMENTS`.
     min_count
         Numbers of records below this are not shown, nor what was measured on so few.
+    language
+        Of the page: one of ``infl.governance.LANGUAGES``. The files for programs are in English.
     written
         When, in UTC.
 
@@ -94,6 +97,7 @@ class Facts:
     site_metrics: pd.DataFrame | None = None
     statements: Mapping[str, str] = field(default_factory=dict)
     min_count: int = 10
+    language: str = "en"
     written: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
 
     def __post_init__(self) -> None:
@@ -104,6 +108,7 @@ class Facts:
             raise SettingsError(f"statements: {wrong[0]!r} is to be answered with a text")
         if isinstance(self.min_count, bool) or not isinstance(self.min_count, int) or self.min_count < 1:
             raise SettingsError(f"min_count={self.min_count!r}: give a whole number of at least 1")
+        _ = self.words
         for name, columns in (
             ("audit", ["attack", "against", "metric", "value", "chance", "control", "status"]),
             ("comparison", ["method", "metric", "mean", "sd", "worst_site"]),
@@ -116,6 +121,11 @@ class Facts:
                 need_columns(table, columns, f"{name}= takes what infl.tl.{source} returns")
         if self.audit is not None and self.audit.attrs.get("run", self.settings["run"]) != self.settings["run"]:
             raise DataError("audit= is of another run: attack this one with infl.tl.audit(run, sites)")
+
+    @cached_property
+    def words(self) -> Words:
+        """What the page says, in its language."""
+        return Words(self.language)
 
     # -- who and how -----------------------------------------------------------------------------------------------
     @property

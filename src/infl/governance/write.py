@@ -29,6 +29,7 @@ def report(
     site_metrics: pd.DataFrame | None = None,
     statements: Mapping[str, str] | None = None,
     min_count: int = 10,
+    language: str = "en",
     overwrite: bool = False,
 ) -> Path:
     """Write a page for a data steward or an ethics board, and a model card and a data sheet beside it.
@@ -56,6 +57,8 @@ def report(
         ``upkeep``, ``contact``. What is left out is a line to fill in on the page.
     min_count
         Numbers of records below this, and what was measured on so few, are left out.
+    language
+        Of the page: ``"en"``, ``"de"`` or ``"fr"``. The two files for programs are in English, and so are notes of attacks.
     overwrite
         Replace files that exist.
 
@@ -71,7 +74,7 @@ def report(
     DataError
         A table is not what it should be, or is of another run.
     SettingsError
-        An unknown statement, or a `min_count` below 1.
+        An unknown statement or language, or a `min_count` below 1.
 
     Examples
     --------
@@ -93,6 +96,7 @@ def report(
         site_metrics=site_metrics,
         statements=statements or {},
         min_count=min_count,
+        language=language,
     )
     return write_report(facts, path, overwrite=overwrite)
 

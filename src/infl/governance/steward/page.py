@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from infl._html import Page
 from infl.governance.facts import Facts
+from infl.governance.steward import texts
 from infl.governance.steward.protection import (
     differential_privacy,
     the_key,
@@ -32,14 +33,28 @@ def steward_page(facts: Facts) -> Page:
     >>> page.title, page.headings[0]
     ('One classifier for tumour_class, fitted by 5 sites', 'In short')
     """
-    what = f"{facts.settings['task']} for {facts.target}" if facts.target else f"{facts.settings['task']} model"
-    n = len(facts.sites)
+    words = facts.words
+    say = words.say
+    task = words.part(facts.settings["task"])
+    what = (
+        say("{task} for {target}", task=task, target=facts.target) if facts.target else say("{task} model", task=task)
+    )
     page = Page(
-        f"One {what}, fitted by {n} site{'s' if n != 1 else ''}",
-        lead=f"Report on a federated run, written {facts.written} by infl {facts.versions['infl']}. For data stewards, "
-        "data-access committees and ethics boards.",
-        foot=f"Run {facts.settings['run']} · model file SHA-256 {facts.run.model.header.digest} · this page has no key and "
-        "no patient's data in it, and loads nothing from elsewhere.",
+        words.count("One {what}, fitted by {n} site", "One {what}, fitted by {n} sites", len(facts.sites), what=what),
+        lead=say(
+            "Report on a federated run, written {when} by infl {version}. For data stewards, data-access committees and ethics "
+            "boards.",
+            when=facts.written,
+            version=facts.versions["infl"],
+        ),
+        foot=say(
+            "Run {run} · model file SHA-256 {digest} · this page has no key and no patient's data in it, and loads nothing from "
+            "elsewhere.",
+            run=facts.settings["run"],
+            digest=facts.run.model.header.digest,
+        ),
+        language=words.language,
+        say=say,
     )
     for part in (
         in_short,
@@ -57,4 +72,6 @@ def steward_page(facts: Facts) -> Page:
         to_sign,
     ):
         part(page, facts)
+    if words.kept_english:
+        page.note(say(texts.KEPT_ENGLISH))
     return page

@@ -14,129 +14,218 @@ from infl.governance.steward.parts import audit_in_short, drawn, headline, size_
 
 def in_short(page: Page, facts: Facts) -> None:
     """Add a few lines on what was done, and what protects it."""
-    header, run = facts.run.model.header, facts.run
-    page.heading("In short")
-    page.text(texts.TOGETHER)
-    n, size = len(run.ledger), size_of(int(run.ledger["bytes"].sum()))
-    whose = (
-        ""
-        if len(facts.with_ledger) == len(facts.sites)
-        else f" of {', '.join(facts.with_ledger) or 'no site'} (the ledger that is here)"
-    )
-    points = [f"No record left its site. {n:,} messages{whose} did, {size} in all."]
+    header, run, words = facts.run.model.header, facts.run, facts.words
+    say = words.say
+    page.heading(say("In short"))
+    page.text(say(texts.TOGETHER))
+    n, size = len(run.ledger), size_of(int(run.ledger["bytes"].sum()), words)
+    messages = words.count("{n} message", "{n} messages", n)
     if facts.simulated:
         points = [
-            "This was a simulation: all sites were in one process, and nothing travelled between machines. The ledgers say what "
-            f"would have left them: {n:,} messages, {size} in all, and no record."
+            say(
+                "This was a simulation: all sites were in one process, and nothing travelled between machines. The ledgers say "
+                "what would have left them: {messages}, {size} in all, and no record.",
+                messages=messages,
+                size=size,
+            )
+        ]
+    elif len(facts.with_ledger) == len(facts.sites):
+        points = [say("No record left its site. {messages} did, {size} in all.", messages=messages, size=size)]
+    else:
+        points = [
+            say(
+                "No record left its site. {messages} of {sites} (the ledger that is here) did, {size} in all.",
+                messages=messages,
+                sites=_with_ledger(facts),
+                size=size,
+            )
         ]
     if facts.all_sealed:
-        points.append("All of them were sealed: to the coordinator and to everybody on the way they are noise.")
+        points.append(say("All of them were sealed: to the coordinator and to everybody on the way they are noise."))
     if header.lock != "none":
-        lock = f"{header.lock}, strength {header.strength:g}"
-        points.append(f"The model file is locked ({lock}) under the key {header.fingerprint}.")
+        points.append(
+            say(
+                "The model file is locked ({lock}, strength {strength}) under the key {fingerprint}.",
+                lock=header.lock,
+                strength=f"{header.strength:g}",
+                fingerprint=header.fingerprint,
+            )
+        )
     if run.privacy:
         points.append(
-            f"Differential privacy: ε = {run.privacy['epsilon']:.2f} at δ = {run.privacy['delta']:g} for each "
-            f"{unit_of(run.privacy)}."
+            say(
+                texts.EPSILON_IN_SHORT[unit_of(run.privacy)],
+                epsilon=f"{run.privacy['epsilon']:.2f}",
+                delta=f"{run.privacy['delta']:g}",
+            )
         )
     else:
-        points.append(texts.NO_EPSILON)
+        points.append(say(texts.NO_EPSILON))
     points.append(audit_in_short(facts))
     if facts.quality:
         name = headline(facts)
         points.append(
-            f"On validation records of all sites together its {label_of(name)} is {number(facts.quality[name])}."
+            say(
+                "On validation records of all sites together its {metric} is {value}.",
+                metric=words.part(label_of(name)),
+                value=words.part(number(facts.quality[name])),
+            )
         )
     page.points(points)
     if not facts.all_sealed:
-        n_open = int((~run.ledger["sealed"].astype(bool)).sum())
-        page.alarm(f"{n_open:,} messages were not sealed: the coordinator could read every site's update.")
+        page.alarm(
+            words.count(
+                "{n} message was not sealed: the coordinator could read the site's update.",
+                "{n} messages were not sealed: the coordinator could read every site's update.",
+                int((~run.ledger["sealed"].astype(bool)).sum()),
+            )
+        )
     if header.lock == "none":
-        page.alarm("The model file is not locked: whoever has it can use it.")
-    if facts.findings.get("leak"):
-        n_leaks = facts.findings["leak"]
-        what = "finding of the audit is a leak" if n_leaks == 1 else "findings of the audit are leaks"
-        page.alarm(f"{n_leaks} {what}; see “What attacks got”.")
+        page.alarm(say("The model file is not locked: whoever has it can use it."))
+    if n_leaks := facts.findings.get("leak"):
+        page.alarm(
+            words.count(
+                "{n} finding of the audit is a leak; see “What attacks got”.",
+                "{n} findings of the audit are leaks; see “What attacks got”.",
+                n_leaks,
+            )
+        )
 
 
 def what_people_say(page: Page, facts: Facts) -> None:
     """Give the answers of people, where there are some."""
-    answers = {STATEMENTS[name]: answer for name, answer in facts.statements.items() if answer}
+    say = facts.words.say
+    answers = {say(STATEMENTS[name]): answer for name, answer in facts.statements.items() if answer}
     if answers:
-        page.heading("What the consortium says")
-        page.facts(answers, "Answers of people; the software cannot check them.")
+        page.heading(say("What the consortium says"))
+        page.facts(answers, say("Answers of people; the software cannot check them."))
 
 
 def who_took_part(page: Page, facts: Facts) -> None:
     """Name the sites, and when each answered."""
-    page.heading("Who took part")
+    say = facts.words.say
+    page.heading(say("Who took part"))
     table = facts.by_site.set_index("site")
     rows = []
     for site in facts.sites:
         if site in table.index:
             row = table.loc[site]
-            rows.append((site, f"{row['rounds']} of {facts.n_rounds}", span(row["first"], row["last"])))
+            answered = say("{n} of {total}", n=row["rounds"], total=facts.n_rounds)
+            rows.append((site, answered, span(row["first"], row["last"], facts.words)))
         else:
-            rows.append((site, "its ledger is at the site", ""))
-    page.table(pd.DataFrame(rows, columns=["site", "rounds answered", "messages sent (UTC)"]), "Sites of the run.")
-    page.text(texts.NAMES_ARE_KNOWN)
+            rows.append((site, say("its ledger is at the site"), ""))
+    head = [say("site"), say("rounds answered"), say("messages sent (UTC)")]
+    page.table(pd.DataFrame(rows, columns=head), say("Sites of the run."))
+    page.text(say(texts.NAMES_ARE_KNOWN))
 
 
 def what_left(page: Page, facts: Facts) -> None:
     """Add what left each site, from the ledgers."""
-    page.heading("What left each site")
-    page.text(texts.LEDGER)
+    words = facts.words
+    say = words.say
+    page.heading(say("What left each site"))
+    page.text(say(texts.LEDGER))
     if len(facts.with_ledger) < len(facts.sites):
         page.text(
-            f"This page was written where the ledger of {', '.join(facts.with_ledger) or 'no site'} is; the others keep their own."
+            say(
+                "This page was written where the ledger of {sites} is; the others keep their own.",
+                sites=_with_ledger(facts),
+            )
         )
-    sites = facts.by_site.assign(size=facts.by_site["bytes"].map(size_of))
-    sealed = sites["messages"] - sites["unsealed"]
-    sites["sealed"] = [
-        "all" if n == all_ else f"{n} of {all_}" for n, all_ in zip(sealed, sites["messages"], strict=True)
+    by_site = [
+        (
+            row.site,
+            words.whole(row.messages),
+            size_of(row.bytes, words),
+            say("all")
+            if not row.unsealed
+            else say("{n} of {total}", n=row.messages - row.unsealed, total=row.messages),
+        )
+        for row in facts.by_site.itertuples()
+    ]
+    numbers = [say("messages"), say("size")]
+    page.table(
+        pd.DataFrame(by_site, columns=[say("site"), *numbers, say("sealed")]),
+        say("By site, from the ledgers."),
+        numbers=numbers,
+    )
+    by_kind = [
+        (row.kind, words.known(row.what), words.whole(row.messages), size_of(row.bytes, words))
+        for row in facts.by_kind.itertuples()
     ]
     page.table(
-        sites[["site", "messages", "size", "sealed"]], "By site, from the ledgers.", numbers=["messages", "size"]
+        pd.DataFrame(by_kind, columns=[say("kind"), say("what is in it"), *numbers], dtype=object),
+        say("By kind of message, all sites that are listed above."),
+        numbers=numbers,
     )
-    kinds = facts.by_kind.assign(size=facts.by_kind["bytes"].map(size_of))
-    kinds = kinds[["kind", "what", "messages", "size"]].rename(columns={"what": "what is in it"})
-    page.table(kinds, "By kind of message, all sites that are listed above.", numbers=["messages", "size"])
-    page.text(texts.NO_VALUES)
+    page.text(say(texts.NO_VALUES))
 
 
 def how_fitted(page: Page, facts: Facts) -> None:
     """List what the sites agreed on."""
-    s, header = facts.settings, facts.run.model.header
-    page.heading("How it was fitted")
+    s, header, words = facts.settings, facts.run.model.header, facts.words
+    say, whole = words.say, words.whole
+    page.heading(say("How it was fitted"))
+    lock = say("{lock}, strength {strength}", lock=header.lock, strength=f"{header.strength:g}")
+    classes = ", ".join(map(str, header.panel.get("classes", ())))
     rows: list[tuple[str, object, str]] = [
-        ("task", s["task"], f"{facts.n_weights:,} weights"),
-        ("features", f"{len(header.panel.get('features', ())):,}", "names that all sites agreed on"),
-        ("classes", ", ".join(map(str, header.panel.get("classes", ()))) or "none", "labels that it can give"),
-        ("rounds", f"{facts.n_rounds} of at most {s['rounds']}", "in each, the sites train and one sum is opened"),
-        ("passes in a round", s["local_epochs"], "how often a site goes through its records"),
-        ("aggregation", s["aggregation"], "how the sites' changes become one"),
-        ("share of sites asked", f"{s['participation']:g}", "in each round"),
-        ("smallest sum", f"{s['min_sites']} sites", "a sum over fewer is not opened"),
-        ("seal", s["seal"], texts.SEALS[s["seal"]]),
-        ("lock", f"{header.lock}, strength {header.strength:g}", texts.LOCKS.get(header.lock, "")),
-        ("seed", s["seed"], "the same seed and data give the same model"),
+        (say("task"), words.part(s["task"]), words.count("{n} weight", "{n} weights", facts.n_weights)),
+        (say("features"), whole(len(header.panel.get("features", ()))), say("names that all sites agreed on")),
+        (say("classes"), classes or say("no classes"), say("labels that it can give")),
+        (
+            say("rounds"),
+            say("{n} of at most {most}", n=facts.n_rounds, most=s["rounds"]),
+            say("in each, the sites train and one sum is opened"),
+        ),
+        (say("passes in a round"), s["local_epochs"], say("how often a site goes through its records")),
+        (say("aggregation"), s["aggregation"], say("how the sites' changes become one")),
+        (say("share of sites asked"), f"{s['participation']:g}", say("in each round")),
+        (
+            say("smallest sum"),
+            words.count("{n} site", "{n} sites", s["min_sites"]),
+            say("a sum over fewer is not opened"),
+        ),
+        (say("seal"), s["seal"], say(texts.SEALS[s["seal"]])),
+        (say("lock"), lock, say(texts.LOCKS.get(header.lock, ""))),
+        (say("seed"), s["seed"], say("the same seed and data give the same model")),
     ]
-    page.table(pd.DataFrame(rows, columns=["setting", "value", "meaning"]), "What the sites agreed on before the run.")
-    page.text("Options of the task: " + "; ".join(f"{name} {value}" for name, value in facts.options.items()) + ".")
-    page.text(f"Fitted with infl {header.infl_version}.")
-    page.text("Where this page was written: " + ", ".join(f"{name} {v}" for name, v in facts.versions.items()) + ".")
+    head = [say("setting"), say("value"), say("meaning")]
+    page.table(pd.DataFrame(rows, columns=head), say("What the sites agreed on before the run."))
+    options = "; ".join(f"{name} {words.part(str(value))}" for name, value in facts.options.items())
+    page.text(say("Options of the task: {options}.", options=options))
+    page.text(say("Fitted with infl {version}.", version=header.infl_version))
+    versions = ", ".join(f"{name} {v}" for name, v in facts.versions.items())
+    page.text(say("Where this page was written: {versions}.", versions=versions))
     page.figure(
-        drawn(pl.rounds, facts.run, size=(7, 4)),
-        "Training and validation over the rounds.",
-        alt=f"Chart of {facts.n_rounds} rounds; the model of round {facts.best_round} was kept.",
+        drawn(pl.rounds, facts.run, words, size=(7, 4)),
+        say("Training and validation over the rounds."),
+        alt=words.count(
+            "Chart of {n} round; the model of round {best} was kept.",
+            "Chart of {n} rounds; the model of round {best} was kept.",
+            facts.n_rounds,
+            best=facts.best_round,
+        ),
     )
 
 
 def to_sign(page: Page, facts: Facts) -> None:
     """Leave room for what only people know, and to sign."""
-    page.heading("To be completed by people")
+    say = facts.words.say
+    page.heading(say("To be completed by people"))
     if facts.unanswered:
-        page.text("The software does not know this; it is part of a decision.")
-        page.to_fill_in(facts.unanswered.values())
-    page.subheading("Decision")
-    page.to_fill_in(["Use of the model as described is", "Conditions", "Name and office", "Date", "Signature"])
+        page.text(say("The software does not know this; it is part of a decision."))
+        page.to_fill_in(say(question) for question in facts.unanswered.values())
+    page.subheading(say("Decision"))
+    page.to_fill_in(
+        [
+            say("Use of the model as described is"),
+            say("Conditions"),
+            say("Name and office"),
+            say("Date"),
+            say("Signature"),
+        ]
+    )
+
+
+def _with_ledger(facts: Facts) -> str:
+    return ", ".join(facts.with_ledger) or facts.words.say("no site")
