@@ -132,12 +132,19 @@ def write_atomic(
             os.close(handle)
             with suppress(FileNotFoundError):
                 part.unlink()
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     return path
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names of a folder's files survive a power cut."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _place(part: Path, path: Path, *, overwrite: bool) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from infl._files import explained, write_atomic
+from infl._files import explained
+from infl.deploy.study.heard import HeardFile
 from infl.errors import FederationError
 from infl.federation.messages import Heard, Said
 from infl.federation.wire import encode
@@ -55,7 +56,8 @@ class Desk:
         self.study, self.folder = study, folder
         with explained(folder, "make"):
             folder.mkdir(parents=True, exist_ok=True)
-        self._places = {_place(path) for path in folder.glob("*.heard")}
+        self._steps = {int(path.stem): HeardFile(path) for path in folder.glob("[0-9]" * 4 + ".heard")}
+        self._places = {(step, number) for step, told in self._steps.items() for number in told.numbers}
         self._pending: _Pending | None = None
         self.closed = False
         """No further step is begun."""
@@ -105,7 +107,7 @@ class Desk:
         if said.run != self.study.run or said.site not in self.study.sites:
             raise FederationError(f"{said.site} speaks of another study")
         if place in self._places:
-            return [(said.site, self._kept(place))]
+            return [(said.site, self._steps[place[0]].read(place[1]))]
         if not self._is_due(place):
             raise FederationError(f"{said.site} is at exchange {place}, and {self.last} was the last one")
         if place[1] == 0 and self.closed and self.last is not None:
@@ -118,7 +120,8 @@ class Desk:
             return []
         words = pending.words or MaskedArrays(np.zeros(0, np.uint32), np.zeros(0, np.uint64))
         content = encode(Heard(said.run, *place, words, pending.names))
-        write_atomic(self._path(place), content, overwrite=True, mode=0o600)  # before anybody gets it
+        step = self._steps.setdefault(place[0], HeardFile(self.folder / f"{place[0]:04}.heard"))
+        step.add(place[1], content)  # before anybody gets it
         self._places.add(place)
         self._pending = None
         if place[1] == 0:
@@ -151,20 +154,8 @@ class Desk:
                 ) from None
         pending.said.add(said.site)
 
-    def _kept(self, place: Place) -> bytes:
-        with explained(self._path(place), "read"):
-            return self._path(place).read_bytes()
-
-    def _path(self, place: Place) -> Path:
-        return self.folder / f"{place[0]:04}_{place[1]:06}.heard"
-
     def _forget_before(self, step: int) -> None:
         """Remove what belongs to steps that all sites have kept."""
-        for place in [place for place in self._places if place[0] < step]:
-            self._path(place).unlink(missing_ok=True)
-            self._places.discard(place)
-
-
-def _place(path: Path) -> Place:
-    step, number = path.stem.split("_")
-    return int(step), int(number)
+        for before in [number for number in self._steps if number < step]:
+            self._steps.pop(before).remove()
+        self._places = {place for place in self._places if place[0] >= step}

@@ -171,7 +171,8 @@ class WorkingObject:
     def keep(self, step: int, written: tuple[Path, str]) -> None:
         """Keep a step: the next one begins with what it wrote."""
         path, digest = written
-        self._save(replace(self._journal, done=step + 1, object=path.name, digest=digest))
+        drawn = {str(step + 1): os.urandom(32).hex()}  # for the next step, in the same stroke
+        self._save(replace(self._journal, done=step + 1, object=path.name, digest=digest, drawn=drawn))
         self._remove_others()
 
     def _save(self, journal: Journal) -> None:

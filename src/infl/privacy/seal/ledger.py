@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from infl._files import sync_folder
 from infl.errors import FileError, KeyringError, SealError
 from infl.privacy.seal.context import Context, MaskedArrays
 from infl.privacy.seal.reveal import list_digest
@@ -109,12 +110,15 @@ class Ledger:
         return _once("reveal", run, seq) in self._sent
 
     def record_other(self, run: str, seq: int, kind: str, content: bytes = b"") -> None:
-        """Write down, once an exchange, a message with nothing of the data: a public key, a refusal."""
+        """Write down, once an exchange, a message with nothing of the data: a public key, a refusal, a name.
+
+        No mask is used up by it, so a power cut may take the last of these lines; a sum's line has them on disk with it.
+        """
         digest = hashlib.sha256(content).hexdigest()
         what = (run, f"{seq}:{kind}", 0, 0, 0, len(content), True)
-        self._enter(what, _once(kind, run, seq, digest), digest, "")
+        self._enter(what, _once(kind, run, seq, digest), digest, "", sync=False)
 
-    def _enter(self, what: tuple[object, ...], exchange: str, digest: str, why: str) -> None:
+    def _enter(self, what: tuple[object, ...], exchange: str, digest: str, why: str, *, sync: bool = True) -> None:
         known = self._sent.get(exchange)
         if known is not None and known != digest:
             raise SealError(why)
@@ -122,7 +126,7 @@ class Ledger:
             return
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         entry = dict(zip(LEDGER_COLUMNS, (now, *what, exchange, digest), strict=True))
-        self._append(entry)
+        self._append(entry, sync=sync)
         self.entries.append(entry)
         self._sent[exchange] = digest
 
@@ -155,7 +159,7 @@ class Ledger:
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             _lock(self._handle)
             if new:
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
             content = b""
             while part := os.read(self._handle, 1 << 20):
                 content += part
@@ -207,7 +211,7 @@ class Ledger:
         self._sent[entry["context"]] = entry["digest"]
         self._chain = hashlib.sha256(line).hexdigest()
 
-    def _append(self, entry: dict[str, Any]) -> None:
+    def _append(self, entry: dict[str, Any], *, sync: bool) -> None:
         if self._handle is None:
             return
         raw = entry | {"before": self._chain}
@@ -217,7 +221,8 @@ class Ledger:
             written = 0
             while written < len(line) + 1:
                 written += os.write(self._handle, (line + b"\n")[written:])
-            os.fsync(self._handle)
+            if sync:
+                os.fsync(self._handle)
         except OSError as error:
             with suppress(OSError):  # then the torn line is dropped when the file is opened again
                 os.ftruncate(self._handle, end)
@@ -249,14 +254,3 @@ def _lock(handle: int) -> None:
     except ImportError:  # Windows
         return
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the entry of a new file survive a power cut."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

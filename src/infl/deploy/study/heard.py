@@ -1,0 +1,96 @@
+"""What a coordinator told the sites in a step of a study: one file a step, which is only ever added to.
+
+A record is on disk before anybody gets it. One that was cut off was told to nobody, so it is dropped when the file is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from contextlib import suppress
+from pathlib import Path
+
+from infl._files import explained, sync_folder
+
+_HEAD = struct.Struct(">QQ16s")  # number of the exchange, bytes and digest of what was told
+
+
+class HeardFile:
+    """What was told in the exchanges of a step, by their number.
+
+    Parameters
+    ----------
+    path
+        Of the file; it is made when something is told.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     told = HeardFile(Path(folder) / "0000.heard")
+    ...     told.add(0, b"to all")
+    ...     HeardFile(Path(folder) / "0000.heard").read(0)
+    b'to all'
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._at: dict[int, tuple[int, int]] = {}
+        self._size = 0
+        if path.exists():
+            with explained(path, "read"):
+                self._open()
+
+    @property
+    def numbers(self) -> list[int]:
+        """Exchanges that were told."""
+        return [*self._at]
+
+    def read(self, number: int) -> bytes:
+        """Return what was told in an exchange."""
+        start, size = self._at[number]
+        with explained(self.path, "read"), self.path.open("rb") as file:
+            file.seek(start)
+            return file.read(size)
+
+    def add(self, number: int, content: bytes) -> None:
+        """Write what is told in an exchange; it is on disk when this returns."""
+        record = _HEAD.pack(number, len(content), _digest(number, content)) + content
+        with explained(self.path, "write"):
+            new = not self.path.exists()
+            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                view = memoryview(record)
+                while view:
+                    view = view[os.write(handle, view) :]
+                os.fsync(handle)
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(handle, self._size)
+                raise
+            finally:
+                os.close(handle)
+            if new:
+                sync_folder(self.path.parent)
+        self._at[number] = (self._size + _HEAD.size, len(content))
+        self._size += len(record)
+
+    def remove(self) -> None:
+        """Forget all of it."""
+        self.path.unlink(missing_ok=True)
+
+    def _open(self) -> None:
+        with self.path.open("r+b") as file:
+            while len(head := file.read(_HEAD.size)) == _HEAD.size:
+                number, size, digest = _HEAD.unpack(head)
+                content = file.read(size)
+                if len(content) < size or _digest(number, content) != digest:
+                    break
+                self._at[number] = (self._size + _HEAD.size, size)
+                self._size += _HEAD.size + size
+            file.truncate(self._size)
+
+
+def _digest(number: int, content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16, salt=struct.pack(">Q", number)).digest()
