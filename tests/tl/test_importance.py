@@ -126,12 +126,12 @@ def test_regression_and_survival_have_importance_too(method: str) -> None:
 
 def test_what_has_no_importance_is_refused_in_one_line(run) -> None:
     sites = cohort()
-    with pytest.raises(KeyringError, match="this model is locked with key .* pass key="):
+    with pytest.raises(KeyringError, match="model= is locked with key .* pass key="):
         infl.tl.feature_importance(run.model, sites)
     scvi = replace(run.model, header=replace(run.model.header, task="scvi", options={}))
     with pytest.raises(SettingsError, match="model 'scvi' has no importance of features yet"):
         infl.tl.feature_importance(scvi, sites, key=run.key)
     with pytest.raises(DataError, match="no site has an observation to judge on"):
         infl.tl.feature_importance(fit(cohort(), validation=0.0), sites)
-    assert "nothing to go on from" in refused(lambda s, r: infl.tl.feature_importance(r.model, s), sites, run)
+    assert "says nothing without it" in refused(lambda s, r: infl.tl.feature_importance(r.model, s), sites, run)
     assert "infl_importance" not in sites["site_1"].var

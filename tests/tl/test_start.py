@@ -167,9 +167,13 @@ def relabelled(sites: dict[str, AnnData]) -> dict[str, AnnData]:
         (
             lambda: renamed(cohort()),
             {},
-            "no features is both in init=, such as 'g0', and at the sites, such as 'ENSG0'",
+            "features of init=, such as 'g0', and of the sites, such as 'ENSG0', have no name in common",
         ),
-        (lambda: relabelled(cohort()), {}, "no classes is both in init=, such as 'a', and at the sites, such as 'A'"),
+        (
+            lambda: relabelled(cohort()),
+            {},
+            "classes of init=, such as 'a', and of the sites, such as 'A', have no name in common",
+        ),
         (
             cohort,
             {"lock": None},

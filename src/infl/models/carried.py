@@ -93,8 +93,8 @@ def _check_names(kind: str, of_model: Sequence[str], of_fit: Sequence[str]) -> N
     new = [name for name in of_fit if name not in known]
     if known and there and len(lost) == len(known):
         raise DataError(
-            f"no {kind} is both in init=, such as {of_model[0]!r}, and at the sites, such as {of_fit[0]!r}: spell them alike, "
-            "infl.pp.harmonise"
+            f"{kind} of init=, such as {of_model[0]!r}, and of the sites, such as {of_fit[0]!r}, have no name in common: "
+            "spell them alike, infl.pp.harmonise"
         )
     if lost:
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""

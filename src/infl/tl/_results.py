@@ -62,7 +62,7 @@ def needed_key(model: object, key: Keyring | None, role: str = "model") -> tuple
     locked, key = model_and_key(model, key, role)
     if key is None and locked.header.fingerprint:
         raise KeyringError(
-            f"{role}= is locked with key {locked.header.fingerprint}, and its weights are nothing to go on from: pass key="
+            f"{role}= is locked with key {locked.header.fingerprint}, and says nothing without it: pass key="
         )
     return locked, key
 
