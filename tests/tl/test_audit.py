@@ -1,6 +1,8 @@
 """The audit: it finds what is open, holds what is closed, and fails when a protection is switched off."""
 
 import dataclasses
+import sys
+import types
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ from anndata import AnnData
 from tests.bits import fixed_bytes
 
 import infl
-from infl.attacks import file_statistics
+from infl.attacks import Attack, Attacker, file_statistics
 from infl.errors import DataError, SettingsError
 from infl.models.lock_schemes import FieldLock
 from infl.nn.lock import Field
@@ -144,6 +146,32 @@ def test_bad_input(default, sites: dict[str, AnnData]) -> None:
     other["site_9"] = other.pop("site_1")
     with pytest.raises(DataError, match="not the sites of the run: site_1"):
         infl.tl.audit(default, other, attacks=["wrong_key"], **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"against": None}, "attack 'mine' has no against: set against in class Mine"),
+        ({"question": None}, "attack 'mine' has no question: set question in class Mine"),
+        ({"run": lambda attack, context: None}, "attack 'mine': run returns NoneType, and a list of Finding is needed"),
+        ({"run": lambda attack, context: [0.9]}, "attack 'mine': run returns list, and a list of Finding is needed"),
+    ],
+)
+def test_a_mistake_of_an_attacks_author_is_one_line(
+    default, sites: dict[str, AnnData], monkeypatch: pytest.MonkeyPatch, wrong: dict[str, object], said: str
+) -> None:
+    right = {"name": "mine", "against": Attacker.THIEF, "question": "?", "applies": lambda attack, context: True}
+    made = {
+        name: value
+        for name, value in ({"run": lambda attack, context: []} | right | wrong).items()
+        if value is not None
+    }
+    module = types.ModuleType("mine_attacks")
+    module.Mine = type("Mine", (Attack,), made)
+    monkeypatch.setitem(sys.modules, "mine_attacks", module)
+    monkeypatch.setitem(infl.attacks.ATTACKS, "mine", "mine_attacks:Mine")
+    with pytest.raises(SettingsError, match=f"^{said}$"):
+        infl.tl.audit(default, sites, attacks=["mine"], progress=False)
 
 
 def test_attacks_that_do_not_apply(sites: dict[str, AnnData]) -> None:

@@ -103,4 +103,7 @@ def load_attack(name: str) -> Attack:
         near = difflib.get_close_matches(name, known, 1)  # the whole list would be longer than a message may be
         meant = f"did you mean {near[0]!r}? " if near else ""
         raise SettingsError(f"attack {name!r} is not known: {meant}infl.attacks.known_attacks() has the names")
-    return _entry_points.load(name, known[name], Attack)()
+    attack: Attack = _entry_points.load(name, known[name], Attack)()
+    if lacks := [attribute for attribute in ("against", "question") if not hasattr(attack, attribute)]:
+        raise SettingsError(f"attack {name!r} has no {lacks[0]}: set {lacks[0]} in class {type(attack).__name__}")
+    return attack

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from infl._types import Data
-    from infl.attacks import Attack, AuditContext
+    from infl.attacks import Attack, AuditContext, Finding
 
 ATTACKS = Names(none=True, says="names of attacks, each of them once, or 'quick'")
 COLUMNS = (
@@ -109,7 +109,7 @@ def audit(
     rows, passed = [], True
     with round_bar(len(chosen), progress, what="attack") as show, threads_for(run.model.n_weights), one_blas_thread():
         for number, attack in enumerate(chosen, 1):
-            for f in attack.run(context):
+            for f in _findings(attack, context):
                 known = [np.nan if number is None else float(number) for number in (f.trials, f.needed)]
                 numbers = (f.value, f.chance, f.control, f.low, f.high, f.limit, *known)
                 values = (f.metric, *numbers, str(f.status), f.said)
@@ -121,6 +121,18 @@ def audit(
     table.attrs |= {"passed": passed, "left_out": left_out}
     table.attrs["run"] = run.settings["run"]
     return table
+
+
+def _findings(attack: Attack, context: AuditContext) -> Sequence[Finding]:
+    """Return what an attack found; one of another package may return anything."""
+    from infl.attacks import Finding
+
+    found = attack.run(context)
+    if not isinstance(found, list | tuple) or not all(isinstance(f, Finding) for f in found):
+        raise SettingsError(
+            f"attack {attack.name!r}: run returns {type(found).__name__}, and a list of Finding is needed"
+        )
+    return found
 
 
 def _load(attacks: Sequence[str] | None) -> list[Attack]:
