@@ -18,8 +18,8 @@ from _table import Table
 from infl.errors import InflWarning
 from phenotypes import LINEAR, breast_sites
 
-TOP, SEEDS = 100, 5
-METHODS = {"permutation": {"n_repeats": 200}, "gradients": {}}
+TOP, SEEDS = 100, 3
+METHODS = {"permutation": {"n_repeats": 60}, "gradients": {}}
 WHOLE = LINEAR | {"validation": 0.0, "batch_size": 1000}
 """Steps of gradient descent on all records, the same wherever they lie."""
 

@@ -35,6 +35,8 @@ class FeatureMatrix:
         For messages.
     masked
         Take data without some of the features.
+    beside
+        Columns that come after the features (n_obs, n_columns).
 
     Examples
     --------
@@ -45,7 +47,14 @@ class FeatureMatrix:
     """
 
     def __init__(
-        self, adata: AnnData, features: Sequence[str], *, layer: str | None = None, site: str, masked: bool = False
+        self,
+        adata: AnnData,
+        features: Sequence[str],
+        *,
+        layer: str | None = None,
+        site: str,
+        masked: bool = False,
+        beside: np.ndarray | None = None,
     ) -> None:
         from infl.data.check import check_layer, check_unique, measured
 
@@ -75,7 +84,10 @@ class FeatureMatrix:
             matrix = matrix.astype(np.float32, copy=False)
         self.matrix = matrix
         self.some_absent = bool(self.absent.any())
-        self.shape = (adata.n_obs, len(position))
+        self.beside = None if beside is None else beside.astype(np.float32)
+        if beside is not None:
+            self.absent = np.concatenate([self.absent, np.isnan(beside).all(0)])
+        self.shape = (adata.n_obs, len(self.absent))
 
     def rows(self, index: np.ndarray | slice) -> np.ndarray:
         """Return the rows `index` as a dense float32 array (n_rows, n_features)."""
@@ -88,8 +100,8 @@ class FeatureMatrix:
             rows = rows.toarray() if sparse.issparse(rows) else rows
         if self.some_absent:
             rows = rows.copy()
-            rows[:, self.absent] = np.nan
-        return rows
+            rows[:, self.absent[: rows.shape[1]]] = np.nan
+        return rows if self.beside is None else np.concatenate([rows, self.beside[index]], 1)
 
     def stored(self, index: np.ndarray | slice) -> Any:
         """Return the rows `index` in float32 as they are stored, sparse or dense; what is absent is not masked."""

@@ -153,7 +153,8 @@ def _over_sites(
         name: _judged(local.get(name, model), adata, name, key, repeats, max_obs, validation_only, seed)
         for name, adata in sites.items()
     }
-    features = list(h.panel["features"])
+    task: Any = h.build_task()
+    features = task.inputs(h.panel)
     state = run_sums([importance_sum(len(features))], alongside(sites, judged), key, about="feature importance")
     if not state["n_obs"]:
         raise DataError(
@@ -197,7 +198,7 @@ def _judged(
         index = np.sort(rng.choice(index, max_obs, replace=False))
     if len(index) < (2 if repeats else 1):  # nobody to exchange values with
         index = index[:0]
-    p = len(h.panel["features"])
+    p = len(task.inputs(h.panel))
     if not len(index):
         return Judged(np.zeros((0, p)), np.zeros(0), ~data.x.absent)
     module: Any = model.module(key if h.fingerprint else None)

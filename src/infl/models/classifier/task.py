@@ -80,6 +80,9 @@ class Classifier(Phenotype):
     coordinate
         Size of a site's own coordinate, learned there and never sent, which conditions a shared FiLM layer; at a site that
         joins later it is estimated from unlabelled data, so that the latent's moments are those of the other sites. 0: none.
+    covariates
+        Columns of ``obs`` that are read beside the features, such as ``["age", "sex"]``: numbers on one scale by moments over sites, labels as
+        levels that all sites know. What a record lacks is masked. Data to predict must have the columns.
 
     References
     ----------
@@ -185,7 +188,7 @@ class Classifier(Phenotype):
 
     def held_names(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
         """Features, some of which a site may lack, and classes."""
-        return {"feature": panel["features"], "class": panel["classes"]}
+        return {"feature": self.inputs(panel), "class": panel["classes"]}
 
     def held(self, data: LabelledRows, panel: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
         """Features that were measured, classes that somebody has."""
@@ -195,7 +198,7 @@ class Classifier(Phenotype):
     # -- sums ------------------------------------------------------------------------------------------------------
     def before(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
         """Return the sums of means and class counts, then of squared deviations from the means; whichever are needed."""
-        p, k = len(panel["features"]), len(panel["classes"])
+        p, k = len(self.inputs(panel)), len(panel["classes"])
         if self.standardise == "federated":
             return (means(k, p, balance=self.balance), deviations(p))
         return (means(k, None, balance=self.balance),) if self.balance or self.coordinate else ()

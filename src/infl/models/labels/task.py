@@ -44,7 +44,7 @@ class Labels(Phenotype):
         levels are predicted, so that a mistake by two levels costs more than one by one.
     balance
         Weight the classes of each column inversely to their share in all sites' training records.
-    layer, modality, features, validation, stratify, standardise, width, n_blocks, dropout, coordinate
+    layer, modality, features, validation, stratify, standardise, width, n_blocks, dropout, coordinate, covariates
         As for :class:`infl.models.Classifier`; validation parts are stratified by the first column.
 
     References
@@ -142,7 +142,7 @@ class Labels(Phenotype):
 
     def held_names(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
         """Features, of which a site may lack some, and the classes of each column."""
-        return {"feature": panel["features"], "class": _named(panel)}
+        return {"feature": self.inputs(panel), "class": _named(panel)}
 
     def held(self, data: LabelledRows, panel: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
         """Features that were measured, classes that somebody has."""

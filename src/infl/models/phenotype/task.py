@@ -16,10 +16,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from infl._parameters import LAYER, MODALITY, SHARE, Choice, Flag, Kind, Whole
+from infl._parameters import COLUMNS, LAYER, MODALITY, SHARE, Choice, Flag, Kind, Whole
 from infl.errors import SettingsError
 from infl.models.labelled import split_rows, stratified_split, write_rows
 from infl.models.matrix import FeatureMatrix
+from infl.models.phenotype.covariates import agree_on_covariates, names_of, values_of
 from infl.models.phenotype.data import FUSED, LabelledRows, check_overlap, scale_of, table_of
 from infl.models.phenotype.latent import fit_coordinate, latent_moments
 from infl.models.task import Sums, Task
@@ -61,6 +62,9 @@ class Phenotype(Task[LabelledRows, OnPanel]):
     coordinate
         Size of a site's own coordinate, learned there and never sent, which conditions a shared FiLM layer; at a site that
         joins later it is estimated from unlabelled data, so that the latent's moments are those of the other sites. 0: none.
+    covariates
+        Columns of ``obs`` that are read beside the features, such as ``["age", "sex"]``: numbers on one scale by moments over sites, labels as
+        levels that all sites know. What a record lacks is masked. Data to predict must have the columns.
     """
 
     takes_missing: ClassVar[bool] = True
@@ -75,6 +79,7 @@ class Phenotype(Task[LabelledRows, OnPanel]):
     n_blocks: int = 2
     dropout: float = 0.2
     coordinate: int = 0
+    covariates: tuple[str, ...] = ()
 
     parameters: ClassVar[dict[str, Kind]] = Task.parameters | {
         "layer": LAYER,
@@ -87,12 +92,19 @@ class Phenotype(Task[LabelledRows, OnPanel]):
         "n_blocks": Whole(0),
         "dropout": SHARE,
         "coordinate": Whole(0),
+        "covariates": COLUMNS,
     }
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.coordinate and not self.width:
             raise SettingsError(f"coordinate={self.coordinate}: give the size of a code, and a width= above 0 with it")
+        if self.covariates and self.standardise in ("rank", "sample"):
+            raise SettingsError(
+                f"covariates= are not on the scale of features within a record: not with standardise={self.standardise!r}"
+            )
+        if twice := [name for name in self.covariates if name in self.columns]:
+            raise SettingsError(f"covariates= names {twice[0]!r}, which is what is predicted: leave it out")
 
     # -- what a phenotype is ---------------------------------------------------------------------------------------
     @property
@@ -136,10 +148,16 @@ class Phenotype(Task[LabelledRows, OnPanel]):
             panel = panel_of(tables, target=classes_of, layer=self.layer, features=self.features)
         check_overlap({site: np.asarray(has) for site, has in panel.present.items()})
         units = ["any"] if self.standardise == "rank" else list(panel.units)
-        return {"features": list(panel.features), "units": units}, list(panel.classes)
+        found: dict[str, Any] = {"features": list(panel.features), "units": units}
+        if self.covariates:
+            tables = {site: self._table(adata, site) for site, adata in sites.items()}
+            found["covariates"] = agree_on_covariates(tables, self.covariates)
+        return found, list(panel.classes)
 
     def _table(self, adata: AnnData | MuData, site: str) -> AnnData:
-        return table_of(adata, site, columns=self.columns, layer=self.layer, modality=self.modality)
+        return table_of(
+            adata, site, columns=(*self.columns, *self.covariates), layer=self.layer, modality=self.modality
+        )
 
     def _truth_of(self, adata: AnnData | MuData, panel: Mapping[str, Any]) -> np.ndarray:
         return self.truth(self._table(adata, "the data"), panel, "the data")
@@ -167,7 +185,18 @@ class Phenotype(Task[LabelledRows, OnPanel]):
     def _matrix(self, table: AnnData, panel: Mapping[str, Any], site: str, *, masked: bool = False) -> FeatureMatrix:
         layer = None if FUSED in table.uns else self.layer
         masked = masked or self.features == "union" or FUSED in table.uns
-        return FeatureMatrix(table, panel["features"], layer=layer, site=site, masked=masked)
+        levels = panel.get("covariates")
+        beside = values_of(table, levels, site) if levels else None
+        return FeatureMatrix(table, panel["features"], layer=layer, site=site, masked=masked, beside=beside)
+
+    def inputs(self, panel: Mapping[str, Any]) -> list[str]:
+        """Return the names of what the network reads: features, and columns of covariates after them."""
+        return [*panel["features"], *names_of(panel.get("covariates") or {})]
+
+    def named_groups(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
+        """Classes, and levels of covariates."""
+        levels = {name: of for name, of in (panel.get("covariates") or {}).items() if of}
+        return {**super().named_groups(panel), **levels}
 
     def _features_of(self, adata: AnnData | MuData, panel: Mapping[str, Any]) -> np.ndarray:
         return self._matrix(self._table(adata, "the data"), panel, "the data").rows(slice(None))
@@ -181,7 +210,7 @@ class Phenotype(Task[LabelledRows, OnPanel]):
 
     def held_names(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
         """Features, some of which a site may lack; a phenotype may add its own."""
-        return {"feature": panel["features"]}
+        return {"feature": self.inputs(panel)}
 
     def held(self, data: LabelledRows, panel: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
         """Features that were measured."""
@@ -190,7 +219,7 @@ class Phenotype(Task[LabelledRows, OnPanel]):
     # -- sums ------------------------------------------------------------------------------------------------------
     def _scales(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
         """Return the sums that bring features to one scale, where there are no classes to weight."""
-        p = len(panel["features"])
+        p = len(self.inputs(panel))
         return (means(None, p), deviations(p)) if self.standardise == "federated" else ()
 
     def after(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
@@ -201,11 +230,13 @@ class Phenotype(Task[LabelledRows, OnPanel]):
         """Refuse what has no noise."""
         if self.coordinate:
             raise SettingsError("coordinate= needs sums that have no noise; with privacy= leave it out")
+        if self.covariates:
+            raise SettingsError("covariates= are scaled by sums that have no noise; with privacy= leave them out")
 
     # -- model -----------------------------------------------------------------------------------------------------
     def build(self, panel: Mapping[str, Any]) -> OnPanel:
         """Return a fresh :class:`infl.nn.mlp.ResidualMLP`, or a linear model."""
-        sizes = len(panel["features"]), self.n_outputs(panel)
+        sizes = len(self.inputs(panel)), self.n_outputs(panel)
         if not self.width:
             return LinearClassifier(*sizes, unit_length=self.optimiser == "sgd")
         return ResidualMLP(
@@ -250,7 +281,7 @@ class Phenotype(Task[LabelledRows, OnPanel]):
         """Columns of the first layer are features; rows of the last are what it gives, where that has names."""
         outputs = self.named_outputs(panel)
         rows: dict[int, Sequence[str]] = {} if outputs is None else {0: outputs}
-        first: dict[int, Sequence[str]] = {1: panel["features"]}
+        first: dict[int, Sequence[str]] = {1: self.inputs(panel)}
         if not self.width:
             found = {"head.weight": rows | first, "head.bias": rows}
         else:

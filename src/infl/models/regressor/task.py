@@ -66,7 +66,7 @@ class Regressor(Phenotype):
     target_range
         By target the lowest and the highest value that it can have, such as ``{"age": (0, 110)}``, known without the data: targets are
         then scaled by it, not by moments over sites. Under differential privacy it must be given.
-    layer, modality, features, validation, stratify, standardise, width, n_blocks, dropout, coordinate
+    layer, modality, features, validation, stratify, standardise, width, n_blocks, dropout, coordinate, covariates
         As for :class:`infl.models.Classifier`; validation parts are stratified by quarters of the first target.
 
     References
@@ -149,7 +149,7 @@ class Regressor(Phenotype):
 
     def held_names(self, panel: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
         """Features, of which a site may lack some, and targets."""
-        return {"feature": panel["features"], "target": panel["targets"]}
+        return {"feature": self.inputs(panel), "target": panel["targets"]}
 
     def held(self, data: LabelledRows, panel: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
         """Features that were measured, targets that somebody has."""

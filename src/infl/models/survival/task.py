@@ -53,7 +53,7 @@ class Survival(Phenotype):
         Ends of the bins in place of that, in units of `time`; later times are in the last one.
     proportional
         One number for each patient raises or lowers the hazards of all bins; without it each bin has a number of its own.
-    layer, modality, features, validation, stratify, standardise, width, n_blocks, dropout, coordinate
+    layer, modality, features, validation, stratify, standardise, width, n_blocks, dropout, coordinate, covariates
         As for :class:`infl.models.Classifier`; validation parts are stratified by events.
 
     Notes
