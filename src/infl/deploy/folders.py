@@ -63,7 +63,7 @@ def holder(folder: Path) -> str | None:
 
 
 def _began(pid: int) -> float:
-    """Return when a process began, by which it is told from another one that has its number later; 0 if there is none.
+    """Return when a process began, since a later process may have its number; 0 if there is none.
 
     Linux counts from the start of the machine: when its clock is set, that stays.
     """

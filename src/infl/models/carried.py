@@ -87,7 +87,7 @@ def check_carried(header: Header, task: Task, panel: Mapping[str, Any]) -> None:
 
 
 def _check_names(kind: str, of_model: Sequence[str], of_fit: Sequence[str]) -> None:
-    """Refuse names of which none is shared; warn of the model's that the fit does not have."""
+    """Refuse names if none is shared; warn of those of the model that the fit lacks."""
     there, known = set(of_fit), set(of_model)
     lost = [name for name in of_model if name not in there]
     new = [name for name in of_fit if name not in known]

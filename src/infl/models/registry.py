@@ -142,7 +142,7 @@ def make_task(model: str | Task, options: dict[str, Any], also: Iterable[str] = 
             "infl.models.Classifier(target=…); a fitted model goes to infl.tl.predict"
         )
     if model == "classifier" and isinstance(options.get("target"), list | tuple | np.ndarray):
-        model = "labels"  # several columns, or one of which records may lack the label
+        model = "labels"  # several columns, or one that lacks labels of some records
     cls = type(model) if isinstance(model, Task) else task_class(model)
     if isinstance(model, Task) and not is_installed(model):
         settings.tasks[model.name] = cls

@@ -51,7 +51,7 @@ class Cells:
         From a site: of how many of its observations each set and each of `rests` has a value, by feature, (n_sets + n_rests, n_vars).
         None: of all that it has.
     parts
-        The first so many sets are parts of all records, a sum over which may be known. What is closed of them is of enough sites
+        This many of the first sets are parts of all records, a sum over which may be known. What is closed of them is of enough sites
         together, or one more is closed.
     closed
         From the state: by array, which numbers were closed before, truth values.

@@ -13,7 +13,7 @@ OVER = 600.0
 FAILED = 10
 """How many folders of jobs with errors in their logs are kept, the newest."""
 LARGEST = 5 << 20
-"""Bytes of what FLARE's process prints, of which as many are kept again from before."""
+"""Bytes of what FLARE's process prints; as many bytes from before them are kept, too."""
 
 
 def clear_jobs(kit: Path, *, now: float | None = None) -> None:

@@ -1,6 +1,6 @@
-"""What a coordinator told the sites in a step of a study: one file a step, which is only ever added to.
+"""What a coordinator sent to the sites in a step of a study: one file per step, which is only ever added to.
 
-A record is on disk before anybody gets it. One that was cut off was told to nobody, so it is dropped when the file is opened.
+A record is on disk before anybody gets it. One that was cut off reached nobody, so it is dropped when the file is opened.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from pathlib import Path
 
 from infl._files import explained, sync_folder
 
-_HEAD = struct.Struct(">QQ16s")  # number of the exchange, bytes and digest of what was told
+_HEAD = struct.Struct(">QQ16s")  # number of the exchange, bytes and digest of what was sent
 
 
 class HeardFile:
-    """What was told in the exchanges of a step, by their number.
+    """What was sent in the exchanges of a step, by their number.
 
     Parameters
     ----------
     path
-        Of the file; it is made when something is told.
+        Of the file; it is made when something is sent.
 
     Examples
     --------
@@ -44,18 +44,18 @@ class HeardFile:
 
     @property
     def numbers(self) -> list[int]:
-        """Exchanges that were told."""
+        """Exchanges that were answered."""
         return [*self._at]
 
     def read(self, number: int) -> bytes:
-        """Return what was told in an exchange."""
+        """Return what was sent in an exchange."""
         start, size = self._at[number]
         with explained(self.path, "read"), self.path.open("rb") as file:
             file.seek(start)
             return file.read(size)
 
     def add(self, number: int, content: bytes) -> None:
-        """Write what is told in an exchange; it is on disk when this returns."""
+        """Write what is sent in an exchange; it is on disk when this returns."""
         record = _HEAD.pack(number, len(content), _digest(number, content)) + content
         with explained(self.path, "write"):
             new = not self.path.exists()

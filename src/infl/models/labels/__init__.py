@@ -1,4 +1,4 @@
-"""Several categorical columns at once, some of them ordered, of which records may lack some: one head for each on one trunk."""
+"""Several categorical columns at once, some of them ordered: one head for each on one trunk. Records may lack labels."""
 
 from infl.models.labels.task import Labels
 

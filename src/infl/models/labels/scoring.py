@@ -15,7 +15,7 @@ NAMES = ("loss", "accuracy", "balanced_accuracy")
 
 
 def losses_of(found: Sequence[Tensor], truth: Tensor, weight: Tensor, heads: Sequence[Head]) -> Tensor:
-    """Return the loss (n,) of each record: the mean over the columns of which it has a label, of weighted cross-entropy.
+    """Return the loss (n,) of each record: mean weighted cross-entropy over the columns that have a label for it.
 
     Parameters
     ----------

@@ -26,7 +26,7 @@ LR, EPS, KL_EPOCHS = 1e-3, 0.01, 400
 def with_site(
     task: Scvi, module: nn.Module, panel: Mapping[str, Any], site: str, *, seed: int
 ) -> tuple[nn.Module, dict[str, Any], dict[str, int]]:
-    """Return a module with one site more, its panel, and in which column of which weights the new site is read.
+    """Return a module with one site more, its panel, and where the new site is read: weights and their column.
 
     The new columns begin as a fresh module's do; all else is as it was.
     """

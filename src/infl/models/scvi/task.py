@@ -239,7 +239,7 @@ class Scvi(Task[CountRows, nn.Module]):
         return units
 
     def _read_beside(self, panel: Mapping[str, Any]) -> list[str]:
-        """Return what an encoder reads after the features: numbers, then those sites and categories of which there are several."""
+        """Return what an encoder reads after the features: numbers, then sites and categories, each only where there are several."""
         groups = {"site": panel["sites"], **panel["covariates"]}
         several = {name: values for name, values in groups.items() if len(values) > 1}
         return [*self.continuous_covariates, *(f"{name}={v}" for name, values in several.items() for v in values)]
