@@ -51,7 +51,7 @@ figure { margin: 1rem 0; } img { max-width: 100%; height: auto; } figcaption { c
 .fill dt { font-weight: 600; } .fill dd { margin: 0; border-bottom: 1px solid var(--ink); min-height: 1.6rem; }
 footer { margin-top: 3rem; color: var(--soft); font-size: .9rem; border-top: 1px solid var(--line); }
 @media (max-width: 34rem) { body { padding: 1rem .9rem 2rem; } h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; }
-  th, td { padding-right: .7rem; } tbody td:not(.number) { min-width: 7.5rem; } .fill { grid-template-columns: 1fr; gap: .3rem; } .fill dd { margin-bottom: .8rem; } }
+  th, td { padding-right: .7rem; } tbody td:not(.number) { min-width: 7.5rem; overflow-wrap: anywhere; } .fill { grid-template-columns: 1fr; gap: .3rem; } .fill dd { margin-bottom: .8rem; } }
 @page { size: A4; margin: 17mm 16mm; }
 @media print {
   :root { color-scheme: light; } body { font-size: 9.5pt; max-width: none; padding: 0; }
@@ -91,6 +91,18 @@ def text(value: object) -> str:
     if isinstance(value, English):
         return f'<span lang="en">{text(value.text)}</span>'
     return html.escape(_UNSEEN.sub("\ufffd", str(value)), quote=False).replace('"', "&quot;")
+
+
+def plain(value: object) -> str:
+    r"""Return `value` for Markdown, on one line: no table, tag or link begins in it.
+
+    Examples
+    --------
+    >>> print(plain("a|b <i> [c](d)"))
+    a\|b &lt;i> \[c](d)
+    """
+    escaped = html.escape(_UNSEEN.sub("\ufffd", str(value)), quote=False).replace("&gt;", ">")
+    return re.sub(r"([|\[`])", r"\\\1", " ".join(escaped.split()))
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[object]], caption: str, *, numbers: Iterable[str] = ()) -> str:
@@ -159,8 +171,8 @@ class Page:
         In which all of it is written.
     say
         Translates the page's own few words.
-    headings, parts
-        What was added.
+    headings, parts, lines
+        What was added; `lines` has it as Markdown.
 
     Examples
     --------
@@ -178,6 +190,7 @@ class Page:
     say: Callable[[str], str] = str
     headings: list[str] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
 
     def note(self, sentence: str) -> None:
         """Add a sentence below the title."""
@@ -187,30 +200,38 @@ class Page:
         """Begin a section."""
         self.headings.append(heading)
         self.parts.append(f'<h2 id="s{len(self.headings)}">{text(heading)}</h2>')
+        self.lines.append(f"## {plain(heading)}")
 
     def subheading(self, heading: str) -> None:
         """Begin a part of a section."""
         self.parts.append(f"<h3>{text(heading)}</h3>")
+        self.lines.append(f"### {plain(heading)}")
 
     def text(self, paragraph: str) -> None:
         """Add a paragraph."""
         self.parts.append(f"<p>{text(paragraph)}</p>")
+        self.lines.append(plain(paragraph))
 
     def alarm(self, paragraph: str) -> None:
         """Add a paragraph that must not be missed; marked by a word, not by colour alone."""
         self.parts.append(f'<p class="alarm"><strong>{text(self.say("Attention:"))}</strong> {text(paragraph)}</p>')
+        self.lines.append(f"**{plain(self.say('Attention:'))}** {plain(paragraph)}")
 
     def points(self, points: Iterable[str]) -> None:
         """Add a list."""
+        points = list(points)
         self.parts.append("<ul>" + "".join(f"<li>{text(point)}</li>" for point in points) + "</ul>")
+        self.lines.append("\n".join(f"- {plain(point)}" for point in points))
 
     def table(self, data: pd.DataFrame, caption: str, *, numbers: Iterable[str] = ()) -> None:
         """Add a table; see :func:`table`."""
         self._wide(frame(data, caption, numbers=numbers), caption)
+        self._pipes(data.columns, data.itertuples(index=False, name=None), caption)
 
     def facts(self, rows: Mapping[str, object], caption: str) -> None:
         """Add a table of names and values."""
         self._wide(facts(rows, caption), caption)
+        self._pipes(("", ""), rows.items(), caption)
 
     def figure(self, figure: Figure, caption: str, *, alt: str) -> None:
         """Add a matplotlib figure; `alt` describes it to those who do not see it."""
@@ -221,9 +242,12 @@ class Page:
             f'<figure><img alt="{text(alt)}" src="data:image/png;base64,{data}">'
             f"<figcaption>{text(caption)}</figcaption></figure>"
         )
+        self.lines.append(f"{plain(caption)} {plain(alt)}")
 
     def to_fill_in(self, labels: Iterable[str]) -> None:
         """Add lines to write on."""
+        labels = list(labels)
+        self.lines.append("\n".join(f"- {plain(label)}: ________" for label in labels))
         self.parts.append(
             '<dl class="fill">' + "".join(f"<dt>{text(label)}</dt><dd></dd>" for label in labels) + "</dl>"
         )
@@ -243,6 +267,24 @@ class Page:
             f'<nav aria-label="{contents}"><p>{contents}</p><ol>{entries}</ol></nav>'
             f'<main id="main" tabindex="-1">{"".join(self.parts)}</main>{foot}</body></html>'
         )
+
+    def markdown(self) -> str:
+        """Return the page as Markdown, for those who keep it beside code; of figures there is what is said of them.
+
+        Examples
+        --------
+        >>> page = Page("Results")
+        >>> page.facts({"a": 3}, "Of Tuesday.")
+        >>> page.markdown().splitlines()[2:]
+        ['Of Tuesday.', '', '|  |  |', '| --- | --- |', '| a | 3 |']
+        """
+        parts = [f"# {plain(self.title)}", plain(self.lead), *self.lines, plain(self.foot)]
+        return "\n\n".join(filter(None, parts)) + "\n"
+
+    def _pipes(self, head: Iterable[object], rows: Iterable[Iterable[object]], caption: str) -> None:
+        head = list(head)
+        table: list[Iterable[object]] = [head, ["---"] * len(head), *rows]
+        self.lines += [plain(caption), "\n".join(f"| {' | '.join(map(plain, row))} |" for row in table)]
 
     def _wide(self, inner: str, caption: str) -> None:
         """Let what is wider than the screen be moved, with the keyboard too."""

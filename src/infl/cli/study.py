@@ -123,16 +123,22 @@ def fetch(
 
 @app.command()
 def report(
-    out: Annotated[Path, typer.Argument(help="Page to write, NAME.md.")], study: Which = "", home: SiteHome = None
+    out: Annotated[Path, typer.Argument(help="Page to write: NAME.html, or NAME.md.")],
+    study: Which = "",
+    language: Annotated[str, typer.Option(help="Of the page: en, de or fr.")] = "en",
+    home: SiteHome = None,
 ) -> None:
-    """Write what a study did here step by step, and what left this site; at a site, at any time.
+    """Write what a study did and opened here step by step, and what left this site; at a site, at any time.
 
-    Example: `infl study report report.md`
+    Example: `infl study report report.html`
     """
     from infl._files import write_atomic
     from infl.cli.site import find_home
     from infl.deploy.site_folder import SiteFolder
-    from infl.deploy.study.report import study_page
+    from infl.governance.study import study_page
 
-    write_atomic(out, study_page(SiteFolder(find_home(home)), study).encode())
-    typer.echo(f"{out}: steps, and what left this site in each")
+    if out.suffix.lower() not in (".html", ".htm", ".md"):
+        raise FileError(f"{out} is no name for a page: give it one that ends in .html or .md")
+    page = study_page(SiteFolder(find_home(home)), study, language=language)
+    write_atomic(out, (page.markdown() if out.suffix.lower() == ".md" else page.html()).encode())
+    typer.echo(f"{out}: steps, what was opened, and what left this site in each")

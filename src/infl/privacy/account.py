@@ -117,6 +117,12 @@ class Account:
         curves = self._curves(self.digests(names), without="")
         return max((epsilon_of_curve(curve, delta or self.delta) for curve in curves), default=0.0)
 
+    def most_spent(self) -> float:
+        """Return the largest ε that any record of the site has spent, at the account's δ."""
+        names = [self._names(path) for path in self.folder.glob("*.names")]
+        curves = self._curves(np.unique(np.concatenate(names)), without="") if names else []
+        return max((epsilon_of_curve(curve, self.delta) for curve in curves), default=0.0)
+
     def digests(self, names: Sequence[str]) -> np.ndarray:
         """Return keyed digests of names, sorted, each once."""
         key = hmac.digest(self.secret, b"infl names", "sha256")

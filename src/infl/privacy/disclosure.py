@@ -39,6 +39,8 @@ class Disclosure:
 
     def __init__(self, rules: DisclosureRules | None = None, folder: str | Path | None = None) -> None:
         self.rules, self.folder = rules or DisclosureRules(), None if folder is None else Path(folder)
+        self.opened: dict[str, dict[str, int]] = {}
+        """By sum: how many of its numbers were opened (``""``), and how many each rule closed."""
         self._registers: dict[str, Register] = {}
         self._before: list[Disclosure | None] = []
 

@@ -16,6 +16,18 @@ RULE_NAMES = ("", "sites", "dominance")
 """Why a number is closed, by its number: too few sites give it; one record makes up too much of it at a site."""
 
 
+def counted(rule: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Return how many numbers are opened (``""``), and how many each rule closes.
+
+    Examples
+    --------
+    >>> counted({"sum": np.array([0, 2, 0]), "n": np.array(1)})
+    {'': 2, 'sites': 1, 'dominance': 1}
+    """
+    rules = np.concatenate([np.ravel(of_array) for of_array in rule.values()])
+    return {name: int((rules == number).sum()) for number, name in enumerate(RULE_NAMES)}
+
+
 def by_set(cells: Cells, shapes: Mapping[str, tuple[int, ...]], of_sets: np.ndarray) -> Arrays:
     """Return what is known by set for each number of each array."""
     return {name: np.broadcast_to(of_sets[np.asarray(cells.of.get(name, 0))], shape) for name, shape in shapes.items()}

@@ -19,7 +19,6 @@ from infl.deploy.site_folder import SiteFolder
 from infl.deploy.site_worker import DECLINED
 from infl.deploy.study.attempt import StudyAttempt, StudyFolder, StudyTransport
 from infl.deploy.study.consent import SiteStudies
-from infl.deploy.study.report import study_page
 from infl.deploy.study.site import StudySite
 from infl.deploy.study.specification import Study
 from infl.deploy.study.steps import Step
@@ -27,6 +26,7 @@ from infl.deploy.study.worker import StudyWorker
 from infl.errors import FileError, InflError
 from infl.federation.messages import Alive, StudyOffer
 from infl.federation.wire import decode, encode
+from infl.governance.study import study_page
 from infl.keys import Identity, Keyring
 
 QUICK = Patience(silence=3, repeat=0.2, consent=10)
@@ -117,8 +117,8 @@ def test_a_line_that_loses_a_fifth_of_all(tmp_path: Path) -> None:
     for site in house.sites:
         _, working = SiteStudies(house.folder(site)).result()
         assert same(working.read(), expected[site])
-        page = study_page(house.folder(site))
-        assert "| 1 | quality of features | 1 |" in page and "4  pp.pca(n_comps=4)" in page
+        page = study_page(house.folder(site)).markdown()
+        assert "| 1 | quality of features | 1 |" in page and "| 4 | pp.pca(n_comps=4) |" in page
 
 
 def test_stopped_after_a_step_and_gone_on_with(tmp_path: Path) -> None:

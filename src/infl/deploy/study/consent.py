@@ -14,7 +14,7 @@ from infl.deploy.policy import Policy
 from infl.deploy.results import write_private
 from infl.deploy.study.site import StudySite
 from infl.deploy.study.specification import Study
-from infl.deploy.study.steps import check_fields, check_ruled
+from infl.deploy.study.steps import Step, check_fields, check_ruled
 from infl.deploy.study.working import JOURNAL, WorkingObject
 from infl.errors import DataError, FederationError, FileError, KeyringError
 from infl.privacy import Disclosure
@@ -43,8 +43,18 @@ def asks(policy: Policy, study: Study) -> bool:
     >>> asks(Policy(), study), asks(Policy(steps=["pp.log1p"]), study), asks(Policy(steps=["*"]), study)
     (True, False, False)
     """
-    listed = "*" in policy.steps or {step.do for step in study.steps} <= {*policy.steps}
-    return not listed or not _columns(study) <= {*policy.targets}
+    return not all(step_is_listed(policy, step) for step in study.steps)
+
+
+def step_is_listed(policy: Policy, step: Step) -> bool:
+    """Whether the policy lists a step and every column that it reads.
+
+    Examples
+    --------
+    >>> step_is_listed(Policy(steps=["*"]), Step.read("pp.log1p", {}))
+    True
+    """
+    return ("*" in policy.steps or step.do in policy.steps) and step.columns <= {*policy.targets}
 
 
 def check_policy(policy: Policy, study: Study, site: str) -> None:

@@ -74,10 +74,14 @@ class StudySite:
         channel = self._channel(step, exchange)
         self._agree_on_rules(channel)
         adata = self.working.read()
+        if self.disclosure is not None:
+            self.disclosure.opened.clear()
         with self.disclosure or nullcontext():
             made = self.study.steps[step].run(Consortium({self.name: adata}, channel, self.key, self.admit))
         if isinstance(made, FederatedRun):
             self.working.write_model(step, made.model)
+        if self.disclosure is not None:
+            self.working.write_opened(step, self.disclosure.opened)
         written = self.working.write(step, adata)
         if not all(value is True for value in channel.agree(DONE, {self.name: True}).values()):
             raise FederationError(f"{self.name}: a site has not written step {step + 1}; it is not kept")

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -167,6 +168,15 @@ class WorkingObject:
         """Return the files of the models that were fitted, by the number of the step, from 1."""
         found = {step + 1: self.folder / _model_name(step) for step in range(self.done)}
         return {number: path for number, path in found.items() if path.exists()}
+
+    def write_opened(self, step: int, opened: Mapping[str, Mapping[str, int]]) -> None:
+        """Write how many numbers of each sum of a step were opened, and how many each rule of disclosure closed."""
+        write_private(self.folder / f"opened_{step + 1:04}.json", json.dumps(opened).encode())
+
+    def opened(self) -> dict[int, dict[str, dict[str, int]]]:
+        """Return what :meth:`write_opened` wrote of the steps that are kept, by the number of the step, from 1."""
+        paths = {number: self.folder / f"opened_{number:04}.json" for number in range(1, self.done + 1)}
+        return {number: json.loads(path.read_text()) for number, path in paths.items() if path.exists()}
 
     def keep(self, step: int, written: tuple[Path, str]) -> None:
         """Keep a step: the next one begins with what it wrote."""
