@@ -58,8 +58,8 @@ footer { margin-top: 3rem; color: var(--soft); font-size: .9rem; border-top: 1px
   .skip, nav { display: none; } .wide { overflow: visible; } h2, h3, caption { break-after: avoid; }
   h2 { margin-top: 1.5rem; } tr, figure, li, .fill > *, .facts, .short { break-inside: avoid; }
   thead { break-after: avoid; } tbody tr:first-child { break-before: avoid; } p { orphans: 3; widows: 3; } thead { display: table-header-group; }
-  table { font-size: 8.5pt; } tbody th { overflow-wrap: anywhere; } a { color: inherit; text-decoration: none; } figure img { max-height: 85mm; }
-  .fill { gap: .7rem 1rem; } footer { margin-top: 1rem; font-size: 8pt; }
+  table { font-size: 8.5pt; } tbody th { min-width: 5.5rem; overflow-wrap: anywhere; } a { color: inherit; text-decoration: none; } figure img { max-height: 85mm; }
+  .fill { gap: .7rem 1rem; } footer { margin-top: 1rem; font-size: 8pt; break-before: avoid; }
 }
 """
 NOTEBOOK = """.infl table th, .infl table td, .infl table caption { text-align: left; vertical-align: top; }
