@@ -49,7 +49,8 @@ def test_running_is_said_while_processes_and_heartbeat_say_so(run: StudyFolder) 
         waiting = {"state": "ended", "waits": "for sites: b"}
         assert said(run, 8100, **waiting) == "waits for sites: b; for 2 h, step 18 of 150, attempt 2"
     with alone(home_of(run), doing="another"):
-        assert "no process works for it" in said(run)
+        assert said(run) == "running, step 18 of 150, attempt 2"  # asked for from a notebook
+        assert "no process works for it, last heard of 31 s ago" in said(run, 1001 + STALE)
 
 
 def test_without_a_process_nothing_is_up(run: StudyFolder) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from infl.cli import coordinator, fit, key, model, run, site, study
+from infl.cli import bundle, coordinator, fit, join, key, model, run, site, study
 from infl.cli.options import METHOD_NAMES
 
 app = typer.Typer(
@@ -19,9 +19,11 @@ app = typer.Typer(
 )
 app.command()(fit.fit)
 app.command()(fit.predict)
+app.command()(bundle.bundle)
 app.add_typer(key.app, name="key", help="Make, show and share keys.")
 app.add_typer(model.app, name="model", help="Look at model files, and lock them again.")
 app.add_typer(coordinator.app, name="coordinator", help="Between hospitals: the machine that adds what it cannot read.")
+site.app.command()(join.join)
 app.add_typer(site.app, name="site", help="Between hospitals: a site's own machine.")
 app.add_typer(run.app, name="run", help="Between hospitals: describe a run, follow it, fetch its model.")
 app.add_typer(

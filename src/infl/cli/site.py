@@ -89,7 +89,6 @@ def start(
     from infl.deploy.flare.line import Lookout
     from infl.deploy.flare.metrics import of_site
 
-    page = open_metrics(metrics)
     site_folder = _settle(home, run, data, key, identity)
     name = site_folder.settings.name
     for what, wrong, _ in check_site(site_folder, run):
@@ -97,6 +96,7 @@ def start(
             typer.echo(f"{name}: {wrong}; trying again until it can")
         elif wrong is not None:
             raise wrong
+    page = open_metrics(metrics)
     daemon = Daemon(site_folder.home / "kit", CLIENT_PROCESS, site_folder.home / "client.log")
     lookout = Lookout(daemon, consortium_of(site_folder.home), lambda line: typer.echo(f"{name}: {line}"))
     seen = len(site_folder.events())

@@ -40,9 +40,10 @@ class Condition:
 def condition(run: AttemptFolder, *, now: float | None = None) -> Condition:
     """Return what is true of a run now (`now`: seconds since 1970)."""
     status, now = run.status, time.time() if now is None else now
-    attended = holder(run.folder.parent.parent) == run.folder.name
+    held = holder(run.folder.parent.parent)
     under_way = status.state in ("offered", "running")
-    fresh = attended and under_way and now - status.updated < STALE
+    fresh = held is not None and under_way and now - status.updated < STALE  # a notebook's run has the server to itself
+    attended = fresh or held == run.folder.name
     where = f"{run.unit} {status.round} of {status.rounds}, attempt {status.attempts}"
     over = status.state in FINAL_STATES or (not attended and run.requested == REQUEST_STOP)
     return Condition(status, attended, fresh, over, _words(run, status, attended, fresh, where, now))
