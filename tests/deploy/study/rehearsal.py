@@ -15,6 +15,7 @@ from infl.deploy.study.working import WorkingObject
 from infl.federation.messages import Heard, Said
 from infl.federation.wire import decode, encode
 from infl.keys import Keyring
+from infl.privacy import Disclosure
 from infl.privacy.seal import Ledger
 
 
@@ -75,7 +76,12 @@ class Rehearsal:
             (folder / site).mkdir()
             adata.copy().write_h5ad(folder / f"{site}.h5ad")
 
-    def attempt(self, fault: Fault = no_fault, admit: Callable[[Any], int] = lambda fit: 2) -> dict[str, Any]:
+    def attempt(
+        self,
+        fault: Fault = no_fault,
+        admit: Callable[[Any], int] = lambda fit: 2,
+        rules: Callable[[str], Disclosure] | None = None,
+    ) -> dict[str, Any]:
         """Return by site the error that it ended with, None where it has done all."""
         line = Line(self.study, self.folder, fault)
 
@@ -96,7 +102,10 @@ class Rehearsal:
                 with (
                     line.changed
                 ):  # one site computes at a time, as each has a process of its own: torch's state is a process's
-                    StudySite(site, self.study, working, self.key, ledger, admit=admit).run(line.exchange)
+                    own = None if rules is None else rules(site)
+                    StudySite(site, self.study, working, self.key, ledger, disclosure=own, admit=admit).run(
+                        line.exchange
+                    )
             except BaseException as error:  # noqa: BLE001 - a thread's error is what this returns
                 line.end()
                 return error

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
@@ -154,6 +155,37 @@ def test_rules_of_disclosure_and_a_step_that_runs_again(tmp_path: Path) -> None:
         assert rehearsal.attempt() == dict.fromkeys(rehearsal.study.sites)
     assert said_once(rehearsal)
     assert rehearsal.result("s0").var["mean"].notna().all()
+
+
+@pytest.mark.parametrize("restored", [False, True], ids=["control", "a backup"])
+def test_a_register_that_went_back_to_a_backup_is_noticed(tmp_path: Path, restored: bool) -> None:
+    """Else the site would give sums that the ones it forgot take apart."""
+    which = DisclosureRules(dominance=1, features_per_record=float("inf"), records_per_parameter=0)
+
+    def rules(site: str) -> Disclosure:
+        return Disclosure(which, tmp_path / "registers")
+
+    def study(name: str, sites: dict[str, AnnData]) -> Rehearsal:
+        (tmp_path / name).mkdir()
+        step = Step.read("pp.moments", {})
+        return Rehearsal(tmp_path / name, sites, Study.new(name, [*sites], [step], KEY.current, KEY.fingerprint()), KEY)
+
+    sites = make_sites()
+    few = {site: adata[:20].copy() for site, adata in sites.items()}
+    assert not any(study("first", few).attempt(rules=rules).values())
+    shutil.copytree(tmp_path / "registers" / "s1", tmp_path / "backup")
+    assert not any(study("second", sites).attempt(rules=rules).values())
+    assert not any(study("third", few).attempt(rules=rules).values())  # tells of the second one
+    if restored:
+        shutil.rmtree(tmp_path / "registers" / "s1")
+        shutil.copytree(tmp_path / "backup", tmp_path / "registers" / "s1")
+    fourth = study("fourth", {site: adata[1:].copy() for site, adata in sites.items()})
+    ended = fourth.attempt(rules=rules)
+    if restored:
+        assert "s1: its register of released sums goes back behind what s0 has seen of it" in str(ended["s1"])
+        assert not any(fourth.result(site).var.get("mean") is not None for site in sites)
+    else:
+        assert not any(ended.values()) and fourth.result("s0").var["mean"].isna().all()
 
 
 def test_a_step_that_fails_at_one_site_is_kept_nowhere(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from infl.deploy.study.channel import DONE, StudyChannel
 from infl.deploy.study.working import WorkingObject
 from infl.errors import FederationError
 from infl.federation.run import FederatedRun
+from infl.privacy.register import SeenHeads
 
 if TYPE_CHECKING:
     from infl.deploy.study.specification import Study
@@ -72,7 +73,7 @@ class StudySite:
     def _step(self, step: int, exchange: Callable[[Said], Heard]) -> None:
         """Run a step on what the last one left, and keep it when all sites have written what it made."""
         channel = self._channel(step, exchange)
-        self._agree_on_rules(channel)
+        self._agree_on_rules(step, channel)
         adata = self.working.read()
         if self.disclosure is not None:
             self.disclosure.opened.clear()
@@ -90,15 +91,24 @@ class StudySite:
             f"study {self.study.name}: step {step + 1} of {len(self.study.steps)} is kept, {self.study.steps[step]}"
         )
 
-    def _agree_on_rules(self, channel: StudyChannel) -> None:
-        """Refuse to begin where sites do not need the same number of sites behind an opened number: what they add follows from it."""
-        needed = 0 if self.disclosure is None else self.disclosure.rules.needed
-        for site, other in channel.agree("rules of disclosure", {self.name: needed}).items():
-            if other != needed:
+    def _agree_on_rules(self, step: int, channel: StudyChannel) -> None:
+        """Refuse to begin where sites do not need the same number of sites behind an opened number: what they add follows from it.
+
+        Under rules, no site's register may be older than what others have seen of it.
+        """
+        rules = self.disclosure
+        needed = 0 if rules is None else rules.rules.needed
+        heads = None if rules is None else SeenHeads(rules.register(self.name))
+        own = {"needed": 0} if heads is None else self.working.said(step, lambda: {"needed": needed} | heads.said())
+        said = channel.agree("rules of disclosure", {self.name: own})
+        for site, of_site in said.items():
+            if of_site["needed"] != needed:
                 raise FederationError(
-                    f"{self.name}: its rules of disclosure need {needed} sites behind a number, those of {site} {other} (0: it has no "
-                    "rules): agree on min_holders and colluders in [disclosure] of policy.toml, everywhere or nowhere"
+                    f"{self.name}: its rules of disclosure need {needed} sites behind a number, those of {site} {of_site['needed']} (0: it "
+                    "has no rules): agree on min_holders and colluders in [disclosure] of policy.toml, everywhere or nowhere"
                 )
+        if heads is not None:
+            heads.check(self.name, said)
 
     def _channel(self, step: int, exchange: Callable[[Said], Heard]) -> StudyChannel:
         drawn = self.working.drawn(step)

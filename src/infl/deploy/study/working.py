@@ -11,10 +11,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anndata import AnnData
 
@@ -47,6 +47,8 @@ class Journal:
         Name and digest of the working object's file (empty: the site's own file, before the first step is kept).
     drawn
         By number of the step, in hexadecimal: what the site drew at random for it.
+    said
+        By number of the step: what the site said of its rules of disclosure when it began it.
     """
 
     study: str
@@ -56,6 +58,7 @@ class Journal:
     object: str = ""
     digest: str = ""
     drawn: dict[str, str] = field(default_factory=dict)
+    said: dict[str, Any] = field(default_factory=dict)
 
 
 class WorkingObject:
@@ -153,6 +156,12 @@ class WorkingObject:
         if str(step) not in self._journal.drawn:
             self._save(replace(self._journal, drawn={str(step): os.urandom(32).hex()}))
         return bytes.fromhex(self._journal.drawn[str(step)])
+
+    def said(self, step: int, now: Callable[[], Any]) -> Any:
+        """Return what the site says at the beginning of a step, which is what it said when it began it first."""
+        if str(step) not in self._journal.said:
+            self._save(replace(self._journal, said={str(step): now()}))
+        return self._journal.said[str(step)]
 
     def write(self, step: int, adata: AnnData) -> tuple[Path, str]:
         """Write what a step made, without keeping it yet; return file and digest."""

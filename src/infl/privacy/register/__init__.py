@@ -11,5 +11,6 @@ added to, each line with the digest of all lines before.
 
 from infl.privacy.register.judging import Question, Verdict
 from infl.privacy.register.register import Register
+from infl.privacy.register.seen import SeenHeads
 
-__all__ = ["Question", "Register", "Verdict"]
+__all__ = ["Question", "Register", "SeenHeads", "Verdict"]

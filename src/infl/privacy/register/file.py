@@ -29,6 +29,7 @@ class RegisterFile:
 
     def __init__(self, folder: Path | None, replay: Callable[[dict[str, Any]], None]) -> None:
         self.folder, self.head = folder, _NO_HEAD
+        self.heads = {_NO_HEAD}
         self._replay = replay
         self._n_lines, self._n_bytes = 0, 0  # that were read or written
         self._secret = os.urandom(32) if folder is None else self._opened(folder)
@@ -56,14 +57,16 @@ class RegisterFile:
         FileError
             They cannot be written; nothing may be sent.
         """
-        head, lines = self.head, []
+        head, lines, heads = self.head, [], []
         for entry in entries:
             head = _next_head(head, entry)
+            heads.append(head)
             lines.append((json.dumps(entry | {"head": head}) + "\n").encode())
         content = b"".join(lines)
         if self.folder is not None:
             with explained(_lines_of(self.folder), "write"):
                 self._append(_lines_of(self.folder), content)
+        self.heads.update(heads)
         self.head, self._n_lines, self._n_bytes = head, self._n_lines + len(lines), self._n_bytes + len(content)
 
     def _append(self, path: Path, content: bytes) -> None:
@@ -118,6 +121,7 @@ class RegisterFile:
         if head != _next_head(self.head, entry):
             raise ValueError
         self.head = head
+        self.heads.add(head)
         self._replay(entry)
 
 

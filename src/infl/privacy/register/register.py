@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +36,23 @@ class Register:
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = None if folder is None else Path(folder)
         self._records = Records()
-        self._file = RegisterFile(None if folder is None else Path(folder), self._records.replay)
+        self._file = RegisterFile(self.folder, self._records.replay)
 
     @property
     def head(self) -> str:
         """Digest of all that was written down."""
         return self._file.head
+
+    def alone(self) -> AbstractContextManager[bool]:
+        """Keep other processes of the site away."""
+        return self._file.alone()
+
+    def had(self, head: str) -> bool:
+        """Whether this was the digest of all that was written down, now or before; a backup had no later ones."""
+        with self._file.alone():
+            return head in self._file.heads
 
     @property
     def n_released(self) -> int:
