@@ -251,3 +251,27 @@ def test_all_sites_are_in_every_sum_of_a_fit_and_a_refusal_comes_before_any(tmp_
     assert any(str(error) == "refused" for error in ended.values()) and set(offered) == {4}
     sent = [decode(content) for contents in rehearsal.sent.values() for content in contents]
     assert sent and not any(sum(said.words.lanes) for said in sent)
+
+
+@pytest.mark.parametrize(
+    ("given", "limits", "message"),
+    [
+        ({"rounds": 6}, {"max_rounds": 5}, "6 rounds (at most 5) (step 2, tl.fit_federated)"),
+        ({"local_epochs": 3}, {"max_local_epochs": 2}, "3 local epochs (at most 2)"),
+        ({"lock": None}, {}, "lock 'none'"),
+        ({"lock": "published"}, {}, "lock 'published'"),
+        ({"strength": 0.5}, {}, "strength 0.5 (at least 1)"),
+    ],
+)
+def test_settings_of_a_fit_are_refused_where_the_study_is_offered(
+    given: dict[str, Any], limits: dict[str, Any], message: str
+) -> None:
+    def offer(**arguments: Any) -> Study:
+        fit = Step.read("tl.fit_federated", {"model": "classifier", "target": "kind", **arguments})
+        return Study.new("first", ["a", "b", "c"], [Step.read("pp.log1p", {}), fit], 1, "abcd")
+
+    policy = Policy(seals=["group"], **limits)
+    check_policy(policy, offer(rounds=5, local_epochs=2), "a")
+    with pytest.raises(FederationError) as error:
+        check_policy(policy, offer(**given), "a")
+    assert message in str(error.value)

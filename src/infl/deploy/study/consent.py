@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anndata import AnnData
 
@@ -78,6 +78,22 @@ def check_policy(policy: Policy, study: Study, site: str) -> None:
     for what, refused in refusals.items():
         if refused():
             raise FederationError(f"{site} refuses: its policy does not accept {what}")
+    for number, step in enumerate(study.steps, 1):
+        if step.do == FIT and (what := _too_much(policy, step.all_arguments)):
+            raise FederationError(f"{site} refuses: its policy does not accept {what} (step {number}, {FIT})")
+
+
+def _too_much(policy: Policy, fit: Mapping[str, Any]) -> str:
+    """Return what of a fit's settings a policy does not accept, before anybody is asked for it; the rest follows from the panel."""
+    rounds, epochs, strength = int(fit["rounds"]), int(fit["local_epochs"]), float(fit["strength"])
+    lock = "none" if fit["lock"] is None else str(fit["lock"])
+    refusals = {
+        f"{rounds} rounds (at most {policy.max_rounds})": rounds > policy.max_rounds,
+        f"{epochs} local epochs (at most {policy.max_local_epochs})": epochs > policy.max_local_epochs,
+        f"lock {lock!r}": lock not in policy.locks,
+        f"strength {strength:g} (at least {policy.min_strength:g})": lock != "none" and strength < policy.min_strength,
+    }
+    return next((what for what, refused in refusals.items() if refused), "")
 
 
 def rules_of(policy: Policy, home: Path) -> Disclosure | None:
