@@ -63,7 +63,7 @@ def check_policy(policy: Policy, study: Study, site: str) -> None:
     Sums of a study are under the group seal, which a coordinator and one member together can open, and without noise.
     """
     other = sorted(_columns(study) - {*policy.targets})
-    fits = [str(step.all_arguments["model"]) for step in study.steps if step.do == FIT]
+    fits = [str(step.all_arguments["model"] or "classifier") for step in study.steps if step.do == FIT]
     models = sorted({*fits} - {*policy.tasks})
     refusals: dict[str, Callable[[], bool]] = {
         f"column {other[0] if other else ''!r}": lambda: bool(policy.targets and other),

@@ -126,6 +126,7 @@ def _in_uns(given: Arguments) -> list[Field]:
 OF_A_RUN = (
     "checkpoint",
     "engine",
+    "init",
     "min_sites",
     "participation",
     "privacy",
@@ -156,7 +157,7 @@ _WRITTEN_BY_MODEL: Mapping[str, tuple[Field, ...]] = {
 
 
 def _model_of(given: Arguments) -> str:
-    model = str(given.get("model", "classifier"))
+    model = str(given.get("model") or "classifier")
     if model not in _WRITTEN_BY_MODEL:
         raise SettingsError(
             f"model {model!r} is no step of a study; {', '.join(_WRITTEN_BY_MODEL)} are. Fit others in a run: infl run template"
