@@ -91,6 +91,17 @@ def test_classes_in_other_shares_are_no_batch_effect(run, query) -> None:
     assert (few.obs["infl_prediction"] == few.obs["label"]).mean() > 0.95
 
 
+def test_of_few_observations_no_batch_effect_is_made_up(run, query) -> None:
+    few = query[:9].copy()
+    result = adapted(run, few)
+    assert (result.features["shift"] == 0).all()
+    infl.tl.predict(plain := query[:9].copy(), run)
+    np.testing.assert_array_equal(few.obsm["X_infl"], plain.obsm["X_infl"])
+    ten = query[:10].copy()
+    ten.X += 2
+    assert (adapted(run, ten).features["shift"] > 1).all()
+
+
 def test_distance_is_one_over_the_records_of_the_fit() -> None:
     run = fit(sites := cohort(), validation=0.0)
     private, squares = run.model.private_arrays(run.key), []

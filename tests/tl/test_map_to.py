@@ -188,3 +188,17 @@ def test_classes_of_few_records_at_a_site_are_not_taught() -> None:
     near = novelty(np.array([[2.0], [4.5], [90.0]]), np.array([0.1, 0.1, 90.0]), state)
     assert near[0] == 0 and near[0] <= near[1] < near[2] < 1
     assert (np.diff(EDGES) > 0).all()
+
+
+def test_heads_that_stay_at_the_sites_are_no_reference(query) -> None:
+    assert "this model leaves head.weight to each site" in refused(
+        lambda data, model: infl.tl.map_to(model, data), query, fit(cohort(), aggregation="partial")
+    )
+
+
+def test_mapped_cells_are_written_and_read(run, query, tmp_path) -> None:
+    infl.tl.map_to(run, query)
+    query.write_h5ad(tmp_path / "query.h5ad")
+    again = anndata.read_h5ad(tmp_path / "query.h5ad")
+    assert again.obs["infl_prediction"].tolist() == query.obs["infl_prediction"].tolist()
+    assert again.uns["infl"]["mapped"]["rule"] == "novelty"

@@ -139,8 +139,8 @@ def adapt(
     site
         Name of the hospital, for messages.
     batch_effect
-        Estimate each feature's shift, of a classifier that is scaled by moments of all sites. It takes the site to have the
-        classes' shares of the fit: leave it out where a class is all there is.
+        Estimate each feature's shift, of a classifier that is scaled by moments of all sites; with fewer than ten observations
+        it is 0. It takes the site to have the classes' shares of the fit: leave it out where a class is all there is.
     check_distance
         Refuse data that are too far from what the model saw.
     check_units

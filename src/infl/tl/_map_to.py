@@ -21,7 +21,7 @@ from infl.federation.seeds import derive, generator
 from infl.models.atlas import CELLS, novelty
 from infl.models.labelled import UNASSIGNED, with_unassigned
 from infl.models.locked import Header, lock_model
-from infl.models.locked.outputs import open_model
+from infl.models.locked.outputs import infer, open_model
 from infl.models.phenotype.newcomer import distances, fit_shift
 from infl.models.phenotype.task import Phenotype
 from infl.models.protocols import Embeds
@@ -221,9 +221,10 @@ def map_to(
     if isinstance(found.task, Phenotype):
         if batch_effect and "center" in private:
             fit_shift(module, data, private)  # type: ignore[arg-type]
-        found.task.adapt(module, data, private)  # type: ignore[arg-type]
         far = distances(data, module.center.numpy(), module.scale.numpy())  # type: ignore[operator]
-    outputs = found.task.infer(module, data, private)
+        outputs = infer(found.named, shared, key, name=site, task=found.task, opened=(module, private))
+    else:
+        outputs = found.task.infer(module, data, private)
     own = None if grown is None or not opened else _locked(shared, grown, module, private, key)
     result = _write(query, shared, found, outputs, private, far, keep, key_added, opened=opened)
     return replace(result, model=own)

@@ -17,6 +17,8 @@ from infl.nn.mlp import OnPanel
 
 STEPS = 10
 """In which shift and the classes' shares are found in turn."""
+FEWEST = 10
+"""Observations below which no shift is estimated: it could not be told from what the few are."""
 SPREAD = 0.1
 """Of means of features, in deviations of one, below which their order says nothing."""
 
@@ -74,9 +76,12 @@ def fit_shift(module: OnPanel, data: LabelledRows, private: Mapping[str, np.ndar
     """Move the centre of a module to a site's own; return by how much (n_features,), 0 for what was not measured.
 
     Observations are weighted so that the classes that the model sees in them have their shares of the fit, to which its means
-    belong; weights and shift are found in turn. A class with less than half an observation has no part.
+    belong; weights and shift are found in turn. A class with less than half an observation has no part. Of few observations
+    there is no shift.
     """
     n_obs, scale = data.x.shape[0], private["scale"]
+    if n_obs < FEWEST:
+        return np.zeros(len(scale))
     rows = np.arange(n_obs) if n_obs <= ADAPT_ROWS else np.linspace(0, n_obs - 1, ADAPT_ROWS).astype(int)
     x = data.rows(rows)
     before, weight, shift = module.center.clone(), np.ones(len(rows)), np.zeros(x.shape[1])
