@@ -31,3 +31,11 @@ def test_no_key_no_identity_and_no_path_is_in_it(usual: Any, audit, tmp_path: Pa
     assert {p.name for p in tmp_path.iterdir()} == {
         "report.html", "report.model_card.json", "report.data_sheet.json"
     }  # fmt: skip
+
+
+def test_a_model_that_another_one_is_in_is_said(usual: Any, tmp_path: Path) -> None:
+    run = infl.tl.fit_federated(usual.sites, init=usual.run, rounds=1, progress=False)
+    digest = usual.run.model.header.digest
+    infl.governance.report(run, tmp_path / "report.html")
+    assert f"model {digest[:16]}" in (tmp_path / "report.html").read_text()
+    assert digest in (tmp_path / "report.model_card.json").read_text()

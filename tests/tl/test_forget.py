@@ -100,6 +100,8 @@ def test_what_cannot_be_forgotten(long_run) -> None:
     for options, said in (
         ({}, "nothing to forget: give site="),
         ({"records": []}, "nothing to forget"),
+        ({"site": 3}, "site=3: give the name of one site"),
+        ({"site": "site_1a", "prepare": "scale"}, "prepare='scale': give a function"),
         ({"site": "site_9"}, "site_9 is not a site of the run"),
         ({"records": ["nobody"]}, "no site has the record 'nobody'"),
         ({"records": {"site_1a": ["nobody"]}}, "site_1a has no record 'nobody'"),

@@ -183,6 +183,7 @@ def relabelled(sites: dict[str, AnnData]) -> dict[str, AnnData]:
         (cohort, {"aggregation": "partial", "init": "partial"}, "init= has no head.weight, which this fit shares"),
         (cohort, {"privacy": infl.privacy.DP(epsilon=8, delta=1e-3)}, "site_1 was in the fit of init="),
         (cohort, {"init": 3}, "init= takes run.model"),
+        (cohort, {"engine": object()}, "init= goes without engine="),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -265,3 +266,8 @@ def test_a_run_that_names_a_model_does_not_begin_without_it(run) -> None:
     agreement = Agreement.new(h.build_task(), h.panel, h.sites, run.key, init=h.digest)
     assert "the run begins with model" in refused(lambda: Replica(agreement, run.key))
     assert Agreement.from_json(agreement.to_json()) == agreement
+
+
+def test_a_comparison_begins_with_fresh_weights(run) -> None:
+    said = refused(lambda: infl.tl.compare(cohort(), target="label", init=run))
+    assert "infl.tl.fit_federated alone begins with a fitted model" in said

@@ -62,6 +62,7 @@ def model_card(facts: Facts) -> dict[str, Any]:
             "local_epochs": s["local_epochs"],
             "participation": s["participation"],
             "seed": s["seed"],
+            **({"begins_with_model": s["init"]} if s.get("init") else {}),
             "options": facts.options,
         },
         "protection": {

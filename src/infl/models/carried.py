@@ -23,6 +23,7 @@ MAY_DIFFER = frozenset(Task.parameters) | {
     "balance",
     "balance_moments",
     "calibrate",
+    "atlas",
 }
 """Options of a task that do not change what a weight means."""
 NAMED = ("features", "classes")

@@ -170,6 +170,8 @@ def fit_federated(
     'category'
     """
     refuse_under_rules("a fit with engine=", engine is not None)
+    if engine is not None and init is not None:
+        raise SettingsError("init= goes without engine=: between machines a run begins with fresh weights")
     between = sites if isinstance(sites, Consortium) else None
     if between is not None:
         others = {
@@ -192,8 +194,6 @@ def fit_federated(
     begun = Init.of(init, key)
     task = begun.make_task(model, model_options | ({} if target is None else {"target": target}), OWN_OPTIONS)
     if engine:
-        if init is not None:
-            raise SettingsError("init= goes without engine=: between machines a run begins with fresh weights")
         check_installed(task)
     chosen = Protection(lock, strength, seal, min_sites).given_once(protection)
     locked = chosen.lock not in (None, "none")

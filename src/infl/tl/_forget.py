@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from infl._parameters import Flag, door
+from infl._parameters import Flag, Names, door
 from infl._warn import warn
 from infl.data.sites import as_sites
 from infl.errors import DataError, SettingsError
@@ -59,7 +59,7 @@ class Forgotten:
     n_records: dict[str, int] = field(default_factory=dict)
 
 
-@door(attack=Flag())
+@door(attack=Flag(), site=Names(none=True, says="the name of one site, or several, each of them once"))
 def forget(
     run: FederatedRun,
     sites: Mapping[str, Data] | Data,
@@ -131,6 +131,8 @@ def forget(
         raise SettingsError(
             f"forget takes what fit_federated returned, not {type(run).__name__}: a model alone has no settings"
         )
+    if prepare is not None and not callable(prepare):
+        raise SettingsError(f"prepare={prepare!r}: give a function that alters a dict of sites")
     tables = as_sites(sites, site_key)
     gone = _gone(run, tables, site, records)
     left = {name: adata[~gone[name]] if name in gone else adata for name, adata in tables.items()}

@@ -189,6 +189,9 @@ def how_fitted(page: Page, facts: Facts) -> None:
         (say("lock"), lock, say(texts.LOCKS.get(header.lock, ""))),
         (say("seed"), s["seed"], say("the same seed and data give the same model")),
     ]
+    if s.get("init"):
+        model = say("model {digest}", digest=s["init"][:16])
+        rows.append((say("begins with"), model, say("what that model learned is in this one, too")))
     head = [say("setting"), say("value"), say("meaning")]
     page.table(pd.DataFrame(rows, columns=head), say("What the sites agreed on before the run."))
     options = "; ".join(f"{name} {words.part(str(value))}" for name, value in facts.options.items())
