@@ -20,6 +20,7 @@ from infl.federation.agreement import Agreement
 from infl.federation.membership import Membership
 from infl.federation.site import Site
 from infl.models import Classifier
+from infl.models.options import Kind, Text
 from infl.models.registry import TASKS
 
 from .conftest import attacked
@@ -123,6 +124,7 @@ class Careless(Classifier):
 
     name: ClassVar[str] = "careless"
     backbone: str = ""
+    parameters: ClassVar[dict[str, Kind]] = Classifier.parameters | {"backbone": Text()}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,6 +7,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 INSIDE = {
     ("_parts", "infl.federation.stacked._Losses"): "times its calls",
     ("cox", "infl.tl._cox_search.departures_of"): "attacks bins of the size that is the default",
+    ("forget", "infl.tl._forgotten.membership_of"): "attacks after each of several rounds",
     ("harmony", "infl.pp._harmony"): "counts the sums of one step",
     ("harmony", "infl.pp._sphere"): "the same",
     ("lock", "infl.tl._calibrate._Probe"): "measures what calibration aims at, on the same observations",

@@ -69,6 +69,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "histology": (counts, {}),
     "regressor": (logs, {"target": "age"}),
     "survival": (logs, {"time": "months", "event": "died"}),
+    "labels": (logs, {"target": ["kind", "batch"]}),
     "adapter": (counts, {"target": ["kind", "batch"], "base": ""}),
 }
 

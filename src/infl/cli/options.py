@@ -10,7 +10,9 @@ import typer
 from infl.errors import SettingsError
 
 # as in infl.models.registry and infl.tl.compare, whose import would cost every command a second
-MODEL_NAMES = "adapter, classifier, histology, mosaic, perturbation, regressor, scanvi, scvi, spatial or survival"
+MODEL_NAMES = (
+    "adapter, classifier, histology, labels, mosaic, perturbation, regressor, scanvi, scvi, spatial or survival"
+)
 METHOD_NAMES = (
     "pooled, alone, alone_own, alone_others, fedavg, infl, infl_wrong_key, infl_no_key, published, published_wrong_key or "
     "baseline; also infl_personal, published_own_epochs or published_own_epochs_wrong_key"

@@ -91,7 +91,7 @@ def filled(table: AnnData, features: Sequence[str]) -> AnnData:
     --------
     >>> import infl
     >>> adata = infl.datasets.khan()[:2, ["clone_1"]]
-    >>> filled(adata, ["clone_7", "clone_1"]).X[:, 0].sum()
+    >>> float(filled(adata, ["clone_7", "clone_1"]).X[:, 0].sum())
     0.0
     """
     wanted, has = pd.Index(list(features), dtype=object), measured(table)

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from infl.deploy.attempt import BEAT, FINAL_STATES, REQUEST_STOP, AttemptFolder, Status
-from infl.deploy.folders import holder
+from infl.deploy.folders import age, holder
 
 STALE = 6 * BEAT
 """Seconds after which what an attempt wrote last says nothing of now."""
@@ -62,17 +62,3 @@ def _words(run: AttemptFolder, status: Status, attended: bool, fresh: bool, wher
     if status.waits:
         return f"waits {status.waits}; for {age(now - status.since)}, {where}"
     return f"{status.state}, {where}"
-
-
-def age(seconds: float) -> str:
-    """Return a duration in words, as exact as it matters.
-
-    Examples
-    --------
-    >>> age(0.4), age(95), age(7200), age(200_000)
-    ('0 s', '1 min', '2 h', '2 d')
-    """
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds // size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"

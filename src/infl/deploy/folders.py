@@ -98,3 +98,17 @@ def _locked(handle: IO[str], wait: float) -> bool:
             if time.monotonic() > until:
                 return False
             time.sleep(0.2)
+
+
+def age(seconds: float) -> str:
+    """Return a duration in words, as exact as it matters.
+
+    Examples
+    --------
+    >>> age(0.4), age(95), age(7200), age(200_000)
+    ('0 s', '1 min', '2 h', '2 d')
+    """
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"

@@ -72,7 +72,7 @@ class Start:
     >>> run = infl.tl.fit_federated(sites, target="tumour_class", rounds=1, progress=False)
     >>> start = Origin(run.model).open(run.key)
     >>> start.digest == run.model.header.digest, start
-    (True, Start(6 tensors))
+    (True, Start(18 tensors))
     """
 
     origin: Origin

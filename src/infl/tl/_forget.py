@@ -51,7 +51,7 @@ class Forgotten:
     >>> run = infl.tl.fit_federated(sites, target="tumour_class", rounds=2, progress=False)
     >>> done = infl.tl.forget(run, sites, site="site_4", attack=False, progress=False)
     >>> "site_4" in done.run.settings["sites"], done.n_records
-    (False, {'site_4': 15})
+    (False, {'site_4': 17})
     """
 
     run: FederatedRun

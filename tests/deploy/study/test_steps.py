@@ -101,7 +101,7 @@ def test_every_function_that_works_between_processes_is_a_step() -> None:
         for name in module.__all__
         if getattr(getattr(module, name), "between", False)
     }
-    only_returns = {"pp.quantiles"}
+    only_returns = {"pp.quantiles", "tl.feature_importance"}  # the latter of a model, which no step before hands on
     assert found - only_returns | {"pp.filter_cells"} == {*STEPS}  # the latter sums nothing
 
 

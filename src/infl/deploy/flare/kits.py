@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from infl._files import explained, write_atomic
-from infl.deploy.condition import age
 from infl.deploy.flare import CONTROLLER_CLASS, EXECUTOR_CLASS, require_flare
 from infl.deploy.flare.commands import nvflare
 from infl.deploy.flare.consortium import Consortium, consortium_of
@@ -34,7 +33,7 @@ from infl.deploy.flare.enrolment import (
     without,
     write_register,
 )
-from infl.deploy.folders import alone
+from infl.deploy.folders import age, alone
 from infl.errors import FederationError, FileError, SettingsError
 
 ADMIN_NAME = "coordinator@infl.local"
