@@ -221,6 +221,37 @@ def trex_language() -> str:
     return "\n".join(lines) + "\n"
 
 
+def abstention() -> str:
+    """Return what abstention costs and gives, on tumours and on spots."""
+    rows, shown = rows_of("abstention"), {"tumours": "breast RNA, tumours", "spots": "HER2 sections, spots"}
+    what = ["error of all", "error of those kept", "share kept", "error of those kept less the promised one"]
+    lines = [
+        "| set | error of all | of those kept | share kept | error of those kept less the promised one |",
+        "| --- " * 5 + "|",
+    ]
+    for name, words in shown.items():
+        cells = [with_half_width(rows[f"{name}: {part}"]) for part in what]
+        lines.append(f"| {words} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def labels() -> str:
+    """Return the table of several labels beside pooled fits and the baseline."""
+    rows, methods = rows_of("labels"), ["infl", "pooled", "baseline", "infl_wrong_key"]
+    less = {"federated less pooled": "verdict", "with unlabelled sites less without": ""}
+    lines = [
+        "| model | federated | pooled | logistic regression | wrong key | federated less pooled | with unlabelled sites less without |",
+        "| --- " * 7 + "|",
+    ]
+    for model in ("network", "linear"):
+        cells = [f"{rows[f'{model}, {method}: balanced accuracy']['measured']:.3f}" for method in methods]
+        for what, verdict in less.items():
+            row = rows[f"{model}, {what}"]
+            cells.append(with_half_width(row) + (f", {row[verdict]}" if verdict else ""))
+        lines.append(f"| {model} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def phenotypes() -> str:
     """Return the table of regressor and survival beside pooled fits and baselines."""
     rows, metrics = rows_of("phenotypes"), {"protein": "r2", "survival": "concordance"}
@@ -327,6 +358,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "atlas": atlas,
     "cox": cox,
     "phenotypes": phenotypes,
+    "abstention": abstention,
+    "labels": labels,
     "audit": audit,
     "demo": demo,
     "histology": histology,
