@@ -7,6 +7,7 @@ third party's task is one class that follows this protocol, registered under the
 from __future__ import annotations
 
 import dataclasses
+import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -334,8 +335,8 @@ class Task(Generic[Data, Net], metaclass=Spellings):
         raise SettingsError(f"base={str(base)!r}: a model of model={cls.name!r} has no base; leave it out")
 
     def options(self) -> dict[str, Any]:
-        """Return the options as JSON."""
-        return dataclasses.asdict(self)
+        """Return the options as JSON: as they are when they come back from a file."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def options_for(self, kind: type[Part]) -> Part:
         """Return a dataclass of the options that have the names of its fields: what reads data needs no task."""
