@@ -163,7 +163,8 @@ def test_the_page_word_by_word(network: LocalConsortium, terminals: Terminals) -
     for site in SITES:
         assert same(anndata.read_h5ad(root / site / "results.h5ad"), wanted[site])
         assert same(infl.study.result(root / site), wanted[site])
-        assert "| 1 | quality of features | 1 |" in (root / site / "report.md").read_text()
+        page = (root / site / "report.html").read_text()
+        assert '<th scope="row">1</th><td>quality of features</td><td class="number">1</td>' in page
 
 
 def test_site_and_server_are_killed_and_the_study_goes_on(network: LocalConsortium, tmp_path: Path) -> None:
