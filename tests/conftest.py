@@ -36,14 +36,6 @@ def _keys_of_the_test(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
     _draw_keys(monkeypatch, request.node.nodeid)
 
 
-@pytest.fixture(autouse=True)
-def _rules_as_before() -> Iterator[None]:
-    """Leave rules of disclosure as they were: sites in threads of one process may end in another order than they began."""
-    before = infl.settings.disclosure
-    yield
-    infl.settings.disclosure = before
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef, request: pytest.FixtureRequest) -> Iterator[None]:
     """Draw the keys of what several tests share from its own name: it is made before any one test's are."""

@@ -20,7 +20,7 @@ import numpy as np
 
 from infl._isolation import torch_defaults
 from infl._lazy import read_tables
-from infl._settings import settings
+from infl._settings import rules_in_force
 from infl.errors import DataError, InflError, SettingsError
 
 P = ParamSpec("P")
@@ -438,7 +438,7 @@ def door(**own: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            if unruled and settings.disclosure is not None:
+            if unruled and rules_in_force() is not None:
                 raise SettingsError(
                     f"{function.__name__} is not yet under disclosure rules: leave it out, or run it where "
                     "infl.settings.disclosure is None"

@@ -5,6 +5,7 @@ Each has an environment variable of the same name in capitals with the prefix ``
 
 import os
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,3 +101,30 @@ def _level(value: object) -> int:
 
 
 settings = Settings()
+
+_blocks: list[Any] = []
+"""Rules of all ``with`` blocks of this process that have not ended, the newest last."""
+_own: ContextVar[tuple[Any, ...]] = ContextVar("_own", default=())
+"""Those of this thread."""
+
+
+def rules_in_force() -> Any:
+    """Return the rules of disclosure that bind this thread, None where there are none.
+
+    They are those of the innermost ``with`` block of the thread itself; in a thread that has none, of the newest block of the
+    process, so that threads begun inside a block are bound as well; and else those of the settings.
+    """
+    own = _own.get() or tuple(_blocks)
+    return own[-1] if own else settings.disclosure
+
+
+def bind(rules: Any) -> None:
+    """Put rules of disclosure in force, for a block of this thread."""
+    _own.set((*_own.get(), rules))
+    _blocks.append(rules)
+
+
+def unbind(rules: Any) -> None:
+    """End the innermost block of this thread, which has these rules; blocks of several threads may end in any order."""
+    _own.set(_own.get()[:-1])
+    del _blocks[max(i for i, block in enumerate(_blocks) if block is rules)]

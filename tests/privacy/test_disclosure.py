@@ -1,5 +1,6 @@
 """Rules of disclosure bind the sums of functions: a number is opened as it is in the pooled data, or it is closed."""
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from infl.errors import SettingsError
 from infl.privacy import Disclosure, DisclosureRules
 from infl.privacy.rules import REASONS
 from infl.sums import FederatedSum, over_sites, run_sums
+from infl.sums.disclosure import control
 from infl.tl import _markers
 
 
@@ -223,3 +225,29 @@ def test_what_stays_closed_does_so_under_another_name(monkeypatch) -> None:
     tables = [pd.DataFrame(of["site_0"].uns["rank_genes_groups"]["scores"]).isna().all() for of in (sites, renamed)]
     assert tables[0].to_dict() == {"A": False, "B": True, "C": False, "D": True}
     assert tables[1].to_dict() == {"z": False, "y": True, "x": False, "a": True}
+
+
+def test_blocks_of_threads_end_in_any_order_and_bind_what_is_begun_inside() -> None:
+    first, second, outer = Disclosure(), Disclosure(), Disclosure()
+    begun, may_end = threading.Event(), threading.Event()
+    seen: list[Disclosure | None] = []
+
+    def holds() -> None:
+        with first:
+            begun.set()
+            assert may_end.wait(60)
+            seen.append(control())
+
+    thread = threading.Thread(target=holds)
+    thread.start()
+    assert begun.wait(60)
+    with second:  # begun after the other, and ended before it or after it
+        may_end.set()
+        thread.join()
+        assert control() is second
+    assert seen == [first] and control() is None
+    with outer:
+        inside = threading.Thread(target=lambda: seen.append(control()))
+        inside.start()
+        inside.join()
+    assert seen[-1] is outer and control() is None

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from infl._files import file_name
-from infl._settings import settings
+from infl._settings import bind, unbind
 from infl.privacy.register import Register
 from infl.privacy.rules import DisclosureRules
 
@@ -42,7 +42,6 @@ class Disclosure:
         self.opened: dict[str, dict[str, int]] = {}
         """By sum: how many of its numbers were opened (``""``), and how many each rule closed."""
         self._registers: dict[str, Register] = {}
-        self._before: list[Disclosure | None] = []
 
     def register(self, site: str) -> Register:
         """Return the register of a site."""
@@ -51,11 +50,10 @@ class Disclosure:
         return self._registers[site]
 
     def __enter__(self) -> Disclosure:
-        self._before.append(settings.disclosure)
-        settings.disclosure = self
+        bind(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        settings.disclosure = self._before.pop()
+        unbind(self)

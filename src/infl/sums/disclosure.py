@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from infl._settings import settings
+from infl._settings import rules_in_force
 from infl.data.asked import Asked, asked
 from infl.data.columns import obs_column
 from infl.data.labels import label_text
@@ -33,7 +33,7 @@ CLOSED = "closed"
 
 def control() -> Disclosure | None:
     """Return the rules in force, None where there are none."""
-    return settings.disclosure
+    return rules_in_force()
 
 
 def settled(groups: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
