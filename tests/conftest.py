@@ -36,14 +36,21 @@ def _keys_of_the_test(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
     _draw_keys(monkeypatch, request.node.nodeid)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(fixturedef: pytest.FixtureDef, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Draw the keys of what several tests share from its own name: it is made before any one test's are."""
-    if fixturedef.scope == "function":
-        return (yield)
-    with pytest.MonkeyPatch.context() as patch:
-        _draw_keys(patch, f"{fixturedef.baseid} {fixturedef.argname} {getattr(request, 'param', '')}")
-        return (yield)
+class _KeysOfFixtures:
+    """A plugin and no function of this file, whose hooks pytest leaves out where a fixture belongs to the whole session."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef, request: pytest.FixtureRequest) -> Iterator[None]:
+        """Draw the keys of what several tests share from its own name: it is made before any one test's are."""
+        if fixturedef.scope == "function":
+            return (yield)
+        with pytest.MonkeyPatch.context() as patch:
+            _draw_keys(patch, f"{fixturedef.baseid} {fixturedef.argname} {getattr(request, 'param', '')}")
+            return (yield)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(_KeysOfFixtures())
 
 
 def _draw_keys(patch: pytest.MonkeyPatch, name: str) -> None:
