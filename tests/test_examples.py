@@ -42,11 +42,11 @@ def test_an_example_passes_its_own_tests(package: Path, tmp_path: Path) -> None:
     assert " passed" in done.stdout
 
 
-def test_a_task_an_attack_a_rule_and_a_statistic_are_one_file_each() -> None:
+def test_a_task_an_attack_rules_and_a_statistic_are_one_file_each() -> None:
     """What somebody adds is one file, of public names of infl alone; beside it stand its line of metadata and its tests."""
     package = EXAMPLES / "infl-regression" / "src" / "infl_regression"
     files = sorted(path.stem for path in package.glob("*.py"))
-    assert files == ["__init__", "attack", "rule", "statistic", "task"]
+    assert files == ["__init__", "attack", "disclosure", "rule", "statistic", "task"]
     for path in package.glob("*.py"):
         imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
         modules = [node.module or "" for node in imports]

@@ -55,6 +55,22 @@ def test_correlations_are_those_of_the_pooled_data(sites: dict[str, ad.AnnData],
     pd.testing.assert_series_equal(correlation(everyone, "dose", site_key="hospital"), found)
 
 
+@pytest.mark.parametrize("own", [[], ["several_wards"]], ids=["control", "rule"])
+def test_no_mean_of_one_ward_is_opened(sites: dict[str, ad.AnnData], own: list[str]) -> None:
+    """Of five sites, three have the arm in one ward: two give it, and three are needed."""
+    for number, adata in enumerate(sites.values()):
+        adata.obs["arm"] = np.repeat(["new", "old"], 30)
+        adata.obs["ward"] = np.where(np.arange(60) < 15, "A", "B")
+        if number < 3:
+            adata.obs.loc[adata.obs["arm"] == "new", "ward"] = "A"
+        adata.obs.loc[adata.obs["arm"] == "old", "ward"] = np.resize(["A", "B"], 30)
+    rules = infl.privacy.DisclosureRules(own=own, features_per_record=float("inf"))
+    with infl.privacy.Disclosure(rules):
+        infl.tl.rank_genes_groups(sites, "arm")
+    scores = pd.DataFrame(sites["site_1"].uns["rank_genes_groups"]["scores"])
+    assert scores["new"].isna().all() == bool(own)
+
+
 def test_metrics_by_hand() -> None:
     from infl_regression.task import Regression
 

@@ -59,6 +59,7 @@ features_per_record = 2.0    # most features whose means are released, per recor
 records_per_parameter = 3.0  # fewest records here for each parameter of a model
 groups = []           # columns of obs whose groups may be asked about; none: none are
 # donor_key = "patient"      # column with the person that a record is of: then k counts persons
+own = []              # rules of this site's own that are installed here, asked after the others
 
 [bases]               # pretrained transformers by name: what a run may call them, and their folders here
 """

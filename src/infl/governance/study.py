@@ -32,6 +32,7 @@ RULES = {
     "records_per_parameter": mark("fewest records here for each parameter of a model"),
     "donor_key": mark("column with the person that a record is of"),
     "groups": mark("columns whose groups may be asked about"),
+    "own": mark("rules of this site's own, which are asked after the others"),
 }
 """What each rule of disclosure asks, by its name in policy.toml."""
 STUDY = mark(

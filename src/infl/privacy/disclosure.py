@@ -10,6 +10,7 @@ from types import TracebackType
 
 from infl._files import file_name
 from infl._settings import bind, unbind
+from infl.privacy.own_rules import check_own
 from infl.privacy.register import Register
 from infl.privacy.rules import DisclosureRules
 
@@ -39,6 +40,7 @@ class Disclosure:
 
     def __init__(self, rules: DisclosureRules | None = None, folder: str | Path | None = None) -> None:
         self.rules, self.folder = rules or DisclosureRules(), None if folder is None else Path(folder)
+        check_own(self.rules.own)
         self.opened: dict[str, dict[str, int]] = {}
         """By sum: how many of its numbers were opened (``""``), and how many each rule closed."""
         self._registers: dict[str, Register] = {}

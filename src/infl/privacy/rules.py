@@ -38,6 +38,7 @@ KINDS: dict[str, Kind] = {
     "records_per_parameter": Real(0),
     "donor_key": Text(none=True, says="the name of one obs column"),
     "groups": Names(empty=True, none=True, says="names of obs columns, each of them once"),
+    "own": Names(empty=True, says="names of rules, each of them once"),
 }
 """What each rule may be, by name."""
 
@@ -65,6 +66,8 @@ class DisclosureRules:
         Column of ``obs`` with the person that a record is of; then k counts persons. None: each record is a person.
     groups
         Columns of ``obs`` whose groups may be asked about. None: any.
+    own
+        Rules of your own, see :data:`infl.privacy.OWN_RULES`, which are asked after those above.
 
     Examples
     --------
@@ -83,6 +86,7 @@ class DisclosureRules:
     records_per_parameter: float = 3.0
     donor_key: str | None = None
     groups: tuple[str, ...] | None = None
+    own: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for field in fields(self):

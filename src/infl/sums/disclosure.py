@@ -18,6 +18,7 @@ from infl.data.asked import Asked, asked
 from infl.data.columns import obs_column
 from infl.data.labels import label_text
 from infl.errors import DataError, SettingsError
+from infl.privacy.own_rules import withheld
 from infl.privacy.register import Question, Verdict
 from infl.sums.answers import SITES, alone_of, any_for_all, by_set, close, dominated, holds_of, small
 from infl.sums.cells import Cells, refusal
@@ -204,19 +205,20 @@ class Judge:
         return Opening(rule, gives)
 
     def _verdict(self, site: str, purpose: str, cells: Cells, sets: np.ndarray) -> Verdict:
-        rows, question = self._rows(site), self._question(site, purpose, cells)
-        if sets.shape[1] != len(rows):
+        if sets.shape[1] != len(rows := self._rows(site)):
             raise SettingsError(
                 f"{self.call.function} ({purpose}) is not yet under disclosure rules at {site}: run it without them"
             )
         order = None if cells.order is None else cells.order(sets)
+        question = self._question(site, purpose, cells, sets)
         return self.disclosure.register(site).judge(rows, sets, self.rules, question, order=order)
 
-    def _question(self, site: str, purpose: str, cells: Cells) -> Question:
+    def _question(self, site: str, purpose: str, cells: Cells, sets: np.ndarray) -> Question:
         of_values = cells.features or cells.parameters
         statistic = f"{purpose} {self.call.told} {self.call.values(site)}" if of_values else ""
         panel = f"{cells.panel or 'features'} {self.call.digest}" if cells.features else ""
-        return Question(purpose, self.members, cells.labels, cells.features, panel, cells.parameters, statistic)
+        own = withheld(self.call.sites[site].obs, sets, self.rules)
+        return Question(purpose, self.members, cells.labels, cells.features, panel, cells.parameters, statistic, own)
 
     def _rows(self, site: str) -> np.ndarray:
         return records_of(site, self.call, self.disclosure)
@@ -326,7 +328,7 @@ class Judge:
                 behind |= set(np.unique(np.broadcast_to(cells.of.get(name, 0), shape)[gives[name]]).tolist())
         if cells.tied and behind:
             behind = {number for number in range(len(sets)) if sets[number].any()}
-        question = self._question(site, purpose, cells)
+        question = self._question(site, purpose, cells, sets)
         self.disclosure.register(site).release(self._rows(site), sets, self.rules, question, order=sorted(behind))
 
 

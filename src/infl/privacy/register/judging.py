@@ -29,6 +29,8 @@ class Question:
         Of the model that is fitted to the first set; the others are groups in it.
     statistic
         Which sum of which values it is. Sums of other transformations of the same few values together give the values back.
+    own
+        By set: which of the site's own rules withholds it, "" where none does.
     """
 
     about: str
@@ -38,6 +40,7 @@ class Question:
     panel: str = ""
     parameters: int = 0
     statistic: str = ""
+    own: tuple[str, ...] = ()
 
     def label(self, number: int) -> str:
         """Return what a set is, to know it again."""
@@ -80,6 +83,9 @@ def verdict(
         chosen = rows[sets[number]]
         of_model = question.parameters if number == 0 else 0
         reason, split = _one(records, chosen, atom, rules, replace(question, parameters=of_model))
+        if not reason and question.own:
+            reason = question.own[number]
+            split = atom if reason else split
         if not reason and question.statistic and not _bears(records, chosen, own, rules, question):
             reason, split = "statistics", atom
         reasons[number], atom = reason, split
