@@ -42,6 +42,7 @@ JUDGED: dict[str, Ask] = {
     "tl.glm gaussian": lambda s: infl.tl.glm(s, "age ~ arm", key=KEY),
     "tl.glm poisson": lambda s: infl.tl.glm(s, "visits ~ arm", family="poisson", key=KEY),
     "tl.rank_genes_groups": lambda s: infl.tl.rank_genes_groups(s, "arm", pts=True, key=KEY),
+    "tl.survival": lambda s: infl.tl.survival(s, "months", "died", "arm", key=KEY),
 }
 """Calls that open something under rules."""
 REFUSED: dict[str, Ask] = {
@@ -172,5 +173,5 @@ def test_the_watch_sees_a_sum_that_was_not_judged(monkeypatch: pytest.MonkeyPatc
     assert seen and not any(judged for judged, _ in seen)
     monkeypatch.setattr(Judge, "__init__", lambda self, *args: None)  # what is behind a sum need not be said
     with Disclosure(LOOSE), watched() as seen:
-        infl.tl.survival.__wrapped__.__wrapped__(people(), "months", "died", key=KEY)
+        infl.pp.filter_genes.__wrapped__.__wrapped__(people(), min_cells=1, inplace=False, key=KEY)
     assert seen and not any(judged for judged, _ in seen)

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from infl.privacy.register import Verdict
     from infl.sums.cells import Cells
     from infl.sums.shape import Arrays, State
 
 SITES, DOMINANCE = 1, 2
 RULE_NAMES = ("", "sites", "dominance")
 """Why a number is closed, by its number: too few sites give it; one record makes up too much of it at a site."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """Which numbers of a sum are opened, and which of them each site of this process gives."""
+
+    rule: dict[str, np.ndarray]
+    gives: dict[str, dict[str, np.ndarray]]
+
+    def share(self, site: str, arrays: Mapping[str, Any]) -> Arrays:
+        """Return a site's share, zeros where it does not give."""
+        return {name: np.where(self.gives[site][name], arrays[name], 0.0) for name in arrays}
+
+    def total(self, arrays: Arrays) -> Arrays:
+        """Return the total, NaN where it is closed."""
+        return {name: np.where(self.rule[name] == 0, total, np.nan) for name, total in arrays.items()}
 
 
 def counted(rule: Mapping[str, np.ndarray]) -> dict[str, int]:
@@ -31,6 +49,27 @@ def counted(rule: Mapping[str, np.ndarray]) -> dict[str, int]:
 def by_set(cells: Cells, shapes: Mapping[str, tuple[int, ...]], of_sets: np.ndarray) -> Arrays:
     """Return what is known by set for each number of each array."""
     return {name: np.broadcast_to(of_sets[np.asarray(cells.of.get(name, 0))], shape) for name, shape in shapes.items()}
+
+
+def against_of(verdict: Verdict, cells: Cells) -> np.ndarray:
+    """Return which sets nobody may give sums over, since this site cannot and would be the rest, or would be missed, (n_sets,)."""
+    if not cells.of_all:
+        return verdict.against
+    return verdict.against | np.array([reason not in ("", "empty") for reason in verdict.reasons], dtype=bool)
+
+
+def enough(gives: np.ndarray, against: np.ndarray, needed: int, *, of_all: bool) -> np.ndarray:
+    """Return where a number is opened, from how many sites give it and how many are against it.
+
+    `of_all`: what no site has records of is opened too; it is 0.
+
+    Examples
+    --------
+    >>> enough(np.array([3, 3, 2, 0]), np.array([0, 1, 0, 0]), 3, of_all=True).tolist()
+    [True, False, False, True]
+    """
+    opened = gives > needed - 0.5
+    return (opened | (gives < 0.5) if of_all else opened) & (against < 0.5)
 
 
 def any_for_all(arrays: Arrays) -> Arrays:

@@ -61,6 +61,11 @@ class Cells:
         Whether numbers may be closed one by one. Else all of the sum is opened, or none of it.
     together
         A site gives all sets or none (default: where numbers are not closed one by one).
+    of_all
+        Sets follow from values, so that a site that is left out would be missed: what one site that has such records cannot give is
+        closed for all. What no site has is opened, as 0.
+    joined
+        From which numbers of an array are closed, truth values: which are closed then, since they would follow from the others.
     once
         Whether all steps have the same sets, so that the first step's answer holds for all.
     """
@@ -84,6 +89,8 @@ class Cells:
     order: Callable[[np.ndarray], Sequence[int]] | None = None
     partly: bool = False
     together: bool | None = None
+    of_all: bool = False
+    joined: Callable[[np.ndarray], np.ndarray] | None = None
     once: bool = False
 
     @property

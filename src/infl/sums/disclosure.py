@@ -8,7 +8,6 @@ says whether one of its records makes up too much of a number, which closes it f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +19,19 @@ from infl.data.labels import label_text
 from infl.errors import DataError, SettingsError
 from infl.privacy.own_rules import withheld
 from infl.privacy.register import Question, Verdict
-from infl.sums.answers import SITES, alone_of, any_for_all, by_set, close, dominated, holds_of, small
+from infl.sums.answers import (
+    SITES,
+    Opening,
+    against_of,
+    alone_of,
+    any_for_all,
+    by_set,
+    close,
+    dominated,
+    enough,
+    holds_of,
+    small,
+)
 from infl.sums.cells import Cells, refusal
 
 if TYPE_CHECKING:
@@ -93,22 +104,6 @@ def refuse_under_rules(what: str, asked_for: bool = True) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Opening:
-    """Which numbers of a sum are opened, and which of them each site of this process gives."""
-
-    rule: dict[str, np.ndarray]
-    gives: dict[str, dict[str, np.ndarray]]
-
-    def share(self, site: str, arrays: Mapping[str, Any]) -> Arrays:
-        """Return a site's share, zeros where it does not give."""
-        return {name: np.where(self.gives[site][name], arrays[name], 0.0) for name in arrays}
-
-    def total(self, arrays: Arrays) -> Arrays:
-        """Return the total, NaN where it is closed."""
-        return {name: np.where(self.rule[name] == 0, total, np.nan) for name, total in arrays.items()}
-
-
 class Judge:
     """Rules on the sums of one list, with what is known of the sites' records.
 
@@ -170,7 +165,7 @@ class Judge:
         sets = {site: np.asarray(cells.sets(has, state), dtype=bool) for site, has in sites.items()}
         verdicts = {site: self._verdict(site, purpose, cells, sets[site]) for site in sites}
         gives = {site: self._gives(cells, shapes, verdicts[site], sites[site]) for site in sites}
-        against = {site: by_set(cells, shapes, verdicts[site].against) for site in sites}
+        against = {site: by_set(cells, shapes, against_of(verdicts[site], cells)) for site in sites}
         if cells.tied:
             against = {site: any_for_all(of_site) for site, of_site in against.items()}
         parts = {
@@ -185,9 +180,11 @@ class Judge:
         total = add(parts, f"{purpose}: sites that give, {self.rules.needed} needed")
         alone, rule = alone_of(total, cells, self.rules.needed), {}
         for name, shape in shapes.items():
-            enough = (total[f"gives {name}"] > self.rules.needed - 0.5) & (total[f"against {name}"] < 0.5)
+            opened = enough(total[f"gives {name}"], total[f"against {name}"], self.rules.needed, of_all=cells.of_all)
             told = alone if name in cells.on_features else alone.any()
-            rule[name] = np.where(np.broadcast_to(enough & ~told, shape), 0, SITES)
+            rule[name] = np.where(np.broadcast_to(opened & ~told, shape), 0, SITES)
+            if cells.joined is not None:
+                rule[name] = np.where(cells.joined(rule[name] > 0), SITES, rule[name])
         if cells.parts:
             self._close_one_more(purpose, cells, rule, total, gives, sets, add)
         for name, closed in (cells.closed(state) if cells.closed else {}).items():

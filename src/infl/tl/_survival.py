@@ -17,10 +17,11 @@ from infl.data.sites import over_sites
 from infl.data.times import warn_of_grid
 from infl.errors import DataError
 from infl.sums import run_sums
+from infl.sums.disclosure import control, refuse_groups_of
 from infl.sums.mixture import FEWEST
 from infl.tl._regression import written
 from infl.tl._survival_sums import curves, departure_sum, log_rank
-from infl.tl._times import Times, ends_of, grid_sums, times_of
+from infl.tl._times import Times, ends_of, grid_sums, most_bins, times_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -70,7 +71,7 @@ class Survival:
         return {group: float(first.get(group, np.inf)) for group in self.groups}
 
 
-@over_sites(between=True, time=COLUMN, event=COLUMN, groups=OTHER_COLUMN, grid=GRID, level=LEVEL)
+@over_sites(between=True, ruled=True, time=COLUMN, event=COLUMN, groups=OTHER_COLUMN, grid=GRID, level=LEVEL)
 def survival(
     sites: Mapping[str, AnnData] | AnnData,
     time: str,
@@ -87,7 +88,8 @@ def survival(
     """Kaplan–Meier and Nelson–Aalen curves and the log-rank test of the patients of all sites, on bins of time.
 
     The time at which somebody leaves is a record, so all is computed on bins in which at least five patients of a group leave,
-    or none. On those bins it equals R's ``survfit`` and ``survdiff`` of the pooled patients, however these lie at sites.
+    or none. On those bins it equals R's ``survfit`` and ``survdiff`` of the pooled patients, however these lie at sites. Under rules of
+    disclosure each site has k events and k other departures, or none, in each bin of each group, so bins are wider.
 
     Parameters
     ----------
@@ -131,6 +133,7 @@ def survival(
     >>> int(found.curves.at_risk[0]), bool((found.curves.events >= 5).all())
     (83, True)
     """
+    refuse_groups_of(*(() if groups is None else (groups,)))
     at: Mapping[str, Times] = times_of(sites, time, event)
     names: tuple[str, ...] = ("all",)
     if groups is not None:
@@ -143,7 +146,11 @@ def survival(
         at = {site: replace(one, group=codes[site].astype(np.int64)) for site, one in at.items()}
     warn_of_grid({site: one.time for site, one in at.items()}, time, grid)
     at = alongside(sites, at)
-    sums = [*grid_sums(len(names), by_event=False, given=grid), departure_sum(len(names))]
+    most = most_bins(grid)
+    sums = [
+        *grid_sums(len(names), by_event=control() is not None, given=grid, most=most),
+        departure_sum(len(names), most),
+    ]
     state = run_sums(sums, at, key, about="survival")
     events, left, ends = state["events"], state["left"], ends_of(state)
     check_enough(left.sum(axis=1), names)

@@ -8,14 +8,17 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from infl.pp._moments import whole_numbers
 from infl.sums import COUNT_SCALE, FederatedSum, State
+from infl.sums.cells import Cells
 from infl.sums.shape import Arrays
-from infl.tl._times import MOST_BINS, Times, ends_of
+from infl.tl._times import MOST_BINS, Times, ends_of, left_out, sets_of
 
 
-def departure_sum(groups: int) -> FederatedSum:
+def departure_sum(groups: int, most: int = MOST_BINS) -> FederatedSum:
     """Return the sum of events and of all departures by group and bin; sites are :class:`Times`, state: ``events``, ``left``."""
-    shape = (groups, MOST_BINS)
+    shape = (groups, most)
+    numbers = np.arange(groups * most).reshape(shape)
 
     def local(site: Times, state: State) -> Arrays:
         bins = site.bins(ends_of(state))
@@ -28,6 +31,10 @@ def departure_sum(groups: int) -> FederatedSum:
     def records(site: Times, state: State) -> Arrays:
         left = local(site, state)["left"]
         return {"events": left, "left": left}
+
+    def sets(site: Times, state: State) -> np.ndarray:
+        number, inside = site.group * most + site.bins(ends_of(state)), ~left_out(site, groups)
+        return np.vstack([sets_of(number, inside & kept, numbers.size) for kept in (site.event, inside)])
 
     def combine(total: Arrays, state: State) -> State:
         n = len(ends_of(state))
@@ -42,6 +49,13 @@ def departure_sum(groups: int) -> FederatedSum:
         scale=COUNT_SCALE,
         records=records,
         sensitivity={"events": 1, "left": 1},
+        cells=Cells(
+            sets=sets,
+            of={"events": numbers, "left": numbers.size + numbers},
+            partly=True,
+            of_all=True,
+            joined=lambda closed: np.broadcast_to(closed.any(axis=0), closed.shape),
+        ),
     )
 
 
@@ -77,9 +91,9 @@ def curves(events: np.ndarray, left: np.ndarray, ends: np.ndarray, groups: Seque
         error = np.where(survival > 0, survival * np.sqrt(greenwood), np.nan)
     plain = survival == 1
     numbers = {
-        "at_risk": n.astype(np.int64),
-        "events": events.astype(np.int64),
-        "censored": (left - events).astype(np.int64),
+        "at_risk": whole_numbers(n),
+        "events": whole_numbers(events),
+        "censored": whole_numbers(left - events),
         "survival": survival,
         "std_error": error,
         "lower": np.where(plain, 1.0, lower),
@@ -106,6 +120,8 @@ def log_rank(events: np.ndarray, left: np.ndarray) -> tuple[float, int, float]:
     (2.265, 1)
     """
     n = at_risk(left)
+    if np.isnan(n).any() or np.isnan(events).any():
+        return float("nan"), len(events) - 1, float("nan")
     n_all, d = n.sum(axis=0), events.sum(axis=0)
     used = (n_all > 1) & (d > 0)
     share = n[:, used] / n_all[used]
