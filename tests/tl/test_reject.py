@@ -8,6 +8,7 @@ from tests.tl.conftest import cohort, fit, refused
 
 import infl
 from infl.errors import KeyringError, SettingsError
+from infl.sums.confidence import error_above, threshold_of
 
 
 def noisy(n: int = 200) -> dict[str, ad.AnnData]:
@@ -55,6 +56,46 @@ def test_labels_that_were_numbers_are_text_then(query) -> None:
     infl.tl.predict(query, run, reject=0.5)
     assert set(query.obs["infl_prediction"].astype(str)) <= {"1", "2", "unassigned"}
     assert query.obs["infl_prediction"].cat.categories.tolist() == ["1", "2", "unassigned"]
+
+
+def test_of_several_columns_each_leaves_its_own_unassigned() -> None:
+    sites = noisy(120)
+    for adata in sites.values():
+        rng, level = np.random.default_rng(adata.n_obs), np.arange(adata.n_obs) % 3
+        adata.X[:, 5], adata.X[:, 6] = rng.normal(size=adata.n_obs), level + rng.normal(0, 0.5, adata.n_obs)
+        adata.obs["clear"] = pd.Series(np.where(adata.X[:, 5] > 0, "yes", "no"), adata.obs_names).where(level > 0)
+        adata.obs["order"] = pd.Categorical(np.array(["I", "II", "III"])[level], ["I", "II", "III"], ordered=True)
+    columns = ["label", "clear", "order"]
+    run = fit(sites, target=columns, rounds=10)
+    cells = run.model.private_arrays(run.key)["confidence"]
+    counts = cells[..., 0].sum(1)
+    assert 0 < counts[1] < counts[0] == counts[2]  # a third lacks the second label
+    infl.tl.predict(sites, run, reject=0.25)
+    facts = sites["site_1"].uns["infl"]["reject"]
+    assert list(facts) == columns and len({fact["threshold"] for fact in facts.values()}) == 3
+    obs = pd.concat([adata.obs for adata in sites.values()])
+    for name, own in zip(columns, cells, strict=True):
+        assert facts[name]["threshold"] == threshold_of(own, 0.25)
+        assert facts[name]["error"] == error_above(own, facts[name]["threshold"])
+        unsure = obs[f"infl_prediction_{name}"] == "unassigned"
+        np.testing.assert_array_equal(unsure, obs[f"infl_probability_{name}"] < facts[name]["threshold"])
+        assert 0.05 < unsure.mean() < 0.5
+
+
+def test_a_column_without_labels_to_calibrate_by_is_named() -> None:
+    sites = cohort()
+    for adata in sites.values():
+        adata.obs["rare"] = pd.Series(["x", "y"] * 20, adata.obs_names)
+    run = fit(sites, target=["label", "rare"], calibrate=False)
+    assert "this model (labels) has not" in refused(lambda a, m: infl.tl.predict(a, m, reject=0.2), sites, run)
+    for adata in sites.values():  # the stratified part that judges has no record with it
+        adata.obs["rare"] = adata.obs["rare"].where(np.arange(40) < 2)
+    run = fit(sites, target=["label", "rare"], seed=1)
+    if run.model.private_arrays(run.key)["confidence"][1].any():
+        pytest.fail("choose a seed whose validation parts lack the column")
+    assert "of 'rare' to calibrate by: leave reject= out" in refused(
+        lambda a, m: infl.tl.predict(a, m, reject=0.2), sites, run
+    )
 
 
 def test_what_cannot_be_left_unassigned_is_refused_in_one_line(run, query) -> None:

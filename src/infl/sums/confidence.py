@@ -6,8 +6,12 @@ records out, leaving those out whose most probable class is least probable has t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from infl.sums.shape import COUNT_SCALE, Arrays, FederatedSum, SiteView, State
 
@@ -15,6 +19,11 @@ CONFIDENCE = "confidence"
 """Under which name the counts are kept."""
 LEVELS = np.linspace(-6.0, 16.0, 177)
 """Where cells end, as log odds of being right; cells are an eighth wide, and those at the ends have what lies beyond."""
+SHAPE = (len(LEVELS) + 1, 2)
+"""Of the counts of one column of labels."""
+
+Sure = Callable[[Any, Tensor, Tensor], Sequence[tuple[np.ndarray, np.ndarray]]]
+"""How sure a model is of records, for each column of labels, and whether it is right."""
 
 
 def confidence_cells(probability: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -36,7 +45,7 @@ def confidence_cells(probability: np.ndarray, right: np.ndarray) -> np.ndarray:
     p = np.asarray(probability, dtype=np.float64)
     with np.errstate(divide="ignore"):
         place = np.searchsorted(LEVELS, np.log(p) - np.log1p(-p))
-    cells = np.zeros((len(LEVELS) + 1, 2))
+    cells = np.zeros(SHAPE)
     np.add.at(cells, place, np.stack([np.ones(len(p)), right], 1))
     return cells
 
@@ -84,13 +93,38 @@ def error_above(cells: np.ndarray, threshold: float) -> float:
 
 def confidences() -> FederatedSum:
     """Return the sum of validation records by confidence of a calibrated classifier; state: ``confidence``, (n_cells, 2)."""
+    return _counts(SHAPE, lambda site, state: cells_of_site(site, float(state.get("temperature", 1.0))))
 
+
+def confidences_by_column(n_columns: int, sure: Sure) -> FederatedSum:
+    """Return the same for several columns of labels; state: ``confidence``, (n_columns, n_cells, 2).
+
+    Parameters
+    ----------
+    n_columns
+        How many columns.
+    sure
+        From module, features and class numbers (n, n_columns), for each column the probability of the class that is predicted and
+        whether it is the record's, of records that have a label.
+    """
+
+    def cells(site: SiteView, state: State) -> np.ndarray:
+        found = np.zeros((n_columns, *SHAPE))
+        for start in range(0, len(index := site.data.validation), 2048):
+            x, truth = site.data.batch(index[start : start + 2048])
+            found += [confidence_cells(*one) for one in sure(site.module, x, truth)]
+        return found
+
+    return _counts((n_columns, *SHAPE), cells)
+
+
+def _counts(shape: tuple[int, ...], cells: Callable[[SiteView, State], np.ndarray]) -> FederatedSum:
     def local(site: SiteView, state: State) -> Arrays:
-        return {CONFIDENCE: cells_of_site(site, float(state.get("temperature", 1.0)))}
+        return {CONFIDENCE: cells(site, state)}
 
     return FederatedSum(
         name=CONFIDENCE,
-        shapes={CONFIDENCE: (len(LEVELS) + 1, 2)},
+        shapes={CONFIDENCE: shape},
         local=local,
         combine=lambda total, state: {**state, CONFIDENCE: total[CONFIDENCE]},
         says="number of validation records by how sure the model is of them, and how many of those are right, to leave unsure ones unassigned",
@@ -103,7 +137,7 @@ def confidences() -> FederatedSum:
 @torch.no_grad()
 def cells_of_site(site: SiteView, temperature: float) -> np.ndarray:
     """Return the cells of a site's validation records."""
-    cells = np.zeros((len(LEVELS) + 1, 2))
+    cells = np.zeros(SHAPE)
     index = site.data.validation
     for start in range(0, len(index), 2048):
         x, y = site.data.batch(index[start : start + 2048])

@@ -77,7 +77,8 @@ def predict(
     reject
         Of a classifier: the share of observations to leave ``"unassigned"``, those that it is least sure of. The probability
         below which they lie was calibrated on validation observations of all sites, by a sum, so among observations like those
-        of the fit that share is unassigned; among harder ones more. Labels are then categories of text.
+        of the fit that share is unassigned; among harder ones more. Labels are then categories of text. Of several columns of
+        labels each leaves out its own.
 
     Returns
     -------
@@ -94,7 +95,7 @@ def predict(
     ``uns["infl"]``
         Task, versions, lock and the key's fingerprint; settings and history of the fit, if a run is given or they are there.
         With `reject`, ``uns["infl"]["reject"]`` has the ``share``, the ``threshold``, and the ``error`` among those validation
-        observations that were at or above it.
+        observations that were at or above it; of several columns of labels the same for each, by its name.
 
     Raises
     ------
@@ -188,7 +189,7 @@ def _use(
     task = with_layer(shared.header.build_task(), layer, parts)
     if not write and not isinstance(task, Embeds):
         raise SettingsError(f"model {shared.header.task!r} has no latent to embed with")
-    unsure = None if reject is None else Rejection.of(shared, key, reject)
+    unsure = [] if reject is None else Rejection.of(shared, key, reject)
     opened = warn_unopened(shared, key)
     check_use(parts, task, shared.header.panel, check_units=check_units)
     models = {} if run is None else {name: run.site_models[name] for name in parts if name in run.site_models}
@@ -204,8 +205,8 @@ def _use(
                 task.embed(part, outputs[name], key_added=key_added)
             used = models.get(name, shared)
             part.uns[key_added] = use_facts(part.uns.get(key_added), used, opened=opened, run=run)
-            if unsure is not None:
-                unsure.write(part, shared.header.panel["classes"], key_added)
+            for column in unsure:
+                column.write(part, key_added)
     if not copy:
         return None
     return results if whole is None else results["the data"]

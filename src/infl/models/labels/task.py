@@ -25,6 +25,7 @@ from infl.models.phenotype.task import Phenotype
 from infl.models.task import Predictor, Sums
 from infl.nn.mlp import OnPanel
 from infl.sums import FederatedSum
+from infl.sums.confidence import confidences_by_column
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -44,6 +45,8 @@ class Labels(Phenotype):
         levels are predicted, so that a mistake by two levels costs more than one by one.
     balance
         Weight the classes of each column inversely to their share in all sites' training records.
+    calibrate
+        Count validation records by how sure the model is of each column, for ``infl.tl.predict(…, reject=)``.
     layer, modality, features, validation, stratify, standardise, width, n_blocks, dropout, coordinate, covariates
         As for :class:`infl.models.Classifier`; validation parts are stratified by the first column.
 
@@ -67,10 +70,12 @@ class Labels(Phenotype):
 
     target: tuple[str, ...] = ()
     balance: bool = True
+    calibrate: bool = True
 
     parameters: ClassVar[dict[str, Kind]] = Phenotype.parameters | {
         "target": Names(empty=True, says="names of obs columns, each of them once"),
         "balance": Flag(),
+        "calibrate": Flag(),
     }
 
     @property
@@ -157,10 +162,26 @@ class Labels(Phenotype):
         sizes = [len(head.classes) for head in heads_of(panel)]
         return (*self._scales(panel), *([label_counts(sizes, balance=True)] if self.balance else []))
 
+    def after(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
+        """Return moments of the latent that a new site is fitted to, and how sure the model is of each column."""
+        counts = [confidences_by_column(len(panel["tasks"]), self._sure)] if self.calibrate else []
+        return (*super().after(panel), *counts)
+
+    @torch.no_grad()
+    def _sure(self, module: OnPanel, x: Tensor, truth: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the probability of what is predicted of each column, and whether it is right, where there is a label."""
+        heads: Any = module.heads
+        found = []
+        for number, one in enumerate(log_probabilities(module(x), heads)):
+            known = truth[:, number] >= 0
+            likely, called = one[known].exp().max(-1)
+            found.append((likely.numpy(), (called == truth[known, number]).numpy()))
+        return found
+
     def for_dp(self) -> Labels:
-        """Scale and hold out each sample by itself, and leave class weights out."""
+        """Scale and hold out each sample by itself, and leave class weights and calibration out."""
         self._check_dp()
-        return replace(self, standardise="sample", balance=False, stratify=False)
+        return replace(self, standardise="sample", balance=False, calibrate=False, stratify=False)
 
     # -- model -----------------------------------------------------------------------------------------------------
     def n_outputs(self, panel: Mapping[str, Any]) -> int:
