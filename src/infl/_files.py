@@ -73,10 +73,10 @@ def explained(path: Path, doing: str) -> Iterator[None]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes away from a folder for a moment, those that lock it, too."""
+def locked(folder: Path, name: str = "lock") -> Iterator[None]:
+    """Keep other processes away from a folder for a moment, those that lock it by the same file, too."""
     with explained(folder, "lock"):
-        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        handle = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
             import fcntl

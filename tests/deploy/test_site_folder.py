@@ -325,8 +325,8 @@ def test_another_run_under_a_runs_name_changes_nothing(site_folder: SiteFolder, 
 
 
 def test_a_line_for_people_has_no_control_characters(site_folder: SiteFolder) -> None:
-    site_folder.note("refused \x1b[2J site")
-    assert site_folder.events()[-1].endswith("refused ?[2J site")
+    site_folder.log.note("refused \x1b[2J site")
+    assert site_folder.log.events()[-1].endswith("refused ?[2J site")
 
 
 def test_under_differential_privacy_nothing_is_summed_without_noise(
@@ -390,10 +390,10 @@ def test_one_process_at_a_time(site_folder: SiteFolder, agreement: Agreement, mo
 
 
 def test_events_are_lines(site_folder: SiteFolder) -> None:
-    assert site_folder.events() == []
-    site_folder.note("first")
-    site_folder.note("second")
-    assert [line.partition(" ")[2] for line in site_folder.events()] == ["first", "second"]
+    assert site_folder.log.events() == []
+    site_folder.log.note("first")
+    site_folder.log.note("second")
+    assert [line.partition(" ")[2] for line in site_folder.log.events()] == ["first", "second"]
 
 
 def test_what_stays_at_a_site_is_written_there_as_its_own_model(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from infl.cli.log import Known, Verify, show_log
 from infl.cli.signals import asked_to_end
 from infl.errors import FederationError, FileError, InflError, SettingsError
 
@@ -152,6 +153,24 @@ def renew(home: Home = COORDINATOR_HOME) -> None:
     with alone(home, wait=0):
         renew_coordinator(home)
     typer.echo(f"{home}: certificate {days(home / 'kit')}")
+
+
+@app.command("log")
+def log_(
+    verify: Verify = False,
+    known: Known = "",
+    key: Annotated[Path | None, typer.Option(help="A copy of log.key.  [default: the one in the folder]")] = None,
+    home: Home = COORDINATOR_HOME,
+) -> None:
+    """Print the security log: who was enrolled, refused, connected, shut out, who took part; or check that it is whole.
+
+    Example: `infl coordinator log --verify`
+    """
+    from infl.deploy.flare.consortium import consortium_of
+    from infl.deploy.security_log import coordinator_log
+
+    consortium_of(home)
+    show_log(coordinator_log(home, key), verify=verify, known=known)
 
 
 @app.command()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from infl.cli.coordinator import MetricsOption, keep_up_until_signal, open_metrics, report
-from infl.errors import FederationError, FileError, UnreachableError
+from infl.cli.log import Known, Verify, show_log
+from infl.errors import FederationError, FileError, NoRoomError, UnreachableError
 
 if TYPE_CHECKING:
     from infl.deploy.site_folder import SiteFolder
@@ -40,12 +42,14 @@ def enrol(
     from infl.deploy.flare.consortium import read_consortium
     from infl.deploy.flare.kits import enrol as make
     from infl.deploy.policy import POLICY_TEMPLATE
+    from infl.deploy.site_folder import SiteFolder
 
     home = home or Path(name)
     request, fingerprint = make(home, name, read_consortium(consortium), renew=renew)
     policy = home / "policy.toml"
     if not policy.exists():
         policy.write_text(POLICY_TEMPLATE)
+    SiteFolder(home).log.security.note("enrolled", name=name, key=fingerprint, renew=renew)
     typer.echo(f"{request}: send it to the coordinator, and tell this fingerprint by telephone:\n{fingerprint}")
     typer.echo(f"{policy}: what this site accepts; read it.")
 
@@ -62,10 +66,12 @@ def install(
     """
     from infl.deploy.flare.kits import install as make
     from infl.deploy.folders import alone
+    from infl.deploy.site_folder import SiteFolder
 
     home = find_home(home)
     with alone(home, wait=0):
         kit = make(home, approved, fingerprint)
+        SiteFolder(home).log.security.note("installed", authority=fingerprint)
     typer.echo(f"{kit}: installed; now `infl site check --data cohort.h5ad --key consortium.key`")
 
 
@@ -98,19 +104,31 @@ def start(
             raise wrong
     page = open_metrics(metrics)
     daemon = Daemon(site_folder.home / "kit", CLIENT_PROCESS, site_folder.home / "client.log")
-    lookout = Lookout(daemon, consortium_of(site_folder.home), lambda line: typer.echo(f"{name}: {line}"))
-    seen = len(site_folder.events())
+    log = site_folder.log
+
+    def say(line: str) -> None:
+        typer.echo(f"{name}: {line}")
+        with suppress(NoRoomError):
+            log.security.note("line", said=line)
+
+    def begin() -> None:
+        site_folder.save_settings(site_folder.settings)
+        policy = sha256((site_folder.home / "policy.toml").read_bytes()).hexdigest()
+        log.security.note("started", policy=policy, run=site_folder.settings.expects)
+
+    lookout = Lookout(daemon, consortium_of(site_folder.home), say)
+    seen = log.journal.last()
 
     def tell() -> None:
         nonlocal seen
         lookout.look()
-        events = site_folder.events()
-        for line in events[seen:]:
-            typer.echo(f"{name}: {line}")
-        seen = len(events)
+        for row in log.journal.rows(after=seen):
+            typer.echo(f"{name}: {row['time']} {row['event']}")
+            seen = row["n"]
 
     with page.serve(lambda: of_site(site_folder)) if page is not None else nullcontext():
-        keep_up_until_signal(daemon, name, tell, begin=lambda: site_folder.save_settings(site_folder.settings))
+        keep_up_until_signal(daemon, name, tell, begin=begin)
+    log.security.note("ended")
 
 
 @app.command()
@@ -156,7 +174,7 @@ def status(home: Home = None) -> None:
     typer.echo(f"certificate: {days(site_folder.home / 'kit')}")
     for row in runs_of(site_folder):
         typer.echo(row)
-    for event in site_folder.events()[-EVENTS:]:
+    for event in site_folder.log.events()[-EVENTS:]:
         typer.echo(event)
     if line is not None and up and line.state == "refused":
         raise FederationError(f"{name} is shut out")
@@ -196,6 +214,17 @@ def ledger(
             typer.echo(
                 f"{entry['time']}  {kind:<12} {entry['round']:>4} {entry['bytes']:>12,}  {sealed}  {entry['digest'][:16]}"
             )
+
+
+@app.command("log")
+def log_(verify: Verify = False, known: Known = "", home: Home = None) -> None:
+    """Print the security log: offers, consents, refusals, connections; or check that it is whole.
+
+    Example: `infl site log --verify`
+    """
+    from infl.deploy.site_folder import SiteFolder
+
+    show_log(SiteFolder(find_home(home)).log.security, verify=verify, known=known)
 
 
 def find_home(home: Path | None) -> Path:

@@ -22,6 +22,7 @@ from infl import __version__
 from infl._files import explained, write_atomic
 from infl.deploy.folders import alone
 from infl.deploy.remote import Patience, RemoteTransport
+from infl.deploy.security_log import coordinator_log
 from infl.errors import FederationError, FileError, InflError, NoRoomError
 from infl.federation.messages import Consent
 
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 REQUEST_STOP, REQUEST_AGAIN, REQUEST_LEAVE = "stop", "again", "leave"
 """Requests to a running attempt: end, and begin no other one until somebody resumes; end so that sites which came back take part
 in the next; end because the coordinator's process does."""
+NO_TROUBLE = ("", "lost", "too late")
+"""What is said of a site that is away, or of one without trouble."""
 DAY, BEAT = 86_400.0, 5.0
 """Seconds."""
 FINAL_STATES = ("finished", "stopped")
@@ -41,6 +44,10 @@ class Agreed(Protocol):
     @property
     def sites(self) -> tuple[str, ...]:
         """Names of all sites."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it."""
 
     @property
     def quorum(self) -> int:
@@ -239,6 +246,17 @@ class Attempt(ABC):
                 log.error("%s: %s", message, error)
             return self._status
 
+    def note_consents(self, consents: Mapping[str, Consent], digest: str) -> None:
+        """Write into the coordinator's security log who takes part, and who declined."""
+        home = self.folder.folder.parent.parent
+        declined = sorted(name for name, p in self.transport.peers.items() if p.trouble not in NO_TROUBLE)
+        if not (home / "consortium.json").exists():
+            return
+        with suppress(NoRoomError):
+            coordinator_log(home).note(
+                "consents", what=self.folder.folder.name, digest=digest, sites=sorted(consents), declined=declined
+            )
+
     def beat(self) -> None:
         """Note that the attempt lives and who is up; another thread calls it every :data:`BEAT` seconds."""
         with suppress(NoRoomError):
@@ -266,7 +284,7 @@ class Attempt(ABC):
 
     def _explained(self, message: str) -> str:
         """Add what the sites said."""
-        reasons = [p.trouble for p in self.transport.peers.values() if p.trouble not in ("", "lost", "too late")]
+        reasons = [p.trouble for p in self.transport.peers.values() if p.trouble not in NO_TROUBLE]
         return str(FederationError("; ".join([message, *reasons])))
 
 

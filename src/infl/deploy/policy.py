@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from infl.models.locked import Header
 
 POLICY_TEMPLATE = """\
-# What this site accepts. A run that asks for anything else is declined; why stands in events.log here, and is not sent.
+# What this site accepts. A run that asks for anything else is declined; why stands in events.jsonl here, and is not sent.
 ask = true            # a person says yes to each run: `infl site start run.toml`, or `infl site approve DIGEST`
 tasks = []            # names of tasks; empty: any
 targets = []          # columns of obs that may be used; empty: any, after a person's yes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, ClassVar
 from infl import __version__
 from infl._files import explained
 from infl.deploy.attempt import Attempt, AttemptFolder, check_consents
+from infl.deploy.journal import Journal
 from infl.deploy.remote import RemoteTransport
 from infl.errors import FederationError
 from infl.federation.agreement import Agreement
@@ -56,17 +56,18 @@ class RunFolder(AttemptFolder):
 
     def record(self, total: Total, **more: Any) -> None:
         """Append who was in a sum to ``exchanges.jsonl``, before the sum counts as done."""
-        row = {"time": round(time.time(), 3), "seq": total.seq, "kind": total.kind, "round": total.round}
+        row = {"seq": total.seq, "kind": total.kind, "round": total.round}
         row |= {"attempt": total.attempt, "cohort": total.cohort, "responders": total.responders}
-        with explained(self.folder, "write to"), (self.folder / "exchanges.jsonl").open("a") as lines:
-            lines.write(json.dumps(row | more) + "\n")
+        self.journal.append(row | more)
 
     def exchanges(self) -> list[dict[str, Any]]:
         """Return what was recorded, one row per exchange; for one that was repeated, the last."""
-        path = self.folder / "exchanges.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        rows = [json.loads(line) for line in lines if line.endswith("}")]
-        return [*{row["seq"]: row for row in rows}.values()]
+        return [*{row["seq"]: row for row in self.journal.rows()}.values()]
+
+    @property
+    def journal(self) -> Journal:
+        """What was recorded, as rows."""
+        return Journal(self.folder / "exchanges.jsonl")
 
 
 class RunAttempt(Attempt):
@@ -94,6 +95,7 @@ class RunAttempt(Attempt):
         needed = len(agreement.sites) if progress.position == 0 else agreement.quorum
         offer = Offer(__version__, agreement.to_json().encode())
         consents = self.transport.offer(offer, enough=lambda consents: len(consents) >= needed)
+        self.note_consents(consents, agreement.digest)
         self._check(consents, agreement, needed)
         applied = {site: consent.applied for site, consent in consents.items()}
         ahead = [site for site, count in applied.items() if count > progress.position]

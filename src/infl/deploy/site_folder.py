@@ -9,7 +9,6 @@ import json
 import os
 import re
 from dataclasses import asdict
-from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +20,7 @@ from infl.deploy.folders import alone
 from infl.deploy.policy import Policy
 from infl.deploy.results import is_written, read_result, write_private, write_result
 from infl.deploy.site_data import SiteSettings, read_site, stamp
+from infl.deploy.site_log import SiteLog
 from infl.deploy.specification import Sealed, is_specified
 from infl.errors import DataError, FederationError, FileError
 from infl.federation.agreement import Agreement
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from infl._types import Data
     from infl.federation.run import FederatedRun
-    from infl.keys import Keyring
+    from infl.keys import Identity, Keyring
 
 
 class SiteFolder:
@@ -52,6 +52,7 @@ class SiteFolder:
 
     def __init__(self, home: str | Path, settings: SiteSettings | None = None) -> None:
         self.home, self._settings = Path(home), settings
+        self.log = SiteLog(self.home, self._identity)
 
     @property
     def settings(self) -> SiteSettings:
@@ -147,6 +148,7 @@ class SiteFolder:
             raise FederationError(f"{len(found)} runs with digest {digest!r} were offered: give what the refusal says")
         folder = self.home / "approved"
         folder.mkdir(exist_ok=True)
+        self.log.security.note("approved", digest=found[0])
         write_private(folder / found[0], b"")
         return found[0]
 
@@ -179,17 +181,6 @@ class SiteFolder:
             raise FileError(f"{self.home} has no request: `infl site enrol NAME` first")
         return names[0]
 
-    def note(self, line: str) -> None:
-        """Write down for the people at the site what happened."""
-        when = datetime.now(UTC).isoformat(timespec="seconds")
-        with explained(self.home, "write to"), (self.home / "events.log").open("a") as log:
-            log.write(f"{when} {''.join(c if c.isprintable() else '?' for c in line)}\n")
-
-    def events(self) -> list[str]:
-        """Return what was noted."""
-        path = self.home / "events.log"
-        return path.read_text().splitlines() if path.exists() else []
-
     def prepare(self, agreement: Agreement) -> Site:
         """Make the site for a run: check it against the policy, open key and data, go on where the site was.
 
@@ -211,6 +202,7 @@ class SiteFolder:
         accepted = folder / "accepted"
         if accepted.exists() and accepted.read_text() != agreement.digest:
             raise FederationError(f"{name}: another run was offered under this run's name; refused")
+        self.log.offered(folder / "agreement.json", agreement.digest)
         write_private(folder / "agreement.json", agreement.to_json().encode())
         if policy.asks(agreement) and not known:
             raise FederationError(
@@ -242,7 +234,9 @@ class SiteFolder:
             on_change=partial(self._save_state, store),
             account=None if agreement.dp is None else self.account,
         )
-        write_private(accepted, agreement.digest.encode())
+        if not accepted.exists():
+            self.log.consented(agreement.digest, asked=known)
+            write_private(accepted, agreement.digest.encode())
         store.note_data(replica, {name: site})
         store.restore_sites(replica, {name: site})
         return site
@@ -313,13 +307,16 @@ class SiteFolder:
         KeyringError
             One of them is no member, or has no identity; one line says what to do.
         """
+        settings = self.settings
+        return Membership.of(settings.name, self._identity(), agreement.sites, ring.trail)
+
+    def _identity(self) -> Identity:
         from infl.keys import Identity
 
         settings, passphrase = self.settings, os.environ.get("INFL_KEY_PASSPHRASE")
-        mine = (
+        return (
             Identity.load(settings.identity, passphrase) if settings.identity else Identity.own(passphrase=passphrase)
         )
-        return Membership.of(settings.name, mine, agreement.sites, ring.trail)
 
     def own_keys(self, membership: Membership | None, run: str) -> dict[str, bytes]:
         """Return what ledger and checkpoint are under: keys that no other member has. None for a run without a key."""
@@ -332,7 +329,7 @@ class SiteFolder:
         """Write the locked model, history and ledger into the run's folder, after the last sum."""
         agreement = site.replica.agreement
         model = write_result(self.run_folder(agreement), site)
-        self.note(f"run {agreement.run} finished: {model}")
+        self.log.note(f"run {agreement.run} finished: {model}")
 
     def has_result(self, agreement: Agreement) -> bool:
         """Whether the run was finished here."""

@@ -193,7 +193,7 @@ class _StudyPage:
 
     def _kept(self) -> dict[int, str]:
         line = re.compile(rf"(\S+) study {re.escape(self.study.name)}: step (\d+) of \d+ is kept, .*")
-        found = filter(None, map(line.fullmatch, self.site_folder.events()))
+        found = filter(None, map(line.fullmatch, self.site_folder.log.events()))
         return {int(match[2]): minute(match[1]) for match in found}
 
     def left(self) -> None:

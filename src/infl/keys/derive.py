@@ -31,6 +31,7 @@ OWN_LABELS = {
     "sign": "the Ed25519 key that says which member a site is",
     "ledger": "proof that a site's ledger of a run between machines was written by that site",
     "checkpoint": "what a site keeps of a run between machines",
+    "log": "the seals of a site's security log",
 }
 """Every label that a subkey of an identity may have, and what the subkey protects."""
 

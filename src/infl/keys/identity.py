@@ -154,7 +154,7 @@ class Identity:
         Parameters
         ----------
         label
-            The use: ``"ledger"`` or ``"checkpoint"`` of runs between machines, ``"sign"``.
+            The use: ``"ledger"`` or ``"checkpoint"`` of runs between machines, ``"log"``, ``"sign"``.
         salt
             Public bytes that set one run apart from the next.
         """

@@ -71,8 +71,8 @@ def test_a_sites_page_names_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     site_folder = SiteFolder(tmp_path)
     assert {name for name, _, _ in of_site(site_folder)}.isdisjoint({"infl_line_up"})
     (tmp_path / "line.json").write_text(json.dumps(vars(Line("refused", 5.0))))
-    site_folder.note("site_1 refuses: its policy does not accept column 'hiv'")
-    site_folder.note("run 1a2b3c finished: model")
+    site_folder.log.note("site_1 refuses: its policy does not accept column 'hiv'")
+    site_folder.log.note("run 1a2b3c finished: model")
     samples = of_site(site_folder)
     assert {name: value for name, _, value in samples} | {"infl_disk_free_bytes": 0} == {
         "infl_runs_offered": 0, "infl_runs_finished": 0, "infl_refusals": 1, "infl_line_up": 0, "infl_line_refused": 1,

@@ -62,7 +62,7 @@ def test_a_site_that_declines_is_one_line_in_the_notebook(up: LocalConsortium) -
     try:
         with pytest.raises(FederationError, match=f"site_2: {DECLINED}"):
             infl.tl.fit_federated(sites, key=up.key, engine=engine(up), min_sites=2, **OPTIONS)
-        assert "its policy does not accept 3 rounds (at most 2)" in up.site_folder("site_2").events()[-1]
+        assert "its policy does not accept 3 rounds (at most 2)" in up.site_folder("site_2").log.events()[-1]
     finally:
         policy.write_text(kept)
     assert sites["site_1"] is not None

@@ -85,7 +85,7 @@ class House:
         for site in self.study.sites:
             studies = SiteStudies(self.folder(site))
             prepare: Callable[[Study], StudySite] = studies.prepare
-            note = self.folder(site).note
+            note = self.folder(site).log.note
             self.workers[site] = StudyWorker(site, prepare, to_coordinator(site), note=note, repeat=0.05)
             threads.append(threading.Thread(target=self.workers[site].run))
         for thread in threads:
@@ -169,7 +169,7 @@ def test_a_step_that_fails_stops_the_study_and_tells_nothing(tmp_path: Path) -> 
         status.message.startswith("step 2 could not be done at s1, and is kept nowhere") and DECLINED in status.message
     )
     assert "negative" not in status.message
-    assert any("step 2 of study first ended" in line and "negative" in line for line in house.folder("s1").events())
+    assert any("step 2 of study first ended" in line and "negative" in line for line in house.folder("s1").log.events())
     assert house.done() == [1, 1, 1]
 
 
@@ -230,7 +230,7 @@ def test_rules_of_a_policy_bind_its_site(tmp_path: Path) -> None:
     (tmp_path / "s1" / "policy.toml").write_text(POLICY)
     status = house.attempt()  # s1 has no rules: the others do not begin
     assert status.state == "stopped"
-    assert any("its rules of disclosure need 3 sites" in line for line in house.folder("s0").events())
+    assert any("its rules of disclosure need 3 sites" in line for line in house.folder("s0").log.events())
     assert house.done() == [0, 0, 0]
     other = House(
         tmp_path / "other", [STEPS[4], Step.read("pp.harmony_integrate", {})], BOUND

@@ -15,8 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from infl.deploy.flare import require_flare
-from infl.deploy.flare.leftovers import clear_jobs, rotate
+from infl.deploy.flare.leftovers import clear_jobs
 from infl.deploy.folders import alone
+from infl.deploy.journal import bound
 from infl.errors import FileError
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ class Daemon:
         if time.monotonic() - self._cleared > EVERY:
             self._cleared = time.monotonic()
             clear_jobs(self.kit)
+            for grows in (self.kit / "audit.log", self.output):  # FLARE writes to them without end
+                bound(grows)
         if self.process is not None and self.process.poll() is None:
             return False
         if self.process is not None and self._died is None:
@@ -63,7 +66,7 @@ class Daemon:
         if time.monotonic() - self._begun < min(SELDOM, 2.0 ** max(0, self._died_at_once - 2)):
             return False  # one that dies at once is not started again at once
         self.clear()
-        rotate(self.output)
+        bound(self.output)
         settings = ["secure_train=true", "org=infl", "config_folder="]
         if self.role == CLIENT_PROCESS:
             settings.append(f"uid={self._name()}")

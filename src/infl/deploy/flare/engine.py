@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import tempfile
@@ -12,17 +11,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from infl._files import write_atomic
 from infl.deploy.attempt import FINAL_STATES, REQUEST_AGAIN, REQUEST_LEAVE, REQUEST_STOP, Agreed, Status
 from infl.deploy.flare.checks import check_port
 from infl.deploy.flare.console import Console, over
 from infl.deploy.flare.consortium import consortium_of
 from infl.deploy.flare.daemon import SERVER_PROCESS, Daemon
 from infl.deploy.flare.job import write_job
-from infl.deploy.flare.kits import SEEN
+from infl.deploy.flare.seen import Seen
 from infl.deploy.folders import alone
 from infl.deploy.remote import Patience
 from infl.deploy.run_attempt import RunFolder
+from infl.deploy.security_log import coordinator_log
 from infl.deploy.study.attempt import StudyFolder, is_study
 from infl.errors import FederationError, NoRoomError, UnreachableError
 from infl.federation.agreement import Agreement
@@ -31,8 +30,6 @@ log = logging.getLogger(__name__)
 AGAIN, SELDOM = 10.0, 120.0
 """Seconds before the third attempt in a row that moves nothing, doubled for each one more, and most of them. The second follows at
 once, and so does one when other sites are up than before."""
-LOOKS = 60.0
-"""Seconds between two notes of who is connected."""
 LEAST_ROOM = 8 << 20
 """Free bytes at the coordinator that an attempt needs."""
 STARTING, LEAVING = 120.0, 3.0
@@ -279,7 +276,7 @@ class Supervisor(Attempts):
         folder = home / "runs" / name
         self.run: RunFolder | StudyFolder = StudyFolder(folder) if is_study(folder) else RunFolder(folder)
         super().__init__(self.run, Console(home / "admin"), name, patience or self.run.patience, say)
-        self._noted = time.monotonic()
+        self._seen = Seen(home, self.console)
         self.home, self.daemon = home, Daemon(home / "kit", SERVER_PROCESS, home / "server.log")
 
     def go(self, *, resume: bool = False, poll: float = 1.0, give_up: float = float("inf")) -> Status:
@@ -311,9 +308,11 @@ class Supervisor(Attempts):
             check_port(consortium_of(self.home))
             if tolerance := self.agreement.tolerance():
                 self.say(tolerance)
+            self._log("started", run=self.name, digest=self.agreement.digest, resume=resume)
             try:
                 return self.work(poll, give_up)
             finally:
+                self._log("ended", run=self.name, state=self.run.status.state)
                 self._leave()
                 self.console.close()
                 self.daemon.stop()
@@ -333,15 +332,8 @@ class Supervisor(Attempts):
         if self.daemon.ensure() and self.daemon.starts > 1:
             self.say("the server died and was started again")
             self._leave()
-        if time.monotonic() - self._noted > LOOKS:
-            self._noted = time.monotonic()
-            self._note_seen()
+        self._seen.look()
 
-    def _note_seen(self) -> None:
-        """Note which sites are connected, for `infl coordinator sites`."""
-        path, seen = self.home / SEEN, dict[str, float]()
-        with suppress(OSError, ValueError):
-            seen = json.loads(path.read_text())
-        seen |= dict.fromkeys(self.console.sites(), round(time.time()))
+    def _log(self, event: str, **what: Any) -> None:
         with suppress(NoRoomError):
-            write_atomic(path, json.dumps(seen).encode(), overwrite=True)
+            coordinator_log(self.home).note(event, **what)

@@ -60,7 +60,7 @@ class InflExecutor(Executor):
             with ExitStack() as held:
                 held.enter_context(site_folder.hold(agreement))
                 site = site_folder.prepare(agreement)
-                site_folder.note(f"takes part in run {agreement.run}: {agreement.task}, {agreement.rounds} rounds")
+                site_folder.log.note(f"takes part in run {agreement.run}: {agreement.task}, {agreement.rounds} rounds")
                 self._held.enter_context(held.pop_all())
             return site
 
@@ -70,7 +70,7 @@ class InflExecutor(Executor):
             with ExitStack() as held:
                 held.enter_context(studies.hold(study))
                 site = studies.prepare(study)
-                site_folder.note(f"takes part in study {study.name}, {study.run}: {len(study.steps)} steps")
+                site_folder.log.note(f"takes part in study {study.name}, {study.run}: {len(study.steps)} steps")
                 self._held.enter_context(held.pop_all())
             return site
 
@@ -79,8 +79,8 @@ class InflExecutor(Executor):
                 channel.send("server", content)
 
         name, of_studies = fl_ctx.get_identity_name(), {message.__name__ for message in OF_STUDIES}
-        worker = SiteWorker(name, prepare, send, finish=site_folder.finish, note=site_folder.note)
-        study_worker = StudyWorker(name, prepare_study, send, note=site_folder.note)
+        worker = SiteWorker(name, prepare, send, finish=site_folder.finish, note=site_folder.log.refused)
+        study_worker = StudyWorker(name, prepare_study, send, note=site_folder.log.refused)
 
         def receive(name: str, content: bytes) -> None:
             (study_worker if name_of(content) in of_studies else worker).receive(content)

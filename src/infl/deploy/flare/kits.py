@@ -34,6 +34,7 @@ from infl.deploy.flare.enrolment import (
     write_register,
 )
 from infl.deploy.folders import age, alone
+from infl.deploy.security_log import coordinator_log
 from infl.errors import FederationError, FileError, SettingsError
 
 ADMIN_NAME = "coordinator@infl.local"
@@ -61,7 +62,9 @@ def init_coordinator(home: Path, consortium: Consortium) -> str:
         _package(home, signed, kit, _fingerprint(home / "ca" / "rootCA.pem"))
         signed.unlink()
     _restrict(home / "kit", "server")
-    return _fingerprint(home / "ca" / "rootCA.pem")
+    fingerprint = _fingerprint(home / "ca" / "rootCA.pem")
+    coordinator_log(home).note("made", authority=fingerprint)
+    return fingerprint
 
 
 def enrol(home: Path, name: str, consortium: Consortium, *, renew: bool = False) -> tuple[Path, str]:
@@ -97,7 +100,11 @@ def asked(home: Path, path: Path, *, renew: bool = False) -> Request:
     request = read_request(path)
     consortium, out = consortium_of(home), revoked(home)
     register = [replace(entry, revoked=entry.revoked or entry.name in out) for entry in read_register(home)]
-    check_request(request, path, register, (consortium.host, consortium.name, ADMIN_NAME), renew=renew)
+    try:
+        check_request(request, path, register, (consortium.host, consortium.name, ADMIN_NAME), renew=renew)
+    except FederationError as error:
+        coordinator_log(home).note("refused", request=request.name, key=request.fingerprint, why=str(error))
+        raise
     return request
 
 
@@ -134,6 +141,9 @@ def approve(
         entry = entry_of(made)
         if (entry.name, entry.key) != (request.name, request.fingerprint):
             raise FederationError("nvflare signed another name or key than was asked for: nothing was enrolled")
+        coordinator_log(home).note(
+            "enrolled", name=entry.name, key=entry.key, certificate=entry.certificate, renew=renew
+        )
         write_register(home, [*read_register(home), entry])
         return made.replace(home / made.name), request
 
@@ -174,6 +184,7 @@ def renew_coordinator(home: Path) -> None:
         signed = _sign(home, request, home / f"{name}.signed.zip", consortium.valid_days)
         _replace_startup(home, signed, kit, fingerprint)
         signed.unlink()
+    coordinator_log(home).note("renewed", name=consortium.host)
 
 
 def revoke(home: Path, name: str) -> None:
@@ -186,6 +197,7 @@ def revoke(home: Path, name: str) -> None:
     """
     with alone(home / "ca"):
         register = without(read_register(home), name)
+        coordinator_log(home).note("revoked", name=name)
         out = sorted({entry.name for entry in register if entry.revoked} | set(revoked(home)))
         write_atomic(home / "kit" / REVOKED, json.dumps({"disabled_clients": out}).encode(), overwrite=True)
         write_register(home, register)

@@ -12,8 +12,6 @@ OVER = 600.0
 """Seconds after which a job that no process works on is over."""
 FAILED = 10
 """How many folders of jobs with errors in their logs are kept, the newest."""
-LARGEST = 5 << 20
-"""Bytes of what FLARE's process prints; as many bytes from before them are kept, too."""
 
 
 def clear_jobs(kit: Path, *, now: float | None = None) -> None:
@@ -32,12 +30,6 @@ def clear_jobs(kit: Path, *, now: float | None = None) -> None:
             shutil.rmtree(folder, ignore_errors=True)
     for _, folder in sorted(failed)[:-FAILED]:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def rotate(log: Path) -> None:
-    """Put a log aside that has grown large; the one from before goes."""
-    if log.exists() and log.stat().st_size > LARGEST:
-        log.replace(log.with_name(f"{log.name}.1"))
 
 
 def _commands() -> str:

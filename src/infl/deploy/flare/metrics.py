@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from infl.deploy.attempt import FINAL_STATES, AttemptFolder
+from infl.deploy.attempt import FINAL_STATES, NO_TROUBLE, AttemptFolder
 from infl.deploy.condition import condition
 from infl.deploy.flare.kits import days_left
 from infl.deploy.flare.line import REFUSED, UP, Line
@@ -37,13 +37,11 @@ HELP = {
     "infl_line_since_seconds": "Since when the line is as it is, in seconds since 1970.",
     "infl_runs_offered": "Runs that were offered to this site.",
     "infl_runs_finished": "Runs that were finished at this site.",
-    "infl_refusals": "Refusals and troubles in this site's events.log.",
+    "infl_refusals": "Refusals and troubles in this site's events.jsonl.",
     "infl_certificate_days": "Days for which the certificate is valid.",
     "infl_disk_free_bytes": "Free bytes where the participant's folder is.",
 }
 """All names, with what they say; all are gauges."""
-NO_TROUBLE = ("", "lost", "too late")
-"""What is said of a site that is away, or of one without trouble."""
 LINGER = 60.0
 """Seconds that a run which is over stays visible at most: until it was read once."""
 
@@ -99,7 +97,7 @@ def of_coordinator(home: Path, run: AttemptFolder) -> list[Sample]:
 def of_site(site_folder: SiteFolder) -> list[Sample]:
     """Return what a site knows of itself; no name of a run and no number of records is among it."""
     runs, line = site_folder.runs(), Line.read(site_folder.home)
-    events = site_folder.events()
+    events = site_folder.log.events()
     samples: list[Sample] = [
         ("infl_runs_offered", {}, len(runs)),
         ("infl_runs_finished", {}, sum(map(is_written, runs))),

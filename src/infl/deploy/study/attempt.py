@@ -112,6 +112,7 @@ class StudyAttempt(Attempt):
         self._note(rounds=len(study.steps), exchanges=len(study.steps), position=desk.position, round=desk.done)
         offer = StudyOffer(__version__, study.to_json().encode())
         consents = self.line.offer(offer, enough=lambda consents: len(consents) == len(study.sites))
+        self.note_consents(consents, study.digest)
         self._check(consents)
         self._note(state="running", message="")
         noted = time.monotonic()

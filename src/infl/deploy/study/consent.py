@@ -147,6 +147,7 @@ class SiteStudies:
         kept = folder / "study.json"
         if kept.exists() and kept.read_text() != study.to_json():
             raise FederationError(f"{name}: another study was offered under this study's name; refused")
+        site_folder.log.offered(kept, study.digest)
         write_private(kept, study.to_json().encode())
         known = site_folder.said_yes(study.digest, expected=expected)
         if asks(policy, study) and not known:
@@ -156,6 +157,7 @@ class SiteStudies:
             )
         if expected:
             site_folder.take_expected(study.digest)
+        site_folder.log.consented(study.digest, asked=known)
         key = self.open_key(study)
         ledger_key = site_folder.own_keys(site_folder.membership(study, key), study.run)["ledger"]
         working = self.working(study, settings.data)
@@ -170,7 +172,7 @@ class SiteStudies:
             policy.check(fit, name)
             return policy.min_holders
 
-        return StudySite(name, study, working, key, ledger, site_folder.note, disclosure, admit)
+        return StudySite(name, study, working, key, ledger, site_folder.log.note, disclosure, admit)
 
     def open_key(self, study: Study) -> Keyring:
         """Return the key ring, whose version in use is the study's.
