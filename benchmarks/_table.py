@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from _evidence import DATA_SETS, Estimate, equivalence
-from _origin import Files, loaded, name_of
+from _origin import CALLS, Files, name_of
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -102,7 +102,7 @@ class Table:
     def _with_code(self) -> dict[str, Any]:
         """Return the rows, and the code that measured them."""
         code: dict[str, Files] = json.loads(self.path.read_text()).get("code", {}) if self.path.exists() else {}
-        now = loaded()
+        now = CALLS.used()
         for row in self.rows:
             row["code"] = name_of(now)
         rows = self.known()

@@ -28,7 +28,7 @@ import text_tasks
 from _cell_sentences import Task
 from _evidence import bootstrap, over_units
 from _language import Bench, Method, Setting, adalora, logistic, lora, lora_moe, timed, tokenised, trex, vera
-from _origin import loaded, name_of
+from _origin import CALLS, name_of
 from _table import RESULTS, Table
 
 RAW = RESULTS / "raw" / "trex_language.jsonl"
@@ -89,7 +89,7 @@ class Runs:
 
     def add(self, **line: Any) -> dict[str, Any]:
         """Write a line at once."""
-        line |= {"setting": self.setting, "code": name_of(loaded())}
+        line |= {"setting": self.setting, "code": name_of(CALLS.used())}
         self.lines.append(line)
         with self.file.open("a") as file:
             file.write(json.dumps(line) + "\n")
