@@ -364,6 +364,7 @@ PARAMETERS: Mapping[str, Kind] = {
     "aggregation_options": Options(none=True),
     "adata": DATA,
     "ax": AXES,
+    "bits": Whole(4, 16, none=True),
     "checkpoint": Text(path=True, none=True, says="the path of a folder"),
     "copy": Flag(),
     "inplace": Flag(),

@@ -89,7 +89,7 @@ def test_the_digest_is_of_everything_and_the_panels_of_names_alone(agreement: Ag
 
 
 def test_results_say_all_but_the_names_of_features(agreement: Agreement) -> None:
-    assert {"panel", "init", *agreement.settings()} == set(Agreement.__dataclass_fields__)
+    assert {"panel", "init", "bits", *agreement.settings()} == set(Agreement.__dataclass_fields__)
     assert replace(agreement, init="ab" * 32).settings()["init"] == "ab" * 32  # fresh weights are not told of
     assert "panel" not in agreement.settings() and agreement.settings()["options"] == agreement.options
 

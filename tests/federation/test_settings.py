@@ -27,6 +27,7 @@ OTHERS = RunSettings(
     seal="pairwise",
     min_sites=4,
     seed=11,
+    bits=8,
 )
 """None of what can be said is as it is by default."""
 

@@ -25,7 +25,7 @@ def open_with_group_key(subkey: bytes, context: Context, answer: Answer) -> np.n
     """Take the group masks off one site's message, as anybody with the ring can; return its integers (n32,)."""
     low = answer.words.low.copy()
     place, streams = context.position(answer.site), Streams(subkey, context.digest())
-    open_(low, None, [(streams.key("low", place + 1), streams.key("low", place))])
+    open_(low, None, [(streams.key("low", place + 1), streams.key("low", place))], answer.words.width)
     return low.view(np.int32)
 
 

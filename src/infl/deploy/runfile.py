@@ -44,6 +44,7 @@ lock = "field"
 strength = 1.0
 seal = "pairwise"             # "group" lets more sites be away, and is open to a coordinator that conspires with a site
 min_sites = 3                 # fewest sites whose sum is opened
+# bits = 8                    # of a weight in an update, 4 to 16: a message is smaller; left out, 32
 # seed = 1                    # left out, the coordinator draws one for each run; a site trains once with a seed
 
 [key]

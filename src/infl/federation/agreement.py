@@ -65,6 +65,8 @@ class Agreement:
         Settings of differential privacy (:class:`infl.privacy.DP`), with the noise that was chosen.
     init
         Digest of the model that the run begins with, in place of fresh weights; empty without one.
+    bits
+        Bits of a weight in an update; None for 32.
 
     Examples
     --------
@@ -97,6 +99,7 @@ class Agreement:
     seed: int
     privacy: dict[str, Any] | None = None
     init: str = ""
+    bits: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in read_all(SPECIFIED, {name: getattr(self, name) for name in SPECIFIED}).items():
@@ -120,6 +123,14 @@ class Agreement:
             )
         if self.dp is not None:
             self.dp.check_sites(self.min_sites)
+        if self.bits is not None and self.dp is not None:
+            raise SettingsError(
+                "bits= goes without privacy=: its noise lies on a grid of its own; leave one of them out"
+            )
+        if self.bits is not None and rule(self.aggregation, self.aggregation_options).control:
+            raise SettingsError(
+                f"bits= goes without aggregation={self.aggregation!r}, which sends mean gradients too: leave one of them out"
+            )
         rule(self.aggregation, self.aggregation_options)
         lock_scheme(self.lock, self.strength)
         check_classes(self.panel)
@@ -216,7 +227,8 @@ class Agreement:
 
     def to_json(self) -> str:
         """Return the specification as JSON."""
-        names = [field.name for field in fields(self) if field.name != "init" or self.init]
+        late = ("init", "bits")  # absent where there is none
+        names = [field.name for field in fields(self) if field.name not in late or getattr(self, field.name)]
         return json.dumps({name: getattr(self, name) for name in names}, sort_keys=True)
 
     @classmethod

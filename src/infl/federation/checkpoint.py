@@ -147,7 +147,7 @@ class Checkpoint:
 
         arrays = {name: getattr(total.words, name) for name in LANE_FORMATS}
         row = {k: v for k, v in vars(total).items() if k != "words"}
-        facts = {"total": json.dumps(row), "more": json.dumps(more)}
+        facts = {"total": json.dumps(row), "more": json.dumps(more), "width": json.dumps(total.words.width)}
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, partial(save_file, arrays, metadata=facts), overwrite=True)
 
@@ -158,7 +158,8 @@ class Checkpoint:
             raise FileError(
                 f"{path} has sums as an earlier version of infl laid them out: begin the run again in another folder"
             )
-        words = MaskedArrays(*(arrays[name] for name in LANE_FORMATS))
+        low, high, of_all = (arrays[name] for name in LANE_FORMATS)
+        words = MaskedArrays(low, high, of_all, json.loads(metadata.get("width", "32")))
         row |= {"cohort": tuple(row["cohort"]), "responders": tuple(row["responders"])}
         return Total(**row, words=words), json.loads(metadata["more"])
 

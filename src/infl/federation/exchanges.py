@@ -19,6 +19,7 @@ from infl.federation.rules import rule
 from infl.models.task import SiteData
 from infl.privacy.dp import grid_exponent
 from infl.privacy.seal import Field, Packing
+from infl.privacy.seal.narrow import FULL, width_of
 from infl.sums import COUNT_SCALE, FederatedSum, SiteView, State
 from infl.sums.lanes import LEFT_OUT_COUNT, METRIC_PREFIX, MOST_STEPS_AT_ONCE, WIDER_COUNT, sums_packing
 
@@ -147,7 +148,8 @@ def training_sum(task: Task, agreement: Agreement, shared: Layout) -> TrainingSu
         return TrainingSum(
             Packing(tuple(Field(entry.name, entry.shape, exponent) for entry in shared.entries)), marked=False
         )
-    exponent = update_exponent(task.lr, agreement.local_epochs)
+    width = FULL if agreement.bits is None else width_of(agreement.bits, agreement.cohort_size)
+    exponent = update_exponent(task.lr, agreement.local_epochs, width)
     update = tuple(Field(entry.name, entry.shape, exponent) for entry in shared.entries)
     chosen = rule(agreement.aggregation, agreement.aggregation_options)
     sums: dict[str, tuple[int, ...]] = {"train_loss": ()}
@@ -159,10 +161,10 @@ def training_sum(task: Task, agreement: Agreement, shared: Layout) -> TrainingSu
     counts = (
         *([Field("n", (), 0, bits=64, of_all=True)] if some else []),
         Field(LEFT_OUT_COUNT, (), 0, bits=64),
-        Field(WIDER_COUNT, (len(update), MOST_STEPS_AT_ONCE), 0, bits=64),
+        Field(WIDER_COUNT, (len(update), MOST_STEPS_AT_ONCE if width == FULL else 1), 0, bits=64),
     )
     of_all = sums_packing(sums | metric_shapes(task, agreement.panel), marked=False)
-    return TrainingSum(Packing((*update, *counts, *of_all.fields)), marked=True)
+    return TrainingSum(Packing((*update, *counts, *of_all.fields), width), marked=True)
 
 
 def metric_shapes(task: Task, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -20,6 +20,7 @@ import numpy as np
 from infl import _tell
 from infl.errors import FederationError
 from infl.privacy.seal import Packing
+from infl.privacy.seal.narrow import FULL
 from infl.privacy.seal.packing import LANE_RANGE
 from infl.sums.lanes import LEFT_OUT_COUNT, WIDENING_STEP, WIDER_COUNT
 
@@ -30,22 +31,28 @@ HELD_PREFIX = "held."
 """Begins the names of arrays that say how many sites have a feature, a class, or what else a task names."""
 CONTROL_EXPONENT = -24
 """Mean gradients are multiples of 2⁻²⁴ before they are weighted: a range of ± 2⁷ shared by the sites."""
+HEADROOM = 4
+"""Times the largest weight of the last average update that narrow words have room for: sites differ, and rounds do."""
 STEPS_GUESS = 64
 """Optimiser steps per local epoch that the first scale has room for."""
 
 
-def update_exponent(lr: float, local_epochs: int) -> int:
+def update_exponent(lr: float, local_epochs: int, width: int = FULL) -> int:
     """Return the scale exponent of weight updates in the first round.
 
     A step of Adam moves a weight by at most lr · (1 − β₁) / √(1 − β₂) < 3.2 lr (Kingma and Ba 2015, section 2.1); the
-    bound has room for 64 steps a local epoch, and for the lock's gain of up to 4.
+    bound has room for 64 steps a local epoch, and for the lock's gain of up to 4. Words of fewer than 32 bits have room for a
+    sixteenth of that, since later rounds have the scale of the round before, and values that leave it are clipped.
 
     Examples
     --------
     >>> update_exponent(1e-3, 1)
     -31
+    >>> update_exponent(1e-3, 1, width=12)
+    -15
     """
-    return ceil(log2(3.2 * lr * STEPS_GUESS * local_epochs * 4)) - 31
+    room = ceil(log2(3.2 * lr * STEPS_GUESS * local_epochs * 4))
+    return room - 31 if width == FULL else room - 4 - (width - 1)
 
 
 def rescaled(scales: Mapping[str, int], wider: np.ndarray, low: np.ndarray, packing: Packing) -> dict[str, int]:
@@ -75,6 +82,8 @@ def rescaled(scales: Mapping[str, int], wider: np.ndarray, low: np.ndarray, pack
     >>> rescaled({"weight": 12}, np.zeros((1, MOST_STEPS_AT_ONCE)), np.array([100, -7], np.int32), packing)
     {'weight': 8}
     """
+    if packing.width < FULL:
+        return _followed(scales, wider, low, packing)
     result = {}
     for (field, place), marks in zip(packing.lane(32), wider, strict=True):
         now = scales.get(field.name, 0)
@@ -83,6 +92,17 @@ def rescaled(scales: Mapping[str, int], wider: np.ndarray, low: np.ndarray, pack
         elif now and max(int(low[place].max()), -int(low[place].min())) < LANE_RANGE[32] >> 2 * WIDENING_STEP:
             now -= WIDENING_STEP
         if now:
+            result[field.name] = now
+    return result
+
+
+def _followed(scales: Mapping[str, int], wider: np.ndarray, low: np.ndarray, packing: Packing) -> dict[str, int]:
+    """Scales of narrow words: the range is :data:`HEADROOM` times the largest of the last sum, and wider where sites clipped."""
+    result = {}
+    for (field, place), marks in zip(packing.lane(32), wider, strict=True):
+        now, largest = scales.get(field.name, 0), int(np.abs(low[place]).max(initial=0))
+        step = ceil(log2(HEADROOM * largest / (1 << packing.width - 1))) if largest else -1
+        if now := now + (max(step, 1) if marks.any() else step):
             result[field.name] = now
     return result
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 FIT_SEAL = Choice(("auto", *SEALS))
 """``"auto"``: group in one process, pairwise between machines."""
 _OF_FIT = ("rounds", "local_epochs", "aggregation", "aggregation_options", "participation", "patience")
-_SHARED = (*_OF_FIT, "strength", "seal", "min_sites", "privacy")
+_SHARED = (*_OF_FIT, "strength", "seal", "min_sites", "privacy", "bits")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,10 @@ class Protection:
         ``"auto"``, ``"group"``, ``"pairwise"`` or ``"none"``.
     min_sites
         Fewest sites whose sum is opened (default: 3 with a seal, else 1).
+    bits
+        Bits of a weight in an update, 4 to 16 (default: 32). With n sites ``bits`` + ⌈log₂ n⌉ travel: 12 with 8 bits and ten
+        sites. Weights are rounded up or down at random, so that the mean is right, and what is far larger than in the round
+        before is clipped. Not with `privacy`, whose noise has a grid of its own, nor with ``aggregation="scaffold"``.
 
     Examples
     --------
@@ -45,9 +49,10 @@ class Protection:
     strength: float = 1.0
     seal: str = "auto"
     min_sites: int | None = None
+    bits: int | None = None
 
     def __post_init__(self) -> None:
-        kinds = {name: PARAMETERS[name] for name in ("lock", "strength", "min_sites")} | {"seal": FIT_SEAL}
+        kinds = {name: PARAMETERS[name] for name in ("lock", "strength", "min_sites", "bits")} | {"seal": FIT_SEAL}
         for name, value in read_all(kinds, {name: getattr(self, name) for name in kinds}, "protection: ").items():
             object.__setattr__(self, name, value)
 
@@ -90,6 +95,8 @@ class RunSettings:
         Fixes initial weights, batches, dropout, validation parts and cohorts.
     privacy
         Differential privacy of the training records.
+    bits
+        Bits of a weight in an update (None: 32).
 
     Examples
     --------
@@ -111,6 +118,7 @@ class RunSettings:
     min_sites: int | None = None
     seed: int = 0
     privacy: DP | None = None
+    bits: int | None = None
 
     parameters: ClassVar[dict[str, Kind]] = {
         **{name: PARAMETERS[name] for name in _SHARED},
@@ -132,7 +140,7 @@ class RunSettings:
         """Return the settings of a run from its result (``run.settings``)."""
         from infl.privacy.dp import DP
 
-        known = {f.name: recorded[f.name] for f in fields(cls)}
+        known = {f.name: recorded[f.name] for f in fields(cls) if f.name in recorded or f.name != "bits"}
         return cls(**known | {"privacy": None if known["privacy"] is None else DP(**known["privacy"])})
 
     @property

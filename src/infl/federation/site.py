@@ -37,6 +37,7 @@ from infl.federation.units import Units
 from infl.federation.wire import encode_parts
 from infl.privacy.dp import round_key
 from infl.privacy.seal import PairwiseSite, epochs_of
+from infl.privacy.seal.narrow import FULL, rounding_key
 from infl.privacy.seal.reveal import list_digest
 from infl.sums.lanes import fitted, join_sums
 
@@ -183,7 +184,7 @@ class Site:
         _, vector, sums, weight = self._pending
         if self._forgets:
             self._pending = None
-        private = replica.agreement.dp
+        private, narrow = replica.agreement.dp, replica.packing.width < FULL
         words = replica.seal.seal(
             replica.context(plan),
             self.name,
@@ -192,7 +193,8 @@ class Site:
             replica.packing,
             weight=weight,
             share=weight if len(vector) and private is None else None,
-            clip=private is not None,
+            clip=private is not None or narrow,
+            rounding=rounding_key(replica.agreement.seed, plan.seq, self.name) if narrow else None,
             ledger=self.ledger,
         )
         shares: dict[str, bytes] = {}

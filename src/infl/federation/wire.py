@@ -19,6 +19,7 @@ import numpy as np
 from infl.errors import FederationError, InflError
 from infl.federation.messages import MESSAGE_TYPES
 from infl.privacy.seal import MaskedArrays
+from infl.privacy.seal.narrow import FULL, LEAST, pack, packed_size, unpack
 
 MAGIC, VERSION = b"INFL", 3
 PREFIX = 16
@@ -123,8 +124,10 @@ def _classes() -> dict[str, type]:
 def _plain(value: Any, buffers: list[Any]) -> Any:
     if isinstance(value, MaskedArrays):
         lanes = [np.ascontiguousarray(getattr(value, name), dtype) for name, (dtype, _) in LANE_FORMATS.items()]
-        buffers += [lane.view(np.uint8) for lane in lanes]
-        return [len(lane) for lane in lanes]
+        low, *others = (lane.view(np.uint8) for lane in lanes)
+        narrow = value.width < FULL
+        buffers += [pack(lanes[0], value.width) if narrow else low, *others]
+        return [len(lane) for lane in lanes] + [value.width] * narrow
     if isinstance(value, bytes):
         buffers.append(value)
         return len(value)
@@ -212,8 +215,21 @@ def _blob(raw: Any, buffers: _Buffers) -> bytes:
 
 
 def _words(raw: Any, buffers: _Buffers) -> MaskedArrays:
+    if len(_list(raw)) == len(LANE_FORMATS) + 1:
+        return _narrow_words(raw, buffers)
     sizes = zip(raw, LANE_FORMATS.values(), strict=True)
-    return MaskedArrays(*(np.frombuffer(buffers.take(_integer(n) * size), dtype) for n, (dtype, size) in sizes))
+    low, high, of_all = (np.frombuffer(buffers.take(_integer(n) * size), dtype) for n, (dtype, size) in sizes)
+    return MaskedArrays(low, high, of_all)
+
+
+def _narrow_words(raw: list[Any], buffers: _Buffers) -> MaskedArrays:
+    """Read words of fewer than 32 bits, which the message has packed."""
+    *sizes, width = (_integer(n) for n in raw)
+    if not LEAST <= width < FULL:
+        _refuse("its words have a width that none has")
+    low = unpack(np.frombuffer(buffers.take(packed_size(sizes[0], width)), np.uint8), sizes[0], width)
+    high, of_all = (np.frombuffer(buffers.take(n * 8), "<u8") for n in sizes[1:])
+    return MaskedArrays(low, high, of_all, width)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from infl.errors import SettingsError
 from infl.privacy.seal import Field, Packing
+from infl.privacy.seal.narrow import FULL
 from infl.privacy.seal.packing import limit, misfits
 
 LIMB = 40
@@ -24,7 +25,7 @@ METRIC_PREFIX = "metric."
 """Begins the names of arrays that are summed metrics."""
 LEFT_OUT_COUNT, WIDER_COUNT = "left_out", "wider"
 """Numbers inside a sum: sites whose part of it counts as zero, since it was not finite or out of range; and of each array of
-an update, how many sites need its scale wider, for each number of steps."""
+an update, how many sites need its scale wider, for each number of steps (narrow words: whether)."""
 WIDENING_STEP = 4
 """Powers of two of a step by which scales are widened."""
 MOST_STEPS_AT_ONCE = 8
@@ -164,6 +165,7 @@ def fitted(
 
     What does not fit, or is not finite, is marked inside the message: under :data:`LEFT_OUT_COUNT`, and for arrays of an update
     that need a wider scale under :data:`WIDER_COUNT`. Metrics that do not fit count as zero by themselves; all else together.
+    Values that leave the range of words of fewer than 32 bits are clipped when they are sealed, and count.
 
     Parameters
     ----------
@@ -187,22 +189,27 @@ def fitted(
     high = join_sums(arrays, packing)
     wrong = misfits(high, packing, 64, largest=limit(64, n_sites))
     metrics = {name for name in wrong if name.startswith(METRIC_PREFIX)}
-    factors = misfits(update, packing, 32, largest=limit(32, n_sites, weight), weight=weight) if len(update) else {}
+    factors = (
+        misfits(update, packing, 32, largest=limit(packing.width, n_sites, weight), weight=weight)
+        if len(update)
+        else {}
+    )
     if not (wrong or factors):
         return update, high, True
-    names = {field.name for field, _ in packing.lane(64)}
-    apart = WIDER_COUNT in names  # metrics are one thing, the update and what belongs to it another
-    rest = bool(factors) or len(metrics) < len(wrong) or (not apart and bool(wrong))
+    marks = next((field.shape for field, _ in packing.lane(64) if field.name == WIDER_COUNT), None)
+    apart = marks is not None  # metrics are one thing, the update and what belongs to it another
+    clipped = packing.width < FULL and all(map(np.isfinite, factors.values()))  # not left out
+    rest = bool(factors and not clipped) or len(metrics) < len(wrong) or (not apart and bool(wrong))
     kept = {
         name: np.zeros_like(value) if (bool(metrics) if apart and name.startswith(METRIC_PREFIX) else rest) else value
         for name, value in arrays.items()
     }
     if rest:
         kept[LEFT_OUT_COUNT], update = np.asarray(1.0), np.zeros_like(update)
-    if factors and apart:
-        wider = np.zeros((len(packing.lane(32)), MOST_STEPS_AT_ONCE))
+    if factors and marks is not None:
+        wider = np.zeros(marks)
         for number, (field, _) in enumerate(packing.lane(32)):
             if np.isfinite(factor := factors.get(field.name, np.inf)):
-                wider[number, min(ceil(log2(factor) / WIDENING_STEP), MOST_STEPS_AT_ONCE) - 1] = 1
+                wider[number, min(ceil(log2(factor) / WIDENING_STEP), marks[1]) - 1] = 1
         kept[WIDER_COUNT] = wider
-    return update, join_sums(kept, packing), False
+    return update, join_sums(kept, packing), clipped and not wrong

@@ -238,5 +238,5 @@ def _one_seed(
     return seed, (records, dict(seconds), n_test)
 
 
-RUN_OPTIONS = ("aggregation", "aggregation_options", "participation", "patience", "strength", "min_sites")
+RUN_OPTIONS = ("aggregation", "aggregation_options", "participation", "patience", "strength", "min_sites", "bits")
 OWN_OPTIONS = (*tuple(inspect.signature(compare).parameters)[2:-1], *RUN_OPTIONS)

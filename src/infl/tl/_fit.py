@@ -64,6 +64,7 @@ def fit_federated(
     strength: float = 1.0,
     seal: str = "auto",
     min_sites: int | None = None,
+    bits: int | None = None,
     protection: Protection | None = None,
     privacy: DP | None = None,
     seed: int | None = None,
@@ -113,8 +114,10 @@ def fit_federated(
         ``"pairwise"`` with `engine`.
     min_sites
         Fewest sites whose sum is opened (default: 3 with a seal, else 1).
+    bits
+        Bits of a weight in an update, 4 to 16 (default: 32): smaller messages, see :class:`infl.Protection`.
     protection
-        Lock, strength, seal and min_sites as one object (:class:`infl.Protection`), in place of the four.
+        Lock, strength, seal, min_sites and bits as one object (:class:`infl.Protection`), in place of the five.
     privacy
         :class:`infl.privacy.DP`: differential privacy of the training records. Every round is then one step of DP-SGD
         over all sites, so there are many more of them; the last one is kept, and what would need sums without noise
@@ -195,7 +198,7 @@ def fit_federated(
     task = begun.make_task(model, model_options | ({} if target is None else {"target": target}), OWN_OPTIONS)
     if engine:
         check_installed(task)
-    chosen = Protection(lock, strength, seal, min_sites).given_once(protection)
+    chosen = Protection(lock, strength, seal, min_sites, bits).given_once(protection)
     locked = chosen.lock not in (None, "none")
     if key is not None and not locked:
         raise KeyringError("key= is given, but lock=None: it would lock nothing; leave key= out, or use lock='field'")

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from infl.errors import FederationError
+from infl.privacy.seal.narrow import FULL, narrowed, packed_size, reduce
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ class MaskedArrays:
         64-bit words.
     of_all
         64-bit words under masks of their own, with a tag of their own: a sum has them where the whole cohort is in it.
+    width
+        How many low bits of the 32-bit words count, and travel (:mod:`infl.privacy.seal.narrow`).
 
     Examples
     --------
@@ -109,16 +112,17 @@ class MaskedArrays:
     low: np.ndarray
     high: np.ndarray
     of_all: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
+    width: int = FULL
 
     @property
-    def lanes(self) -> tuple[int, int, int]:
-        """How many words there are of each kind."""
-        return len(self.low), len(self.high), len(self.of_all)
+    def lanes(self) -> tuple[int, ...]:
+        """How many words there are of each kind; and how many bits those of the first have, where that is not 32."""
+        return len(self.low), len(self.high), len(self.of_all), *narrowed(self.width)
 
     @property
     def nbytes(self) -> int:
-        """Size in bytes."""
-        return self.low.nbytes + self.high.nbytes + self.of_all.nbytes
+        """Size in bytes, as they travel."""
+        return packed_size(len(self.low), self.width) + self.high.nbytes + self.of_all.nbytes
 
     def digest(self) -> str:
         """Return the SHA-256 of all words."""
@@ -129,11 +133,11 @@ class MaskedArrays:
 
     def copy(self) -> MaskedArrays:
         """Return the same words in memory of their own."""
-        return MaskedArrays(self.low.copy(), self.high.copy(), self.of_all.copy())
+        return MaskedArrays(self.low.copy(), self.high.copy(), self.of_all.copy(), self.width)
 
     def of_some(self) -> MaskedArrays:
         """Return a sum in which somebody is missing: without what is opened of all sites alone."""
-        return MaskedArrays(self.low, self.high)
+        return MaskedArrays(self.low, self.high, width=self.width)
 
 
 def add(total: MaskedArrays | None, words: MaskedArrays) -> MaskedArrays:
@@ -168,6 +172,7 @@ def add(total: MaskedArrays | None, words: MaskedArrays) -> MaskedArrays:
     if total.lanes != words.lanes:
         raise FederationError(f"a message has {words.lanes} words, the others {total.lanes}; refused")
     np.add(total.low, words.low, out=total.low)
+    reduce(total.low, total.width)
     np.add(total.high, words.high, out=total.high)
     np.add(total.of_all, words.of_all, out=total.of_all)
     return total

@@ -15,6 +15,7 @@ from infl.errors import FederationError, KeyringError, SealError
 from infl.privacy.seal.context import Context, MaskedArrays
 from infl.privacy.seal.lanes import Masks, close, open_
 from infl.privacy.seal.masks import Streams
+from infl.privacy.seal.narrow import reduce, signed
 from infl.privacy.seal.packing import LANE_RANGE, Packing, Quantiser, RangeError, limit
 from infl.privacy.seal.tag import TAG_PRIME, Tag, as_words, from_words
 
@@ -53,6 +54,7 @@ class NoSeal:
         weight: float = 1.0,
         share: float | None = None,
         clip: bool = False,
+        rounding: bytes | None = None,
         ledger: Ledger | None = None,
     ) -> MaskedArrays:
         """Return what a site sends.
@@ -73,6 +75,8 @@ class NoSeal:
             The site's part of the 32-bit lane's range; over all sites at most 1 (default: 1 / n).
         clip
             Clip values that leave the range instead of refusing them.
+        rounding
+            Key of the stream by which the vector is rounded at random (32 bytes); None: to the nearest integer.
         ledger
             Where it is written down, on disk, before it is returned.
 
@@ -89,13 +93,17 @@ class NoSeal:
         self._check_cohort(n)
         if len(vector) != packing.n32 or len(sums) != packing.n64 or context.packing != packing.digest():
             raise SealError(f"{site}: the arrays are not those of the round's packing; nothing was sealed")
-        _, n_high, n_all = packing.lanes
-        words = MaskedArrays(np.empty(packing.n32, np.uint32), np.zeros(n_high, np.uint64), np.zeros(n_all, np.uint64))
-        low = Quantiser(vector, packing, 32, weight=weight, largest=limit(32, n, share), clip=clip)
+        _, n_high, n_all = packing.lanes[:3]
+        words = MaskedArrays(
+            np.empty(packing.n32, np.uint32), np.zeros(n_high, np.uint64), np.zeros(n_all, np.uint64), packing.width
+        )
+        most = limit(packing.width, n, share)
+        low = Quantiser(vector, packing, 32, weight=weight, largest=most, clip=clip, rounding=rounding)
         high = Quantiser(sums, packing, 64, weight=1.0, largest=limit(64, n), clip=clip)
         self._close(context, position, words, low, high)
         if low.wrong or high.wrong:
             raise RangeError(low.wrong | high.wrong)
+        reduce(words.low, packing.width)
         if ledger is not None:
             ledger.record(context, words, sealed=self.name != "none")
         return words
@@ -156,6 +164,7 @@ class NoSeal:
 
     def _open(self, context: Context, places: list[int], words: MaskedArrays) -> None:
         """Take the masks off `words`, in place, and verify."""
+        signed(words.low, words.width)
 
 
 class GroupSeal(NoSeal):
@@ -223,7 +232,7 @@ class GroupSeal(NoSeal):
 
     def _open(self, context: Context, places: list[int], words: MaskedArrays) -> None:
         lanes = self._lanes(context, [(last + 1, first) for first, last in _runs(places)])
-        tag = open_(words.low, lanes.tag("low", len(words.low)), lanes.masks("low"))
+        tag = open_(words.low, lanes.tag("low", len(words.low)), lanes.masks("low"), words.width)
         tag += open_(words.high[:-2], lanes.tag("high", len(words.high) - 2), lanes.masks("high"))
         open_(words.high[-2:], None, lanes.masks("tag"))
         good = _is_whole(words.high, tag)

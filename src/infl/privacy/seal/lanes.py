@@ -9,6 +9,7 @@ import numpy as np
 
 from infl._threads import cores
 from infl.privacy.seal.masks import Stream
+from infl.privacy.seal.narrow import FULL, signed
 from infl.privacy.seal.packing import Quantiser
 from infl.privacy.seal.tag import TAG_PLACES, Tag, split_high
 
@@ -23,7 +24,7 @@ Masks = Sequence[tuple[bytes, bytes]]
 
 def close(values: Quantiser, words: np.ndarray, tag: Tag | None, masks: Masks, *, first: int = 0) -> int:
     """Quantise a lane, from its place `first` on, into `words` (unsigned), mask it, and return its tag (0 without one), not reduced."""
-    signed = words.view(words.dtype.str.replace("u", "i"))
+    integers = words.view(words.dtype.str.replace("u", "i"))
 
     def part(start: int, stop: int) -> int:
         scratch, cover = np.empty(min(LANE_BLOCK, stop - start)), _Cover(masks, words.dtype.str, start)
@@ -32,24 +33,26 @@ def close(values: Quantiser, words: np.ndarray, tag: Tag | None, masks: Masks, *
             end = min(at + LANE_BLOCK, stop)
             block = scratch[: end - at]
             values.read(first + at, first + end, block)
-            signed[at:end] = block
-            sums.add(block if signed.itemsize == 4 else signed[at:end])
+            integers[at:end] = block
+            sums.add(block if integers.itemsize == 4 else integers[at:end])
             cover.apply(words[at:end])
         return sums.value()
 
     return _in_parts(part, len(words))
 
 
-def open_(words: np.ndarray, tag: Tag | None, masks: Masks) -> int:
+def open_(words: np.ndarray, tag: Tag | None, masks: Masks, width: int = FULL) -> int:
     """Take the masks off a lane, in place, and return the tag of its integers (0 without one), not reduced."""
-    signed = words.view(words.dtype.str.replace("u", "i"))
+    integers = words.view(words.dtype.str.replace("u", "i"))
 
     def part(start: int, stop: int) -> int:
         cover, sums = _Cover(masks, words.dtype.str, start), _Sums(tag, start)
         for at in range(start, stop, LANE_BLOCK):
             end = min(at + LANE_BLOCK, stop)
             cover.apply(words[at:end])
-            sums.add(signed[at:end])
+            if width < FULL:
+                signed(words[at:end], width)
+            sums.add(integers[at:end])
         return sums.value()
 
     return _in_parts(part, len(words))

@@ -14,6 +14,7 @@ from math import inf, isfinite, prod
 import numpy as np
 
 from infl.errors import SealError, SettingsError
+from infl.privacy.seal.narrow import FULL, LEAST, narrowed, uniform
 
 LANE_RANGE = {32: (1 << 31) - 1, 64: 1 << 59}
 """Largest size of a sum in each lane."""
@@ -91,6 +92,8 @@ class Packing:
     ----------
     fields
         The arrays.
+    width
+        Bits of a word of the 32-bit lane, see :mod:`infl.privacy.seal.narrow`.
 
     Examples
     --------
@@ -102,11 +105,14 @@ class Packing:
     """
 
     fields: tuple[Field, ...]
+    width: int = FULL
 
     def __post_init__(self) -> None:
         names = [f.name for f in self.fields]
         if len(set(names)) < len(names):
             raise SettingsError(f"packing: {next(n for n in names if names.count(n) > 1)!r} is named twice")
+        if not (self.width == FULL or LEAST <= self.width < FULL):
+            raise SettingsError(f"packing: words have {LEAST} to {FULL} bits, not {self.width}")
         for f in self.fields:
             if (
                 f.bits not in (32, 64)
@@ -132,14 +138,17 @@ class Packing:
         return sum(f.size for f in self.fields if f.bits == 64 and not f.of_all)
 
     @property
-    def lanes(self) -> tuple[int, int, int]:
-        """Words of a message of 32 bits, of 64, and of 64 opened of all sites only, with tags: all that its size tells."""
-        n_all = self.n64 - self.n_some
-        return self.n32, self.n_some + TAG_WORDS, n_all + TAG_WORDS if n_all else 0
+    def lanes(self) -> tuple[int, ...]:
+        """Words of a message of 32 bits, of 64, and of 64 opened of all sites only, with tags: all that its size tells.
 
-    def lanes_of(self, *, all_sites: bool) -> tuple[int, int, int]:
+        Where words of the first kind have fewer bits, a fourth number says how many.
+        """
+        n_all = self.n64 - self.n_some
+        return self.n32, self.n_some + TAG_WORDS, n_all + TAG_WORDS if n_all else 0, *narrowed(self.width)
+
+    def lanes_of(self, *, all_sites: bool) -> tuple[int, ...]:
         """Return the words of a sum: of all sites of the cohort, or of some."""
-        return self.lanes if all_sites else (*self.lanes[:2], 0)
+        return self.lanes if all_sites else (*self.lanes[:2], 0, *narrowed(self.width))
 
     def lane(self, bits: int) -> list[tuple[Field, slice]]:
         """Return the fields of a lane and where they lie in it."""
@@ -168,12 +177,15 @@ class Packing:
 
     def coarser(self, by: Mapping[str, int]) -> Packing:
         """Return the packing with the scales of the named arrays widened by ``2**by[name]``."""
-        return Packing(tuple(replace(f, exponent=f.exponent + by.get(f.name, 0)) for f in self.fields)) if by else self
+        if not by:
+            return self
+        return replace(self, fields=tuple(replace(f, exponent=f.exponent + by.get(f.name, 0)) for f in self.fields))
 
     @cached_property
     def _digest(self) -> str:
         rows = [(f.name, f.shape, f.bits, *(["of all"] if f.of_all else [])) for f in self.fields]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        named: object = rows if self.width == FULL else {"fields": rows, "width": self.width}
+        return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
     def digest(self) -> str:
         """Return the SHA-256 of names, shapes and bits; not of scales, which may follow from sums that only sites opened."""
@@ -185,9 +197,10 @@ def limit(bits: int, n_sites: int, share: float | None = None) -> int:
 
     With shares sᵢ that add to at most 1 (default: 1 / n each), each site's |qᵢ| ≤ ⌊sᵢ (R − n)⌋, and these add to at most
     R: the sum is read back exactly as a signed integer. R is 2³¹ − 1 for the 32-bit lane; 2⁵⁹ for the 64-bit lane, so that
-    two sums in range never differ by a multiple of the tag's prime.
+    two sums in range never differ by a multiple of the tag's prime; 2ʷ⁻¹ − 1 for words of w bits.
     """
-    top = LANE_RANGE[bits] - n_sites - (LANE_RANGE[bits] >> 48)  # room for the rounding of shares
+    top = LANE_RANGE.get(bits, (1 << bits - 1) - 1)
+    top -= n_sites + (top >> 48)  # room for the rounding of shares
     return top // n_sites if share is None else int(min(share, 1.0) * top)
 
 
@@ -238,6 +251,8 @@ class Quantiser:
         Largest size of an integer.
     clip
         Clip what is larger, instead of noting it in `wrong`.
+    rounding
+        Key of the stream by which values are rounded up or down at random, so that the mean is right; None: to the nearest.
 
     Attributes
     ----------
@@ -246,9 +261,17 @@ class Quantiser:
     """
 
     def __init__(
-        self, values: np.ndarray, packing: Packing, bits: int, *, weight: float, largest: int, clip: bool
+        self,
+        values: np.ndarray,
+        packing: Packing,
+        bits: int,
+        *,
+        weight: float,
+        largest: int,
+        clip: bool,
+        rounding: bytes | None = None,
     ) -> None:
-        self._values, self._largest, self._clip = values, largest, clip
+        self._values, self._largest, self._clip, self._rounding = values, largest, clip, rounding
         self._lane = packing.lane(bits)
         self._parts = [(start, stop, weight / step) for start, stop, step in packing.runs(bits)]
         self._stops = [stop for _, stop, _ in self._parts]
@@ -269,9 +292,13 @@ class Quantiser:
             values, block = self._values[low:high], out[low - start : high - start]
             np.copyto(block, values)
             np.multiply(block, factor, out=block)  # in float64: float32 has fewer bits than the integers
-            np.rint(block, out=block)
+            if self._rounding is None:
+                np.rint(block, out=block)
+            else:
+                block += uniform(self._rounding, low, high)
+                np.floor(block, out=block)
             highest = max(float(values.max()), -float(values.min())) * abs(factor)  # of half as many bytes
-            if np.rint(highest) <= self._largest:
+            if (np.rint(highest) if self._rounding is None else np.floor(highest) + 1) <= self._largest:
                 continue
             self._note(block, low)
             np.clip(block, -self._largest, self._largest, out=block)

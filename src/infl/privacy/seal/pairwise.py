@@ -60,6 +60,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 from infl.errors import FederationError, KeyringError, SealError
 from infl.privacy.seal.advertised import SIGNED, UNSIGNED, said_by
 from infl.privacy.seal.context import Context, MaskedArrays
+from infl.privacy.seal.narrow import reduce
 from infl.privacy.seal.reveal import (
     SECRET_BYTES,
     SEED_BYTES,
@@ -225,6 +226,7 @@ class PairwiseSite:
             later, earlier = ([self._seed_of_all(s, context) for s in side if s not in missing] for side in sides)
             nobodys = [self._seed_of_all(self.name, context)] if missing else []
             mask(words, later + nobodys, earlier, lanes=("of_all",))
+        reduce(words.low, words.width)
         return dict(boxes)
 
     def reveal(self, context: Context, answered: Sequence[str], shares: Mapping[str, bytes]) -> Revealed:
