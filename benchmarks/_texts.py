@@ -252,6 +252,24 @@ def labels() -> str:
     return "\n".join(lines) + "\n"
 
 
+def importance() -> str:
+    """Return the rank correlations of importance over sites with that in one place, among the first hundred features there."""
+    rows, shown = rows_of("importance"), {"classes": "Khan, classes", "protein": "breast RNA, ER-alpha"}
+    heads = [
+        f"{method}, {of}" for of in ("same model", "fitted in one place") for method in ("gradients", "permutation")
+    ]
+    lines = ["| set, model | " + " | ".join(heads) + " |", "| --- " * 5 + "|"]
+    for name, words in shown.items():
+        for model in ("linear", "network"):
+            found = [rows[f"{name}, {model}, {head}: rank correlation"] for head in heads]
+            lines.append(
+                f"| {words}, {model} | "
+                + " | ".join(f"{row['measured']:.3f} ± {row['spread']:.3f}" for row in found)
+                + " |"
+            )
+    return "\n".join(lines) + "\n"
+
+
 def phenotypes() -> str:
     """Return the table of regressor and survival beside pooled fits and baselines."""
     rows, metrics = rows_of("phenotypes"), {"protein": "r2", "survival": "concordance"}
@@ -359,6 +377,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "cox": cox,
     "phenotypes": phenotypes,
     "abstention": abstention,
+    "importance": importance,
     "labels": labels,
     "audit": audit,
     "demo": demo,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,10 +68,16 @@ def part(table: Table, attacks: Sequence[str], settings: dict[str, Any]) -> None
         for name in attacks:
             for finding in findings(name, context):
                 found.setdefault((name, finding.metric), []).append(finding)
+    add_findings(table, found)
+    table.save()
+
+
+def add_findings(table: Table, found: Mapping[tuple[str, str], Sequence[Finding]], prefix: str = "") -> None:
+    """Add a row for each metric of an attack, over seeds."""
     for (name, metric), many in found.items():
         chance, control = (float(np.mean([getattr(f, part) for f in many])) for part in ("chance", "control"))
         table.add(
-            f"{name}, {metric}",
+            f"{prefix}{name}, {metric}",
             f"chance {chance:.3g}, control {control:.3g}",
             [f.value for f in many],
             ok=all(f.status is not Status.BROKEN for f in many),
@@ -81,7 +87,6 @@ def part(table: Table, attacks: Sequence[str], settings: dict[str, Any]) -> None
             status=[str(f.status) for f in many],
             bound=many[0].bound,
         )
-    table.save()
 
 
 def simulated(table: Table) -> None:
