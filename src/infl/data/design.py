@@ -168,13 +168,22 @@ def agree_on_design(sites: Mapping[str, AnnData], formula: str) -> tuple[Design,
         if name == SITE and not any(_own_column(sites).values()):
             levels[name] = members(sites)
             for site, adata in sites.items():
-                columns[site][name] = pd.Series([site] * adata.n_obs)
+                columns[site][name] = pd.Series(pd.Categorical([site] * adata.n_obs))
             continue
         for site, adata in sites.items():
             columns[site][name] = obs_column(adata, name, where=site, role="design")
         levels[name] = _levels(sites, {site: columns[site][name] for site in sites}, name, groups)
     design = Design(formula, levels)
-    return design, alongside(sites, {site: design.matrix(columns[site]) for site in sites})
+    whole = {name: pd.concat([columns[site][name] for site in sites]) for name in levels}
+    cuts = np.cumsum([adata.n_obs for adata in sites.values()])[
+        :-1
+    ]  # one matrix for all: formulaic's price is by the call
+    rows = (
+        np.split(design.matrix(whole), cuts)
+        if levels
+        else [np.ones((adata.n_obs, len(design.names))) for adata in sites.values()]
+    )
+    return design, alongside(sites, dict(zip(sites, rows, strict=True)))
 
 
 def _own_column(sites: Mapping[str, AnnData]) -> dict[str, bool]:

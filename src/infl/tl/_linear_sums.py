@@ -56,11 +56,11 @@ class Designed:
             n_rows = max(1, _DENSE // max(1, whole.shape[1]))
             for start in range(0, whole.shape[0], n_rows):
                 part = whole[start : start + n_rows]
-                y = (part.toarray() if sparse.issparse(part) else part).astype(np.float64)
+                y = (part.toarray() if sparse.issparse(part) else part).astype(np.float64, copy=False)
                 at = np.arange(rows.start + start, rows.start + start + len(y))
                 y = y if self.values is None else self.values(y, at)
                 known = np.isfinite(y) & self.matrix.present
-                yield at, np.where(known, y, 0), known
+                yield at, y if known.all() else np.where(known, y, 0), known
 
 
 def design_sum(p: int) -> FederatedSum:
@@ -126,7 +126,7 @@ def linear_sums(
         FederatedSum(
             name=name,
             shapes={"n": (n_vars,), "levels": (n_vars,), "sum": (n_vars,), "xx": (pairs, n_vars), "xy": (p, n_vars)},
-            local=lambda site, state: _equations(Own.of(site, state, weights)),
+            local=lambda site, state: _equations(site, state, weights),
             combine=solved,
             says="for each feature: number and sum of its values, at how many sites there are any, products of columns of the design "
             f"with each other and with the values{weighted}",
@@ -175,66 +175,68 @@ def _held(site: Designed) -> np.ndarray:
     return found
 
 
-@dataclass(frozen=True)
-class Own:
-    """Sums over a site's values, (…, n_vars) each: their number and sum; of weights, and of weighted values, design and products.
-
-    Without weights, all weights are 1.
-    """
-
-    site: Designed
-    n: np.ndarray
-    sum: np.ndarray
-    w: np.ndarray
-    y: np.ndarray
-    x: np.ndarray
-    xx: np.ndarray
-    xy: np.ndarray
-
-    @classmethod
-    def of(cls, site: Designed, state: State, weights: Weights | None) -> Own:
-        """Add them up."""
-        p, n_vars = site.design.shape[1], len(site.matrix.present)
-        n, total, w_, y_ = np.zeros((4, n_vars))
-        x_, xy, xx = np.zeros((p, n_vars)), np.zeros((p, n_vars)), np.zeros((p * (p + 1) // 2, n_vars))
-        for at, y, known in site.blocks():
-            x = site.design[at]
-            w = known.astype(float) if weights is None else known * weights(site, at, state)
-            n, total = n + known.sum(axis=0), total + y.sum(axis=0)
-            w_, y_, x_ = w_ + w.sum(axis=0), y_ + (w * y).sum(axis=0), x_ + x.T @ w
-            xx, xy = xx + pairs_of(x).T @ w, xy + x.T @ (w * y)
-        return cls(site, n, total, w_, y_, x_, xx, xy)
-
-    def level(self, beta: np.ndarray) -> np.ndarray:
-        """The site's own level of each feature beside coefficients (n_vars, p): 0 where the design has it, (n_vars,)."""
-        if not self.site.within:
-            return np.zeros(len(self.n))
-        return (self.y - (self.x * beta.T).sum(axis=0)) / np.where(self.w > 0, self.w, 1)
+def own_level(site: Designed, beta: np.ndarray, state: State, weights: Weights | None) -> np.ndarray:
+    """The site's own level of each feature beside coefficients (n_vars, p): 0 where the design has it, (n_vars,)."""
+    n_vars = len(site.matrix.present)
+    w_, y_, x_ = np.zeros(n_vars), np.zeros(n_vars), np.zeros((site.design.shape[1], n_vars))
+    for at, y, known in site.blocks() if site.within else ():
+        w = _weights_of(site, at, known, state, weights)
+        w_, y_ = w_ + (len(y) if w is None else w.sum(axis=0)), y_ + _times(w, y).sum(axis=0)
+        x_ = x_ + _weighted(site.design[at], w)
+    return (y_ - (x_ * beta.T).sum(axis=0)) / np.where(w_ > 0, w_, 1)
 
 
-def _equations(own: Own) -> Arrays:
+def _weights_of(
+    site: Designed, at: np.ndarray, known: np.ndarray, state: State, weights: Weights | None
+) -> np.ndarray | None:
+    """Weights of some rows' values, (n, n_vars), 0 where there is none; None where all are 1, which saves most of the work."""
+    if weights is None:
+        return None if known.all() else known.astype(float)
+    return known * weights(site, at, state)
+
+
+def _weighted(x: np.ndarray, w: np.ndarray | None) -> np.ndarray:
+    """Sums of columns of the design, (p, n_vars), or (p, 1) where they are the same for all features."""
+    return x.sum(axis=0)[:, None] if w is None else x.T @ w
+
+
+def _times(w: np.ndarray | None, y: np.ndarray) -> np.ndarray:
+    return y if w is None else w * y
+
+
+def _equations(site: Designed, state: State, weights: Weights | None) -> Arrays:
     """Normal equations of a site, its own means taken off where they are levels of the model."""
-    found = {"n": own.n, "sum": own.sum, "levels": np.zeros(len(own.n)), "xx": own.xx, "xy": own.xy}
-    if own.site.within:
-        w = np.where(own.w > 0, own.w, 1)
-        i, j = np.tril_indices(len(own.x))
-        xx, xy = own.xx - own.x[i] * own.x[j] / w, own.xy - own.x * own.y / w
-        constant = xx[i == j] <= _CONSTANT * own.xx[i == j]  # but for rounding; (p, n_vars)
+    p, n_vars = site.design.shape[1], len(site.matrix.present)
+    n, total, w_, y_ = np.zeros((4, n_vars))
+    x_, xy, xx = np.zeros((p, n_vars)), np.zeros((p, n_vars)), np.zeros((p * (p + 1) // 2, n_vars))
+    for at, y, known in site.blocks():
+        x, w = site.design[at], _weights_of(site, at, known, state, weights)
+        wy = _times(w, y)
+        n, total = n + (len(y) if w is None else known.sum(axis=0)), total + y.sum(axis=0)
+        w_, y_ = w_ + (len(y) if w is None else w.sum(axis=0)), y_ + wy.sum(axis=0)
+        x_, xx, xy = x_ + _weighted(x, w), xx + _weighted(pairs_of(x), w), xy + x.T @ wy
+    found = {"n": n, "sum": total, "levels": np.zeros(n_vars), "xx": xx, "xy": xy}
+    if site.within:
+        w_ = np.where(w_ > 0, w_, 1)
+        i, j = np.tril_indices(p)
+        xx, xy = xx - x_[i] * x_[j] / w_, xy - x_ * y_ / w_
+        constant = xx[i == j] <= _CONSTANT * found["xx"][i == j]  # but for rounding; (p, n_vars)
         xx, xy = np.where(constant[i] | constant[j], 0, xx), np.where(constant, 0, xy)
-        found |= {"levels": (own.n > 0).astype(float), "xx": xx, "xy": xy}
+        found |= {"levels": (n > 0).astype(float), "xx": xx, "xy": xy}
     return found
 
 
 def _residuals(site: Designed, state: State, weights: Weights | None, p: int) -> Arrays:
     """Squares of residuals and their products with the design."""
     found = {"rr": np.zeros(len(site.matrix.present)), "xr": np.zeros((p, len(site.matrix.present)))}
-    level = Own.of(site, state, weights).level(state["beta"])
+    level = own_level(site, state["beta"], state, weights)
     for at, y, known in site.blocks():
-        x = site.design[at]
-        w = known.astype(float) if weights is None else known * weights(site, at, state)
-        left = np.where(known, y - level - x @ state["beta"].T, 0)
-        found["rr"] += (w * left**2).sum(axis=0)
-        found["xr"] += x.T @ (w * left)
+        x, w = site.design[at], _weights_of(site, at, known, state, weights)
+        left = y - x @ state["beta"].T
+        left -= level
+        wl = _times(w, left)
+        found["rr"] += np.einsum("ij,ij->j", wl, left)
+        found["xr"] += x.T @ wl
     return found
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, State
 from infl.sums.shape import Arrays
-from infl.tl._linear_sums import Designed, Own, linear_fit, linear_sums
+from infl.tl._linear_sums import Designed, linear_fit, linear_sums, own_level
 
 _SPAN = 0.5
 _MILLION = np.log2(1e6)
@@ -90,6 +90,6 @@ def _with_curve(state: State) -> State:
 def _weights(site: Counted, at: np.ndarray, state: State) -> np.ndarray:
     """Inverse variances of logarithms by what the unweighted model says their counts are, (n, n_vars)."""
     beta = state["unweighted"]
-    level = Own.of(site, state, None).level(beta)
+    level = own_level(site, beta, state, None)
     fitted = level + site.design[at] @ beta.T + np.log2(site.library[at, None] + 1) - _MILLION
     return np.interp(fitted, *state["curve"]) ** -4.0
