@@ -47,6 +47,13 @@ def test_offset_is_that_of_statsmodels(records):
     np.testing.assert_allclose(found.table.coefficient, VECTOR["offset"], rtol=1e-8)
 
 
+def test_a_formula_of_an_intercept_alone_gives_the_mean_of_all_records(records):
+    found = glm(dealt(records, np.arange(len(records)) % 3), "gaussian ~ 1").table
+    np.testing.assert_allclose(found.coefficient, [records["gaussian"].mean()], rtol=1e-12)
+    with pytest.raises(SettingsError, match="has no coefficient"):
+        glm(dealt(records, np.arange(len(records)) % 3), "gaussian ~ 0")
+
+
 @given(st.integers(0, 10**6), st.integers(2, 6))
 @settings(max_examples=15)
 def test_any_split_gives_the_pooled_answer(seed, n_sites):

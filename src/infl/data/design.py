@@ -174,15 +174,13 @@ def agree_on_design(sites: Mapping[str, AnnData], formula: str) -> tuple[Design,
             columns[site][name] = obs_column(adata, name, where=site, role="design")
         levels[name] = _levels(sites, {site: columns[site][name] for site in sites}, name, groups)
     design = Design(formula, levels)
+    if not design.names:
+        raise SettingsError(f"design={formula!r} has no coefficient: write at least one term, e.g. '~ condition'")
     whole = {name: pd.concat([columns[site][name] for site in sites]) for name in levels}
     cuts = np.cumsum([adata.n_obs for adata in sites.values()])[
         :-1
     ]  # one matrix for all: formulaic's price is by the call
-    rows = (
-        np.split(design.matrix(whole), cuts)
-        if levels
-        else [np.ones((adata.n_obs, len(design.names))) for adata in sites.values()]
-    )
+    rows = np.split(design.matrix(whole), cuts) if levels else [np.ones((adata.n_obs, 1)) for adata in sites.values()]
     return design, alongside(sites, dict(zip(sites, rows, strict=True)))
 
 
