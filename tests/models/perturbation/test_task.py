@@ -14,6 +14,7 @@ import infl
 from infl.errors import DataError, InflWarning, SettingsError
 from infl.models.perturbation import Perturbation
 from infl.models.perturbation.scoring import effect_metrics
+from infl.sums.share import share_moments
 
 
 def test_effects_are_those_within_sites_weighted_by_cells(sites):
@@ -186,8 +187,7 @@ def test_more_genes_than_a_covariance_allows_leaves_its_members_out(sites, monke
 
 def test_the_network_counts_for_what_it_surely_adds():
     def share(gains, rooms):
-        g, r = np.array(gains, float), np.array(rooms, float)
-        moments = np.array([g.sum(), r.sum(), (g * g).sum(), (g * r).sum(), (r * r).sum()])
+        moments = share_moments(gains, rooms)[None]
         helps = Perturbation().after({"features": [], "conditions": []})[0]
         return float(helps.combine({"moments": moments}, {})["share"])
 

@@ -12,7 +12,7 @@ from infl._warn import warn
 from infl.errors import DataError
 from infl.models.counts import check_counts
 from infl.models.histology.patches import Patches, Stain
-from infl.models.histology.spots import Spots, not_beside, regions, smoother, warn_of_lost
+from infl.models.histology.spots import Spots, not_beside, parts_of, regions, smoother, warn_of_lost
 from infl.models.matrix import FeatureMatrix
 from infl.models.neighbours import Sections, section_rows, sections_of, warn_of_spacings
 
@@ -85,8 +85,11 @@ class Reader:
             rows = sections.rows
             if self.context:
                 smooth = self._smoother(sections, patches)
+        region_of = np.arange(patches.n)
         if rng is not None:
             train, validation = self._parts(sections if self.context else None, usable, rng)
+            if sections is not None and self.context:
+                region_of = parts_of(sections, validation, self.n_neighbors)
         return Spots(
             patches,
             counts,
@@ -97,6 +100,7 @@ class Reader:
             train=train,
             validation=validation,
             usable=usable,
+            region_of=region_of,
             site=site,
         )
 

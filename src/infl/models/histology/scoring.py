@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from infl.models.histology.patches import Patches
 from infl.sums import FederatedSum, SiteView, State
 from infl.sums.shape import Arrays
+from infl.sums.share import share_moments
 
 if TYPE_CHECKING:
     from infl.models.histology.spots import Spots
@@ -57,8 +58,8 @@ def pearson(sums: Arrays) -> np.ndarray:
     return np.where(size > 1e-12, sums["both"] / np.maximum(size, 1e-12), 0.0)
 
 
-def gains(step: np.ndarray, rest: np.ndarray, sections: Iterable[np.ndarray]) -> np.ndarray:
-    """Return the number of spots, and the sums (5,) of :func:`infl.sums.share.sure_share`, about the means of sections.
+def gains(step: np.ndarray, rest: np.ndarray, section: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """Return :func:`infl.sums.share.share_moments` over sections and over regions (2, 6), about the means of sections.
 
     Parameters
     ----------
@@ -66,15 +67,16 @@ def gains(step: np.ndarray, rest: np.ndarray, sections: Iterable[np.ndarray]) ->
         From the first prediction to the second (n, n_features).
     rest
         From the first prediction to the truth (n, n_features).
-    sections
-        Positions of each section's spots.
+    section, region
+        Of each spot (n,), as a number.
     """
-    moments = np.zeros(6)
-    for positions in sections:
-        a, b = (values[positions] - values[positions].mean(0) for values in (step, rest))
-        for gain, room in zip((a * b).mean(1), (a * a).mean(1), strict=True):
-            moments += (1, gain, room, gain * gain, gain * room, room * room)
-    return moments
+    gain, room = np.zeros((2, len(step)))
+    for number in np.unique(section):
+        own = section == number
+        a, b = (values[own] - values[own].mean(0) for values in (step, rest))
+        gain[own], room[own] = (a * b).mean(1), (a * a).mean(1)
+    units = (np.unique(of_spot, return_inverse=True)[1] for of_spot in (section, region))
+    return np.stack([share_moments(np.bincount(unit, gain), np.bincount(unit, room)) for unit in units])
 
 
 def expression_metrics(predicted: np.ndarray, observed: np.ndarray) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from infl._warn import warn
@@ -61,6 +62,8 @@ class Spots(SiteData):
         How stains are made alike.
     train, validation, usable
         Indices; `usable` are all that can be trained on, also those that lie beside `validation`.
+    region_of
+        Which part of tissue each spot was held out with (n_obs,), as a number.
     site
         For messages.
 
@@ -84,10 +87,11 @@ class Spots(SiteData):
         train: np.ndarray,
         validation: np.ndarray,
         usable: np.ndarray,
+        region_of: np.ndarray,
         site: str,
     ) -> None:
         self.patches, self.counts, self.sections = patches, counts, sections
-        self.train, self.validation, self.usable = train, validation, usable
+        self.train, self.validation, self.usable, self.region_of = train, validation, usable, region_of
         self.rows = np.flatnonzero(patches.present)
         self.section_of = np.zeros(patches.n, dtype=int)
         own = np.zeros((patches.n, N_STATISTICS), dtype=np.float32)
@@ -150,6 +154,12 @@ def regions(sections: Sections, share: float, rng: np.random.Generator) -> np.nd
             held.append(left[np.argsort(distance, kind="stable")[:part]])
             left = np.setdiff1d(left, held[-1])
     return np.sort(np.concatenate(held))
+
+
+def parts_of(sections: Sections, spots: np.ndarray, n_neighbors: int) -> np.ndarray:
+    """Return the number (n_obs,) of the connected part of `spots` that each is in; others are parts of their own."""
+    inside = sparse.diags_array(np.isin(np.arange(len(sections.coordinates)), spots).astype(float))
+    return connected_components((inside @ sections.graph(n_neighbors) @ inside).tocsr(), directed=False)[1]
 
 
 def not_beside(sections: Sections, spots: np.ndarray, others: np.ndarray, n_neighbors: int) -> np.ndarray:

@@ -32,7 +32,7 @@ from infl.models.matrix import FeatureMatrix
 from infl.models.task import Predictor, Step, Sums, Task
 from infl.nn.histology import HistologyNet, SmallCNN, count_loss, load_backbone
 from infl.sums import FederatedSum, SiteView, State
-from infl.sums.share import share_of_network
+from infl.sums.share import N_MOMENTS, share_of_network
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -202,13 +202,13 @@ class Histology(Task[Spots, HistologyNet]):
         def found(site: SiteView[Spots, HistologyNet], state: State) -> np.ndarray:
             data, held = site.data, site.data.validation
             if not len(held):
-                return np.zeros(6)
+                return np.zeros((2, N_MOMENTS))
             base = regress(data, held, state)
             step = self._network(site.module, data, held, state)[0] - base
             rest = self.expression.target(data, held, state) - base
-            return gains(step, rest, data.within_sections(held))
+            return gains(step, rest, data.section_of[held], data.region_of[held])
 
-        return share_of_network(found, lambda site, state: len(site.data.validation), counted=True)
+        return share_of_network(found, lambda site, state: len(site.data.validation), kinds=2)
 
     def _quality(self, n_features: int) -> FederatedSum:
         def found(site: SiteView[Spots, HistologyNet], state: State) -> Sums:

@@ -12,7 +12,7 @@ from infl.models.task import Sums
 from infl.nn.perturbation import EffectNet
 from infl.sums import FederatedSum, SiteView, State
 from infl.sums.shape import Records
-from infl.sums.share import share_of_network
+from infl.sums.share import share_moments, share_of_network
 
 
 def effect_sums(k: int, p: int) -> FederatedSum:
@@ -68,13 +68,13 @@ def helpfulness(stack_of: Callable[[State], Effects]) -> FederatedSum:
     def moments_of(site: SiteView[Conditions, EffectNet], state: State) -> np.ndarray:
         stack, net, data = stack_of(state), site.module, site.data
         numbers = {genes: i for i, genes in enumerate(stack.conditions)}
-        moments = np.zeros(5)
+        gains, rooms = [], []
         for i in data.validation:
             base = stack.predict(data.genes[i], without=numbers[data.genes[i]])
             step, rest = data.network(net, i) - base, data.delta[i] - base
             scale = max(float(np.linalg.norm(data.delta[i])), 1e-12)
-            gain, room = float(step @ rest) / scale, float(step @ step) / scale
-            moments += (gain, room, gain * gain, gain * room, room * room)
-        return moments
+            gains.append(float(step @ rest) / scale)
+            rooms.append(float(step @ step) / scale)
+        return share_moments(gains, rooms)[None]
 
     return share_of_network(moments_of, lambda site, state: int(site.data.n[site.data.validation].sum()))
