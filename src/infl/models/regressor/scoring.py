@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ CUTS = stats.norm.ppf(np.arange(1, N_RANKS) / N_RANKS)
 MARGINS = np.linspace(-4.0, 8.0, 601)
 """Candidates for how far an interval is widened, in the same units."""
 NAMES = ("loss", "r2", "spearman")
+
+Away = Callable[[Any, Tensor, Tensor], Tensor]
+"""Of a module, its outputs and targets (n, n_targets): how far those are from what was predicted."""
 
 
 def parts(outputs: Tensor, n_targets: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,7 +69,13 @@ def losses_of(outputs: Tensor, z: Tensor, loss: str, level: float) -> Tensor:
         each = nn.functional.huber_loss(middle, z, reduction="none")
     else:
         each = (middle - z).square() / 2
-    return (each * known).sum(-1) / known.sum(-1).clamp_min(1)
+    return mean_of_known(each, torch.where(known, z, torch.nan))
+
+
+def mean_of_known(each: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean (n,) over the targets that a record has (n, n_targets), NaN being those that it lacks."""
+    known = torch.isfinite(targets)
+    return torch.where(known, each, torch.zeros_like(each)).sum(-1) / known.sum(-1).clamp_min(1)
 
 
 def _pinball(error: Tensor, share: float) -> Tensor:
@@ -172,8 +182,15 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-def margin_sum(n_targets: int, level: float) -> FederatedSum:
+def margin_sum(n_targets: int, level: float, away: Away | None = None) -> FederatedSum:
     """Return the sum by which intervals hold the share `level` of validation records; state: ``margin``, (n_targets,).
+
+    Parameters
+    ----------
+    n_targets, level
+        Of the task.
+    away
+        How far targets are from what was predicted; None: :func:`outside`.
 
     Notes
     -----
@@ -184,7 +201,7 @@ def margin_sum(n_targets: int, level: float) -> FederatedSum:
     shape = (n_targets, len(MARGINS) + 1)
 
     def local(site: SiteView, state: State) -> Sums:
-        distance = distances(site.module, site.data, site.data.validation)
+        distance = distances(site.module, site.data, site.data.validation, away or outside)
         cells = np.zeros(shape)
         rows, columns = np.nonzero(np.isfinite(distance))
         np.add.at(cells, (columns, np.searchsorted(MARGINS, distance[rows, columns])), 1)
@@ -211,15 +228,20 @@ def margin_sum(n_targets: int, level: float) -> FederatedSum:
 
 
 @torch.no_grad()
-def distances(module: nn.Module, data: object, index: np.ndarray) -> np.ndarray:
-    """Return how far targets are outside what the network gives (n, n_targets), in standard units; negative inside."""
+def distances(module: nn.Module, data: object, index: np.ndarray, away: Away) -> np.ndarray:
+    """Return how far targets are from what the network gives (n, n_targets)."""
     found = [np.empty((0, module.y_center.numel()))]  # type: ignore[operator]
     for start in range(0, len(index), 2048):
         x, y = data.batch(index[start : start + 2048])  # type: ignore[attr-defined]
-        z = standard(module, y)
-        _, low, high = parts(module(x).double(), z.shape[-1])
-        found.append(torch.maximum(low - z, z - high).numpy())
+        found.append(away(module, module(x), y).numpy())
     return np.concatenate(found)
+
+
+def outside(module: nn.Module, outputs: Tensor, y: Tensor) -> Tensor:
+    """Return how far targets are outside what the network gives (n, n_targets), in standard units; negative inside."""
+    z = standard(module, y)
+    _, low, high = parts(outputs.double(), z.shape[-1])
+    return torch.maximum(low - z, z - high)
 
 
 def standard(module: nn.Module, y: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from infl.models.labelled import write_rows
 from infl.models.matrix import FeatureMatrix
 from infl.models.phenotype.data import LabelledRows
 from infl.models.phenotype.task import Phenotype
+from infl.models.regressor.counts import check_counts, deviances, distance, ends, rates
 from infl.models.regressor.data import (
     MeasuredRows,
     check_inside,
@@ -30,7 +31,9 @@ from infl.models.regressor.ridge import ridge
 from infl.models.regressor.scoring import (
     losses_of,
     margin_sum,
+    mean_of_known,
     metrics_of,
+    outside,
     parts,
     scores_of,
     shapes_of,
@@ -57,7 +60,8 @@ class Regressor(Phenotype):
         that it has.
     objective
         ``"gaussian"``: squared error; ``"huber"``: the same up to one standard deviation, and less than that beyond, for targets with
-        outliers; ``"quantile"``: a median and the ends of an interval, whose width then depends on the features.
+        outliers; ``"quantile"``: a median and the ends of an interval, whose width then depends on the features; ``"counts"``: the
+        Poisson deviance of a rate, for whole numbers from 0 on.
     level
         Share of records that an interval holds.
     calibrate
@@ -88,14 +92,14 @@ class Regressor(Phenotype):
     headline: ClassVar[str] = "r2"
 
     target: str | tuple[str, ...] = ""
-    objective: Literal["gaussian", "huber", "quantile"] = "gaussian"
+    objective: Literal["gaussian", "huber", "quantile", "counts"] = "gaussian"
     level: float = 0.9
     calibrate: bool = True
     target_range: dict[str, tuple[float, float]] | None = None
 
     parameters: ClassVar[dict[str, Kind]] = Phenotype.parameters | {
         "target": Names(empty=True, says="the name of one obs column, or several, each of them once"),
-        "objective": Choice(("gaussian", "huber", "quantile")),
+        "objective": Choice(("gaussian", "huber", "quantile", "counts")),
         "level": Real(0, 1, open="both"),
         "calibrate": Flag(),
         "target_range": Options(none=True),
@@ -121,6 +125,8 @@ class Regressor(Phenotype):
         panel, _ = self._agree(sites)
         found = {s: self.truth(self._table(adata, s), panel, s) for s, adata in sites.items()}
         check_inside(found, self.target_range)
+        if self.objective == "counts":
+            check_counts(found, self.columns)
         check_spread(found, self.columns)
         return panel | {"targets": list(self.columns)}
 
@@ -142,7 +148,9 @@ class Regressor(Phenotype):
         **how: Any,
     ) -> LabelledRows:
         """Keep the numbers; for somebody without the key in units of these data's own moments."""
-        if keyless:
+        if keyless and self.objective == "counts":
+            truth = truth / np.maximum(np.nanmean(truth, 0), 1e-9)
+        elif keyless:
             deviation = np.nanstd(truth, 0)
             truth = (truth - np.nanmean(truth, 0)) / np.where(deviation > 0, deviation, 1.0)
         return MeasuredRows(x, torch.from_numpy(truth), *split, **how)
@@ -163,7 +171,16 @@ class Regressor(Phenotype):
 
     def after(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
         """Return the sum that calibrates intervals, too."""
-        return (*super().after(panel), *([margin_sum(len(panel["targets"]), self.level)] if self.calibrate else []))
+        return (
+            *super().after(panel),
+            *([margin_sum(len(panel["targets"]), self.level, self._distance)] if self.calibrate else []),
+        )
+
+    def _distance(self, module: Any, outputs: Tensor, truth: Tensor) -> Tensor:
+        """Return how far targets are outside what the network gives (n, n_targets), in units that intervals are widened by."""
+        if self.objective == "counts":
+            return distance(truth, rates(outputs, module.y_center))
+        return outside(module, outputs, truth)
 
     def for_dp(self) -> Regressor:
         """Scale and hold out each sample by itself, scale targets by their range, and leave calibration out."""
@@ -192,15 +209,19 @@ class Regressor(Phenotype):
         ranges = np.array(
             [(-1.0, 1.0)] * k if self.target_range is None else [*self.target_range.values()], dtype=float
         )
-        known = self.target_range is not None
+        known, counted = self.target_range is not None, self.objective == "counts"
+        center = ranges.mean(1) if known or not counted else np.ones(k)
         scale = (ranges[:, 1] - ranges[:, 0]) / 4 if known else np.ones(k)  # a normal target's range is four deviations
         margin = 0.0 if self.objective == "quantile" else np.nan
-        for name, value in {"y_center": ranges.mean(1), "y_scale": scale, "margin": np.full(k, margin)}.items():
+        for name, value in {"y_center": center, "y_scale": scale, "margin": np.full(k, margin)}.items():
             module.register_buffer(name, torch.tensor(value, dtype=torch.float64), persistent=False)
         return module
 
     def losses_of(self, module: OnPanel, outputs: Tensor, truth: Tensor) -> Tensor:
         """Return the loss of each observation, in standard units."""
+        if self.objective == "counts":
+            known, center = torch.nan_to_num(truth, nan=0.0), cast("Tensor", module.y_center)  # a gap has no gradient
+            return mean_of_known(deviances(outputs, known, center), truth)
         return losses_of(outputs, standard(module, truth).to(outputs.dtype), self.objective, self.level)
 
     # -- judging ---------------------------------------------------------------------------------------------------
@@ -212,8 +233,10 @@ class Regressor(Phenotype):
     def sums_of(self, module: OnPanel, outputs: Tensor, truth: Tensor) -> Sums:
         """Return sums of predictions against the targets, in standard units."""
         z = standard(module, truth)
-        losses = losses_of(outputs, z, self.objective, self.level)
-        return sums_of(parts(outputs, z.shape[-1])[0].numpy(), z.numpy(), losses.numpy())
+        middle = parts(outputs, z.shape[-1])[0]
+        if self.objective == "counts":
+            middle = standard(module, rates(outputs, cast("Tensor", module.y_center)))
+        return sums_of(middle.numpy(), z.numpy(), self.losses_of(module, outputs, truth).double().numpy())
 
     def summarise(self, sums: Sums) -> dict[str, float]:
         """Return loss, R² and rank correlation, means over targets."""
@@ -229,9 +252,14 @@ class Regressor(Phenotype):
         for chunk in data.x.chunks():
             z = module.latent(torch.from_numpy(data.rows(chunk)))
             outputs = module.head(z)
+            latent = z if self.width else outputs
+            if self.objective == "counts":
+                rate = rates(outputs, center)
+                found.append((rate, *ends(rate, margin), latent))
+                continue
             middle, low, high = (part.double() for part in parts(outputs, len(center)))
-            ends = torch.minimum(low - margin, middle), torch.maximum(high + margin, middle)
-            found.append((*(part * scale + center for part in (middle, *ends)), z if self.width else outputs))
+            interval = torch.minimum(low - margin, middle), torch.maximum(high + margin, middle)
+            found.append((*(part * scale + center for part in (middle, *interval)), latent))
         names = ("value", "low", "high", "latent")
         return {name: torch.cat(values).numpy() for name, values in zip(names, zip(*found, strict=True), strict=True)}
 
