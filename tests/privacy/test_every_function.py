@@ -25,6 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 Ask = Callable[[dict[str, AnnData]], Any]
 
 JUDGED: dict[str, Ask] = {
+    "pp.combat": lambda s: infl.pp.combat(s, "arm", covariates="age", key=KEY),
     "pp.highly_variable_genes": lambda s: infl.pp.highly_variable_genes(s, n_top_genes=4, key=KEY),
     "pp.highly_variable_genes seurat_v3": lambda s: infl.pp.highly_variable_genes(
         s, n_top_genes=4, layer="counts", flavor="seurat_v3", span=1.0, key=KEY
@@ -33,6 +34,8 @@ JUDGED: dict[str, Ask] = {
     "pp.normalize_total": lambda s: infl.pp.normalize_total(s, layer="counts", key=KEY),
     "pp.pca": lambda s: infl.pp.pca(s, n_comps=3, key=KEY),
     "pp.qc_summary": lambda s: infl.pp.qc_summary(s, layer="counts", key=KEY),
+    "pp.regress_out": lambda s: infl.pp.regress_out(s, ["age", "arm"], key=KEY),
+    "pp.remove_batch_effect": lambda s: infl.pp.remove_batch_effect(s, "arm", key=KEY),
     "pp.scale": lambda s: infl.pp.scale(s, key=KEY),
     "tl.cluster": lambda s: infl.tl.cluster(s, 3, use_rep="X_pca", n_init=1, key=KEY),
     "tl.cluster ward": lambda s: infl.tl.cluster(s, 3, method="ward", use_rep="X_pca", n_init=1, key=KEY),
@@ -42,6 +45,7 @@ JUDGED: dict[str, Ask] = {
     "tl.glm gaussian": lambda s: infl.tl.glm(s, "age ~ arm", key=KEY),
     "tl.glm poisson": lambda s: infl.tl.glm(s, "visits ~ arm", family="poisson", key=KEY),
     "tl.rank_genes_groups": lambda s: infl.tl.rank_genes_groups(s, "arm", pts=True, key=KEY),
+    "tl.rank_genes_groups wilcoxon": lambda s: infl.tl.rank_genes_groups(s, "arm", method="wilcoxon", key=KEY),
     "tl.survival": lambda s: infl.tl.survival(s, "months", "died", "arm", key=KEY),
 }
 """Calls that open something under rules."""
@@ -54,7 +58,6 @@ REFUSED: dict[str, Ask] = {
     "tl.de voom": lambda s: infl.tl.de(s, "~ arm", method="voom", layer="counts", key=KEY),
     "tl.fit_federated engine": lambda s: infl.tl.fit_federated(s, target="arm", key=KEY, engine=object()),
     "tl.rank_genes_groups logreg": lambda s: infl.tl.rank_genes_groups(s, "arm", method="logreg", key=KEY),
-    "tl.rank_genes_groups wilcoxon": lambda s: infl.tl.rank_genes_groups(s, "arm", method="wilcoxon", key=KEY),
 }
 """Methods of such functions that refuse in one line; functions without rules all do."""
 NO_SUM: dict[str, Ask] = {

@@ -57,6 +57,7 @@ from infl.tl._importance_sums import importance_sum
 from infl.tl._linear_sums import design_sum, linear_sums
 from infl.tl._logistic_sums import logistic_sum
 from infl.tl._rank_sums import rank_sums
+from infl.tl._ruled_ranks import binned_sum, cut_sum
 from infl.tl._spatial_domains import mean_of_shares
 from infl.tl._survival_sums import departure_sum
 from infl.tl._times import grid_sums
@@ -275,7 +276,7 @@ def _of_preprocessing() -> list[str]:
             *centre_sums(1, 1),
             *harmony_sums(1, 1, 2, steps=4),
         ],
-        "`combat`, `remove_batch_effect`, `regress_out`": [*model_sums(["x"], 1), residual_sum(1, 1)],
+        "`combat`, `remove_batch_effect`, `regress_out`": [*model_sums(["x"], 1), residual_sum(["b"], 1, 1)],
         "`pca`": [observations(), *moment_sums(1), *product_sums(1, frame_of), *direction_sums(1, 1, 0, frame_of)],
     }
     return _of_functions(lists)
@@ -300,7 +301,7 @@ def _of_tools() -> list[str]:
             "`spatial_domains`": [mean_of_shares(1), agreement(1)],
             "`transfer_labels`": [label_sums(1, 1)],
             "`rank_genes_groups`": group_sums(1, 1, nonzero=True),
-            '`rank_genes_groups(method="wilcoxon")`': rank_sums(1, 1, 64),
+            '`rank_genes_groups(method="wilcoxon")`': [*rank_sums(1, 1, 64), cut_sum(1, 1), binned_sum(1, 1, 1, [])],
             '`rank_genes_groups(method="logreg")`': [logistic_sum(3, 1)],
             "`de`": [design_sum(1), *linear_sums(1, 1)],
             '`de(method="voom")`': [design_sum(1), *voom_sums(1, 1)],

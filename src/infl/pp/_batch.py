@@ -10,13 +10,14 @@ import numpy as np
 from infl._parameters import COLUMN, COLUMNS, LAYER, Names
 from infl.data.columns import shortlist
 from infl.data.consortium import agreed, alongside
-from infl.data.design import agree_on_design
+from infl.data.design import SITE, Design, agree_on_design
 from infl.data.sites import over_sites
 from infl.data.units import warn_of_units
 from infl.errors import DataError
 from infl.pp._batch_sums import Modelled, model_sums, residual_sum, shifts_of
 from infl.pp._matrix import SiteMatrix, copies, kinds, matrices, put
 from infl.sums import run_sums
+from infl.sums.disclosure import refuse_groups_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _COVARIATES = Names(none=True, empty=True, says="names of obs columns, each of them once")
 
 
-@over_sites(between=True, batch=COLUMN, covariates=_COVARIATES, layer=LAYER)
+@over_sites(between=True, ruled=True, batch=COLUMN, covariates=_COVARIATES, layer=LAYER)
 def combat(
     sites: Mapping[str, AnnData] | AnnData,
     batch: str,
@@ -71,23 +72,25 @@ def combat(
     at, names, levels = _modelled(sites, batch, _names(covariates), layer, key)
     n_vars = len(next(iter(at.values())).matrix.present)
     k = len(levels)
-    state = run_sums([*model_sums(names, n_vars), residual_sum(k, n_vars)], at, key, about="combat")
+    state = run_sums([*model_sums(names, n_vars), residual_sum(levels, n_vars, len(names))], at, key, about="combat")
     if (state["n"] < 2).any():
         few = [level for level, n in zip(levels, state["n"], strict=True) if n < 2]
         raise DataError(f"batch {batch!r} has one record only in {shortlist(few)}: join batches, or leave it out")
-    effects = state["coefficients"][:k]
-    found = shifts_of(effects, state["n"], state["squares"])
+    opened = ~np.isnan(state["squares"]).any(axis=0)
+    coefficients = state["coefficients"][:, opened]
+    found = shifts_of(coefficients[:k], state["n"], state["squares"][:, opened])
 
     def shifted(own: Modelled) -> np.ndarray:
-        kept = found.grand + own.x[:, k:] @ state["coefficients"][k:]
-        z = (own.values - kept) / np.sqrt(found.pooled)
+        kept, result = found.grand + own.x[:, k:] @ coefficients[k:], np.zeros(own.values.shape)
+        z = (own.values[:, opened] - kept) / np.sqrt(found.pooled)
         z = (z - found.mean[own.batch]) / np.sqrt(found.variance[own.batch])
-        return z * np.sqrt(found.pooled) + kept
+        result[:, opened] = z * np.sqrt(found.pooled) + kept
+        return result
 
     return _written(sites, at, shifted, layer, copy=copy)
 
 
-@over_sites(between=True, batch=COLUMN, covariates=_COVARIATES, layer=LAYER)
+@over_sites(between=True, ruled=True, batch=COLUMN, covariates=_COVARIATES, layer=LAYER)
 def remove_batch_effect(
     sites: Mapping[str, AnnData] | AnnData,
     batch: str,
@@ -132,10 +135,10 @@ def remove_batch_effect(
     state = run_sums(model_sums(names, n_vars), at, key, about="remove_batch_effect")
     effects = state["coefficients"][: len(levels)]
     effects = effects - effects.mean(axis=0)
-    return _written(sites, at, lambda own: own.values - effects[own.batch], layer, copy=copy)
+    return _written(sites, at, lambda own: _left(own.values - effects[own.batch]), layer, copy=copy)
 
 
-@over_sites(between=True, keys=COLUMNS, layer=LAYER)
+@over_sites(between=True, ruled=True, keys=COLUMNS, layer=LAYER)
 def regress_out(
     sites: Mapping[str, AnnData] | AnnData,
     keys: str | Sequence[str],
@@ -173,12 +176,17 @@ def regress_out(
     """
     sites = copies(sites, copy)
     matrix = _matrices(sites, layer, key)
-    design, rows = agree_on_design(sites, "~ " + " + ".join(_quoted(_names(keys))))
+    design, rows = _design(sites, "~ " + " + ".join(_quoted(_names(keys))))
     nobody = {site: np.zeros(len(x), dtype=np.int64) for site, x in rows.items()}
     at = alongside(matrix, {site: Modelled(matrix[site], rows[site], nobody[site]) for site in sites})
     n_vars = len(next(iter(matrix.values())).present)
     state = run_sums(model_sums(list(design.names), n_vars), at, key, about="regress_out")
-    return _written(sites, at, lambda own: own.values - own.x @ state["coefficients"], layer, copy=copy)
+    return _written(sites, at, lambda own: _left(own.values - own.x @ state["coefficients"]), layer, copy=copy)
+
+
+def _left(values: np.ndarray) -> np.ndarray:
+    """Return values with 0 in features that rules of disclosure have closed, which are NaN."""
+    return np.where(np.isnan(values), 0.0, values)
 
 
 def _written(
@@ -217,12 +225,19 @@ def _matrices(sites: Mapping[str, AnnData], layer: str | None, key: Keyring | No
     return at
 
 
+def _design(sites: Mapping[str, AnnData], formula: str) -> tuple[Design, Mapping[str, np.ndarray]]:
+    """Return what sites agree on, of columns whose groups may be asked about."""
+    design, rows = agree_on_design(sites, formula)
+    refuse_groups_of(*(name for name, levels in design.levels.items() if levels is not None and name != SITE))
+    return design, rows
+
+
 def _modelled(
     sites: Mapping[str, AnnData], batch: str, covariates: list[str], layer: str | None, key: Keyring | None
 ) -> tuple[Mapping[str, Modelled], list[str], tuple[str, ...]]:
     """Return sites with one column for each batch and then those of covariates; names of columns, and batches."""
     matrix = _matrices(sites, layer, key)
-    design, rows = agree_on_design(sites, " + ".join([f"C(`{batch}`)", *_quoted(covariates)]))
+    design, rows = _design(sites, " + ".join([f"C(`{batch}`)", *_quoted(covariates)]))
     levels = design.levels[batch] or ()
     if len(levels) < 2:
         raise DataError(f"batch {batch!r} has one level only at all sites together: there is nothing to take out")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
@@ -11,7 +12,12 @@ from scipy import sparse
 from infl.pp._frame import frame_sums
 from infl.pp._matrix import SiteMatrix
 from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, State
+from infl.sums.cells import Cells, Sizes, designed
+from infl.sums.features import judged
 from infl.sums.shape import Arrays
+
+if TYPE_CHECKING:
+    from infl.privacy.rules import DisclosureRules
 
 _STANDS = 1e-4  # ComBat's own, in scanpy too: relative change of means and variances
 
@@ -30,6 +36,16 @@ class Modelled:
         raw = self.matrix.raw
         return np.asarray(raw.toarray() if sparse.issparse(raw) else raw, dtype=np.float64)
 
+    @property
+    def design(self) -> np.ndarray:
+        """The same as `x`."""
+        return self.x
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """All values in one part; none is missing."""
+        values = self.values
+        yield np.arange(len(values)), values, np.ones(values.shape, dtype=bool)
+
 
 def model_sums(names: Sequence[str], n_vars: int) -> list[FederatedSum]:
     """Return the sums that each feature's coefficients follow from; sites are :class:`Modelled`.
@@ -37,6 +53,9 @@ def model_sums(names: Sequence[str], n_vars: int) -> list[FederatedSum]:
     State: ``coefficients``, (p, n_vars).
     """
     p = len(names)
+
+    def sizes(site: Modelled, state: State, rules: DisclosureRules) -> Sizes:
+        return {"aim": judged(site, state, rules)["n"]}
 
     def combine(total: Arrays, state: State) -> State:
         frame = state["frame"]
@@ -52,17 +71,29 @@ def model_sums(names: Sequence[str], n_vars: int) -> list[FederatedSum]:
             says="for each feature: products of its values with each column of the design, summed over records",
             scale=FINE_SCALE,
             records=lambda site, _: len(site.x),
+            cells=designed(
+                lambda site: site.x,
+                p,
+                features=n_vars,
+                on_features=("aim",),
+                sizes=sizes,
+                dominated=("aim",),
+                partly=True,
+                together=True,
+            ),
         ),
     ]
 
 
-def residual_sum(n_batches: int, n_vars: int) -> FederatedSum:
+def residual_sum(levels: Sequence[str], n_vars: int, p: int) -> FederatedSum:
     """Return the sum of squares that a model leaves in each batch; state: ``n`` (batches,), ``squares`` (batches, n_vars)."""
+    n_batches = len(levels)
+    numbers = np.arange(n_batches)
 
     def local(site: Modelled, state: State) -> Arrays:
         left = (site.values - site.x @ state["coefficients"]) ** 2
         member = np.eye(n_batches)[site.batch]
-        return {"n": member.sum(axis=0), "squares": member.T @ left}
+        return {"n": member.sum(axis=0), "squares": member.T @ np.nan_to_num(left)}
 
     def records(site: Modelled, state: State) -> Arrays:
         n = np.bincount(site.batch, minlength=n_batches).astype(float)
@@ -77,6 +108,17 @@ def residual_sum(n_batches: int, n_vars: int) -> FederatedSum:
         scale={"n": COUNT_SCALE, "squares": FINE_SCALE},
         records=records,
         sensitivity={"n": 1},
+        cells=Cells(
+            sets=lambda site, state: np.vstack([site.batch >= 0, site.batch == numbers[:, None]]),
+            of={"n": 1 + numbers, "squares": 1 + numbers[:, None]},
+            on_features=("squares",),
+            features=n_vars,
+            parameters=p,
+            labels=("all batches", *levels),
+            closed=lambda state: {"squares": np.isnan(state["coefficients"][:n_batches])},
+            partly=True,
+            together=True,
+        ),
     )
 
 

@@ -129,7 +129,7 @@ def group_sums(k: int, n_vars: int, *, nonzero: bool = False, labels: Sequence[s
         What groups are called.
     """
     table = (k, n_vars)
-    groups, names = np.arange(k)[:, None], (*labels, "all groups") if labels else ()
+    groups = np.arange(k)[:, None]
     shapes = {"n": table, "sum": table, "size": (n_vars,)} | ({"nonzero": table} if nonzero else {})
 
     def centre(total: Arrays, state: State) -> State:
@@ -149,19 +149,8 @@ def group_sums(k: int, n_vars: int, *, nonzero: bool = False, labels: Sequence[s
             found["nonzero"] = small_numbers(np.minimum(n, site.n - n), rules)
         return found
 
-    def cells(of: dict[str, Any], features: int, **more: Any) -> Cells:
-        return Cells(
-            sets=lambda site, state: site.sets(),
-            of=of,
-            measured=lambda site: site.matrix.present,
-            on_features=tuple(of),
-            features=features,
-            labels=names,
-            parts=k,
-            order=_largest_first,
-            partly=True,
-            **more,
-        )
+    def cells(of: dict[str, Any], **more: Any) -> Cells:
+        return group_cells(of, n_vars, labels, parts=k, **more)
 
     counted = {"nonzero": groups} if nonzero else {}
     return [
@@ -179,7 +168,6 @@ def group_sums(k: int, n_vars: int, *, nonzero: bool = False, labels: Sequence[s
             sensitivity={"n": 1} | ({"nonzero": 1} if nonzero else {}),
             cells=cells(
                 {"n": groups, "sum": groups, "size": k} | counted,
-                n_vars,
                 sizes=sizes,
                 dominated=("sum", *counted),
                 parted=True,
@@ -193,9 +181,24 @@ def group_sums(k: int, n_vars: int, *, nonzero: bool = False, labels: Sequence[s
             says="for each group and feature: sum of squared distances from the group's mean",
             scale=FINE_SCALE,
             records=lambda site, state: {"square": site.n},
-            cells=cells({"square": groups}, n_vars, closed=lambda state: {"square": np.isnan(state["mean"])}),
+            cells=cells({"square": groups}, closed=lambda state: {"square": np.isnan(state["mean"])}),
         ),
     ]
+
+
+def group_cells(of: dict[str, Any], n_vars: int, labels: Sequence[str], **more: Any) -> Cells:
+    """Return what stands behind numbers by group and feature; `of` has the number of the group by array, `labels` what groups are called."""
+    return Cells(
+        sets=lambda site, state: site.sets(),
+        of=of,
+        measured=lambda site: site.matrix.present,
+        on_features=tuple(of),
+        features=n_vars,
+        labels=(*labels, "all groups") if labels else (),
+        order=_largest_first,
+        partly=True,
+        **more,
+    )
 
 
 def _largest_first(sets: np.ndarray) -> list[int]:

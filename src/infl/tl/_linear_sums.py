@@ -18,11 +18,12 @@ from scipy import sparse
 
 from infl.pp._matrix import SiteMatrix
 from infl.sums import COUNT_SCALE, FederatedSum, Scale, State
-from infl.sums.cells import Cells, Sizes, baselines, designed, supports
+from infl.sums.cells import Cells, baselines, designed, supports
+from infl.sums.features import judged
 from infl.sums.shape import Arrays
 
 if TYPE_CHECKING:
-    from infl.privacy.rules import DisclosureRules
+    pass
 
 DEEP_SCALE = Scale(-80, limbs=5)
 """Multiples of 2⁻⁸⁰ up to 2¹³⁸: squares of small residuals beside sums of large values."""
@@ -134,7 +135,7 @@ def linear_sums(
             records=behind("n", "sum", "xx", "xy"),
             sensitivity={"n": 1, "levels": 1},
             cells=cells(
-                "n", "levels", "sum", "xx", "xy", sizes=_judged, dominated=("n",), linked=("levels", "sum", "xx", "xy")
+                "n", "levels", "sum", "xx", "xy", sizes=judged, dominated=("n",), linked=("levels", "sum", "xx", "xy")
             ),
         ),
         FederatedSum(
@@ -148,22 +149,6 @@ def linear_sums(
             cells=cells("rr", "xr", closed=lambda state: dict.fromkeys(("rr", "xr"), state["n"] < 0.5)),
         ),
     ]
-
-
-def _judged(site: Designed, state: State, rules: DisclosureRules) -> Sizes:
-    """Which features are closed: few values are missing in a group of the design, or one record has most of a group's sum."""
-    left, overlap = baselines(site.design)  # sums over first levels follow from those over all and over the others
-    sets = np.vstack([supports(site.design, rules.k), left[~overlap]])
-    n, signed = sets.sum(axis=1)[:, None], np.zeros(len(site.matrix.present), dtype=bool)
-    known, whole, largest = (np.zeros((len(sets), len(site.matrix.present))) for _ in range(3))
-    for at, y, there in site.blocks():
-        known, whole = known + sets[:, at] @ there.astype(float), whole + sets[:, at] @ y
-        signed |= (y < 0).any(axis=0)
-        largest = np.maximum(largest, [np.where(own[:, None], y, 0).max(axis=0) for own in sets[:, at]])
-    missing = n - known
-    closed = ((missing > 0) & (missing < rules.k) | (known > 0) & (known < rules.k)).any(axis=0)
-    closed |= ~signed & (largest > rules.dominance * whole).any(axis=0)
-    return {"n": (np.where(closed, 1.0, 0.0), np.zeros(len(closed)))}
 
 
 def _held(site: Designed) -> np.ndarray:

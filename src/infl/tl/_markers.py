@@ -22,10 +22,11 @@ from infl.data.units import log_base, warn_of_units
 from infl.errors import DataError, SettingsError
 from infl.pp._matrix import kinds, matrices
 from infl.sums import State, run_sums
-from infl.sums.disclosure import refuse_groups_of, refuse_under_rules
+from infl.sums.disclosure import control, refuse_groups_of, refuse_under_rules
 from infl.tl._group_sums import Grouped, GroupMoments, group_moments, group_sums
 from infl.tl._logistic_sums import coefficients_of, logistic_sum
-from infl.tl._rank_sums import rank_sums, rank_test
+from infl.tl._rank_sums import rank_sums, rank_test, tied_bins
+from infl.tl._ruled_ranks import ruled_ranks
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -158,17 +159,19 @@ def rank_genes_groups(
     names = next(iter(at.values())).adata.var_names
     codes = {site: class_numbers(m.adata.obs[groupby], levels, groupby, site) for site, m in at.items()}
     grouped = alongside(at, {site: Grouped(matrix, codes[site], len(levels)) for site, matrix in at.items()})
-    shape, ranked = (len(levels), len(names)), method == "wilcoxon"
-    sums = group_sums(*shape, nonzero=pts or ranked, labels=[f"{groupby}: {level}" for level in levels]) + (
-        rank_sums(*shape, n_bins) if ranked else []
-    )
-    state = run_sums(sums, grouped, key, about="markers")
+    shape, ranked, rules = (len(levels), len(names)), method == "wilcoxon", control() is not None
+    labels = [f"{groupby}: {level}" for level in levels]
+    sums = group_sums(*shape, nonzero=pts or (ranked and not rules), labels=labels)
+    state = run_sums(sums + (rank_sums(*shape, n_bins) if ranked and not rules else []), grouped, key, about="markers")
     moments = group_moments(state)
     pairs = {name: _pair(moments, levels, name, reference) for name in chosen}
     check_sizes(pairs, reference)
     if method == "logreg":
         tests = logistic(grouped, moments, levels, {*chosen, reference}, key)
     elif ranked:
+        state = (
+            ruled_ranks(grouped, state, n_bins, labels, key) if rules else state | {"tied": tied_bins(state["edges"])}
+        )
         other = None if reference == "rest" else levels.index(reference)
         tests = {name: wilcoxon(state, levels.index(name), other, tie_correct=tie_correct) for name in pairs}
     else:
@@ -250,7 +253,7 @@ def welch(group: GroupMoments, other: GroupMoments, *, overestimate: bool) -> Te
 
 def wilcoxon(state: State, group: int, other: int | None, *, tie_correct: bool) -> Test:
     """Return scores and p-values of the rank-sum test after the sums for it, and how exact the scores are."""
-    found = rank_test(state["bins"], state["edges"], group, other, tie_correct=tie_correct)
+    found = rank_test(state["bins"], state["tied"], group, other, tie_correct=tie_correct)
     return {"scores": found.scores, "pvals": found.pvals, "z_bounds": found.bounds}
 
 

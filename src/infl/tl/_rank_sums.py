@@ -43,12 +43,12 @@ def rank_sums(k: int, n_vars: int, n_bins: int) -> list[FederatedSum]:
 
     def coarse(site: Grouped, state: State) -> Arrays:
         edges = coarse_edges(state)
-        return {"n": _counts(site, edges, slice(0, n_vars), by_group=False)[0]}
+        return {"n": counts_between(site, edges, slice(0, n_vars), by_group=False)[0]}
 
     def fine(site: Grouped, state: State) -> Arrays:
         start = len(state["counted"]) * width
         found = np.zeros((k, width, n_bins + 3))
-        counts = _counts(site, state["edges"], slice(start, start + width), by_group=True)
+        counts = counts_between(site, state["edges"], slice(start, start + width), by_group=True)
         found[:, : counts.shape[1]] = counts
         return {"n": found}
 
@@ -91,8 +91,12 @@ def coarse_edges(state: State) -> np.ndarray:
     center = (n * mean).sum(axis=0) / count
     second = (state["squares"] + n * mean**2).sum(axis=0) / count
     spread = np.sqrt(np.maximum(second - center**2, 1e-12 * second))
-    even = np.linspace(-_WIDTHS, _WIDTHS, _COARSE)
-    return _with_zero(center[:, None] + spread[:, None] * even)
+    return spaced_edges(center, spread, _COARSE)
+
+
+def spaced_edges(center: np.ndarray, spread: np.ndarray, n: int) -> np.ndarray:
+    """Edges evenly spaced about each feature's mean, and around 0, (n_vars, n + 2), from means and standard deviations."""
+    return _with_zero(center[:, None] + spread[:, None] * np.linspace(-_WIDTHS, _WIDTHS, n))
 
 
 def fine_edges(edges: np.ndarray, counts: np.ndarray, n_bins: int) -> np.ndarray:
@@ -114,16 +118,33 @@ def single(edges: np.ndarray) -> np.ndarray:
     return np.nextafter(edges[..., :-1], np.inf) >= edges[..., 1:]
 
 
-def rank_test(bins: np.ndarray, edges: np.ndarray, group: int, other: int | None, *, tie_correct: bool) -> RankTest:
-    """Test a group against another one, or None: against all others; numbers in bins are (k, n_vars, b)."""
+def tied_bins(edges: np.ndarray) -> np.ndarray:
+    """Return in which bins one value is alone, (n_vars, b)."""
+    found = np.zeros((len(edges), edges.shape[1] + 1), dtype=bool)
+    found[:, 1:-1] = single(edges)
+    return found
+
+
+def rank_test(bins: np.ndarray, tied: np.ndarray, group: int, other: int | None, *, tie_correct: bool) -> RankTest:
+    """Test a group against another one, or None: against all others.
+
+    Parameters
+    ----------
+    bins
+        Numbers of values, (k, n_vars, b); NaN where rules of disclosure have closed a group, which is no part of the others.
+    tied
+        In which bins all values are equal, (n_vars, b).
+    group, other
+        Numbers of the groups.
+    tie_correct
+        Whether the variance is corrected for ties.
+    """
     own = bins[group]
-    rest = bins.sum(axis=0) - own if other is None else bins[other]
+    rest = np.nansum(bins, axis=0) - own if other is None else bins[other]
     both = own + rest
     n, m, total = own.sum(axis=1), rest.sum(axis=1), both.sum(axis=1)
     middle = np.cumsum(both, axis=1) - (both - 1) / 2  # mean rank in each bin
     above = (own * middle).sum(axis=1) - n * (total + 1) / 2
-    tied = np.zeros(both.shape, dtype=bool)
-    tied[:, 1:-1] = single(edges)
     unknown = np.where(tied, 0, own * rest / 2).sum(axis=1)
     cubes = both**3 - both
     least, most = (np.where(tied, cubes, 0).sum(axis=1), cubes.sum(axis=1)) if tie_correct else (0.0, 0.0)
@@ -132,7 +153,8 @@ def rank_test(bins: np.ndarray, edges: np.ndarray, group: int, other: int | None
         high, low = (np.sqrt(variance * (1 - ties / (total**3 - total))) for ties in (least, most))
         z = above / low  # what is in one bin counts as tied
         bounds = np.maximum(unknown / low, np.abs(z) - np.maximum(np.abs(above) - unknown, 0) / high)
-    known = (n > 0) & (m > 0)
+    in_one_bin = ((both > 0).sum(axis=1) == 1) & ((both > 0) & ~tied).any(axis=1)  # whose order is not known at all
+    known = (n > 0) & (m > 0) & ~in_one_bin
     z = np.where(known, np.where(np.isnan(z), 0, z), np.nan)
     return RankTest(z, 2 * stats.norm.sf(np.abs(z)), np.where(known & np.isnan(bounds), 0, bounds))
 
@@ -141,7 +163,7 @@ def _with_zero(edges: np.ndarray) -> np.ndarray:
     return np.sort(np.hstack([edges, np.tile(_ZERO, (len(edges), 1))]), axis=1)
 
 
-def _counts(site: Grouped, edges: np.ndarray, columns: slice, *, by_group: bool) -> np.ndarray:
+def counts_between(site: Grouped, edges: np.ndarray, columns: slice, *, by_group: bool) -> np.ndarray:
     """Numbers of values between edges, of some features: (k or 1, columns, edges + 1)."""
     edges, present = edges[columns], site.matrix.present[columns]
     k, b = site.k if by_group else 1, edges.shape[1] + 1
