@@ -19,7 +19,7 @@ RUN     = if $(PYTHON) -c '' 2>/dev/null; then $(PYTHON) $(1); else PYENV_VERSIO
 # Which versions known to work together there are depends on the environment's Python.
 PINS    = $$($(BIN)/python -c 'import sys; print("constraints.txt" if sys.version_info < (3, 12) else "constraints-today.txt")')
 
-.PHONY: help environment interpreter demo test test-long lint docs coverage mutants bench faults fuzz model-check clean
+.PHONY: help environment interpreter demo test test-long lint docs coverage release mutants bench faults fuzz model-check clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -67,6 +67,9 @@ coverage: $(STAMP)  ## run all tests and say which branches none of them takes
 	for part in privacy/* keys/* nn/lock.py nn/field.py federation/* deploy/*; do \
 		$(BIN)/coverage report --include="src/infl/$$part" --fail-under=97 || exit 1; done
 	$(BIN)/coverage report
+
+release: $(STAMP)  ## write VERSION= where it stands, build, try in new environments of two Pythons; dist/ is what is uploaded
+	$(BIN)/python release/release.py $(VERSION)
 
 mutants: $(STAMP)  ## change seal, lock, keys and the checks of a site in many places, and see that their tests notice (an hour)
 	$(BIN)/python -m pip install --quiet --constraint $(PINS) --group mutants
