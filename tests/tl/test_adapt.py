@@ -8,6 +8,8 @@ from tests.tl.conftest import fit as fit_briefly
 from tests.tl.conftest import refused
 
 import infl
+from infl.attacks import AuditContext
+from infl.attacks.importance_thief import ImportanceThief, first_layer
 from infl.errors import DataError, InflWarning, KeyringError, SettingsError
 from infl.models.phenotype.newcomer import distances
 
@@ -100,6 +102,25 @@ def test_of_few_observations_no_batch_effect_is_made_up(run, query) -> None:
     ten = query[:10].copy()
     ten.X += 2
     assert (adapted(run, ten).features["shift"] > 1).all()
+
+
+def test_what_is_read_beside_the_features_is_no_batch_effect(query) -> None:
+    sites, rng = cohort(), np.random.default_rng(0)
+    for adata in [*sites.values(), query]:
+        adata.obs["age"] = np.where(rng.random(40) < 0.2, np.nan, rng.normal(50, 10, 40))
+        adata.obs["sex"] = rng.choice(["f", "m"], 40)
+    run = fit(sites, covariates=["age", "sex"])
+    shifted = query.copy()
+    shifted.X += np.float32(0.8)
+    result = adapted(run, shifted)
+    assert list(result.features.index) == [f"g{j}" for j in range(12)]
+    assert (result.features["shift"] - 0.8).abs().max() < 0.3
+    older = query.copy()
+    older.obs["age"] += 30
+    np.testing.assert_array_equal(adapted(run, older).features["shift"], adapted(run, query).features["shift"])
+    assert not np.allclose(older.obsm["infl_probabilities"], query.obsm["infl_probabilities"])
+    context = AuditContext(run, sites)
+    assert ImportanceThief().applies(context) and first_layer(context) == "embed.weight"
 
 
 def test_distance_is_one_over_the_records_of_the_fit() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from infl.attacks._kit.contract import Attack, Attacker, Finding
 from infl.attacks._kit.model_file import ModelFile
 from infl.attacks._kit.statistics import interval, rank_correlation
+from infl.models.phenotype.task import Phenotype
 from infl.models.protocols import ClassProbabilities
 
 if TYPE_CHECKING:
@@ -148,9 +149,11 @@ class ImportanceThief(Attack):
 
 
 def first_layer(context: AuditContext) -> str | None:
-    """Return the name of a weight matrix whose columns are the panel's features."""
-    features = list(context.panel.get("features", ()))
-    for name, axes in context.task.units(context.panel).items():
+    """Return the name of a weight matrix whose columns are the panel's features, and covariates beside them."""
+    task, features = context.task, list(context.panel.get("features", ()))
+    if isinstance(task, Phenotype):
+        features = task.inputs(context.panel)
+    for name, axes in task.units(context.panel).items():
         if list(axes.get(1, ())) == features and features:
             return name
     return None

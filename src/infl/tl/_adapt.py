@@ -197,11 +197,11 @@ def adapt(
     distance, similarity, shift = np.full(data.x.shape[0], np.nan), float("nan"), None
     if "center" in private:
         distance = distances(data, private["center"], private["scale"])
-        similarity = alike(data, private["center"], private["scale"])
+        similarity = alike(data, private["center"], private["scale"], len(panel["features"]))
         if check_distance:
             _check_far(distance, similarity, site)
         if batch_effect and "class_counts" in private:
-            shift = fit_shift(cast("OnPanel", module), data, private)
+            shift = fit_shift(cast("OnPanel", module), data, private, len(panel["features"]))
     outputs = infer(named, shared, key, name=site, task=task, opened=opened)
     if "center" not in private and "latent_sum" in private:
         distance = _in_latent(outputs["latent"], private)

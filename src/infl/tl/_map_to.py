@@ -220,7 +220,7 @@ def map_to(
     far = np.full(query.n_obs, np.nan)
     if isinstance(found.task, Phenotype):
         if batch_effect and "center" in private:
-            fit_shift(module, data, private)  # type: ignore[arg-type]
+            fit_shift(module, data, private, len(panel["features"]))  # type: ignore[arg-type]
         far = distances(data, module.center.numpy(), module.scale.numpy())  # type: ignore[operator]
         outputs = infer(found.named, shared, key, name=site, task=found.task, opened=(module, private))
     else:

@@ -46,12 +46,15 @@ def root_mean_squares(rows: np.ndarray, center: np.ndarray, scale: np.ndarray) -
     return np.sqrt(np.nansum(z**2, 1) / np.maximum((~np.isnan(z)).sum(1), 1))
 
 
-def alike(data: LabelledRows, center: np.ndarray, scale: np.ndarray) -> float:
-    """Return the rank correlation of the features' means here with those of the fit; nan where those hardly differ."""
+def alike(data: LabelledRows, center: np.ndarray, scale: np.ndarray, n_features: int) -> float:
+    """Return the rank correlation of the features' means here with those of the fit; nan where those hardly differ.
+
+    Columns beyond `n_features` are covariates, which have no part in it.
+    """
     from scipy.stats import spearmanr
 
     mean, _ = data.moments(np.ones(data.x.shape[0]))
-    there = ~data.x.absent
+    there = ~data.x.absent & (np.arange(len(center)) < n_features)
     if there.sum() < 3 or center[there].std() < SPREAD * np.sqrt((scale[there] ** 2).mean()):
         return float("nan")
     return float(spearmanr(mean[there], center[there]).statistic)
@@ -72,8 +75,10 @@ def shrunken(shift: np.ndarray, error: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def fit_shift(module: OnPanel, data: LabelledRows, private: Mapping[str, np.ndarray]) -> np.ndarray:
+def fit_shift(module: OnPanel, data: LabelledRows, private: Mapping[str, np.ndarray], n_features: int) -> np.ndarray:
     """Move the centre of a module to a site's own; return by how much (n_features,), 0 for what was not measured.
+
+    What is read beside the features is left as it is: that patients are older here is no effect of the batch.
 
     Observations are weighted so that the classes that the model sees in them have their shares of the fit, to which its means
     belong; weights and shift are found in turn. A class with less than half an observation has no part. Of few observations
@@ -81,11 +86,12 @@ def fit_shift(module: OnPanel, data: LabelledRows, private: Mapping[str, np.ndar
     """
     n_obs, scale = data.x.shape[0], private["scale"]
     if n_obs < FEWEST:
-        return np.zeros(len(scale))
+        return np.zeros(n_features)
     rows = np.arange(n_obs) if n_obs <= ADAPT_ROWS else np.linspace(0, n_obs - 1, ADAPT_ROWS).astype(int)
     x = data.rows(rows)
     before, weight, shift = module.center.clone(), np.ones(len(rows)), np.zeros(x.shape[1])
     known = ~np.isnan(x)
+    known[:, n_features:] = False
     z = np.nan_to_num((x - private["center"]) / scale)
     for _ in range(STEPS):
         total = np.maximum(weight @ known, 1e-12)
@@ -100,4 +106,4 @@ def fit_shift(module: OnPanel, data: LabelledRows, private: Mapping[str, np.ndar
         seen = posterior.sum(0)  # (classes,)
         share = private["class_counts"] * (seen > 0.5)
         weight = (posterior * (share / share.sum()) / np.maximum(seen, 1e-9)).sum(1) * len(rows)
-    return shift * scale
+    return (shift * scale)[:n_features]
