@@ -79,6 +79,7 @@ def test_two_fits_of_one_study_train_with_different_seeds(tmp_path: Path) -> Non
         ("perturbation", {"target": "guide"}),
         ("regressor", {"target": ["age", "months"], "width": 4}),
         ("survival", {"time": "months", "event": "chosen", "width": 4}),
+        ("labels", {"target": ["donor", "guide"], "width": 4}),
     ],
 )
 def test_other_models_run_between_sites(tmp_path: Path, model: str, options: dict[str, Any]) -> None:
@@ -154,11 +155,13 @@ def test_a_fit_on_more_features_than_records_bear_is_refused_under_rules() -> No
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"model": "clasifier"}, "model 'clasifier' is no step of a study; classifier, perturbation"),
+        ({"model": "clasifier"}, "model 'clasifier' is no step of a study; classifier, labels, perturbation"),
         ({"model": "mosaic"}, "model 'mosaic' is no step of a study"),
         ({}, "model 'classifier' needs target="),
         ({"model": "perturbation"}, "model 'perturbation' needs target="),
         ({"model": "regressor"}, "model 'regressor' needs target="),
+        ({"model": "labels"}, "model 'labels' needs target="),
+        ({"model": "labels", "target": ["donor", "donor"]}, "target="),
         ({"model": "survival", "time": "months"}, "model 'survival' needs time= and event="),
         ({"target": "donor", "widht": 8}, "widht is not known; did you mean width?"),
         ({"target": "donor", "batch_size": 0}, "batch_size=0"),
@@ -179,6 +182,12 @@ def test_columns_that_a_fit_reads_are_those_of_its_model() -> None:
     step = Step.read("tl.fit_federated", {"model": "scvi", "continuous_covariates": ["age"]})
     assert "age" in step.columns
     assert Step.read("tl.fit_federated", {"target": "donor"}).columns == {"donor"}
+
+
+def test_a_list_of_columns_is_a_step_of_several_labels_that_a_site_may_lack() -> None:
+    step = Step.read("tl.fit_federated", {"target": ["donor", "grade"], "covariates": ["age"]})
+    assert step.columns == {"donor", "grade", "age"} and step.needs == [("obs", "age")]
+    assert ("obs", "infl_prediction_grade") in step.writes and ("obsm", "infl_probabilities_donor") in step.writes
 
 
 def test_a_policy_that_lists_tasks_refuses_other_fits_before_any_work() -> None:

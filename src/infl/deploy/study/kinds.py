@@ -143,6 +143,7 @@ _CLASSES: tuple[Field, ...] = (
 )
 _WRITTEN_BY_MODEL: Mapping[str, tuple[Field, ...]] = {
     "classifier": _CLASSES,
+    "labels": (("obsm", "X_{}"),),  # and, by target, columns of obs and of obsm
     "perturbation": (("varm", "{}_effect"),),
     "regressor": (("obsm", "X_{}"),),  # and columns of obs by target
     "scanvi": _CLASSES,
@@ -158,6 +159,8 @@ _WRITTEN_BY_MODEL: Mapping[str, tuple[Field, ...]] = {
 
 def _model_of(given: Arguments) -> str:
     model = str(given.get("model") or "classifier")
+    if model == "classifier" and isinstance(given.get("target"), list | tuple):
+        model = "labels"
     if model not in _WRITTEN_BY_MODEL:
         raise SettingsError(
             f"model {model!r} is no step of a study; {', '.join(_WRITTEN_BY_MODEL)} are. Fit others in a run: infl run template"
@@ -180,15 +183,18 @@ def _fit_needs(given: Arguments) -> list[Field]:
             "classes" if _WRITTEN_BY_MODEL[model] is _CLASSES else "perturbations"
         )  # which people at the sites agree to
         raise SettingsError(f"model {model!r} needs target=, the column of obs with the {what}")
+    beside = [*(given.get("covariates") or ())]
     if model in _OF_COLUMNS:
         needed = sorted(columns_of_task(model, _options(given), {}))
         if len(needed) < _OF_COLUMNS[model][0]:
             raise SettingsError(f"model {model!r} needs {_OF_COLUMNS[model][1]}")
+        needed = needed if model != "labels" else beside  # a site may lack all labels
         return _named("obs", *needed)
-    return _named("obs", given["target"])
+    return _named("obs", given["target"], *beside)
 
 
 _OF_COLUMNS = {
+    "labels": (1, "target=, the columns of obs with the labels"),
     "regressor": (1, "target=, the column of obs with the numbers, or several"),
     "survival": (2, "time= and event=, the columns of obs with time and kind of the end"),
 }
@@ -198,7 +204,7 @@ _OF_COLUMNS = {
 def _fit_kinds(given: Arguments) -> Mapping[str, Kind]:
     """Return the kinds of a model's options; `target` is None for those without."""
     kinds = task_class(_model_of(given)).parameters
-    return kinds if _model_of(given) == "regressor" else {**kinds, "target": OTHER_COLUMN}
+    return kinds if _model_of(given) in ("labels", "regressor") else {**kinds, "target": OTHER_COLUMN}
 
 
 def _fit_reads(given: Arguments) -> list[Field]:
@@ -208,9 +214,14 @@ def _fit_reads(given: Arguments) -> list[Field]:
 def _fit_writes(given: Arguments) -> list[Field]:
     name, model = given["key_added"], _model_of(given)
     fixed = [("uns", name), *((slot, field.format(name)) for slot, field in _WRITTEN_BY_MODEL[model])]
-    if model != "regressor":
+    if model not in ("labels", "regressor"):
         return fixed
     targets = [given["target"]] if isinstance(given["target"], str) else [*(given["target"] or ())]
+    if model == "labels":
+        obs = _named(
+            "obs", *(f"{name}_{what}_{target}" for what in ("prediction", "probability") for target in targets)
+        )
+        return fixed + obs + _named("obsm", *(f"{name}_probabilities_{target}" for target in targets))
     ends = [f"_{target}" for target in targets] if len(targets) > 1 else [""]
     return fixed + _named("obs", *(f"{name}_{what}{end}" for what in ("prediction", "low", "high") for end in ends))
 
