@@ -31,12 +31,20 @@ class Asked:
         Digest of its other arguments.
     found
         What was looked up about them, by site; filled by who needs it.
+    notes
+        What happened, by kind.
     """
 
     function: str
     sites: Mapping[str, Any]
     told: str = ""
     found: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, list[Any]] = field(default_factory=dict)
+
+    @property
+    def closed(self) -> list[Any] | None:
+        """What rules of disclosure have closed so far, see :data:`infl.sums.closed.Row`; None where no sum was judged by any."""
+        return self.notes.get("closed")
 
     @property
     def digest(self) -> str:
@@ -95,10 +103,11 @@ def asked() -> Asked | None:
 
 
 @contextmanager
-def asking(function: str, sites: Mapping[str, Any], *told: Any) -> Iterator[None]:
+def asking(function: str, sites: Mapping[str, Any], *told: Any) -> Iterator[Asked]:
     """Let sums know whose records they are about, and the function's other arguments."""
-    token = _ASKED.set(Asked(function, sites, sha256(repr(told).encode()).hexdigest()[:16]))
+    call = Asked(function, sites, sha256(repr(told).encode()).hexdigest()[:16])
+    token = _ASKED.set(call)
     try:
-        yield
+        yield call
     finally:
         _ASKED.reset(token)

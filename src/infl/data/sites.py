@@ -18,6 +18,7 @@ from scipy import sparse
 from infl._lazy import computed, is_lazy
 from infl._parameters import SITE_NAME, Kind, door, shown
 from infl.data.asked import asking
+from infl.data.closed import write_closed
 from infl.data.columns import obs_column
 from infl.data.consortium import Consortium, agreed
 from infl.data.copy import own as own_object
@@ -88,8 +89,10 @@ def over_sites(
         described(function)
 
         def run(sites: Any, *rest: Any, **kwargs: Any) -> Any:
-            with asking(function.__name__, sites, rest, {k: v for k, v in kwargs.items() if k != "key"}):
-                return function(sites, *rest, **kwargs)
+            with asking(function.__name__, sites, rest, {k: v for k, v in kwargs.items() if k != "key"}) as this:
+                found = function(sites, *rest, **kwargs)
+            write_closed(this, function, (sites, *rest), kwargs, found)
+            return found
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:

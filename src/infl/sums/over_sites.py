@@ -12,6 +12,7 @@ from infl.data.consortium import Consortium, members
 from infl.errors import DataError, SealError, SettingsError
 from infl.privacy.seal import Context, GroupSeal, NoSeal, Packing, add, dequantise
 from infl.sums.answers import counted
+from infl.sums.closed import note_closed
 from infl.sums.disclosure import CLOSED, Judge, Opening, control
 from infl.sums.lanes import LEFT_OUT_COUNT, Scale, fitted, split_sums, sums_packing
 from infl.sums.shape import COUNT_SCALE, SUM_SCALE, FederatedSum, State
@@ -87,6 +88,7 @@ def run_sums(
             if judge is not None and one.cells is not None and (opening is None or not one.cells.once):
                 opening = judge.opening(purpose, one.cells, one.shapes, sites, state, answers)
                 judge.disclosure.opened[purpose] = counted(opening.rule)
+                note_closed(judge.call, purpose, one, opening)
             shares = ((site, _given(one.local(has, state), site, opening)) for site, has in sites.items())
             total = _added(shares, sites, one.packing, purpose, key)
             state = one.after(total if opening is None else opening.total(total), state, step=step)
