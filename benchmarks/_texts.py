@@ -371,9 +371,30 @@ def atlas() -> str:
     return "\n".join(lines) + "\n"
 
 
+def atlas_keys() -> str:
+    """Return what a locked reference is worth without its key, to somebody who has the query's cells."""
+    rows, thief = rows_of("atlas"), "cells: a thief with the query and 30 labels"
+    closed = rows["cells: balanced accuracy without the key"]
+    shown = {
+        f"without the key (a guess: {closed['chance']:.2f})": closed,
+        "public tier, calibrated to 0.50": rows["cells: the same of a public tier that is calibrated to 0.5"],
+        "a thief with the query and 30 of its labels, trained on from the locked file": rows[
+            f"{thief}: balanced accuracy with the locked file"
+        ],
+        "the same without the file": rows[f"{thief}: without it"],
+        "control: with the file unlocked": rows[f"{thief}: with the file unlocked"],
+    }
+    lines = ["| who | balanced accuracy |", "| --- | --- |"]
+    for who, row in shown.items():
+        lines.append(f"| {who} | {row['measured']:.3f} ± {row['spread']:.3f} |")
+    gain = rows[f"{thief}: with the locked file less without it"]
+    return "\n".join([*lines, f"| what the locked file adds, 95 % interval | {with_half_width(gain)} |"]) + "\n"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "adapt": adapt,
     "atlas": atlas,
+    "atlas_keys": atlas_keys,
     "cox": cox,
     "phenotypes": phenotypes,
     "abstention": abstention,

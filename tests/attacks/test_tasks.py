@@ -12,10 +12,13 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import infl
-from infl.attacks import ATTACKS
+from infl.attacks import ATTACKS, AuditContext
+from infl.attacks._kit.theft import thefts
 
 _place = spec_from_file_location("infl_bits", Path(__file__).parents[1] / "bits.py")  # the fixed set of small runs
 assert _place is not None and _place.loader is not None
@@ -61,3 +64,24 @@ def test_an_audit_of_any_task_runs_to_its_end(case: str) -> None:
     ):  # which changes the one matrix of an AnnData
         assert status[name] == {"holds"}, name
     assert "leak" not in set(table["status"]), table[["attack", "status", "note"]].to_string()
+
+
+def test_a_thief_of_several_labels_has_samples_with_labels() -> None:
+    """Also where a site lacks the columns, and records the labels."""
+    from tests.tl.conftest import cohort, fit
+
+    sites = cohort()
+    for number, adata in enumerate(sites.values()):
+        order = np.arange(adata.n_obs)
+        adata.obs["label"] = adata.obs["label"].astype(object).where(order % 4 > 0, None)
+        adata.obs["half"] = pd.Series(np.where(order < 20, "x", "y"), adata.obs_names, dtype=object).where(
+            order % 8 > 3
+        )
+        if number == 2:
+            del adata.obs["label"], adata.obs["half"]
+    context = AuditContext(fit(sites, target=["label", "half"], rounds=1), sites)
+    theft = next(thefts(context, 1))
+    x, truth = theft.samples
+    assert len(x) == len(truth) == len(theft.strata) > 0 and bool((truth >= 0).any(1).all())
+    assert set(truth[:, 0].tolist()) >= {0, 1}
+    assert 0 <= theft.question.score(theft.module(x), truth) <= 1

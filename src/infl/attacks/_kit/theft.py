@@ -17,6 +17,7 @@ from infl.attacks._kit.fine_tuning import Question, Samples, Way, classes_asked,
 from infl.attacks._kit.model_file import ModelFile
 from infl.federation.seeds import derive
 from infl.models.phenotype.task import Phenotype
+from infl.models.pooling import pool
 from infl.models.protocols import ClassProbabilities
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Theft:
     def _read(self, adata: AnnData, *, keyless: bool) -> Samples:
         rng = self.context.rng("a thief's samples")
         data = self.file.task.read(adata, self.context.panel, site="the thief's data", rng=rng, keyless=keyless)
-        return data.batch(np.arange(adata.n_obs))
+        return data.batch(np.setdiff1d(np.arange(adata.n_obs), getattr(data, "unlabelled", [])))
 
     @torch.no_grad()
     def predictions(self, mixtures: Tensor) -> Tensor:
@@ -109,14 +110,12 @@ def thefts(context: AuditContext, n: int) -> Iterator[Theft]:
 
 
 def _theft(context: AuditContext, number: int) -> Theft:
-    import anndata
-
     rng = context.rng("thief_fine_tuning", number)
     held = {s: context.task.hold_out(a, 0.5, rng) for s, a in context.sites.items()}
     halves = {s: a[~held[s]] for s, a in context.sites.items()}
     seed = derive(context.run.settings["seed"], "thief", number)
     run = context.repeat(halves, seed=seed, **context.without_noise).outcome.run
-    mine = anndata.concat([a[held[s]] for s, a in context.sites.items()], index_unique="-", keys=list(held))
+    mine: Any = pool({s: a[held[s]] for s, a in context.sites.items()})  # with columns that some sites lack
     return Theft(AuditContext(run, halves, context.seed), mine, number)
 
 
