@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 from unicodedata import normalize
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+T = TypeVar("T")
 UNSAFE = '%/\\:*?"<>|'
 """Characters that a file's name cannot have everywhere, and the one that stands for them."""
 LONGEST = 200
@@ -70,6 +72,31 @@ def explained(path: Path, doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise FileError.of(f"cannot {doing} {path}", error) from error
+
+
+def read_own(path: Path, build: Callable[[Any], T], then: str) -> T:
+    """Return what `build` makes of a JSON file that infl wrote itself.
+
+    Parameters
+    ----------
+    path
+        The file.
+    build
+        Called with what is in it; may raise what Python raises for values of other kinds.
+    then
+        What a person does where the file is damaged.
+
+    Raises
+    ------
+    FileError
+        It cannot be read, or is damaged.
+    """
+    with explained(path, "read"):
+        content = path.read_bytes()
+    try:
+        return build(json.loads(content))
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError):
+        raise FileError(f"{path} is damaged: {then}") from None
 
 
 @contextmanager

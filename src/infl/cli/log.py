@@ -22,7 +22,7 @@ def show_log(log: SecurityLog, *, verify: bool, known: str) -> None:
         typer.echo(f"{log.path}: {log.verify(known).words}")
         return
     for row in log.rows()[-SHOWN:]:
-        typer.echo(f"{row['n']:>6} {row['time']} {row['event']:<12} {_rest(row)}".rstrip())
+        typer.echo(f"{row['n']:>6} {row.get('time', '?')} {row.get('event', '?')!s:<12} {_rest(row)}".rstrip())
 
 
 def _rest(row: dict[str, Any]) -> str:

@@ -18,8 +18,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from pydantic import TypeAdapter
+
 from infl import __version__
-from infl._files import explained, write_atomic
+from infl._files import explained, read_own, write_atomic
 from infl.deploy.folders import alone
 from infl.deploy.remote import Patience, RemoteTransport
 from infl.deploy.security_log import coordinator_log
@@ -106,6 +108,15 @@ class Status:
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Status:
         """Return a status from plain values."""
+        numbers = [raw[name] for name in ("round", "rounds", "position", "attempts", "deliveries", "updated", "since")]
+        rows = [row[name] for row in raw["sites"].values() for name in ("up", "silent", "in", "out")]
+        if not all(isinstance(number, (int, float)) for number in (*numbers, *rows, *raw["seconds"])):
+            raise TypeError
+        texts = [raw[name] for name in ("state", "message", "waits")] + [
+            row["trouble"] for row in raw["sites"].values()
+        ]
+        if not all(isinstance(text, str) for text in (*texts, *raw["lacking"])):
+            raise TypeError
         return cls(**{**raw, "seconds": tuple(raw["seconds"]), "lacking": tuple(raw["lacking"])})
 
     def now(self, **changes: Any) -> Status:
@@ -152,7 +163,7 @@ class AttemptFolder(ABC):
             return Status.from_json(json.loads(path.read_text()))
         except FileNotFoundError:
             return Status()
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             raise FileError(f"{path} is damaged: remove it, the {self.what} goes on by its other files") from None
 
     def follow(self, job: str | None) -> None:
@@ -169,8 +180,7 @@ class AttemptFolder(ABC):
         path = self.folder / "waiting.json"
         if not path.exists():
             return Patience()
-        with explained(path, "read"):
-            return Patience(**json.loads(path.read_text()))
+        return read_own(path, TypeAdapter(Patience).validate_python, "remove it, and start the run's file anew")
 
     def save_patience(self, patience: Patience) -> None:
         """Write down how long the coordinator waits for sites."""
@@ -187,7 +197,7 @@ class AttemptFolder(ABC):
         path = self.folder / "version"
         if not path.exists():
             write_atomic(path, __version__.encode())
-        elif (began := path.read_text().strip()) != __version__:
+        elif (began := path.read_text(errors="replace").strip()) != __version__:
             raise FederationError(
                 f"{self.what} {self.folder.name} was begun with infl {began[:20]}, and here is {__version__}: install infl=={began[:20]} "
                 "everywhere to finish it, or begin anew under another name"
@@ -203,7 +213,7 @@ class AttemptFolder(ABC):
         """What was asked for."""
         for path in (self.folder / "stop", self.folder / "request"):
             with suppress(FileNotFoundError):
-                return path.read_text()
+                return path.read_text(errors="replace")
         return ""
 
     def clear_request(self) -> None:

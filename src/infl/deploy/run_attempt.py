@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from infl import __version__
-from infl._files import explained
 from infl.deploy.attempt import Attempt, AttemptFolder, check_consents
 from infl.deploy.journal import Journal
 from infl.deploy.remote import RemoteTransport
+from infl.deploy.specification import read_agreement
 from infl.errors import FederationError
 from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
@@ -46,13 +46,12 @@ class RunFolder(AttemptFolder):
     def agreement(self) -> Agreement:
         """What was agreed on."""
         path = self.folder / "agreement.json"
-        with explained(path, "read"):
-            return Agreement.from_json(path.read_text())
+        return read_agreement(path)
 
     @property
     def position(self) -> int:
         """Number of finished exchanges."""
-        return self.store.progress().position
+        return self.store.position
 
     def record(self, total: Total, **more: Any) -> None:
         """Append who was in a sum to ``exchanges.jsonl``, before the sum counts as done."""
@@ -62,7 +61,7 @@ class RunFolder(AttemptFolder):
 
     def exchanges(self) -> list[dict[str, Any]]:
         """Return what was recorded, one row per exchange; for one that was repeated, the last."""
-        return [*{row["seq"]: row for row in self.journal.rows()}.values()]
+        return [*{row["seq"]: row for row in self.journal.rows() if "seq" in row}.values()]
 
     @property
     def journal(self) -> Journal:

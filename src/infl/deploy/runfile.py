@@ -184,7 +184,7 @@ def read_panel(path: Path) -> dict[str, Any]:
         It is none.
     """
     with explained(path, "read"):
-        text = path.read_text()
+        text = path.read_text(errors="replace")
     try:
         panel = json.loads(text)
     except ValueError:

@@ -102,7 +102,7 @@ class SecurityLog(Journal):
 
     def completed(self, row: dict[str, Any], last: dict[str, Any] | None) -> dict[str, Any]:
         """Return a row with its hash and, where the key is at hand, its seal."""
-        row = row | {"before": BEGIN if last is None else last["hash"]}
+        row = row | {"before": BEGIN if last is None else last.get("hash", BEGIN)}
         row["hash"] = _hash(row)
         key = self._key()
         return row if key is None else row | {"seal": _seal(key, row["hash"])}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from infl._files import explained
 from infl.errors import FileError
@@ -39,6 +39,13 @@ class SiteSettings:
     identity: str = ""
     expects: str = ""
     stamp: str = ""
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> SiteSettings:
+        """Return settings from plain values; all of them are texts."""
+        if not all(isinstance(value, str) for value in raw.values()):
+            raise TypeError
+        return cls(**raw)
 
 
 def stamp(path: Path) -> str:

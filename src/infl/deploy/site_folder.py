@@ -14,14 +14,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infl._files import explained
+from infl._files import explained, read_own
 from infl._settings import settings as package_settings
 from infl.deploy.folders import alone
 from infl.deploy.policy import Policy
 from infl.deploy.results import is_written, read_result, write_private, write_result
 from infl.deploy.site_data import SiteSettings, read_site, stamp
 from infl.deploy.site_log import SiteLog
-from infl.deploy.specification import Sealed, is_specified
+from infl.deploy.specification import Sealed, is_specified, read_agreement
 from infl.errors import DataError, FederationError, FileError
 from infl.federation.agreement import Agreement
 from infl.federation.checkpoint import Checkpoint
@@ -30,6 +30,7 @@ from infl.federation.replica import Replica
 from infl.federation.site import Site
 from infl.privacy.account import Account
 from infl.privacy.seal import Ledger
+from infl.privacy.seal.ledger import LEDGER_COLUMNS
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -68,8 +69,7 @@ class SiteFolder:
         path = self.home / "site.json"
         if not path.exists():
             raise FileError(f"{path} is missing: run `infl site start` with --data and --key first")
-        with explained(path, "read"):
-            return SiteSettings(**json.loads(path.read_text()))
+        return read_own(path, SiteSettings.from_json, "run `infl site start` with --data and --key anew")
 
     def save_settings(self, settings: SiteSettings) -> None:
         """Write down what the site uses; a run's file among it is a new yes."""
@@ -102,7 +102,7 @@ class SiteFolder:
         if (approved / digest).exists():
             return True
         taken = approved / "expected"
-        return expected and (not taken.exists() or taken.read_text() == digest)
+        return expected and (not taken.exists() or taken.read_bytes() == digest.encode())
 
     def _is_expected(self, agreement: Agreement) -> bool:
         """Whether a run is the one of the file that was named at ``infl site start``."""
@@ -166,13 +166,23 @@ class SiteFolder:
 
     def agreement(self, folder: Path) -> Agreement:
         """Return the specification of a run that was offered."""
-        with explained(folder, "read"):
-            return Agreement.from_json((folder / "agreement.json").read_text())
+        return read_agreement(folder / "agreement.json")
 
     def ledger(self, folder: Path) -> list[dict[str, Any]]:
         """Return what left the site in a run, while the run goes on too; damage is for :class:`Ledger` to find."""
-        lines = [p.read_text().splitlines() for p in folder.rglob("*.ledger")]
-        return [json.loads(line) for part in lines for line in part if line.endswith("}")]
+        lines = [line for path in sorted(folder.rglob("*.ledger")) for line in path.read_bytes().splitlines()]
+        try:
+            rows = [json.loads(line) for line in lines if line.endswith(b"}")]
+            if all(
+                {*LEDGER_COLUMNS} <= row.keys() and type(row["round"]) is int and type(row["bytes"]) is int
+                for row in rows
+            ):
+                return rows
+        except (ValueError, TypeError, AttributeError):
+            pass
+        raise FileError(
+            f"a ledger in {folder} is damaged: put it back from a backup, or the site cannot go on with this run"
+        )
 
     def enrolled_name(self) -> str:
         """Return the name that the certificate was asked for."""
@@ -200,7 +210,7 @@ class SiteFolder:
             raise FederationError(f"{name}: the run differs from this site's run.toml; refused")
         folder = self.run_folder(agreement)
         accepted = folder / "accepted"
-        if accepted.exists() and accepted.read_text() != agreement.digest:
+        if accepted.exists() and accepted.read_bytes() != agreement.digest.encode():
             raise FederationError(f"{name}: another run was offered under this run's name; refused")
         self.log.offered(folder / "agreement.json", agreement.digest)
         write_private(folder / "agreement.json", agreement.to_json().encode())

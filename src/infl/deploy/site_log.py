@@ -38,7 +38,7 @@ class SiteLog:
 
     def events(self) -> list[str]:
         """Return what was noted, one line each: when, and what."""
-        return [f"{row['time']} {row['event']}" for row in self.journal.rows()]
+        return [f"{row.get('time', '?')} {row.get('event', '?')}" for row in self.journal.rows()]
 
     def offered(self, specification: Path, digest: str) -> None:
         """Note that a run or study is offered here, the first time that it is."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from infl._files import read_own
 
 if TYPE_CHECKING:
     from infl.federation.agreement import Agreement
@@ -26,6 +29,29 @@ class Sealed(Protocol):
     @property
     def fingerprint(self) -> str:
         """Fingerprint of that version; empty for a run without a key."""
+
+
+def read_agreement(path: Path) -> Agreement:
+    """Return the specification in a file, of the coordinator's run or of one that a site was offered.
+
+    Raises
+    ------
+    FileError
+        It cannot be read, or is damaged.
+    """
+    from infl.federation.agreement import Agreement
+
+    def build(raw: dict[str, Any]) -> Agreement:
+        agreement = Agreement(**{**raw, "sites": tuple(raw["sites"])})
+        if (
+            not isinstance(agreement.run, str)
+            or type(agreement.rounds) is not int
+            or not isinstance(agreement.panel, dict)
+        ):
+            raise TypeError
+        return agreement
+
+    return read_own(path, build, "put it back from a backup; without it the run cannot go on")
 
 
 def specification_digest(agreement: Agreement, *, any_seed: bool = False) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from infl._files import check_file_names, explained, file_name, write_atomic
+from infl._files import check_file_names, explained, file_name, read_own, write_atomic
 from infl._warn import warn
 from infl.errors import DataError, FileError, SettingsError
 from infl.federation.agreement import Agreement
@@ -130,10 +130,18 @@ class Checkpoint:
         path = self.folder / "coordinator.json"
         if not path.exists():
             return Progress(opening=self._opening(0))
-        with explained(path, "read"):
-            state = json.loads(path.read_text())
+        state = self._state()
         totals = tuple(self._total(self._total_path(seq))[0] for seq in state["totals"])
         return Progress(state["position"], state["seq"], totals, state["chain"], self._opening(state["seq"]))
+
+    @property
+    def position(self) -> int:
+        """Number of finished exchanges: no sum is read, which a process that works in the folder may be removing just now."""
+        return int(self._state()["position"]) if (self.folder / "coordinator.json").exists() else 0
+
+    def _state(self) -> dict[str, Any]:
+        then = "put the run's folder back from a backup, or begin anew under another name"
+        return read_own(self.folder / "coordinator.json", _checked_state, then)
 
     def _opening(self, seq: int) -> Opening | None:
         if not self._opening_path.exists():
@@ -298,3 +306,11 @@ def _settings(agreement: Agreement) -> dict[str, Any]:
     """Return what people agreed on, the task's options one by one."""
     settings = asdict(agreement)
     return settings | {f"option {name}": value for name, value in settings.pop("options").items()}
+
+
+def _checked_state(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return what the coordinator's file has, if it is of the kinds that it must be."""
+    whole = type(raw["position"]) is int and type(raw["seq"]) is int and isinstance(raw["chain"], str)
+    if not whole or not all(type(seq) is int for seq in raw["totals"]):
+        raise TypeError
+    return raw

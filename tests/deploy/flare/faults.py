@@ -22,22 +22,27 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import psutil
 import torch
+from anndata import read_h5ad
 
 import infl
 from conftest import POLICY, SITES, fuzz, make_sites
 from infl.deploy.attempt import Status
 from infl.deploy.flare.daemon import SERVER_PROCESS, Daemon
+from infl.deploy.flare.engine import Supervisor
 from infl.deploy.flare.local_consortium import LocalConsortium, expire, kill
 from infl.deploy.remote import Patience
 from infl.deploy.run_attempt import RunFolder
+from infl.deploy.site_data import stamp
+from infl.deploy.site_folder import SiteFolder
+from infl.errors import FileError
 from infl.federation.agreement import Agreement
 from infl.keys import Keyring
 from infl.models import Classifier
@@ -56,6 +61,10 @@ Supervisor(Path(sys.argv[1]), sys.argv[2], say=lambda line: print(line, flush=Tr
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 
+JOBS = ("worker_process", "runner_process")
+"""In the commands of processes that FLARE starts for a job, at a site and at the server."""
+
+
 class Scene:
     """A consortium, and the coordinator's own process, started again whenever it dies."""
 
@@ -68,6 +77,9 @@ class Scene:
             (root / site / "policy.toml").write_text(POLICY)
         self.coordinator: subprocess.Popen[bytes] | None = None
         self.emulated = ""
+        self.hit: list[str] = []
+        self.coordinator_may_start, self.said = True, ""
+        self.run: RunFolder
 
     def processes(self, kit: Path, word: str) -> list[psutil.Process]:
         return [
@@ -76,24 +88,57 @@ class Scene:
         ]  # fmt: skip
 
     def kill_site(self, site: str = "site_2") -> None:
+        """Kill FLARE's process of a site and that of its job, which has a session of its own."""
         self.signal_site(signal.SIGKILL, site)
 
     def kill_server(self) -> None:
-        for p in self.processes(self.network.coordinator / "kit", "nvflare"):
-            p.kill()
+        """Kill FLARE's server and the process of its job."""
+        self._signal(self.processes(self.network.coordinator / "kit", "nvflare"), signal.SIGKILL)
 
-    def kill_coordinator(self) -> None:
+    def kill_supervisor(self) -> None:
         """Kill infl's own process; what it started goes on without it."""
         if self.coordinator is not None:
             self.coordinator.kill()
+            self.hit.append("infl")
+
+    def kill_coordinator(self) -> None:
+        """Kill infl's own process, the server and the job."""
+        self.kill_supervisor()
+        self.kill_server()
+
+    def end_coordinator(self) -> None:
+        """End infl's own process as a service manager does; it ends the server and the job itself."""
+        if self.coordinator is not None:
+            self.coordinator.terminate()
+            self.hit.append("infl")
+
+    def end_site(self) -> None:
+        """End FLARE's process of a site and that of its job by SIGTERM."""
+        self.signal_site(signal.SIGTERM)
+
+    def _signal(self, processes: list[psutil.Process], number: signal.Signals) -> None:
+        """Send a signal to all of them at once, and note what was hit: a job's process, or the long-lived one."""
+        for p in processes:
+            p.suspend()  # none starts another meanwhile
+        for p in processes:
+            with suppress(psutil.NoSuchProcess):
+                command = " ".join(p.cmdline())
+                p.send_signal(number)
+                if number != signal.SIGKILL:
+                    p.resume()
+                self.hit.append("job" if any(word in command for word in JOBS) else "engine")
 
     def kill_all_sites(self) -> None:
         for site in self.sites:
             self.kill_site(site)
 
     def signal_site(self, number: signal.Signals, site: str = "site_2") -> None:
-        for p in self.processes(self.network.root / site / "kit", "nvflare"):
-            p.send_signal(number)
+        processes = self.processes(self.network.root / site / "kit", "nvflare")
+        if number in (signal.SIGSTOP, signal.SIGCONT):
+            for p in processes:
+                p.send_signal(number)
+        else:
+            self._signal(processes, number)
 
     def kill_site_and_server(self) -> None:
         self.kill_site()
@@ -102,7 +147,6 @@ class Scene:
     def kill_everything(self) -> None:
         self.kill_all_sites()
         self.kill_coordinator()
-        self.kill_server()
 
     def start(self, name: str) -> None:
         with (self.network.root / "coordinator.out").open("ab") as out:
@@ -126,7 +170,9 @@ class Scene:
 class Fault:
     """What is done, when, and how it is mended after some seconds.
 
-    A fault with `point` is made by the processes of `who` themselves, when they are there.
+    A fault with `point` is made by the processes of `who` themselves, when they are there. `hits` are the kinds of processes that must
+    have been there to be killed; `says` returns what must have `word` in it before the fault is mended. Whatever it is, unless it is `calm`, work must have been interrupted: another attempt, an exchange
+    without some site, or a pause that is much longer than usual.
     """
 
     name: str
@@ -138,6 +184,9 @@ class Fault:
     who: tuple[str, ...] = ()
     point: str = ""
     calm: bool = False
+    hits: tuple[str, ...] = ()
+    says: Callable[[Scene], str] = lambda scene: ""
+    word: str = ""
     during: str = "group"
 
 
@@ -146,7 +195,7 @@ class Outcome:
     fault: Fault
     wrong: str = ""
     seconds: float = 0.0
-    facts: dict[str, int] = field(default_factory=dict)
+    facts: dict[str, float] = field(default_factory=dict)
 
 
 def at(share: float) -> Callable[[Status], bool]:
@@ -203,17 +252,24 @@ FAULTS = [
         ("end", "the last delivery", "RunAttempt._delivered|before|"),
     ]),
 ]  # fmt: skip
-for who, do in {"site": Scene.kill_site, "server": Scene.kill_server, "coordinator": Scene.kill_coordinator}.items():
+for who, do, hits in (
+    ("all processes of the site", Scene.kill_site, ("engine", "job")),
+    ("server and job", Scene.kill_server, ("engine", "job")),
+    ("infl's own process at the coordinator", Scene.kill_supervisor, ("infl",)),
+    ("all processes of the coordinator", Scene.kill_coordinator, ("infl", "engine", "job")),
+):
     FAULTS += [
-        Fault(f"-9 all processes of the {who}, before anything", OFFERED, do, stage="start"),
-        Fault(f"-9 all processes of the {who}, the middle", MIDDLE, do),
-        Fault(f"-9 all processes of the {who}, the last rounds", at(0.9), do, stage="late"),
-        Fault(f"-9 all processes of the {who}, the last delivery", DELIVERY, do, stage="end"),
+        Fault(f"-9 {who}, before anything", OFFERED, do, stage="start", hits=hits),
+        Fault(f"-9 {who}, the middle", MIDDLE, do, hits=hits),
+        Fault(f"-9 {who}, the last rounds", at(0.9), do, stage="late", hits=hits),
+        Fault(f"-9 {who}, the last delivery", DELIVERY, do, stage="end", hits=hits),
     ]
 FAULTS += [
-    Fault("-9 all sites", MIDDLE, Scene.kill_all_sites),
-    Fault("-9 a site and the server", MIDDLE, Scene.kill_site_and_server),
-    Fault("-9 everything", MIDDLE, Scene.kill_everything),
+    Fault("-9 all sites", MIDDLE, Scene.kill_all_sites, hits=("engine", "job")),
+    Fault("-9 a site and the server", MIDDLE, Scene.kill_site_and_server, hits=("engine", "job")),
+    Fault("-9 everything", MIDDLE, Scene.kill_everything, hits=("infl", "engine", "job")),
+    Fault("SIGTERM to the coordinator", MIDDLE, Scene.end_coordinator, hits=("infl",)),
+    Fault("SIGTERM to all processes of the site", MIDDLE, Scene.end_site, hits=("engine", "job")),
 ]
 
 FAULTS += [
@@ -272,6 +328,79 @@ CLOCKS = [
     Fault("a site's clock an hour behind", MIDDLE, lambda s: wrong_clock(s, "-1h"), lambda s: s.restart_site(), 15),
 ]
 FAULTS += [Fault("a site's certificate expired", MIDDLE, expired_certificate, renewed_certificate, 15)]
+
+
+# -- backups, data, a second run -----------------------------------------------------------------------------------------
+def older_coordinator(scene: Scene) -> None:
+    """Put the coordinator's run back to where it was three exchanges ago, and keep how it was."""
+    folder, kept = scene.run.folder, scene.orders / "kept"
+    older, position = scene.orders / "older", scene.run.position
+    shutil.copytree(folder, older)
+    while scene.run.position < position + 3:
+        time.sleep(0.05)
+    scene.coordinator_may_start = False
+    scene.kill_coordinator()
+    shutil.copytree(folder, kept)
+    put_back(older, folder)
+    scene.coordinator_may_start = True
+
+
+def newer_coordinator(scene: Scene) -> None:
+    scene.coordinator_may_start = False
+    scene.kill_coordinator()
+    put_back(scene.orders / "kept", scene.run.folder)
+    scene.run.resume()
+    scene.coordinator_may_start = True
+
+
+def put_back(copy: Path, folder: Path) -> None:
+    shutil.rmtree(folder)
+    shutil.move(copy, folder)
+
+
+def change_data(scene: Scene) -> None:
+    site = scene.network.root / "site_2"
+    settings = SiteFolder(site).settings
+    data = Path(settings.data)
+    SiteFolder(site).save_settings(replace(settings, stamp=stamp(data)))
+    shutil.copy2(data, site / "kept.h5ad")
+    changed = read_h5ad(data)
+    changed.X[0, 0] += 1.0
+    changed.write_h5ad(data)
+    scene.kill_site()
+
+
+def change_back(scene: Scene) -> None:
+    site = scene.network.root / "site_2"
+    (site / "kept.h5ad").replace(site / "cohort.h5ad")
+
+
+def second_run(scene: Scene) -> None:
+    """Work for the same coordinator a second time; it must be refused in a line, while the first goes on."""
+    try:
+        Supervisor(scene.network.coordinator, scene.run.folder.name).go()
+    except FileError as error:
+        scene.said = str(error)
+
+
+FAULTS += [
+    Fault(
+        "the coordinator is put back to an older backup, then to a newer one", MIDDLE, older_coordinator, newer_coordinator,
+        45, says=lambda s: s.run.status.message, word="older backup",
+    ),
+    Fault(
+        "a site's data are changed", MIDDLE, change_data, change_back, 45, hits=("engine", "job"),
+        says=lambda s: "".join(s.network.site_folder("site_2").log.events()), word="has changed since it was checked",
+    ),
+    Fault(
+        "a second run is started at the coordinator", MIDDLE, second_run, calm=True,
+        says=lambda s: s.said, word="in use by another process",
+    ),
+    Fault(
+        "a site dies after its answer, is put back to before it", MIDDLE, who=ONE,
+        point="Site._compute|before|train|back up\nSiteWorker._say|after|Answer|put back",
+    ),
+]  # fmt: skip
 
 
 # -- network and disk ----------------------------------------------------------------------------------------------------
@@ -372,11 +501,13 @@ class Act:
     def __init__(self, scene: Scene, name: str, seal: str, faults: list[Fault]) -> None:
         self.scene, self.faults = scene, sorted(faults, key=lambda f: STAGES.index(f.stage))
         network = scene.network
-        settings: dict[str, Any] = {"rounds": ROUNDS, "min_sites": 2, "seal": seal}
+        settings: dict[str, Any] = {"rounds": min(ROUNDS, 60 + 40 * len(faults)), "min_sites": 2, "seal": seal}
         agreement = Agreement.new(TASK, TASK.agree(network.data), network.data, network.key, **settings)
         self.name, self.run = name, network.begin(name, agreement)
+        scene.run = self.run
         self.run.save_patience(PATIENCE)
         self.outcomes: list[Outcome] = []
+        self._position, self._pause, self._moved = -1, 0.0, time.monotonic()
 
     def play(self) -> list[Outcome]:
         """Make all faults, wait for the end, and return what came of each."""
@@ -389,6 +520,7 @@ class Act:
                     if fault.stage not in ("start", "middle"):
                         slowly.unlink(missing_ok=True)
                     self.outcomes.append(self._happens(fault))
+                    print(f"   {told(self.outcomes[-1])}", flush=True)
                     if self.outcomes[-1].wrong:
                         break
                 slowly.unlink(missing_ok=True)
@@ -409,6 +541,9 @@ class Act:
             outcome.wrong = "the run was over before the fault was due"
             return outcome
         before, begun = self.run.status, time.monotonic()
+        usual = self._usual()
+        self.scene.hit.clear()
+        self._pause, self._moved = 0.0, begun
         if fault.point:
             for order in orders:
                 order.write_text(fault.point)
@@ -422,6 +557,7 @@ class Act:
         working.start()
         self._until(lambda: not working.is_alive())
         self._until(lambda: False, seconds=fault.lasts)
+        unsaid = fault.word not in fault.says(self.scene)
         fault.mend(self.scene)
         position = self.run.position
         if not self._until(lambda: self._all_well(fault, before.attempts, position)):
@@ -430,10 +566,22 @@ class Act:
         rows = [row for row in self.run.exchanges() if row["seq"] > before.position]
         missed = sum(len(row["cohort"]) > len(row["responders"]) for row in rows)
         outcome.facts = {"attempts": now.attempts - before.attempts, "exchanges without some site": missed}
-        if fault.calm and any(outcome.facts.values()):
+        outcome.facts |= {"s pause": round(self._pause, 1), "s usually": round(usual, 1)}
+        interrupted = outcome.facts["attempts"] or missed or self._pause > max(2 * usual, usual + 0.5)
+        if fault.calm and (outcome.facts["attempts"] or missed):
             outcome.wrong = "others were held up"
+        elif not fault.calm and not interrupted:
+            outcome.wrong = "nothing was interrupted"
+        elif unsaid:
+            outcome.wrong = f"nothing said {fault.word!r}"
+        elif absent := sorted({*fault.hits} - {*self.scene.hit}):
+            outcome.wrong = f"not killed: {', '.join(absent)}"
         outcome.seconds = time.monotonic() - begun
         return outcome
+
+    def _usual(self) -> float:
+        """Return how long the exchanges of the last rounds took at most."""
+        return max((row["seconds"] for row in self.run.exchanges()[-8:]), default=0.0)
 
     def _all_well(self, fault: Fault, attempts: int, position: int) -> bool:
         status = self.run.status
@@ -453,8 +601,12 @@ class Act:
                 return False
             process = self.scene.coordinator
             assert process is not None
-            if process.poll() is not None and self.run.status.state != "finished":
+            if process.poll() is not None and self.scene.coordinator_may_start and self.run.status.state != "finished":
                 self.scene.start(self.name)
+            position, now = self.run.position, time.monotonic()
+            if position != self._position:
+                self._position, self._moved = position, now
+            self._pause = max(self._pause, now - self._moved)
             time.sleep(0.02)
         return True
 
@@ -516,12 +668,10 @@ def acts(faults: list[Fault], isolated: bool) -> Iterator[Act]:
                     yield Act(scene, f"faults_{i + 1}", seal, mine[i::runs])
 
 
-def tell(number: int, outcome: Outcome) -> None:
-    facts = ", ".join(f"{n} {what}" for what, n in outcome.facts.items())
+def told(outcome: Outcome) -> str:
+    facts = ", ".join(f"{n:g} {what}" for what, n in outcome.facts.items())
     said = "FAILED" if outcome.wrong else "ok"
-    print(
-        f"{number:>2} {outcome.fault.name:<62} {said:<6} {outcome.seconds:6.1f} s  {facts}  {outcome.wrong}", flush=True
-    )
+    return f"{outcome.fault.name:<62} {said:<6} {outcome.seconds:6.1f} s  {facts}  {outcome.wrong}"
 
 
 def main() -> int:
@@ -541,7 +691,7 @@ def main() -> int:
     for act in acts(faults, isolated):
         for outcome in act.play():
             outcomes.append(outcome)
-            tell(len(outcomes), outcome)
+            print(f"{len(outcomes):>2} {told(outcome)}", flush=True)
     failed = len(faults) - sum(not outcome.wrong for outcome in outcomes)
     seconds = time.monotonic() - begun
     print(f"{len(outcomes)} of {len(faults)} faults made in {seconds:.0f} s, {failed} failed or not made")

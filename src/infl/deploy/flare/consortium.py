@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from pydantic import ConfigDict, TypeAdapter
 
-from infl._files import explained
+from infl._files import read_own
 from infl.deploy.flare.enrolment import SITE_NAME_PATTERN
 from infl.deploy.toml import read_checked
 from infl.errors import SettingsError
@@ -78,5 +78,5 @@ def read_consortium(path: Path) -> Consortium:
 
 def consortium_of(home: Path) -> Consortium:
     """Return which consortium a folder belongs to."""
-    with explained(home / "consortium.json", "read"):
-        return Consortium(**json.loads((home / "consortium.json").read_text()))
+    then = "make it anew from consortium.toml, or put it back from a backup"
+    return read_own(home / "consortium.json", TypeAdapter(Consortium).validate_python, then)

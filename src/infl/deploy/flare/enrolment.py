@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
+from pydantic import TypeAdapter
 
-from infl._files import explained, write_atomic
+from infl._files import read_own, write_atomic
 from infl.errors import FederationError, FileError
 
 if TYPE_CHECKING:
@@ -181,8 +182,9 @@ def read_register(home: Path) -> list[Entry]:
     path = home / "members.json"
     if not path.exists():
         return [entry_of(signed) for signed in sorted(home.glob("*.signed.zip"))]
-    with explained(path, "read"):
-        return [Entry(**row) for row in json.loads(path.read_text())]
+    return read_own(
+        path, TypeAdapter(list[Entry]).validate_python, "put it back from a backup: it says who is enrolled"
+    )
 
 
 def write_register(home: Path, entries: list[Entry]) -> None:

@@ -11,14 +11,15 @@ import json
 import shutil
 import tempfile
 import time
-import zipfile
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from infl._files import explained, write_atomic
+from pydantic import TypeAdapter
+
+from infl._files import explained, read_own, write_atomic
 from infl.deploy.flare import CONTROLLER_CLASS, EXECUTOR_CLASS, require_flare
 from infl.deploy.flare.commands import nvflare
 from infl.deploy.flare.consortium import Consortium, consortium_of
@@ -208,8 +209,8 @@ def revoked(home: Path) -> tuple[str, ...]:
     path = home / "kit" / REVOKED
     if not path.exists():
         return ()
-    with explained(path, "read"):
-        return tuple(json.loads(path.read_text())["disabled_clients"])
+    build = TypeAdapter(dict[str, tuple[str, ...]]).validate_python
+    return read_own(path, build, "put it back from a backup: it says who is shut out").get("disabled_clients", ())
 
 
 def members(home: Path, *, now: float | None = None) -> list[str]:
@@ -217,8 +218,8 @@ def members(home: Path, *, now: float | None = None) -> list[str]:
     now, out = time.time() if now is None else now, revoked(home)
     consortium_of(home)
     seen: dict[str, float] = {}
-    with suppress(OSError, ValueError):
-        seen = json.loads((home / SEEN).read_text())
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        seen = {site: float(at) for site, at in json.loads((home / SEEN).read_text()).items()}
     rows = []
     for entry in {entry.name: entry for entry in read_register(home)}.values():
         valid = f"valid for {(entry.until - now) / 86_400:.0f} days" if entry.until else "valid until nobody noted when"
@@ -236,7 +237,11 @@ def days_left(kit: Path) -> float:
 
     path = next((kit / "startup").glob("*.crt"), kit / "startup" / "client.crt")
     with explained(path, "read"):
-        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        content = path.read_bytes()
+    try:
+        certificate = x509.load_pem_x509_certificate(content)
+    except ValueError:
+        raise FileError(f"{path} is no certificate: put it back from a backup, or renew it") from None
     return (certificate.not_valid_after_utc - datetime.now(UTC)).total_seconds() / 86400
 
 
@@ -262,8 +267,7 @@ def _sign(home: Path, request: Path, out: Path, days: int) -> Path:
 def _package(home: Path, signed: Path, kit: str, fingerprint: str) -> Path:
     if (home / kit).exists():
         raise FileError(f"{home / kit} exists: the kit is installed already")
-    with zipfile.ZipFile(signed) as archive:
-        name = next((Path(n).stem for n in archive.namelist() if n.endswith(".crt")), "")
+    name = entry_of(signed).name
     with tempfile.TemporaryDirectory(dir=home) as work:
         nvflare(
             home, "package", signed, "--request-dir", home / "request" / name, "-w", work,
@@ -286,7 +290,7 @@ def _replace_startup(home: Path, signed: Path, kit: str, fingerprint: str) -> Pa
 
 def _key_of(kit: Path) -> bytes:
     with explained(kit, "read"):
-        return next((kit / "startup").glob("*.key")).read_bytes()
+        return next((kit / "startup").glob("*.key"), kit / "startup" / "client.key").read_bytes()
 
 
 def _restrict(kit: Path, role: str) -> None:

@@ -47,7 +47,8 @@ class Line:
     def read(cls, home: Path) -> Line | None:
         """Return what a site that is up noted last; None where it never did."""
         try:
-            return cls(**json.loads((home / "line.json").read_text()))
+            line = cls(**json.loads((home / "line.json").read_text()))
+            return line if line.state in (UP, DOWN, REFUSED) and 0 <= line.since < 1e11 else None
         except (OSError, ValueError, TypeError):
             return None
 

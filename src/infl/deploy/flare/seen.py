@@ -38,8 +38,8 @@ class Seen:
             return
         self._next = time.monotonic() + LOOKS
         path, seen, up = self.home / SEEN, dict[str, float](), sorted(self.console.sites())
-        with suppress(OSError, ValueError):
-            seen = json.loads(path.read_text())
+        with suppress(OSError, ValueError, TypeError):
+            seen = dict(json.loads(path.read_text()))
         seen |= dict.fromkeys(up, round(time.time()))
         with suppress(NoRoomError):
             write_atomic(path, json.dumps(seen).encode(), overwrite=True)

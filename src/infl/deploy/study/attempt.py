@@ -14,7 +14,7 @@ from infl.deploy.attempt import REQUEST_AGAIN, REQUEST_LEAVE, REQUEST_STOP, Atte
 from infl.deploy.remote import RemoteTransport
 from infl.deploy.study.desk import Desk, Disagreement
 from infl.deploy.study.specification import Study
-from infl.errors import FederationError, FileError
+from infl.errors import FederationError, FileError, SettingsError
 from infl.federation.messages import Consent, Said, StudyOffer, Trouble
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,13 @@ class StudyFolder(AttemptFolder):
         """What was agreed on."""
         path = self.folder / "study.json"
         with explained(path, "read"):
-            return Study.from_json(path.read_text())
+            text = path.read_text(errors="replace")
+        try:
+            return Study.from_json(text)
+        except SettingsError:
+            raise FileError(
+                f"{path} is damaged: put it back from a backup; without it the study cannot go on"
+            ) from None
 
     def desk(self) -> Desk:
         """Return what combines the messages of the step under way."""

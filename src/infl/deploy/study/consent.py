@@ -145,7 +145,7 @@ class SiteStudies:
             )
         folder = self.folder(study)
         kept = folder / "study.json"
-        if kept.exists() and kept.read_text() != study.to_json():
+        if kept.exists() and kept.read_bytes() != study.to_json().encode():
             raise FederationError(f"{name}: another study was offered under this study's name; refused")
         site_folder.log.offered(kept, study.digest)
         write_private(kept, study.to_json().encode())
@@ -199,7 +199,10 @@ class SiteStudies:
         FileError
             There is none, or there are several.
         """
-        found = [Study.from_json((folder / "study.json").read_text()) for folder in self.site_folder.studies()]
+        found = [
+            Study.from_json((folder / "study.json").read_text(errors="replace"))
+            for folder in self.site_folder.studies()
+        ]
         chosen = [one for one in found if one.name == study or one.run.startswith(study)]
         if len(chosen) != 1:
             named = ", ".join(f"{one.name} ({one.run[:12]})" for one in chosen or found)

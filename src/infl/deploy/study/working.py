@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anndata import AnnData
+from pydantic import TypeAdapter
 
-from infl._files import explained, write_atomic
+from infl._files import explained, read_own, write_atomic
 from infl.deploy.results import write_private
 from infl.deploy.site_data import read_site, stamp
 from infl.errors import DataError, FileError
@@ -87,8 +88,8 @@ class WorkingObject:
         if not self._path.exists():
             self._save(Journal(study, stamp(source), digest_of(source)))
             return
-        with explained(self._path, "read"):
-            self._journal = Journal(**json.loads(self._path.read_text()))
+        then = "put it back from a backup; without it the study cannot go on here"
+        self._journal = read_own(self._path, TypeAdapter(Journal).validate_python, then)
         if self._journal.study != study:
             raise FileError(f"{site}: {folder} has another study")
         self._remove_others()
