@@ -4,6 +4,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from infl.privacy.seal import (
     dequantise,
     lanes,
 )
+from infl.privacy.seal.masks import Stream, Streams
 from infl.privacy.seal.packing import LANE_RANGE, limit
 from infl.privacy.seal.tag import Tag
 
@@ -371,3 +373,25 @@ def test_secrets_are_not_pickled() -> None:
         for way in (pickle.dumps, copy.copy, copy.deepcopy):
             with pytest.raises(KeyringError, match="not pickled"):
                 way(holder)
+
+
+@pytest.mark.parametrize(("n", "drawn"), [(100, 5), (lanes.SHORT + 1, 8)])
+def test_masks_of_a_short_lane_are_drawn_once_for_both_neighbours(
+    monkeypatch: pytest.MonkeyPatch, n: int, drawn: int
+) -> None:
+    """Four sites have five streams. Those of a long lane are drawn again at the neighbour, so that no memory is held."""
+    made: list[bytes] = []
+
+    def stream(key: bytes, *arguments: Any) -> Stream:
+        made.append(key)
+        return Stream(key, *arguments)
+
+    monkeypatch.setattr(lanes, "Stream", stream)
+    packing = Packing((Field("w", (n,), -20),))
+    context, seal, total = Context("run", 1, 0, tuple("abcd"), "train", packing.digest()), GroupSeal(KEY), None
+    for site in context.cohort:
+        total = add(total, seal.seal(context, site, np.ones(n), np.empty(0), packing))
+    low = {Streams(KEY, context.digest()).key("low", place) for place in range(5)}
+    assert {*made} >= low and sum(key in low for key in made) == drawn
+    assert total is not None
+    assert dequantise(seal.unseal(context, context.cohort, total, packing), packing)[0].tolist() == [4.0] * n

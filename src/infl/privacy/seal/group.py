@@ -7,15 +7,16 @@ Two streams are left for every maximal run of responders, whatever the number of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import numpy as np
 
 from infl.errors import FederationError, KeyringError, SealError
 from infl.privacy.seal.context import Context, MaskedArrays
-from infl.privacy.seal.lanes import Masks, close, open_
+from infl.privacy.seal.lanes import Kept, Masks, close, open_
 from infl.privacy.seal.masks import Streams
-from infl.privacy.seal.narrow import reduce, signed
+from infl.privacy.seal.narrow import FULL, reduce, signed
 from infl.privacy.seal.packing import LANE_RANGE, Packing, Quantiser, RangeError, limit
 from infl.privacy.seal.tag import TAG_PRIME, Tag, as_words, from_words
 
@@ -209,7 +210,7 @@ class GroupSeal(NoSeal):
         if len(subkey) != 32:
             raise KeyringError(f"the seal needs a secret of 32 bytes, not of {len(subkey)}: use keyring.subkey('seal')")
         self._subkey = subkey
-        self._exchange: tuple[bytes, dict[str, Tag]] = (b"", {})
+        self._exchange: _Exchange | None = None
         self.streams_opened = 0
 
     def __repr__(self) -> str:
@@ -220,25 +221,23 @@ class GroupSeal(NoSeal):
 
     def _close(self, context: Context, position: int, words: MaskedArrays, low: Quantiser, high: Quantiser) -> None:
         lanes = self._lanes(context, [(position, position + 1)])
-        tag = close(low, words.low, lanes.tag("low", len(words.low)), lanes.masks("low"))
-        tag += close(high, words.high[:-2], lanes.tag("high", len(words.high) - 2), lanes.masks("high"))
+        tag = lanes.close("low", low, words.low) + lanes.close("high", high, words.high[:-2])
         words.high[-2:] = as_words(tag % TAG_PRIME)
-        open_(words.high[-2:], None, lanes.masks("tag"))
-        if n := len(words.of_all):
-            own = close(high, words.of_all[:-2], lanes.tag("all", n - 2), lanes.masks("all"), first=len(words.high) - 2)
+        lanes.mask("tag", words.high[-2:])
+        if len(words.of_all):
+            own = lanes.close("all", high, words.of_all[:-2], first=len(words.high) - 2)
             words.of_all[-2:] = as_words(own % TAG_PRIME)
-            open_(words.of_all[-2:], None, lanes.masks("all's tag"))
+            lanes.mask("all's tag", words.of_all[-2:])
         self.streams_opened = lanes.n_streams
 
     def _open(self, context: Context, places: list[int], words: MaskedArrays) -> None:
         lanes = self._lanes(context, [(last + 1, first) for first, last in _runs(places)])
-        tag = open_(words.low, lanes.tag("low", len(words.low)), lanes.masks("low"), words.width)
-        tag += open_(words.high[:-2], lanes.tag("high", len(words.high) - 2), lanes.masks("high"))
-        open_(words.high[-2:], None, lanes.masks("tag"))
+        tag = lanes.open("low", words.low, words.width) + lanes.open("high", words.high[:-2])
+        lanes.mask("tag", words.high[-2:])
         good = _is_whole(words.high, tag)
-        if n := len(words.of_all):
-            own = open_(words.of_all[:-2], lanes.tag("all", n - 2), lanes.masks("all"))
-            open_(words.of_all[-2:], None, lanes.masks("all's tag"))
+        if len(words.of_all):
+            own = lanes.open("all", words.of_all[:-2])
+            lanes.mask("all's tag", words.of_all[-2:])
             good = good and _is_whole(words.of_all, own)
         self.streams_opened = lanes.n_streams
         if not good:
@@ -248,26 +247,51 @@ class GroupSeal(NoSeal):
             )
 
     def _lanes(self, context: Context, pairs: list[tuple[int, int]]) -> _Lanes:
-        """Return the lanes of an exchange; its tags serve all who seal in this process, and to open the sum."""
-        if self._exchange[0] != context.digest():
-            self._exchange = (context.digest(), {})
-        return _Lanes(self._subkey, context, pairs, self._exchange[1])
+        """Return the lanes of an exchange."""
+        if self._exchange is None or self._exchange.digest != context.digest():
+            self._exchange = _Exchange(context.digest(), Streams(self._subkey, context.digest()))
+        return _Lanes(self._exchange, pairs)
+
+
+@dataclass(frozen=True, repr=False)
+class _Exchange:
+    """What is derived of one exchange, and serves all who seal in this process, and to open the sum."""
+
+    digest: bytes
+    streams: Streams
+    tags: dict[str, Tag] = field(default_factory=dict)
+    kept: Kept = field(default_factory=dict)
 
 
 class _Lanes:
-    """Keys of the masks and tags of one exchange, for pairs of stream numbers (added, taken away)."""
+    """Lanes of a message of one exchange, under the masks of pairs of stream numbers (added, taken away)."""
 
-    def __init__(self, subkey: bytes, context: Context, pairs: list[tuple[int, int]], tags: dict[str, Tag]) -> None:
-        self._streams, self._pairs, self._tags = Streams(subkey, context.digest()), pairs, tags
+    def __init__(self, exchange: _Exchange, pairs: list[tuple[int, int]]) -> None:
+        self._exchange, self._pairs = exchange, pairs
         self.n_streams = 2 * len(pairs)
 
-    def masks(self, lane: str) -> Masks:
-        return [(self._streams.key(lane, plus), self._streams.key(lane, minus)) for plus, minus in self._pairs]
+    def close(self, lane: str, values: Quantiser, words: np.ndarray, *, first: int = 0) -> int:
+        """Quantise and mask a lane; return its tag."""
+        tag = self._tag(lane, len(words))
+        return close(values, words, tag, self._masks(lane), first=first, kept=self._exchange.kept)
 
-    def tag(self, lane: str, n: int) -> Tag:
-        if lane not in self._tags:
-            self._tags[lane] = Tag(self._streams.key(f"{lane} tag"), n)
-        return self._tags[lane]
+    def open(self, lane: str, words: np.ndarray, width: int = FULL) -> int:
+        """Take the masks off a lane; return its tag."""
+        return open_(words, self._tag(lane, len(words)), self._masks(lane), width, kept=self._exchange.kept)
+
+    def mask(self, lane: str, words: np.ndarray) -> None:
+        """Put masks on words without a tag, or take them off."""
+        open_(words, None, self._masks(lane), kept=self._exchange.kept)
+
+    def _masks(self, lane: str) -> Masks:
+        key = self._exchange.streams.key
+        return [(key(lane, plus), key(lane, minus)) for plus, minus in self._pairs]
+
+    def _tag(self, lane: str, n: int) -> Tag:
+        tags = self._exchange.tags
+        if lane not in tags:
+            tags[lane] = Tag(self._exchange.streams.key(f"{lane} tag"), n)
+        return tags[lane]
 
 
 def _is_whole(words: np.ndarray, tag: int) -> bool:

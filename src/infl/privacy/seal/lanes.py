@@ -20,14 +20,20 @@ PART = 1 << 20
 
 Masks = Sequence[tuple[bytes, bytes]]
 """Pairs of stream keys: the first is added, the second taken away."""
+SHORT, MOST_KEPT = 1 << 10, 64
+"""Most words of a lane whose masks are kept for the neighbours who need them too, and most of such lanes."""
+Kept = dict[bytes, np.ndarray]
+"""Masks of short lanes of one exchange, by key."""
 
 
-def close(values: Quantiser, words: np.ndarray, tag: Tag | None, masks: Masks, *, first: int = 0) -> int:
+def close(
+    values: Quantiser, words: np.ndarray, tag: Tag | None, masks: Masks, *, first: int = 0, kept: Kept | None = None
+) -> int:
     """Quantise a lane, from its place `first` on, into `words` (unsigned), mask it, and return its tag (0 without one), not reduced."""
     integers = words.view(words.dtype.str.replace("u", "i"))
 
     def part(start: int, stop: int) -> int:
-        scratch, cover = np.empty(min(LANE_BLOCK, stop - start)), _Cover(masks, words.dtype.str, start)
+        scratch, cover = np.empty(min(LANE_BLOCK, stop - start)), _cover(masks, words, start, kept)
         sums = _Sums(tag, start)
         for at in range(start, stop, LANE_BLOCK):
             end = min(at + LANE_BLOCK, stop)
@@ -41,12 +47,12 @@ def close(values: Quantiser, words: np.ndarray, tag: Tag | None, masks: Masks, *
     return _in_parts(part, len(words))
 
 
-def open_(words: np.ndarray, tag: Tag | None, masks: Masks, width: int = FULL) -> int:
+def open_(words: np.ndarray, tag: Tag | None, masks: Masks, width: int = FULL, *, kept: Kept | None = None) -> int:
     """Take the masks off a lane, in place, and return the tag of its integers (0 without one), not reduced."""
     integers = words.view(words.dtype.str.replace("u", "i"))
 
     def part(start: int, stop: int) -> int:
-        cover, sums = _Cover(masks, words.dtype.str, start), _Sums(tag, start)
+        cover, sums = _cover(masks, words, start, kept), _Sums(tag, start)
         for at in range(start, stop, LANE_BLOCK):
             end = min(at + LANE_BLOCK, stop)
             cover.apply(words[at:end])
@@ -56,6 +62,31 @@ def open_(words: np.ndarray, tag: Tag | None, masks: Masks, width: int = FULL) -
         return sums.value()
 
     return _in_parts(part, len(words))
+
+
+def _cover(masks: Masks, words: np.ndarray, start: int, kept: Kept | None) -> _Cover | _Short:
+    if kept is None or len(words) > SHORT:
+        return _Cover(masks, words.dtype.str, start)
+    return _Short(masks, kept)
+
+
+class _Short:
+    """Masks of a short lane, of which each is drawn once: setting up a cipher takes longer than such a stream."""
+
+    def __init__(self, masks: Masks, kept: Kept) -> None:
+        self._masks, self._kept = masks, kept
+
+    def apply(self, words: np.ndarray) -> None:
+        for plus, minus in self._masks:
+            np.add(words, self._words(plus, words), out=words)
+            np.subtract(words, self._words(minus, words), out=words)
+
+    def _words(self, key: bytes, words: np.ndarray) -> np.ndarray:
+        if key not in self._kept:
+            if len(self._kept) >= MOST_KEPT:
+                self._kept.clear()
+            self._kept[key] = Stream(key, words.dtype.str).read(len(words)).copy()
+        return self._kept[key]
 
 
 class _Cover:
@@ -87,8 +118,12 @@ class _Sums:
 
     def value(self) -> int:
         """Return the part of the tag."""
-        low, high = (self._tag.outer(self._first, np.hstack(p)) if p and self._tag else 0 for p in self._parts)
+        low, high = (self._tag.outer(self._first, _joined(p)) if p and self._tag else 0 for p in self._parts)
         return low + (high << 31)
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.hstack(parts)
 
 
 def _in_parts(part: Callable[[int, int], int], n: int) -> int:

@@ -66,8 +66,12 @@ class Streams:
 
     def __init__(self, subkey: bytes, context: bytes) -> None:
         self._subkey, self._context = subkey, context
+        self._keys: dict[tuple[str, int], bytes] = {}
 
     def key(self, lane: str, index: int = 0) -> bytes:
         """Return the key of a stream: HKDF-Expand(subkey, "infl seal " ‖ lane ‖ index as 4 bytes ‖ context digest)."""
-        info = b"infl seal " + lane.encode() + index.to_bytes(4, "big") + self._context
-        return hmac.digest(self._subkey, info + b"\x01", "sha256")  # one block of HKDF-Expand (RFC 5869) is this HMAC
+        if (lane, index) not in self._keys:
+            info = b"infl seal " + lane.encode() + index.to_bytes(4, "big") + self._context
+            one = hmac.digest(self._subkey, info + b"\x01", "sha256")  # a block of HKDF-Expand (RFC 5869) is this HMAC
+            self._keys[lane, index] = one
+        return self._keys[lane, index]

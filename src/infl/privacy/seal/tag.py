@@ -52,6 +52,8 @@ class Tag:
 
     def inner(self, integers: np.ndarray) -> np.ndarray:
         """Return the inner sums (6, n_blocks) of integers from a block's first place on; float64, below 2³¹ in size."""
+        if len(integers) <= TAG_PLACES:
+            return (self._sigma[:, : len(integers)] @ integers)[:, None]
         full = len(integers) // TAG_PLACES * TAG_PLACES
         parts = [self._sigma @ integers[:full].reshape(-1, TAG_PLACES).T] if full else []
         if len(integers) > full:
