@@ -12,7 +12,7 @@ from infl.deploy.study.attempt import StudyFolder
 from infl.deploy.study.file import TEMPLATE
 from infl.deploy.study.specification import Study
 from infl.deploy.study.steps import Step
-from infl.deploy.study.working import WorkingObject, digest_of
+from infl.deploy.study.working import WorkingObject, Written, digest_of
 from infl.errors import FileError, SettingsError
 
 
@@ -56,7 +56,7 @@ def test_models_of_fits_are_fetched_beside_the_object(here: Path, monkeypatch: p
     (here / "cohort.h5ad").write_bytes(b"own")
     working = WorkingObject(here / "studies", "digest", here / "cohort.h5ad", "a")
     (here / "studies" / "step_0002.h5ad").write_bytes(b"made")
-    working.keep(1, (here / "studies" / "step_0002.h5ad", digest_of(here / "studies" / "step_0002.h5ad")))
+    working.keep(1, Written(here / "studies" / "step_0002.h5ad", digest_of(here / "studies" / "step_0002.h5ad")))
     (here / "studies" / "model_0002.infl.safetensors").write_bytes(b"locked")
     (here / "studies" / "model_0003.infl.safetensors").write_bytes(b"of a step that is not kept")
     study = Study.new("first", ["a", "b", "c"], [Step.read("pp.log1p", {})], 1, "abcd")

@@ -1,4 +1,6 @@
-"""A site's working object in a study: a copy of its data, written anew after each step, and a journal of the steps that are kept.
+"""A site's working object in a study: a copy of its data, written after each step, and a journal of the steps that are kept.
+
+Matrices are files of their own, so that a step writes those that it has changed and reads those that it has not read yet.
 
 A step is kept in one stroke, when the journal names the new object. Until then the old one and the journal are what they were, so
 a process that is killed at any place leaves a step that was not begun or one that is kept. Every step reads its object from the disk:
@@ -14,7 +16,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anndata import AnnData
 from pydantic import TypeAdapter
@@ -22,6 +24,7 @@ from pydantic import TypeAdapter
 from infl._files import explained, read_own, write_atomic
 from infl.deploy.results import write_private
 from infl.deploy.site_data import read_site, stamp
+from infl.deploy.study.matrices import Matrices, matrices_of, put, without
 from infl.errors import DataError, FileError
 
 if TYPE_CHECKING:
@@ -50,6 +53,8 @@ class Journal:
         By number of the step, in hexadecimal: what the site drew at random for it.
     said
         By number of the step: what the site said of its rules of disclosure when it began it.
+    matrices
+        Digests of the content of the object's matrices, by name, "" for `X`; each is a file beside the object's.
     """
 
     study: str
@@ -60,6 +65,15 @@ class Journal:
     digest: str = ""
     drawn: dict[str, str] = field(default_factory=dict)
     said: dict[str, Any] = field(default_factory=dict)
+    matrices: dict[str, str] = field(default_factory=dict)
+
+
+class Written(NamedTuple):
+    """What a step has written and not kept yet: the object's file, its digest, and digests of its matrices."""
+
+    path: Path
+    digest: str
+    matrices: Mapping[str, str] = {}
 
 
 class WorkingObject:
@@ -84,7 +98,7 @@ class WorkingObject:
 
     def __init__(self, folder: Path, study: str, source: Path, site: str) -> None:
         self.folder, self.source, self.site = folder, source, site
-        self._path = folder / JOURNAL
+        self._path, self._matrices = folder / JOURNAL, Matrices(folder, site)
         if not self._path.exists():
             self._save(Journal(study, stamp(source), digest_of(source)))
             return
@@ -133,6 +147,10 @@ class WorkingObject:
             raise DataError(
                 f"{self.site}: a study works on AnnData, and {self.source} is MuData: write one modality to a file"
             )
+        matrices = self._matrices.read(self._journal.matrices)
+        if {*matrices} - {""}:  # in the order that they had
+            matrices |= {name: data.layers.pop(name) for name in list(data.layers)}
+        put(data, matrices)
         return data
 
     def copy_to(self, out: Path) -> None:
@@ -140,7 +158,10 @@ class WorkingObject:
         self._check_object()
 
         def copy(part: Path) -> None:
-            shutil.copyfile(self.path, part)
+            if self._journal.matrices:
+                self.read().write_h5ad(part)
+            else:
+                shutil.copyfile(self.path, part)
 
         write_atomic(out, copy, mode=0o600)
 
@@ -164,11 +185,13 @@ class WorkingObject:
             self._save(replace(self._journal, said={str(step): now()}))
         return self._journal.said[str(step)]
 
-    def write(self, step: int, adata: AnnData) -> tuple[Path, str]:
-        """Write what a step made, without keeping it yet; return file and digest."""
-        path = self.folder / f"step_{step + 1:04}.h5ad"
-        write_atomic(path, adata.write_h5ad, overwrite=True, mode=0o600)
-        return path, digest_of(path)
+    def write(self, step: int, adata: AnnData) -> Written:
+        """Write what a step made, without keeping it yet."""
+        path, matrices = self.folder / f"step_{step + 1:04}.h5ad", matrices_of(adata)
+        contents = self._matrices.write(matrices)
+        with without(adata, matrices):
+            write_atomic(path, adata.write_h5ad, overwrite=True, mode=0o600)
+        return Written(path, digest_of(path), contents)
 
     def write_model(self, step: int, model: LockedModel) -> None:
         """Write what a step fitted, locked; a step that runs again writes the same."""
@@ -188,11 +211,12 @@ class WorkingObject:
         paths = {number: self.folder / f"opened_{number:04}.json" for number in range(1, self.done + 1)}
         return {number: json.loads(path.read_text()) for number, path in paths.items() if path.exists()}
 
-    def keep(self, step: int, written: tuple[Path, str]) -> None:
+    def keep(self, step: int, written: Written) -> None:
         """Keep a step: the next one begins with what it wrote."""
-        path, digest = written
+        path, digest, matrices = written
         drawn = {str(step + 1): os.urandom(32).hex()}  # for the next step, in the same stroke
-        self._save(replace(self._journal, done=step + 1, object=path.name, digest=digest, drawn=drawn))
+        done = replace(self._journal, done=step + 1, object=path.name, digest=digest, matrices=dict(matrices))
+        self._save(replace(done, drawn=drawn))
         self._remove_others()
 
     def _save(self, journal: Journal) -> None:
@@ -203,6 +227,7 @@ class WorkingObject:
         for path in self.folder.glob("step_*.h5ad"):
             if path.name != self._journal.object:
                 path.unlink(missing_ok=True)
+        self._matrices.remove_others(self._journal.matrices)
 
 
 def _model_name(step: int) -> str:
