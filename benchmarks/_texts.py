@@ -330,6 +330,37 @@ def cox() -> str:
     return "\n".join(lines) + "\n"
 
 
+def released() -> str:
+    """Return what markers tell of a person, with rules of disclosure and without."""
+    rows = rows_of("released")
+    lines = ["| attack | no rules | rules of disclosure |", "| --- " * 3 + "|"]
+    for n in (400, 40):
+        cells = []
+        for way in ("no rules", "rules"):
+            found = rows.get(f"membership, {n} features of 60 cases, {way}: area under the curve")
+            cells.append("refused" if found is None else with_half_width(found, 2))
+        lines.append(
+            f"| membership, means and variances of {n} features of 60 cases: area under the curve | {' | '.join(cells)} |"
+        )
+    for attack in ("two rankings that differ by one person", "a gene that one site alone measured"):
+        lines.append(_found(rows, attack, ("no rules", "rules")))
+    return "\n".join(lines) + "\n"
+
+
+def released_curves() -> str:
+    """Return what curves and risk sets tell of a patient."""
+    rows = rows_of("released")
+    lines = ["| attack | exact times | bins |", "| --- " * 3 + "|"]
+    lines += [_found(rows, attack, ("exact times", "bins")) for attack in ("inversion of curves", "adjacent risk sets")]
+    lines += ["", "| attack | no rules | rules of disclosure |", "| --- " * 3 + "|"]
+    return "\n".join([*lines, _found(rows, "two curves that differ by one patient", ("no rules", "rules"))]) + "\n"
+
+
+def _found(rows: dict[str, dict[str, Any]], attack: str, ways: tuple[str, str]) -> str:
+    cells = [percent(rows[f"{attack}, {way}: found"]["measured"]) for way in ways]
+    return f"| {attack}: found | " + " | ".join(cells) + " |"
+
+
 def percent(share: float) -> str:
     """Return a share as a percentage."""
     return f"{share:.0%}".replace("%", " %")
@@ -406,6 +437,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "perturbation": perturbation,
     "privacy": privacy,
     "published": published,
+    "released": released,
+    "released_curves": released_curves,
     "trex_language": trex_language,
     "undecided": undecided,
 }

@@ -140,9 +140,9 @@ for the members, and the coordinator passes them on:
 | --- | --- |
 | name of the function and a digest of its arguments | all |
 | number of features and a digest of their names, in order | all that read a matrix |
-| kind of values: raw counts, normalised counts, logarithms, scaled values, or unclear | `moments`, `scale`, `highly_variable_genes`, `pca`, `quantiles`, `impute`, `score_genes`, `rank_genes_groups`, `de`, `combat`, `remove_batch_effect`, `regress_out` |
+| kind of values: raw counts, normalised counts, logarithms, scaled values, or unclear | `moments`, `scale`, `highly_variable_genes`, `pca`, `quantiles`, `impute`, `pseudobulk`, `score_genes`, `rank_genes_groups`, `de`, `combat`, `remove_batch_effect`, `regress_out` |
 | type of values, such as float32 | `normalize_total` without `target_sum` |
-| that a site has checked its values, or is ready to replace them | `normalize_total`, `log1p`, `filter_cells`, `impute`, `combat`, `remove_batch_effect`, `regress_out` |
+| that a site has checked its values, or is ready to replace them | `normalize_total`, `log1p`, `filter_cells`, `pseudobulk`, `impute`, `combat`, `remove_batch_effect`, `regress_out` |
 | base of the logarithms | `highly_variable_genes(flavor="seurat")`, `rank_genes_groups` |
 | which features a column of `var` marks, and which it says nothing of | `pca` |
 | whether `obs` has a column called site, `var` one called highly_variable | `highly_variable_genes`, `harmony_integrate`, `pca`; formulas with `site` |

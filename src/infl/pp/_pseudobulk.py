@@ -13,8 +13,9 @@ from scipy import sparse
 
 from infl._parameters import COLUMN, LAYER, OTHER_COLUMN, Choice, door
 from infl.data.columns import obs_column
+from infl.data.consortium import Consortium, agreed
 from infl.data.labels import label_text
-from infl.data.sites import as_sites
+from infl.data.sites import as_sites, marked
 from infl.errors import DataError
 from infl.pp._matrix import SiteMatrix, kinds, matrices
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 @door(sample_key=COLUMN, groups_key=OTHER_COLUMN, layer=LAYER, mode=Choice(("sum", "mean")))
+@marked(between=True, ruled=False)  # rows of the same names may hold other cells, which a register of records cannot see
 def pseudobulk(
     sites: Mapping[str, AnnData] | AnnData,
     sample_key: str,
@@ -36,7 +38,8 @@ def pseudobulk(
     """Add up the cells of each sample, and of each group in it, as :func:`decoupler.pp.pseudobulk` does.
 
     Cells of one patient are not independent; patients are. So what changes between patients is tested between their sums,
-    by :func:`infl.tl.de`. Nothing leaves a site.
+    by :func:`infl.tl.de`. Nothing of the cells leaves a site. As a step of a study, the samples take the place of the cells for the steps
+    that follow.
 
     Parameters
     ----------
@@ -74,7 +77,7 @@ def pseudobulk(
     >>> bulk.X.tolist(), bulk.obs["psbulk_cells"].tolist()
     ([[4.0, 6.0], [5.0, 6.0]], [2.0, 1.0])
     """
-    parts = as_sites(sites, site_key)
+    parts = sites if isinstance(sites, Consortium) and site_key is None else as_sites(sites, site_key)
     at = matrices(parts, layer, key)
     for site, kind in kinds(at).items():
         if mode == "sum" and kind in ("logarithms", "scaled values"):
@@ -82,6 +85,9 @@ def pseudobulk(
                 f"{layer or 'X'} of {site} has {kind}, and sums are for counts: give the layer with the counts, or mode='mean'"
             )
     bulk = {site: _bulk(matrix, sample_key, groups_key, mode) for site, matrix in at.items()}
+    agreed(
+        at, f"samples added up: {sample_key!r}, {groups_key!r}, {mode}", dict.fromkeys(at)
+    )  # by all sites or by none
     if isinstance(sites, Mapping):
         return bulk
     return ad.concat(bulk, merge="same", index_unique="-" if _meet(bulk) else None)

@@ -43,6 +43,8 @@ class StepKind:
         Arguments that a step has no say in.
     more
         From the arguments as they were given: kinds of those that its signature does not name.
+    replaces
+        What the function returns takes the place of the working object: of fields, only columns of ``obs`` and ``var`` can stay.
     """
 
     needs: Callable[[Arguments], list[Field]] = lambda given: []
@@ -52,6 +54,7 @@ class StepKind:
     others: Mapping[str, Kind] = field(default_factory=dict)
     without: tuple[str, ...] = ()
     more: Callable[[Arguments], Mapping[str, Kind]] = lambda given: {}
+    replaces: bool = False
 
 
 def _named(slot: str, *names: str | None) -> list[Field]:
@@ -232,6 +235,11 @@ STEPS: Mapping[str, StepKind] = {
     "pp.filter_cells": StepKind(writes=lambda a: _judged("obs", a)),
     "pp.filter_genes": StepKind(writes=lambda a: _judged("var", a)),
     "pp.impute": StepKind(),
+    "pp.pseudobulk": StepKind(
+        lambda a: _named("obs", a["sample_key"], a["groups_key"]),
+        lambda a: _named("obs", "psbulk_cells", "psbulk_counts"),
+        replaces=True,
+    ),
     "pp.normalize_total": StepKind(writes=lambda a: _named("obs", a["key_added"])),
     "pp.log1p": StepKind(),
     "pp.moments": StepKind(writes=lambda a: _named("var", "mean", "var", "std"), inplace=True),

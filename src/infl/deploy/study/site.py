@@ -79,6 +79,8 @@ class StudySite:
             self.disclosure.opened.clear()
         with self.disclosure or nullcontext():
             made = self.study.steps[step].run(Consortium({self.name: adata}, channel, self.key, self.admit))
+        if self.study.steps[step].kind.replaces:
+            adata = made[self.name]
         if isinstance(made, FederatedRun):
             self.working.write_model(step, made.model)
         if self.disclosure is not None:

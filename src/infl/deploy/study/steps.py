@@ -138,8 +138,13 @@ def check_order(steps: Sequence[Step]) -> list[Field]:
     made, wanted = set[Field](), []
     for step in steps:
         wanted += [needed for needed in step.needs if needed not in made]
-        made |= {*step.writes}
+        made = {*step.writes} | _staying(step, made)
     return wanted
+
+
+def _staying(step: Step, fields: set[Field]) -> set[Field]:
+    """Return which fields are still there after a step."""
+    return {(slot, name) for slot, name in fields if slot in ("obs", "var") or not step.kind.replaces}
 
 
 def check_fields(steps: Sequence[Step], adata: AnnData, site: str, *, done: int = 0) -> None:
@@ -161,10 +166,11 @@ def check_fields(steps: Sequence[Step], adata: AnnData, site: str, *, done: int 
     DataError
         One line: which step, which field, what to do.
     """
-    made = {written for step in steps[:done] for written in step.writes}
+    made, replaced = {written for step in steps[:done] for written in step.writes}, False
     for number, step in enumerate(steps[done:], done + 1):
         for slot, name in step.needs:
-            if (slot, name) in made or name in getattr(adata, slot):
+            own = name in getattr(adata, slot) and (slot in ("obs", "var") or not replaced)
+            if (slot, name) in made or own:
                 continue
             if slot == "obs":
                 obs_column(adata, name, where=site, role=f"step {number} ({step.do}):")
@@ -177,7 +183,7 @@ def check_fields(steps: Sequence[Step], adata: AnnData, site: str, *, done: int 
                     f"step {number} ({step.do}) would write over {slot}[{name!r}] of {site}'s own data: rename or remove it, or "
                     "let the step write under another name"
                 )
-        made |= {*step.writes}
+        made, replaced = {*step.writes} | _staying(step, made), replaced or step.kind.replaces
 
 
 def check_ruled(steps: Sequence[Step], site: str) -> None:
