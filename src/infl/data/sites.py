@@ -99,7 +99,7 @@ def over_sites(
             sites, *rest = args
             site_key = kwargs.get("site_key")
             if between and isinstance(sites, Consortium) and site_key is None:
-                _agree_on_arguments(function, sites, rest, kwargs)
+                agree_on_arguments(function, sites, rest, kwargs)
                 return run(*args, **kwargs)
             if isinstance(sites, Mapping) and site_key is None and not isinstance(sites, Consortium):
                 return run(*args, **kwargs)
@@ -128,7 +128,7 @@ def over_sites(
     return taking
 
 
-def _agree_on_arguments(
+def agree_on_arguments(
     function: Callable[..., Any], sites: Consortium[Any], rest: list[Any], given: dict[str, Any]
 ) -> None:
     """Refuse to begin where sites call functions or arguments that differ; arrays by site are each site's own."""

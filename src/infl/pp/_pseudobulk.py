@@ -15,7 +15,7 @@ from infl._parameters import COLUMN, LAYER, OTHER_COLUMN, Choice, door
 from infl.data.columns import obs_column
 from infl.data.consortium import Consortium, agreed
 from infl.data.labels import label_text
-from infl.data.sites import as_sites, marked
+from infl.data.sites import agree_on_arguments, as_sites, marked
 from infl.errors import DataError
 from infl.pp._matrix import SiteMatrix, kinds, matrices
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 
 @door(sample_key=COLUMN, groups_key=OTHER_COLUMN, layer=LAYER, mode=Choice(("sum", "mean")))
-@marked(between=True, ruled=False)  # rows of the same names may hold other cells, which a register of records cannot see
+@marked(
+    between=True, ruled=False
+)  # rows of the same names may hold other cells, which a register of records cannot see
 def pseudobulk(
     sites: Mapping[str, AnnData] | AnnData,
     sample_key: str,
@@ -77,7 +79,11 @@ def pseudobulk(
     >>> bulk.X.tolist(), bulk.obs["psbulk_cells"].tolist()
     ([[4.0, 6.0], [5.0, 6.0]], [2.0, 1.0])
     """
-    parts = sites if isinstance(sites, Consortium) and site_key is None else as_sites(sites, site_key)
+    between = isinstance(sites, Consortium) and site_key is None
+    if between:
+        asked = {"sample_key": sample_key, "groups_key": groups_key, "layer": layer, "mode": mode}
+        agree_on_arguments(pseudobulk, sites, [], asked)
+    parts = sites if between else as_sites(sites, site_key)
     at = matrices(parts, layer, key)
     for site, kind in kinds(at).items():
         if mode == "sum" and kind in ("logarithms", "scaled values"):
