@@ -79,11 +79,13 @@ def pseudobulk(
     >>> bulk.X.tolist(), bulk.obs["psbulk_cells"].tolist()
     ([[4.0, 6.0], [5.0, 6.0]], [2.0, 1.0])
     """
-    between = isinstance(sites, Consortium) and site_key is None
-    if between:
+    parts: Mapping[str, AnnData]
+    if isinstance(sites, Consortium) and site_key is None:
         asked = {"sample_key": sample_key, "groups_key": groups_key, "layer": layer, "mode": mode}
         agree_on_arguments(pseudobulk, sites, [], asked)
-    parts = sites if between else as_sites(sites, site_key)
+        parts = sites
+    else:
+        parts = as_sites(sites, site_key)
     at = matrices(parts, layer, key)
     for site, kind in kinds(at).items():
         if mode == "sum" and kind in ("logarithms", "scaled values"):
