@@ -1,6 +1,7 @@
 """README, the first page and the user guide run as they are, each block after the one before."""
 
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -21,9 +22,12 @@ def blocks(page: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
-def test_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age_by_hand: Callable[[bytes, str], bytes]
+) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(infl.tl, "compare", partial(infl.tl.compare, seeds=2))  # five take half a minute
+    monkeypatch.setattr("infl.keys.age.encrypt_under", age_by_hand)  # not stretched for seconds
+    monkeypatch.setattr(infl.tl, "compare", partial(infl.tl.compare, seeds=1))  # five take half a minute
     names: dict[str, object] = {}
     for number, block in enumerate(blocks(page), 1):
         exec(compile(block, f"{page.name}, block {number}", "exec"), names)

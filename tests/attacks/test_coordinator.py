@@ -37,9 +37,18 @@ REFUSED = (
 )
 
 
+SMALL = {"genes": 32, "rounds": 2, "width": 16, "n_blocks": 1}
+"""What stations refuse does not hang on the size of a model."""
+
+
+@pytest.fixture(scope="module")
+def default() -> AuditContext:
+    return attacked(**SMALL)
+
+
 @pytest.fixture(scope="module")
 def pairwise() -> AuditContext:
-    return attacked(seal="pairwise", rounds=2)
+    return attacked(seal="pairwise", **SMALL)
 
 
 def found(name: str, context: AuditContext) -> Finding:
@@ -59,7 +68,7 @@ def test_is_refused(name: str, default: AuditContext) -> None:
 @pytest.mark.parametrize("name", ["downgrade", "replayed_round", "data_probe"])
 def test_is_refused_in_a_private_run(name: str) -> None:
     """Between machines no hospital gives a share of the noise under a group's seal, so these attack the pairwise one."""
-    private = attacked(privacy=infl.privacy.DP(epsilon=8.0, delta=1e-3), rounds=2, width=8, n_blocks=0)
+    private = attacked(privacy=infl.privacy.DP(epsilon=8.0, delta=1e-3), **SMALL | {"n_blocks": 0})
     finding = found(name, private)
     assert (finding.status, finding.value) == (Status.HOLDS, 0.0), finding.note
 
