@@ -25,6 +25,10 @@ Home = Annotated[Path, typer.Option("--home", envvar="INFL_COORDINATOR", help="T
 MetricsOption = Annotated[
     str, typer.Option("--metrics", help="Port, or ADDRESS:PORT, for Prometheus, e.g. 9464.  [default: none]")
 ]
+Ca = Annotated[
+    Path | None,
+    typer.Option("--ca", envvar="INFL_CA", help="Folder with the authority's key.  [default: ca in the folder]"),
+]
 COORDINATOR_HOME = Path("coordinator")
 MODEL_FETCHED = "each site has the model, see `infl run fetch`"
 
@@ -51,6 +55,7 @@ def approve(
     request: Annotated[Path, typer.Argument(help="NAME.request.zip, from `infl site enrol`.")],
     yes: Annotated[bool, typer.Option("--yes", help="The fingerprint was compared.")] = False,
     renew: Annotated[bool, typer.Option("--renew", help="A new certificate for a site that is enrolled.")] = False,
+    ca: Ca = None,
     home: Home = COORDINATOR_HOME,
 ) -> None:
     """Enrol a site, after comparing its fingerprint by telephone.
@@ -66,7 +71,7 @@ def approve(
     )
     if not yes and not typer.confirm(f"Does {inside.name} have the same one?"):
         raise FederationError("not enrolled: the fingerprint was not confirmed")
-    signed, _ = sign(home, request, expected=inside, renew=renew)
+    signed, _ = sign(home, request, expected=inside, renew=renew, ca=ca)
     typer.echo(f"{signed}: send it back to the site.")
 
 
@@ -139,7 +144,7 @@ def revoke(name: Annotated[str, typer.Argument(help="The site's name.")], home: 
 
 
 @app.command()
-def renew(home: Home = COORDINATOR_HOME) -> None:
+def renew(ca: Ca = None, home: Home = COORDINATOR_HOME) -> None:
     """Make the coordinator's own keys and certificates anew, while it is not up; sites need nothing.
 
     Example: `infl coordinator renew`
@@ -151,7 +156,7 @@ def renew(home: Home = COORDINATOR_HOME) -> None:
 
     consortium_of(home)
     with alone(home, wait=0):
-        renew_coordinator(home)
+        renew_coordinator(home, ca)
     typer.echo(f"{home}: certificate {days(home / 'kit')}")
 
 

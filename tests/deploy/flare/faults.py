@@ -110,6 +110,7 @@ class Scene:
         """End infl's own process as a service manager does; it ends the server and the job itself."""
         if self.coordinator is not None:
             self.coordinator.terminate()
+            self.coordinator.wait(120)
             self.hit.append("infl")
 
     def end_site(self) -> None:
@@ -557,7 +558,7 @@ class Act:
         working.start()
         self._until(lambda: not working.is_alive())
         self._until(lambda: False, seconds=fault.lasts)
-        unsaid = fault.word not in fault.says(self.scene)
+        unsaid = not self._until(lambda: fault.word in fault.says(self.scene))
         fault.mend(self.scene)
         position = self.run.position
         if not self._until(lambda: self._all_well(fault, before.attempts, position)):

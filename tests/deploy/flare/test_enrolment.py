@@ -225,3 +225,21 @@ def test_a_site_that_was_revoked_before_there_was_a_register(here: Path) -> None
 def test_one_request_at_a_time(here: Path) -> None:
     with alone(here / "coordinator" / "ca"), pytest.raises(FileError, match="in use by another process"):
         approve(here / "coordinator", of(here, "hospital_a"))
+
+
+def test_the_authoritys_key_need_not_be_on_the_coordinator(here: Path, tmp_path: Path) -> None:
+    home, safe = here / "coordinator", tmp_path / "safe"
+    shutil.copytree(home / "ca", safe)
+    (home / "ca" / "rootCA.key").unlink()
+    with pytest.raises(FileError, match=r"ca has no rootCA\.key, which signs: name the folder that has it with --ca"):
+        approve(home, of(here, "hospital_a"))
+    assert read_register(home) == []
+    other = tmp_path / "other"
+    shutil.copytree(safe, other)
+    (other / "rootCA.pem").write_bytes(b"another")
+    with pytest.raises(FederationError, match="is another authority than"):
+        approve(home, of(here, "hospital_a"), ca=other)
+    command = ["coordinator", "approve", str(of(here, "hospital_a")), "--yes", "--home", str(home), "--ca", str(safe)]
+    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    assert [entry.name for entry in read_register(home)] == ["hospital_a"]
+    assert not (home / "ca" / "rootCA.key").exists()

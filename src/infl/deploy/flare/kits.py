@@ -110,7 +110,13 @@ def asked(home: Path, path: Path, *, renew: bool = False) -> Request:
 
 
 def approve(
-    home: Path, path: Path, *, expected: Request | None = None, renew: bool = False, valid_days: int | None = None
+    home: Path,
+    path: Path,
+    *,
+    expected: Request | None = None,
+    renew: bool = False,
+    valid_days: int | None = None,
+    ca: Path | None = None,
 ) -> tuple[Path, Request]:
     """Sign a site's request; return the file to send back, and what was signed.
 
@@ -124,6 +130,8 @@ def approve(
         The site is enrolled, and gets a new certificate.
     valid_days
         Of the certificate (None: as the consortium has it).
+    ca
+        Folder with the authority's key, where that is not kept on this machine (None: ``ca`` in the coordinator's folder).
 
     Raises
     ------
@@ -138,7 +146,7 @@ def approve(
         if expected not in (None, request):
             raise FederationError(f"the file changed after its fingerprint was shown: ask who sent {request.name!r}")
         days = valid_days or consortium_of(home).valid_days
-        made = _sign(home, copy, Path(work) / f"{request.name}.signed.zip", days)
+        made = _sign(home, copy, Path(work) / f"{request.name}.signed.zip", days, ca)
         entry = entry_of(made)
         if (entry.name, entry.key) != (request.name, request.fingerprint):
             raise FederationError("nvflare signed another name or key than was asked for: nothing was enrolled")
@@ -169,8 +177,8 @@ def install(home: Path, approved: Path, fingerprint: str) -> Path:
     return _replace_startup(home, approved, "kit", fingerprint)
 
 
-def renew_coordinator(home: Path) -> None:
-    """Make new keys and certificates for the coordinator's server and administrator; the authority stays.
+def renew_coordinator(home: Path, ca: Path | None = None) -> None:
+    """Make new keys and certificates for the coordinator's server and administrator; the authority stays, `ca` as in :func:`approve`.
 
     Raises
     ------
@@ -182,7 +190,7 @@ def renew_coordinator(home: Path) -> None:
     for name, kind, kit in ((consortium.host, "server", "kit"), (ADMIN_NAME, "admin", "admin")):
         shutil.rmtree(home / "request" / name, ignore_errors=True)
         request = _request(home, consortium, name, kind)
-        signed = _sign(home, request, home / f"{name}.signed.zip", consortium.valid_days)
+        signed = _sign(home, request, home / f"{name}.signed.zip", consortium.valid_days, ca)
         _replace_startup(home, signed, kit, fingerprint)
         signed.unlink()
     coordinator_log(home).note("renewed", name=consortium.host)
@@ -255,10 +263,16 @@ def _request(home: Path, consortium: Consortium, name: str, kind: str) -> Path:
     return folder / f"{name}.request.zip"
 
 
-def _sign(home: Path, request: Path, out: Path, days: int) -> Path:
+def _sign(home: Path, request: Path, out: Path, days: int, ca: Path | None = None) -> Path:
     """Have FLARE sign a request, whatever it is for."""
+    ca, own = ca or home / "ca", home / "ca" / "rootCA.pem"
+    if not (ca / "rootCA.key").exists():
+        raise FileError(f"{ca} has no rootCA.key, which signs: name the folder that has it with --ca")
+    with explained(ca, "read"):
+        if (ca / "rootCA.pem").read_bytes() != own.read_bytes():
+            raise FederationError(f"{ca} is another authority than {own}: name the folder that was made with it")
     nvflare(
-        home, "cert", "approve", request, "-c", home / "ca", "--profile", home / "profile.yml", "--out", out,
+        home, "cert", "approve", request, "-c", ca, "--profile", home / "profile.yml", "--out", out,
         "--valid-days", days,
     )  # fmt: skip
     return out
