@@ -14,6 +14,16 @@ def test_no_sequence_of_questions_breaks_a_rule() -> None:
     assert counts["given"] > 100 and counts["withheld"] > 100  # some are opened and some are not
 
 
+def test_what_is_left_after_one_more_group_was_closed_is_not_of_too_few_either() -> None:
+    """Site b has no part in the sum over all; without its two groups, the rest would be that of c and d."""
+    halves = (0,) * 9 + (1,) * 4
+    labels = ((0,) * 13, (0, 0) + (1,) * 7 + (2,) * 4, halves, halves)
+    question = Question(("a", "b", "c", "d"), labels, groups=3, nonzero=True, panel=2)
+    released = ask([question], Disclosure(RULES))
+    assert broken(released, RULES) == []
+    assert any(one.sets for one in released)
+
+
 def found(rule: str, disclosure: Callable[[], Disclosure]) -> list[Question]:
     return find(
         sequences(),

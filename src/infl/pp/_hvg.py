@@ -130,7 +130,8 @@ def highly_variable_genes(
     >>> int(sites["site_2"].var["highly_variable"].sum())
     100
     """
-    refuse_under_rules("highly_variable_genes with batch_key", batch_key is not None)
+    why = "figures of each batch are opened, and a batch may be at few sites"
+    refuse_under_rules("highly_variable_genes with batch_key", batch_key is not None, since=why)
     if flavor is None:
         flavor = scanpy_default("highly_variable_genes", "flavor", "seurat")
     cutoffs = Cutoffs(min_disp, max_disp, min_mean, max_mean)

@@ -97,6 +97,18 @@ def holds_of(cells: Cells, sets: np.ndarray, has: Any, state: State, gives: bool
     return {"holds": holds & gives} | ({} if overlaps is None else {"overlaps": overlaps & gives})
 
 
+def last_of_fewest(given: np.ndarray, closed: np.ndarray) -> np.ndarray:
+    """Return in each column the last of those rows that are not closed and that the fewest sites give, truth values.
+
+    Examples
+    --------
+    >>> last_of_fewest(np.array([[3], [3], [2]]), np.array([[False], [False], [True]])).ravel().tolist()
+    [False, True, False]
+    """
+    chosen = len(given) - 1 - np.where(closed, np.inf, given)[::-1].argmin(axis=0)
+    return np.arange(len(given))[:, None] == chosen
+
+
 def alone_of(total: Arrays, cells: Cells, needed: int) -> np.ndarray:
     """Return whether too few sites have one of the sets, by feature or at all, (n_vars or 1,)."""
     if "holds" not in total:

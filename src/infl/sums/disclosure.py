@@ -30,6 +30,7 @@ from infl.sums.answers import (
     dominated,
     enough,
     holds_of,
+    last_of_fewest,
     small,
 )
 from infl.sums.cells import Cells, refusal
@@ -90,8 +91,8 @@ def refuse_groups_of(*columns: str) -> None:
         )
 
 
-def refuse_under_rules(what: str, asked_for: bool = True) -> None:
-    """Refuse what has no rules yet where there are some in force, before any work.
+def refuse_under_rules(what: str, asked_for: bool = True, *, since: str = "") -> None:
+    """Refuse what has no rules yet where there are some in force, before any work, and say why.
 
     Raises
     ------
@@ -100,7 +101,8 @@ def refuse_under_rules(what: str, asked_for: bool = True) -> None:
     """
     if asked_for and control() is not None:
         raise SettingsError(
-            f"{what} is not yet under disclosure rules: leave it out, or run it where infl.settings.disclosure is None"
+            f"{what} is not yet under disclosure rules{since and f', since {since}'}: leave it out, or run it where "
+            "infl.settings.disclosure is None"
         )
 
 
@@ -240,24 +242,24 @@ class Judge:
         sets: Mapping[str, np.ndarray],
         add: Callable[[Mapping[str, Arrays], str], Arrays],
     ) -> None:
-        """Close one more of the parts of all records where too few sites have what is left of a sum over all without them."""
+        """Close parts of all records, one after the other, while too few sites have what is left of a sum over all without them."""
         lead = (by_part := _by_part(cells, rule))[0]
-        closed = (rule[lead] > 0).reshape(cells.parts, -1)
-        holders = answers["left"]
-        if closed.any():
-            left = {site: {"holds": self._left(site, cells, gives[site], own, closed)} for site, own in sets.items()}
-            holders = add(left, f"{purpose}: sites that have what is closed")["holds"]
-        few = (holders > 0.5) & (holders < self.rules.needed - 0.5)
-        given = np.broadcast_to(answers[f"gives {lead}"].reshape(cells.parts, -1), closed.shape)
-        last_of_fewest = np.where(closed, np.inf, given)[::-1].argmin(axis=0)
-        more = np.zeros_like(closed)
-        more[cells.parts - 1 - last_of_fewest, np.arange(closed.shape[1])] = True
-        more &= few & ~closed
-        for name in by_part:
-            rule[name] = np.where(np.broadcast_to(more.reshape(rule[lead].shape), rule[name].shape), SITES, rule[name])
-        for site, own in sets.items():
-            held = [number for number in np.flatnonzero(more.any(axis=1)) if gives[site][lead][number].any()]
-            self.disclosure.register(site).hold_back(self._rows(site), own[held])
+        for _ in range(cells.parts):
+            closed = (rule[lead] > 0).reshape(cells.parts, -1)
+            holders = answers["left"]
+            if closed.any():
+                left = {s: {"holds": self._left(s, cells, gives[s], own, closed)} for s, own in sets.items()}
+                holders = add(left, f"{purpose}: sites that have what is closed")["holds"]
+            few = (holders > 0.5) & (holders < self.rules.needed - 0.5)
+            given = np.broadcast_to(answers[f"gives {lead}"].reshape(cells.parts, -1), closed.shape)
+            more = last_of_fewest(given, closed) & few & ~closed
+            if not more.any():
+                return
+            for name in by_part:
+                rule[name][np.broadcast_to(more.reshape(rule[lead].shape), rule[name].shape)] = SITES
+            for site, own in sets.items():
+                held = [number for number in np.flatnonzero(more.any(axis=1)) if gives[site][lead][number].any()]
+                self.disclosure.register(site).hold_back(self._rows(site), own[held])
 
     def _left(self, site: str, cells: Cells, gives: Arrays, sets: np.ndarray, closed: np.ndarray | None = None) -> Any:
         """Return whether a site is in the difference of a sum over all records and those over the parts that are open, by feature."""

@@ -128,7 +128,8 @@ def cluster(
         raise SettingsError(
             "method 'leiden' sends centroids that are not sealed: between hospitals, give 'kmeans' or 'gmm'"
         )
-    refuse_under_rules(f"cluster with method {method!r}", method not in ("kmeans", "ward"))
+    why = "a component may come to be about a few records" if method == "gmm" else "it sends centroids of small groups"
+    refuse_under_rules(f"cluster with method {method!r}", method not in ("kmeans", "ward"), since=why)
     labels: Mapping[str, np.ndarray]
     latents = coordinates(sites, use_rep, role="use_rep")
     sizes_of = alongside(sites, {site: len(x) for site, x in latents.items()})

@@ -125,7 +125,7 @@ def de(
     ['clone_1388', 'clone_0']
     """
     _check_options(method, trend, counts_key)
-    refuse_under_rules(f"de with method {method!r}", method != "limma")
+    refuse_under_rules(f"de with method {method!r}", method != "limma", since=_WHY_REFUSED.get(method, ""))
     of_counts = method in FOR_COUNTS
     at = matrices(sites, layer, key, masked=not of_counts)
     units = kinds(at)
@@ -174,6 +174,13 @@ def de(
         for adata in sites.values():
             own(adata).uns[key_added] = {"params": dict(params), "table": table.copy()}
     return table
+
+
+_WHY_REFUSED = dict.fromkeys(
+    ("voom", "deseq2"),
+    "for each feature its sums weight records by their totals in another way, and those of many features give the totals back",
+) | {"deqms": "its numbers of peptides are of features and not of records"}
+"""Why methods have no rules of disclosure."""
 
 
 def _check_options(method: str, trend: bool, counts_key: str | None) -> None:

@@ -142,7 +142,8 @@ def rank_genes_groups(
     >>> sc.get.rank_genes_groups_df(sites["site_3"], "class_2")["names"][:3].tolist()
     ['clone_1388', 'clone_245', 'clone_544']
     """
-    refuse_under_rules("rank_genes_groups with method 'logreg'", method == "logreg")
+    why = "a hundred sums of slopes about the same records would give them back"
+    refuse_under_rules("rank_genes_groups with method 'logreg'", method == "logreg", since=why)
     refuse_groups_of(groupby)
     at = matrices(sites, layer, key)
     units = kinds(at)
