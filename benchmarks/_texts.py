@@ -270,6 +270,39 @@ def importance() -> str:
     return "\n".join(lines) + "\n"
 
 
+def phenotype_thieves() -> str:
+    """Return what a stolen file of each phenotype is worth."""
+    rows = rows_of("phenotype_thieves")
+    heads = ("no_key", "wrong_key", "one_bit_key")
+    lines = [
+        "| head, measure | a guess | right key | no key | wrong keys | one bit wrong | thief: with the file | without it | file unlocked |",
+        "| --- " * 9 + "|",
+    ]
+
+    def shown(value: float) -> str:
+        return "below 0" if value < 0 else f"{value:.2f}"
+
+    for head in dict.fromkeys(what.split(":")[0] for what in rows):
+        found = {what.split(": ")[1].split(", ")[0]: row for what, row in rows.items() if what.startswith(f"{head}: ")}
+        if "no_key" not in found:
+            continue
+        metric = next(what for what in rows if what.startswith(f"{head}: no_key")).split(", ")[1].replace("_", " ")
+        first = found["no_key"]
+        cells = [
+            f"{first['chance']:.2f}",
+            f"{first['control']:.2f}",
+            *(shown(found[name]["measured"]) for name in heads),
+        ]
+        thief = found.get("thief_fine_tuning")
+        cells += (
+            [f"{thief[name]:.2f}" for name in ("measured", "chance", "control")]
+            if thief and thief["measured"] == thief["measured"]
+            else ["not run"] * 3
+        )
+        lines.append(f"| {head}, {metric.replace('r2', 'R²')} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def phenotypes() -> str:
     """Return the table of regressor and survival beside pooled fits and baselines."""
     rows, metrics = rows_of("phenotypes"), {"protein": "r2", "survival": "concordance"}
@@ -428,6 +461,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "atlas_keys": atlas_keys,
     "cox": cox,
     "phenotypes": phenotypes,
+    "phenotype_thieves": phenotype_thieves,
     "abstention": abstention,
     "importance": importance,
     "labels": labels,

@@ -26,7 +26,7 @@ from labels import COLUMNS, tumours
 from phenotypes import breast_sites, gbsg2_sites
 from thieves import add_findings
 
-SEEDS, N_TRIALS = range(3), 4
+SEEDS, N_TRIALS = range(3), 10
 KEYS = ("no_key", "wrong_key", "one_bit_key", "importance_thief")
 THIEF = "thief_fine_tuning"
 PARTS: dict[str, tuple[tuple[str, ...], Sequence[int]]] = {"keys": (KEYS, SEEDS), "thief": ((THIEF,), SEEDS[:1])}

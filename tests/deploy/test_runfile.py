@@ -86,6 +86,10 @@ def test_waiting(tmp_path: Path) -> None:
         (("rounds = 20", "rounds = 0"), r"line \d+: fit\.rounds: .*whole number of at least 1"),
         (("rounds = 20", 'rounds = "many"'), r"fit\.rounds: .*whole number"),
         (("rounds = 20", "round = 20"), r"fit\.round: is not known"),
+        (
+            ("rounds = 20", 'init = "a.safetensors"'),
+            r"fit\.init: goes with no fit between machines, which begins with fresh",
+        ),
         (("strength = 1.0", "strength = -1"), r"fit\.strength"),
         (('seal = "pairwise"', 'seal = "wax"'), r"fit\.seal: .*'pairwise'"),
         (("# seed = 1 ", "aggregation_options = 3 #"), r"fit\.aggregation_options: .*dict"),

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from infl._parameters import Kind
 
 Checked = TypeVar("Checked")
+REFUSED = {
+    "init": "goes with no fit between machines, which begins with fresh weights: leave it out, or fit in one process by infl.tl.fit_federated"
+}
+"""Why there is no such field, where people may look for one."""
 
 
 class Table(BaseModel):
@@ -101,6 +105,7 @@ def _explain(path: Path, text: str, error: tomllib.TOMLDecodeError | ValidationE
     known = dict.fromkeys(("extra_forbidden", "unexpected_keyword_argument"), "is not known")
     known |= dict.fromkeys(("missing", "missing_argument"), "is missing")
     what = known.get(first["type"], first["msg"])
+    what = REFUSED.get(place[-1], what) if place and first["type"] == "extra_forbidden" else what
     more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
     where = ".".join(part for part in place if not part.isdigit())
     return SettingsError(f"{path}, line {line}: {where}: {what.removeprefix(f'{where}: ')}{more}")

@@ -165,6 +165,10 @@ def test_a_fit_on_more_features_than_records_bear_is_refused_under_rules() -> No
         ({"model": "survival", "time": "months"}, "model 'survival' needs time= and event="),
         ({"target": "donor", "widht": 8}, "widht is not known; did you mean width?"),
         ({"target": "donor", "batch_size": 0}, "batch_size=0"),
+        (
+            {"target": "donor", "init": "a.safetensors"},
+            "init= goes with no fit between machines, which begins with fresh",
+        ),
         ({"target": "donor", "seed": 1}, "seed is not known"),
         ({"target": "donor", "seal": "pairwise"}, "seal is not known"),
         ({"target": "donor", "rounds": 0}, "rounds=0"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from infl._parameters import Kind
 from infl.data.columns import obs_column
 from infl.deploy.study.kinds import GIVEN, STEPS, Arguments, Field, StepKind
+from infl.deploy.toml import REFUSED
 from infl.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ def read_argument(kinds: Mapping[str, Kind], name: str, value: Any) -> Any:
     SettingsError
         The function has no such argument, or it cannot have this value.
     """
+    if name not in kinds and name in REFUSED:
+        raise SettingsError(f"{name}= {REFUSED[name]}")
     if name not in kinds:
         near = get_close_matches(name, kinds, 1)
         raise SettingsError(
