@@ -2,11 +2,16 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from tests.privacy.seal.conftest import context, messages, met, total
 
 from infl.errors import FederationError, SealError
-from infl.privacy.seal import uncover
+from infl.privacy.seal import MaskedArrays, lanes, uncover
+from infl.privacy.seal.masks import Stream
+from infl.privacy.seal.reveal import mask
 
 
 def test_a_lying_coordinator_is_served_one_list_only() -> None:
@@ -80,3 +85,25 @@ def test_too_few_shares() -> None:
     revealed = [sites[s].reveal(c, everyone, {p: sent[p][2][s] for p in everyone}) for s in everyone[:2]]
     with pytest.raises(FederationError, match="2 of 5 sites gave shares, 4 are needed"):
         uncover(c, total([sent[s][1] for s in everyone]), revealed, everyone)
+
+
+@pytest.mark.parametrize("n_cores", [1, 2, 3])
+def test_masks_are_the_same_on_any_number_of_cores(monkeypatch: pytest.MonkeyPatch, n_cores: int) -> None:
+    n, parts = 3 * lanes.LANE_BLOCK + 17, []
+    plus, minus = [bytes([number] * 32) for number in range(4)], [bytes([9] * 32), bytes([8] * 32)]
+    expected = np.zeros(n, np.uint32)
+    for sign, seeds in ((1, plus), (-1, minus)):
+        for seed in seeds:
+            words = Stream(HKDFExpand(SHA256(), 32, b"low").derive(seed), "<u4").read(n)
+            expected += words if sign > 0 else -words
+
+    def stream(key: bytes, dtype: str, start: int) -> Stream:
+        parts.append(start)
+        return Stream(key, dtype, start)
+
+    monkeypatch.setattr(lanes, "cores", lambda: n_cores)
+    monkeypatch.setattr("infl.privacy.seal.reveal.Stream", stream)
+    covered = MaskedArrays(np.zeros(n, np.uint32), np.zeros(0, np.uint64))
+    mask(covered, plus, minus, lanes=("low",))
+    np.testing.assert_array_equal(covered.low, expected)
+    assert len({*parts}) == min(n_cores, 2)  # 6 streams of 400,000 words are worth two cores

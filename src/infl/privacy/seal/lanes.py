@@ -44,7 +44,7 @@ def close(
             cover.apply(words[at:end])
         return sums.value()
 
-    return _in_parts(part, len(words))
+    return in_parts(part, len(words))
 
 
 def open_(words: np.ndarray, tag: Tag | None, masks: Masks, width: int = FULL, *, kept: Kept | None = None) -> int:
@@ -61,7 +61,7 @@ def open_(words: np.ndarray, tag: Tag | None, masks: Masks, width: int = FULL, *
             sums.add(integers[at:end])
         return sums.value()
 
-    return _in_parts(part, len(words))
+    return in_parts(part, len(words))
 
 
 def _cover(masks: Masks, words: np.ndarray, start: int, kept: Kept | None) -> _Cover | _Short:
@@ -126,9 +126,9 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.hstack(parts)
 
 
-def _in_parts(part: Callable[[int, int], int], n: int) -> int:
+def in_parts(part: Callable[[int, int], int], n: int, *, passes: int = 1) -> int:
     """Add a function over parts of n places; large lanes on several cores (numpy and OpenSSL release the lock)."""
-    workers = min(n // PART, cores(), 8)
+    workers = min(n * passes // PART, -(-n // LANE_BLOCK), cores(), 8)
     if workers <= 1:
         return part(0, n)
     size = -(-n // workers // LANE_BLOCK) * LANE_BLOCK

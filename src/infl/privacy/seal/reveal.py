@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from infl.errors import FederationError
 from infl.privacy.seal.context import Context, MaskedArrays
-from infl.privacy.seal.lanes import LANE_BLOCK
+from infl.privacy.seal.lanes import LANE_BLOCK, in_parts
 from infl.privacy.seal.masks import Stream
 
 SECRET_BYTES, SEED_BYTES = 16, 32
@@ -185,15 +185,27 @@ def spread(secret: bytes, context: Context) -> bytes:
 def mask(
     words: MaskedArrays, plus: Sequence[bytes], minus: Sequence[bytes], *, lanes: Sequence[str] = ("low", "high")
 ) -> None:
-    """Add and take away the streams of seeds, in place, in some lanes."""
+    """Add and take away the streams of seeds, in place, in some lanes; large ones on several cores."""
     for lane in lanes:
-        for change, seeds in ((np.add, plus), (np.subtract, minus)):
-            for seed in seeds:
-                _change_by_stream(change, getattr(words, lane), HKDFExpand(SHA256(), 32, lane.encode()).derive(seed))
+        _change(
+            getattr(words, lane),
+            [
+                (change, HKDFExpand(SHA256(), 32, lane.encode()).derive(seed))
+                for change, seeds in ((np.add, plus), (np.subtract, minus))
+                for seed in seeds
+            ],
+        )
 
 
-def _change_by_stream(change: np.ufunc, array: np.ndarray, key: bytes) -> None:
-    stream = Stream(key, array.dtype.str)
-    for start in range(0, len(array), LANE_BLOCK):
-        block = array[start : start + LANE_BLOCK]
-        change(block, stream.read(len(block)), out=block)
+def _change(array: np.ndarray, changes: Sequence[tuple[np.ufunc, bytes]]) -> None:
+    """Change an array by streams of keys, all of them block by block, so that a block is read and written in cache."""
+
+    def part(start: int, stop: int) -> int:
+        streams = [(change, Stream(key, array.dtype.str, start)) for change, key in changes]
+        for at in range(start, stop, LANE_BLOCK):
+            block = array[at : min(at + LANE_BLOCK, stop)]
+            for change, stream in streams:
+                change(block, stream.read(len(block)), out=block)
+        return 0
+
+    in_parts(part, len(array), passes=len(changes))
