@@ -73,6 +73,15 @@ def seal(table: Table) -> None:
         table.add(f"1 M weights, {name}: megabytes on the wire", asked, size / 1e6, **ok)
 
 
+def pairwise(table: Table) -> None:
+    """An update of 1 M weights, masked for each of nine others, one core."""
+    taken = child("_pairwise_peers.py", python=PEERS)
+    ratio = float(np.median(np.divide(taken["flower"], taken["infl"])))
+    milliseconds = {name: round(1000 * float(np.median(values)), 2) for name, values in taken.items()}
+    what = "1 M weights, one core, ten sites: Flower's SecAgg+, nine neighbours, at a site / infl's pairwise seal"
+    table.add(what, ">= 5", ratio, seeds=len(taken["infl"]), ok=ratio >= 5, milliseconds=milliseconds)
+
+
 def memory(table: Table) -> None:
     """A coordinator with 25 M weights, and a simulation with up to 1,000 sites."""
     n = 25_000_000
@@ -411,6 +420,7 @@ def start(table: Table) -> None:
 
 QUESTIONS = {
     "seal": seal,
+    "pairwise": pairwise,
     "memory": memory,
     "share": share,
     "fit": fit,
