@@ -149,7 +149,7 @@ def gaussian_lower_bound(
 
     Examples
     --------
-    >>> few, many = (gaussian_lower_bound(c, 200, 200, 1e-5, 0.5, 10) for c in (100, 150))
+    >>> few, many = (gaussian_lower_bound(c, 200, 200, 1e-5, 1.0, 1) for c in (100, 150))
     >>> few, 1 < many < 10
     (0.0, True)
     """
