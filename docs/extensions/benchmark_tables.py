@@ -1,7 +1,7 @@
 """Tables of measured figures, straight from ``benchmarks/results/*.json``.
 
 A page says ``<!-- benchmark NAME -->`` where the table of ``benchmarks/NAME.py`` belongs, ``<!-- benchmark NAME QUESTION -->``
-for the rows of one of its questions, or ``<!-- all benchmarks -->``.
+for the rows of one of its questions, ``<!-- all benchmarks -->``, or ``<!-- claims BASIS -->`` for judged rows of all of them.
 No figure is typed into a page by hand; where nothing was measured there is no table.
 """
 
@@ -16,16 +16,18 @@ from sphinx.util import logging
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
+from _claims import claims, counted, plural, table  # noqa: E402
 from _origin import of_other_code  # noqa: E402
 
 ONE = re.compile(r"<!-- benchmark (\w+)(?: (\w+))? -->")
 ALL = "<!-- all benchmarks -->"
+CLAIMS = re.compile(r"<!-- claims (\w+) -->")
 
 
 def _figure(row: dict) -> str:
     if row.get("interval") is not None:
         low, high = row["interval"]
-        over = f", {row['n_units']} {row['unit']}s" if "unit" in row else ""
+        over = f", {row['n_units']} {plural(row['unit'])}" if "unit" in row else ""
         spread = f" [{low:.3g}, {high:.3g}{over}]"
     else:
         spread = "" if row.get("spread") is None else f" ± {row['spread']:.2g}"
@@ -65,8 +67,13 @@ def _section(path: Path) -> str:
     return f"## {path.stem.capitalize()}\n\n{purpose}\n\n{_table(path)}"
 
 
+def _claims(match: re.Match) -> str:
+    chosen = [claim for claim in claims() if claim.basis == match[1]]
+    return f"{len(chosen)}: {counted(chosen)}.\n\n{table(chosen)}"
+
+
 def _fill_in(app: Sphinx, docname: str, source: list[str]) -> None:
-    if ALL not in source[0] and not ONE.search(source[0]):
+    if ALL not in source[0] and not ONE.search(source[0]) and not CLAIMS.search(source[0]):
         return
     results = {path.stem: path for path in sorted((BENCHMARKS / "results").glob("*.json"))}
     for path in results.values():
@@ -79,6 +86,7 @@ def _fill_in(app: Sphinx, docname: str, source: list[str]) -> None:
         logging.getLogger(__name__).warning("no results of benchmark %s: run it first", match[1], location=docname)
         return ""
 
+    source[0] = CLAIMS.sub(_claims, source[0])
     source[0] = ONE.sub(one, source[0].replace(ALL, "\n".join(map(_section, results.values()))))
 
 
