@@ -5,7 +5,9 @@ from pathlib import Path
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 INSIDE = {
+    ("atlas", "infl._threads.one_thread"): "the rival has the threads that ours has",
     ("_parts", "infl.federation.stacked._Losses"): "times its calls",
+    ("atlas", "infl.attacks._kit.theft.Theft"): "an attack in the making",
     ("cox", "infl.tl._cox_search.departures_of"): "attacks bins of the size that is the default",
     ("forget", "infl.tl._forgotten.membership_of"): "attacks after each of several rounds",
     ("harmony", "infl.pp._harmony"): "counts the sums of one step",
@@ -18,6 +20,11 @@ INSIDE = {
     ("lock_salts", "infl.attacks._kit.weights.rescaled"): "the same",
     ("missing_site", "infl.attacks._kit.audit_context.NO_LOCK_NO_SEAL"): "the control that the attack has",
     ("mosaic", "infl._mudata.without_pull"): "for both mudata 0.3 and 0.4",
+    ("released", "infl.tl._cox_search.risk_of"): "an attack on what is opened: it needs the sums that are",
+    ("released", "infl.tl._cox_sums.Patients"): "the same",
+    ("released", "infl.tl._markers"): "notes what is opened",
+    ("released", "infl.tl._times.ends_of"): "an attack on what is opened",
+    ("released", "infl.tl._times.grid_sums"): "the same",
     ("thieves", "infl.attacks._kit.one_run_bound.correct_guesses"): "bounds of guesses that are made here",
     ("thieves", "infl.attacks._kit.one_run_bound.gaussian_lower_bound"): "the same",
     ("thieves", "infl.attacks._kit.one_run_bound.guesses_for"): "the same",
