@@ -1,10 +1,10 @@
 """Mapping real cells to a locked reference: labels of a site that was held out, and cells of a class that no site had.
 
 Cells: ten types of peripheral blood (700 cells of 10x Genomics' 68k, as shipped in scanpy), dealt out to four sites at random, the last
-of which is the query. Spots: three regions of HER2-positive tumours, each patient left out in turn, which are sites with batch effects.
+of which is the query; so no site has a batch effect.
 Beside it, logistic regression on the pooled data of the other sites.
 
-``python benchmarks/atlas.py [cells] [spots] [keys] [thief]``
+``python benchmarks/atlas.py [cells] [keys] [thief]``
 """
 
 from __future__ import annotations
@@ -28,13 +28,11 @@ from infl.attacks._kit.theft import Theft
 from infl.attacks.thief_fine_tuning import ThiefFineTuning
 from infl.models.labelled import area_under_curve
 from infl.models.pooling import pool
-from panels import use_data_folder
 
 SEEDS = range(int(os.environ.get("INFL_BENCH_SEEDS", "5")))
 FEWEST = 15
 N_LABELS = 30
 """Of the query's cells, that a thief knows."""
-REGIONS = ("adipose tissue", "connective tissue", "invasive cancer")
 
 
 def cells(seed: int) -> tuple[dict[str, AnnData], str]:
@@ -44,17 +42,6 @@ def cells(seed: int) -> tuple[dict[str, AnnData], str]:
     adata.X = adata.X.toarray()
     adata.obs = small.obs[["bulk_labels"]].copy()
     return infl.pp.split_sites(adata, 4, stratify="bulk_labels", seed=seed), "bulk_labels"
-
-
-def spots() -> tuple[dict[str, AnnData], str]:
-    """Return spots of the regions that most patients have."""
-    use_data_folder()
-    adata = infl.datasets.her2st_labelled()
-    adata = adata[adata.obs["region"].isin(REGIONS)].copy()
-    adata.obs["region"] = adata.obs["region"].astype(str)
-    sc.pp.normalize_total(adata, target_sum=1e4)
-    sc.pp.log1p(adata)
-    return infl.pp.split_sites(adata, by="patient"), "region"
 
 
 def balanced(truth: np.ndarray, probability: np.ndarray, classes: list[str], asked: np.ndarray) -> float:
@@ -126,20 +113,6 @@ def of_cells(table: Table) -> None:
     report(table, "cells, classifier", seen, unseen)
 
 
-def of_spots(table: Table) -> None:
-    """Spots of a patient that was left out."""
-    sites, target = spots()
-    seen, unseen = [], defaultdict(list)
-    for seed in SEEDS:
-        for out in sites:
-            inside = {s: a for s, a in sites.items() if s != out}
-            seen.append(mapped(inside, sites[out], target, seed, None))
-            for label in REGIONS:
-                if (sites[out].obs[target] == label).sum() >= FEWEST:
-                    unseen[label].append(mapped(inside, sites[out], target, seed, label))
-    report(table, "spots, classifier", seen, unseen)
-
-
 def keys(table: Table) -> None:
     """What a locked reference is worth without its key, and a public tier of lower strength."""
     closed, public, judged = [], [], []
@@ -182,7 +155,7 @@ def thief(table: Table) -> None:
     table.save()
 
 
-SECTIONS = {"cells": of_cells, "spots": of_spots, "keys": keys, "thief": thief}
+SECTIONS = {"cells": of_cells, "keys": keys, "thief": thief}
 
 
 def main() -> None:
