@@ -3,7 +3,9 @@
 import functools
 import http.server
 import shutil
+import sys
 import threading
+from dataclasses import replace
 
 import pooch
 import pytest
@@ -11,7 +13,7 @@ from tests.datasets.conftest import screen
 
 import infl
 from infl import datasets
-from infl.datasets import REGISTRY
+from infl.datasets import REGISTRY, _registry
 from infl.datasets._registry import find
 from infl.errors import MAX_LENGTH, DataError, FileError
 
@@ -37,6 +39,41 @@ def test_another_file_of_that_name_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(infl.settings, "data_dir", tmp_path)
     with pytest.raises(FileError, match=r"papalexi_crispr\.h5ad is not the registered file of datasets\.papalexi"):
         datasets.papalexi()
+
+
+ARFF = """@relation d
+@attribute age numeric
+@attribute size numeric
+@attribute grade {intermediate,unkown}
+@attribute er {negative,positive}
+@attribute t.tdm numeric
+@attribute e.tdm {0,1}
+@attribute X219340_s_at numeric
+@attribute X217771_at numeric
+@data
+57,3,unkown,negative,723,1,10.8,11.2
+42,2,intermediate,positive,6591,0,9.5,12.1
+"""
+
+
+def test_a_file_that_an_installed_package_ships_is_read_if_it_is_the_registered_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(infl.settings, "data_dir", None)
+    monkeypatch.setattr(infl.settings, "data_url", None)
+    place = tmp_path / "sksurv" / "datasets" / "data"
+    place.mkdir(parents=True)
+    (tmp_path / "sksurv" / "__init__.py").write_text("raise RuntimeError('it is not imported')")
+    (file,) = REGISTRY["gse7390"].files
+    (place / file).write_text(ARFF)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "sksurv", raising=False)
+    with pytest.raises(DataError, match="pip install scikit-survival, or set INFL_DATA_DIR"):
+        datasets.gse7390()
+    entry = replace(REGISTRY["gse7390"], files={file: pooch.file_hash(str(place / file))})
+    monkeypatch.setattr(_registry, "REGISTRY", {"gse7390": entry})
+    found = datasets.gse7390()
+    assert found.var_names.tolist() == ["219340_s_at", "217771_at"] and found.X[1].tolist() == [9.5, 12.1]
+    assert found.obs["days"].tolist() == [723, 6591] and found.obs["metastasis"].tolist() == [1, 0]
+    assert found.obs["grade"].isna().tolist() == [True, False] and found.obs["er"].tolist() == ["negative", "positive"]
 
 
 @pytest.fixture

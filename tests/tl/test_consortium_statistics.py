@@ -1,5 +1,6 @@
 """Statistics between processes: each site by itself in a consortium gets what one process with all sites gets."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -43,12 +44,11 @@ STEPS: dict[str, tuple[Callable | None, Step]] = {
 }
 
 
-@pytest.fixture
-def sites() -> dict[str, AnnData]:
-    """Counts of 40 genes in 190 patients of three sites; one site has no patient of one kind."""
+def drawn(times: int = 1) -> dict[str, AnnData]:
+    """Return counts of 40 genes in 190 patients of three sites, or times as many; one site has no patient of one kind."""
     rng = np.random.default_rng(0)
     found = {}
-    for i, n in enumerate((90, 40, 60)):
+    for i, n in enumerate((90 * times, 40 * times, 60 * times)):
         old, age = rng.permutation(np.arange(n) % 2), rng.normal(60, 8, n)
         means = rng.lognormal(3, 0.1, (n, 40)) * np.exp(0.5 * old[:, None] * (np.arange(40) < 5))
         adata = AnnData(rng.poisson(rng.gamma(8, means / 8)).astype(np.float32))
@@ -61,6 +61,11 @@ def sites() -> dict[str, AnnData]:
         adata.var["peptides"] = 1 + np.arange(40) % 9
         found[f"s{i}"] = adata
     return found
+
+
+@pytest.fixture
+def sites() -> dict[str, AnnData]:
+    return drawn()
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +105,23 @@ def test_numbers_here_and_words_there_are_refused_at_all_sites(sites, key):
     sites["s2"].obs["age"] = "old"
     found, _ = at_every_site(lambda s: infl.tl.de(s, FORMULA), sites, key)
     assert all(isinstance(error, DataError) and "words at s2" in str(error) for error in found.values())
+
+
+@pytest.mark.filterwarnings("ignore::infl.errors.InflWarning")
+@pytest.mark.parametrize("name", STEPS)
+def test_what_is_sent_does_not_grow_with_the_number_of_records(key, name):
+    """Each kind of message has one size, at sites of few records and of many; how often it is sent may differ."""
+    before, step = STEPS[name]
+    sizes: list[dict[str, set[int]]] = []
+    for times in (1, 3):
+        sites = drawn(times)
+        if before is not None:
+            before(sites)
+        found, seats = at_every_site(step, sites, key)
+        assert not any(isinstance(of_site, BaseException) for of_site in found.values())
+        sizes.append({})
+        for said in seats["s0"].room.said:
+            for kind, value in said.values():
+                if kind.startswith("sum"):
+                    sizes[-1].setdefault(re.sub(r" \d+ [0-9a-f]+$", "", kind), set()).add(value.nbytes)
+    assert sizes[0] == sizes[1]

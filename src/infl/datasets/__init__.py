@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_public": [
             "adamson",
             "breast_tcga",
+            "gse7390",
             "her2st_histology",
             "her2st_labelled",
             "norman",

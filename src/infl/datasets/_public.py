@@ -65,6 +65,40 @@ def stemcells() -> AnnData:
     return ad.read_h5ad(_only("stemcells"))
 
 
+def gse7390() -> AnnData:
+    """Lymph-node-negative breast cancer of five centres: expression of 76 genes, and time to distant metastasis.
+
+    Returns
+    -------
+    198 patients × 76 probes, logarithms. ``obs["days"]`` to metastasis or the last visit, ``obs["metastasis"]``; ``obs["age"]``,
+    ``obs["size"]`` (cm), ``obs["grade"]`` (two are unknown), ``obs["er"]``. The file does not say which centre a patient is of.
+
+    References
+    ----------
+    Desmedt et al. (2007), Clinical Cancer Research 13, 3207-3214. GEO GSE7390, as shipped in the scikit-survival package, whose
+    installed file is read; the package itself is not needed otherwise.
+
+    Examples
+    --------
+    >>> import infl
+    >>> infl.datasets.gse7390().shape  # doctest: +SKIP
+    (198, 76)
+    """
+    from scipy.io import arff
+
+    table = pd.DataFrame(arff.loadarff(_only("gse7390"))[0])
+    table.index = [f"patient_{i}" for i in range(len(table))]
+    probes = [name for name in table if name.endswith("_at")]
+    words = {name: table[name].str.decode("ascii") for name in ("grade", "er", "e.tdm")}
+    obs = table[["age", "size"]].assign(
+        er=words["er"], days=table["t.tdm"], metastasis=(words["e.tdm"] == "1").astype(int)
+    )
+    obs["grade"] = words["grade"].where(words["grade"] != "unkown")  # so spelt in the file
+    adata = AnnData(table[probes].to_numpy(dtype=float), obs=obs)
+    adata.var_names = [name.removeprefix("X") for name in probes]
+    return adata
+
+
 def papalexi() -> AnnData:
     """CRISPR screen of THP-1 cells with RNA read-out (ECCITE-seq).
 

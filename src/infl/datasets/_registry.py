@@ -7,6 +7,7 @@ mirror that the user names), else from the archive that serves these very bytes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
@@ -32,6 +33,8 @@ class Dataset:
         Terms as stated by that source.
     url
         Public folder of the files; None where there is none.
+    package
+        Package that ships the files, and their folder where it is installed: ``("scikit-survival", "sksurv/datasets/data")``.
 
     Examples
     --------
@@ -45,6 +48,7 @@ class Dataset:
     source: str
     licence: str
     url: str | None = None
+    package: tuple[str, str] | None = None
 
 
 _SEE_SOURCE = "as stated by the source"
@@ -105,6 +109,15 @@ REGISTRY: Mapping[str, Dataset] = MappingProxyType(
                 _SEE_SOURCE,
             ),
             Dataset(
+                "gse7390",
+                {
+                    "breast_cancer_GSE7390-metastasis.arff": "233f4c1c06b2ee299fffcba0f9881f6ed66a3566ccbec30b5004f0d298b52570",
+                },
+                "Desmedt et al. 2007, in scikit-survival",
+                "as stated by GEO; scikit-survival is GPL-3.0",
+                package=("scikit-survival", "sksurv/datasets/data"),
+            ),
+            Dataset(
                 "spamosaic_sim",
                 {
                     "spamosaic_sim/s1_rna.h5ad": "b33919688f176e35770d0b6e374aba42522c64b49cc44111557ba0d741f206df",
@@ -152,12 +165,18 @@ def _find_file(entry: Dataset, file: str, checksum: str) -> Path:
                 f"{path} is not the registered file of datasets.{entry.name}: fetch it again or read it yourself"
             )
         return path
+    installed = None if entry.package is None else _installed(entry.package[1], file)
+    if installed is not None and pooch.file_hash(str(installed), alg=kind) == digest:
+        return installed
     folder = settings.data_url or entry.url
     if folder is None:
         where = "INFL_DATA_DIR is not set" if settings.data_dir is None else f"it is not in {settings.data_dir}"
+        if entry.package is not None:
+            where = f"{where}, nor installed; pip install {entry.package[0]}, or "
+        else:
+            where = f"which has no public download: {where}; "
         raise DataError(
-            f"datasets.{entry.name} needs {file} ({entry.source}), which has no public download: {where}; "
-            "set INFL_DATA_DIR to a folder that holds it"
+            f"datasets.{entry.name} needs {file} ({entry.source}), {where}set INFL_DATA_DIR to a folder that holds it"
         )
     cache = settings.cache_dir or pooch.os_cache("infl")
     url = f"{folder.rstrip('/')}/{file}"
@@ -166,3 +185,11 @@ def _find_file(entry: Dataset, file: str, checksum: str) -> Path:
     except (OSError, ValueError) as error:  # no network, no such file; ValueError: another checksum
         raise FileError(f"cannot fetch {url} for datasets.{entry.name}: {error}") from error
     return Path(fetched)
+
+
+def _installed(place: str, file: str) -> Path | None:
+    """Path of a file that an installed package ships, which is not imported for it."""
+    package, _, folder = place.partition("/")
+    found = find_spec(package)
+    paths = [Path(root) / folder / file for root in (found.submodule_search_locations or ())] if found else []
+    return next((path for path in paths if path.is_file()), None)
