@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -214,6 +216,23 @@ def try_out(root: Path, made: Sequence[Path], pythons: Sequence[str]) -> None:
             run(own, "-m", "pip", "check")
 
 
+def interpreter(name: str) -> str:
+    """Return the path of a Python that runs; pyenv puts some on the path that it runs only when they are chosen."""
+    command = [name, "-c", "import sys; print(sys.executable)"]
+    versions = (
+        subprocess.run(["pyenv", "versions", "--bare"], capture_output=True, text=True).stdout
+        if shutil.which("pyenv")
+        else ""
+    )
+    chosen = [line for line in versions.split() if line.startswith(name.removeprefix("python") + ".")]
+    for env in [{}, *({"PYENV_VERSION": version} for version in reversed(chosen))]:
+        with suppress(OSError):
+            found = subprocess.run(command, capture_output=True, text=True, env=os.environ | env)
+            if not found.returncode:
+                return found.stdout.strip()
+    raise ReleaseError(f"no {name} here that runs; --pythons names others")
+
+
 def changed_files(root: Path) -> list[str]:
     """Return what git knows to be changed or does not know, but for what a release writes."""
     lines = subprocess.run(
@@ -233,12 +252,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     if others := changed_files(ROOT):
         raise ReleaseError(f"commit or put aside first: {', '.join(others[:5])}")
-    if lacking := [python for python in chosen.pythons if not shutil.which(python)]:
-        raise ReleaseError(f"no {', '.join(lacking)} here; --pythons names others")
+    pythons = [interpreter(name) for name in chosen.pythons]
     version = prepare(ROOT, chosen.version, date.today())
     made = build(ROOT, version, ROOT / "dist")
     describe(ROOT, version, made)
-    try_out(ROOT, made, chosen.pythons)
+    try_out(ROOT, made, pythons)
     print(f"dist/ has infl {version}. Look at dist/notes.md; then:")
     print(f"  git commit -am 'Version {version}' && git tag v{version} && git push origin main v{version}")
     print("  publish a release of that tag on GitHub with these notes: the workflow builds, signs and uploads")

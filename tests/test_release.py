@@ -2,7 +2,9 @@
 
 import hashlib
 import importlib.util
+import os
 import shutil
+import sys
 import tomllib
 from datetime import date
 from pathlib import Path
@@ -118,3 +120,14 @@ def test_tags_of_the_list_of_packages_are_those_of_the_page() -> None:
         f"`{word}`" in page
         for word in [release.LISTING["primary_category"], *release.LISTING["tags"], *release.LISTING["topics"]]
     )
+
+
+def test_a_python_that_does_not_run_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch) -> None:
+    broken = tmp_path / "python9.9"
+    broken.write_text("#!/bin/sh\nexit 127\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert Path(release.interpreter(sys.executable)).exists()
+    for name in ("python9.9", "python9.10"):
+        with pytest.raises(release.ReleaseError, match=f"no {name} here that runs"):
+            release.interpreter(name)
