@@ -90,7 +90,7 @@ def test_batches_that_cannot_be_taken_out():
     pooled.obs["one"] = "x"
     for name, covariates, said in (
         ("single", None, "one record only in 'x'"),
-        ("batch", "same", "follow from the terms before"),
+        ("batch", "same", "follow from those before them"),
         ("one", None, "one level only"),
     ):
         with pytest.raises(DataError, match=said):

@@ -86,8 +86,8 @@ def frame_sums(names: Sequence[str], *, shifted: bool, full_rank: bool = True) -
             return {**state, "frame": Frame(state["shift"], np.diag(1 / state["width"]), intercept), "spread": found}
         if left_out := aliased(found):
             raise DataError(
-                f"{shortlist([names[j] for j in left_out])} of the formula follow from the terms before, over all sites together: "
-                "leave terms out, or have more observations"
+                f"the formula has terms that follow from those before them, over all sites together: "
+                f"{shortlist([names[j] for j in left_out])}; leave them out, or have more observations"
             )
         root = linalg.cholesky(found, lower=True)
         mix = linalg.solve_triangular(root, np.eye(p), lower=True).T / state["width"][:, None]

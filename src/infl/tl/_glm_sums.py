@@ -166,7 +166,7 @@ def steps_sum(names: Sequence[str], family: Family, *, bounded: bool) -> Federat
             total["information"] / n / max(size, _LEAST),
             frame,
             names,
-            "separation, a term tells outcomes apart without error",
+            "outcomes are all alike, or a term tells them apart without error (separation)",
         )
         found = np.linalg.solve(total["information"], total["aim"])
         before = state.get("found")
