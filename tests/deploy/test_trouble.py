@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from anndata import AnnData
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from tests.federation.test_engine import TappedTransport, run_over
 
 from infl import __version__
@@ -247,12 +249,14 @@ def test_a_checkpoint_of_an_earlier_version_is_one_line(
         run_in_process(agreement, TASK, small_sites, key, checkpoint=tmp_path / "run", resume=True)
 
 
-def test_a_sum_of_an_earlier_version_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sum_of_an_earlier_version_is_one_line(tmp_path: Path) -> None:
     """It had two lanes."""
     words = MaskedArrays(np.zeros(2, np.uint32), np.zeros(2, np.uint64))
     total = Total(0, "count", 0, 0, ("a", "b"), ("a", "b"), words)
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "LANE_FORMATS", ("low", "high"))
-        checkpoint.Checkpoint(tmp_path).save_progress(Progress(1, 1, (total,)))
+    checkpoint.Checkpoint(tmp_path).save_progress(Progress(1, 1, (total,)))
+    [path] = (tmp_path / "sums").glob("*.safetensors")
+    with safe_open(path, "numpy") as file:
+        metadata, lanes = file.metadata(), {name: file.get_tensor(name) for name in ("low", "high")}
+    save_file(lanes, path, metadata)
     with pytest.raises(FileError, match="earlier version of infl laid them out: begin the run again"):
         checkpoint.Checkpoint(tmp_path).progress()

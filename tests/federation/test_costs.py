@@ -65,14 +65,17 @@ def test_a_fit_does_no_more_than_it_needs(counts: Counter) -> None:
     outcome = run_in_process(agreement, task, sites, key)
     messages = EXCHANGES * N_SITES
     assert outcome.replica.seq == EXCHANGES - 1
-    # two masks for each of three lanes (update, marks, tag), at each site and to open; two tags an exchange, for all
-    streams = 6 * messages + 6 * EXCHANGES + 2 * EXCHANGES
-    # in all exchanges but the last one, two masks more for sums of all sites and two for their tag, which is one more for all
-    streams += (EXCHANGES - 1) * (4 * N_SITES + 4 + 1)
+    # these lanes are short, so a mask is drawn once for the two neighbours, or a site and who opens: N + 1 for each of three lanes
+    # (update, marks, tag), and two tags an exchange
+    masks = N_SITES + 1
+    keys = (3 * masks + 2) * EXCHANGES
+    # in all exchanges but the last one, masks more for sums of all sites and for their tag, which is one more for all
+    keys += (2 * masks + 1) * (EXCHANGES - 1)
+    streams = keys - 2 * masks * (EXCHANGES - ROUNDS)  # outside rounds there is no update, and nothing to mark
     batches = max(len(site.trainer.batches(_plan(agreement))) for site in outcome.sites.values())
     assert counts == {
         "stream": streams,
-        "HMAC": streams,
+        "HMAC": keys,
         "plan": messages + N_SITES,  # the last one brings the last sum
         "SHA-256 of a message": messages + EXCHANGES,  # and of each sum, for the chain
         "quantised lane": 2 * messages,

@@ -111,7 +111,7 @@ def test_an_update_out_of_range_counts_as_zero_and_later_scales_are_wider(
     """The first round on a scale that is 2¹⁸ times too fine is lost for all; the other three are as they would be."""
     expected = fit(small_sites, lock=None, rounds=3)
     tight = update_exponent(1e-3, 1) - 18
-    monkeypatch.setattr("infl.federation.exchanges.update_exponent", lambda lr, epochs: tight)
+    monkeypatch.setattr("infl.federation.exchanges.update_exponent", lambda *_: tight)
     lines: list[TappedTransport] = []
     run = run_over(small_sites, lambda t: lines.append(TappedTransport(t)) or lines[0])
     assert {plan.attempt for plan in lines[0].asked} == {0}

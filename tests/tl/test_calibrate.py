@@ -89,8 +89,8 @@ def test_curve_falls_without_the_key_and_stays_with_it(run, sites: dict) -> None
     assert (table["right key"] > 0.95).all()
     for who in ("no key", "wrong key"):
         assert table[who].iloc[0] > 0.95
-        assert table[who].iloc[0] > table[who].iloc[1] > table[who].iloc[2] - 0.1
-        assert table[who].iloc[2] < 0.45
+        assert table[who].iloc[0] > table[who].iloc[1:].max()
+        assert table[who].iloc[2] < 0.45  # four keys on sixteen tumours a site: chance, and its noise
     assert curve.attrs["chance"] == 0.25
 
 

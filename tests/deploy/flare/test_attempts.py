@@ -13,7 +13,7 @@ import pytest
 from anndata import AnnData
 
 from infl.deploy.attempt import REQUEST_AGAIN, REQUEST_LEAVE, REQUEST_STOP, Status
-from infl.deploy.flare import console, engine
+from infl.deploy.flare import console, engine, seen
 from infl.deploy.flare.console import CALLS, Console
 from infl.deploy.flare.engine import LEAVING, STARTING, Attempts, Supervisor
 from infl.deploy.remote import Patience
@@ -90,11 +90,11 @@ def test_a_job_that_does_not_begin_is_aborted(case: Case) -> None:
 
 def test_a_lost_site_counts_as_back_when_it_is_heard_of_again(case: Case) -> None:
     """A site that is cut off stays on the engine's list; an attempt with it would wait for it."""
-    up = {"up": True, "silent": 0.1, "trouble": ""}
+    up = {"up": True, "silent": 0.1, "trouble": "", "in": 0, "out": 0}
     sites = {f"site_{i}": up for i in range(1, 5)}
     case.step()
     case.step(state="running", attempts=1, sites=sites)
-    case.step(20, sites=sites | {"site_2": {"up": False, "silent": 6.5, "trouble": "lost"}})
+    case.step(20, sites=sites | {"site_2": up | {"up": False, "silent": 6.5, "trouble": "lost"}})
     case.step(10)
     assert case.run.requested == ""
     case.engine.heard["site_2"] = 9.0
@@ -221,13 +221,16 @@ def supervisor_of(case: Case) -> Supervisor:
     return supervisor
 
 
-def test_when_each_site_was_connected_last_is_noted(case: Case) -> None:
-    supervisor = supervisor_of(case)
-    noted = supervisor.home / "seen.json"
+def test_when_each_site_was_connected_last_is_noted(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    supervisor, now = supervisor_of(case), [0.0]
+    monkeypatch.setattr(seen, "time", SimpleNamespace(monotonic=lambda: now[0], time=lambda: 5.0))
+    noted, looks = supervisor.home / "seen.json", seen.Seen(supervisor.home, supervisor.console)
     noted.write_text('{"site_9": 1}')
-    engine.time.time = lambda: 5.0
     del case.engine.heard["site_4"]
-    supervisor._note_seen()
+    looks.look()
+    assert json.loads(noted.read_text()) == {"site_9": 1}, "it is not time yet"
+    now[0] = seen.LOOKS
+    looks.look()
     assert json.loads(noted.read_text()) == {"site_9": 1, "site_1": 5, "site_2": 5, "site_3": 5}
 
 

@@ -14,7 +14,7 @@ from infl.deploy.flare import daemon as daemons
 from infl.deploy.flare import leftovers
 from infl.deploy.flare.consortium import Consortium
 from infl.deploy.flare.daemon import CLIENT_PROCESS, SELDOM, Daemon
-from infl.deploy.flare.leftovers import FAILED, LARGEST, OVER, clear_jobs, rotate
+from infl.deploy.flare.leftovers import FAILED, OVER, clear_jobs
 from infl.deploy.flare.line import EVERY, TAIL, Line, Lookout, check_admitted, is_connected, refusal
 from infl.errors import FederationError
 
@@ -103,17 +103,6 @@ def test_commands_of_processes_are_seen() -> None:
     with subprocess.Popen(["sleep", "33.125"]) as process:
         assert "sleep 33.125" in leftovers._commands()
         process.kill()
-
-
-def test_what_is_printed_is_kept_once_more(tmp_path: Path) -> None:
-    log = tmp_path / "client.log"
-    rotate(log)
-    log.write_bytes(bytes(LARGEST))
-    rotate(log)
-    assert log.exists()
-    log.write_bytes(bytes(LARGEST + 1))
-    rotate(log)
-    assert not log.exists() and (tmp_path / "client.log.1").stat().st_size == LARGEST + 1
 
 
 def test_a_process_that_dies_at_once_is_started_less_and_less(kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ def rates(outputs: Tensor, center: Tensor) -> Tensor:
 
     Examples
     --------
+    >>> import torch
     >>> rates(torch.tensor([0.0, 100.0]), torch.tensor(2.0))[0].item()
     2.0
     """
@@ -33,6 +34,7 @@ def deviances(outputs: Tensor, y: Tensor, center: Tensor) -> Tensor:
 
     Examples
     --------
+    >>> import torch
     >>> y = torch.tensor([4.0])
     >>> [
     ...     round(deviances(torch.log(torch.tensor([rate / 2.0])), y, torch.tensor(2.0)).item(), 3)
@@ -54,6 +56,7 @@ def ends(rate: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
 
     Examples
     --------
+    >>> import torch
     >>> [end.item() for end in ends(torch.tensor(9.0), torch.tensor(2.0))]
     [4.0, 16.0]
     """
