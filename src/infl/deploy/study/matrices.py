@@ -18,6 +18,7 @@ from anndata.io import read_elem, write_elem
 from scipy import sparse
 
 from infl._files import explained, write_atomic
+from infl.data.columns import layer_names
 from infl.errors import FileError
 
 KINDS = (np.ndarray, sparse.csr_matrix, sparse.csc_matrix)
@@ -27,7 +28,7 @@ _LENGTH = 32
 
 def matrices_of(adata: AnnData) -> dict[str, Any]:
     """Return an object's matrices by name, ``""`` for `X`; none where one of them is of another kind."""
-    found = ({} if adata.X is None else {"": adata.X}) | dict(adata.layers)
+    found = ({} if adata.X is None else {"": adata.X}) | {name: adata.layers[name] for name in layer_names(adata)}
     plain = all(type(matrix) in KINDS and matrix.dtype.kind in "biuf" for matrix in found.values())
     return found if plain and not adata.isbacked else {}
 
@@ -35,7 +36,7 @@ def matrices_of(adata: AnnData) -> dict[str, Any]:
 @contextmanager
 def without(adata: AnnData, names: Mapping[str, Any]) -> Iterator[None]:
     """Take matrices out of an object for a while."""
-    layers = dict(adata.layers)
+    layers = {name: adata.layers[name] for name in layer_names(adata)}
     if "" in names:
         adata.X = None
     for name in set(names) - {""}:
@@ -44,7 +45,7 @@ def without(adata: AnnData, names: Mapping[str, Any]) -> Iterator[None]:
         yield
     finally:
         put(adata, {"": names[""]} if "" in names else {})
-        for name in list(adata.layers):
+        for name in layer_names(adata):
             del adata.layers[name]
         put(adata, layers)
 

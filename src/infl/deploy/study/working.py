@@ -22,6 +22,7 @@ from anndata import AnnData
 from pydantic import TypeAdapter
 
 from infl._files import explained, read_own, write_atomic
+from infl.data.columns import layer_names
 from infl.deploy.results import write_private
 from infl.deploy.site_data import read_site, stamp
 from infl.deploy.study.matrices import Matrices, matrices_of, put, without
@@ -149,7 +150,7 @@ class WorkingObject:
             )
         matrices = self._matrices.read(self._journal.matrices)
         if {*matrices} - {""}:  # in the order that they had
-            matrices |= {name: data.layers.pop(name) for name in list(data.layers)}
+            matrices |= {name: data.layers.pop(name) for name in layer_names(data)}
         put(data, matrices)
         return data
 
