@@ -72,7 +72,10 @@ def test_a_matrix_that_a_step_left_is_neither_written_nor_read_again(tmp_path: P
     files = {file: file.stat().st_mtime_ns for file in working.folder.glob("matrix_*")}
     assert len(files) == 3  # X and its copy have one content
     kept = working.read().X
-    step(working, "layer")
+    assert working.read().X is not kept  # nobody knows what was done to it
+    adata = working.read()
+    kept, adata.layers["dense"] = adata.X, adata.layers["dense"] + 1
+    working.keep(working.done, working.write(working.done, adata))
     now = {file: file.stat().st_mtime_ns for file in working.folder.glob("matrix_*")}
     assert len(files.items() & now.items()) == 2 and len(now) == 3
     assert working.read().X is kept
@@ -90,6 +93,19 @@ def test_a_step_that_was_not_kept_leaves_what_was(tmp_path: Path) -> None:
     assert contents(again.read()) == before
     step(again)
     assert len(list(again.folder.glob("matrix_*"))) == 3
+
+
+def test_a_step_that_broke_off_in_a_process_that_goes_on_leaves_what_was(tmp_path: Path) -> None:
+    working = opened(source(tmp_path))
+    step(working)
+    before = contents(working.read())
+    for _ in range(2):
+        broken = working.read()
+        broken.X.data *= 3
+        broken.layers["dense"] += 1
+        assert contents(working.read()) == before
+    step(working)
+    assert contents(working.read()) == before
 
 
 def test_damage_is_noticed(tmp_path: Path) -> None:

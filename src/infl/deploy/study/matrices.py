@@ -1,6 +1,7 @@
 """The matrices of a working object, each in a file that is named after its content: one that a step left as it was is not written again.
 
-A matrix that was read once is not read again either, as long as its content is what it was: it has the bits of its file.
+A matrix that a step was given and left as it was is not read again for the next one. Where a step broke off, nobody knows what it did to
+its matrices, and all are read from their files.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ class Matrices:
 
     def __init__(self, folder: Path, site: str) -> None:
         self.folder, self.site = folder, site
-        self._read: dict[str, Any] = {}
+        self._given: dict[str, Any] = {}  # from files, by content
+        self._left: dict[str, Any] = {}  # of these, what the last step wrote as it was given
 
     def path(self, content: str) -> Path:
         """Return the file of a content."""
@@ -102,7 +104,7 @@ class Matrices:
             if not self.path(content).exists():
                 _write(self.path(content), matrices[name])
         now = {id(matrix): contents[name] for name, matrix in matrices.items()}
-        self._read = {content: m for content, m in self._read.items() if now.get(id(m)) == content}
+        self._left = {content: m for content, m in self._given.items() if now.get(id(m)) == content}
         return contents
 
     def read(self, contents: Mapping[str, str]) -> dict[str, Any]:
@@ -113,13 +115,14 @@ class Matrices:
         FileError
             One is not as it was written.
         """
-        found, used = {}, set[str]()
+        found: dict[str, Any] = {}
+        self._given, left, self._left = {}, self._left, {}
         for name, content in contents.items():
-            matrix = self._read.get(content)
-            if matrix is None:
-                matrix = self._read[content] = self._from_file(content)
-            found[name] = matrix.copy() if content in used else matrix
-            used.add(content)
+            if content in self._given:
+                found[name] = self._given[content].copy()
+                continue
+            held = left.get(content)
+            found[name] = self._given[content] = self._from_file(content) if held is None else held
         return found
 
     def remove_others(self, contents: Mapping[str, str]) -> None:
