@@ -84,13 +84,13 @@ def test_calibration_reaches_what_was_asked_for_and_keeps_the_model(run, sites: 
 
 
 def test_curve_falls_without_the_key_and_stays_with_it(run, sites: dict) -> None:
-    curve = infl.tl.lock_curve(run.model, sites, key=run.key, strengths=(0, 0.3, 1), n_keys=4, validation_only=False)
+    curve = infl.tl.lock_curve(run.model, sites, key=run.key, strengths=(0, 0.3, 1), n_keys=8, validation_only=False)
     table = curve.pivot_table(index="strength", columns="who", values="balanced_accuracy")
     assert (table["right key"] > 0.95).all()
     for who in ("no key", "wrong key"):
         assert table[who].iloc[0] > 0.95
-        assert table[who].iloc[0] > table[who].iloc[1:].max()
-        assert table[who].iloc[2] < 0.45  # four keys on sixteen tumours a site: chance, and its noise
+        assert table[who].iloc[0] > table[who].iloc[1] > table[who].iloc[2] - 0.1
+        assert table[who].iloc[2] < 0.45
     assert curve.attrs["chance"] == 0.25
 
 
