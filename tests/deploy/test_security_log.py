@@ -120,6 +120,22 @@ def test_a_chain_goes_on_over_files(tmp_path: Path) -> None:
         log.verify()
 
 
+@pytest.mark.parametrize("n_rows", [6, 18])
+def test_the_oldest_rows_go_when_there_are_too_many_files_and_not_before(n_rows: int, tmp_path: Path) -> None:
+    log = log_of(tmp_path, largest=1000, kept=20)
+    for i in range(n_rows):
+        log.note("refused", why=f"reason {i}")
+    assert log.verify().first == 1 and len(log.files()) < 20
+    first = log.files()[0]
+    first.write_text("".join(line + "\n" for line in first.read_text().splitlines()[1:]))
+    with pytest.raises(FederationError, match=r"rows before 2 are gone, which were not so old"):
+        log.verify()
+    if len(log.files()) > 1:
+        first.unlink()
+        with pytest.raises(FederationError, match="are gone, which were not so old"):
+            log.verify()
+
+
 def test_rows_without_a_seal_are_named(tmp_path: Path) -> None:
     """A command without the passphrase writes one; nothing else may."""
     filled(tmp_path)

@@ -3,8 +3,8 @@
 Each row has the SHA-256 of itself with the hash of the row before, and, where the writer has the participant's log key, an
 HMAC-SHA256 of that hash: the *seal*. A site's log key follows from its identity, a coordinator's is a file of its own. Whoever
 changes, removes or inserts a row without the key breaks the chain or a seal. Commands that have no identity at hand write rows
-without a seal, and :meth:`SecurityLog.verify` says which; the next seal covers them, too. Rows removed at the end are noticed
-by whoever wrote down the last hash before.
+without a seal, and :meth:`SecurityLog.verify` says which; the next seal covers them, too. Rows at the beginning go when there are
+too many files, and are missed when they go before. Rows removed at the end are noticed by whoever wrote down the last hash before.
 """
 
 from __future__ import annotations
@@ -122,6 +122,12 @@ class SecurityLog(Journal):
         """
         key, unsealed, seals = self._key(), list[int](), 0
         rows = [row for path in self.files() for row in self._strict(path)]
+        if (
+            rows and rows[0]["n"] > 1 and not self._older(self.kept).exists()
+        ):  # rows go with the oldest file, and not before
+            raise FederationError(
+                f"{self.path}: rows before {rows[0]['n']} are gone, which were not so old: put their files back"
+            )
         for i, row in enumerate(rows):
             before = rows[i - 1] if i else None
             number = row.get("n")
