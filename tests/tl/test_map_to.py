@@ -83,8 +83,9 @@ def test_without_an_atlas_the_least_sure_are_unassigned_or_none_are(query) -> No
     assert mapped.rule == "none" and mapped.counts["unassigned"] == 0
 
 
-def test_a_locked_reference_is_at_chance_without_its_key_and_a_public_tier_is_between(run, query) -> None:
+def test_a_locked_reference_is_at_chance_without_its_key_and_a_public_tier_is_not(run, query) -> None:
     known = query[:40].copy()
+    key = run.key
 
     def share(model, key=None) -> float:
         part = known.copy()
@@ -94,8 +95,11 @@ def test_a_locked_reference_is_at_chance_without_its_key_and_a_public_tier_is_be
         return float(right)
 
     with pytest.warns(InflWarning, match="no key"):
-        closed = [share(run.model.relock(run.key, strength=s)) for s in (1.0, 0.0)]
-    assert share(run.model, run.key) > 0.95 and closed[1] > 0.95 and closed[0] < 0.9
+        # what one lock makes of two classes is right or wrong of both, by chance: many are right of half
+        locked = [share(run.model.relock(key, version=key.rotate())) for _ in range(40)]
+        public = share(run.model.relock(key, strength=0.0))
+    assert share(run.model, run.key) > 0.95 and public > 0.95
+    assert np.mean(locked) < 0.7, locked
 
 
 def test_scanvi_maps_cells_and_tells_a_type_that_it_never_saw(scanvi) -> None:
