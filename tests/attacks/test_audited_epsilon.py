@@ -144,6 +144,7 @@ def test_alignment_is_that_of_clipped_gradients() -> None:
             assert size[layer, i] == pytest.approx(float(own.norm()) * min(1.0, 0.5 / float(total)), rel=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("noise", ["distributed", "local"])
 def test_noise_that_is_switched_off_is_a_leak(private: dict[str, AuditContext], noise: str, monkeypatch) -> None:
     context = private[noise]

@@ -39,6 +39,7 @@ def test_attacks_on_classifiers_ask_what_a_task_declares(theirs: AuditContext, d
     assert {"analytic_leak", "ratio", "gradient_inversion", "site_balance", "membership"} < applying(theirs)
 
 
+@pytest.mark.long
 def test_profiles_are_read_from_open_updates_of_a_third_party(theirs: AuditContext) -> None:
     table = infl.tl.audit(theirs.run, theirs.sites, attacks=["analytic_leak", "ratio", "site_balance"], progress=False)
     found = table.set_index("attack")
@@ -48,6 +49,7 @@ def test_profiles_are_read_from_open_updates_of_a_third_party(theirs: AuditConte
     assert found.loc["site_balance", "status"] != "leak"  # its trials are few
 
 
+@pytest.mark.long
 def test_stolen_weights_of_a_third_party_are_worthless(theirs: AuditContext) -> None:
     table = infl.tl.audit(theirs.run, theirs.sites, attacks=["wrong_key", "thief_fine_tuning"], progress=False)
     wrong_key, thief = table.to_dict("records")

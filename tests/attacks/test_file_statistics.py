@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 from infl.attacks import AuditContext, Status
@@ -38,6 +39,7 @@ def test_regression_reads_files_it_has_not_seen() -> None:
     assert linear_reading(numbers, truth) > 0.7
 
 
+@pytest.mark.long
 def test_default_says_nothing_and_an_open_file_all(
     default: AuditContext, unprotected: AuditContext, monkeypatch
 ) -> None:

@@ -1,6 +1,7 @@
 """What a stored first layer tells of the features."""
 
 import numpy as np
+import pytest
 
 from infl.attacks import AuditContext, Status
 from infl.attacks.importance_thief import (
@@ -43,6 +44,7 @@ def test_features_that_matter_classify() -> None:
     assert accuracy_with(x, y, np.arange(10, 13), rng) < 0.6
 
 
+@pytest.mark.long
 def test_default_tells_nothing_and_an_open_file_all(default: AuditContext, unprotected: AuditContext) -> None:
     assert first_layer(default) == "embed.weight"
     locked, top = ImportanceThief().run(default)

@@ -27,6 +27,7 @@ def sites():
     return {f"site_{i}": section(i) for i in range(3)}
 
 
+@pytest.mark.long
 def test_tissue_is_drawn_from_an_open_update_and_not_from_a_sealed_one(sites, monkeypatch) -> None:
     monkeypatch.setattr(patch_inversion, "N_REPEATS", 2)
     monkeypatch.setattr(patch_inversion, "STAGES", ((1e-2, 60), (1e-4, 90)))

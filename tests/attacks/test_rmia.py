@@ -76,7 +76,7 @@ def test_own_site_is_not_in_the_sum_that_it_looks_at(default: AuditContext) -> N
     assert gaps["in_messages"] > 3 * abs(gaps["in_sums"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_runs_without_noise_tell_members_and_nothing_was_promised(default: AuditContext, monkeypatch) -> None:
     monkeypatch.setattr("infl.attacks.sum_membership.N_SHADOWS", 8)
     for attack in (Rmia(), SumMembership()):
@@ -85,7 +85,7 @@ def test_runs_without_noise_tell_members_and_nothing_was_promised(default: Audit
         assert finding.value > 0.7
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_noise_keeps_members_within_what_epsilon_allows_and_its_lack_shows(
     private: dict[str, AuditContext], monkeypatch
 ) -> None:

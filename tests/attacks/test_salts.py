@@ -13,6 +13,7 @@ from infl.keys import Keyring
 from infl.models.locked import LockedModel, lock_model
 
 
+@pytest.mark.long
 def test_many_locks_of_one_model_tell_no_more_than_one(default: AuditContext, unprotected: AuditContext) -> None:
     assert not ManyRelocks().applies(unprotected)
     (finding,) = ManyRelocks().run(default)
@@ -21,6 +22,7 @@ def test_many_locks_of_one_model_tell_no_more_than_one(default: AuditContext, un
     assert finding.control > finding.chance + 0.3
 
 
+@pytest.mark.long
 def test_fresh_salts_at_each_lock_are_found_out(default: AuditContext, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
 

@@ -46,10 +46,8 @@ def fitted(case: str) -> tuple[Any, Any]:
     return caught.value.args
 
 
-LONG = ("adapter", "histology", "mosaic", "scanvi", "scvi")
-
-
-@pytest.mark.parametrize("case", ["perturbation", "spatial", *(pytest.param(c, marks=pytest.mark.long) for c in LONG)])
+@pytest.mark.long
+@pytest.mark.parametrize("case", ["adapter", "histology", "mosaic", "perturbation", "scanvi", "scvi", "spatial"])
 def test_an_audit_of_any_task_runs_to_its_end(case: str) -> None:
     for module in {"adapter": ["peft", "transformers"], "scanvi": ["scvi"], "scvi": ["scvi"]}.get(case, []):
         pytest.importorskip(module, reason=f"needs the extra of model={case!r}")

@@ -19,7 +19,7 @@ def test_draw_has_every_class_and_leaves_the_others() -> None:
     assert sorted([*train, *judge]) == list(range(40))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_default_gives_no_head_start_and_the_control_has_one(default: AuditContext, monkeypatch) -> None:
     monkeypatch.setattr(ThiefFineTuning, "n_trials", 8)
     (locked,) = ThiefFineTuning().run(default)

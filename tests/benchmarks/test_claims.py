@@ -1,11 +1,15 @@
 """What is claimed has what it is judged by, and decisions are those that the limits allow."""
 
+import pytest
+
 import _claims
 import _evidence
 import _origin
 
-JUDGED = list(_claims.claims())
-ROWS = [(name, row) for name, content in _origin.results() for row in content["rows"]]
+
+@pytest.fixture(scope="module")
+def rows():
+    return [(name, row) for name, content in _origin.results() for row in content["rows"]]
 
 
 def row(**more):
@@ -58,20 +62,20 @@ def test_what_failed_comes_first() -> None:
 
 
 def test_an_interval_names_its_units_its_set_and_its_kind() -> None:
-    found = [c for c in JUDGED if c.basis == "interval" and c.data]
+    found = [c for c in _claims.claims() if c.basis == "interval" and c.data]
     assert len(found) > 50
     assert [c for c in found if not c.over or c.kind != _evidence.DATA_SETS[c.data].kind] == []
 
 
-def test_no_attack_holds_with_a_limit_above_its_margin() -> None:
-    holding = [(name, row) for name, row in ROWS if row.get("status") == "holds" and row.get("limit") is not None]
+def test_no_attack_holds_with_a_limit_above_its_margin(rows) -> None:
+    holding = [(name, row) for name, row in rows if row.get("status") == "holds" and row.get("limit") is not None]
     assert len(holding) > 100
     assert [(name, r["what"]) for name, r in holding if r["high"] > r["limit"]] == []
-    assert [(name, r["what"]) for name, r in ROWS if r.get("status") == "holds" and r.get("ok") is not True] == []
+    assert [(name, r["what"]) for name, r in rows if r.get("status") == "holds" and r.get("ok") is not True] == []
 
 
-def test_equal_is_said_of_no_interval_that_crosses_its_margin() -> None:
-    equal = [(name, row) for name, row in ROWS if row.get("verdict") == "equal"]
+def test_equal_is_said_of_no_interval_that_crosses_its_margin(rows) -> None:
+    equal = [(name, row) for name, row in rows if row.get("verdict") == "equal"]
     assert equal
     for name, found in equal:
         margin = float(found["asked"].removeprefix("within ").removesuffix(", shown"))

@@ -37,6 +37,7 @@ def rows(table):
     return table.set_index("attack")["status"].to_dict()
 
 
+@pytest.mark.long
 def test_default_holds_where_it_promises(default, sites: dict[str, AnnData]) -> None:
     with fixed_bytes("runs of the audit"):  # an honest interval of 40 cohorts is too wide to tell for some keys
         table = infl.tl.audit(default, sites, attacks="quick", **QUIET)

@@ -34,7 +34,7 @@ def engine(network: LocalConsortium, **options: object) -> object:
     return made
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_same_run_as_in_this_process(up: LocalConsortium) -> None:
     mine = up.data["site_1"].copy()
     sites: dict[str, AnnData | None] = {"site_1": mine, "site_2": None, "site_3": None}
@@ -53,7 +53,7 @@ def test_same_run_as_in_this_process(up: LocalConsortium) -> None:
     assert run.summary().splitlines()[0] == same.summary().splitlines()[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_site_that_declines_is_one_line_in_the_notebook(up: LocalConsortium) -> None:
     policy = up.root / "site_2" / "policy.toml"
     kept = policy.read_text()
