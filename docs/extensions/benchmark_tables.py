@@ -1,8 +1,9 @@
 """Tables of measured figures, straight from ``benchmarks/results/*.json``.
 
 A page says ``<!-- benchmark NAME -->`` where the table of ``benchmarks/NAME.py`` belongs, ``<!-- benchmark NAME QUESTION -->``
-for the rows of one of its questions, ``<!-- all benchmarks -->``, or ``<!-- claims BASIS -->`` for judged rows of all of them.
-No figure is typed into a page by hand; where nothing was measured there is no table.
+for the rows of one of its questions, ``<!-- section of benchmark NAME -->`` for the table with its purpose, which one page under
+``docs/evidence`` does for each result, ``<!-- all benchmarks -->`` for a list of these pages, or ``<!-- claims BASIS -->`` for judged
+rows of all of them. No figure is typed into a page by hand; where nothing was measured there is no table.
 """
 
 import ast
@@ -20,8 +21,26 @@ from _claims import claims, counted, plural, table  # noqa: E402
 from _origin import of_other_code  # noqa: E402
 
 ONE = re.compile(r"<!-- benchmark (\w+)(?: (\w+))? -->")
+SECTION = re.compile(r"<!-- section of benchmark (\w+) -->")
 ALL = "<!-- all benchmarks -->"
 CLAIMS = re.compile(r"<!-- claims (\w+) -->")
+EVIDENCE = Path(__file__).parents[1] / "evidence"
+LONG = 25
+"""A table of more rows is folded."""
+
+
+def pages_of() -> dict[str, list[str]]:
+    """Return the pages under ``docs/evidence`` that have the section of each benchmark."""
+    found: dict[str, list[str]] = {}
+    for page in sorted(EVIDENCE.glob("*.md")):
+        for name in SECTION.findall(page.read_text(encoding="utf-8")):
+            found.setdefault(name, []).append(page.name)
+    return found
+
+
+def folded(table: str, rows: int) -> str:
+    """Return a table, folded under its number of rows if it is long."""
+    return table if rows <= LONG else f"<details>\n<summary>{rows} rows</summary>\n\n{table}\n</details>\n"
 
 
 def _figure(row: dict) -> str:
@@ -61,19 +80,47 @@ def _table(path: Path, question: str | None = None) -> str:
     return "\n".join(lines) + f"\n\nMeasured by `{command}`{f' on {where}' if where else ''}.{mark}\n"
 
 
+def _purpose(name: str) -> str:
+    script = BENCHMARKS / f"{name}.py"
+    return (ast.get_docstring(ast.parse(script.read_text())) or "").strip() if script.exists() else ""
+
+
 def _section(path: Path) -> str:
-    script = BENCHMARKS / f"{path.stem}.py"
-    purpose = (ast.get_docstring(ast.parse(script.read_text())) or "").strip() if script.exists() else ""
-    return f"## {path.stem.capitalize()}\n\n{purpose}\n\n{_table(path)}"
+    table = folded(_table(path), len(json.loads(path.read_text())["rows"]))
+    return f"## {_title(path.stem)}\n\n{_purpose(path.stem)}\n\n{table}"
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _all(results: dict[str, Path]) -> str:
+    """Return a list of all benchmarks: what each asks, how many rows it has, and where they are."""
+    lines = ["| measured | question | rows |", "| --- | --- | --- |"]
+    for page, name in sorted((pages[0], name) for name, pages in pages_of().items() if name in results):
+        question = (
+            re.sub(r" *\([^()]*\.md[^()]*\)", "", _purpose(name).split("\n\n")[0])
+            .replace("\n", " ")
+            .replace("|", "\\|")
+        )
+        rows = len(json.loads(results[name].read_text())["rows"])
+        anchor = _title(name).lower().replace(" ", "-")
+        lines.append(f"| [{_title(name)}](evidence/{page}#{anchor}) | {question} | {rows} |")
+    return "\n".join(lines) + "\n"
 
 
 def _claims(match: re.Match) -> str:
+    """Return what was not shown, or is open, and below it, folded, what was."""
     chosen = [claim for claim in claims() if claim.basis == match[1]]
-    return f"{len(chosen)}: {counted(chosen)}.\n\n{table(chosen)}"
+    kept = [claim for claim in chosen if claim.decision in ("shown", "met", "holds")]
+    rest = [claim for claim in chosen if claim not in kept]
+    parts = [table(rest) if rest else "", folded(table(kept), len(kept)) if kept else ""]
+    return f"{len(chosen)}: {counted(chosen)}.\n\n" + "\n".join(parts)
 
 
 def _fill_in(app: Sphinx, docname: str, source: list[str]) -> None:
-    if ALL not in source[0] and not ONE.search(source[0]) and not CLAIMS.search(source[0]):
+    text = source[0]
+    if ALL not in text and not any(mark.search(text) for mark in (ONE, SECTION, CLAIMS)):
         return
     results = {path.stem: path for path in sorted((BENCHMARKS / "results").glob("*.json"))}
     for path in results.values():
@@ -86,8 +133,9 @@ def _fill_in(app: Sphinx, docname: str, source: list[str]) -> None:
         logging.getLogger(__name__).warning("no results of benchmark %s: run it first", match[1], location=docname)
         return ""
 
-    source[0] = CLAIMS.sub(_claims, source[0])
-    source[0] = ONE.sub(one, source[0].replace(ALL, "\n".join(map(_section, results.values()))))
+    text = SECTION.sub(lambda match: _section(results[match[1]]) if match[1] in results else one(match), text)
+    text = text.replace(ALL, _all(results)) if ALL in text else text
+    source[0] = CLAIMS.sub(_claims, ONE.sub(one, text))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

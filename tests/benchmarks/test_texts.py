@@ -1,6 +1,7 @@
 """Figures in texts are those of the results."""
 
 import json
+import re
 
 import pytest
 
@@ -16,6 +17,21 @@ def test_blocks_are_what_the_results_say(page) -> None:
 def test_readme_and_page_have_the_same_figures_of_the_published_method() -> None:
     texts = [(_texts.ROOT / page).read_text() for page in ("README.md", "docs/concepts/published.md")]
     assert all(_texts.published() in text for text in texts)
+
+
+def test_each_result_is_on_one_page_of_evidence_and_each_page_is_reachable() -> None:
+    pages = sorted((_texts.ROOT / "docs" / "evidence").glob("*.md"))
+    shown = [name for page in pages for name in re.findall(r"<!-- section of benchmark (\w+) -->", page.read_text())]
+    assert sorted(shown) == sorted(path.stem for path in _texts.RESULTS.glob("*.json"))
+    listed = (_texts.ROOT / "docs" / "benchmarks.md").read_text()
+    assert [page.stem for page in pages if f"\nevidence/{page.stem}\n" not in listed] == []
+
+
+def test_pages_on_models_lead_to_their_evidence() -> None:
+    """How-to pages have no tables of results; a page beside them does."""
+    models = ("perturbation", "spatial", "histology", "scvi", "mosaic", "preprocessing", "markers", "survival")
+    texts = {name: (_texts.ROOT / "docs" / f"{name}.md").read_text() for name in models}
+    assert [name for name, text in texts.items() if "](evidence/" not in text or "<!-- " in text] == []
 
 
 def test_no_figure_is_typed_that_is_in_no_result() -> None:

@@ -104,6 +104,19 @@ def test_identifiers_here_and_symbols_there():
     assert list(sites["b"].var_names) == list(sites["a"].var_names)
 
 
+@pytest.mark.parametrize(
+    ("here", "there"), [("ENSG0000000000{}.1", "ENSG0000000000{}.7"), ("gene{}", "GENE{}"), ("g{} ", "g{}")]
+)
+def test_names_that_differ_by_version_case_or_space_alone_name_what_makes_them_one(khan_sites, here, there):
+    sites = {site: adata[:, :9].copy() for site, adata in khan_sites.items()}
+    for number, adata in enumerate(sites.values()):
+        adata.var_names = [(here if number else there).format(i) for i in range(1, 10)]
+    with pytest.raises(DataError, match=r"no feature is shared .*infl\.pp\.harmonise\(sites\) makes them one$"):
+        infl.tl.fit_federated(sites, target="tumour_class", rounds=1, progress=False)
+    harmonise(sites)
+    infl.tl.fit_federated(sites, target="tumour_class", rounds=1, progress=False)
+
+
 def test_counts_among_logarithms(count_sites):
     infl.pp.log1p({"s1": count_sites["s1"]})
     text = refused_sparse(count_sites)

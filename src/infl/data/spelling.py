@@ -136,7 +136,10 @@ def spelt_as(wanted: pd.Index, names: pd.Index, aliases: Mapping[str, str], *, w
 def different_kinds(
     first: Iterable[str], second: Iterable[str], how: str = "harmonise(aliases={identifier: symbol, …})"
 ) -> str:
-    """What to do where two sites share no name: if one has identifiers, the other symbols, that is said."""
+    """What to do where two sites share no name: other versions or case, or identifiers here and symbols there, are named."""
+    first, second = list(first), list(second)
+    if {_key(name) for name in first} & {_key(name) for name in second}:
+        return "they differ by case or by the version of an Ensembl identifier: infl.pp.harmonise(sites) makes them one"
     kinds = [_share(names, lambda name: bool(_ENSEMBL.match(_plain(name)))) > _MOSTLY for names in (first, second)]
     if kinds[0] == kinds[1]:
         return "use the same kind of names everywhere"

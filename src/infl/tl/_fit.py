@@ -138,7 +138,11 @@ def fit_federated(
         Run between machines instead of in this process (:func:`infl.engines.flare`). `sites` is then the list of the
         enrolled sites' names, or a mapping that has this site's data, and None for those that are elsewhere.
     **model_options
-        Options of the task, e.g. those of :class:`infl.models.Classifier`.
+        Options of the task. ``"classifier"`` takes the fields of :class:`infl.models.Classifier` (``layer``, ``modality``, ``width``,
+        ``lr``, …), and the others those of :class:`infl.models.Regressor`, :class:`~infl.models.Survival`,
+        :class:`~infl.models.Labels` (several columns), :class:`~infl.models.Scvi`, :class:`~infl.models.Scanvi`,
+        :class:`~infl.models.Perturbation`, :class:`~infl.models.Spatial`, :class:`~infl.models.Histology`,
+        :class:`~infl.models.Mosaic` and :class:`~infl.models.Adapter`.
         ``optimizer``, ``standardize`` and ``learning_rate`` are taken for ``optimiser``, ``standardise`` and ``lr``.
 
     Returns
