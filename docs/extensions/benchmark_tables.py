@@ -38,9 +38,9 @@ def pages_of() -> dict[str, list[str]]:
     return found
 
 
-def folded(table: str, rows: int) -> str:
+def folded(table: str, rows: int, called: str = "rows") -> str:
     """Return a table, folded under its number of rows if it is long."""
-    return table if rows <= LONG else f"<details>\n<summary>{rows} rows</summary>\n\n{table}\n</details>\n"
+    return table if rows <= LONG else f"<details>\n<summary>{rows} {called}</summary>\n\n{table}\n</details>\n"
 
 
 def _figure(row: dict) -> str:
@@ -110,11 +110,14 @@ def _all(results: dict[str, Path]) -> str:
 
 
 def _claims(match: re.Match) -> str:
-    """Return what was not shown, or is open, and below it, folded, what was."""
+    """Return what was not shown, or is open, and below it what was; long tables are folded."""
     chosen = [claim for claim in claims() if claim.basis == match[1]]
     kept = [claim for claim in chosen if claim.decision in ("shown", "met", "holds")]
     rest = [claim for claim in chosen if claim not in kept]
-    parts = [table(rest) if rest else "", folded(table(kept), len(kept)) if kept else ""]
+    parts = [
+        folded(table(rest), len(rest), "that failed or are open") if rest else "",
+        folded(table(kept), len(kept), "that hold") if kept else "",
+    ]
     return f"{len(chosen)}: {counted(chosen)}.\n\n" + "\n".join(parts)
 
 

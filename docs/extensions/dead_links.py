@@ -1,6 +1,7 @@
 """After the pages are built, every link from one of them to another is followed; one that leads nowhere is a warning."""
 
 from html.parser import HTMLParser
+from os.path import normpath
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -32,6 +33,7 @@ def dead(folder: Path) -> list[tuple[str, str]]:
     """Return pages and their links that lead to no file, or to no place in a page."""
     pages = {path: _Page(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.html"))}
     found = []
+    there: dict[Path, bool] = {}  # links of the side bar are the same on every page
     for path, page in pages.items():
         if path.relative_to(folder).parts[0] in SKIPPED:
             continue
@@ -39,9 +41,12 @@ def dead(folder: Path) -> list[tuple[str, str]]:
             parts = urlsplit(link)
             if parts.scheme or parts.netloc:
                 continue
-            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            exists = target.exists() or (target / "index.html").exists()
-            if not exists or (parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].ids):
+            target = Path(normpath(path.parent / unquote(parts.path))) if parts.path else path
+            if target not in there:
+                there[target] = target in pages or target.exists()
+            if not there[target] or (
+                parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].ids
+            ):
                 found.append((str(path.relative_to(folder)), link))
     return found
 

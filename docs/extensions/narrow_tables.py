@@ -7,7 +7,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 
-TABLE = re.compile(r'(<table class=")([^"]*docutils[^"]*)(".*?</table>)', re.DOTALL)
+TABLE = re.compile(r'(<table class=")((?:docutils|table)(?: [^"]*)?)(".*?</table>)', re.DOTALL)
 HEAD = re.compile(r'<th class="[^"]*head[^"]*">(.*?)</th>', re.DOTALL)
 ROW = re.compile(r"<tr[^>]*>.*?</tr>", re.DOTALL)
 CELL = re.compile(r"<td(?=[ >])")
@@ -19,7 +19,7 @@ def labelled(body: str) -> str:
 
     Examples
     --------
-    >>> page = '<table class="docutils"><thead><tr><th class="head"><p>set</p></th></tr></thead>'
+    >>> page = '<table class="table"><thead><tr><th class="head"><p>set</p></th></tr></thead>'
     >>> page += "<tbody><tr><td><p>Khan</p></td></tr></tbody></table>"
     >>> '<td role="cell" data-label="set"><p>Khan</p></td>' in labelled(page)
     True

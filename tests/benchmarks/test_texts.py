@@ -6,6 +6,7 @@ import re
 import pytest
 
 import _texts
+import _tutorial_figures
 
 
 @pytest.mark.parametrize("page", _texts.PAGES, ids=lambda page: str(page.relative_to(_texts.ROOT)))
@@ -32,6 +33,14 @@ def test_pages_on_models_lead_to_their_evidence() -> None:
     models = ("perturbation", "spatial", "histology", "scvi", "mosaic", "preprocessing", "markers", "survival")
     texts = {name: (_texts.ROOT / "docs" / f"{name}.md").read_text() for name in models}
     assert [name for name, text in texts.items() if "](evidence/" not in text or "<!-- " in text] == []
+
+
+@pytest.mark.parametrize("name", _tutorial_figures.FIGURES)
+def test_a_figure_of_a_tutorial_is_the_one_that_is_stored_there(name) -> None:
+    figure = _tutorial_figures.ROOT / "docs" / "_static" / f"{name}.png"
+    assert figure.read_bytes() == _tutorial_figures.picture(*_tutorial_figures.FIGURES[name]), (
+        "python benchmarks/_tutorial_figures.py writes them"
+    )
 
 
 def test_no_figure_is_typed_that_is_in_no_result() -> None:

@@ -174,6 +174,11 @@ def test_errors_name_what_is_wrong(khan):
         (DataError, "n_sites is 84, but there are 83 observations", {"n_sites": 84}),
         (SettingsError, "n_sites=0: give a whole number of at least 1", {"n_sites": 0}),
         (SettingsError, "n_sites=2.5: give a whole number of at least 1", {"n_sites": 2.5}),
+        (
+            SettingsError,
+            "n_sites='hospital': give a whole number of at least 1; a column of obs is by=",
+            {"n_sites": "hospital"},
+        ),
         (SettingsError, "alpha skews labels, so it needs stratify", {"alpha": 1.0}),
         (SettingsError, "alpha=0.0: give a number above 0", {"alpha": 0.0, "stratify": "tumour_class"}),
         (SettingsError, "alpha=-1: give a number above 0", {"alpha": -1, "stratify": "tumour_class"}),

@@ -130,6 +130,7 @@ def test_a_mirror_that_lacks_the_file_or_has_another(away, mirror):
     with pytest.raises(FileError, match="cannot fetch") as caught:
         datasets.stemcells()
     assert "hash" in str(caught.value)
+    assert "set INFL_DATA_DIR to a folder that holds stemcells_four_studies.h5ad" in str(caught.value)
     assert len(str(caught.value)) < MAX_LENGTH
 
 

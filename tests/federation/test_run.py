@@ -5,6 +5,7 @@ import torch
 from anndata import AnnData
 from tests.federation.conftest import TappedTransport, fit, run_over, weights
 
+import infl
 from infl.federation.messages import Answer, Plan
 
 pytestmark = pytest.mark.filterwarnings("ignore:seal='none'")
@@ -51,3 +52,14 @@ def test_losses_and_metrics_are_of_all_sites_or_not_told(small_sites: dict[str, 
     sums = {total.seq: total for plan in lines[0].asked for total in plan.previous}.values()
     assert {len(total.words.of_all) > 0 for total in sums if total.responders != total.cohort} == {False}
     assert all(len(total.words.of_all) for total in sums if total.kind == "train" and total.responders == total.cohort)
+
+
+def test_small_runs_say_kilobytes_and_large_ones_megabytes(khan_sites) -> None:
+    few = {site: adata[:, :3].copy() for site, adata in khan_sites.items()}
+    for sites, unit in ((few, "kB"), (khan_sites, "MB")):
+        options = {"width": 0, "progress": False, "rounds": 1, "target": "tumour_class"}
+        run = infl.tl.fit_federated(sites, **(options if unit == "kB" else options | {"width": 64}))
+        sent = float(run.history["bytes_sent"].sum())
+        line = run.summary().splitlines()[-1]
+        shown = f"{sent / 1e3:.1f} kB" if unit == "kB" else f"{sent / 1e6:.2f} MB"
+        assert line.startswith(f"left the sites: {shown} in "), line

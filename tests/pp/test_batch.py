@@ -41,6 +41,16 @@ def test_combat_is_that_of_scanpy(covariates):
     np.testing.assert_allclose(found.X, known, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_combat_takes_a_gene_that_is_silent_in_a_batch_and_says_nothing_of_zeros():
+    pooled = drawn()
+    pooled.X[(pooled.obs.batch == "b").to_numpy(), 3] = 0.0
+    found = infl.pp.combat(pooled, "batch", site_key="where", copy=True)
+    with np.errstate(divide="ignore"):
+        known = sc.pp.combat(pooled, "batch", inplace=False)
+    np.testing.assert_allclose(found.X, known, rtol=1e-6, atol=1e-8)
+
+
 @pytest.mark.parametrize("keys", [["age"], ["age", "arm"], "batch"])
 def test_regress_out_is_that_of_scanpy(keys):
     pooled = drawn()

@@ -281,6 +281,13 @@ def test_what_other_packages_call_it_is_understood(khan_sites: dict[str, AnnData
             call(khan_sites, target="tumour_class", **{option: 3})
 
 
+def test_a_representation_is_no_option_and_the_line_says_how_to_fit_on_it(khan_sites: dict[str, AnnData]) -> None:
+    with pytest.raises(
+        SettingsError, match=r"has no option 'use_rep': .*AnnData\(adata.obsm\['X_pca'\], obs=adata.obs\)"
+    ):
+        infl.tl.fit_federated(khan_sites, target="tumour_class", use_rep="X_pca")
+
+
 def test_a_path_is_not_read(khan_sites: dict[str, AnnData]) -> None:
     with pytest.raises(DataError, match=r"not str; read a file with anndata.read_h5ad\(path\)"):
         infl.tl.fit_federated("cohort.h5ad", target="tumour_class", site_key="hospital")

@@ -51,7 +51,7 @@ def _root(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for results; made if it is missing.")] = Path("infl_demo"),
-    seeds: Annotated[int, typer.Option(help="Seeds of the comparison.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Number of seeds of the comparison.")] = 5,
 ) -> None:
     """Five hospitals, one tumour classifier, about a minute: fit, lock, attack, compare, on real data, offline.
 
@@ -74,7 +74,9 @@ def compare(
         list[str] | None, typer.Option(help=f"Only this method; may be repeated: {METHOD_NAMES}.")
     ] = None,
     holdout: Annotated[str, typer.Option(help="Held out: 'observations', or each 'site' in turn.")] = "observations",
-    jobs: Annotated[int, typer.Option(help="Seeds done at once, each in its own process; -1: one per core.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(help="Seeds that run at the same time, each in its own process; -1: one per core.")
+    ] = 1,
     out: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
 ) -> None:
     """What would federation cost me? One table, from one file with a site column.

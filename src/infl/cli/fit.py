@@ -23,17 +23,17 @@ def fit(
     model: Annotated[str, typer.Option(help=f"Model: {MODEL_NAMES}.")] = "classifier",
     option: Options = None,
     rounds: Annotated[int, typer.Option(help="Rounds.")] = 20,
-    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is random.")] = 0,
     key: Annotated[
         Path | None,
         typer.Option("--key", envvar="INFL_KEY", help="Key ring; made if it is missing.  [default: beside the model]"),
     ] = None,
     identity: IdentityFile = None,
     recipient: Annotated[
-        list[str] | None, typer.Option(help="Of a ring to make: public key of who may open it; may be repeated.")
+        list[str] | None, typer.Option(help="For a new ring: public key of somebody who may open it; may be repeated.")
     ] = None,
     passphrase: Annotated[
-        bool, typer.Option("--passphrase", help="Of a ring to make: ask for a passphrase that opens it.")
+        bool, typer.Option("--passphrase", help="For a new ring: ask for a passphrase that opens it.")
     ] = False,
     results: Annotated[Path | None, typer.Option(help="Also write the data with predictions.")] = None,
 ) -> None:

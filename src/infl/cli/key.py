@@ -43,7 +43,7 @@ def show(
         Path | None, typer.Argument(envvar="INFL_KEY", help="A ring's file.  [default: the one ring in this folder]")
     ] = None,
     identity: IdentityFile = None,
-    trail: Annotated[bool, typer.Option("--trail", help="Also every line of the grant trail.")] = False,
+    trail: Annotated[bool, typer.Option("--trail", help="Print every line of the grant trail, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Everything that is public, as JSON.")] = False,
 ) -> None:
     """Print fingerprints, versions and grants; never a secret.

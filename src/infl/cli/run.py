@@ -87,7 +87,7 @@ add_commands(app, "run", "tumours", _folder, MODEL_FETCHED)
 
 @app.command("list")
 def list_(home: CoordinatorHome = COORDINATOR_HOME) -> None:
-    """Print all runs and studies, where they are, and whether a process works for them; at the coordinator.
+    """Print all runs and studies, how far each is, and whether a process is working on it; at the coordinator.
 
     Example: `infl run list`
     """
@@ -168,7 +168,7 @@ def report(
         Path | None, typer.Option(help="TOML file with what only people can say: purpose, users, contact, …")
     ] = None,
     measure: Annotated[bool, typer.Option(help="Measure the model on this site's validation data.")] = True,
-    language: Annotated[str, typer.Option(help="Of the page: en, de or fr.")] = "en",
+    language: Annotated[str, typer.Option(help="Language of the page: en, de or fr.")] = "en",
     home: Annotated[Path | None, typer.Option("--home", envvar="INFL_SITE", help="The site's folder.")] = None,
 ) -> None:
     """Write the page for the data steward, with a model card and a data sheet; at a site, after a finished run.

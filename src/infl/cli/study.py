@@ -125,7 +125,7 @@ def fetch(
 def report(
     out: Annotated[Path, typer.Argument(help="Page to write: NAME.html, or NAME.md.")],
     study: Which = "",
-    language: Annotated[str, typer.Option(help="Of the page: en, de or fr.")] = "en",
+    language: Annotated[str, typer.Option(help="Language of the page: en, de or fr.")] = "en",
     home: SiteHome = None,
 ) -> None:
     """Write what a study did and opened here step by step, and what left this site; at a site, at any time.

@@ -18,7 +18,12 @@ _MIN_OBS = 5  # what every simulated site gets under label skew, where there are
 _MIN_SECOND = 2  # observations that are not of the site's most frequent class, at least
 
 
-@door(n_sites=Whole(1), by=OTHER_COLUMN, stratify=replace(COLUMNS, none=True), alpha=Real(0, open="low", none=True))
+@door(
+    n_sites=Whole(1, says="a whole number of at least 1; a column of obs is by="),
+    by=OTHER_COLUMN,
+    stratify=replace(COLUMNS, none=True),
+    alpha=Real(0, open="low", none=True),
+)
 def split_sites(
     adata: AnnData | MuData,
     n_sites: int = 5,

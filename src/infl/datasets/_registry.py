@@ -183,7 +183,9 @@ def _find_file(entry: Dataset, file: str, checksum: str) -> Path:
     try:
         fetched = pooch.retrieve(url, known_hash=f"{kind}:{digest}", fname=file, path=cache)
     except (OSError, ValueError) as error:  # no network, no such file; ValueError: another checksum
-        raise FileError(f"cannot fetch {url} for datasets.{entry.name}: {error}") from error
+        raise FileError(
+            f"cannot fetch {url} for datasets.{entry.name}; set INFL_DATA_DIR to a folder that holds {file}: {error}"
+        ) from error
     return Path(fetched)
 
 

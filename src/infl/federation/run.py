@@ -128,8 +128,9 @@ class FederatedRun:
             lines["began with"] = f"model {s['init'][:16]}"
         if self.privacy:
             lines["privacy"] = f"epsilon {self.privacy['epsilon']:.2f} at delta {self.privacy['delta']:g}"
-        sent = self.history["bytes_sent"].sum() / 1e6
-        return lines | {"left the sites": f"{sent:.2f} MB in {len(self.ledger)} messages"}
+        sent = float(self.history["bytes_sent"].sum())
+        size = f"{sent / 1e6:.2f} MB" if sent >= 1e5 else f"{sent / 1e3:.1f} kB"
+        return lines | {"left the sites": f"{size} in {len(self.ledger)} messages"}
 
     def __repr__(self) -> str:
         return f"FederatedRun\n{self.summary()}"

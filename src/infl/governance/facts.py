@@ -77,7 +77,7 @@ class Facts:
     min_count
         Numbers of records below this are not shown, nor what was measured on so few.
     language
-        Of the page: one of ``infl.governance.LANGUAGES``. The files for programs are in English.
+        Language of the page: one of ``infl.governance.LANGUAGES``. The files for programs are in English.
     written
         When, in UTC.
 

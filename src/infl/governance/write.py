@@ -58,7 +58,7 @@ def report(
     min_count
         Numbers of records below this, and what was measured on so few, are left out.
     language
-        Of the page: ``"en"``, ``"de"`` or ``"fr"``. The two files for programs are in English, and so are notes of attacks.
+        Language of the page: ``"en"``, ``"de"`` or ``"fr"``. The two files for programs are in English, and so are notes of attacks.
     overwrite
         Replace files that exist.
 

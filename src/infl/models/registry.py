@@ -108,7 +108,10 @@ def check_installed(task: Task) -> None:
         )
 
 
-HINTS = {"init": "infl.tl.fit_federated alone begins with a fitted model, in this process"}
+HINTS = {
+    "init": "infl.tl.fit_federated alone begins with a fitted model, in this process",
+    "use_rep": "models read X or layer=; to fit on a representation, make AnnData(adata.obsm['X_pca'], obs=adata.obs) of it",
+}
 """What to do instead, where there is no option to name."""
 SYNONYMS = {
     "batch_key": "site_key",

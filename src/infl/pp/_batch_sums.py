@@ -156,6 +156,12 @@ def _shrunk(mean: np.ndarray, variance: np.ndarray, n: float) -> tuple[np.ndarra
         new = (spread * n * mean + d * centre) / (spread * n + d)
         left = (n - 1) * variance + n * (mean - new) ** 2
         newer = (0.5 * left + rate) / (n / 2 + shape - 1)
-        change = max(float((np.abs(new - g) / g).max()), float((np.abs(newer - d) / d).max()))
+        change = max(_change(new, g), _change(newer, d))
         g, d = new, newer
     return g, d
+
+
+def _change(new: np.ndarray, old: np.ndarray) -> float:
+    """Return the largest relative change: infinite from 0, as where a feature is constant in a batch, and none from 0 to 0."""
+    unknown = np.where(new == old, 0.0, np.inf)
+    return float(np.divide(np.abs(new - old), old, out=unknown, where=old != 0).max())

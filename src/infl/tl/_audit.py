@@ -94,7 +94,10 @@ def audit(
     from infl.tl._use import check_use
 
     if not isinstance(run, FederatedRun):
-        raise SettingsError(f"audit takes what fit_federated returned, not {type(run).__name__}")
+        raise SettingsError(
+            f"audit takes what fit_federated returned, not {type(run).__name__}: a model alone has no run to repeat and attack; "
+            "infl.tl.lock_curve measures what its key is worth"
+        )
     loaded = _load(attacks)
     data = as_sites(sites, site_key)
     check_use(data, run.model.header.build_task(), run.model.header.panel, training=True)
@@ -103,7 +106,9 @@ def audit(
     chosen = [attack for attack in loaded if attack.applies(context)]
     left_out = [attack.name for attack in loaded if attack not in chosen]
     if not chosen:
-        raise SettingsError(f"{', '.join(left_out[:5])}: no such attack applies to this run ({context.protection})")
+        raise SettingsError(
+            f"{', '.join(left_out[:5])}: no such attack applies to this run ({context.protection}); attacks=None takes those that do"
+        )
     if left_out and attacks not in (None, ("quick",)):
         warn(f"{', '.join(left_out[:5])} left out: not applicable to this run ({context.protection})")
     rows, passed = [], True

@@ -93,7 +93,7 @@ def cluster(
     resolution, n_neighbors
         Of ``"leiden"``; see :func:`scanpy.tl.leiden` and :func:`scanpy.pp.neighbors`.
     seed
-        Of all that is random. One seed, one result, with and without the seal.
+        Seed of everything that is random: one seed gives one result, with and without the seal.
     key_added
         Name of the fields.
     key

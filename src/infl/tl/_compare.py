@@ -114,7 +114,7 @@ def compare(
         Of all keys, right and wrong: with another one, each method gets others. What a method reaches may depend on its key
         (the published one does): its spread over keys is the spread over tables of several `key_seed`.
     n_jobs
-        How many seeds are done at once, each in a process of its own with its part of the cores (-1: one per core). The
+        How many seeds run at the same time, each in a process of its own with its part of the cores (-1: one per core). The
         figures are the same; ``seconds`` are those of processes side by side.
     progress
         Show a progress bar.

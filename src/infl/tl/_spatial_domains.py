@@ -97,7 +97,7 @@ def spatial_domains(
     n_init
         Beginnings of k-means; the best is kept.
     seed
-        Of all that is random. One seed, one result, with and without the seal.
+        Seed of everything that is random: one seed gives one result, with and without the seal.
     key_added
         Name of the fields.
     key
