@@ -34,6 +34,22 @@ def test_a_page_runs(
     plt.close("all")
 
 
+@pytest.mark.slow
+def test_what_the_first_pages_show_is_what_comes_out() -> None:
+    shown = [
+        re.search(
+            r"^```text\n(classifier on 5 sites.*?\n)(?:\n|```)", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL
+        )
+        for page in ("README.md", "docs/getting_started.md")
+    ]
+    run = infl.tl.fit_federated(infl.datasets.khan_sites(), target="tumour_class", rounds=20, progress=False)
+    keyless = [
+        re.sub(r"key [a-z0-9-]+", "key", text)
+        for text in [run.summary(), *(found[1].strip() for found in shown if found)]
+    ]
+    assert len(keyless) == 3 and len({*keyless}) == 1
+
+
 def test_each_question_has_code() -> None:
     without = {page.stem for page in PAGES if not blocks(page)}
     assert without == {"index", "faq"}
