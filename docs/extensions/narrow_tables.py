@@ -1,11 +1,14 @@
 """Cells of tables get the name of their column, which narrow screens show beside them: there each row is a block (``infl.css``)."""
 
+from __future__ import annotations
+
 import re
 from html import escape, unescape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from docutils import nodes
-from sphinx.application import Sphinx
+if TYPE_CHECKING:
+    from docutils import nodes
+    from sphinx.application import Sphinx
 
 TABLE = re.compile(r'(<table class=")((?:docutils|table)(?: [^"]*)?)(".*?</table>)', re.DOTALL)
 HEAD = re.compile(r'<th class="[^"]*head[^"]*">(.*?)</th>', re.DOTALL)
