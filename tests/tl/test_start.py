@@ -13,6 +13,7 @@ import infl
 from infl.errors import InflWarning
 from infl.federation.agreement import Agreement
 from infl.federation.replica import Replica
+from infl.models.carried import check_carried
 from infl.models.locked import lock_model
 
 STILL = {"optimiser": "sgd", "lr": 1e-20, "weight_decay": 0.0}
@@ -206,6 +207,18 @@ def test_what_no_site_has_any_more_is_named(run) -> None:
     fewer = {site: adata[:, 3:].copy() for site, adata in cohort().items()}
     with pytest.warns(InflWarning, match="no site has 'g0' and 2 more of the 12 features"):
         warm(fewer, run)
+
+
+def test_a_task_that_names_no_units_goes_on_with_the_same_names_only(run) -> None:
+    class Unnamed(infl.models.Classifier):
+        units = infl.models.Task.units
+
+    header = run.model.header
+    task = Unnamed(**header.options)
+    check_carried(header, task, header.panel)
+    others = header.panel | {"features": [*header.panel["features"][1:], "another"]}
+    said = refused(lambda: check_carried(header, task, others))  # as many, so that no size would tell
+    assert "init= was fitted with other features, and a model of 'classifier' goes on only with the same" in said
 
 
 def test_the_same_records_are_held_out() -> None:

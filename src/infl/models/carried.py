@@ -20,15 +20,24 @@ MAY_DIFFER = frozenset(Task.parameters) | {
     "stratify",
     "features",
     "dropout",
+    "dropout_rate",
+    "kl_warmup",
+    "classification_ratio",
+    "unlabelled",
     "balance",
     "balance_moments",
     "calibrate",
     "atlas",
 }
 """Options of a task that do not change what a weight means."""
-NAMED = ("features", "classes")
-"""Entries of a panel whose names may differ; of the others, those that follow from these are not compared."""
-FOLLOWS = (*NAMED, "class_type", "units")
+FOLLOWS = ("class_type", "units")
+"""Entries of a panel that are not compared, since they follow from others."""
+MAY_BE_NEW = ("sites", "covariates")
+"""Entries of which a fit may have none of the model's names."""
+
+
+class AsTheOthers(tuple[str, ...]):
+    """Names along an axis whose new members begin as the mean of the old, where a zero would be no start without effect."""
 
 
 def check_carried(header: Header, task: Task, panel: Mapping[str, Any]) -> None:
@@ -79,28 +88,34 @@ def check_carried(header: Header, task: Task, panel: Mapping[str, Any]) -> None:
             f"the sites have {known[1][0]}, and init= was fitted on {known[0][0]}: bring the sites' values to that kind"
         )
     for entry, names in panel.items():
-        if entry not in FOLLOWS and names != header.panel.get(entry):
+        known_as = header.panel.get(entry)
+        if names == known_as or entry in FOLLOWS:
+            continue
+        if entry not in task.carried_by_name or type(task).units is Task.units:
             raise SettingsError(
                 f"init= was fitted with other {entry}, and a model of {task.name!r} goes on only with the same: fit it anew"
             )
-    for kind in NAMED:
-        _check_names(kind, header.panel.get(kind, []), panel.get(kind, []))
+        groups = names if isinstance(names, Mapping) else {entry: names}
+        before = known_as if isinstance(known_as, Mapping) else {entry: known_as}
+        for kind, values in groups.items():
+            _check_names(kind, before.get(kind) or [], values, may_be_new=entry in MAY_BE_NEW)
 
 
-def _check_names(kind: str, of_model: Sequence[str], of_fit: Sequence[str]) -> None:
-    """Refuse names if none is shared; warn of those of the model that the fit lacks."""
+def _check_names(kind: str, of_model: Sequence[str], of_fit: Sequence[str], *, may_be_new: bool) -> None:
+    """Refuse names if none is shared, but for those that `may_be_new`; warn of those of the model that the fit lacks."""
     there, known = set(of_fit), set(of_model)
     lost = [name for name in of_model if name not in there]
     new = [name for name in of_fit if name not in known]
-    if known and there and len(lost) == len(known):
+    if known and there and len(lost) == len(known) and not may_be_new:
         raise DataError(
             f"{kind} of init=, such as {of_model[0]!r}, and of the sites, such as {of_fit[0]!r}, have no name in common: "
             "spell them alike, infl.pp.harmonise"
         )
     if lost:
+        who = "this fit has no" if kind == "sites" else "no site has"
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         renamed = f"; if it is the same as {new[0]!r}, which is new, rename it and fit again" if new else ""
-        warn(f"no site has {lost[0]!r}{more} of the {len(known)} {kind} of init=: the new model is without{renamed}")
+        warn(f"{who} {lost[0]!r}{more} of the {len(known)} {kind} of init=: the new model is without{renamed}")
 
 
 def carried(
@@ -112,8 +127,8 @@ def carried(
 ) -> Tensor:
     """Return a tensor of a fresh module with the weights of an old one, matched by the names of its units.
 
-    A new input (any axis but the first) begins with zeros, so that it has no effect before training; a new output (the first
-    axis) keeps its fresh weights.
+    A new input (any axis but the first) begins with zeros, so that it has no effect before training, and a new member of
+    :class:`AsTheOthers` as the mean of the old; a new output (the first axis) keeps its fresh weights.
 
     Parameters
     ----------
@@ -142,6 +157,7 @@ def carried(
     result = fresh.detach().clone()
     to: list[Tensor] = []
     at: list[Tensor] = []
+    averaged: list[tuple[int, Tensor, Tensor]] = []
     if fresh.ndim != old.ndim:
         raise SettingsError(
             f"init= has {name} as {tuple(old.shape)}, and this fit needs {tuple(fresh.shape)}: fit it anew"
@@ -160,10 +176,16 @@ def carried(
             pd.Index(old_names, dtype=object).get_indexer(pd.Index(new_names, dtype=object)).copy()
         )
         shared = torch.nonzero(places >= 0)[:, 0]
-        if axis:
+        if isinstance(new_names, AsTheOthers):
+            averaged.append((axis, shared, torch.nonzero(places < 0)[:, 0]))
+        elif axis:
             result.index_fill_(axis, torch.nonzero(places < 0)[:, 0], 0.0)
         to, at = [*to, shared], [*at, places[shared]]
     if not to:
         return old.detach().clone().to(fresh.dtype)
     result[torch.meshgrid(*to, indexing="ij")] = old[torch.meshgrid(*at, indexing="ij")].to(fresh.dtype)
+    for axis, shared, new in averaged:
+        if len(shared):
+            mean = result.index_select(axis, shared).mean(axis, keepdim=True)
+            result.index_copy_(axis, new, mean.expand_as(result.index_select(axis, new)).contiguous())
     return result

@@ -104,6 +104,9 @@ class Task(Generic[Data, Net], metaclass=Spellings):
     columns_in_panel: ClassVar[tuple[str, ...]] = ()
     """Entries of the panel that name an obs column, which sites read although no option names it."""
 
+    carried_by_name: ClassVar[tuple[str, ...]] = ("features", "classes")
+    """Entries of the panel whose names may differ from those of a model that a fit begins with, because :meth:`units` has them."""
+
     optimiser: Literal["adamw", "sgd"] = "adamw"
     lr: float = 1e-3
     weight_decay: float = 1e-4

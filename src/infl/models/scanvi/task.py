@@ -24,7 +24,7 @@ from infl.models.labelled import has_numbers, stratified_split, write_classes
 from infl.models.scanvi.data import classes_of, label_values
 from infl.models.scanvi.scoring import label_metrics, label_scores, label_sums, regression_on_counts
 from infl.models.scvi.data import LABELS, CountRows
-from infl.models.scvi.module import latents_of, vae_class
+from infl.models.scvi.module import latents_of, read_beside, vae_class
 from infl.models.scvi.task import Scvi
 from infl.models.task import Predictor, Step, Sums
 from infl.sums import FederatedSum
@@ -131,9 +131,11 @@ class Scanvi(Scvi):
         return self.trimmed(module)
 
     def units(self, panel: Mapping[str, Any]) -> dict[str, dict[int, Sequence[str]]]:
-        """Features as in scVI; rows of the classifier's last layer are classes."""
-        last = {f"classifier.classifier.1.{kind}": {0: panel["classes"]} for kind in ("weight", "bias")}
-        return super().units(panel) | last
+        """What scVI has; rows of the classifier's last layer are classes, and so are columns of the layers between the two latents."""
+        units = {f"classifier.classifier.1.{kind}": {0: panel["classes"]} for kind in ("weight", "bias")}
+        for part in ("encoder_z2_z1.encoder", "decoder_z1_z2.decoder"):
+            units |= self._layers(part, self._latent_names, read_beside({"class": panel["classes"]}))
+        return super().units(panel) | units
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], step: Step) -> Tensor:
         """Return the mean negative evidence lower bound of a batch, with the cross-entropy of its labelled cells."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from infl.models.scvi.data import BATCH, CountRows
 CHUNK = 1024
 """Cells that are judged or embedded together."""
 EMBEDDING = f"_embeddings_dict.{BATCH}.weight"
+EMBEDDED = 5
+"""Width of the embedding of a site, as scvi-tools has it."""
 
 
 def vae_class() -> Any:
@@ -39,6 +42,18 @@ def trimmed(module: Any, *, dispersion: str, site_effect: str) -> nn.Module:
     if site_effect == "local":
         nn.init.zeros_(module.get_parameter(EMBEDDING))
     return module
+
+
+def read_beside(*groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return what a layer of scvi-tools reads beside its input: one column per value, of groups of several values.
+
+    Examples
+    --------
+    >>> read_beside({"site": ["a", "b"]}, {"donor": ["d1"]})
+    ['site=a', 'site=b']
+    """
+    several = [(name, values) for group in groups for name, values in group.items() if len(values) > 1]
+    return [f"{name}={value}" for name, values in several for value in values]
 
 
 def latent(module: Any, data: CountRows, chunk: np.ndarray | slice) -> Tensor:

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from infl._parameters import COLUMNS, LAYER, MODALITY, OTHER_COLUMN, SHARE, Choice, Flag, Kind, Real, Whole
 from infl.errors import DataError, SettingsError
+from infl.models.carried import AsTheOthers
 from infl.models.counts import table_of
 from infl.models.labelled import has_numbers, write_rows
 from infl.models.scvi.data import CATEGORICAL, CountRows, Reader
-from infl.models.scvi.module import EMBEDDING, denoised, latents, trimmed, vae_class
+from infl.models.scvi.module import EMBEDDED, EMBEDDING, denoised, latents, read_beside, trimmed, vae_class
 from infl.models.scvi.scoring import bound_sums, bounds, depth_alone, mean_bounds
 from infl.models.task import SITE, Predictor, Step, Sums, Task
 
@@ -67,6 +68,7 @@ class Scvi(Task[CountRows, nn.Module]):
 
     name: ClassVar[str] = "scvi"
     headline: ClassVar[str] = "loss"
+    carried_by_name: ClassVar[tuple[str, ...]] = (*Task.carried_by_name, "sites", "covariates")
 
     weight_decay: float = 1e-6
     batch_size: int = 128
@@ -227,22 +229,32 @@ class Scvi(Task[CountRows, nn.Module]):
                 buffers[name].copy_(torch.from_numpy(np.asarray(value)))
 
     def units(self, panel: Mapping[str, Any]) -> dict[str, dict[int, Sequence[str]]]:
-        """Features are columns of the encoder's first layer and rows of the decoder's last ones."""
+        """Features are columns of the encoder's first layer and rows of the decoder's last ones; sites and categories are columns, too."""
         features: Sequence[str] = panel["features"]
-        read = [*features, *self._read_beside(panel)] if self.encode_covariates else features
-        units: dict[str, dict[int, Sequence[str]]] = {
-            "z_encoder.encoder.fc_layers.Layer 0.0.weight": {1: read},
-            "px_r": {0: features, 1: panel["sites"]} if self.dispersion == "gene-batch" else {0: features},
-        }
+        beside = read_beside({"site": panel["sites"]} if self.site_effect == "shared" else {}, panel["covariates"])
+        numbers = [f"number {name}" for name in self.continuous_covariates]
+        embedded = [f"embedding {i}" for i in range(EMBEDDED)] if self.site_effect == "local" else []
+        read = (numbers, beside) if self.encode_covariates else ([], [])
+        units = self._layers("z_encoder.encoder", [*features, *read[0]], read[1])
+        units |= self._layers("decoder.px_decoder", [*self._latent_names, *numbers, *embedded], beside)
+        sites = AsTheOthers(panel["sites"])
+        units["px_r"] = {0: features, 1: sites} if self.dispersion == "gene-batch" else {0: features}
+        units[EMBEDDING] = {0: panel["sites"]}
         for part in ("px_scale_decoder.0", "px_dropout_decoder", "px_r_decoder"):
             units |= {f"decoder.{part}.{kind}": {0: features} for kind in ("weight", "bias")}
         return units
 
-    def _read_beside(self, panel: Mapping[str, Any]) -> list[str]:
-        """Return what an encoder reads after the features: numbers, then sites and categories, each only where there are several."""
-        groups = {"site": panel["sites"], **panel["covariates"]}
-        several = {name: values for name, values in groups.items() if len(values) > 1}
-        return [*self.continuous_covariates, *(f"{name}={v}" for name, values in several.items() for v in values)]
+    @property
+    def _latent_names(self) -> list[str]:
+        return [f"latent {i}" for i in range(self.n_latent)]
+
+    def _layers(self, part: str, first: Sequence[str], beside: Sequence[str]) -> dict[str, dict[int, Sequence[str]]]:
+        """Return the columns of each layer: of the first its own, of all `beside`, which scvi-tools feeds into every one."""
+        hidden = [f"hidden {i}" for i in range(self.n_hidden)]
+        return {
+            f"{part}.fc_layers.Layer {i}.0.weight": {1: [*(hidden if i else first), *beside]}
+            for i in range(self.n_layers)
+        }
 
     def is_local(self, parameter: str) -> bool:
         """The embedding of sites, where it is to stay."""
