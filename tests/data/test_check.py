@@ -148,6 +148,15 @@ def test_names_that_occur_twice(khan_sites):
     assert refused(khan_sites) == "duplicate obs_names at site_1: 's'; call its obs_names_make_unique()"
 
 
+def test_names_that_are_numbers(khan_sites):
+    for adata in khan_sites.values():
+        adata.var.index = pd.RangeIndex(adata.n_vars)
+    with pytest.raises(
+        DataError, match=r"feature names of site_1 are no text, the first is 0: set adata\.var_names to"
+    ):
+        panel_of(khan_sites)
+
+
 def test_no_shared_feature(khan_sites):
     khan_sites["site_5"].var_names = [f"ENSG{i}" for i in range(2308)]
     text = refused(khan_sites)

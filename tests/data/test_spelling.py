@@ -190,6 +190,7 @@ TABLE = {"ENSG00000000001": "AAA", "ENSG00000000002": "BBB"}
         (["AAA"], ["AAA", "aaa"], {}, ["AAA", "aaa"]),
         (["P53"], ["p53 ", "TP53"], {}, ["P53", "TP53"]),
         (["old"], ["new_site"], {"old": "tp53", "new_site": "TP53"}, ["old"]),
+        (["1", "7"], [7, 8, 1], {}, ["7", "8", "1"]),
     ],
 )
 def test_names_as_a_model_spells_them(wanted, names, aliases, found) -> None:

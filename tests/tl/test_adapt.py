@@ -1,5 +1,7 @@
 """A hospital that was not in the fit: names, what is missing, batch effect, distance, and what is refused."""
 
+import warnings
+
 import anndata
 import numpy as np
 import pytest
@@ -91,6 +93,21 @@ def test_classes_in_other_shares_are_no_batch_effect(run, query) -> None:
     mean = np.abs(few.X.mean(0) - query.X.mean(0))
     assert mean.mean() > 0.3 > 0.15 > result.features["shift"].abs().mean()
     assert (few.obs["infl_prediction"] == few.obs["label"]).mean() > 0.95
+
+
+def test_a_site_that_may_be_of_one_class_is_asked_about(run, query) -> None:
+    one = query[(query.obs["label"] == "a").to_numpy()].copy()
+    with pytest.warns(InflWarning, match="sees 'a' in 100% of late, and in 50% of the fit: .* set batch_effect=False"):
+        adapted(run, one)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", InflWarning)
+        adapted(run, one, batch_effect=False)
+        adapted(run, one[:9].copy())  # of so few no batch effect is estimated
+    assert (one.obs["infl_prediction"] == "a").all()
+    rare = fit({s: a[(a.obs["label"] == "a") | (np.arange(40) % 20 == 1)].copy() for s, a in cohort().items()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", InflWarning)
+        adapted(rare, one)  # as in the fit
 
 
 def test_of_few_observations_no_batch_effect_is_made_up(run, query) -> None:

@@ -125,6 +125,21 @@ def test_features_that_a_query_of_counts_lacks_are_0(scanvi) -> None:
     assert len(mapped.called) == 55
 
 
+def test_names_of_features_may_be_numbers(scanvi) -> None:
+    plain, query = typed(7), typed(7)
+    query.var.index = pd.RangeIndex(query.n_vars)
+    mapped = infl.tl.map_to(scanvi, query, epochs=0)
+    infl.tl.map_to(scanvi, plain, epochs=0)
+    np.testing.assert_allclose(query.obsm["X_infl"], plain.obsm["X_infl"], atol=1e-5)
+    assert mapped.called["7"] == "7"
+
+
+def test_a_query_that_may_be_of_one_class_is_asked_about(run, query) -> None:
+    one = query[:40][(query.obs["label"][:40] == "a").to_numpy()].copy()
+    with pytest.warns(InflWarning, match="sees 'a' in 100% of the query, and in 50% of the fit"):
+        infl.tl.map_to(run, one)
+
+
 @pytest.mark.parametrize("kind", ["sparse", "integer", "view", "backed"])
 def test_queries_as_they_are_stored(scanvi, kind, tmp_path) -> None:
     from scipy import sparse
@@ -198,6 +213,15 @@ def test_heads_that_stay_at_the_sites_are_no_reference(query) -> None:
     assert "this model leaves head.weight to each site" in refused(
         lambda data, model: infl.tl.map_to(model, data), query, fit(cohort(), aggregation="partial")
     )
+
+
+def test_layers_that_stay_at_the_sites_are_no_reference_of_cells() -> None:
+    sites = {f"h{i}": typed(i) for i in range(3)}
+    run = infl.tl.fit_federated(
+        sites, "scvi", rounds=1, aggregation="partial", aggregation_options={"local": ["decoder"]}, **SMALL
+    )
+    said = refused(lambda: infl.tl.map_to(run.model, typed(7), key=run.key, epochs=0))
+    assert "this model leaves decoder." in said and "there is none for a new site" in said
 
 
 def test_mapped_cells_are_written_and_read(run, query, tmp_path) -> None:

@@ -261,6 +261,11 @@ def check_object(adata: AnnData | MuData, site: str, layer: str | None) -> None:
     for modality, table in tables(adata, site).items():
         where = _where(site, modality)
         check_unique(table.var_names, "feature names", where)
+        if table.n_vars and not isinstance(first := table.var_names[0], str):
+            raise DataError(
+                f"feature names of {where} are no text, the first is {first!r}: set adata.var_names to the column of var that has them, or "
+                "to var_names.astype(str)"
+            )
         check_layer(table, layer, where)
 
 

@@ -66,10 +66,10 @@ def named_as(
         check_unique(table.var_names, "feature names", here)
         names = spelt_as(wanted, table.var_names, aliases, where=here)
         parts[name] = _renamed(table, names)
-        own = dict(zip(names, table.var_names, strict=True))
+        own = dict(zip(names, table.var_names.astype(str), strict=True))
         called |= {prefix + feature: prefix + own[feature] for feature in measured(parts[name]).intersection(wanted)}
     if not called:
-        names = pd.Index([name for table in tables(adata, where).values() for name in table.var_names])
+        names = pd.Index([str(name) for table in tables(adata, where).values() for name in table.var_names])
         first = f"{names[0]!r}, the model {known[0]!r}" if len(names) else "no features at all"
         raise DataError(
             f"{where} has none of the model's {len(known)} features (it has {first}); {different_kinds(known, names, 'aliases={identifier: symbol, …}')}"

@@ -103,6 +103,7 @@ def spelt_as(wanted: pd.Index, names: pd.Index, aliases: Mapping[str, str], *, w
     ... ).tolist()
     ['ENSG00000136997', 'TP53', 'XIST']
     """
+    names = pd.Index([str(name) for name in names], dtype=object)  # numbers, as anndata takes them
     table = {_key(name): _key(target) for name, target in aliases.items()}
     by_key = _one_each((_key(name), name) for name in wanted)
     by_alias = _one_each((table[_key(name)], name) for name in wanted if _key(name) in table)
@@ -130,7 +131,7 @@ def spelt_as(wanted: pd.Index, names: pd.Index, aliases: Mapping[str, str], *, w
         )
     if unlike := [name for name, target in found.items() if name != target and _key(name) == _key(target)]:
         _check_species({"the model": pd.Index([found[name] for name in unlike]), where: pd.Index(unlike)})
-    return pd.Index([found.get(name, str(name)) for name in names], dtype=object)
+    return pd.Index([found.get(name, name) for name in names], dtype=object)
 
 
 def different_kinds(

@@ -13,10 +13,10 @@ from infl import _tell
 from infl._html import facts, notebook
 from infl._parameters import LAYER, NEW_NAMES, SITE_NAME, Flag, door
 from infl.errors import DataError, SettingsError
-from infl.models.locked.outputs import infer, open_model
-from infl.models.phenotype.newcomer import alike, distances, fit_shift
+from infl.models.locked.outputs import infer, left_to_sites, open_model
+from infl.models.phenotype.newcomer import alike, distances
 from infl.models.phenotype.task import Phenotype
-from infl.tl._newcomer import newcomer
+from infl.tl._newcomer import batch_shift, newcomer
 from infl.tl._results import all_or_none, needed_key, use_facts
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def adapt(
     Warns
     -----
     InflWarning
-        Something is masked.
+        Something is masked; or the observations look as if they were of one class, which a batch effect cannot be told from.
 
     References
     ----------
@@ -193,6 +193,7 @@ def adapt(
     named, called, task = found.named, found.called, found.task
     assert isinstance(task, Phenotype)
     opened = module, private = open_model(shared, key)
+    left_to_sites(shared, module, task)
     data = task.read(named, panel, site=site, keyless=not private)
     distance, similarity, shift = np.full(data.x.shape[0], np.nan), float("nan"), None
     if "center" in private:
@@ -201,7 +202,7 @@ def adapt(
         if check_distance:
             _check_far(distance, similarity, site)
         if batch_effect and "class_counts" in private:
-            shift = fit_shift(cast("OnPanel", module), data, private, len(panel["features"]))
+            shift = batch_shift(cast("OnPanel", module), data, private, panel, site)
     outputs = infer(named, shared, key, name=site, task=task, opened=opened)
     if "center" not in private and "latent_sum" in private:
         distance = _in_latent(outputs["latent"], private)

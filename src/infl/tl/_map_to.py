@@ -21,13 +21,13 @@ from infl.federation.seeds import derive, generator
 from infl.models.atlas import CELLS, novelty
 from infl.models.labelled import UNASSIGNED, with_unassigned
 from infl.models.locked import Header, lock_model
-from infl.models.locked.outputs import infer, open_model
-from infl.models.phenotype.newcomer import distances, fit_shift
+from infl.models.locked.outputs import infer, left_to_sites, open_model
+from infl.models.phenotype.newcomer import distances
 from infl.models.phenotype.task import Phenotype
 from infl.models.protocols import Embeds
 from infl.models.scvi import Scvi
 from infl.sums.confidence import CONFIDENCE, threshold_of
-from infl.tl._newcomer import Newcomer, newcomer
+from infl.tl._newcomer import Newcomer, batch_shift, newcomer
 from infl.tl._predict import warn_unopened
 from infl.tl._results import all_or_none, model_and_key, use_facts
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from infl.keys import Keyring
     from infl.models.locked import LockedModel
     from infl.models.task import Sums
+    from infl.nn.mlp import OnPanel
 
 
 @dataclass(frozen=True, repr=False)
@@ -181,7 +182,8 @@ def map_to(
     Warns
     -----
     InflWarning
-        Features are missing, there is no key, or nothing can be left unassigned.
+        Features are missing, there is no key, nothing can be left unassigned, or the cells look as if they were of one class, which a
+        batch effect cannot be told from.
 
     References
     ----------
@@ -212,6 +214,7 @@ def map_to(
     )
     opened = warn_unopened(shared, key)
     module, private = open_model(shared, key)
+    left_to_sites(shared, module, found.task)
     grown = None
     if isinstance(found.task, Scvi) and site not in panel["sites"] and epochs:
         module, grown = _with_columns(shared, module, found, epochs, seed)
@@ -220,7 +223,7 @@ def map_to(
     far = np.full(query.n_obs, np.nan)
     if isinstance(found.task, Phenotype):
         if batch_effect and "center" in private:
-            fit_shift(module, data, private, len(panel["features"]))  # type: ignore[arg-type]
+            batch_shift(cast("OnPanel", module), data, private, panel, site)
         far = distances(data, module.center.numpy(), module.scale.numpy())  # type: ignore[operator]
         outputs = infer(found.named, shared, key, name=site, task=found.task, opened=(module, private))
     else:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from infl._warn import warn
 from infl.data.newcomer import filled, named_as
 from infl.errors import DataError
+from infl.models.phenotype.newcomer import FEWEST, fit_shift, most_seen
 from infl.models.protocols import ReadsModality
 from infl.tl._results import check_writable
 from infl.tl._use import check_use, count_masked, with_layer
@@ -18,7 +21,13 @@ from infl.tl._use import check_use, count_masked, with_layer
 if TYPE_CHECKING:
     from infl._types import Data
     from infl.models.locked import LockedModel
+    from infl.models.phenotype.data import LabelledRows
     from infl.models.task import Task
+    from infl.nn.mlp import OnPanel
+
+ONE_CLASS, USUAL = 0.9, 0.75
+"""Share of observations that the model sees in one class, from which on a site may be of that class alone, unless the class had the
+second share of the fit."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,26 @@ def newcomer(
             named = _as_modality(named, cast("str", modality))
     check_use({site: named}, task, panel, check_units=check_units)
     return Newcomer(site, named, called, task, adata.obs_names if table is None else table.obs_names)
+
+
+def batch_shift(
+    module: OnPanel, data: LabelledRows, private: Mapping[str, np.ndarray], panel: Mapping[str, Any], site: str
+) -> np.ndarray:
+    """Return the shift of each feature of a new site, which the module has from now on.
+
+    Warns
+    -----
+    InflWarning
+        The site looks as if it were of one class, which a shift cannot be told from.
+    """
+    number, share = most_seen(module, data)
+    in_fit = float(private["class_counts"][number] / private["class_counts"].sum())
+    if data.x.shape[0] >= FEWEST and share >= ONE_CLASS and in_fit < USUAL:
+        warn(
+            f"the model sees {panel['classes'][number]!r} in {share:.0%} of {site}, and in {in_fit:.0%} of the fit: if it is one class, "
+            "the batch effect that is taken off is the class itself, so set batch_effect=False"
+        )
+    return fit_shift(module, data, private, len(panel["features"]))
 
 
 def _as_modality(table: AnnData, modality: str) -> Data:

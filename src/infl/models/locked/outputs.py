@@ -24,6 +24,24 @@ def open_model(model: LockedModel, key: Keyring | None, *, verify: bool = True) 
     return model.module(key, verify=verify), model.private_arrays(key if verify else None)
 
 
+def left_to_sites(model: LockedModel, module: nn.Module, task: Task) -> bool:
+    """Whether a model has parameters that each site learns for itself, which a new one can.
+
+    Raises
+    ------
+    SettingsError
+        A new site cannot: they are learned from labels.
+    """
+    own = [p for p, _ in module.named_parameters() if p not in model.stored]
+    unknown = [p for p in own if not task.is_local(p) and "norm" not in p.split(".")]
+    if unknown:
+        raise SettingsError(
+            f"this model leaves {unknown[0]} to each site: predict with the site's own, run.site_models[…]; "
+            "there is none for a new site"
+        )
+    return bool(own)
+
+
 def infer(
     adata: AnnData | MuData,
     model: LockedModel,
@@ -58,13 +76,6 @@ def _infer(
     panel = model.header.panel
     module, private = opened or open_model(model, key, verify=verify)
     data = task.read(adata, panel, site=name, keyless=not private)
-    own = [p for p, _ in module.named_parameters() if p not in model.stored]
-    if own:
-        unknown = [p for p in own if not task.is_local(p) and "norm" not in p.split(".")]
-        if unknown:
-            raise SettingsError(
-                f"this model leaves {unknown[0]} to each site: predict with the site's own, run.site_models[…]; "
-                "there is none for a new site"
-            )
+    if left_to_sites(model, module, task):
         task.adapt(module, data, private)
     return task.scoring_outputs(module, data, private) if for_scoring else task.infer(module, data, private)

@@ -75,6 +75,14 @@ def shrunken(shift: np.ndarray, error: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
+def most_seen(module: OnPanel, data: LabelledRows) -> tuple[int, float]:
+    """Return the number of the class that a module sees in most observations, and in which share of them."""
+    classes = module(torch.from_numpy(data.rows(_asked(data)))).argmax(1)
+    counts = torch.bincount(classes)
+    return int(counts.argmax()), float(counts.max() / len(classes))
+
+
+@torch.no_grad()
 def fit_shift(module: OnPanel, data: LabelledRows, private: Mapping[str, np.ndarray], n_features: int) -> np.ndarray:
     """Move the centre of a module to a site's own; return by how much (n_features,), 0 for what was not measured.
 
@@ -87,7 +95,7 @@ def fit_shift(module: OnPanel, data: LabelledRows, private: Mapping[str, np.ndar
     n_obs, scale = data.x.shape[0], private["scale"]
     if n_obs < FEWEST:
         return np.zeros(n_features)
-    rows = np.arange(n_obs) if n_obs <= ADAPT_ROWS else np.linspace(0, n_obs - 1, ADAPT_ROWS).astype(int)
+    rows = _asked(data)
     x = data.rows(rows)
     before, weight, shift = module.center.clone(), np.ones(len(rows)), np.zeros(x.shape[1])
     known = ~np.isnan(x)
@@ -107,3 +115,9 @@ def fit_shift(module: OnPanel, data: LabelledRows, private: Mapping[str, np.ndar
         share = private["class_counts"] * (seen > 0.5)
         weight = (posterior * (share / share.sum()) / np.maximum(seen, 1e-9)).sum(1) * len(rows)
     return (shift * scale)[:n_features]
+
+
+def _asked(data: LabelledRows) -> np.ndarray:
+    """Return the rows that a shift is estimated from: all, or as many as suffice."""
+    n_obs = data.x.shape[0]
+    return np.arange(n_obs) if n_obs <= ADAPT_ROWS else np.linspace(0, n_obs - 1, ADAPT_ROWS).astype(int)
