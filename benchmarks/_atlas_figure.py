@@ -52,6 +52,7 @@ def atlas() -> None:
     figure, axes = plt.subplots(1, len(data) + 1, figsize=(10, 3.4), layout="constrained")
     for ax, name in zip(axes, data, strict=False):
         _unseen(ax, rows, name)
+    axes[0].legend(frameon=False, fontsize=7, loc="upper left")
     _keys(axes[-1], rows)
     figure.savefig(STATIC / "atlas.png", dpi=150)
 
@@ -67,9 +68,8 @@ def _unseen(ax: Axes, rows: dict, name: str) -> None:
     ax.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
     ax.set_yticks(range(len(order)), [label.replace("study_", "study ") for label in order], fontsize=7)
     ax.set_xlim(0, 1.02)
-    ax.set_xlabel("AUROC, class that no site had")
-    ax.set_title(name, fontsize=9)
-    ax.legend(frameon=False, fontsize=7, loc="lower left")
+    ax.set_xlabel("AUROC", fontsize=9)
+    ax.set_title(f"{name}: class that no site had", fontsize=9)
     ax.spines[["top", "right"]].set_visible(False)
 
 
@@ -87,8 +87,8 @@ def _keys(ax: Axes, rows: dict) -> None:
         ax.barh(place, row["measured"], xerr=row["spread"], color=color, height=0.65, error_kw={"linewidth": 1})
     ax.axvline(rows["cells: balanced accuracy without the key"]["chance"], color="0.1", linestyle=":", linewidth=1)
     ax.set_yticks(range(len(bars)), list(reversed(bars)), fontsize=8)
-    ax.set_xlabel("balanced accuracy, cells (dotted: a guess)")
-    ax.set_title("what the file is worth", fontsize=9)
+    ax.set_xlabel("balanced accuracy", fontsize=9)
+    ax.set_title("cells: what the file is worth", fontsize=9)
     ax.spines[["top", "right"]].set_visible(False)
 
 

@@ -429,9 +429,35 @@ def atlas() -> str:
     heads = [*whats.values(), *(f"unseen class: {word}" for word in new.values())]
     lines = ["| query | " + " | ".join(heads) + " |", "| --- " * (1 + len(heads)) + "|"]
     for name in dict.fromkeys(what.split(":")[0] for what in rows if what.endswith(": logistic regression")):
+        if "by_site" in rows[f"{name}: logistic regression"]:
+            continue
         found = [rows[f"{name}: {what}"]["measured"] for what in whats]
         found += [rows[f"{name}, a class that no site had: {what}"]["measured"] for what in new]
         lines.append("| " + " | ".join([name, *(f"{value:.3f}" for value in found)]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def atlas_left_out() -> str:
+    """Return the table of studies and patients that were left out, each with its classes that no other had."""
+    rows = rows_of("atlas")
+    heads = ("reference", "query", "balanced accuracy", "logistic regression, pooled", "known unassigned")
+    lines = [
+        "| " + " | ".join(heads) + " | unseen class: AUROC by novelty, by the probability |",
+        "| --- " * (1 + len(heads)) + "|",
+    ]
+    for what in [what for what in rows if what.endswith(": balanced accuracy") and "by_site" in rows[what]]:
+        name = what.removesuffix(": balanced accuracy")
+        auroc = f"{name}, a class that no site had: AUROC"
+        ours, rival = rows[auroc]["by_class"], rows[f"{auroc} of the probability"]["by_class"]
+        for site in rows[what]["by_site"]:
+            told = [
+                f"{label.split(': ')[1]} {ours[label]:.2f}, {rival[label]:.2f}"
+                for label in ours
+                if label.startswith(f"{site}: ")
+            ]
+            parts = ("balanced accuracy", "logistic regression", "known cells unassigned")
+            cells = [f"{rows[f'{name}: {part}']['by_site'][site]:.3f}" for part in parts]
+            lines.append("| " + " | ".join([name, site.replace("_", " "), *cells, "; ".join(told)]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -458,6 +484,7 @@ def atlas_keys() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "adapt": adapt,
     "atlas": atlas,
+    "atlas_left_out": atlas_left_out,
     "atlas_keys": atlas_keys,
     "cox": cox,
     "phenotypes": phenotypes,
