@@ -7,6 +7,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 INSIDE = {
     ("atlas", "infl._threads.one_thread"): "the rival has the threads that ours has",
     ("_parts", "infl.federation.stacked._Losses"): "times its calls",
+    ("atlas", "infl.attacks._kit.statistics.trials_for"): "as attacks say how many trials would decide",
     ("atlas", "infl.attacks._kit.theft.Theft"): "an attack in the making",
     ("cox", "infl.tl._cox_search.departures_of"): "attacks bins of the size that is the default",
     ("forget", "infl.tl._forgotten.membership_of"): "attacks after each of several rounds",
