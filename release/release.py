@@ -2,7 +2,8 @@
 
 Writes the version into the package, the citation and the changelog; builds wheel and source distribution; installs each in new
 environments of the oldest and the newest Python and runs what a newcomer runs (tests/wheel.py); and leaves in ``dist/`` what is uploaded or
-submitted: both distributions, their checksums, the release's notes, a recipe for conda-forge and an entry for scverse's list of packages.
+submitted: both distributions, their checksums, the release's notes, a bill of materials (CycloneDX) with the licences of all packages that come
+along, a recipe for conda-forge and an entry for scverse's list of packages.
 Nothing is committed, tagged or sent. Run again, it goes on with the version that it has written.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -31,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("python3.11", "python3.13")
 ON_CONDA = {"lazy-loader": "lazy_loader", "matplotlib": "matplotlib-base", "torch": "pytorch"}
 """Packages that conda-forge names otherwise."""
+BILL_TOOL = "cyclonedx-bom>=7,<8"
 LISTING: dict[str, Any] = {
     "primary_category": "Multimodal",
     "tags": [
@@ -171,9 +174,10 @@ def listing(about: dict[str, Any], version: Version) -> str:
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> None:
-    """Run a command, and stop with it."""
+    """Run a command, and stop with it. No environment has packages of another one."""
     print("$", *command, flush=True)
-    if subprocess.run([str(part) for part in command], cwd=cwd).returncode:
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if subprocess.run([str(part) for part in command], cwd=cwd, env=env).returncode:
         raise ReleaseError(f"failed: {' '.join(map(str, command))}")
 
 
@@ -203,8 +207,11 @@ def describe(root: Path, version: Version, made: Sequence[Path]) -> None:
         path.write_text(text)
 
 
-def try_out(root: Path, made: Sequence[Path], pythons: Sequence[str]) -> None:
-    """Install each distribution in a new environment of each Python, without pins, and run what a newcomer runs."""
+def try_out(root: Path, version: Version, made: Sequence[Path], pythons: Sequence[str]) -> None:
+    """Install each distribution in a new environment of each Python, without pins, and run what a newcomer runs.
+
+    In the last environment what hospitals need is added, and its bill of materials is written.
+    """
     for python in pythons:
         with tempfile.TemporaryDirectory() as folder:
             run(python, "-m", "venv", folder)
@@ -214,6 +221,39 @@ def try_out(root: Path, made: Sequence[Path], pythons: Sequence[str]) -> None:
                 run(own, "-m", "pip", "install", "--quiet", *again, path)
                 run(own, root / "tests" / "wheel.py")
             run(own, "-m", "pip", "check")
+            if python == pythons[-1]:
+                run(own, "-m", "pip", "install", "--quiet", f"{made[0]}[flare]")
+                run(python, "-m", "venv", f"{folder}/tool")  # apart: it would list what it needs itself
+                run(f"{folder}/tool/bin/python", "-m", "pip", "install", "--quiet", BILL_TOOL)
+                tool = f"{folder}/tool/bin/cyclonedx-py"
+                bill_of_materials(tool, own, root, version, made[0].parent / f"infl-{version}")
+
+
+def bill_of_materials(tool: str | Path, python: str | Path, root: Path, version: Version, target: Path) -> None:
+    """Write what is installed beside a Python as ``NAME.cdx.json``, and the licences as ``NAME.licences.md``; `tool` is cyclonedx-py."""
+    sbom = target.with_name(f"{target.name}.cdx.json")
+    options = ("--output-format", "JSON", "--spec-version", "1.6", "--output-reproducible", "--output-file", sbom)
+    run(tool, "environment", "--pyproject", root / "pyproject.toml", *options, python)
+    content = json.loads(sbom.read_text())
+    content["metadata"]["component"]["version"] = str(version)  # pyproject.toml has none of its own
+    content["components"] = [c for c in content["components"] if c["name"] not in ("infl", "pip", "setuptools")]
+    sbom.write_text(json.dumps(content, indent=1) + "\n")
+    target.with_name(f"{target.name}.licences.md").write_text(licences(content))
+
+
+def licences(sbom: dict[str, Any]) -> str:
+    """Return a table of packages, versions and licences; those that declare none, first."""
+    rows = []
+    for component in sbom["components"]:
+        found = [
+            of.get("expression") or of["license"].get("id") or of["license"]["name"]
+            for of in component.get("licenses", ())
+        ]
+        names = sorted({name.rpartition(" :: ")[2] for name in found} - {"OSI Approved"})
+        short = ["its own text" if "\n" in name or len(name) > 80 else name for name in names]
+        rows.append((bool(short), component["name"], component["version"], ", ".join(short) or "**declares none**"))
+    lines = [f"| {name} | {version} | {licence} |" for _, name, version, licence in sorted(rows)]
+    return "\n".join(["| package | version | licence |", "| --- | --- | --- |", *lines]) + "\n"
 
 
 def interpreter(name: str) -> str:
@@ -256,7 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     version = prepare(ROOT, chosen.version, date.today())
     made = build(ROOT, version, ROOT / "dist")
     describe(ROOT, version, made)
-    try_out(ROOT, made, pythons)
+    try_out(ROOT, version, made, pythons)
     print(f"dist/ has infl {version}. Look at dist/notes.md; then:")
     print(f"  git commit -am 'Version {version}' && git tag v{version} && git push origin main v{version}")
     print("  publish a release of that tag on GitHub with these notes: the workflow builds, signs and uploads")

@@ -2,10 +2,13 @@
 
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
+import subprocess
 import sys
 import tomllib
+import venv
 from datetime import date
 from pathlib import Path
 
@@ -131,3 +134,49 @@ def test_a_python_that_does_not_run_is_refused_before_anything_is_written(tmp_pa
     for name in ("python9.9", "python9.10"):
         with pytest.raises(release.ReleaseError, match=f"no {name} here that runs"):
             release.interpreter(name)
+
+
+BILL = {
+    "components": [
+        {"name": "one", "version": "1.0", "licenses": [{"license": {"id": "MIT"}}]},
+        {"name": "two", "version": "2.0", "licenses": [{"expression": "Apache-2.0 OR MIT"}]},
+        {"name": "three", "version": "3.0", "licenses": [
+            {"license": {"name": "License :: OSI Approved"}}, {"license": {"name": "License :: OSI Approved :: BSD License"}},
+        ]},
+        {"name": "four", "version": "4.0", "licenses": [{"license": {"name": "Permission is\nhereby granted"}}]},
+        {"name": "five", "version": "5.0"},
+    ]
+}  # fmt: skip
+
+
+def test_licences_are_listed_and_those_that_declare_none_come_first() -> None:
+    assert release.licences(BILL).splitlines()[2:] == [
+        "| five | 5.0 | **declares none** |",
+        "| four | 4.0 | its own text |",
+        "| one | 1.0 | MIT |",
+        "| three | 3.0 | BSD License |",
+        "| two | 2.0 | Apache-2.0 OR MIT |",
+    ]
+
+
+def test_a_bill_of_materials_has_what_is_installed(tmp_path: Path) -> None:
+    """Of an environment with two packages, by the tool that a release installs for itself."""
+    if (tool := shutil.which("cyclonedx-py")) is None:
+        pytest.skip("cyclonedx-bom is not installed")
+    venv.create(tmp_path / "environment", symlinks=True)
+    own = tmp_path / "environment" / "bin" / "python"
+    command = [own, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    site = Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
+    for name, licence in (("alpha", "License-Expression: MIT\n"), ("infl", "")):
+        (site / f"{name}-2.0.dist-info").mkdir()
+        (site / f"{name}-2.0.dist-info" / "METADATA").write_text(
+            f"Metadata-Version: 2.4\nName: {name}\nVersion: 2.0\n{licence}"
+        )
+    release.bill_of_materials(tool, own, ROOT, Version("7.0.0"), tmp_path / "infl-7.0.0")
+    sbom = json.loads((tmp_path / "infl-7.0.0.cdx.json").read_text())
+    assert (sbom["bomFormat"], sbom["specVersion"]) == ("CycloneDX", "1.6")
+    assert sbom["metadata"]["component"]["name"] == "infl" and sbom["metadata"]["component"]["version"] == "7.0.0"
+    assert [(c["name"], c["version"], c["purl"]) for c in sbom["components"]] == [
+        ("alpha", "2.0", "pkg:pypi/alpha@2.0")
+    ]
+    assert "| alpha | 2.0 | MIT |" in (tmp_path / "infl-7.0.0.licences.md").read_text()

@@ -3,13 +3,14 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,9 @@ class Participants:
 
     def type(self, who: str, command: str) -> str:
         """Run a command of the documentation and return what it prints; those that stay do so in the background."""
+        if not command.startswith("infl "):
+            subprocess.run(shlex.split(command), cwd=self.root / who, check=True)
+            return ""
         arguments = re.findall(r'"[^"]*"|\S+', command.partition("  #")[0])[1:]
         arguments = [a.strip('"') for a in arguments]
         environment = {"INFL_IDENTITY": str(self.root / who / "config" / "identity.key"), "INFL_PROGRESS": "0"}
@@ -93,11 +97,18 @@ class Participants:
     def output(self, who: str) -> str:
         return (self.root / f"{who}.out").read_text()
 
-    def wait(self, who: str, *, code: int, seconds: float = 180) -> str:
-        assert self.background.pop(who).wait(seconds) == code, self.output(who)
+    def end_all(self) -> None:
+        """End everybody as a service manager does, the coordinator first."""
+        for who in [name for name in ("coordinator", *SITES) if name in self.background]:
+            self.background[who].send_signal(signal.SIGTERM)
+            self.wait(who, code=0)
+
+    def wait(self, who: str, *, code: int, seconds: float = 600) -> str:
+        assert self.background[who].wait(seconds) == code, self.output(who)
+        del self.background[who]
         return self.output(who)
 
-    def wait_until(self, true: Callable[[], bool], *, seconds: float = 180) -> None:
+    def wait_until(self, true: Callable[[], bool], *, seconds: float = 600) -> None:
         until = time.monotonic() + seconds
         while not true():
             assert time.monotonic() < until, {who: self.output(who) for who in self.background}
@@ -115,9 +126,11 @@ class Participants:
                 process.kill()
 
 
-def commands(page: Path = DOCS) -> Iterator[tuple[str, str]]:
-    """Return who types what, in the order of the page; and what the page has of consortium.toml."""
-    for language, text in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+def commands(page: Path = DOCS, *, sections: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """Return who types what, in the order of the page, or of some of its sections; and what it has of consortium.toml."""
+    parts = re.split(r"^## ", page.read_text(), flags=re.MULTILINE)
+    shown = "".join(part for part in parts if not sections or part.partition("\n")[0] in sections)
+    for language, text in re.findall(r"^```(\w*)\n(.*?)^```", shown, re.MULTILINE | re.DOTALL):
         first, _, rest = text.partition("\n")
         if language == "toml":
             yield "toml", text
@@ -138,10 +151,27 @@ def people(tmp_path: Path, khan: AnnData, monkeypatch: pytest.MonkeyPatch) -> It
     people.end()
 
 
+FIRST, BACKUPS = ("Set up once", "A run"), ("Backups, updates",)
+
+
+def test_every_command_of_the_page_is_typed_in_a_test() -> None:
+    assert [*commands()] == [*commands(sections=FIRST), *commands(sections=BACKUPS)]
+
+
 @pytest.mark.long
 def test_the_page_word_by_word(people: Participants) -> None:
+    follow(people, commands(sections=FIRST))
+    for site in SITES:
+        people.background[site].send_signal(signal.SIGTERM)
+        assert "up, Ctrl-C ends" in people.wait(site, code=0)
+        assert not [p.pid for p in psutil.process_iter(["cmdline"]) if is_engine(p, people.root / site)]
+    outcome(people)
+
+
+def follow(people: Participants, steps: Iterable[tuple[str, str]], *, rounds: int = 150) -> None:
+    """Type commands of the page, and do what it says in words; send each other what people send."""
     told = ""
-    for who, command in commands():
+    for who, command in steps:
         if who == "toml":
             text = command.replace("coordinator.example.org", "localhost").replace("8002", str(free_port()))
             for name in ("coordinator", *SITES):
@@ -158,22 +188,91 @@ def test_the_page_word_by_word(people: Participants) -> None:
                 assert "WRONG" not in printed
                 people.said.append(printed)
             people.post()
-        after(people, command, printed)
+        after(people, command, printed, rounds)
         if command.startswith("infl coordinator init"):
             told = printed.strip().splitlines()[-1]
-    for site in SITES:
-        people.background[site].send_signal(signal.SIGTERM)
-        assert "up, Ctrl-C ends" in people.wait(site, code=0)
-        assert not [p.pid for p in psutil.process_iter(["cmdline"]) if is_engine(p, people.root / site)]
-    outcome(people)
 
 
-def after(people: Participants, command: str, printed: str) -> None:
+@pytest.mark.long
+def test_backups_word_by_word(people: Participants) -> None:
+    """The newest state goes on; an older one of the coordinator or of a site stops the run, until a newer one is put back."""
+    steps = [*commands(sections=FIRST)]
+    started = next(i for i, (_, command) in enumerate(steps) if command.startswith("infl run status"))
+    follow(people, steps[:started], rounds=1000)
+    steps = [*commands(sections=BACKUPS)]
+    archive = [step for step in steps if step[1].startswith("tar -c")]
+    restore = [step for step in steps if step not in archive]
+    starts = [step for step in restore if step[1].startswith("infl")]
+
+    def moves() -> None:
+        """The run goes on with everybody."""
+        said = len(people.output("coordinator"))
+        people.wait_until(
+            lambda: re.search(r"round \d+ of 1000, 3 of 3", people.output("coordinator")[said:]) is not None
+        )
+
+    def keep(name: str) -> None:
+        people.end_all()
+        follow(people, archive)
+        for file in people.root.glob("*/*.tar.gz"):
+            shutil.copy(file, file.with_suffix(f".{name}"))
+
+    def put_back(who: str, name: str) -> None:
+        """Put one participant's folder back, by the commands of the page; all others start where they are."""
+        kept = people.root / who / (f"{who}.tar.{name}")
+        shutil.copy(kept, kept.with_suffix(".gz"))
+        for role, command in restore:
+            if (role == "coordinator") == (who == "coordinator"):
+                people.type(who, command.replace("hospital_b", who))
+        for other in {"coordinator", *SITES} - {who}:
+            for role, command in starts:
+                if (role == "coordinator") == (other == "coordinator"):
+                    people.type(other, command)
+
+    moves()
+    keep("older")
+    put_back("coordinator", "older")  # it is the newest
+    moves()
+    keep("newer")
+
+    put_back("coordinator", "older")
+    assert re.search(
+        r"have sums that coordinator/runs/my_run lacks: it was put back from an older backup; put back a newer one",
+        people.wait("coordinator", code=3),
+    )
+    people.end_all()
+    put_back("coordinator", "newer")
+    moves()
+    keep("newer")
+
+    put_back("hospital_b", "older")
+    assert "hospital_b lack sums that are no longer kept: put back from an older backup" in people.wait(
+        "coordinator", code=3
+    )
+    people.end_all()
+    put_back("hospital_b", "newer")
+    moves()
+    people.end_all()
+
+    for who in ("coordinator", *SITES):
+        file = people.root / who / "run.toml"
+        file.write_text(file.read_text().replace("my_run", "my_run_2").replace("rounds = 1000", "rounds = 2"))
+    for role, command in starts:
+        for who in SITES if role == "each site" else ("coordinator",):
+            people.type(who, command)
+    assert "my_run_2: finished" in people.wait("coordinator", code=0)
+
+
+def after(people: Participants, command: str, printed: str, rounds: int) -> None:
     """Do what the page says in words."""
     if command.startswith("infl run template"):
         file = people.root / HOLDER / "run.toml"
         ring = Keyring.load(people.root / HOLDER / "site.key", people.root / HOLDER / "config" / "identity.key")
-        text = file.read_text().replace('target = ""', 'target = "tumour_class"').replace("rounds = 20", "rounds = 150")
+        text = (
+            file.read_text()
+            .replace('target = ""', 'target = "tumour_class"')
+            .replace("rounds = 20", f"rounds = {rounds}")
+        )
         file.write_text(text.replace('fingerprint = ""', f'fingerprint = "{ring.fingerprint()}"') + WAITING)
         for name in ("coordinator", *SITES):
             for sent in ("run.toml", "panel.json"):

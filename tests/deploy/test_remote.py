@@ -245,6 +245,43 @@ def test_a_coordinator_from_an_older_backup_says_so(small_sites: dict[str, AnnDa
     )
 
 
+@pytest.mark.parametrize(("seal", "spared"), [("group", True), ("pairwise", False)])
+def test_a_site_from_an_older_backup_says_so(
+    small_sites: dict[str, AnnData], tmp_path: Path, seal: str, spared: bool
+) -> None:
+    """Sums that it lacks are kept until all have acknowledged them, and no longer: it is left out, or the run stops."""
+    least, one = 2 if spared else len(small_sites), next(iter(small_sites))
+    house = House(small_sites, tmp_path, seal=seal, rounds=6, min_sites=least)
+    house.quick = replace(QUICK, silence=60)  # nobody is away here
+    house.transport = RemoteTransport(house.agreement.sites, house.to_site, house.quick)
+    with house.open():
+        steps = house.coordinator().run()
+        for number in range(6):
+            next(steps)
+            if number == 2:
+                shutil.copytree(tmp_path / one, tmp_path / "backup")
+    shutil.copytree(tmp_path / one, tmp_path / "newer")
+    shutil.rmtree(tmp_path / one)
+    (tmp_path / "backup").rename(tmp_path / one)
+    with house.open():
+        status = house.attempt()
+    if not spared:
+        assert (status.state, status.position) == ("stopped", 6)
+        assert status.message.startswith(f"{one} lack sums that are no longer kept: put back from an older backup; put")
+        shutil.rmtree(tmp_path / one)
+        (tmp_path / "newer").rename(tmp_path / one)
+        with house.open():
+            assert house.attempt().state == "finished"
+        assert {*house.results} == {*small_sites}
+        return
+    assert status.position == status.exchanges and status.lacking == (one,)
+    assert status.sites[one]["trouble"] == (
+        f"{one} was put back from an older backup: put back a newer one there, or the run ends without it"
+    )
+    assert {*house.results} == {*small_sites} - {one}
+    assert len([*(tmp_path / "coordinator" / "sums").iterdir()]) <= 2, "sums are kept for a site that cannot apply them"
+
+
 @pytest.mark.parametrize("seal", ["group", "pairwise"])
 def test_a_dead_site_costs_itself_and_catches_up_when_it_is_back(
     small_sites: dict[str, AnnData], tmp_path: Path, seal: str

@@ -24,6 +24,8 @@ from infl.models.registry import task_from_json
 log = logging.getLogger(__name__)
 DELIVERIES = 3
 """How often the last sum is sent round before a run counts as finished without a site that is away."""
+BEHIND = "was put back from an older backup: put back a newer one there, or the run ends without it"
+"""What is said of a site that lacks sums which the coordinator no longer keeps."""
 
 
 class RunFolder(AttemptFolder):
@@ -97,12 +99,23 @@ class RunAttempt(Attempt):
         self.note_consents(consents, agreement.digest)
         self._check(consents, agreement, needed)
         applied = {site: consent.applied for site, consent in consents.items()}
-        ahead = [site for site, count in applied.items() if count > progress.position]
+        ahead = [site for site, count in applied.items() if count > progress.seq]
         if 2 * len(ahead) > len(applied):  # one alone may say what it likes
             return "stopped", (
                 f"{', '.join(ahead[:4])} have sums that {self.run.folder} lacks: it was put back from an older backup; put back a "
                 "newer one, or begin anew under another name in run.toml"
             )
+        kept = progress.totals[0].seq if progress.totals else progress.seq
+        behind = [site for site, count in applied.items() if count < kept]
+        if behind and len(applied) - len(behind) < needed:
+            return "stopped", (
+                f"{', '.join(behind[:4])} lack sums that are no longer kept: put back from an older backup; put back a newer one "
+                "there, or begin anew under another name in run.toml"
+            )
+        for site in behind:
+            peer = self.transport.peers[site]
+            peer.declined, peer.trouble = True, f"{site} {BEHIND}"
+            applied[site] = len(exchanges)  # nothing is kept for its sake
         coordinator = Coordinator(
             agreement,
             exchanges,

@@ -187,7 +187,7 @@ class Replica:
             if total.seq != self.seq + 1:
                 raise FederationError(
                     f"the sum of exchange {self.seq + 1} is missing, the next that came is {total.seq}: "
-                    "ask the coordinator to send it again"
+                    "put a newer backup of this site back, if this one was put back, or begin the run anew"
                 )
             context = self._apply(total)
             self.seq, self.chain = total.seq, linked(self.chain, context, total)

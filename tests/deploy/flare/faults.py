@@ -13,6 +13,7 @@ the kernel has no ``tc netem``, what is sent is delayed in the processes.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +57,13 @@ PATIENT = 240.0
 CODE = """
 import sys
 from pathlib import Path
+from infl.cli.signals import asked_to_end
 from infl.deploy.flare.engine import Supervisor
-Supervisor(Path(sys.argv[1]), sys.argv[2], say=lambda line: print(line, flush=True)).go(poll=0.5, give_up=400)
+supervisor = Supervisor(Path(sys.argv[1]), sys.argv[2], say=lambda line: print(line, flush=True))
+with asked_to_end(supervisor.stop):
+    supervisor.go(poll=0.5, give_up=400)
 """
+KEPT = Path(__file__).with_suffix(".json")
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 
@@ -197,6 +203,18 @@ class Outcome:
     wrong: str = ""
     seconds: float = 0.0
     facts: dict[str, float] = field(default_factory=dict)
+    interrupted: bool = False
+    model: bool | None = None
+    """Whether each site had the right model at the end of the run (None: the run was not followed to its end)."""
+
+    def keep(self, commit: str) -> None:
+        """Write into :data:`KEPT` what came of the fault."""
+        rows = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+        rows[self.fault.name] = {
+            "during": self.fault.during, "date": date.today().isoformat(), "commit": commit, "interrupted": self.interrupted,
+            "calm": self.fault.calm, **self.facts, "seconds": round(self.seconds, 1), "model": self.model, "wrong": self.wrong,
+        }  # fmt: skip
+        KEPT.write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n")
 
 
 def at(share: float) -> Callable[[Status], bool]:
@@ -499,7 +517,8 @@ RUNS = {
 class Act:
     """A run during which faults are made."""
 
-    def __init__(self, scene: Scene, name: str, seal: str, faults: list[Fault]) -> None:
+    def __init__(self, scene: Scene, name: str, seal: str, faults: list[Fault], commit: str) -> None:
+        self.commit = commit
         self.scene, self.faults = scene, sorted(faults, key=lambda f: STAGES.index(f.stage))
         network = scene.network
         settings: dict[str, Any] = {"rounds": min(ROUNDS, 60 + 40 * len(faults)), "min_sites": 2, "seal": seal}
@@ -522,7 +541,8 @@ class Act:
                         slowly.unlink(missing_ok=True)
                     self.outcomes.append(self._happens(fault))
                     print(f"   {told(self.outcomes[-1])}", flush=True)
-                    if self.outcomes[-1].wrong:
+                    self.outcomes[-1].keep(self.commit)
+                    if self.outcomes[-1].wrong and self.run.status.state != "running":
                         break
                 slowly.unlink(missing_ok=True)
                 ended = self._until(lambda: self.run.status.state == "finished")
@@ -530,7 +550,8 @@ class Act:
                 self._end()
         wrong = compared(scene.network, self.run) if ended else f"not finished: {self.run.status}"
         for outcome in self.outcomes:
-            outcome.wrong = outcome.wrong or wrong
+            outcome.wrong, outcome.model = outcome.wrong or wrong, not wrong
+            outcome.keep(self.commit)
         return self.outcomes
 
     def _happens(self, fault: Fault) -> Outcome:
@@ -568,7 +589,8 @@ class Act:
         missed = sum(len(row["cohort"]) > len(row["responders"]) for row in rows)
         outcome.facts = {"attempts": now.attempts - before.attempts, "exchanges without some site": missed}
         outcome.facts |= {"s pause": round(self._pause, 1), "s usually": round(usual, 1)}
-        interrupted = outcome.facts["attempts"] or missed or self._pause > max(2 * usual, usual + 0.5)
+        held = self._pause > max(2 * usual, usual + 0.5)
+        outcome.interrupted = interrupted = bool(outcome.facts["attempts"] or missed or held)
         if fault.calm and (outcome.facts["attempts"] or missed):
             outcome.wrong = "others were held up"
         elif not fault.calm and not interrupted:
@@ -661,12 +683,16 @@ def scene_of(sites: Sequence[str], isolated: bool) -> Iterator[Scene]:
 
 def acts(faults: list[Fault], isolated: bool) -> Iterator[Act]:
     """Yield the runs, each when the one before is over."""
+    command = ["git", "log", "-1", "--format=%h", "--", ":/src"]
+    commit = subprocess.run(
+        command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+    ).stdout.strip()
     for during, (seal, sites, runs) in RUNS.items():
         mine = [fault for fault in faults if fault.during == during]
         if mine:
             with scene_of(sites, isolated) as scene:
                 for i in range(min(runs, len(mine))):
-                    yield Act(scene, f"faults_{i + 1}", seal, mine[i::runs])
+                    yield Act(scene, f"faults_{i + 1}", seal, mine[i::runs], commit)
 
 
 def told(outcome: Outcome) -> str:

@@ -48,6 +48,8 @@ class LocalConsortium:
         The sites' data by name.
     key
         The key holder's ring. Each site is granted it, with an identity of its own, both in the site's folder.
+    host, scheme
+        As in ``consortium.toml``.
 
     Attributes
     ----------
@@ -57,12 +59,14 @@ class LocalConsortium:
         Lines of the coordinator.
     """
 
-    def __init__(self, root: Path, data: Mapping[str, Data], key: Keyring) -> None:
+    def __init__(
+        self, root: Path, data: Mapping[str, Data], key: Keyring, *, host: str = "localhost", scheme: str = "tcp"
+    ) -> None:
         self.root, self.data, self.key = root, dict(data), key
         self.coordinator = root / "coordinator"
         self.daemons: dict[str, Daemon] = {}
         self.lines: list[str] = []
-        self.consortium = Consortium("rehearsal", "localhost", free_port())
+        self.consortium = Consortium("rehearsal", host, free_port(), scheme)
         self.fingerprint = init_coordinator(self.coordinator, self.consortium)
         identities = {site: Identity.create() for site in data}
         for site, identity in identities.items():
