@@ -144,8 +144,14 @@ def revoke(name: Annotated[str, typer.Argument(help="The site's name.")], home: 
 
 
 @app.command()
-def renew(ca: Ca = None, home: Home = COORDINATOR_HOME) -> None:
-    """Make the coordinator's own keys and certificates anew, while it is not up; sites need nothing.
+def renew(
+    ca: Ca = None,
+    authority: Annotated[
+        bool, typer.Option("--authority", help="A new authority, too: each site then needs a new certificate.")
+    ] = False,
+    home: Home = COORDINATOR_HOME,
+) -> None:
+    """Make the coordinator's own keys and certificates anew, while it is not up; sites need nothing, but for --authority.
 
     Example: `infl coordinator renew`
     """
@@ -156,8 +162,12 @@ def renew(ca: Ca = None, home: Home = COORDINATOR_HOME) -> None:
 
     consortium_of(home)
     with alone(home, wait=0):
-        renew_coordinator(home, ca)
+        fingerprint = renew_coordinator(home, ca, rotate=authority)
     typer.echo(f"{home}: certificate {days(home / 'kit')}")
+    if authority:
+        typer.echo(
+            f"Each site: `infl site enrol NAME --renew`; fingerprint of the new authority, by telephone:\n{fingerprint}"
+        )
 
 
 @app.command("log")

@@ -26,6 +26,9 @@ RunOption = Annotated[Path | None, typer.Argument(help="run.toml or study.toml: 
 DataOption = Annotated[Path, typer.Option("--data", help="h5ad, h5mu or zarr data.")]
 KeyOption = Annotated[Path | None, typer.Option("--key", envvar="INFL_KEY", help="The site's key ring.")]
 IdentityOption = Annotated[Path | None, typer.Option("--identity", help="Identity file that opens the ring.")]
+CurvesOption = Annotated[
+    Path | None, typer.Option("--curves", help="Folder in which TensorBoard finds loss and metrics of each round.")
+]
 
 
 @app.command()
@@ -83,19 +86,23 @@ def start(
     key: KeyOption = None,
     identity: IdentityOption = None,
     metrics: MetricsOption = "",
+    curves: CurvesOption = None,
     home: Home = None,
 ) -> None:
     """Be up for runs and studies until Ctrl-C.
 
     Example: `infl site start run.toml --data cohort.h5ad --key consortium.key`
     """
+    from infl.deploy.curves import require_tensorboard
     from infl.deploy.flare.checks import check_site
     from infl.deploy.flare.consortium import consortium_of
     from infl.deploy.flare.daemon import CLIENT_PROCESS, Daemon
     from infl.deploy.flare.line import Lookout
     from infl.deploy.flare.metrics import of_site
 
-    site_folder = _settle(home, run, data, key, identity)
+    if curves is not None:
+        require_tensorboard()
+    site_folder = _settle(home, run, data, key, identity, curves)
     name = site_folder.settings.name
     for what, wrong, _ in check_site(site_folder, run):
         if wrong is not None and what in ("connection", "admitted"):
@@ -240,7 +247,14 @@ def find_home(home: Path | None) -> Path:
     return found[0]
 
 
-def _settle(home: Path | None, run: Path | None, data: Path, key: Path | None, identity: Path | None) -> SiteFolder:
+def _settle(
+    home: Path | None,
+    run: Path | None,
+    data: Path,
+    key: Path | None,
+    identity: Path | None,
+    curves: Path | None = None,
+) -> SiteFolder:
     """Return the site with the data, key and run that were named; nothing is written."""
     from infl.deploy.site_data import SiteSettings, stamp
     from infl.deploy.site_folder import SiteFolder
@@ -254,5 +268,6 @@ def _settle(home: Path | None, run: Path | None, data: Path, key: Path | None, i
         "" if identity is None else str(identity.resolve()),
         "" if run is None else read_plan(run).specification,
         stamp(data),
+        "" if curves is None else str(curves.resolve()),
     )
     return SiteFolder(home, settings)

@@ -31,6 +31,8 @@ class SiteSettings:
         Digest of the specification in the site's own copy of ``run.toml`` (empty: the policy alone decides).
     stamp
         Size and time of the data file when it was named (empty: any).
+    curves
+        Folder for TensorBoard (empty: no curves are written).
     """
 
     name: str
@@ -39,6 +41,7 @@ class SiteSettings:
     identity: str = ""
     expects: str = ""
     stamp: str = ""
+    curves: str = ""
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> SiteSettings:

@@ -44,6 +44,8 @@ class SiteWorker:
         Called when the last sum was applied.
     note
         Called with the reason why the site declined, or could not answer.
+    watch
+        Called with the site after each message that it answered.
     beat
         Seconds between two signs of life.
     """
@@ -56,10 +58,12 @@ class SiteWorker:
         *,
         finish: Callable[[Site], None] = lambda site: None,
         note: Callable[[str], None] = log.error,
+        watch: Callable[[Site], None] = lambda site: None,
         beat: float = 1.0,
     ) -> None:
         self.name, self.beat = name, beat
         self._prepare, self._send, self._finish, self._note = prepare, send, finish, note
+        self._watch = watch
         self._inbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._alive = Alive(name, 0, 0, "")
         self._site: Site | None = None
@@ -157,6 +161,7 @@ class SiteWorker:
                 self._site.note_refusal()
         self._say(reply)
         self._pulse.set()
+        self._watch(self._site)
 
     def _say(self, message: Any, *, tell: bool = False) -> None:
         if isinstance(message, Trouble):

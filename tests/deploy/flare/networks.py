@@ -104,13 +104,13 @@ def connect() -> None:
         hosts.parent.mkdir()
         hosts.write_text(f"127.0.0.1 localhost\n{PUBLIC if i else '127.0.0.1'} {HOST}\n")
         sh("ip", "netns", "add", who)
-        sh("ip", "link", "add", f"v{i}", "type", "veth", "peer", "name", "up", "netns", who)
+        sh("ip", "link", "add", f"v{i}", "type", "veth", "peer", "name", "line", "netns", who)
         sh("ip", "address", "add", f"10.0.{i}.1/24", "dev", f"v{i}")
         sh("ip", "link", "set", f"v{i}", "up")
         for command in (
             "link set lo up",
-            f"address add 10.0.{i}.2/24 dev up",
-            "link set up up",
+            f"address add 10.0.{i}.2/24 dev line",
+            "link set line up",
             f"route add default via 10.0.{i}.1",
         ):
             sh("ip", "-n", who, *command.split())

@@ -16,6 +16,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
+from infl.deploy.curves import Curves
 from infl.deploy.flare.job_channel import JobChannel, server_cell
 from infl.deploy.flare.process import keep_memory_flat
 from infl.deploy.site_folder import SiteFolder
@@ -56,11 +57,16 @@ class InflExecutor(Executor):
         engine = fl_ctx.get_engine()
         channel: JobChannel | None = None
 
+        curves = Curves("")
+
         def prepare(agreement: Agreement) -> Site:
+            nonlocal curves
             with ExitStack() as held:
                 held.enter_context(site_folder.hold(agreement))
                 site = site_folder.prepare(agreement)
                 site_folder.log.note(f"takes part in run {agreement.run}: {agreement.task}, {agreement.rounds} rounds")
+                curves = Curves(site_folder.settings.curves)
+                held.callback(curves.close)
                 self._held.enter_context(held.pop_all())
             return site
 
@@ -79,7 +85,14 @@ class InflExecutor(Executor):
                 channel.send("server", content)
 
         name, of_studies = fl_ctx.get_identity_name(), {message.__name__ for message in OF_STUDIES}
-        worker = SiteWorker(name, prepare, send, finish=site_folder.finish, note=site_folder.log.refused)
+        worker = SiteWorker(
+            name,
+            prepare,
+            send,
+            finish=site_folder.finish,
+            note=site_folder.log.refused,
+            watch=lambda site: curves.write(site),
+        )
         study_worker = StudyWorker(name, prepare_study, send, note=site_folder.log.refused)
 
         def receive(name: str, content: bytes) -> None:

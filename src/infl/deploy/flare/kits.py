@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from infl._files import explained, read_own, write_atomic
-from infl.deploy.flare import CONTROLLER_CLASS, EXECUTOR_CLASS, require_flare
+from infl.deploy.flare import CONTROLLER_CLASS, EXECUTOR_CLASS, authority, require_flare
 from infl.deploy.flare.commands import nvflare
 from infl.deploy.flare.consortium import Consortium, consortium_of
 from infl.deploy.flare.enrolment import (
@@ -56,10 +56,10 @@ def init_coordinator(home: Path, consortium: Consortium) -> str:
         home.mkdir(parents=True, exist_ok=True)
     write_atomic(home / "consortium.json", json.dumps(asdict(consortium), indent=1).encode(), overwrite=True)
     write_atomic(home / "profile.yml", consortium.profile().encode(), overwrite=True)
-    nvflare(home, "cert", "init", "--profile", home / "profile.yml", "-o", home / "ca")
+    authority.make(home)
     for name, kind, kit in ((consortium.host, "server", "kit"), (ADMIN_NAME, "admin", "admin")):
         request = _request(home, consortium, name, kind)
-        signed = _sign(home, request, home / f"{name}.signed.zip", consortium.valid_days)
+        signed = authority.sign(home, request, home / f"{name}.signed.zip", consortium.valid_days)
         _package(home, signed, kit, _fingerprint(home / "ca" / "rootCA.pem"))
         signed.unlink()
     _restrict(home / "kit", "server")
@@ -146,7 +146,7 @@ def approve(
         if expected not in (None, request):
             raise FederationError(f"the file changed after its fingerprint was shown: ask who sent {request.name!r}")
         days = valid_days or consortium_of(home).valid_days
-        made = _sign(home, copy, Path(work) / f"{request.name}.signed.zip", days, ca)
+        made = authority.sign(home, copy, Path(work) / f"{request.name}.signed.zip", days, ca)
         entry = entry_of(made)
         if (entry.name, entry.key) != (request.name, request.fingerprint):
             raise FederationError("nvflare signed another name or key than was asked for: nothing was enrolled")
@@ -177,8 +177,11 @@ def install(home: Path, approved: Path, fingerprint: str) -> Path:
     return _replace_startup(home, approved, "kit", fingerprint)
 
 
-def renew_coordinator(home: Path, ca: Path | None = None) -> None:
-    """Make new keys and certificates for the coordinator's server and administrator; the authority stays, `ca` as in :func:`approve`.
+def renew_coordinator(home: Path, ca: Path | None = None, *, rotate: bool = False) -> str:
+    """Make new keys and certificates for the coordinator's server and administrator; `ca` as in :func:`approve`.
+
+    With `rotate` there is a new authority, too: the old one is put aside, and every site needs a new certificate. Returns the
+    authority's fingerprint.
 
     Raises
     ------
@@ -186,14 +189,18 @@ def renew_coordinator(home: Path, ca: Path | None = None) -> None:
         FLARE could not make them.
     """
     require_flare()
-    consortium, fingerprint = consortium_of(home), _fingerprint(home / "ca" / "rootCA.pem")
+    consortium, before = consortium_of(home), _fingerprint(home / "ca" / "rootCA.pem")
+    if rotate:
+        authority.rotate(home, before[:8])
+    fingerprint = _fingerprint(home / "ca" / "rootCA.pem")
     for name, kind, kit in ((consortium.host, "server", "kit"), (ADMIN_NAME, "admin", "admin")):
         shutil.rmtree(home / "request" / name, ignore_errors=True)
         request = _request(home, consortium, name, kind)
-        signed = _sign(home, request, home / f"{name}.signed.zip", consortium.valid_days, ca)
+        signed = authority.sign(home, request, home / f"{name}.signed.zip", consortium.valid_days, ca)
         _replace_startup(home, signed, kit, fingerprint)
         signed.unlink()
-    coordinator_log(home).note("renewed", name=consortium.host)
+    coordinator_log(home).note("renewed", name=consortium.host, authority=fingerprint)
+    return fingerprint
 
 
 def revoke(home: Path, name: str) -> None:
@@ -261,21 +268,6 @@ def _request(home: Path, consortium: Consortium, name: str, kind: str) -> Path:
     write_atomic(definition, consortium.participant(name, kind).encode(), overwrite=True)
     nvflare(home, "cert", "request", "-p", definition, "--out", folder)
     return folder / f"{name}.request.zip"
-
-
-def _sign(home: Path, request: Path, out: Path, days: int, ca: Path | None = None) -> Path:
-    """Have FLARE sign a request, whatever it is for."""
-    ca, own = ca or home / "ca", home / "ca" / "rootCA.pem"
-    if not (ca / "rootCA.key").exists():
-        raise FileError(f"{ca} has no rootCA.key, which signs: name the folder that has it with --ca")
-    with explained(ca, "read"):
-        if (ca / "rootCA.pem").read_bytes() != own.read_bytes():
-            raise FederationError(f"{ca} is another authority than {own}: name the folder that was made with it")
-    nvflare(
-        home, "cert", "approve", request, "-c", ca, "--profile", home / "profile.yml", "--out", out,
-        "--valid-days", days,
-    )  # fmt: skip
-    return out
 
 
 def _package(home: Path, signed: Path, kit: str, fingerprint: str) -> Path:
