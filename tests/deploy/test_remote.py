@@ -241,7 +241,7 @@ def test_a_coordinator_from_an_older_backup_says_so(small_sites: dict[str, AnnDa
         status = house.attempt()
     assert status.state == "stopped" and status.position == 3
     assert re.fullmatch(
-        r"site_\d(, site_\d)+ have sums that .*coordinator lacks: it was put back from .* in run\.toml", status.message
+        r"site_\d(, site_\d)+ have sums that coordinator lacks here: put back from .* in run\.toml", status.message
     )
 
 

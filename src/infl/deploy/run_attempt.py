@@ -102,8 +102,8 @@ class RunAttempt(Attempt):
         ahead = [site for site, count in applied.items() if count > progress.seq]
         if 2 * len(ahead) > len(applied):  # one alone may say what it likes
             return "stopped", (
-                f"{', '.join(ahead[:4])} have sums that {self.run.folder} lacks: it was put back from an older backup; put back a "
-                "newer one, or begin anew under another name in run.toml"
+                f"{', '.join(ahead[:4])} have sums that {self.run.folder.name} lacks here: put back from an older backup; put back a newer "
+                "one, or begin anew under another name in run.toml"
             )
         kept = progress.totals[0].seq if progress.totals else progress.seq
         behind = [site for site, count in applied.items() if count < kept]
