@@ -14,6 +14,7 @@ from infl import __version__
 from infl.deploy.flare.consortium import Consortium, consortium_of
 from infl.deploy.flare.kits import days_left
 from infl.deploy.flare.line import check_admitted
+from infl.deploy.flare.proxy import connect, first_place
 from infl.deploy.site_data import read_site
 from infl.deploy.site_folder import SiteFolder
 from infl.deploy.study.consent import SiteStudies, asks, check_data, check_policy
@@ -106,22 +107,23 @@ def check_port(consortium: Consortium) -> str:
 
 
 def _connection(kit: Path, consortium: Consortium) -> str:
-    startup, where = kit / "startup", f"{consortium.host}:{consortium.port}"
+    startup, where, first = kit / "startup", f"{consortium.host}:{consortium.port}", first_place(consortium)
+    way = "" if first == (consortium.host, consortium.port) else f", through the proxy {first.host}:{first.port}"
     try:
         context = ssl.create_default_context(cafile=str(startup / "rootCA.pem"))
         context.load_cert_chain(startup / "client.crt", startup / "client.key")
         with (
-            socket.create_connection((consortium.host, consortium.port), timeout=10) as plain,
+            connect(consortium, 10) as plain,
             context.wrap_socket(plain, server_hostname=consortium.host) as line,
         ):
-            return f"{where} by {line.version()}"
+            return f"{where} by {line.version()}{way}"
     except ssl.SSLCertVerificationError as error:
         raise FederationError(
             f"{where} is not the coordinator, or a clock is wrong: {error.verify_message}; compare fingerprints by phone"
         ) from None
     except (OSError, ssl.SSLError) as error:
         raise UnreachableError(
-            f"{where} cannot be reached ({error.strerror or error}): is the coordinator up, does the firewall let it out?"
+            f"{where} cannot be reached{way} ({error.strerror or error}): is the coordinator up, does the firewall let it out?"
         ) from None
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from infl._files import write_atomic
 from infl.deploy.flare.consortium import Consortium
 from infl.deploy.flare.daemon import Daemon
+from infl.deploy.flare.proxy import first_place
 from infl.errors import FederationError, InflError
 
 UP, DOWN, REFUSED = "up", "down", "refused"
@@ -98,7 +99,7 @@ class Lookout:
         if refusal(self.daemon.kit):
             state = REFUSED
         else:
-            state = UP if self._connected(self.daemon, self.consortium.port) else DOWN
+            state = UP if self._connected(self.daemon, first_place(self.consortium).port) else DOWN
         if self.line is not None and state == self.line.state:
             return
         self.line = Line(state, time.time())
