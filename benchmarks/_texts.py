@@ -481,6 +481,28 @@ def atlas_keys() -> str:
     return "\n".join([*lines, f"| what the locked file adds, 95 % interval | {with_half_width(gain)} |"]) + "\n"
 
 
+def faults() -> str:
+    """Return the table of scripted faults, each as it came out when it was made last."""
+    rows = json.loads((ROOT / "tests" / "deploy" / "flare" / "faults.json").read_text())
+    models = {True: "yes", False: "**no**", None: "not followed to its end"}
+    lines = [
+        f"{len(rows)} faults have been made so, {sum(row['interrupted'] for row in rows.values())} interrupted work, "
+        f"{sum(bool(row['wrong']) for row in rows.values())} failed:",
+        "",
+        "| what is done | in the run | when, with | interrupted | everybody takes part again after | right model at every site |",
+        "| --- " * 6 + "|",
+    ]
+    for name, row in sorted(rows.items(), key=lambda item: (item[1]["during"], item[0])):
+        missed = int(row["exchanges without some site"])
+        how = [f"attempts: {row['attempts']} more"] if row["attempts"] else []
+        how += [f"sums without some site: {missed}"] if missed else []
+        how += [f"{row['s pause']:.0f} s between two sums"] if row["interrupted"] and not how else []
+        how = how or ["nothing, as it should be" if row["calm"] else "**nothing**"]
+        cells = [name, row["during"], f"{row['date']}, {row['commit']}", ", ".join(how), f"{row['seconds']:.0f} s"]
+        lines.append("| " + " | ".join([*cells, f"**{row['wrong']}**" if row["wrong"] else models[row["model"]]]) + " |")
+    return "\n".join(lines) + "\n"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "adapt": adapt,
     "atlas": atlas,
@@ -494,6 +516,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "labels": labels,
     "audit": audit,
     "demo": demo,
+    "faults": faults,
     "histology": histology,
     "perturbation": perturbation,
     "privacy": privacy,
