@@ -1,6 +1,8 @@
 """The authority's key under a passphrase, and another authority in place of the first."""
 
 import json
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,9 @@ import pytest
 pytest.importorskip("nvflare")
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 from typer.testing import CliRunner
 
 from infl.cli.app import app
@@ -40,6 +45,25 @@ def test_a_key_under_a_passphrase_signs_with_it_alone(tmp_path: Path, monkeypatc
         assert usable.stat().st_mode & 0o777 == 0o700
     assert not usable.exists()
     assert b"ENCRYPTED" in key.read_bytes()
+
+
+def test_its_end_is_warned_of(tmp_path: Path) -> None:
+    home = tmp_path / "coordinator"
+    kits.init_coordinator(home, CONSORTIUM)
+    for days, says in (
+        (59, r"ok +authority +valid for 59 days: renew it soon, `infl coordinator renew --authority`"),
+        (-2, r"WRONG authority +expired 2 d"),
+    ):
+        (home / "ca" / "rootCA.pem").write_bytes(signed(days))
+        assert re.search(says, CliRunner().invoke(app, ["coordinator", "check", "--home", str(home)]).stdout)
+
+
+def signed(days: int) -> bytes:
+    """Return a certificate that ends in some days."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    begins, ends = datetime.now(UTC) - timedelta(days=99), datetime.now(UTC) + timedelta(days=days, hours=1)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), begins, ends)
+    return builder.sign(key, SHA256()).public_bytes(Encoding.PEM)
 
 
 def test_another_authority_takes_the_place_of_the_first(tmp_path: Path) -> None:

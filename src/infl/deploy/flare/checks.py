@@ -12,7 +12,7 @@ from pathlib import Path
 
 from infl import __version__
 from infl.deploy.flare.consortium import Consortium, consortium_of
-from infl.deploy.flare.kits import days_left
+from infl.deploy.flare.kits import days_left, days_of
 from infl.deploy.flare.line import check_admitted
 from infl.deploy.flare.proxy import connect, first_place
 from infl.deploy.site_data import read_site
@@ -34,6 +34,7 @@ def check_coordinator(home: Path, run: Path | None = None) -> list[Finding]:
     parts: dict[str, Callable[[], str]] = {
         "kit": lambda: _kit(home / "kit"),
         "certificate": lambda: days(home / "kit"),
+        "authority": lambda: _days(days_of(home / "ca" / "rootCA.pem"), "`infl coordinator renew --authority`"),
         "port": lambda: check_port(consortium_of(home)),
         "disk": lambda: _disk(home),
         "versions": _versions,
@@ -81,7 +82,10 @@ def days(kit: Path) -> str:
     FederationError
         It is not.
     """
-    left, how = days_left(kit), "`infl site enrol NAME --renew`, or at the coordinator `infl coordinator renew`"
+    return _days(days_left(kit), "`infl site enrol NAME --renew`, or at the coordinator `infl coordinator renew`")
+
+
+def _days(left: float, how: str) -> str:
     if left <= 0:
         raise FederationError(f"expired {-left:.0f} days ago, or this machine's clock is wrong: {how}")
     return f"valid for {left:.0f} days" + (f": renew it soon, {how}" if left < SOON else "")

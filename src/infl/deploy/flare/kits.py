@@ -248,9 +248,13 @@ def members(home: Path, *, now: float | None = None) -> list[str]:
 
 def days_left(kit: Path) -> float:
     """Return for how many days a kit's certificate is valid."""
+    return days_of(next((kit / "startup").glob("*.crt"), kit / "startup" / "client.crt"))
+
+
+def days_of(path: Path) -> float:
+    """Return for how many days a certificate is valid."""
     from cryptography import x509
 
-    path = next((kit / "startup").glob("*.crt"), kit / "startup" / "client.crt")
     with explained(path, "read"):
         content = path.read_bytes()
     try:
