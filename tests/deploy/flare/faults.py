@@ -52,8 +52,8 @@ from infl.models import Classifier
 TASK = Classifier(target="label", width=8, n_blocks=1)
 PATIENCE = Patience(silence=5, repeat=2, consent=25)
 ROUNDS = 600
-PATIENT = 240.0
-"""Seconds in which everybody must take part again after a fault."""
+PATIENT = float(os.environ.get("INFL_FAULTS_PATIENCE", "240"))
+"""Seconds in which everybody must take part again after a fault; more of them for a machine with much other work."""
 CODE = """
 import sys
 from pathlib import Path

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 pytest.importorskip("nvflare")
@@ -17,6 +18,7 @@ from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.stream_const import StreamHeaderKey
 
 from infl.deploy.flare import checks
+from infl.deploy.flare.console import Console
 from infl.deploy.flare.consortium import Consortium
 from infl.deploy.flare.controller import InflController
 from infl.deploy.flare.job_channel import CHANNEL, JobChannel
@@ -171,6 +173,15 @@ def test_the_consoles_process_says_that_the_server_is_away() -> None:
 
 
 # -- what people write -------------------------------------------------------------------------------------------------
+def test_the_consoles_process_starts_in_its_kit_and_asks_no_name_server(tmp_path: Path) -> None:
+    """FLARE looks through all folders below; gRPC would wait for a name server that cannot be reached."""
+    console = Console(tmp_path)
+    process = psutil.Process(console._started().pid)
+    assert Path(process.cwd()) == tmp_path.resolve()
+    assert process.environ()["GRPC_DNS_RESOLVER"] == "native"
+    console.close()
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [

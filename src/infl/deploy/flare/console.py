@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from infl.deploy.flare import require_flare
 from infl.deploy.flare.kits import ADMIN_NAME
+from infl.deploy.flare.process import ENVIRONMENT
 from infl.errors import UnreachableError
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,8 @@ class Console:
         if self._process is None:
             self._process = subprocess.Popen(
                 [*PROGRAM, str(self.kit.resolve())], text=True, start_new_session=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=ENVIRONMENT | os.environ,
+                cwd=self.kit,  # FLARE looks for a file in all folders below the one that it is started in
             )  # fmt: skip
             self._answers, self._patience = queue.SimpleQueue(), FIRST
             threading.Thread(target=_forward, args=(self._process.stdout, self._answers), daemon=True).start()

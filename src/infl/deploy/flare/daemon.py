@@ -16,6 +16,7 @@ from pathlib import Path
 
 from infl.deploy.flare import require_flare
 from infl.deploy.flare.leftovers import clear_jobs
+from infl.deploy.flare.process import ENVIRONMENT
 from infl.deploy.folders import alone
 from infl.deploy.journal import bound
 from infl.errors import FileError
@@ -77,7 +78,7 @@ class Daemon:
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-                env={"MALLOC_ARENA_MAX": "2"} | os.environ | {"PATH": path},
+                env=ENVIRONMENT | os.environ | {"PATH": path},
             )  # fmt: skip
         self.starts, self._begun, self._died = self.starts + 1, time.monotonic(), None
         return True

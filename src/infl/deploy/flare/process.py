@@ -15,6 +15,9 @@ import time
 
 EVERY = 5.0
 """Seconds between two searches for what can be freed."""
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "GRPC_DNS_RESOLVER": "native"}
+"""What FLARE's processes get, where whoever starts them has not said otherwise. gRPC's own resolver also asks a name server for names that
+stand in ``/etc/hosts``, and waits for it where it cannot be reached, longer than a session does."""
 LARGEST_FRAME = 64 << 20
 """Bytes that FLARE sets aside for a frame because of the size in its prefix; FLARE's own limit is 2 GB, its frames have about one MB."""
 
