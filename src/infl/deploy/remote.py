@@ -179,6 +179,10 @@ class RemoteTransport:
         """Return the seconds since a site was last heard of; infinity before the first time."""
         return self._clock() - self.peers[site].heard
 
+    def leave_out(self, site: str, why: str) -> None:
+        """Ask a site nothing more in this attempt."""
+        self.peers[site].declined, self.peers[site].trouble = True, why
+
     # -- before the first exchange ---------------------------------------------------------------------------------
     def offer(
         self, offer: Offer | StudyOffer, *, enough: Callable[[Mapping[str, Consent]], bool]

@@ -113,8 +113,7 @@ class RunAttempt(Attempt):
                 "there, or begin anew under another name in run.toml"
             )
         for site in behind:
-            peer = self.transport.peers[site]
-            peer.declined, peer.trouble = True, f"{site} {BEHIND}"
+            self.transport.leave_out(site, f"{site} {BEHIND}")
             applied[site] = len(exchanges)  # nothing is kept for its sake
         coordinator = Coordinator(
             agreement,
