@@ -499,7 +499,9 @@ def faults() -> str:
         how += [f"{row['s pause']:.0f} s between two sums"] if row["interrupted"] and not how else []
         how = how or ["nothing, as it should be" if row["calm"] else "**nothing**"]
         cells = [name, row["during"], f"{row['date']}, {row['commit']}", ", ".join(how), f"{row['seconds']:.0f} s"]
-        lines.append("| " + " | ".join([*cells, f"**{row['wrong']}**" if row["wrong"] else models[row["model"]]]) + " |")
+        lines.append(
+            "| " + " | ".join([*cells, f"**{row['wrong']}**" if row["wrong"] else models[row["model"]]]) + " |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from tests.deploy.test_curves import read as read_curves
 
 import infl
 from infl.deploy.flare import EXECUTOR_CLASS
@@ -141,6 +143,9 @@ def memory_of(kit: Path) -> bytes:
 def test_same_weights_as_in_process_and_a_coordinator_that_has_none(network: LocalConsortium) -> None:
     agreement = agree(network, rounds=150, seal="pairwise")
     folder = network.begin("same", agreement)
+    curves, site_folder = network.root / "curves", network.site_folder("site_2")
+    if find_spec("tensorboard") is not None:
+        site_folder.save_settings(replace(site_folder.settings, curves=str(curves)))
     memories: dict[str, bytes] = {}
     over = threading.Event()
 
@@ -164,6 +169,8 @@ def test_same_weights_as_in_process_and_a_coordinator_that_has_none(network: Loc
             looking.join()
     assert (status.state, status.round, status.attempts) == ("finished", 150, 1), network.lines
     assert all(row["responders"] == [*network.data] for row in folder.exchanges())
+    if find_spec("tensorboard") is not None:
+        assert read_curves(curves / agreement.run[:12])["loss"].keys() == {*range(1, 151)}
     rows = runs_of(network.site_folder("site_1"))
     assert f"run {agreement.run[:12]}: classifier, finished, round 150 of 150" in rows
     watching: list[Watching] = []
