@@ -1,6 +1,6 @@
 """Random sequences of questions under rules of disclosure, and a judge of its own of what was released.
 
-``python -m tests.questions 10000`` asks so many sequences. The judge reads what each site sent before it was sealed, as the others
+``python -m tests.questions 250 7`` asks the 250 sequences of seed 7; ``benchmarks/questions.py`` asks many such batches. The judge reads what each site sent before it was sealed, as the others
 can when they pool all they know, and looks at sets of records by linear algebra where the register looks at atoms.
 """
 
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 import infl
@@ -273,27 +274,45 @@ def without(rule: str) -> DisclosureRules:
     return replace(RULES, **off[rule])
 
 
-def check(n: int) -> dict[str, int]:
-    """Ask `n` sequences and return how many questions, released sets and closed ones there were; raise where a rule is broken."""
-    counts = dict.fromkeys(("sequences", "questions", "given", "withheld"), 0)
+@dataclass
+class Checked:
+    """What a batch asked: digests of its sequences, which may come more than once, how much was given and withheld, and what broke."""
 
+    digests: list[str] = field(default_factory=list)
+    questions: int = 0
+    given: int = 0
+    withheld: int = 0
+    broken: list[str] = field(default_factory=list)
+    last: list[Question] = field(default_factory=list)
+
+
+def check(n: int, number: int, rules: DisclosureRules = RULES) -> Checked:
+    """Ask `n` sequences, those of a seed, under `rules`, or as many as it takes to break one of :data:`RULES`."""
+    checked = Checked()
+
+    @seed(number)
     @settings(
         max_examples=n, deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
     )
     @given(sequences())
     def one(questions: list[Question]) -> None:
-        released = ask(questions, Disclosure(RULES))
-        assert not (rules := broken(released, RULES)), f"{rules} broken by {questions}"
-        counts["sequences"] += 1
-        counts["questions"] += len(questions)
+        checked.digests.append(sha256(repr(questions).encode()).hexdigest()[:8])
+        released = ask(questions, Disclosure(rules))
+        checked.questions += len(questions)
         for of_site in released:
-            counts["given"] += len(of_site.sets)
-            counts["withheld"] += max(of_site.question.groups, 1) + 1 - len(of_site.sets)
+            checked.given += len(of_site.sets)
+            checked.withheld += max(of_site.question.groups, 1) + 1 - len(of_site.sets)
+        checked.broken, checked.last = broken(released, RULES), questions
+        assert not checked.broken
 
-    one()
-    return counts
+    with suppress(AssertionError):
+        one()
+    return checked
 
 
 if __name__ == "__main__":
     infl.settings.verbosity = "warning"
-    print(check(int(sys.argv[1]) if len(sys.argv) > 1 else 1000))
+    done = check(*map(int, sys.argv[1:3] or ["250", "0"]))
+    print(f"{len({*done.digests})} sequences, {done.questions} questions: {done.given} sets given, {done.withheld} not")
+    if done.broken:
+        sys.exit(f"{', '.join(done.broken)} broken by {done.last}")

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from infl._isolation import Shared
 
 SMALL = 1 << 21
 """Weights up to which a model counts as small."""
+LITTLE = 1 << 28
+"""Multiplications up to which OpenMP's threads wait longer than they work."""
 
 
 def cores() -> int:
@@ -49,11 +52,16 @@ def one_blas_thread() -> Iterator[None]:
 
 
 @contextmanager
+def openmp_threads_for(n_multiplications: int) -> Iterator[None]:
+    """Have OpenMP work on one thread where it has little to do at a time, on as many as the user has set elsewhere."""
+    with _OPENMP if n_multiplications <= LITTLE else nullcontext():
+        yield
+
+
+@contextmanager
 def one_thread() -> Iterator[None]:
     """Have torch, BLAS and OpenMP work on one thread."""
-    from threadpoolctl import threadpool_limits
-
-    with threads_for(0), one_blas_thread(), threadpool_limits(1, user_api="openmp"):
+    with threads_for(0), one_blas_thread(), openmp_threads_for(0):
         yield
 
 
@@ -69,12 +77,14 @@ def _set_torch_threads(number: int) -> None:
     torch.set_num_threads(number)
 
 
-def _limit_blas() -> Any:
+def _one_of(what: str) -> Any:
     from threadpoolctl import threadpool_limits
 
-    return threadpool_limits(1, user_api="blas")
+    return threadpool_limits(1, user_api=what)
 
 
 _THREADS = Shared(_torch_threads, _set_torch_threads)
-_BLAS = Shared(_limit_blas, lambda limits: limits.restore_original_limits())
+_BLAS, _OPENMP = (
+    Shared(partial(_one_of, what), lambda limits: limits.restore_original_limits()) for what in ("blas", "openmp")
+)
 _inside: ContextVar[bool] = ContextVar("_inside", default=False)

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_rand_score, pairwise_distances_argmin
 from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import infl
 import infl.sums.over_sites as over_sites
@@ -154,6 +155,22 @@ def test_no_sum_is_over_a_few_observations(method, seed, k, n):
     finally:
         over_sites._added = original
     assert seen
+
+
+@pytest.mark.parametrize("method", ["kmeans", "gmm"])
+def test_openmp_has_one_thread_for_few_observations_whatever_numba_has_set(blood, method, monkeypatch):
+    """Two threads that wait for each other by spinning take ten times as long where other processes want the cores."""
+    found = []
+
+    def watched(x, means):
+        found.extend(library["num_threads"] for library in threadpool_info() if library["user_api"] == "openmp")
+        return pairwise_distances_argmin(x, means)
+
+    monkeypatch.setattr("infl.tl._centres.pairwise_distances_argmin", watched)
+    with threadpool_limits(2, user_api="openmp"):
+        cluster(dealt(blood.obsm["X_infl"].astype(float)), 3, method=method, n_init=1)
+        assert {library["num_threads"] for library in threadpool_info() if library["user_api"] == "openmp"} == {2}
+    assert set(found) == {1}
 
 
 def test_ready_for_scanpy_after_a_federated_pca(khan_sites):

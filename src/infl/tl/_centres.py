@@ -17,6 +17,7 @@ from scipy.linalg import solve_triangular
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.mixture import GaussianMixture
 
+from infl._threads import openmp_threads_for
 from infl.data.consortium import alongside
 from infl.sums import run_sums
 from infl.sums.disclosure import settled
@@ -71,10 +72,14 @@ def kmeans(
 ) -> Centres:
     """Lloyd's algorithm over all sites, the best of several beginnings."""
     total = _total(latents, key)
-    runs = (
-        _lloyd(latents, means, max_iter, tol, total, key) for means in _beginnings(latents, k, n_init, total, seed, key)
-    )
-    best = min(runs, key=lambda run: run.score)
+    with openmp_threads_for(_multiplications(latents, k)):
+        best = min(
+            (
+                _lloyd(latents, means, max_iter, tol, total, key)
+                for means in _beginnings(latents, k, n_init, total, seed, key)
+            ),
+            key=lambda run: run.score,
+        )
     return replace(best, labels=dict(settled(best.labels)))
 
 
@@ -84,10 +89,16 @@ def mixture(
     """Expectation maximisation for a mixture of normal distributions, from the k-means of several beginnings."""
     total = _total(latents, key)
     runs = []
-    for means in _beginnings(latents, k, n_init, total, seed, key):
-        start = _lloyd(latents, means, max_iter, tol, total, key)
-        runs.append(_expectation_maximisation(latents, start, max_iter, tol, total, key))
+    with openmp_threads_for(_multiplications(latents, k)):
+        for means in _beginnings(latents, k, n_init, total, seed, key):
+            start = _lloyd(latents, means, max_iter, tol, total, key)
+            runs.append(_expectation_maximisation(latents, start, max_iter, tol, total, key))
     return min(runs, key=lambda run: run.score)
+
+
+def _multiplications(latents: Latents, k: int) -> int:
+    """Return how many it takes to find the nearest of `k` centres at the largest site."""
+    return k * max(x.size for x in latents.values())
 
 
 @dataclass(frozen=True)
