@@ -154,19 +154,23 @@ def _ask(question: Question) -> list[Released]:
 
 @contextmanager
 def _sent() -> Iterator[list[dict[str, Any]]]:
-    """Read what leaves each site, before it is sealed."""
+    """Read what leaves each site, before it is sealed; here it is added as it is, since no question is about the seal."""
     seen: list[dict[str, Any]] = []
-    lay = over_sites.fitted
+    add = over_sites._added
 
-    def watched(update: Any, arrays: Any, *rest: Any, **named: Any) -> Any:
-        seen.append(dict(arrays))
-        return lay(update, arrays, *rest, **named)
+    def added(shares: Any, sites: Any, packing: Any, purpose: str, key: Any) -> dict[str, np.ndarray]:
+        total: dict[str, np.ndarray] = {}
+        for _, arrays in shares:
+            seen.append(dict(arrays))
+            for name, values in arrays.items():
+                total[name] = total.get(name, 0.0) + np.asarray(values, dtype=float)
+        return total
 
-    over_sites.fitted = watched  # type: ignore[attr-defined]
+    over_sites._added = added  # type: ignore[attr-defined]
     try:
         yield seen
     finally:
-        over_sites.fitted = lay  # type: ignore[attr-defined]
+        over_sites._added = add  # type: ignore[attr-defined]
 
 
 def broken(released: list[Released], rules: DisclosureRules) -> list[str]:

@@ -15,7 +15,7 @@ import infl
 from infl.errors import DataError
 from infl.privacy import Disclosure, DisclosureRules, membership_auc
 from infl.sums import State, run_sums
-from infl.tl import _de, _markers
+from infl.tl import _de, _markers, _ruled_ranks
 
 N = 40  # people of a site, half of each group
 LOOSE = DisclosureRules(features_per_record=np.inf, records_per_parameter=0)
@@ -133,3 +133,60 @@ def test_a_gene_that_one_site_alone_measured_is_not_told(states: list[State], on
     if table is not None:
         assert np.isnan(table["gene 0"]) is np.bool_(on)
         assert table.drop("gene 0").notna().all()
+
+
+def alone_between_cuts(sites: dict[str, AnnData], cuts: list[list[np.ndarray]]) -> float:
+    """Share of values that are with fewer than k of their site and group between two cuts, of any question, at which values were counted."""
+    found = []
+    for adata in sites.values():
+        for j, of_feature in enumerate(zip(*cuts, strict=True)):
+            edges = np.unique(np.concatenate(of_feature))
+            for arm in ("case", "control"):
+                bins = np.searchsorted(edges, adata.X[adata.obs["arm"] == arm, j])
+                found.append(np.bincount(bins)[bins] < LOOSE.k)
+    return float(np.mean(found))
+
+
+@pytest.mark.parametrize("of", ["edges", "groups"])
+@BOTH
+def test_two_kinds_of_bins_do_not_tell_how_many_values_are_between(
+    on: bool, of: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each question alone has k values of each site in a bin; their cuts together have not, unless values are counted in one way for life."""
+    cuts: list[list[np.ndarray]] = []
+    count = _ruled_ranks.ruled_ranks
+    edges: list[np.ndarray] = []
+    spaced = _ruled_ranks.spaced_edges
+
+    def noted(*args: Any) -> np.ndarray:
+        edges.append(spaced(*args))
+        return edges[-1]
+
+    def watched(*args: Any) -> State:
+        state = count(*args)
+        known = ~np.isnan(state["bins"]).all(axis=(0, 2))
+        begins = state["bins_of"].begins[:, 1:]
+        cuts.append([e[b & k] for e, b, k in zip(edges[-1], begins, known, strict=True)])
+        return state
+
+    monkeypatch.setattr(_ruled_ranks, "spaced_edges", noted)
+    monkeypatch.setattr(_markers, "ruled_ranks", watched)
+    if not on:
+        monkeypatch.setattr("infl.privacy.register.judging._counted_otherwise", lambda records, chosen, bins: False)
+    sites = people(8)
+    with Disclosure(LOOSE):
+        infl.tl.rank_genes_groups(sites, "arm", method="wilcoxon", n_bins=64)
+        assert alone_between_cuts(sites, cuts) == 0 and sum(map(len, cuts[0])) > 8
+        if of == "groups":
+            for adata in sites.values():  # a site's cuts are others where groups are others, between the same edges
+                adata.obs["arm"] = np.where(np.arange(N) % 4 < 2, "case", "control")
+        for n_bins in (64, *range(8, 64, 4)) if of == "edges" else (64,):
+            infl.tl.rank_genes_groups(sites, "arm", method="wilcoxon", n_bins=n_bins)
+    if of == "groups":
+        assert any(map(len, cuts[1])) is not on
+    else:
+        told = alone_between_cuts(sites, cuts)
+        assert told == 0 if on else told > 0.1, told
+        assert all(
+            (a == b).all() for a, b in zip(cuts[0], cuts[1], strict=True)
+        )  # the same question has the same answer

@@ -4,8 +4,13 @@ They take curves apart into departures, and subtract adjacent risk sets. What se
 """
 
 import numpy as np
+import pandas as pd
 import pytest
+from anndata import AnnData
 
+import infl
+from infl.errors import DataError
+from infl.privacy import Disclosure, DisclosureRules
 from infl.sums import run_sums
 from infl.tl._cox import cox_sums
 from infl.tl._cox_search import LOOKS, Search, departures_of, looks_of, risk_of
@@ -94,3 +99,43 @@ def test_bins_of_a_regression_have_as_many_departures_of_a_kind_as_asked(patient
     kinds = [patients.event, ~patients.event] if efron else [np.ones(N, dtype=bool)]
     counts = np.array([np.bincount(bins[kind], minlength=len(ends_of(state))) for kind in kinds])
     assert ((counts == 0) | (counts >= MANY)).all() and (efron or counts.shape[1] > 1)
+
+
+def alone_between_ends(sites: dict[str, AnnData], curves: list[pd.DataFrame]) -> float:
+    """Share of patients who are with fewer than k of their site between two ends of bins, of any question, with as they left."""
+    opened = [table["time"][table["at_risk"].notna()] for table in curves]
+    ends, found = (
+        np.unique(np.concatenate([of[:-1] for of in opened])),
+        [],
+    )  # who leaves after the last end is in the last bin
+    for adata in sites.values():
+        for died in (False, True):
+            bins = np.searchsorted(ends, adata.obs["months"][adata.obs["died"] == died])
+            found.append(np.bincount(bins)[bins] < DisclosureRules().k)
+    return float(np.concatenate(found).mean())
+
+
+@pytest.mark.parametrize("on", [False, True], ids=["control", "rules"])
+def test_curves_on_many_grids_do_not_tell_who_left_between_their_ends(
+    monkeypatch: pytest.MonkeyPatch, on: bool
+) -> None:
+    """Each curve alone has k departures of each kind in a bin; without a register, their ends together have not."""
+    rng, sites = np.random.default_rng(0), {}
+    for site in "abc":
+        lived, seen = rng.exponential(20, 80), rng.uniform(5, 60, 80)
+        obs = pd.DataFrame({"months": np.minimum(lived, seen), "died": lived <= seen})
+        sites[site] = AnnData(obs=obs.set_axis([f"{site}{i}" for i in range(80)]))
+    if not on:
+        monkeypatch.setattr("infl.privacy.register.judging._split", lambda records, chosen, atom, k: atom)
+    curves = []
+    with Disclosure(DisclosureRules(features_per_record=np.inf, records_per_parameter=0)):
+        for shift in np.arange(0, 8, 0.5):
+            try:
+                curves.append(
+                    infl.tl.survival(sites, "months", "died", grid=(shift + np.arange(1, 9) * 6).tolist()).curves
+                )
+            except DataError as error:
+                assert "rules of disclosure" in str(error)
+    assert len(curves[0]) > 1 and alone_between_ends(sites, curves[:1]) == 0
+    told = alone_between_ends(sites, curves)
+    assert told == 0 if on else told > 0.1, told

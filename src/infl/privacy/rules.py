@@ -25,6 +25,7 @@ REASONS = {
     "parameters": "fewer records than three for each parameter",
     "statistics": "more different sums of values were released about so few records than they bear",
     "features": "more features per record than the bound",
+    "bins": "its values were counted in other bins before",
     "sites": "with it, sums would follow that too few sites have records of",
     "members": "the same records were released to members that differ by too few sites",
 }

@@ -66,6 +66,9 @@ class Cells:
         closed for all. What no site has is opened, as 0.
     joined
         From which numbers of an array are closed, truth values: which are closed then, since they would follow from the others.
+    bins
+        From a site and the state: in which bins values are counted, as text. A record's values are counted in one way for life, since
+        counts in two kinds of bins tell how many values are between; one text that begins with the other is the same way.
     once
         Whether all steps have the same sets, so that the first step's answer holds for all.
     """
@@ -91,6 +94,7 @@ class Cells:
     together: bool | None = None
     of_all: bool = False
     joined: Callable[[np.ndarray], np.ndarray] | None = None
+    bins: Callable[[Any, State], str] | None = None
     once: bool = False
 
     @property

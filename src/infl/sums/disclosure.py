@@ -165,7 +165,8 @@ class Judge:
             A sum that is opened as a whole or not at all is not.
         """
         sets = {site: np.asarray(cells.sets(has, state), dtype=bool) for site, has in sites.items()}
-        verdicts = {site: self._verdict(site, purpose, cells, sets[site]) for site in sites}
+        bins = {site: cells.bins(has, state) if cells.bins else "" for site, has in sites.items()}
+        verdicts = {site: self._verdict(site, purpose, cells, sets[site], bins[site]) for site in sites}
         gives = {site: self._gives(cells, shapes, verdicts[site], sites[site]) for site in sites}
         against = {site: by_set(cells, shapes, against_of(verdicts[site], cells)) for site in sites}
         if cells.tied:
@@ -200,24 +201,25 @@ class Judge:
             )
         gives = {site: {name: of[name] & (rule[name] == 0) for name in of} for site, of in gives.items()}
         for site in sites:
-            self._release(site, purpose, cells, sets[site], gives[site], shapes)
+            self._release(site, purpose, cells, sets[site], gives[site], shapes, bins[site])
         return Opening(rule, gives)
 
-    def _verdict(self, site: str, purpose: str, cells: Cells, sets: np.ndarray) -> Verdict:
+    def _verdict(self, site: str, purpose: str, cells: Cells, sets: np.ndarray, bins: str) -> Verdict:
         if sets.shape[1] != len(rows := self._rows(site)):
             raise SettingsError(
                 f"{self.call.function} ({purpose}) is not yet under disclosure rules at {site}: run it without them"
             )
         order = None if cells.order is None else cells.order(sets)
-        question = self._question(site, purpose, cells, sets)
+        question = self._question(site, purpose, cells, sets, bins)
         return self.disclosure.register(site).judge(rows, sets, self.rules, question, order=order)
 
-    def _question(self, site: str, purpose: str, cells: Cells, sets: np.ndarray) -> Question:
+    def _question(self, site: str, purpose: str, cells: Cells, sets: np.ndarray, bins: str) -> Question:
         of_values = cells.features or cells.parameters
         statistic = f"{purpose} {self.call.told} {self.call.values(site)}" if of_values else ""
         panel = f"{cells.panel or 'features'} {self.call.digest}" if cells.features else ""
         own = withheld(self.call.sites[site].obs, sets, self.rules)
-        return Question(purpose, self.members, cells.labels, cells.features, panel, cells.parameters, statistic, own)
+        about = purpose, self.members, cells.labels, cells.features, panel, cells.parameters, statistic
+        return Question(*about, own=own, bins=bins)
 
     def _rows(self, site: str) -> np.ndarray:
         return records_of(site, self.call, self.disclosure)
@@ -319,6 +321,7 @@ class Judge:
         sets: np.ndarray,
         gives: Arrays,
         shapes: Mapping[str, tuple[int, ...]],
+        bins: str,
     ) -> None:
         """Write down which sets are behind what a site gives."""
         behind: set[int] = set()
@@ -327,7 +330,7 @@ class Judge:
                 behind |= set(np.unique(np.broadcast_to(cells.of.get(name, 0), shape)[gives[name]]).tolist())
         if cells.tied and behind:
             behind = {number for number in range(len(sets)) if sets[number].any()}
-        question = self._question(site, purpose, cells, sets)
+        question = self._question(site, purpose, cells, sets, bins)
         self.disclosure.register(site).release(self._rows(site), sets, self.rules, question, order=sorted(behind))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,16 +32,21 @@ _STEPS = 80
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked(Grouped):
-    """A site's groups with numbers of values below each edge, 0 before the first, (k, n_vars, b + 1)."""
+    """A site's groups with numbers of values below each edge, 0 before the first, (k, n_vars, b + 1).
+
+    `told`: what rules of disclosure know the edges and groups by.
+    """
 
     below: np.ndarray
+    told: str
 
     @classmethod
     def of(cls, site: Grouped, edges: np.ndarray) -> Ranked:
         """Count a site's values."""
         between = counts_between(site, edges, slice(0, len(edges)), by_group=True)
         nothing = np.zeros((*between.shape[:2], 1))
-        return cls(site.matrix, site.codes, site.k, below=np.concatenate([nothing, between.cumsum(axis=2)], axis=2))
+        below = np.concatenate([nothing, between.cumsum(axis=2)], axis=2)
+        return cls(site.matrix, site.codes, site.k, below=below, told=f"ranks {digest_of(edges, site.sets())}")
 
     def inside(self, start: np.ndarray, end: np.ndarray, features: np.ndarray) -> np.ndarray:
         """Return numbers of values from one edge to another, of some features, (k, n)."""
@@ -128,6 +134,7 @@ def cut_sum(n_vars: int, b: int) -> FederatedSum:
             measured=lambda site: site.matrix.present,
             on_features=("few",),
             partly=True,
+            bins=lambda site, state: site.told,
         ),
     )
 
@@ -160,6 +167,7 @@ def binned_sum(k: int, n_vars: int, b: int, labels: Sequence[str]) -> FederatedS
             labels,
             sizes=sizes,
             dominated=("n",),
+            bins=lambda site, state: f"{site.told} {digest_of(state['bins_of'].begins)}",
             closed=lambda state: {"n": np.isnan(state["mean"])[:, None, :]},
         ),
     )
@@ -192,6 +200,14 @@ def _about(state: State) -> tuple[np.ndarray, np.ndarray]:
     squares = np.nan_to_num(state["squares"]) + n * (mean - centre) ** 2
     spread = np.sqrt(squares.sum(axis=0) / count)
     return centre, np.where(spread > 0, spread, 1.0)
+
+
+def digest_of(*arrays: np.ndarray) -> str:
+    """Return a digest of arrays."""
+    digest = sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:32]
 
 
 def _k() -> int:

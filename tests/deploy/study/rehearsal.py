@@ -5,9 +5,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from anndata import AnnData
 
+from infl.deploy.study import matrices
 from infl.deploy.study.desk import Desk
 from infl.deploy.study.site import StudySite
 from infl.deploy.study.specification import Study
@@ -83,18 +85,23 @@ class Rehearsal:
         rules: Callable[[str], Disclosure] | None = None,
     ) -> dict[str, Any]:
         """Return by site the error that it ended with, None where it has done all."""
-        line = Line(self.study, self.folder, fault)
+        line, write, done = Line(self.study, self.folder, fault), matrices._write, dict[str, int]()
+
+        def wrote(path: Path, matrix: Any) -> None:
+            write(path, matrix)
+            fault(path.parent.name, "wrote a matrix", done[path.parent.name], 0)
 
         def at(site: str) -> BaseException | None:
             ledger = None
             try:
                 working = WorkingObject(self.folder / site, self.study.digest, self.folder / f"{site}.h5ad", site)
                 working.check_source()
-                keep = working.keep
+                done[site], keep = working.done, working.keep
 
                 def watched(step: int, written: Any) -> None:
                     fault(site, "keeps", step, 0)
                     keep(step, written)
+                    done[site] = working.done
                     fault(site, "kept", step, 0)
 
                 working.keep = watched  # type: ignore[method-assign]
@@ -114,7 +121,7 @@ class Rehearsal:
                     ledger.close()
             return None
 
-        with ThreadPoolExecutor(len(self.study.sites)) as pool:
+        with mock.patch.object(matrices, "_write", wrote), ThreadPoolExecutor(len(self.study.sites)) as pool:
             futures = {site: pool.submit(at, site) for site in self.study.sites}
         for kept, new in ((self.sent, line.sent), (self.heard, line.heard)):
             for place, contents in new.items():

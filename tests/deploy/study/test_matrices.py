@@ -1,6 +1,10 @@
 """Matrices of a working object: the bits of one file, whatever was left out of writing and reading; damage is noticed."""
 
+import os
+import signal
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import anndata
 import h5py
@@ -10,6 +14,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from infl.data.columns import layer_names
+from infl.deploy.study import matrices
 from infl.deploy.study.matrices import content_of
 from infl.deploy.study.working import WorkingObject
 from infl.errors import FileError
@@ -91,8 +96,64 @@ def test_a_step_that_was_not_kept_leaves_what_was(tmp_path: Path) -> None:
     working.write(1, adata)  # and the process ends here
     again = opened(path)
     assert contents(again.read()) == before
+    again.clear()
     step(again)
     assert len(list(again.folder.glob("matrix_*"))) == 3
+
+
+@pytest.mark.parametrize("place", ["half a matrix", "a matrix", "the object"])
+def test_killed_while_a_step_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """−9 on the process, in a file, or between the files of matrices and the journal; what is left of it goes, and the step comes out alike."""
+    path = source(tmp_path)
+    step(opened(path))
+    before = contents(opened(path).read())
+
+    def child() -> None:
+        write, elem = matrices._write, matrices.write_elem
+
+        def killed(*args: Any) -> None:
+            {"half a matrix": elem, "a matrix": write}[place](*args)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        if place != "the object":
+            monkeypatch.setattr(matrices, {"half a matrix": "write_elem", "a matrix": "_write"}[place], killed)
+        working = opened(path)
+        adata = working.read()
+        adata.X.data += 1
+        working.write(1, adata)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    process = get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    again = opened(path)
+    left = {file.name for file in again.folder.iterdir()}
+    assert contents(again.read()) == before
+    again.clear()
+    assert {file.name for file in again.folder.iterdir()} < left
+    step(again, "values")
+    after = contents(again.read())
+    assert after != before and len(list(again.folder.iterdir())) == len(set(again._journal.matrices.values())) + 2
+
+    unbroken = tmp_path / "unbroken"
+    unbroken.mkdir()
+    step(whole := opened(source(unbroken)))
+    step(whole, "values")
+    assert contents(whole.read()) == after
+
+
+def test_who_looks_at_a_study_while_a_step_waits_for_the_others_takes_nothing_away(tmp_path: Path) -> None:
+    """``infl study fetch`` and ``report`` open the folder while its own process does."""
+    path = source(tmp_path)
+    working = opened(path)
+    step(working)
+    adata = working.read()
+    adata.X.data *= 3
+    written = working.write(1, adata)
+    assert opened(path).done == 1
+    working.keep(1, written)
+    assert contents(opened(path).read()) == contents(adata)
 
 
 def test_a_step_that_broke_off_in_a_process_that_goes_on_leaves_what_was(tmp_path: Path) -> None:

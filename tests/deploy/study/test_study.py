@@ -109,11 +109,12 @@ PLACES = [
     ("s0", "says", 0, 0), ("s1", "heard", 0, 0), ("s2", "says", 0, 3), ("desk", "told", 0, 4), ("s0", "heard", 1, 1),
     ("s1", "keeps", 0, 0), ("s1", "kept", 0, 0), ("desk", "told", 1, 0), ("s0", "keeps", 2, 0), ("s2", "heard", 3, 3),
     ("s1", "says", 4, 4), ("desk", "told", 4, 5), ("s0", "kept", 4, 0), ("s2", "says", 5, 0), ("s1", "heard", 5, 4),
+    ("s0", "wrote a matrix", 0, 0), ("s1", "wrote a matrix", 1, 0), ("s2", "wrote a matrix", 2, 0),
     ("desk", "told", 5, 7), ("s2", "keeps", 5, 0), ("s0", "kept", 5, 0), ("s1", "says", 6, 0), ("desk", "told", 6, 0),
 ]  # fmt: skip
 
 
-def test_killed_at_twenty_places_in_one_study(tmp_path: Path) -> None:
+def test_killed_at_twenty_three_places_in_one_study(tmp_path: Path) -> None:
     """All of them one after the other: after each the study goes on where it was, to the same bits, and nothing is opened twice."""
     rehearsal, left = make(tmp_path), [*PLACES]
 

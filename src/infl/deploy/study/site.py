@@ -66,6 +66,7 @@ class StudySite:
         exchange
             Sends a message and returns what came of it; asked again, the same.
         """
+        self.working.clear()
         for step in range(self.working.done, len(self.study.steps)):
             self._step(step, exchange)
         self._channel(len(self.study.steps), exchange)  # says that this site has kept the last step

@@ -107,7 +107,6 @@ class WorkingObject:
         self._journal = read_own(self._path, TypeAdapter(Journal).validate_python, then)
         if self._journal.study != study:
             raise FileError(f"{site}: {folder} has another study")
-        self._remove_others()
 
     def check_source(self) -> None:
         """Refuse to go on where the site's own file is not what the study began with.
@@ -211,6 +210,12 @@ class WorkingObject:
         """Return what :meth:`write_opened` wrote of the steps that are kept, by the number of the step, from 1."""
         paths = {number: self.folder / f"opened_{number:04}.json" for number in range(1, self.done + 1)}
         return {number: json.loads(path.read_text()) for number, path in paths.items() if path.exists()}
+
+    def clear(self) -> None:
+        """Remove what steps wrote that were not kept; for the process that does the steps, since others may look on meanwhile."""
+        for part in self.folder.glob(".*.part"):  # of a file that a killed process was writing
+            part.unlink(missing_ok=True)
+        self._remove_others()
 
     def keep(self, step: int, written: Written) -> None:
         """Keep a step: the next one begins with what it wrote."""

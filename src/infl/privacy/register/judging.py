@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from infl.privacy.register.records import Records, digest_of, parted
+from infl.privacy.register.records import Records, digest_of, distinct, parted
 from infl.privacy.rules import DisclosureRules
 
 
@@ -31,6 +31,8 @@ class Question:
         Which sum of which values it is. Sums of other transformations of the same few values together give the values back.
     own
         By set: which of the site's own rules withholds it, "" where none does.
+    bins
+        In which bins values are counted, "" where none are.
     """
 
     about: str
@@ -41,6 +43,7 @@ class Question:
     parameters: int = 0
     statistic: str = ""
     own: tuple[str, ...] = ()
+    bins: str = ""
 
     def label(self, number: int) -> str:
         """Return what a set is, to know it again."""
@@ -88,6 +91,8 @@ def verdict(
             split = atom if reason else split
         if not reason and question.statistic and not _bears(records, chosen, own, rules, question):
             reason, split = "statistics", atom
+        if not reason and question.bins and _counted_otherwise(records, chosen, question.bins):
+            reason, split = "bins", atom
         reasons[number], atom = reason, split
         own = own if reason else parted(own, chosen)
     # A site that gave these records under any name, and cannot now, would be the rest of a total that others open. Of fewer
@@ -105,7 +110,7 @@ def _one(
     """Return why a set is not released, and the atoms if it is."""
     if not len(chosen):
         return "empty", atom
-    n = len(np.unique(records.person[chosen]))
+    n = len(distinct(records.person[chosen]))
     if n < rules.k:
         return "records", atom
     if digest_of(chosen) in records.held:
@@ -134,16 +139,26 @@ def _bears(records: Records, chosen: np.ndarray, own: np.ndarray, rules: Disclos
     return bool((np.arange(1, len(sizes) + 1)[:, None] <= room).all())
 
 
+def _counted_otherwise(records: Records, chosen: np.ndarray, bins: str) -> bool:
+    """Whether values of one of these records were counted in other bins."""
+    return any(
+        of[chosen].any()
+        for other, of in records.by_bins.items()
+        if not (other.startswith(bins) or bins.startswith(other))
+    )
+
+
 def _split(records: Records, chosen: np.ndarray, atom: np.ndarray, k: int) -> np.ndarray | None:
     """Return the atoms after a set is released; None where one would have fewer than k."""
     inside = np.zeros(len(atom), dtype=bool)
     inside[chosen] = True
-    touched = np.unique(atom[chosen])
-    affected = np.isin(atom, touched)
-    place = np.searchsorted(touched, atom[affected])
+    touched = distinct(atom[chosen])
+    number = np.full(int(atom.max()) + 1, -1)
+    number[touched] = np.arange(len(touched))
+    place = number[atom]
     n_in, n_out = (
-        records.n_persons(place[side], np.flatnonzero(affected)[side], len(touched))
-        for side in (inside[affected], ~inside[affected])
+        records.n_persons(place[side], side, len(touched))
+        for side in (np.flatnonzero(inside), np.flatnonzero((place >= 0) & ~inside))
     )
     n_out[touched == 0] = 0  # in no set: behind no number
     cut = (n_out > 0) | (touched == 0)
@@ -151,7 +166,7 @@ def _split(records: Records, chosen: np.ndarray, atom: np.ndarray, k: int) -> np
         return None
     split = atom.copy()
     fresh = int(atom.max()) + 1 + np.arange(len(touched))
-    split[chosen] = np.where(cut, fresh, touched)[np.searchsorted(touched, atom[chosen])]
+    split[chosen] = np.where(cut, fresh, touched)[place[chosen]]
     return split
 
 

@@ -24,6 +24,8 @@ class Records:
         Of each; records of one atom were in the same released sets. 0: in no set.
     by_statistic
         Atoms of the sets of one statistic.
+    by_bins
+        Which records' values were counted in some bins.
     load
         Released features per record, by panel of features.
     members
@@ -40,6 +42,7 @@ class Records:
         self.index: dict[str, int] = {}
         self.person = self.atom = np.zeros(0, dtype=np.int64)
         self.by_statistic: dict[str, np.ndarray] = {}
+        self.by_bins: dict[str, np.ndarray] = {}
         self.load: dict[str, np.ndarray] = {}
         self.members: dict[str, list[tuple[str, ...]]] = {}
         self.labels: set[str] = set()
@@ -62,6 +65,7 @@ class Records:
         self.by_statistic = {
             name: np.concatenate([of_one, zeros.astype(np.int64)]) for name, of_one in self.by_statistic.items()
         }
+        self.by_bins = {bins: np.concatenate([of, zeros.astype(bool)]) for bins, of in self.by_bins.items()}
         self.load = {panel: np.concatenate([load, zeros]) for panel, load in self.load.items()}
 
     def replay(self, entry: dict[str, Any]) -> None:
@@ -94,8 +98,10 @@ class Records:
         self.n_released += 1
         if entry["statistic"]:
             self.by_statistic[entry["statistic"]] = parted(self.of_statistic(entry["statistic"]), found)
+        if bins := entry.get("bins"):  # registers of earlier versions have none
+            self.by_bins.setdefault(bins, np.zeros(len(self.atom), dtype=bool))[found] = True
         if entry["features"]:
-            n = len(np.unique(self.person[found]))
+            n = len(distinct(self.person[found]))
             load = self.load.setdefault(entry["panel"], np.zeros(len(self.atom)))
             load[found] = np.maximum(load[found], entry["features"] / n)
 
@@ -104,14 +110,27 @@ class Records:
         return self.by_statistic.get(statistic, np.zeros_like(self.atom))
 
     def n_persons(self, place: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:
-        """Return how many persons' records are at each of `n` places."""
+        """Return how many persons' records are at each of `n` places; each of `rows` is there once."""
         n_persons = len(self._persons)
+        if n_persons == len(self.person):  # each record is a person
+            return np.bincount(place, minlength=n)
         return np.bincount(np.unique(place * n_persons + self.person[rows]) // n_persons, minlength=n)
 
 
 def digest_of(rows: np.ndarray) -> str:
     """Return the digest of a set of records."""
-    return hashlib.sha256(np.unique(rows).tobytes()).hexdigest()
+    return hashlib.sha256(distinct(rows).tobytes()).hexdigest()
+
+
+def distinct(numbers: np.ndarray) -> np.ndarray:
+    """Return the different ones of numbers from 0 on, in their order, as ``numpy.unique`` does by sorting.
+
+    Examples
+    --------
+    >>> distinct(np.array([4, 1, 4])).tolist()
+    [1, 4]
+    """
+    return np.flatnonzero(np.bincount(numbers)) if len(numbers) else numbers
 
 
 def parted(atom: np.ndarray, released: np.ndarray) -> np.ndarray:
@@ -122,10 +141,10 @@ def parted(atom: np.ndarray, released: np.ndarray) -> np.ndarray:
     >>> parted(np.array([0, 0, 0, 1, 1]), np.array([2, 3])).tolist()
     [0, 0, 2, 4, 3]
     """
-    inside = np.zeros(len(atom), dtype=np.int64)
-    inside[released] = 1
-    _, number = np.unique(2 * atom + inside, return_inverse=True)
-    return np.where((atom == 0) & (inside == 0), 0, number.ravel() + 1)
+    part = 2 * atom
+    part[released] += 1
+    rank = np.cumsum(np.bincount(part, minlength=1) > 0)
+    return np.where(part == 0, 0, rank[part])
 
 
 def _packed(rows: np.ndarray, n: int) -> str:

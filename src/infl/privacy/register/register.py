@@ -11,7 +11,7 @@ import numpy as np
 from infl.errors import FederationError
 from infl.privacy.register.file import RegisterFile
 from infl.privacy.register.judging import Question, Verdict, verdict
-from infl.privacy.register.records import Records, digest_of
+from infl.privacy.register.records import Records, digest_of, distinct
 from infl.privacy.rules import DisclosureRules
 
 
@@ -166,7 +166,7 @@ class Register:
                         f"{question.about}: another study has released sums about these records meanwhile ({reason}); nothing was "
                         "sent, ask again"
                     )
-            self._release([np.unique(rows[sets[number]]) for number in numbers], numbers, question)
+            self._release([distinct(rows[sets[number]]) for number in numbers], numbers, question)
 
     def _release(self, released: Sequence[np.ndarray], numbers: Sequence[int], question: Question) -> None:
         entries, listed = [], set[str]()
@@ -178,6 +178,7 @@ class Register:
                 "features": question.features,
                 "panel": question.panel,
                 "statistic": question.statistic,
+                **({"bins": question.bins} if question.bins else {}),
             }
             entries.append(self._records.entry(found, about, listed))
         self._file.append(entries)
