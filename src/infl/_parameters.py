@@ -21,6 +21,7 @@ import numpy as np
 from infl._isolation import torch_defaults
 from infl._lazy import read_tables
 from infl._settings import rules_in_force
+from infl._unruled import unruled
 from infl.errors import DataError, InflError, SettingsError
 
 P = ParamSpec("P")
@@ -435,15 +436,12 @@ def door(**own: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
         declared = {name: kind for name, kind in kinds.items() if kind is not None}
 
         of_data = [name for name, kind in kinds.items() if name == "sites" or getattr(kind, "of_data", False)]
-        unruled = "sites" in signature.parameters and not getattr(function, "ruled", False)
+        without_rules = "sites" in signature.parameters and not getattr(function, "ruled", False)
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            if unruled and rules_in_force() is not None:
-                raise SettingsError(
-                    f"{function.__name__} is not yet under disclosure rules: leave it out, or run it where "
-                    "infl.settings.disclosure is None"
-                )
+            if without_rules and rules_in_force() is not None:
+                raise SettingsError(_refusal(function.__name__, {}))
             try:
                 bound = signature.bind(*args, **kwargs)
             except TypeError as wrong:
@@ -452,6 +450,8 @@ def door(**own: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
             for name in of_data:
                 read_tables(bound.arguments[name])
             bound.arguments.update(read_all(declared, bound.arguments))
+            if rules_in_force() is not None and unruled(function.__name__, bound.arguments) is not None:
+                raise SettingsError(_refusal(function.__name__, bound.arguments))
             with torch_defaults():
                 return function(*bound.args, **bound.kwargs)
 
@@ -459,3 +459,14 @@ def door(**own: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return call
 
     return guarded
+
+
+def _refusal(function: str, given: Mapping[str, Any]) -> str:
+    """Return the line for what rules of disclosure do not bind."""
+    found = unruled(function, given)
+    what, since, instead = (
+        (function, "", "leave it out") if found is None else (found[0], f", since {found[1].why}", found[1].instead)
+    )
+    return (
+        f"{what} is not yet under disclosure rules{since}: {instead}, or run it where infl.settings.disclosure is None"
+    )

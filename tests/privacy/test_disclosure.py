@@ -143,9 +143,7 @@ def test_a_function_without_rules_refuses_in_one_line() -> None:
     with Disclosure():
         with pytest.raises(SettingsError, match="compare is not yet under disclosure rules"):
             infl.tl.compare(sites, target="tumour_class")
-        why = (
-            "'logreg' is not yet under disclosure rules, since a hundred sums of slopes .* give them back: leave it out"
-        )
+        why = "'logreg' is not yet under disclosure rules, since a hundred sums of slopes .* give them back: take 't-test' or 'wilcoxon'"
         with pytest.raises(SettingsError, match=why):
             infl.tl.rank_genes_groups(sites, "tumour_class", method="logreg")
         assert set(sites["site_1"].uns) == {"source"}

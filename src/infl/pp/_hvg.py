@@ -20,7 +20,6 @@ from infl.pp._hvg_regression import by_regression
 from infl.pp._matrix import SiteMatrix, kinds, matrices
 from infl.pp._preset import scanpy_default
 from infl.pp._variable import Cutoffs
-from infl.sums.disclosure import refuse_under_rules
 
 if TYPE_CHECKING:
     from infl.keys import Keyring
@@ -130,8 +129,6 @@ def highly_variable_genes(
     >>> int(sites["site_2"].var["highly_variable"].sum())
     100
     """
-    why = "figures of each batch are opened, and a batch may be at few sites"
-    refuse_under_rules("highly_variable_genes with batch_key", batch_key is not None, since=why)
     if flavor is None:
         flavor = scanpy_default("highly_variable_genes", "flavor", "seurat")
     cutoffs = Cutoffs(min_disp, max_disp, min_mean, max_mean)

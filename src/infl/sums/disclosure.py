@@ -111,14 +111,10 @@ class Judge:
 
     Parameters
     ----------
-    disclosure
-        The rules in force.
-    members
-        All sites.
-    about
-        What the sums are for.
-    sums
-        All of them.
+    disclosure, members
+        The rules in force, and all sites.
+    about, sums
+        What the sums are for, and all of them.
 
     Raises
     ------
@@ -150,10 +146,8 @@ class Judge:
 
         Parameters
         ----------
-        purpose
+        purpose, cells, shapes
             What is summed.
-        cells, shapes
-            Of the sum.
         sites, state
             What the sites of this process have, and all know.
         add

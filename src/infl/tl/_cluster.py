@@ -18,7 +18,6 @@ from infl.data.sites import over_sites
 from infl.errors import DataError, SettingsError
 from infl.pp._moments import whole_numbers
 from infl.sums import n_observations, run_sums
-from infl.sums.disclosure import refuse_under_rules
 from infl.sums.mixture import FEWEST
 from infl.tl._centres import Latents, kmeans, mixture
 from infl.tl._cluster_sums import sizes
@@ -128,8 +127,6 @@ def cluster(
         raise SettingsError(
             "method 'leiden' sends centroids that are not sealed: between hospitals, give 'kmeans' or 'gmm'"
         )
-    why = "a component may come to be about a few records" if method == "gmm" else "it sends centroids of small groups"
-    refuse_under_rules(f"cluster with method {method!r}", method not in ("kmeans", "ward"), since=why)
     labels: Mapping[str, np.ndarray]
     latents = coordinates(sites, use_rep, role="use_rep")
     sizes_of = alongside(sites, {site: len(x) for site, x in latents.items()})

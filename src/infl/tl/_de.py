@@ -19,7 +19,8 @@ from infl.data.units import check_units
 from infl.errors import DataError, SettingsError
 from infl.pp._matrix import SiteMatrix, kinds, matrices, refuse_negative
 from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, State, run_sums
-from infl.sums.disclosure import refuse_groups_of, refuse_under_rules
+from infl.sums.cells import everyone
+from infl.sums.disclosure import refuse_groups_of
 from infl.tl._deseq2 import deseq2, deseq2_table
 from infl.tl._linear_sums import Designed, LinearFit, design_sum, linear_fit, linear_sums
 from infl.tl._markers import adjusted
@@ -125,7 +126,6 @@ def de(
     ['clone_1388', 'clone_0']
     """
     _check_options(method, trend, counts_key)
-    refuse_under_rules(f"de with method {method!r}", method != "limma", since=_WHY_REFUSED.get(method, ""))
     of_counts = method in FOR_COUNTS
     at = matrices(sites, layer, key, masked=not of_counts)
     units = kinds(at)
@@ -176,13 +176,6 @@ def de(
     return table
 
 
-_WHY_REFUSED = dict.fromkeys(
-    ("voom", "deseq2"),
-    "for each feature its sums weight records by their totals in another way, and those of many features give the totals back",
-) | {"deqms": "its numbers of peptides are of features and not of records"}
-"""Why methods have no rules of disclosure."""
-
-
 def _check_options(method: str, trend: bool, counts_key: str | None) -> None:
     if trend and method in ("deseq2", "deqms"):
         raise SettingsError(
@@ -220,8 +213,8 @@ def _check_measured(at: Mapping[str, SiteMatrix], method: str) -> None:
             )
 
 
-def _peptides(at: Mapping[str, SiteMatrix], column: str) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
-    """Return numbers of peptides at each site, and which features it measured."""
+def _peptides(at: Mapping[str, SiteMatrix], column: str) -> Mapping[str, tuple[np.ndarray, np.ndarray, int]]:
+    """Return numbers of peptides at each site, which features it measured, and its number of observations."""
     found = {}
     for site, matrix in at.items():
         if column not in matrix.adata.var:
@@ -235,7 +228,7 @@ def _peptides(at: Mapping[str, SiteMatrix], column: str) -> Mapping[str, tuple[n
                 f"counts_key {column!r} of {site} is no number of at least 1 for {int(wrong.sum())} features (first: "
                 f"{matrix.adata.var_names[wrong][0]!r}): correct them, or leave those features out"
             )
-        found[site] = np.where(matrix.present, values, 0), matrix.present
+        found[site] = np.where(matrix.present, values, 0), matrix.present, matrix.n_obs
     return alongside(at, found)
 
 
@@ -249,6 +242,9 @@ def peptide_sum(n_vars: int) -> FederatedSum:
         says="for each feature: its column of numbers of peptides, and at how many sites it was measured",
         sensitivity={"peptides": 0, "sites": 0},
         scale={"peptides": FINE_SCALE, "sites": COUNT_SCALE},
+        cells=everyone(
+            lambda site: site[2], measured=lambda site: site[1], on_features=("peptides", "sites"), partly=True
+        ),
     )
 
 

@@ -22,7 +22,7 @@ from infl.data.units import log_base, warn_of_units
 from infl.errors import DataError, SettingsError
 from infl.pp._matrix import kinds, matrices
 from infl.sums import State, run_sums
-from infl.sums.disclosure import control, refuse_groups_of, refuse_under_rules
+from infl.sums.disclosure import control, refuse_groups_of
 from infl.tl._group_sums import Grouped, GroupMoments, group_moments, group_sums
 from infl.tl._logistic_sums import coefficients_of, logistic_sum
 from infl.tl._rank_sums import rank_sums, rank_test, tied_bins
@@ -142,8 +142,6 @@ def rank_genes_groups(
     >>> sc.get.rank_genes_groups_df(sites["site_3"], "class_2")["names"][:3].tolist()
     ['clone_1388', 'clone_245', 'clone_544']
     """
-    why = "a hundred sums of slopes about the same records would give them back"
-    refuse_under_rules("rank_genes_groups with method 'logreg'", method == "logreg", since=why)
     refuse_groups_of(groupby)
     at = matrices(sites, layer, key)
     units = kinds(at)

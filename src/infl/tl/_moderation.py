@@ -80,7 +80,7 @@ def moderate_by_counts(var: np.ndarray, df: np.ndarray, counts: np.ndarray) -> M
     infl.errors.MissingExtraError
         scikit-misc is missing.
     """
-    usable = (df > 0) & np.isfinite(var)
+    usable = (df > 0) & np.isfinite(var) & np.isfinite(counts)
     by = np.log2(counts)
     logs = _logs(var[usable], df[usable])
     curve = np.full(len(var), np.nan)

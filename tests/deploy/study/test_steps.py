@@ -140,6 +140,11 @@ def test_steps_that_rules_do_not_bind_yet_are_named() -> None:
     check_ruled([*LOGS, Step.read("pp.moments", {}), Step.read("pp.filter_cells", {"min_genes": 3})], "s1")
     with pytest.raises(SettingsError, match=r"step 3 \(pp.harmony_integrate\) is not yet under rules of disclosure"):
         check_ruled([*LOGS, Step.read("pp.harmony_integrate", {})], "s1")
+    gmm = Step.read("tl.cluster", {"n_clusters": 3, "method": "gmm"})
+    said = r"step 2 \(tl.cluster with method 'gmm'\) is not yet under rules .* since a component .* records: take 'kmeans' or 'ward', or leave"
+    with pytest.raises(SettingsError, match=said):
+        check_ruled([Step.read("pp.moments", {}), gmm], "s1")
+    check_ruled([Step.read("tl.cluster", {"n_clusters": 3})], "s1")
 
 
 def test_log1p_marks_logarithms_only() -> None:

@@ -11,6 +11,7 @@ from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
 from infl._parameters import Kind
+from infl._unruled import unruled
 from infl.data.columns import obs_column
 from infl.deploy.study.kinds import GIVEN, STEPS, Arguments, Field, StepKind
 from infl.deploy.toml import REFUSED
@@ -198,10 +199,14 @@ def check_ruled(steps: Sequence[Step], site: str) -> None:
         One opens sums that say nothing of the records behind them.
     """
     for number, step in enumerate(steps, 1):
-        if not getattr(_function(step.do), "ruled", True):
-            raise SettingsError(
-                f"step {number} ({step.do}) is not yet under rules of disclosure, which the policy of {site} has: leave the step out"
-            )
+        found = unruled(step.do.partition(".")[2], step.all_arguments)
+        if found is None and getattr(_function(step.do), "ruled", True):
+            continue
+        what = step.do if found is None or not found[1].argument else f"{step.do[:3]}{found[0]}"
+        since, instead = ("", "") if found is None else (f", since {found[1].why}", f"{found[1].instead}, or ")
+        raise SettingsError(
+            f"step {number} ({what}) is not yet under rules of disclosure, which the policy of {site} has{since}: {instead}leave the step out"
+        )
 
 
 def _remedy(wanted: Field) -> str:
