@@ -48,6 +48,24 @@ def with_half_width(row: dict[str, Any], digits: int = 3) -> str:
     return f"{row['measured']:.{digits}f} ± {(high - low) / 2:.{digits}f}".replace("-", "−")
 
 
+def domain_forms() -> str:
+    """Return the table of forms of domains that were tried on subsets of patients A to D."""
+    rows = rows_of("domain_forms")
+    columns = {
+        "mean of pairs": "ARI, mean over six pairs",
+        "of triples": "ARI, mean over four triples",
+        "A to D": "ARI, four patients",
+        "worst pair, less the first": "ARI, the worst pair less neighbours + PCA + k-means",
+        "iLISI of pairs": "iLISI, mean over six pairs",
+    }
+    first = next(iter(columns.values()))
+    lines = ["| form | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
+    for form in (what.removesuffix(f": {first}") for what in rows if what.endswith(first)):
+        values = (f"{rows[f'{form}: {what}']['measured']:.2f}".replace("-", "−") for what in columns.values())
+        lines.append(f"| {form} | " + " | ".join(values) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def published() -> str:
     """Return the table of the published method beside ours."""
     rows = rows_of("published")
@@ -522,6 +540,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "histology": histology,
     "perturbation": perturbation,
     "privacy": privacy,
+    "domain_forms": domain_forms,
     "published": published,
     "released": released,
     "released_curves": released_curves,

@@ -92,8 +92,8 @@ def spatial_domains(
     n_axes
         Number of axes.
     sigma
-        How softly sections are mixed; see :func:`infl.pp.harmony_integrate`. None: not at all, for patients whose tissue has
-        little in common.
+        How softly sections are mixed; see :func:`infl.pp.harmony_integrate`. None: not at all, with `n_axes` of 10, for two
+        patients, or such whose tissue has little in common.
     n_init
         Beginnings of k-means; the best is kept.
     seed
