@@ -81,8 +81,10 @@ def _table(path: Path, question: str | None = None) -> str:
 
 
 def _purpose(name: str) -> str:
+    """Return what a script says of itself, without the page that it names: that is where this stands, or one click away."""
     script = BENCHMARKS / f"{name}.py"
-    return (ast.get_docstring(ast.parse(script.read_text())) or "").strip() if script.exists() else ""
+    text = (ast.get_docstring(ast.parse(script.read_text())) or "").strip() if script.exists() else ""
+    return re.sub(r"\s*\(docs/[^()]*\)", "", text)
 
 
 def _section(path: Path) -> str:
@@ -99,9 +101,7 @@ def _all(results: dict[str, Path]) -> str:
     lines = ["| measured | question | rows |", "| --- | --- | --- |"]
     for page, name in sorted((pages[0], name) for name, pages in pages_of().items() if name in results):
         question = (
-            re.sub(r" *\([^()]*\.md[^()]*\)", "", _purpose(name).split("\n\n")[0])
-            .replace("\n", " ")
-            .replace("|", "\\|")
+            re.sub(r":\s*``python[^`]*``", "", _purpose(name).split("\n\n")[0]).replace("\n", " ").replace("|", "\\|")
         )
         rows = len(json.loads(results[name].read_text())["rows"])
         anchor = _title(name).lower().replace(" ", "-")
