@@ -113,6 +113,13 @@ def test_a_table_that_its_user_has_changed_looks_like_any(table: pd.DataFrame) -
     assert repr(table).startswith("Empty")
 
 
+def test_of_one_seed_no_deviation_is_shown() -> None:
+    row = {"method": "infl", "metric": "auroc", "mean": 0.9, "sd": 0.0, "worst_site": 0.8, "n_seeds": 1, "seconds": 1.0}
+    assert by_method(pd.DataFrame([row]))["auroc"].tolist() == ["0.900"]
+    assert by_method(pd.DataFrame([row | {"n_seeds": 2}]))["auroc"].tolist() == ["0.900 ± 0.000"]
+    assert by_method(pd.DataFrame([row | {"sd": 0.1}]))["auroc"].tolist() == ["0.900 ± 0.100"]  # over sites
+
+
 def test_what_is_missing_is_a_dash_and_large_numbers_have_no_decimals() -> None:
     wide = by_method(comparison())
     assert wide.iloc[1, 1:].tolist() == ["0.500 ± –", "–"]

@@ -96,8 +96,8 @@ class Comparison(_Result):
 
     def _seen(self) -> tuple[str, pd.DataFrame]:
         n = int(self["n_seeds"].max())
-        seeds = f"{n} seed{'s' if n != 1 else ''}"
-        caption = f"infl comparison: held-out records, mean ± standard deviation over {seeds}; worst site by the first measure"
+        seeds = "one seed" if n == 1 else f"mean ± standard deviation over {n} seeds"
+        caption = f"infl comparison: held-out records, {seeds}; worst site by the first measure"
         return "; ".join(filter(None, (caption, not_computed(self), few_held_out(self)))), by_method(self)
 
     def by_site(self, metric: str | None = None) -> pd.DataFrame:
@@ -260,12 +260,17 @@ def by_method(table: pd.DataFrame, metrics: list[str] | None = None) -> pd.DataF
         cells = part.set_index("metric")
         known = [m for m in metrics if m in cells.index]
         row = {"method": method_label(str(method))}
-        row |= {label_of(m): spread(cells.loc[m, "mean"], cells.loc[m, "sd"]) if m in known else "" for m in metrics}
+        row |= {label_of(m): _over_seeds(cells.loc[m]) if m in known else "" for m in metrics}
         if "worst_site" in cells:
             worst = number(cells.loc[metrics[0], "worst_site"]) if metrics[0] in known else ""
             row["worst site"] = worst
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _over_seeds(row: pd.Series) -> str:
+    """Return a mean and its deviation over seeds; of one seed there is none."""
+    return number(row["mean"]) if row.get("n_seeds") == 1 and not row["sd"] > 0 else spread(row["mean"], row["sd"])
 
 
 def by_finding(table: pd.DataFrame) -> pd.DataFrame:

@@ -68,9 +68,9 @@ def compare(table: pd.DataFrame, *, metric: str | None = None, ax: Axes | None =
         family, colour, marker = _family(str(row.method))
         sd = 0.0 if pd.isna(row.sd) else float(row.sd)
         ax.errorbar(row.mean, y, xerr=sd, color=colour, marker=marker, markersize=6.5, capsize=3, linewidth=1.5)
-        ax.text(
-            1.02, y, f"{row.mean:.2f} ± {sd:.2f}", transform=ax.get_yaxis_transform(), va="center", fontsize="small"
-        )
+        alone = getattr(row, "n_seeds", None) == 1 and sd == 0  # of one seed there is no deviation
+        text = f"{row.mean:.2f}" if alone else f"{row.mean:.2f} ± {sd:.2f}"
+        ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize="small")
         handles[family] = Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=6.5, label=family)
     chance = table.attrs.get("chance")
     if isinstance(chance, dict):
