@@ -496,7 +496,12 @@ def atlas_keys() -> str:
     for who, row in shown.items():
         lines.append(f"| {who} | {row['measured']:.3f} ± {row['spread']:.3f} |")
     gain = rows[f"{thief}: with the locked file less without it"]
-    return "\n".join([*lines, f"| what the locked file adds, 95 % interval | {with_half_width(gain)} |"]) + "\n"
+    control = rows[f"{thief}: with the file unlocked less without it"]
+    lines += [
+        f"| what the locked file adds, 95 % interval | {with_half_width(gain)} |",
+        f"| control: what the file adds unlocked, 95 % interval | {with_half_width(control)} |",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def faults() -> str:
