@@ -53,13 +53,19 @@ def batch(number: int) -> dict[str, Any]:
     return {"sequences": asked, **counts, "seconds": round(time.perf_counter() - begun, 1)}
 
 
+def known(now: str) -> dict[str, dict[str, Any]]:
+    """Return the batches of this code that were written down, by seed."""
+    found = json.loads(RAW.read_text()) if RAW.exists() else {}
+    return found["batches"] if found.get("code") == now else {}
+
+
 def noted(now: str, number: int, found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Write a batch down, and return all of this code by seed."""
     RAW.touch()
     with RAW.open("r+") as file:  # two processes may be at it
         fcntl.flock(file, fcntl.LOCK_EX)
-        known = json.loads(file.read() or "{}")
-        batches = known.get("batches", {}) if known.get("code") == now else {}  # those of other code count no more
+        before = json.loads(file.read() or "{}")
+        batches = before.get("batches", {}) if before.get("code") == now else {}  # those of other code count no more
         batches[str(number)] = found
         file.seek(0)
         file.truncate()
@@ -83,13 +89,16 @@ def total(table: Table, batches: dict[str, dict[str, Any]]) -> None:
 
 
 def off(table: Table) -> None:
-    """Ask with each rule off, until a sequence breaks it."""
+    """Ask with each rule off, until a sequence breaks it; one that breaks another rule first ends its seed."""
     for rule in OFF:
+        rules = RULES if rule == "differencing" else without(rule)
         remembers = mock.patch("infl.privacy.register.judging._split", lambda records, chosen, atom, k: atom)
+        n, number, broken = 0, 0, list[str]()
         with remembers if rule == "differencing" else nullcontext():
-            found = check(MOST, 0, RULES if rule == "differencing" else without(rule))
-        n = len({*found.digests})
-        table.add(f"without {rule}: sequences until one breaks it", f"<= {MOST}", n, ok=rule in found.broken)
+            while rule not in broken and n < MOST:
+                found = check(MOST, number, rules)
+                n, number, broken = n + len({*found.digests}), number + 1, found.broken
+        table.add(f"without {rule}: sequences until one breaks it", f"<= {MOST}", n, ok=rule in broken)
 
 
 def main() -> None:
@@ -98,8 +107,9 @@ def main() -> None:
     if sys.argv[1:] == ["off"]:
         off(table)
     else:
-        first, last = (int(sys.argv[1]), int(sys.argv[2])) if len(sys.argv) > 2 else (0, ASKED // BATCH)
+        first, last = map(int, sys.argv[1:3] or [0, ASKED // BATCH])
         now = code()
+        batches = known(now)
         for number in range(first, last + 1):
             batches = noted(now, number, batch(number))
             print(
