@@ -74,6 +74,9 @@ DATA_SETS = MappingProxyType(
         "her2st histology": DataSet("her2st_histology_sections.h5ad", "development", "section"),
         "spamosaic": DataSet("spamosaic_sim", "development", "section"),
         "gbsg2": DataSet("gbsg2.csv", "development", "patient"),
+        "rossi": DataSet("rossi.csv", "development", "convict"),
+        "lung": DataSet("lung.csv", "development", "patient"),
+        "gse7390": DataSet("breast_cancer_GSE7390-metastasis.arff", "development", "patient"),
     }
 )
 

@@ -42,7 +42,7 @@ def main() -> None:
     }
     for name, (data, sites, what) in cases.items():
         whole = {"site_1": ad.concat(sites)}
-        for kind, options in {"linear": WHOLE, "network": {}}.items():
+        for kind, options in {"linear": WHOLE, "network": {"width": 64}}.items():
             found: dict[str, list[float]] = {}
             for seed in range(SEEDS):
                 run = infl.tl.fit_federated(sites, **what, **options, seed=seed, progress=False)

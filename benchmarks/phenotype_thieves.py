@@ -44,8 +44,8 @@ def with_age() -> dict[str, ad.AnnData]:
 
 
 HEADS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "regressor": (breast_sites, {"model": "regressor", "target": "protein"}),
-    "survival": (gbsg2_sites, {"model": "survival", "time": "time", "event": "died"}),
+    "regressor": (breast_sites, {"model": "regressor", "target": "protein", "width": 64}),
+    "survival": (gbsg2_sites, {"model": "survival", "time": "time", "event": "died", "width": 64}),
     "labels": (tumours, {"target": COLUMNS}),
     "classifier with covariates": (with_age, {"target": "subtype", "covariates": ["age", "side"]}),
 }

@@ -42,6 +42,23 @@ def test_a_site_alone_is_told_by_its_own_observations(khan_sites: dict[str, AnnD
     assert {"method", "metric", "mean", "sd", "worst_site", "n_seeds", "seconds"} == set(table)
 
 
+def test_a_pooled_fit_is_judged_on_the_records_that_the_sites_held_back(khan_sites: dict[str, AnnData]) -> None:
+    """With one step per round nothing is left that federated and pooled fits could differ in."""
+    for adata in khan_sites.values():
+        adata.obs["first"] = adata.X[:, 0].astype(float)
+    options = {
+        "target": "first",
+        "methods": ["fedavg", "pooled"],
+        "seeds": 2,
+        "batch_size": 1000,
+        "min_steps": 1,
+        "rounds": 8,
+    }
+    table = infl.tl.compare(khan_sites, "regressor", progress=False, **options)
+    by_method = table.pivot(index="metric", columns="method", values="mean")
+    np.testing.assert_allclose(by_method["fedavg"], by_method["pooled"], rtol=1e-4)
+
+
 def values_of(table: pd.DataFrame, metric: str = "balanced_accuracy") -> pd.DataFrame:
     values = pd.DataFrame(table.attrs["values"]).query("metric == @metric")
     return values.set_index(["method", "seed", "site"])["value"]

@@ -23,10 +23,16 @@ if TYPE_CHECKING:
     from infl.privacy.dp import DP
 
 
-def batches_of(data: SiteData, batch_size: int, rng: np.random.Generator, epochs: int = 1) -> list[np.ndarray]:
-    """Return the batches of training samples of some epochs, those of an epoch of nearly equal size."""
-    orders = [data.order(rng) for _ in range(epochs if len(data.train) else 0)]
+def batches_of(
+    data: SiteData, batch_size: int, rng: np.random.Generator, epochs: int = 1, min_steps: int = 1
+) -> list[np.ndarray]:
+    """Return the batches of training samples of some epochs, those of an epoch of nearly equal size.
+
+    Where an epoch has fewer batches than `min_steps`, it passes over the samples as often as it takes.
+    """
     n = max(1, round(len(data.train) / batch_size))
+    passes = epochs * -(-min_steps // n)
+    orders = [data.order(rng) for _ in range(passes if len(data.train) else 0)]
     return [batch for order in orders for batch in np.array_split(order, n)]
 
 
@@ -218,4 +224,5 @@ class Trainer:
         """Return a round's batches of training samples, those of an epoch of nearly equal size."""
         a = self.replica.agreement
         rng = generator(a.seed, "batches", self.name, plan.round)
-        return batches_of(self.data, self.replica.task.batch_size, rng, a.local_epochs)
+        task = self.replica.task
+        return batches_of(self.data, task.batch_size, rng, a.local_epochs, task.min_steps)

@@ -107,6 +107,9 @@ class Task(Generic[Data, Net], metaclass=Spellings):
     carried_by_name: ClassVar[tuple[str, ...]] = ("features", "classes")
     """Entries of the panel whose names may differ from those of a model that a fit begins with, because :meth:`units` has them."""
 
+    min_steps: ClassVar[int] = 1
+    """Fewest steps per local epoch: a site with fewer batches passes over its observations again."""
+
     optimiser: Literal["adamw", "sgd"] = "adamw"
     lr: float = 1e-3
     weight_decay: float = 1e-4

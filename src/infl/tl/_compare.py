@@ -82,7 +82,7 @@ def compare(
         Some of
 
         ``"pooled"``
-            The same model on all sites' data in one place.
+            The same model on all sites' data in one place, where classifiers, regressors and survival models have the sites' validation parts.
         ``"alone"``
             Each site by itself, judged on everybody's held-out observations; mean over sites. A site with one class has
             no such model: a warning names it.

@@ -13,10 +13,13 @@ from infl._threads import one_thread
 from infl._warn import warn
 from infl.errors import DataError, InflWarning
 from infl.federation.agreement import Agreement, check_classes
-from infl.federation.local import run_in_process
+from infl.federation.fitted import read_for_fit
+from infl.federation.local import LocalRun
 from infl.federation.seeds import generator
 from infl.federation.settings import RunSettings
 from infl.models.locked.outputs import infer, open_model
+from infl.models.phenotype.data import LabelledRows
+from infl.models.phenotype.task import Phenotype
 from infl.models.pooling import pool
 from infl.nn.published import LOCAL_EPOCHS, PUBLISHED_TASK, STRENGTH
 from infl.tl._comparison import mean_of
@@ -69,7 +72,8 @@ class Fold:
         if method in ALONE:
             return self._measure_alone(method)
         if method == "pooled":
-            return self._score(self._fit({"pooled": pool(self.train, self.join)}, "none", "none"))
+            together = {"pooled": pool(self.train, self.join)}
+            return self._score(self._fit(together, "none", "none", judged_on=self._validation()))
         name = method.removesuffix("_wrong_key").removesuffix("_no_key").removesuffix("_personal")
         if name not in self.runs:
             self.runs[name] = self._fit_locked(name)
@@ -161,12 +165,37 @@ class Fold:
         joined = {name: np.concatenate([o[name] for o in outputs.values()]) for name in names}
         return self.task.score(self.together, joined, self.panel), by_site
 
+    def _validation(self) -> np.ndarray | None:
+        """Return which pooled rows the sites' fits are judged on, so that pooled fits differ in nothing but the place; None: drawn."""
+        if not isinstance(self.task, Phenotype):
+            return None
+        found: list[np.ndarray] = []
+        n = 0
+        for site, adata in self.train.items():
+            data = read_for_fit(self.task, self.panel, self.settings.seed, adata, site)
+            assert isinstance(data, LabelledRows)
+            found.append(n + data.validation)
+            n += data.x.shape[0]
+        return np.concatenate(found)
+
     def _fit(
-        self, tables: Mapping[str, Data], lock: str, seal: str, settings: RunSettings | None = None
+        self,
+        tables: Mapping[str, Data],
+        lock: str,
+        seal: str,
+        settings: RunSettings | None = None,
+        judged_on: np.ndarray | None = None,
     ) -> FederatedRun:
         key = self._key("right", lock) if lock != "none" else None
         fewest = min(3, len(tables)) if seal != "none" else 1
         settings = replace(settings or self.settings, lock=lock, seal=seal)
         settings = replace(settings, min_sites=settings.min_sites or fewest)
         agreement = Agreement.new(self.task, self.panel, tables, key, settings)
-        return run_in_process(agreement, self.task, tables, key).run
+        run = LocalRun(agreement, self.task, tables, key)
+        if judged_on is not None:
+            (member,) = run.members.values()
+            assert isinstance(member.data, LabelledRows)
+            member.data.judge_on(judged_on)
+        for _ in run.rounds():
+            pass
+        return run.outcome().run

@@ -38,6 +38,34 @@ def test_a_number_is_learned_in_its_own_units_and_written(sites: dict[str, ad.An
         assert adata.obsm["X_infl"].shape == (60, 16)
 
 
+def test_without_a_width_it_is_linear_and_descends_along_the_gradient(sites: dict[str, ad.AnnData]) -> None:
+    def steps(**options: object) -> tuple[object, ...]:
+        task = Regressor(target="dose", **options)
+        assert Regressor(**task.options()) == task  # as it is agreed on and stored
+        return task.width, task.optimiser, task.lr, task.weight_decay, task.min_steps
+
+    assert steps() == (0, "sgd", 1.0, 0.0, 3)
+    assert steps(lr=0.5) == (0, "sgd", 0.5, 0.0, 3)
+    assert steps(optimiser="adamw") == (0, "adamw", 1e-3, 1e-4, 1)
+    assert steps(width=64) == steps(width=64, optimiser="adamw") == (64, "adamw", 1e-3, 1e-4, 1)
+    assert steps(objective="counts") == (64, "adamw", 1e-3, 1e-4, 1)
+    private = Regressor(target="dose", target_range={"dose": (900, 1100)}).for_dp()
+    assert (private.optimiser, private.lr) == ("adamw", 1e-3) and private.for_dp() == private
+    run = infl.tl.fit_federated(sites, "regressor", target="dose", progress=False)
+    assert run.history["val_r2"].max() > 0.9 and run.model.header.options["min_steps"] == 3
+
+
+@pytest.mark.parametrize("objective", ["gaussian", "huber", "quantile"])
+def test_the_default_step_is_short_enough_for_features_that_are_all_alike(objective: str) -> None:
+    rng, made = np.random.default_rng(0), {}
+    for number in range(4):
+        x = np.repeat(rng.normal(size=(40, 1)), 3, axis=1).astype(np.float32)
+        obs = pd.DataFrame({"n": rng.poisson(np.exp(1 + x[:, 0]))}, index=[f"{number}_{i}" for i in range(40)])
+        made[f"site_{number}"] = ad.AnnData(x, obs=obs)
+    run = infl.tl.fit_federated(made, "regressor", target="n", objective=objective, progress=False)
+    assert run.history["val_r2"].iloc[-1] > 0.4
+
+
 def test_a_file_says_the_same_after_it_was_saved(sites: dict[str, ad.AnnData], tmp_path) -> None:
     run = infl.tl.fit_federated(sites, "regressor", target="dose", **OPTIONS | {"rounds": 2})
     run.model.save(tmp_path / "dose.infl")

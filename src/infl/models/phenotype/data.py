@@ -56,6 +56,11 @@ class LabelledRows(SiteData):
         self.x, self.labels, self.train, self.validation = x, labels, train, validation
         self.standardise, self.balanced = standardise, balanced
 
+    def judge_on(self, rows: np.ndarray) -> None:
+        """Judge rounds on these of the rows that have labels, and train on the others."""
+        self.train = np.setdiff1d(np.union1d(self.train, self.validation), rows)
+        self.validation = rows
+
     def rows(self, index: np.ndarray | slice) -> np.ndarray:
         """Return the features of the rows `index` (n_rows, n_features), float32."""
         rows = self._unscaled(index)

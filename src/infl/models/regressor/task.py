@@ -11,11 +11,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from infl._parameters import Choice, Flag, Kind, Names, Options, Real
+from infl._parameters import Choice, Flag, Kind, Names, Options, Real, Whole
 from infl.errors import SettingsError
 from infl.models.labelled import write_rows
 from infl.models.matrix import FeatureMatrix
 from infl.models.phenotype.data import LabelledRows
+from infl.models.phenotype.steps import STEPS
 from infl.models.phenotype.task import Phenotype
 from infl.models.regressor.counts import check_counts, deviances, distance, ends, rates
 from infl.models.regressor.data import (
@@ -40,7 +41,7 @@ from infl.models.regressor.scoring import (
     standard,
     sums_of,
 )
-from infl.models.task import Predictor, Sums
+from infl.models.task import Predictor, Sums, Task
 from infl.nn.mlp import OnPanel
 from infl.sums import FederatedSum
 
@@ -70,7 +71,11 @@ class Regressor(Phenotype):
     target_range
         By target the lowest and the highest value that it can have, such as ``{"age": (0, 110)}``, known without the data: targets are
         then scaled by it, not by moments over sites. Under differential privacy it must be given.
-    layer, modality, features, validation, stratify, standardise, width, n_blocks, dropout, coordinate, covariates
+    width, optimiser, lr, weight_decay, min_steps
+        By default a linear model that descends along the gradient by steps of 1, three per round at least, whose end after a few rounds is the
+        ridge penalty: the better one of a few hundred records. With a width, such as 64, and for counts, the network of
+        :class:`infl.models.Classifier`, trained by AdamW with its step.
+    layer, modality, features, validation, stratify, standardise, n_blocks, dropout, coordinate, covariates
         As for :class:`infl.models.Classifier`; validation parts are stratified by quarters of the first target.
 
     References
@@ -96,16 +101,28 @@ class Regressor(Phenotype):
     level: float = 0.9
     calibrate: bool = True
     target_range: dict[str, tuple[float, float]] | None = None
+    width: int = None  # type: ignore[assignment]  # a number once it is made, as the next four
+    optimiser: Literal["adamw", "sgd"] = None  # type: ignore[assignment]
+    lr: float = None  # type: ignore[assignment]
+    weight_decay: float = None  # type: ignore[assignment]
+    min_steps: int = None  # type: ignore[assignment,misc]
 
-    parameters: ClassVar[dict[str, Kind]] = Phenotype.parameters | {
-        "target": Names(empty=True, says="the name of one obs column, or several, each of them once"),
-        "objective": Choice(("gaussian", "huber", "quantile", "counts")),
-        "level": Real(0, 1, open="both"),
-        "calibrate": Flag(),
-        "target_range": Options(none=True),
-    }
+    parameters: ClassVar[dict[str, Kind]] = (
+        Phenotype.parameters
+        | STEPS
+        | {
+            "target": Names(empty=True, says="the name of one obs column, or several, each of them once"),
+            "objective": Choice(("gaussian", "huber", "quantile", "counts")),
+            "level": Real(0, 1, open="both"),
+            "calibrate": Flag(),
+            "target_range": Options(none=True),
+            "width": Whole(0, none=True),
+        }
+    )
 
     def __post_init__(self) -> None:
+        if self.width is None:  # the curvature of a rate has no bound, so no step of descent is short enough
+            object.__setattr__(self, "width", Phenotype.width if self.objective == "counts" else 0)
         super().__post_init__()
         if len(self.target) == 1 and not isinstance(self.target, str):
             object.__setattr__(self, "target", self.target[0])
@@ -190,7 +207,9 @@ class Regressor(Phenotype):
                 "model 'regressor' scales targets by moments that have no noise: with privacy= give target_range=, the lowest and "
                 "highest value that each can have"
             )
-        return replace(self, standardise="sample", calibrate=False, stratify=False)
+        # noisy gradients are stepped by Adam, for which a step of descent is a thousand times too long
+        lr = min(self.lr, Task.lr) if self.optimiser == "sgd" else self.lr
+        return replace(self, standardise="sample", calibrate=False, stratify=False, optimiser="adamw", lr=lr)
 
     # -- model -----------------------------------------------------------------------------------------------------
     def n_outputs(self, panel: Mapping[str, Any]) -> int:

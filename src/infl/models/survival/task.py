@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from infl.errors import DataError, SettingsError
 from infl.models.labelled import write_rows
 from infl.models.matrix import FeatureMatrix
 from infl.models.phenotype.data import LabelledRows
+from infl.models.phenotype.steps import STEPS
 from infl.models.phenotype.task import Phenotype
 from infl.models.survival.cox import ridge_cox
 from infl.models.survival.data import TimedRows, bins_of_own, read_grid, time_sums
@@ -53,7 +54,11 @@ class Survival(Phenotype):
         Ends of the bins in place of that, in units of `time`; later times are in the last one.
     proportional
         One number for each patient raises or lowers the hazards of all bins; without it each bin has a number of its own.
-    layer, modality, features, validation, stratify, standardise, width, n_blocks, dropout, coordinate, covariates
+    width, optimiser, lr, weight_decay, min_steps
+        By default a linear model that descends along the gradient by steps of 1, three per round at least, whose end after a few rounds is the
+        ridge penalty: the better one of a few hundred records. With a width, such as 64, the network of
+        :class:`infl.models.Classifier`, trained by AdamW with its step.
+    layer, modality, features, validation, stratify, standardise, n_blocks, dropout, coordinate, covariates
         As for :class:`infl.models.Classifier`; validation parts are stratified by events.
 
     Notes
@@ -85,16 +90,25 @@ class Survival(Phenotype):
     n_bins: int = 12
     grid: tuple[float, ...] | None = None
     proportional: bool = True
+    width: int = 0
+    optimiser: Literal["adamw", "sgd"] = None  # type: ignore[assignment]  # a rule and numbers once it is made
+    lr: float = None  # type: ignore[assignment]
+    weight_decay: float = None  # type: ignore[assignment]
+    min_steps: int = None  # type: ignore[assignment,misc]
 
-    parameters: ClassVar[dict[str, Kind]] = Phenotype.parameters | {
-        "time": COLUMN,
-        "event": COLUMN,
-        "n_bins": Whole(1),
-        "grid": Several(
-            Real(0, open="low"), none=True, says="the ends of the bins of time, increasing numbers above 0"
-        ),
-        "proportional": Flag(),
-    }
+    parameters: ClassVar[dict[str, Kind]] = (
+        Phenotype.parameters
+        | STEPS
+        | {
+            "time": COLUMN,
+            "event": COLUMN,
+            "n_bins": Whole(1),
+            "grid": Several(
+                Real(0, open="low"), none=True, says="the ends of the bins of time, increasing numbers above 0"
+            ),
+            "proportional": Flag(),
+        }
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

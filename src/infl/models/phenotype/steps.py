@@ -1,0 +1,40 @@
+"""How phenotypes that are linear by default are trained: gradient descent, whose end after a few rounds is a ridge penalty."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from infl._parameters import Choice, Kind, Real, Whole
+from infl.models.task import Task
+
+LINEAR_LR, LINEAR_STEPS = 1.0, 3
+"""Of gradient descent on a linear model of records of length 1, whose curvature is at most about 1: twice the step diverges where
+features are few, or all alike."""
+STEPS: dict[str, Kind] = {
+    "optimiser": Choice(("adamw", "sgd"), none=True),
+    "lr": Real(0, open="low", none=True),
+    "weight_decay": Real(0, none=True),
+    "min_steps": Whole(1, none=True),
+}
+"""What these options may be where they follow from the width."""
+
+
+def steps_of(width: int, optimiser: str | None) -> dict[str, Any]:
+    """Return optimiser, step, weight decay and fewest steps of a phenotype's model for which none were given.
+
+    A linear model descends along the gradient: ending early is then the ridge penalty. With one step a round AdamW would weight features by
+    how often their gradient keeps its sign, which with few records is far worse.
+
+    Examples
+    --------
+    >>> steps_of(0, None), steps_of(64, None)["optimiser"]
+    ({'optimiser': 'sgd', 'lr': 1.0, 'weight_decay': 0.0, 'min_steps': 3}, 'adamw')
+    """
+    if not width and optimiser in (None, "sgd"):
+        return {"optimiser": "sgd", "lr": LINEAR_LR, "weight_decay": 0.0, "min_steps": LINEAR_STEPS}
+    return {
+        "optimiser": "adamw",
+        "lr": Task.lr,
+        "weight_decay": Task.weight_decay,
+        "min_steps": Task.min_steps,
+    }
