@@ -14,9 +14,9 @@ from _table import RESULTS
 
 PANELS = {
     "protein": ("r2", "R², ER-alpha from RNA"),
-    "protein linear": ("r2", "R², linear model"),
-    "survival": ("concordance", "concordance, GBSG2"),
-    "survival linear": ("concordance", "concordance, linear model"),
+    "protein network": ("r2", "R², network"),
+    "gbsg2": ("concordance", "concordance, GBSG2"),
+    "gse7390": ("concordance", "concordance, GSE7390"),
 }
 METHODS = {"infl": "federated", "pooled": "pooled", "baseline": "ridge", "cox": "tl.cox"}
 

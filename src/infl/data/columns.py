@@ -48,10 +48,9 @@ def obs_column(adata: AnnData | MuData, name: str, *, where: str, role: str) -> 
     values = _column(adata, name, where, role)
     missing = missing_values(values)
     if missing.any():
-        first = adata.obs_names[int(np.argmax(missing))]
         raise DataError(
-            f"{role} {name!r} has no value for {int(missing.sum())} of {len(values)} observations at {where} "
-            f"(first: {first!r}); fill them in or drop those observations"
+            f"{role} {name!r} has no value for {int(missing.sum())} of {len(values)} observations at {where}; "
+            "fill them in or drop those observations"
         )
     return values
 

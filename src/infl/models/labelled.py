@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from numbers import Number
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from infl.data.labels import TEXT, as_labels, label_text
-from infl.errors import SettingsError
+from infl.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -43,6 +44,29 @@ def write_classes(
     adata.obs[f"{key_added}_probability"] = pd.Series(probability.max(1), index=names).reindex(adata.obs_names)
     for key, values in {f"X_{key_added}": outputs["latent"], f"{key_added}_probabilities": probability}.items():
         write_rows(adata, key, values, names)
+
+
+def check_unmixed(values: pd.Series, name: str, where: str) -> None:
+    """Refuse a column of classes that mixes words and numbers; they are counted, and no observation named.
+
+    Raises
+    ------
+    DataError
+        It does.
+
+    Examples
+    --------
+    >>> check_unmixed(pd.Series(["a", "b", None]), "kind", "site_1")
+    """
+    if values.dtype != object:
+        return
+    words = int(values.map(lambda value: isinstance(value, str)).sum())
+    numbers = int(values.dropna().map(lambda value: isinstance(value, Number) and not isinstance(value, bool)).sum())
+    if words and numbers:
+        raise DataError(
+            f"target {name!r} mixes words and numbers at {where}, {words} and {numbers} of {len(values)} observations: correct "
+            "them, or make all of them words with .astype(str)"
+        )
 
 
 UNASSIGNED = "unassigned"

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from infl.errors import SettingsError
+import infl
+from infl.errors import DataError, SettingsError
 from infl.models import Classifier
 from infl.sums import SiteView
 
@@ -24,3 +25,15 @@ def test_federated_moments_are_the_pooled_ones(khan_sites: dict, plainly_added) 
 def test_unknown_features_setting() -> None:
     with pytest.raises(SettingsError, match="features='all': give one of 'intersection', 'union'"):
         Classifier(target="label", features="all")
+
+
+def test_a_target_that_mixes_words_and_numbers_is_refused_by_their_numbers(khan_sites: dict) -> None:
+    adata = khan_sites["site_2"]
+    mixed = adata.obs["tumour_class"].astype(object)
+    mixed.iloc[:3] = 2.0
+    adata.obs["tumour_class"] = mixed
+    with pytest.raises(
+        DataError, match="mixes words and numbers at site_2, 1[34] and 3 of 1[67] observations"
+    ) as caught:
+        infl.tl.fit_federated(khan_sites, target="tumour_class")
+    assert "\n" not in str(caught.value) and adata.obs_names[0] not in str(caught.value)

@@ -96,6 +96,10 @@ def measurements(sites: dict[str, AnnData]) -> None:
     sites["site_1"].obs["label"] = np.linspace(0, 1, 40)
 
 
+def words_and_numbers(sites: dict[str, AnnData]) -> None:
+    sites["site_1"].obs["label"] = pd.Series([1.5, "a"] * 20, index=sites["site_1"].obs_names, dtype=object)
+
+
 def nobody(sites: dict[str, AnnData]) -> None:
     for site in ("site_1", "site_2"):
         del sites[site].obs["label"]
@@ -110,6 +114,7 @@ def nobody(sites: dict[str, AnnData]) -> None:
         ),
         (one_class, "target 'label' has 1 class over all sites"),
         (measurements, "target 'label' is numeric at site_1"),
+        (words_and_numbers, "'label' mixes words and numbers at site_1, 20 and 20 of 40 observations: correct them"),
         (nobody, "target 'label' is missing in obs of site_1"),
     ],
 )
@@ -122,6 +127,15 @@ def test_labels_that_do_not_go_together_are_refused(
     assert "\n" not in str(error.value)
     with pytest.raises(SettingsError, match="needs target="):
         infl.tl.fit_federated(sites, "labels", **LINEAR)
+
+
+def test_labels_beside_the_levels_of_other_sites_are_warned_of(sites: dict[str, AnnData]) -> None:
+    sites["site_2"].obs["grade"] = ["I", "4"] * 20
+    with pytest.warns(
+        InflWarning, match=r"'grade' has labels that are none of its levels I < II < III: '4 \(site_2\)'"
+    ):
+        panel = infl.models.Labels(target=("grade",)).agree(sites)
+    assert panel["ordered"] == {}
 
 
 def test_labels_that_look_alike_are_warned_of(sites: dict[str, AnnData]) -> None:

@@ -50,7 +50,7 @@ def test_without_a_width_it_is_linear_and_descends_along_the_gradient(sites: dic
     assert steps(width=64) == steps(width=64, optimiser="adamw") == (64, "adamw", 1e-3, 1e-4, 1)
     assert steps(objective="counts") == (64, "adamw", 1e-3, 1e-4, 1)
     private = Regressor(target="dose", target_range={"dose": (900, 1100)}).for_dp()
-    assert (private.optimiser, private.lr) == ("adamw", 1e-3) and private.for_dp() == private
+    assert (private.optimiser, private.lr) == ("adamw", 0.01) and private.for_dp() == private
     run = infl.tl.fit_federated(sites, "regressor", target="dose", progress=False)
     assert run.history["val_r2"].max() > 0.9 and run.model.header.options["min_steps"] == 3
 

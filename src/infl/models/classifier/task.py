@@ -18,7 +18,7 @@ from infl.errors import DataError, SettingsError
 from infl.models.atlas import atlas_sums
 from infl.models.classifier.outputs import balance_moments, outputs_of
 from infl.models.classifier.scoring import metrics_of, scores_of, shapes_of, sums_of, sums_of_outputs
-from infl.models.labelled import has_numbers, write_classes
+from infl.models.labelled import check_unmixed, has_numbers, write_classes
 from infl.models.logistic import logistic_regression
 from infl.models.matrix import FeatureMatrix
 from infl.models.phenotype.data import LabelledRows
@@ -170,13 +170,14 @@ class Classifier(Phenotype):
         there = [site for site, table in tables.items() if self.target in table.obs]
         for site, table in tables.items():
             try:
-                obs_column(table, self.target, where=site, role="target")
+                labels = obs_column(table, self.target, where=site, role="target")
             except DataError as error:
                 if not there:
                     raise
                 raise DataError(
                     f"{error}; or infl.tl.predict labels them after the fit, target=[{self.target!r}] and model='scanvi' take them along"
                 ) from None
+            check_unmixed(labels, self.target, site)
 
     def _target_of(self, adata: AnnData | MuData, site: str) -> pd.Series:
         """Return the column of labels, without putting modalities together."""

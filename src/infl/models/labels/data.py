@@ -12,9 +12,10 @@ from anndata import AnnData
 from torch import Tensor
 
 from infl._warn import warn
-from infl.data.columns import obs_column
+from infl.data.columns import obs_column, shortlist
 from infl.data.labels import check_labels, class_numbers, label_text, near_misses
 from infl.errors import DataError
+from infl.models.labelled import check_unmixed
 from infl.models.matrix import FeatureMatrix
 from infl.models.phenotype.data import LabelledRows
 from infl.nn.mlp import OnPanel
@@ -62,6 +63,7 @@ def levels_of(tables: Mapping[str, AnnData], target: str) -> tuple[list[str], li
         values = table.obs[target]
         if isinstance(values, pd.DataFrame):
             obs_column(table, target, where=site, role="target")
+        check_unmixed(values, target, site)
         check_labels(values, target, site, partly=True)
         text = label_text(values).dropna()
         for label in sorted(set(text)):
@@ -75,7 +77,13 @@ def levels_of(tables: Mapping[str, AnnData], target: str) -> tuple[list[str], li
             f"labels {a!r} ({at[a][0]}) and {b!r} ({at[b][0]}) in {target!r} look like one; if they are, spell them alike"
         )
     order = _one_order(orders, target)
-    if order is None or not set(at) <= set(order):
+    strange = [f"{label} ({at[label][0]})" for label in sorted(set(at) - set(order or at))]
+    if strange:
+        warn(
+            f"{target!r} has labels that are none of its levels {' < '.join(order or ())}: {shortlist(strange)}; its order is not used, unless "
+            "you rename them"
+        )
+    if order is None or strange:
         return sorted(at), None
     used = [level for level in order if level in at]
     return used, used

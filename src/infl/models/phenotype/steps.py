@@ -10,6 +10,8 @@ from infl.models.task import Task
 LINEAR_LR, LINEAR_STEPS = 1.0, 3
 """Of gradient descent on a linear model of records of length 1, whose curvature is at most about 1: twice the step diverges where
 features are few, or all alike."""
+PRIVATE_LR = 0.01
+"""Longest step of Adam on a linear model under differential privacy, where it steps whatever was asked for."""
 STEPS: dict[str, Kind] = {
     "optimiser": Choice(("adamw", "sgd"), none=True),
     "lr": Real(0, open="low", none=True),

@@ -16,7 +16,7 @@ from infl.errors import SettingsError
 from infl.models.labelled import write_rows
 from infl.models.matrix import FeatureMatrix
 from infl.models.phenotype.data import LabelledRows
-from infl.models.phenotype.steps import STEPS
+from infl.models.phenotype.steps import PRIVATE_LR, STEPS
 from infl.models.phenotype.task import Phenotype
 from infl.models.regressor.counts import check_counts, deviances, distance, ends, rates
 from infl.models.regressor.data import (
@@ -41,7 +41,7 @@ from infl.models.regressor.scoring import (
     standard,
     sums_of,
 )
-from infl.models.task import Predictor, Sums, Task
+from infl.models.task import Predictor, Sums
 from infl.nn.mlp import OnPanel
 from infl.sums import FederatedSum
 
@@ -207,8 +207,8 @@ class Regressor(Phenotype):
                 "model 'regressor' scales targets by moments that have no noise: with privacy= give target_range=, the lowest and "
                 "highest value that each can have"
             )
-        # noisy gradients are stepped by Adam, for which a step of descent is a thousand times too long
-        lr = min(self.lr, Task.lr) if self.optimiser == "sgd" else self.lr
+        # noisy gradients are stepped by Adam, for which a step of descent is far too long
+        lr = min(self.lr, PRIVATE_LR) if self.optimiser == "sgd" else self.lr
         return replace(self, standardise="sample", calibrate=False, stratify=False, optimiser="adamw", lr=lr)
 
     # -- model -----------------------------------------------------------------------------------------------------
