@@ -14,8 +14,8 @@ from _table import RESULTS
 
 PANELS = {
     "protein": ("r2", "R², ER-alpha from RNA"),
-    "protein network": ("r2", "R², network"),
     "gbsg2": ("concordance", "concordance, GBSG2"),
+    "rossi": ("concordance", "concordance, Rossi"),
     "gse7390": ("concordance", "concordance, GSE7390"),
 }
 METHODS = {"infl": "federated", "pooled": "pooled", "baseline": "ridge", "cox": "tl.cox"}
@@ -25,7 +25,7 @@ def main() -> None:
     """Draw it."""
     rows = {row["what"]: row for row in json.loads((RESULTS / "phenotypes.json").read_text())["rows"]}
     figure, axes = plt.subplots(1, len(PANELS), figsize=(10, 2.8), layout="constrained")
-    for place, (ax, (name, (metric, title))) in enumerate(zip(axes, PANELS.items(), strict=True)):
+    for ax, (name, (metric, title)) in zip(axes, PANELS.items(), strict=True):
         shown = [method for method in METHODS if f"{name}, {method}: {metric}" in rows]
         values = np.array([rows[f"{name}, {method}: {metric}"]["by_seed"] for method in shown])
         ax.plot(values, color="0.8", linewidth=0.8)
@@ -34,7 +34,6 @@ def main() -> None:
             ax.plot([number - 0.25, number + 0.25], [own.mean()] * 2, color="0.1", linewidth=2)
         ax.set_xticks(range(len(shown)), [METHODS[method] for method in shown], rotation=30, ha="right")
         ax.set_title(title, fontsize=9)
-        ax.sharey(axes[place // 2 * 2])
         ax.spines[["top", "right"]].set_visible(False)
     figure.savefig(RESULTS.parents[1] / "docs" / "_static" / "phenotypes.png", dpi=150)
 

@@ -56,7 +56,7 @@ def test_labels_without_a_value(khan_sites, empty):
     labels.iloc[[3, 5]] = empty
     khan_sites["site_2"].obs["tumour_class"] = labels
     text = refused(khan_sites, target="tumour_class")
-    assert f"has no value for 2 of 17 observations at site_2; fill them in" in text
+    assert "has no value for 2 of 17 observations at site_2; fill them in" in text
 
 
 def test_numbers_are_not_classes(khan_sites):

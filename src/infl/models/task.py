@@ -1,7 +1,8 @@
 """What a task is: the protocol between a model and the federated engine.
 
-The engine knows rounds, sites, sums and seals. A task knows data, modules, losses and metrics. They meet here, and a
-third party's task is one class that follows this protocol, registered under the entry point ``infl.tasks``.
+Longer than other files, since a protocol is read in one place. The engine knows rounds, sites, sums and seals. A task knows data,
+modules, losses and metrics. They meet here, and a third party's task is one class that follows this protocol, registered under the
+entry point ``infl.tasks``.
 """
 
 from __future__ import annotations
