@@ -24,7 +24,9 @@ def print_table(table: pd.DataFrame, metrics: list[str] | None = None) -> None:
     for columns in _groups(wide, console.width):
         shown = Table()
         for column in columns:
-            shown.add_column(column, no_wrap=column == columns[0])
+            # rich would cut a word before it wraps a header
+            words = [column] if column == columns[0] else column.split()
+            shown.add_column("\n".join(words), no_wrap=True)
         for row in wide[columns].itertuples(index=False, name=None):
             shown.add_row(*row)
         console.print(shown)
@@ -33,7 +35,7 @@ def print_table(table: pd.DataFrame, metrics: list[str] | None = None) -> None:
 
 
 def _groups(table: pd.DataFrame, width: int) -> list[list[str]]:
-    """Return the columns in groups that fit a width, each with the first column; headers wrap at spaces."""
+    """Return the columns in groups that fit a width, each with the first column; headers have a word a line."""
     first, *others = table.columns
     room = {c: 3 + max(map(len, [*table[c], *(str(c).split() if c != first else [c])])) for c in table.columns}
     groups = [[first]]
