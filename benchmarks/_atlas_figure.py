@@ -69,7 +69,7 @@ def _unseen(ax: Axes, rows: dict, name: str) -> None:
     ax.set_yticks(range(len(order)), [label.replace("study_", "study ") for label in order], fontsize=7)
     ax.set_xlim(0, 1.02)
     ax.set_xlabel("AUROC", fontsize=9)
-    ax.set_title(f"{name}: class that no site had", fontsize=9)
+    ax.set_title(f"{name}, a class unseen", fontsize=9)
     ax.spines[["top", "right"]].set_visible(False)
 
 
@@ -88,7 +88,7 @@ def _keys(ax: Axes, rows: dict) -> None:
     ax.axvline(rows["cells: balanced accuracy without the key"]["chance"], color="0.1", linestyle=":", linewidth=1)
     ax.set_yticks(range(len(bars)), list(reversed(bars)), fontsize=8)
     ax.set_xlabel("balanced accuracy", fontsize=9)
-    ax.set_title("cells: what the file is worth", fontsize=9)
+    ax.set_title("cells: the file", fontsize=9)
     ax.spines[["top", "right"]].set_visible(False)
 
 
