@@ -66,7 +66,7 @@ def judged(attack: Thief, context: AuditContext, monkeypatch: pytest.MonkeyPatch
     return attack.run(context)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_file_adds_nothing_to_a_public_model_and_an_open_one_does(
     default: AuditContext, unprotected: AuditContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,7 +79,7 @@ def test_file_adds_nothing_to_a_public_model_and_an_open_one_does(
     assert [f.status for f in opened[:2]] == [Status.NOT_PROMISED] * 2
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_file_adds_nothing_to_predictions_and_an_open_one_does(
     default: AuditContext, unprotected: AuditContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +89,7 @@ def test_file_adds_nothing_to_predictions_and_an_open_one_does(
     assert locked.chance > 0.5  # predictions alone are worth something
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_no_key_is_forged_and_an_open_file_needs_none(
     default: AuditContext, unprotected: AuditContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
