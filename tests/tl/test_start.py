@@ -72,6 +72,17 @@ def test_a_fit_begins_with_the_weights_of_the_model(model, options) -> None:
     assert all(torch.allclose(weights[name], old.get(name, torch.zeros(())), atol=1e-5) for name in features)
 
 
+def test_steps_may_be_others_and_those_of_one_rule_are_not_taken_for_another() -> None:
+    sites = measured(cohort())
+    run = infl.tl.fit_federated(sites, "regressor", target="age", rounds=2, progress=False)
+    assert run.model.header.options["lr"] == 1.0
+    assert warm(sites, run, min_steps=1).model.header.options["min_steps"] == 1
+    options = warm(sites, run, optimiser="adamw").model.header.options
+    assert (options["lr"], options["weight_decay"], options["min_steps"]) == (1e-3, 1e-4, 1)
+    assert warm(sites, run, optimiser="adamw", lr=0.01).model.header.options["lr"] == 0.01
+    assert warm(sites, run, optimiser="sgd").model.header.options["lr"] == 1.0
+
+
 def test_a_warm_fit_does_not_begin_at_the_beginning() -> None:
     cold, long = (fit(cohort(), rounds=rounds, lr=0.01) for rounds in (1, 6))
     begun = warm(cohort(), long)

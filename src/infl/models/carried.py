@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MAY_DIFFER = frozenset(Task.parameters) | {
     "validation",
+    "min_steps",
     "stratify",
     "features",
     "dropout",

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from infl.models.locked import Header, LockedModel
     from infl.models.task import Task
 
+OF_ONE_RULE = ("lr", "weight_decay", "min_steps")
+"""Options that go with the optimiser, and are not taken from a model that another one trained."""
+
 
 @dataclass(frozen=True)
 class Init:
@@ -64,14 +67,20 @@ class Init:
         return cls(model, opener, getattr(init, "site_models", None))
 
     def make_task(self, model: str | Task | None, options: dict[str, Any], also: Iterable[str]) -> Task:
-        """Return the task of a fit: by name the model's own, with those options changed that are given."""
+        """Return the task of a fit: by name the model's own, with those options changed that are given.
+
+        With another optimiser, its step is the usual one of that, unless it is given too.
+        """
         if self.model is None or not (model is None or isinstance(model, str)):
             return make_task("classifier" if model is None else model, options, also)
         h = self.model.header
         if model not in (None, h.task):
             raise SettingsError(f"init= is a model of {h.task!r}, and {model!r} is fitted: give a model of that task")
         known = dict(h.options)
-        return make_task(h.task, known | without_aliases(options, known), also)
+        given = without_aliases(options, known)
+        if given.get("optimiser", known["optimiser"]) != known["optimiser"]:
+            known = {name: value for name, value in known.items() if name not in OF_ONE_RULE}
+        return make_task(h.task, known | given, also)
 
     @property
     def digest(self) -> str:
