@@ -162,7 +162,7 @@ def test_licences_are_listed_and_those_that_declare_none_come_first() -> None:
 def test_a_bill_of_materials_has_what_is_installed(tmp_path: Path) -> None:
     """Of an environment with two packages, by the tool that a release installs for itself."""
     if (tool := shutil.which("cyclonedx-py")) is None:
-        pytest.skip("cyclonedx-bom is not installed")
+        pytest.skip("needs cyclonedx-bom, as `make release` installs it beside: pip install cyclonedx-bom")
     venv.create(tmp_path / "environment", symlinks=True)
     own = tmp_path / "environment" / "bin" / "python"
     command = [own, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from infl._parameters import Choice, Kind, Real, Whole
+from infl.models.phenotype.task import Phenotype
 from infl.models.task import Task
 
 LINEAR_LR, LINEAR_STEPS = 1.0, 3
@@ -12,13 +14,6 @@ LINEAR_LR, LINEAR_STEPS = 1.0, 3
 features are few, or all alike."""
 PRIVATE_LR = 0.01
 """Longest step of Adam on a linear model under differential privacy, where it steps whatever was asked for."""
-STEPS: dict[str, Kind] = {
-    "optimiser": Choice(("adamw", "sgd"), none=True),
-    "lr": Real(0, open="low", none=True),
-    "weight_decay": Real(0, none=True),
-    "min_steps": Whole(1, none=True),
-}
-"""What these options may be where they follow from the width."""
 
 
 def steps_of(width: int, optimiser: str | None) -> dict[str, Any]:
@@ -40,3 +35,27 @@ def steps_of(width: int, optimiser: str | None) -> dict[str, Any]:
         "weight_decay": Task.weight_decay,
         "min_steps": Task.min_steps,
     }
+
+
+@dataclass(frozen=True)
+class LinearByDefault(Phenotype):
+    """Base of phenotypes that are linear unless a width is given, and are trained as suits the width unless it is said how."""
+
+    width: int = 0
+    optimiser: Literal["adamw", "sgd"] = None  # type: ignore[assignment]  # a rule and numbers once it is made
+    lr: float = None  # type: ignore[assignment]
+    weight_decay: float = None  # type: ignore[assignment]
+    min_steps: int = None  # type: ignore[assignment,misc]
+
+    parameters: ClassVar[dict[str, Kind]] = Phenotype.parameters | {
+        "optimiser": Choice(("adamw", "sgd"), none=True),
+        "lr": Real(0, open="low", none=True),
+        "weight_decay": Real(0, none=True),
+        "min_steps": Whole(1, none=True),
+    }
+
+    def __post_init__(self) -> None:
+        for name, value in steps_of(self.width, self.optimiser).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        super().__post_init__()

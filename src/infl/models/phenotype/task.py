@@ -23,7 +23,6 @@ from infl.models.matrix import FeatureMatrix
 from infl.models.phenotype.covariates import agree_on_covariates, names_of, values_of
 from infl.models.phenotype.data import FUSED, LabelledRows, check_overlap, scale_of, table_of
 from infl.models.phenotype.latent import fit_coordinate, latent_moments
-from infl.models.phenotype.steps import steps_of
 from infl.models.task import Sums, Task
 from infl.nn.mlp import LinearClassifier, OnPanel, ResidualMLP
 from infl.sums import FederatedSum
@@ -97,9 +96,6 @@ class Phenotype(Task[LabelledRows, OnPanel]):
     }
 
     def __post_init__(self) -> None:
-        for name, value in steps_of(self.width, self.optimiser).items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
         super().__post_init__()
         if self.coordinate and not self.width:
             raise SettingsError(f"coordinate={self.coordinate}: give the size of a code, and a width= above 0 with it")

@@ -16,7 +16,7 @@ from infl.errors import SettingsError
 from infl.models.labelled import write_rows
 from infl.models.matrix import FeatureMatrix
 from infl.models.phenotype.data import LabelledRows
-from infl.models.phenotype.steps import PRIVATE_LR, STEPS
+from infl.models.phenotype.steps import PRIVATE_LR, LinearByDefault
 from infl.models.phenotype.task import Phenotype
 from infl.models.regressor.counts import check_counts, deviances, distance, ends, rates
 from infl.models.regressor.data import (
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Regressor(Phenotype):
+class Regressor(LinearByDefault):
     """Predict numbers in ``obs`` from a panel of features, with intervals.
 
     Parameters
@@ -101,24 +101,16 @@ class Regressor(Phenotype):
     level: float = 0.9
     calibrate: bool = True
     target_range: dict[str, tuple[float, float]] | None = None
-    width: int = None  # type: ignore[assignment]  # a number once it is made, as the next four
-    optimiser: Literal["adamw", "sgd"] = None  # type: ignore[assignment]
-    lr: float = None  # type: ignore[assignment]
-    weight_decay: float = None  # type: ignore[assignment]
-    min_steps: int = None  # type: ignore[assignment,misc]
+    width: int = None  # type: ignore[assignment]  # a number once it is made
 
-    parameters: ClassVar[dict[str, Kind]] = (
-        Phenotype.parameters
-        | STEPS
-        | {
-            "target": Names(empty=True, says="the name of one obs column, or several, each of them once"),
-            "objective": Choice(("gaussian", "huber", "quantile", "counts")),
-            "level": Real(0, 1, open="both"),
-            "calibrate": Flag(),
-            "target_range": Options(none=True),
-            "width": Whole(0, none=True),
-        }
-    )
+    parameters: ClassVar[dict[str, Kind]] = LinearByDefault.parameters | {
+        "target": Names(empty=True, says="the name of one obs column, or several, each of them once"),
+        "objective": Choice(("gaussian", "huber", "quantile", "counts")),
+        "level": Real(0, 1, open="both"),
+        "calibrate": Flag(),
+        "target_range": Options(none=True),
+        "width": Whole(0, none=True),
+    }
 
     def __post_init__(self) -> None:
         if self.width is None:  # the curvature of a rate has no bound, so no step of descent is short enough

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,7 @@ from infl.errors import DataError, SettingsError
 from infl.models.labelled import write_rows
 from infl.models.matrix import FeatureMatrix
 from infl.models.phenotype.data import LabelledRows
-from infl.models.phenotype.steps import STEPS
-from infl.models.phenotype.task import Phenotype
+from infl.models.phenotype.steps import LinearByDefault
 from infl.models.survival.cox import ridge_cox
 from infl.models.survival.data import TimedRows, bins_of_own, read_grid, time_sums
 from infl.models.survival.scoring import (
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Survival(Phenotype):
+class Survival(LinearByDefault):
     """Predict how long it takes to an event from a panel of features: hazards in bins of time that sites agree on.
 
     Parameters
@@ -90,25 +89,16 @@ class Survival(Phenotype):
     n_bins: int = 12
     grid: tuple[float, ...] | None = None
     proportional: bool = True
-    width: int = 0
-    optimiser: Literal["adamw", "sgd"] = None  # type: ignore[assignment]  # a rule and numbers once it is made
-    lr: float = None  # type: ignore[assignment]
-    weight_decay: float = None  # type: ignore[assignment]
-    min_steps: int = None  # type: ignore[assignment,misc]
 
-    parameters: ClassVar[dict[str, Kind]] = (
-        Phenotype.parameters
-        | STEPS
-        | {
-            "time": COLUMN,
-            "event": COLUMN,
-            "n_bins": Whole(1),
-            "grid": Several(
-                Real(0, open="low"), none=True, says="the ends of the bins of time, increasing numbers above 0"
-            ),
-            "proportional": Flag(),
-        }
-    )
+    parameters: ClassVar[dict[str, Kind]] = LinearByDefault.parameters | {
+        "time": COLUMN,
+        "event": COLUMN,
+        "n_bins": Whole(1),
+        "grid": Several(
+            Real(0, open="low"), none=True, says="the ends of the bins of time, increasing numbers above 0"
+        ),
+        "proportional": Flag(),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
