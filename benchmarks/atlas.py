@@ -124,6 +124,12 @@ def report(table: Table, name: str, seen: list[dict[str, float]], unseen: dict[s
         table.add(f"{name}: {what}", asked, [row[what] for row in seen])
     if not unseen:
         return
+    report_unseen(table, name, unseen, len(SEEDS))
+    table.save()
+
+
+def report_unseen(table: Table, name: str, unseen: dict[str, list[dict[str, float]]], seeds: int) -> None:
+    """Add the rows on classes that no site had."""
     for what in UNSEEN:
         by = {label: float(np.nanmean([row[what] for row in rows])) for label, rows in unseen.items()}
         mean, is_asked = float(np.mean(list(by.values()))), what == "AUROC"
@@ -131,11 +137,10 @@ def report(table: Table, name: str, seen: list[dict[str, float]], unseen: dict[s
             f"{name}, a class that no site had: {what}",
             ">= 0.8" if is_asked else "as measured",
             mean,
-            seeds=len(SEEDS),
+            seeds=seeds,
             ok=mean >= 0.8 if is_asked else None,
-            by_class={label: round(value, 3) for label, value in by.items()},
+            by_class=rounded(by),
         )
-    table.save()
 
 
 def of_cells(table: Table) -> None:
@@ -177,17 +182,7 @@ def left_out(table: Table, name: str, sites: dict[str, AnnData], target: str, se
     )
     less = paired(np.array(ours), np.array(pooled), "site")
     table.add(f"{name}: balanced accuracy less logistic regression", "as measured", less.value, **less.row())
-    for what in UNSEEN:
-        by = {label: float(np.nanmean([row[what] for row in rows])) for label, rows in unseen.items()}
-        mean, is_asked = float(np.mean(list(by.values()))), what == "AUROC"
-        table.add(
-            f"{name}, a class that no site had: {what}",
-            ">= 0.8" if is_asked else "as measured",
-            mean,
-            seeds=len(seeds),
-            ok=mean >= 0.8 if is_asked else None,
-            by_class=rounded(by),
-        )
+    report_unseen(table, name, unseen, len(seeds))
     table.save()
 
 
