@@ -70,7 +70,8 @@ def judged(attack: Thief, context: AuditContext, monkeypatch: pytest.MonkeyPatch
 def test_file_adds_nothing_to_a_public_model_and_an_open_one_does(
     default: AuditContext, unprotected: AuditContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    locked, opened = (judged(PublicModelThief(), context, monkeypatch) for context in (default, unprotected))
+    # four thefts do not always show what an open file is worth: it hangs on the keys that are drawn
+    locked, opened = (judged(PublicModelThief(), context, monkeypatch, 8) for context in (default, unprotected))
     for finding, open_finding, case in zip(locked, opened, CASES, strict=True):
         assert case in finding.metric
         assert finding.status in (*CLOSED, Status.NOT_JUDGED)
