@@ -19,7 +19,7 @@ from infl.cli.app import app
 from infl.deploy.flare import authority, kits
 from infl.deploy.flare.authority import PASSPHRASE
 from infl.deploy.flare.consortium import Consortium
-from infl.errors import FederationError, FileError
+from infl.errors import FederationError, FileError, SettingsError
 
 CONSORTIUM = Consortium("con", "localhost")
 
@@ -99,3 +99,15 @@ def test_an_authority_that_cannot_be_made_leaves_the_old_one(tmp_path: Path, mon
         authority.rotate(tmp_path, "1a2b")  # there is no profile.yml
     assert [p.name for p in tmp_path.iterdir()] == ["ca"]
     assert (tmp_path / "ca" / "rootCA.key").read_text() == "old"
+
+
+def test_a_new_authority_is_not_made_where_another_folder_is_to_sign(tmp_path: Path) -> None:
+    home, away = tmp_path / "coordinator", tmp_path / "away"
+    fingerprint = kits.init_coordinator(home, CONSORTIUM)
+    (home / "ca").rename(away)
+    (home / "ca").mkdir()
+    (home / "ca" / "rootCA.pem").write_bytes((away / "rootCA.pem").read_bytes())
+    with pytest.raises(SettingsError, match=r"--authority makes a new authority in .*ca: leave --ca out"):
+        kits.renew_coordinator(home, away, rotate=True)
+    assert [path.name for path in (home / "ca").iterdir()] == ["rootCA.pem"]
+    assert kits.renew_coordinator(home, away) == fingerprint

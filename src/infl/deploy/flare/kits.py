@@ -185,10 +185,16 @@ def renew_coordinator(home: Path, ca: Path | None = None, *, rotate: bool = Fals
 
     Raises
     ------
+    SettingsError
+        Both `ca` and `rotate`.
     FederationError
         FLARE could not make them.
     """
     require_flare()
+    if rotate and ca is not None:
+        raise SettingsError(
+            f"--authority makes a new authority in {home / 'ca'}: leave --ca out, and move the new key away afterwards"
+        )
     consortium, before = consortium_of(home), _fingerprint(home / "ca" / "rootCA.pem")
     if rotate:
         authority.rotate(home, before[:8])
