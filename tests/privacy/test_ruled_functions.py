@@ -11,6 +11,7 @@ from scipy import sparse
 from tests.threads import at_every_site
 
 import infl
+import infl.sums.over_sites as over_sites
 from infl.errors import DataError, SettingsError
 from infl.keys import Keyring
 from infl.pp._median import federated_median
@@ -217,6 +218,33 @@ def test_clusters_move_by_k_and_can_be_asked_about_afterwards() -> None:
     for site in ruled:
         atoms = np.unique(rules.register(site)._records.atom, return_counts=True)[1]
         assert atoms.min() >= 5
+
+
+def test_numbers_and_coordinates_of_clusters_go_in_one_exchange_and_are_closed_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A round of k-means between hospitals costs a question and an answer; what is closed was never sent."""
+    asked, original = [], over_sites._added
+
+    def watched(shares: Any, *rest: Any) -> Any:
+        parts = dict(shares)
+        asked.append((rest[2], parts))
+        return original(parts.items(), *rest)
+
+    monkeypatch.setattr(over_sites, "_added", watched)
+    sites = with_components()
+    with Disclosure(LOOSE):
+        infl.tl.cluster(sites, 6, use_rep="X_pca", n_init=2, key=KEY)
+    rounds, closed = [parts for purpose, parts in asked if purpose == "cluster: sums"], 0
+    assert rounds and not any("numbers" in purpose or "changed" in purpose for purpose, _ in asked)
+    for parts in rounds:
+        n = np.array([of_site["n"][:, 0] for of_site in parts.values()])
+        assert ((n == 0) | (n >= 5)).all()
+        assert np.isin((n > 0).sum(axis=0), (0, len(sites))).all()
+        closed += (n == 0).all(axis=0).sum()
+        for of_site in parts.values():
+            assert (of_site["sum"][of_site["n"][:, 0] == 0] == 0).all()
+    assert closed
 
 
 REFUSED = r"not yet under disclosure rules, since .*: (take .*|leave batch_key out|compare groups .*), or run it where infl.settings.disclosure is None"

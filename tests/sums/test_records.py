@@ -34,7 +34,16 @@ from infl.pp._qc import FeatureShare, feature_sum
 from infl.pp._quantiles import halving_sum
 from infl.pp._sphere import Directions, before_halving, centre_sums
 from infl.sums import FederatedSum, SiteView, State
-from infl.tl._cluster_sums import Shares, cluster_moments, coordinates, halves, numbers, sizes, squares
+from infl.tl._cluster_sums import (
+    Shares,
+    cluster_moments,
+    coordinates,
+    halves,
+    numbers,
+    numbers_and_coordinates,
+    sizes,
+    squares,
+)
 
 
 @dataclass(frozen=True)
@@ -180,7 +189,9 @@ def clusters() -> Case:
         x = first(table, 5)
         return Shares(x, np.eye(4)[((x[:, None] - means) ** 2).sum(2).argmin(1)])
 
-    return Case(tables, [numbers(4), coordinates(4, 5), squares(4, 5)], view, {"means": means})
+    return Case(
+        tables, [numbers_and_coordinates(4, 5), numbers(4), coordinates(4, 5), squares(4, 5)], view, {"means": means}
+    )
 
 
 def cluster_sizes() -> Case:

@@ -31,13 +31,10 @@ def agree_on_classes(sites: Mapping[str, AnnData | MuData], target: str, renamed
     and of labels of different sites that look like one class.
     """
     counts = {site: _class_counts(adata, target, site, renamed) for site, adata in sites.items()}
-    at: dict[str, list[str]] = {}
-    for site, count in counts.items():
-        for label in count.index:
-            at.setdefault(label, []).append(site)
+    at = holders({site: count.index for site, count in counts.items()})
     warn_of_one_class({site: list(count.index) for site, count in counts.items()}, target)
 
-    _warn_of_near_misses(at, target)
+    warn_of_near_misses(at, target)
     lonely = [f"{label} ({at[label][0]})" for label in sorted(at) if len(at[label]) == 1]
     if lonely and len(sites) > 1:
         warn(
@@ -70,13 +67,25 @@ def agree_on_levels(
         if isinstance(values.dtype, pd.CategoricalDtype):
             orders[site] = [_text(category) for category in values.cat.categories]
     found = agreed_categories(sites, f"{role} {column!r}", own)
-    at: dict[str, list[str]] = {}
-    for site, levels in found.items():
-        for level in levels:
-            at.setdefault(level, []).append(site)
-    _warn_of_near_misses(at, column)
+    at = holders(found)
+    warn_of_near_misses(at, column)
     order = _common_order(sites, column, orders, found)
     return tuple(natsorted(at)) if order is None else tuple(level for level in order if level in at)
+
+
+def holders(names: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
+    """Return the sites that have each name, given the names that each site has.
+
+    Examples
+    --------
+    >>> holders({"a": ["x", "y"], "b": ["y"]})
+    {'x': ['a'], 'y': ['a', 'b']}
+    """
+    found: dict[str, list[str]] = {}
+    for site, of_site in names.items():
+        for name in of_site:
+            found.setdefault(name, []).append(site)
+    return found
 
 
 def _common_order(
@@ -101,7 +110,8 @@ def _common_order(
     return longest if all(_in_order(order, longest) for order in used) else None
 
 
-def _warn_of_near_misses(sites_of: Mapping[str, list[str]], column: str) -> None:
+def warn_of_near_misses(sites_of: Mapping[str, list[str]], column: str) -> None:
+    """Warn of labels of different sites that look like one; `sites_of` has the sites of each label."""
     for first, second in near_misses(sites_of):
         common, rare = sorted((first, second), key=lambda label: -len(sites_of[label]))
         warn(

@@ -35,13 +35,13 @@ from infl.sums import FederatedSum
 from infl.sums.observations import observations
 from infl.tl._calibrate import judged_at
 from infl.tl._cluster_sums import (
-    changed,
     cluster_moments,
     coordinates,
     distances,
     halves,
     likelihood,
     numbers,
+    numbers_and_coordinates,
     sizes,
     squares,
 )
@@ -293,7 +293,7 @@ def _of_tools() -> list[str]:
                 cluster_moments(1),
                 numbers(1),
                 coordinates(1, 1),
-                changed(),
+                numbers_and_coordinates(1, 1),
                 distances(),
                 sizes(1),
             ],

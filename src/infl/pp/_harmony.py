@@ -16,7 +16,7 @@ from infl.data.columns import obs_column
 from infl.data.consortium import agreed, agreed_categories, alongside
 from infl.data.coordinates import coordinates
 from infl.data.copy import own
-from infl.data.labels import label_text, near_misses
+from infl.data.labels import holders, label_text, near_misses
 from infl.data.sites import over_sites
 from infl.errors import DataError, SettingsError
 from infl.pp._harmony_cells import Batches, Cells, Options
@@ -219,39 +219,35 @@ def _labels(sites: Mapping[str, AnnData | MuData], batch_key: str | None) -> tup
 
 
 def _notes(labels: Mapping[str, np.ndarray], column: str) -> list[str]:
-    holders = _holders(labels)
-    if len(holders) == 1:
-        return [f"all observations are of one batch ({next(iter(holders))!r}): there is nothing to correct for"]
+    at = _holders(labels)
+    if len(at) == 1:
+        return [f"all observations are of one batch ({next(iter(at))!r}): there is nothing to correct for"]
     if column == "sites":
         return []
     return [
-        f"batches {a!r} ({holders[a][0]}) and {b!r} ({holders[b][0]}) in {column} look like one; if they are, spell them "
+        f"batches {a!r} ({at[a][0]}) and {b!r} ({at[b][0]}) in {column} look like one; if they are, spell them "
         "alike at all sites"
-        for a, b in near_misses(holders)
+        for a, b in near_misses(at)
     ]
 
 
 def _holders(labels: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
     """Which sites have each batch."""
-    holders: dict[str, list[str]] = {}
-    for site, names in agreed_categories(labels, "batches", labels).items():
-        for name in names:
-            holders.setdefault(name, []).append(site)
-    return dict(sorted(holders.items()))
+    return dict(sorted(holders(agreed_categories(labels, "batches", labels)).items()))
 
 
 def _shared(
     x: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], key: Keyring | None
 ) -> tuple[dict[str, float], list[str]]:
     """Observations of each batch that several sites have, and what to warn of; one of few observations is each site's own."""
-    holders = _holders(labels)
-    shared = [name for name, of in holders.items() if len(of) > 1]
+    at = _holders(labels)
+    shared = [name for name, of in at.items() if len(of) > 1]
     if not shared:
         return {}, []
     counts = {site: {name: int((of == name).sum()) for name in shared} for site, of in labels.items()}
     n = run_sums([size_sum(shared)], alongside(x, counts), key, about="harmony")["sizes"]
     large = {name: float(of) for name, of in zip(shared, n, strict=True) if of >= FEWEST}
-    apart = sorted({site for name, of in holders.items() if name not in large for site in of})
+    apart = sorted({site for name, of in at.items() if name not in large for site in of})
     if len(apart) != 1 or not large:
         return large, []
     return large, [

@@ -15,7 +15,7 @@ from packaging.version import Version
 from infl.data.columns import obs_column
 from infl.data.consortium import Consortium, agreed, agreed_categories, alongside
 from infl.data.consortium import members as all_sites
-from infl.data.labels import label_text
+from infl.data.labels import holders, label_text, warn_of_near_misses
 from infl.data.values import in_rows
 from infl.errors import DataError
 from infl.pp._matrix import SiteMatrix
@@ -72,8 +72,8 @@ def batches_of(at: Mapping[str, SiteMatrix], batch_key: str | None, key: Keyring
         return Batches({"all sites": dict.fromkeys(at)}, key, None, {"all sites": list(all_sites(at))}, named=False)
     is_there = agreed(at, "obs['site']", {site: _SITE in matrix.adata.obs for site, matrix in at.items()})
     if batch_key == _SITE and not any(is_there.values()):
-        holders = {site: [site] for site in all_sites(at)}
-        return Batches({site: {site: None} for site in at}, None, key, holders, of_sites=True)
+        own = {site: [site] for site in all_sites(at)}
+        return Batches({site: {site: None} for site in at}, None, key, own, of_sites=True)
     columns = {
         site: label_text(obs_column(matrix.adata, batch_key, where=site, role="batch_key"))
         for site, matrix in at.items()
@@ -83,8 +83,9 @@ def batches_of(at: Mapping[str, SiteMatrix], batch_key: str | None, key: Keyring
     members: dict[str, dict[str, np.ndarray | None]] = {
         name: {site: (column == name).to_numpy() for site, column in columns.items()} for name in found
     }
-    holders = {name: [site for site, names in told.items() if name in names] for name in found}
-    return Batches(members, key, None, holders)
+    at_sites = holders(told)
+    warn_of_near_misses(at_sites, batch_key)
+    return Batches(members, key, None, at_sites)
 
 
 def moments_of_batch(

@@ -20,11 +20,10 @@ from sklearn.mixture import GaussianMixture
 from infl._threads import openmp_threads_for
 from infl.data.consortium import alongside
 from infl.sums import run_sums
-from infl.sums.disclosure import settled
+from infl.sums.disclosure import control, settled
 from infl.sums.mixture import FEWEST
 from infl.tl._cluster_sums import (
     Shares,
-    changed,
     cluster_moments,
     coordinates,
     distances,
@@ -32,6 +31,7 @@ from infl.tl._cluster_sums import (
     halves,
     likelihood,
     numbers,
+    numbers_and_coordinates,
     squares,
 )
 
@@ -186,13 +186,8 @@ def _lloyd(
     latents: Latents, means: np.ndarray, max_iter: int, tol: float, total: _Total, key: Keyring | None
 ) -> Centres:
     k = len(means)
-    labels: dict[str, np.ndarray] = {}
     for _ in range(max_iter):
-        before, labels = labels, _labelled(latents, means)
-        pairs = alongside(latents, {site: (of, labels[site]) for site, of in before.items()})
-        if before and not run_sums([changed()], pairs, key, about="cluster")["changed"]:
-            break
-        one_hot = {site: np.eye(k)[own] for site, own in labels.items()}
+        one_hot = {site: np.eye(k)[own] for site, own in _labelled(latents, means).items()}
         moved, _ = _means(latents, one_hot, means, key)
         shift, means = ((moved - means) ** 2).sum(), moved
         if shift <= tol * total.var.mean():
@@ -218,8 +213,13 @@ def _nearest(x: np.ndarray, means: np.ndarray) -> np.ndarray:
 def _means(
     latents: Latents, shares: Mapping[str, np.ndarray], means: np.ndarray, key: Keyring | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Means (k, d) and numbers (k,) of clusters; small ones keep their means, and their sums are never made."""
-    found = run_sums([numbers(len(means)), coordinates(*means.shape)], _of(latents, shares), key, about="cluster")
+    """Means (k, d) and numbers (k,) of clusters; small ones keep their means, and their sums are never made.
+
+    Numbers come first and say which clusters are small; where rules of disclosure do, both are asked for at once.
+    """
+    k, d = means.shape
+    sums = [numbers(k), coordinates(k, d)] if control() is None else [numbers_and_coordinates(k, d)]
+    found = run_sums(sums, _of(latents, shares), key, about="cluster")
     n, enough, total = found["n"], enough_of(found["n"]), found["sum"]
     known = enough[:, None] & ~np.isnan(total)
     return np.where(known, total / np.maximum(n, 1e-12)[:, None], means), np.nan_to_num(n)

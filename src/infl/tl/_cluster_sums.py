@@ -56,21 +56,6 @@ def halves() -> FederatedSum:
     )
 
 
-def changed() -> FederatedSum:
-    """Return at how many sites an observation has changed its cluster; a site is its labels before and now."""
-    return FederatedSum(
-        name="changed",
-        shapes={"n": ()},
-        local=lambda labels, _: {"n": float(not np.array_equal(*labels))},
-        combine=lambda total, state: {**state, "changed": bool(total["n"] > 0.5)},
-        says="number of sites at which an observation has changed its cluster",
-        scale=COUNT_SCALE,
-        records=lambda labels, _: len(labels[0]),
-        sensitivity={"n": 1},
-        cells=everyone(lambda labels: len(labels[0])),
-    )
-
-
 def cluster_moments(d: int) -> FederatedSum:
     """Return number, sum and products of one cluster's observations; a site is its :class:`Shares`, (n_obs,) for one cluster."""
     return FederatedSum(
@@ -100,7 +85,6 @@ def numbers(k: int) -> FederatedSum:
         says="number of observations of each cluster; in a mixture, of parts of observations",
         records=lambda own, _: {"n": np.count_nonzero(own.of, axis=0)},
         sensitivity={"n": 1},
-        cells=_clustered(k, of={"n": np.arange(k)}),
     )
 
 
@@ -110,11 +94,25 @@ def coordinates(k: int, d: int) -> FederatedSum:
         name="sums",
         shapes={"sum": (k, d)},
         local=lambda own, state: {"sum": (own.of * enough_of(state["n"])).T @ own.x},
-        cells=_clustered(k, of={"sum": np.arange(k)[:, None]}, features=d, panel="coordinates"),
         combine=_taken,
         says=f"sums of the coordinates of each cluster's observations, where it has {FEWEST} or more",
         scale=FINE_SCALE,
         records=lambda own, _: {"sum": np.count_nonzero(own.of, axis=0)[:, None]},
+    )
+
+
+def numbers_and_coordinates(k: int, d: int) -> FederatedSum:
+    """Return :func:`numbers` and :func:`coordinates` in one exchange, for rules of disclosure, which see to it that neither is of a few."""
+    return FederatedSum(
+        name="sums",
+        shapes={"n": (k, 1), "sum": (k, d)},
+        local=lambda own, _: {"n": own.of.sum(axis=0)[:, None], "sum": own.of.T @ own.x},
+        combine=lambda total, state: state | {"n": total["n"][:, 0], "sum": total["sum"]},
+        says="number of observations of each cluster and sums of their coordinates, where rules of disclosure let both be opened",
+        scale={"sum": FINE_SCALE},
+        records=lambda own, _: dict.fromkeys(("n", "sum"), np.count_nonzero(own.of, axis=0)[:, None]),
+        sensitivity={"n": 1},
+        cells=_clustered(k, of=dict.fromkeys(("n", "sum"), np.arange(k)[:, None]), features=d, panel="coordinates"),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from infl.data.asked import asking
 from infl.data.consortium import FEWEST_NAMED, Consortium, agreed, alongside
-from infl.data.labels import common_type, label_text
+from infl.data.labels import common_type, holders, label_text, warn_of_near_misses
 from infl.errors import DataError, KeyringError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.seeds import derive
@@ -39,8 +39,11 @@ def agreed_panel(task: Task, sites: Consortium[Data]) -> dict[str, Any]:
     types = {site: panel.pop("class_type", None) for site, panel in panels.items()}
     for site, panel in panels.items():
         _check_named(task, panel, sites[site], site)
-    joined = join_panels(agreed(sites, "panel of a fit", panels))
+    said = agreed(sites, "panel of a fit", panels)
+    joined = join_panels(said)
     if "classes" in joined:
+        of_column = getattr(task, "target", "classes")
+        warn_of_near_misses(holders({site: panel["classes"] for site, panel in said.items()}), of_column)
         known = {site: kind if panels[site]["classes"] else [] for site, kind in types.items()}
         joined["class_type"] = _agreed_type(sites, joined["classes"], known)
     return task.settled(joined)

@@ -14,7 +14,7 @@ from infl.data.columns import missing_values
 from infl.data.consortium import FEWEST_NAMED, agreed, alongside
 from infl.data.coordinates import coordinates
 from infl.data.copy import own
-from infl.data.labels import label_text, near_misses
+from infl.data.labels import holders, label_text, near_misses
 from infl.data.sites import over_sites
 from infl.errors import DataError
 from infl.sums import COUNT_SCALE, FINE_SCALE, FederatedSum, State, run_sums
@@ -151,27 +151,24 @@ def _names(
     """Labels that are taught, in order, and what to warn of."""
     here = {site: sorted(set(of.tolist()) - {""}) for site, of in labels.items()}
     of_site = agreed(sites, f"labels of {target!r}", here)
-    holders: dict[str, list[str]] = {}
-    for site, taught in of_site.items():
-        for name in taught:
-            holders.setdefault(name, []).append(site)
-    if not holders:
+    at = holders(of_site)
+    if not at:
         raise DataError(
             f"no site has labels in obs[{target!r}] with enough observations: give target=, a column that a site has, or "
             "lower min_obs="
         )
-    if len(holders) < 2:
-        raise DataError(f"{next(iter(holders))!r} is the only label in obs[{target!r}] that is taught: two are needed")
+    if len(at) < 2:
+        raise DataError(f"{next(iter(at))!r} is the only label in obs[{target!r}] that is taught: two are needed")
     notes = [
-        f"labels {a!r} ({holders[a][0]}) and {b!r} ({holders[b][0]}) in {target!r} look like one; if they are, spell them alike"
-        for a, b in near_misses(holders)
+        f"labels {a!r} ({at[a][0]}) and {b!r} ({at[b][0]}) in {target!r} look like one; if they are, spell them alike"
+        for a, b in near_misses(at)
     ]
     teachers = [site for site, names in of_site.items() if names]
     if len(teachers) == 1:
         notes.append(
             f"{teachers[0]} alone has labels in {target!r}: numbers and means of its labels are known to all sites"
         )
-    return sorted(holders), notes
+    return sorted(at), notes
 
 
 def label_sums(k: int, d: int) -> FederatedSum:

@@ -74,6 +74,7 @@ class Rehearsal:
         self.folder, self.study, self.key = folder, study, key
         self.sent: dict[tuple[str, int, int], set[bytes]] = {}
         self.heard: dict[tuple[int, int], set[bytes]] = {}
+        self.notes: dict[str, list[str]] = {site: [] for site in sites}
         for site, adata in sites.items():
             (folder / site).mkdir()
             adata.copy().write_h5ad(folder / f"{site}.h5ad")
@@ -110,9 +111,8 @@ class Rehearsal:
                     line.changed
                 ):  # one site computes at a time, as each has a process of its own: torch's state is a process's
                     own = None if rules is None else rules(site)
-                    StudySite(site, self.study, working, self.key, ledger, disclosure=own, admit=admit).run(
-                        line.exchange
-                    )
+                    note = self.notes[site].append
+                    StudySite(site, self.study, working, self.key, ledger, note, own, admit).run(line.exchange)
             except BaseException as error:  # noqa: BLE001 - a thread's error is what this returns
                 line.end()
                 return error

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from tests.deploy.study.test_steps import make_sites
 from tests.threads import same
 
 from infl.deploy.study.desk import Desk
+from infl.deploy.study.heard import HeardFile
 from infl.deploy.study.specification import Study
 from infl.deploy.study.steps import Step
 from infl.deploy.study.working import digest_of
@@ -132,6 +134,71 @@ def test_killed_at_twenty_three_places_in_one_study(tmp_path: Path) -> None:
     assert not left
     assert same_as_in_process(rehearsal, in_process(tmp_path))
     assert said_once(rehearsal)
+
+
+def test_sums_that_a_coordinator_lost_with_its_power_are_the_same_again(tmp_path: Path) -> None:
+    """Only names wait for the disk: of sums told after them, the disk may have none, or the first, or half of one."""
+    rehearsal, left, lost = (
+        make(tmp_path),
+        [("s1", "heard", 5, 8), ("s2", "heard", 5, 10), ("s0", "heard", 5, 13)],
+        [0],
+    )
+
+    def fault(*place: Any) -> None:
+        if place in left:
+            left.remove(place)
+            raise Killed
+
+    for size in (0, 1, 17):
+        assert Killed in {type(error) for error in rehearsal.attempt(fault).values()}
+        path = tmp_path / "desk" / "0005.heard"
+        told = HeardFile(path)
+        names = [number for number in told.numbers if decode(told.read(number)).names]
+        assert max(told.numbers) > max(names) + 1
+        start, length = told._at[max(names) + (size > 1)]
+        os.truncate(path, start + length + size)
+        lost.append(max(told.numbers) - HeardFile(path).numbers[-1])
+    assert rehearsal.attempt() == dict.fromkeys(rehearsal.study.sites)
+    assert not left and min(lost[1:]) > 0
+    assert same_as_in_process(rehearsal, in_process(tmp_path))
+    assert said_once(rehearsal)
+
+
+def test_names_are_on_the_disk_before_anybody_gets_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a site has kept, it does not say again."""
+    waited, before, add = list[bool](), os.fsync, HeardFile.add
+    monkeypatch.setattr(os, "fsync", lambda handle: (waited.append(True), before(handle)))
+    seen = []
+
+    def adding(self: HeardFile, number: int, content: bytes, **how: Any) -> None:
+        waited.clear()
+        add(self, number, content, **how)
+        seen.append((bool(decode(content).names), bool(waited)))
+
+    monkeypatch.setattr(HeardFile, "add", adding)
+    rehearsal = make(tmp_path, STEPS[:1])
+    assert rehearsal.attempt() == dict.fromkeys(rehearsal.study.sites)
+    assert {names for names, _ in seen} == {True, False}
+    assert all(on_disk for names, on_disk in seen if names)
+
+
+def test_groups_that_differ_by_capitals_are_noted_at_the_sites(tmp_path: Path) -> None:
+    sites = make_sites()
+    sites["s1"].obs["donor"] = [{"x": "X1", "y": "Y1"}[donor] for donor in sites["s1"].obs["donor"]]
+    for site in ("s0", "s2"):
+        sites[site].obs["donor"] = [{"x": "x1", "y": "Y1"}[donor] for donor in sites[site].obs["donor"]]
+    steps = [
+        *STEPS[1:3],
+        Step.read("tl.rank_genes_groups", {"groupby": "donor"}),
+        Step.read("pp.highly_variable_genes", {"n_top_genes": 20, "batch_key": "donor"}),
+        Step.read("tl.fit_federated", {"target": "donor", "rounds": 1, "width": 8}),
+    ]
+    rehearsal = make(tmp_path, steps, sites)
+    assert rehearsal.attempt(admit=lambda fit: 1) == dict.fromkeys(rehearsal.study.sites)
+    for site in sites:
+        alike = [note for note in rehearsal.notes[site] if "look like one" in note]
+        assert [note.partition(":")[0] for note in alike] == [f"study first, step {n}" for n in (3, 4, 5)]
+        assert all("'X1' (s1)" in note and "'x1' (s0)" in note and "'donor'" in note for note in alike)
 
 
 def test_rules_of_disclosure_and_a_step_that_runs_again(tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ class Desk:
             folder.mkdir(parents=True, exist_ok=True)
         self._steps = {int(path.stem): HeardFile(path) for path in folder.glob("[0-9]" * 4 + ".heard")}
         self._places = {(step, number) for step, told in self._steps.items() for number in told.numbers}
+        self.last: Place | None = max(self._places, default=None)
+        """The last exchange that was combined."""
         self._pending: _Pending | None = None
         self.closed = False
         """No further step is begun."""
@@ -67,11 +69,6 @@ class Desk:
     def close(self, closed: bool) -> None:
         """Begin no further step from now on; or begin them again."""
         self.closed = closed
-
-    @property
-    def last(self) -> Place | None:
-        """The last exchange that was combined."""
-        return max(self._places, default=None)
 
     @property
     def done(self) -> int:
@@ -120,10 +117,11 @@ class Desk:
             return []
         words = pending.words or MaskedArrays(np.zeros(0, np.uint32), np.zeros(0, np.uint64))
         content = encode(Heard(said.run, *place, words, pending.names))
-        step = self._steps.setdefault(place[0], HeardFile(self.folder / f"{place[0]:04}.heard"))
-        step.add(place[1], content)  # before anybody gets it
+        if place[0] not in self._steps:
+            self._steps[place[0]] = HeardFile(self.folder / f"{place[0]:04}.heard")
+        self._steps[place[0]].add(place[1], content, sync=bool(pending.names))  # before anybody gets it
         self._places.add(place)
-        self._pending = None
+        self.last, self._pending = place, None
         if place[1] == 0:
             self._forget_before(place[0])
         return [(site, content) for site in self.study.sites]

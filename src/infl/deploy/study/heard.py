@@ -1,6 +1,7 @@
 """What a coordinator sent to the sites in a step of a study: one file per step, which is only ever added to.
 
-A record is on disk before anybody gets it. One that was cut off reached nobody, so it is dropped when the file is opened.
+A record that only its sites can say again is on disk before anybody gets it. A sum follows from what sites say again, byte by byte,
+so it may be lost with the machine's power. A record that was cut off counts as not there, and those after it.
 """
 
 from __future__ import annotations
@@ -54,17 +55,20 @@ class HeardFile:
             file.seek(start)
             return file.read(size)
 
-    def add(self, number: int, content: bytes) -> None:
-        """Write what is sent in an exchange; it is on disk when this returns."""
+    def add(self, number: int, content: bytes, *, sync: bool = True) -> None:
+        """Write what is sent in an exchange; `sync`: it is on disk when this returns, with all that was written before."""
         record = _HEAD.pack(number, len(content), _digest(number, content)) + content
         with explained(self.path, "write"):
             new = not self.path.exists()
             handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
+                if os.fstat(handle).st_size > self._size:  # what was cut off; who only reads leaves it
+                    os.ftruncate(handle, self._size)
                 view = memoryview(record)
                 while view:
                     view = view[os.write(handle, view) :]
-                os.fsync(handle)
+                if sync:
+                    os.fsync(handle)
             except OSError:
                 with suppress(OSError):
                     os.ftruncate(handle, self._size)
@@ -81,15 +85,14 @@ class HeardFile:
         self.path.unlink(missing_ok=True)
 
     def _open(self) -> None:
-        with self.path.open("r+b") as file:
+        with self.path.open("rb") as file:
             while len(head := file.read(_HEAD.size)) == _HEAD.size:
                 number, size, digest = _HEAD.unpack(head)
-                content = file.read(size)
+                content = file.read(min(size, self.path.stat().st_size))
                 if len(content) < size or _digest(number, content) != digest:
                     break
                 self._at[number] = (self._size + _HEAD.size, size)
                 self._size += _HEAD.size + size
-            file.truncate(self._size)
 
 
 def _digest(number: int, content: bytes) -> bytes:

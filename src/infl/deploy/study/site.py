@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from infl._warn import also_told
 from infl.data.consortium import Consortium
 from infl.deploy.study.channel import DONE, StudyChannel
 from infl.deploy.study.working import WorkingObject
@@ -78,7 +79,8 @@ class StudySite:
         adata = self.working.read()
         if self.disclosure is not None:
             self.disclosure.opened.clear()
-        with self.disclosure or nullcontext():
+        told = also_told(lambda line: self.note(f"study {self.study.name}, step {step + 1}: {line}"))
+        with self.disclosure or nullcontext(), told:
             made = self.study.steps[step].run(Consortium({self.name: adata}, channel, self.key, self.admit))
         if self.study.steps[step].kind.replaces:
             adata = made[self.name]
