@@ -19,7 +19,7 @@ RUN     = if $(PYTHON) -c '' 2>/dev/null; then $(PYTHON) $(1); else PYENV_VERSIO
 # Which versions known to work together there are depends on the environment's Python.
 PINS    = $$($(BIN)/python -c 'import sys; print("constraints.txt" if sys.version_info < (3, 12) else "constraints-today.txt")')
 
-.PHONY: help environment interpreter demo test test-long lint docs coverage release mutants bench faults fuzz model-check clean
+.PHONY: help environment interpreter demo test test-long lint docs coverage release mutants bench faults study fuzz model-check clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -88,6 +88,10 @@ bench: $(STAMP) $(PEERS)  ## run every benchmark and write benchmarks/results/*.
 
 faults: $(STAMP)  ## kill, cut and fill what a run between machines needs, and see that it goes on (over half an hour; as root for all)
 	$(BIN)/python tests/deploy/flare/faults.py
+
+study: $(STAMP)  ## studies between processes over TLS: the guide word by word, all tasks as steps, −9 at thirty places (half an hour)
+	$(BIN)/python -m pytest tests/cli/test_study_between_hospitals.py
+	$(BIN)/python tests/deploy/flare/study_faults.py
 
 fuzz: $(STAMP)  ## give every parser a million broken files and messages (some minutes), then let enemies play (ten more; STEPS=1000000: a night)
 	$(BIN)/python tests/test_fuzz.py

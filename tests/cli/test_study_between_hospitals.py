@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import anndata
+import numpy as np
 import pytest
 from tests.cli.test_between_hospitals import commands
 from tests.deploy.flare.conftest import until
@@ -21,6 +22,7 @@ import infl
 from infl.deploy.flare.local_consortium import LocalConsortium, kill
 from infl.deploy.remote import Patience
 from infl.deploy.study.consent import SiteStudies
+from infl.deploy.study.kinds import _WRITTEN_BY_MODEL
 from infl.deploy.study.specification import Study
 from infl.deploy.study.steps import Step
 from infl.keys import Keyring
@@ -70,6 +72,21 @@ def network(tmp_path: Path) -> LocalConsortium:
     for site in SITES:
         (tmp_path / site / "policy.toml").write_text(POLICY)
     return network
+
+
+SHORT = {"rounds": 1, "width": 8, "n_blocks": 1}
+COUNTS = {"rounds": 1, "n_latent": 2, "n_hidden": 4}
+FITS = {
+    "scvi": {"model": "scvi", **COUNTS},
+    "scanvi": {"model": "scanvi", "target": "donor", **COUNTS},
+    "spatial": {"model": "spatial", "n_domains": 2, "rounds": 1},
+    "classifier": {"target": "donor", **SHORT},
+    "labels": {"target": ["donor", "guide"], **SHORT},
+    "regressor": {"model": "regressor", "target": "age", **SHORT},
+    "survival": {"model": "survival", "time": "months", "event": "chosen", **SHORT},
+    "perturbation": {"model": "perturbation", "target": "guide", "rounds": 1},
+}
+"""Each model that can be a step, and in what short form; the first three read counts."""
 
 
 def expected(network: LocalConsortium, folder: Path, steps: list[Step] = STEPS) -> dict[str, anndata.AnnData]:
@@ -191,3 +208,32 @@ def test_site_and_server_are_killed_and_the_study_goes_on(network: LocalConsorti
         assert same(working.read(), wanted[site])
         kinds = [entry["context"] for entry in network.site_folder(site).ledger(working.folder)]
         assert len(kinds) == len({*kinds})  # one message at each place
+
+
+def test_all_tasks_are_steps(network: LocalConsortium) -> None:
+    """Every model is fitted in a step, and the sites have one model each time, and what it predicts."""
+    assert {*FITS} == {*_WRITTEN_BY_MODEL}
+    fits = [Step.read("tl.fit_federated", options | {"key_added": f"of_{name}"}) for name, options in FITS.items()]
+    steps = [*fits[:3], *STEPS[1:3], *fits[3:]]
+    study = Study.new("tasks", SITES, steps, network.key.current, network.key.fingerprint())
+    network.begin_study(study)
+    with network.sites_up():
+        status = network.supervise("tasks", Patience(silence=60, repeat=10, consent=300), give_up=600)
+    assert (status.state, status.round) == ("finished", len(steps)), network.lines
+    of_sites = []
+    for site in SITES:
+        _, working = SiteStudies(network.site_folder(site)).result()
+        found = working.read()
+        for step in fits:
+            assert all(name in getattr(found, slot) for slot, name in step.writes)
+        models = [infl.load_model(path) for path in working.models().values()]
+        of_sites.append(
+            [{name: value.numpy() for name, value in model.effective(network.key).items()} for model in models]
+        )
+    first, *others = of_sites
+    assert len(first) == len(FITS)
+    for other in others:
+        for one, another in zip(first, other, strict=True):
+            assert {*one} == {*another}
+            for name, value in one.items():
+                np.testing.assert_array_equal(value, another[name])

@@ -108,6 +108,17 @@ def numbers_of(adata: AnnData | MuData, name: str, site: str, role: str, *, part
         raise DataError(f"{role} {name!r} has words where numbers are due, at {site}: make them numbers") from None
 
 
+def has_numbers(values: pd.Series) -> bool:
+    """Whether a column has numbers, which are no names of groups.
+
+    Examples
+    --------
+    >>> has_numbers(pd.Series([1, 2])), has_numbers(pd.Series([True, False])), has_numbers(pd.Series(["1", "2"]))
+    (True, False, False)
+    """
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+
+
 def no_number(values: pd.Series) -> str | None:
     """Return what a column has that converts to a number without being one: what it is then depends on how it is stored.
 

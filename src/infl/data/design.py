@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from infl.data.columns import no_number, obs_column, shortlist
+from infl.data.columns import has_numbers, no_number, obs_column, shortlist
 from infl.data.consortium import agreed, alongside, members
 from infl.data.labels import agree_on_levels, label_text
 from infl.errors import DataError, SettingsError
@@ -287,10 +287,7 @@ def _levels(
     for site, values in columns.items():
         if not groups and (kind := no_number(values)):
             raise DataError(f"design {name!r} has {kind} at {site}: make them numbers, or C({name}) for groups")
-    own = {
-        site: pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-        for site, values in columns.items()
-    }
+    own = {site: has_numbers(values) for site, values in columns.items()}
     numbers = agreed(sites, f"design {name!r} has numbers", own)
     if not groups and all(numbers.values()):
         wrong = next((site for site, values in columns.items() if not np.isfinite(values.astype(float)).all()), None)

@@ -16,7 +16,7 @@ from anndata import AnnData
 from infl.deploy.flare.local_consortium import LocalConsortium
 from infl.keys import Keyring
 
-collect_ignore = ["faults.py", "networks.py", "week.py"]  # they are run by hand
+collect_ignore = ["faults.py", "networks.py", "study_faults.py", "week.py"]  # they are run by hand
 SITES = ("site_1", "site_2", "site_3")
 POLICY = 'min_sites = 2\nask = false\ntargets = ["label"]\npanels = ["*"]\nseals = ["group", "pairwise"]\nrepeat_seeds = true\n'
 

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -32,7 +32,7 @@ from typing import Any
 import pandas as pd
 import psutil
 import torch
-from anndata import read_h5ad
+from anndata import AnnData, read_h5ad
 
 import infl
 from conftest import POLICY, SITES, fuzz, make_sites
@@ -74,18 +74,18 @@ JOBS = ("worker_process", "runner_process")
 class Scene:
     """A consortium, and the coordinator's own process, started again whenever it dies."""
 
-    def __init__(self, root: Path, sites: Sequence[str]) -> None:
-        self.sites, self.orders = sites, root / "orders"
+    def __init__(self, root: Path, data: Mapping[str, AnnData], policy: str = POLICY) -> None:
+        self.sites, self.orders = tuple(data), root / "orders"
         self.orders.mkdir(parents=True)
         os.environ["INFL_FAULTS"] = str(self.orders)
-        self.network = LocalConsortium(root, make_sites(sites), Keyring.create())
-        for site in sites:
-            (root / site / "policy.toml").write_text(POLICY)
+        self.network = LocalConsortium(root, data, Keyring.create())
+        for site in data:
+            (root / site / "policy.toml").write_text(policy)
         self.coordinator: subprocess.Popen[bytes] | None = None
         self.emulated = ""
         self.hit: list[str] = []
         self.coordinator_may_start, self.said = True, ""
-        self.run: RunFolder
+        self.run: Any
 
     def processes(self, kit: Path, word: str) -> list[psutil.Process]:
         return [
@@ -514,20 +514,58 @@ RUNS = {
 """Seal, sites and number of runs that faults are made in."""
 
 
-class Act:
+class Played:
+    """A run or a study that goes on while faults are made.
+
+    Parameters
+    ----------
+    scene
+        Who takes part.
+    name
+        Of the run.
+    """
+
+    def __init__(self, scene: Scene, name: str) -> None:
+        self.scene, self.name, self.run = scene, name, scene.run
+        self._position, self._pause, self._moved = -1, 0.0, time.monotonic()
+
+    def until(self, true: Callable[[], bool], *, seconds: float = PATIENT) -> bool:
+        """Wait, and start the coordinator's process again whenever it has died, as a system's supervisor does."""
+        end = time.monotonic() + seconds
+        while not true():
+            if time.monotonic() > end:
+                return False
+            process = self.scene.coordinator
+            assert process is not None
+            if process.poll() is not None and self.scene.coordinator_may_start and self.run.status.state != "finished":
+                self.scene.start(self.name)
+            position, now = self.run.position, time.monotonic()
+            if position != self._position:
+                self._position, self._moved = position, now
+            self._pause = max(self._pause, now - self._moved)
+            time.sleep(0.02)
+        return True
+
+    def end(self) -> None:
+        coordinator = self.scene.network.coordinator
+        if self.scene.coordinator is not None:
+            self.scene.coordinator.send_signal(signal.SIGKILL)
+            self.scene.coordinator.wait()
+        Daemon(coordinator / "kit", SERVER_PROCESS, coordinator / "server.log").clear()
+
+
+class Act(Played):
     """A run during which faults are made."""
 
     def __init__(self, scene: Scene, name: str, seal: str, faults: list[Fault], commit: str) -> None:
-        self.commit = commit
-        self.scene, self.faults = scene, sorted(faults, key=lambda f: STAGES.index(f.stage))
+        self.commit, self.faults = commit, sorted(faults, key=lambda f: STAGES.index(f.stage))
         network = scene.network
         settings: dict[str, Any] = {"rounds": min(ROUNDS, 60 + 40 * len(faults)), "min_sites": 2, "seal": seal}
         agreement = Agreement.new(TASK, TASK.agree(network.data), network.data, network.key, **settings)
-        self.name, self.run = name, network.begin(name, agreement)
-        scene.run = self.run
-        self.run.save_patience(PATIENCE)
+        scene.run = network.begin(name, agreement)
+        scene.run.save_patience(PATIENCE)
+        super().__init__(scene, name)
         self.outcomes: list[Outcome] = []
-        self._position, self._pause, self._moved = -1, 0.0, time.monotonic()
 
     def play(self) -> list[Outcome]:
         """Make all faults, wait for the end, and return what came of each."""
@@ -545,9 +583,9 @@ class Act:
                     if self.outcomes[-1].wrong and self.run.status.state != "running":
                         break
                 slowly.unlink(missing_ok=True)
-                ended = self._until(lambda: self.run.status.state == "finished")
+                ended = self.until(lambda: self.run.status.state == "finished")
             finally:
-                self._end()
+                self.end()
         wrong = compared(scene.network, self.run) if ended else f"not finished: {self.run.status}"
         for outcome in self.outcomes:
             outcome.wrong, outcome.model = outcome.wrong or wrong, not wrong
@@ -556,7 +594,7 @@ class Act:
 
     def _happens(self, fault: Fault) -> Outcome:
         outcome, orders = Outcome(fault), [self.scene.orders / who for who in fault.who]
-        if not self._until(lambda: fault.due(self.run.status) or self.run.status.state == "finished"):
+        if not self.until(lambda: fault.due(self.run.status) or self.run.status.state == "finished"):
             outcome.wrong = "was never due"
             return outcome
         if self.run.status.state == "finished":
@@ -569,7 +607,7 @@ class Act:
         if fault.point:
             for order in orders:
                 order.write_text(fault.point)
-            if not self._until(lambda: not any(order.exists() for order in orders)):
+            if not self.until(lambda: not any(order.exists() for order in orders)):
                 outcome.wrong = "the point was not reached"
                 for order in orders:
                     order.unlink(missing_ok=True)
@@ -577,12 +615,12 @@ class Act:
             before = self.run.status
         working = threading.Thread(target=fault.make, args=(self.scene,))
         working.start()
-        self._until(lambda: not working.is_alive())
-        self._until(lambda: False, seconds=fault.lasts)
-        unsaid = not self._until(lambda: fault.word in fault.says(self.scene))
+        self.until(lambda: not working.is_alive())
+        self.until(lambda: False, seconds=fault.lasts)
+        unsaid = not self.until(lambda: fault.word in fault.says(self.scene))
         fault.mend(self.scene)
         position = self.run.position
-        if not self._until(lambda: self._all_well(fault, before.attempts, position)):
+        if not self.until(lambda: self._all_well(fault, before.attempts, position)):
             outcome.wrong = f"not mended after {PATIENT:.0f} s: {self.run.status}"
         now = self.run.status
         rows = [row for row in self.run.exchanges() if row["seq"] > before.position]
@@ -616,30 +654,6 @@ class Act:
         together = all(row["responders"] == row["cohort"] for row in rows)
         return together and status.position >= position + 3 and status.state == "running"
 
-    def _until(self, true: Callable[[], bool], *, seconds: float = PATIENT) -> bool:
-        """Wait, and start the coordinator's process again whenever it has died, as a system's supervisor does."""
-        end = time.monotonic() + seconds
-        while not true():
-            if time.monotonic() > end:
-                return False
-            process = self.scene.coordinator
-            assert process is not None
-            if process.poll() is not None and self.scene.coordinator_may_start and self.run.status.state != "finished":
-                self.scene.start(self.name)
-            position, now = self.run.position, time.monotonic()
-            if position != self._position:
-                self._position, self._moved = position, now
-            self._pause = max(self._pause, now - self._moved)
-            time.sleep(0.02)
-        return True
-
-    def _end(self) -> None:
-        coordinator = self.scene.network.coordinator
-        if self.scene.coordinator is not None:
-            self.scene.coordinator.send_signal(signal.SIGKILL)
-            self.scene.coordinator.wait()
-        Daemon(coordinator / "kit", SERVER_PROCESS, coordinator / "server.log").clear()
-
 
 def compared(network: LocalConsortium, run: RunFolder) -> str:
     """Return what is wrong with a run that has ended."""
@@ -672,7 +686,7 @@ def chosen(words: list[str], isolated: bool) -> list[Fault]:
 def scene_of(sites: Sequence[str], isolated: bool) -> Iterator[Scene]:
     """Make a consortium; in a namespace of its own, where disks may be full, two of its folders are on small ones."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        scene = Scene(Path(folder), sites)
+        scene = Scene(Path(folder), make_sites(sites))
         disks = [scene.network.root / who / "runs" for who in ("site_2", "coordinator")] if isolated else []
         for disk in disks:
             small_disk(disk)

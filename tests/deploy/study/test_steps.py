@@ -8,7 +8,7 @@ from scipy import sparse
 
 import infl
 from infl.deploy.study.kinds import STEPS
-from infl.deploy.study.steps import Step, check_fields, check_ruled, missing_everywhere
+from infl.deploy.study.steps import Step, check_fields, check_groups, check_ruled, missing_everywhere
 from infl.errors import DataError, SettingsError
 
 SLOTS = ("obs", "var", "obsm", "varm", "uns")
@@ -145,6 +145,48 @@ def test_steps_that_rules_do_not_bind_yet_are_named() -> None:
     with pytest.raises(SettingsError, match=said):
         check_ruled([Step.read("pp.moments", {}), gmm], "s1")
     check_ruled([Step.read("tl.cluster", {"n_clusters": 3})], "s1")
+
+
+@pytest.mark.parametrize(
+    ("do", "arguments", "column"),
+    [
+        ("tl.rank_genes_groups", {"groupby": "guide"}, "guide"),
+        ("tl.rank_genes_groups", {"groupby": "infl_cluster"}, "infl_cluster"),  # that a step before makes
+        ("tl.survival", {"time": "months", "event": "chosen", "groups": "guide"}, "guide"),
+        ("tl.de", {"design": "~ donor + guide + age + site"}, "guide"),
+        ("tl.glm", {"formula": "chosen ~ age + guide", "family": "binomial"}, "guide"),
+        ("pp.combat", {"batch": "guide"}, "guide"),
+        ("pp.remove_batch_effect", {"batch": "site", "covariates": ["age", "guide"]}, "guide"),
+        ("pp.regress_out", {"keys": ["age", "guide"]}, "guide"),
+        ("tl.fit_federated", {"target": "guide"}, "guide"),
+        ("tl.fit_federated", {"target": ["donor", "guide"]}, "guide"),
+        ("tl.fit_federated", {"target": "donor", "covariates": ["age", "guide"]}, "guide"),
+        ("tl.fit_federated", {"model": "scvi", "categorical_covariates": ["guide"]}, "guide"),
+        ("tl.fit_federated", {"model": "regressor", "target": "age", "covariates": ["guide"]}, "guide"),
+    ],
+)
+def test_groups_that_rules_do_not_release_are_named_before_any_work(do: str, arguments: dict, column: str) -> None:
+    step, adata = Step.read(do, arguments), make_sites()["s1"]
+    with pytest.raises(SettingsError) as error:
+        check_groups([PCA, step], ("donor",), adata, "s1")
+    expected = (
+        f"s1, step 2 ({do}) asks about groups of {column!r}: rules of disclosure here release groups of 'donor'; ask"
+    )
+    assert str(error.value).startswith(expected)
+    check_groups([step], ("donor", column), adata, "s1")
+    check_groups([step], None, adata, "s1")
+
+
+def test_numbers_are_no_groups() -> None:
+    steps = [
+        Step.read("tl.survival", {"time": "months", "event": "chosen"}),
+        Step.read("pp.regress_out", {"keys": "age"}),
+        Step.read("pp.combat", {"batch": "site"}),
+        Step.read("tl.glm", {"formula": "chosen ~ age + site", "family": "binomial"}),
+        Step.read("tl.fit_federated", {"model": "survival", "time": "months", "event": "chosen"}),
+        Step.read("tl.fit_federated", {"model": "regressor", "target": "age"}),
+    ]
+    check_groups(steps, (), make_sites()["s1"], "s1")
 
 
 def test_log1p_marks_logarithms_only() -> None:

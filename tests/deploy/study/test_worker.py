@@ -177,8 +177,12 @@ def test_a_step_that_fails_stops_the_study_and_tells_nothing(tmp_path: Path) -> 
     ("policy", "why"),
     [
         ("", "does not accept seal 'group', under which the sums of a study travel"),
-        ('seals = ["group"]\n', "a person must say yes; read"),
-        ('seals = ["group"]\nsteps = ["pp.log1p"]\n', "a person must say yes; read"),
+        (
+            'seals = ["group"]\n',
+            r"step 3 (pp.highly_variable_genes with batch_key) is not yet under rules of disclosure",
+        ),
+        ('seals = ["group"]\ndisclosure_rules = false\n', "a person must say yes; read"),
+        ('seals = ["group"]\ndisclosure_rules = false\nsteps = ["pp.log1p"]\n', "a person must say yes; read"),
         ('seals = ["group"]\nsteps = ["*"]\nmin_sites = 4\n', "does not accept 3 sites (at least 4)"),
         ('seals = ["group"]\nsteps = ["*"]\ntargets = ["other"]\n', "does not accept column 'donor'"),
         ('seals = ["group"]\nsteps = ["*"]\nkey_versions = [2]\n', "does not accept key version 1"),
@@ -241,6 +245,19 @@ def test_rules_of_a_policy_bind_its_site(tmp_path: Path) -> None:
     site = SiteStudies(plain.folder("s0")).prepare(plain.study)
     site.ledger.close()
     assert site.disclosure is not None and site.disclosure.rules.k == 5
+
+
+def test_groups_that_a_policy_does_not_release_are_said_before_any_work(tmp_path: Path) -> None:
+    house = House(
+        tmp_path,
+        [*STEPS[1:3], Step.read("tl.rank_genes_groups", {"groupby": "donor"})],
+        'targets = ["donor"]\n' + BOUND,
+    )
+    with pytest.raises(
+        InflError, match=r"s0, step 3 \(tl.rank_genes_groups\) asks about groups of 'donor': .* no column; ask"
+    ):
+        SiteStudies(house.folder("s0")).prepare(house.study)
+    assert not list(tmp_path.rglob("*.ledger"))
 
 
 def test_what_the_data_lack_is_said_before_any_work(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def _data(site_folder: SiteFolder, run: Path | None) -> str:
     adata = read_site(Path(settings.data), settings.name)
     plan = None if run is None else read_plan(run)
     if isinstance(plan, StudyFile):
-        check_data(plan.study(), adata, settings.name)
+        check_data(plan.study(), site_folder.policy, adata, settings.name)
     elif plan is not None:
         agreement = plan.agreement()
         task = task_from_json(agreement.task, agreement.options)

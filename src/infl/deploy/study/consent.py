@@ -14,7 +14,7 @@ from infl.deploy.policy import Policy
 from infl.deploy.results import write_private
 from infl.deploy.study.site import StudySite
 from infl.deploy.study.specification import Study
-from infl.deploy.study.steps import Step, check_fields, check_ruled
+from infl.deploy.study.steps import Step, check_fields, check_groups, check_ruled
 from infl.deploy.study.working import JOURNAL, WorkingObject
 from infl.errors import DataError, FederationError, FileError, KeyringError
 from infl.privacy import Disclosure
@@ -78,6 +78,8 @@ def check_policy(policy: Policy, study: Study, site: str) -> None:
     for what, refused in refusals.items():
         if refused():
             raise FederationError(f"{site} refuses: its policy does not accept {what}")
+    if policy.disclosure_rules:
+        check_ruled(study.steps, site)
     for number, step in enumerate(study.steps, 1):
         if step.do == FIT and (what := _too_much(policy, step.all_arguments)):
             raise FederationError(f"{site} refuses: its policy does not accept {what} (step {number}, {FIT})")
@@ -162,10 +164,9 @@ class SiteStudies:
         ledger_key = site_folder.own_keys(site_folder.membership(study, key), study.run)["ledger"]
         working = self.working(study, settings.data)
         working.check_source()
-        check_data(study, site_folder.read_data() if not working.done else working.read(), name, done=working.done)
+        adata = site_folder.read_data() if not working.done else working.read()
+        check_data(study, policy, adata, name, done=working.done)
         disclosure = rules_of(policy, site_folder.home)
-        if disclosure is not None:
-            check_ruled(study.steps, name)
         ledger = Ledger(folder / LEDGER, ledger_key, run=study.run)
 
         def admit(fit: Agreement) -> int:
@@ -234,14 +235,18 @@ class SiteStudies:
         return WorkingObject(self.folder(study), study.digest, Path(source), self.site_folder.settings.name)
 
 
-def check_data(study: Study, data: Data, site: str, *, done: int = 0) -> None:
+def check_data(study: Study, policy: Policy, data: Data, site: str, *, done: int = 0) -> None:
     """Check before any work that a site's data can go through all steps that are left.
 
     Raises
     ------
     DataError
         One line: which step, what is missing or in the way.
+    SettingsError
+        The policy's rules of disclosure do not release groups that a step asks about.
     """
     if not isinstance(data, AnnData):
         raise DataError(f"{site}: a study works on AnnData, and its data are MuData: write one modality to a file")
     check_fields(study.steps, data, site, done=done)
+    if policy.disclosure_rules:
+        check_groups(study.steps, policy.disclosure.groups, data, site)

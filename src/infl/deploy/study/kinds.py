@@ -45,6 +45,8 @@ class StepKind:
         From the arguments as they were given: kinds of those that its signature does not name.
     replaces
         What the function returns takes the place of the working object: of fields, only columns of ``obs`` and ``var`` can stay.
+    groups, terms
+        Columns of ``obs`` that it asks about group by group: any, or those that are not numbers.
     """
 
     needs: Callable[[Arguments], list[Field]] = lambda given: []
@@ -55,6 +57,8 @@ class StepKind:
     without: tuple[str, ...] = ()
     more: Callable[[Arguments], Mapping[str, Kind]] = lambda given: {}
     replaces: bool = False
+    groups: Callable[[Arguments], list[Field]] = lambda given: []
+    terms: Callable[[Arguments], list[Field]] = lambda given: []
 
 
 def _named(slot: str, *names: str | None) -> list[Field]:
@@ -116,10 +120,16 @@ def _modelled(given: Arguments) -> list[Field]:
 
 
 def _in_batches(given: Arguments) -> list[Field]:
-    batch, covariates = given["batch"], given["covariates"] or ()
-    return _named(
-        "obs", *(n for n in (batch, *([covariates] if isinstance(covariates, str) else covariates)) if n != SITE)
-    )
+    covariates = given["covariates"] or ()
+    return _batch(given) + _named("obs", *([covariates] if isinstance(covariates, str) else covariates))
+
+
+def _batch(given: Arguments) -> list[Field]:
+    return [] if given["batch"] == SITE else _named("obs", given["batch"])
+
+
+def _regressed(given: Arguments) -> list[Field]:
+    return _named("obs", *([given["keys"]] if isinstance(given["keys"], str) else given["keys"]))
 
 
 def _in_uns(given: Arguments) -> list[Field]:
@@ -214,6 +224,15 @@ def _fit_reads(given: Arguments) -> list[Field]:
     return _named("obs", *sorted(columns_of_task(_model_of(given), _options(given), {})))
 
 
+def _fit_groups(given: Arguments) -> list[Field]:
+    """Return the columns of classes, of perturbations, of several labels, and of covariates that have groups."""
+    model, targets = _model_of(given), given["target"]
+    if model == "labels":
+        return _named("obs", *targets)
+    named = _named("obs", *(given.get("categorical_covariates") or ()))
+    return named if model in _OF_COLUMNS else _named("obs", targets) + named
+
+
 def _fit_writes(given: Arguments) -> list[Field]:
     name, model = given["key_added"], _model_of(given)
     fixed = [("uns", name), *((slot, field.format(name)) for slot, field in _WRITTEN_BY_MODEL[model])]
@@ -256,24 +275,32 @@ STEPS: Mapping[str, StepKind] = {
         _components,
         others={"mask_var": Text(says="the name of one var column"), "dtype": REAL},
     ),
-    "pp.combat": StepKind(_in_batches),
-    "pp.remove_batch_effect": StepKind(_in_batches),
-    "pp.regress_out": StepKind(lambda a: _named("obs", *([a["keys"]] if isinstance(a["keys"], str) else a["keys"]))),
+    "pp.combat": StepKind(_in_batches, groups=_batch, terms=_in_batches),
+    "pp.remove_batch_effect": StepKind(_in_batches, groups=_batch, terms=_in_batches),
+    "pp.regress_out": StepKind(_regressed, terms=_regressed),
     "pp.harmony_integrate": StepKind(
         lambda a: _named("obsm", a["basis"]) + _batches(a),
         lambda a: [("obsm", a["adjusted_basis"]), ("uns", a["adjusted_basis"])],
         others={"dtype": REAL},
     ),
-    "tl.rank_genes_groups": StepKind(lambda a: _named("obs", a["groupby"]), _in_uns),
+    "tl.rank_genes_groups": StepKind(
+        lambda a: _named("obs", a["groupby"]), _in_uns, groups=lambda a: _named("obs", a["groupby"])
+    ),
     "tl.de": StepKind(
         lambda a: _columns(a["design"]) + _named("var", a["counts_key"]),
         _in_uns,
         inplace=True,
         others={"contrast": Names(none=True, says="a coefficient, or column, group and baseline")},
+        terms=lambda a: _columns(a["design"]),
     ),
-    "tl.survival": StepKind(lambda a: _named("obs", a["time"], a["event"], a["groups"]), _in_uns, inplace=True),
+    "tl.survival": StepKind(
+        lambda a: _named("obs", a["time"], a["event"], a["groups"]),
+        _in_uns,
+        inplace=True,
+        groups=lambda a: _named("obs", a["groups"]),
+    ),
     "tl.cox": StepKind(lambda a: _named("obs", a["time"], a["event"]) + _columns(a["formula"]), _in_uns, inplace=True),
-    "tl.glm": StepKind(_modelled, _in_uns, inplace=True),
+    "tl.glm": StepKind(_modelled, _in_uns, inplace=True, terms=lambda a: _columns(split_formula(a["formula"])[1])),
     "tl.score_genes": StepKind(writes=lambda a: _named("obs", a["score_name"])),
     "tl.score_genes_cell_cycle": StepKind(writes=lambda a: _named("obs", "S_score", "G2M_score", "phase")),
     "tl.spatial_domains": StepKind(
@@ -295,6 +322,8 @@ STEPS: Mapping[str, StepKind] = {
         others={"model": Text(says="the name of a model")},
         without=(*OF_A_RUN, "model_options"),
         more=_fit_kinds,
+        groups=_fit_groups,
+        terms=lambda a: _named("obs", *(a.get("covariates") or ())),
     ),
 }
 """Steps by name."""

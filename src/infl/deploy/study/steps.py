@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from infl._parameters import Kind
 from infl._unruled import unruled
-from infl.data.columns import obs_column
+from infl.data.columns import has_numbers, obs_column
 from infl.deploy.study.kinds import GIVEN, STEPS, Arguments, Field, StepKind
 from infl.deploy.toml import REFUSED
 from infl.errors import DataError, SettingsError
+from infl.sums.disclosure import not_released
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -207,6 +208,32 @@ def check_ruled(steps: Sequence[Step], site: str) -> None:
         raise SettingsError(
             f"step {number} ({what}) is not yet under rules of disclosure, which the policy of {site} has{since}: {instead}leave the step out"
         )
+
+
+def check_groups(steps: Sequence[Step], released: Sequence[str] | None, adata: AnnData, site: str) -> None:
+    """Check before any work that rules of disclosure release groups of the columns that steps ask about group by group.
+
+    Parameters
+    ----------
+    steps, adata, site
+        As for :func:`check_fields`.
+    released
+        Columns whose groups the site's rules release. None: any.
+
+    Raises
+    ------
+    SettingsError
+        They do not; in one line.
+    """
+    for number, step in enumerate(steps, 1):
+        given = step.all_arguments
+        words = [
+            (slot, name)
+            for slot, name in step.kind.terms(given)
+            if name in adata.obs and not has_numbers(adata.obs[name])
+        ]
+        if line := not_released(released, [name for _, name in (*step.kind.groups(given), *words)]):
+            raise SettingsError(f"{site}, step {number} ({step.do}) asks about groups of {line}")
 
 
 def _remedy(wanted: Field) -> str:

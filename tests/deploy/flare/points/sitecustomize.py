@@ -28,7 +28,17 @@ POINTS = {
     "infl.deploy.remote": ("RemoteTransport.offer", "RemoteTransport._put"),
     "infl.federation.coordinator": ("Coordinator._exchange", "Coordinator._check_answer", "Coordinator._uncover"),
     "infl.federation.checkpoint": ("Checkpoint.save_progress",),
-    "infl.privacy.seal.ledger": ("Ledger.record_reveal",),
+    "infl.privacy.seal.ledger": ("Ledger.record_reveal", "Ledger.record"),
+    "infl.privacy.register.file": ("RegisterFile.append",),
+    "infl.deploy.study.consent": ("SiteStudies.prepare",),
+    "infl.deploy.study.site": ("StudySite.run", "StudySite._step"),
+    "infl.deploy.study.channel": ("StudyChannel.add", "StudyChannel.agree"),
+    "infl.deploy.study.working": ("WorkingObject.drawn", "WorkingObject.write", "WorkingObject.keep"),
+    "infl.deploy.study.matrices": ("_write",),
+    "infl.deploy.study.worker": ("StudyWorker._exchange",),
+    "infl.deploy.study.heard": ("HeardFile.add",),
+    "infl.deploy.study.desk": ("Desk._forget_before",),
+    "infl.deploy.study.attempt": ("StudyTransport.tell", "StudyAttempt._work"),
     "infl.deploy.run_attempt": ("RunFolder.record", "RunAttempt._delivered"),
     "nvflare.fuel.f3.drivers.socket_conn": ("SocketConnection.send_frame",),
 }
@@ -44,9 +54,16 @@ def kit() -> Path | None:
 
 
 def about(values: tuple) -> str:
-    """Return what a call is about: kinds of plans and exchanges, names of classes and files."""
-    words = [str(getattr(v, "kind", "")) + " " + type(v).__name__ + " " + getattr(v, "name", "") for v in values[:3]]
-    return " ".join(words)
+    """Return what a call is about: kinds of plans and exchanges, names of classes and files, numbers of steps and exchanges."""
+    return " ".join(word for value in values[:3] for word in words_of(value))
+
+
+def words_of(value: object) -> list[str]:
+    if isinstance(value, str | int):
+        return [value if isinstance(value, str) else f"step={value}"]
+    words = [str(getattr(value, "kind", "")), type(value).__name__, str(getattr(value, "name", ""))]
+    file, step = getattr(value, "path", None), getattr(value, "step", getattr(value, "_step", None))
+    return [*words, file.name if isinstance(file, Path) else "", f"step={step}" if isinstance(step, int) else ""]
 
 
 def reached(name: str, when: str, values: tuple) -> None:
@@ -93,7 +110,15 @@ def put_back() -> None:
     die()
 
 
-DEEDS = {"die": die, "fill": fill, "back up": back_up, "put back": put_back}
+def wait() -> None:
+    """Say that this place is reached, and stay until somebody kills the process or takes the word back."""
+    said = FOLDER / "reached"
+    said.write_text(KIT.parent.name)
+    while said.exists():
+        time.sleep(0.01)
+
+
+DEEDS = {"wait": wait, "die": die, "fill": fill, "back up": back_up, "put back": put_back}
 
 
 def spoil(connection: object) -> None:
