@@ -7,7 +7,7 @@ says whether one of its records makes up too much of a number, which closes it f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from infl.data.labels import label_text
 from infl.errors import DataError, SettingsError
 from infl.privacy.own_rules import withheld
 from infl.privacy.register import Question, Verdict
+from infl.privacy.rules import not_released
 from infl.sums.answers import (
     SITES,
     Opening,
@@ -83,23 +84,6 @@ def refuse_groups_of(*columns: str) -> None:
     """
     if (rules := control()) is not None and (line := not_released(rules.rules.groups, columns)):
         raise SettingsError(line)
-
-
-def not_released(released: Sequence[str] | None, columns: Iterable[str]) -> str:
-    """Return what is wrong with a question about groups of columns, "" if nothing is; `released` are those that rules release.
-
-    Examples
-    --------
-    >>> not_released(("donor",), ["donor", "cell_type"])
-    "'cell_type': rules of disclosure here release groups of 'donor'; ask about one of these, or have the ..."
-    """
-    column = None if released is None else next((name for name in columns if name not in released), None)
-    if released is None or column is None:
-        return ""
-    return (
-        f"{column!r}: rules of disclosure here release groups of {', '.join(map(repr, released)) or 'no column'}; "
-        "ask about one of these, or have the site's steward add it to groups"
-    )
 
 
 def refuse_under_rules(what: str, asked_for: bool = True, *, since: str = "") -> None:

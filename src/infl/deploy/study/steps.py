@@ -16,7 +16,7 @@ from infl.data.columns import has_numbers, obs_column
 from infl.deploy.study.kinds import GIVEN, STEPS, Arguments, Field, StepKind
 from infl.deploy.toml import REFUSED
 from infl.errors import DataError, SettingsError
-from infl.sums.disclosure import not_released
+from infl.privacy.rules import not_released
 
 if TYPE_CHECKING:
     from anndata import AnnData
