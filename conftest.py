@@ -8,6 +8,7 @@ integration (``CI=true``) that is a failure.
 
 import os
 import sys
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,6 +29,7 @@ _INSTALLED_BY = {
     "playwright": "pip install --group browser",
 }
 _left_out = pytest.StashKey[int]()
+_took: Counter[str] = Counter()
 
 # They load PEFT, which takes seconds, when they are collected: tests/nn/trex/test_tuner.py runs their examples.
 collect_ignore = [f"src/infl/{name}" for name in ("nn/trex/__init__.py", "nn/trex/tuner.py", "models/adapter/net.py")]
@@ -76,8 +78,9 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with files that take long; leave out what cannot run without the data, but not in continuous integration."""
-    long = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in long)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    took = _seconds(config)
+    items.sort(key=lambda item: -took.get(_file(item.nodeid), 10.0 * (item.path in slow)))
     if _data_dir() is not None or infl.settings.data_url is not None:
         return
     needy = [item for item in items if item.get_closest_marker("data_dir") or item.nodeid.startswith(_EXAMPLES)]
@@ -88,6 +91,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.stash[_left_out] = len(needy)
     config.hook.pytest_deselected(items=needy)
     items[:] = [item for item in items if item not in needy]
+
+
+def _file(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
+def _seconds(config: pytest.Config) -> dict[str, float]:
+    """Return how long each file took when it was last run here."""
+    cache = getattr(config, "cache", None)
+    return {} if cache is None else cache.get(_kept(config), {})
+
+
+def _kept(config: pytest.Config) -> str:
+    """Return where it is kept, apart for each choice of markers: a file's long tests are not its others."""
+    return f"infl/seconds/{config.getoption('markexpr') or 'all'}"
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Add up how long each file takes."""
+    _took[_file(report.nodeid)] += report.duration
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Keep it for the order of the next run; with several workers, the process that leads them does."""
+    cache = getattr(session.config, "cache", None)
+    if cache is not None and "PYTEST_XDIST_WORKER" not in os.environ:
+        cache.set(_kept(session.config), _seconds(session.config) | _took)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -25,6 +25,7 @@ def install(package: Path, folder: Path) -> None:
     (info / "entry_points.txt").write_text("\n".join(groups) + "\n")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("package", sorted(EXAMPLES.glob("*/pyproject.toml")), ids=lambda path: path.parent.name)
 def test_an_example_passes_its_own_tests(package: Path, tmp_path: Path) -> None:
     install(package.parent, tmp_path)

@@ -12,6 +12,8 @@ import infl
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+LONG = {"lock", "rules"}
+"""Pages that fit and attack for ten seconds; what they call is tested where it is."""
 PAGES = [ROOT / "README.md", DOCS / "getting_started.md", *sorted((DOCS / "guide").glob("*.md"))]
 
 
@@ -21,13 +23,17 @@ def blocks(page: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.long] if page.stem in LONG else []) for page in PAGES if blocks(page)],
+    ids=lambda page: page.stem,
+)
 def test_a_page_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age_by_hand: Callable[[bytes, str], bytes]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("infl.keys.age.encrypt_under", age_by_hand)  # not stretched for seconds
-    monkeypatch.setattr(infl.tl, "compare", partial(infl.tl.compare, seeds=1))  # five take half a minute
+    monkeypatch.setattr(infl.tl, "compare", partial(infl.tl.compare, seeds=1, rounds=2))  # all of them take minutes
     names: dict[str, object] = {}
     for number, block in enumerate(blocks(page), 1):
         exec(compile(block, f"{page.name}, block {number}", "exec"), names)

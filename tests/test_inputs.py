@@ -1,8 +1,5 @@
 """What people bring: forty small inputs that came out wrong once, each as they typed it. Their kinds are tested where they belong."""
 
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
@@ -18,8 +15,10 @@ import torch
 from anndata import AnnData
 from matplotlib import pyplot as plt
 from scipy import sparse
+from typer.testing import CliRunner
 
 import infl
+from infl.cli.app import app
 from infl.errors import InflError, InflWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -116,20 +115,21 @@ def test_8_views_of_files_on_disk(sites: Sites, tmp_path: Path) -> None:
     assert "infl" not in sites["site_1"].uns
 
 
-def test_9_a_panel_of_every_model(tmp_path: Path) -> None:
+def shell(command: str, columns: int = 80) -> str:
+    """Return what a command says."""
+    done = CliRunner().invoke(app, command.split(), env={"COLUMNS": str(columns)})
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_9_a_panel_of_every_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     adata = counts(60)
     adata.obs["perturbation"] = np.resize(["control", "g1", "g2"], 60)
     adata.write_h5ad(tmp_path / "a.h5ad")
-    command = [sys.executable, "-m", "infl", "run", "panel", "a.h5ad", "--model", "perturbation", "--option"]
-    done = subprocess.run(
-        [*command, "control=control", "--option", "target_sum=10000"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    again = subprocess.run(
-        [*command[:5], "panel.json", "panel.json", "--model", "perturbation", "--out", "both.json"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert again.returncode == 0, again.stderr
+    model = "--model perturbation"
+    shell(f"run panel a.h5ad {model} --option control=control --option target_sum=10000")
+    shell(f"run panel panel.json panel.json {model} --out both.json")
     assert (tmp_path / "both.json").exists()
 
 
@@ -171,6 +171,7 @@ def test_13_repeated_entries_are_left_alone() -> None:
     np.testing.assert_array_equal(a.X.data, [1, 1, 4])
 
 
+@pytest.mark.long
 def test_14_an_adapter_under_differential_privacy(khan_sites: Sites, tmp_path: Path) -> None:
     pytest.importorskip("peft", reason="needs the extra infl[trex]")
     from tests.models.adapter.conftest import write_base
@@ -364,16 +365,12 @@ def test_38_names_of_fields(sites: Sites, name: Any) -> None:
     refused(lambda: fit(sites, key_added=name), "key_added=")
 
 
-def test_39_the_shell_reads_zarr(sites: Sites, tmp_path: Path) -> None:
+def test_39_the_shell_reads_zarr(sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     whole = ad.concat(sites, label="site", index_unique="-")
     whole.write_zarr(tmp_path / "a.zarr")
-    done = subprocess.run(
-        [sys.executable, "-m", "infl", "compare", "a.zarr", "--target", "tumour_class", "--site-key", "site", "--rounds", "1",
-         "--seeds", "1", "--method", "baseline"],
-        cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert max(map(len, done.stdout.splitlines())) <= 80
+    command = "compare a.zarr --target tumour_class --site-key site --rounds 1 --seeds 1 --method baseline"
+    assert max(map(len, shell(command).splitlines())) <= 80
 
 
 def test_40_long_names_in_pictures(sites: Sites, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -37,6 +37,15 @@ REFUSED = (
 )
 
 
+pytestmark = pytest.mark.slow
+SEVERAL_RUNS = {"split_view", "refusal_oracle", "data_probe", "code_in_offer", "code_in_file"}
+"""Lies that take a consortium each: what a site without the check does with them takes long."""
+
+
+def long_where_several(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=[pytest.mark.long] if name in SEVERAL_RUNS else []) for name in names]
+
+
 SMALL = {"genes": 32, "rounds": 2, "width": 16, "n_blocks": 1}
 """What stations refuse does not hang on the size of a model."""
 
@@ -65,7 +74,7 @@ def test_is_refused(name: str, default: AuditContext) -> None:
     assert finding.control > 0.9 or name == "refusal_oracle"
 
 
-@pytest.mark.parametrize("name", ["downgrade", "replayed_round", "data_probe"])
+@pytest.mark.parametrize("name", long_where_several(["downgrade", "replayed_round", "data_probe"]))
 def test_is_refused_in_a_private_run(name: str) -> None:
     """Between machines no hospital gives a share of the noise under a group's seal, so these attack the pairwise one."""
     private = attacked(privacy=infl.privacy.DP(epsilon=8.0, delta=1e-3), **SMALL | {"n_blocks": 0})
@@ -73,7 +82,7 @@ def test_is_refused_in_a_private_run(name: str) -> None:
     assert (finding.status, finding.value) == (Status.HOLDS, 0.0), finding.note
 
 
-@pytest.mark.parametrize("name", [*PLANS, "split_view", "refusal_oracle", "ghost_members"])
+@pytest.mark.parametrize("name", long_where_several([*PLANS, "split_view", "refusal_oracle", "ghost_members"]))
 def test_is_refused_under_the_pairwise_seal(name: str, pairwise: AuditContext) -> None:
     finding = found(name, pairwise)
     assert (finding.status, finding.value) == (Status.HOLDS, 0.0), finding.note
@@ -159,7 +168,7 @@ CONTROLS: dict[str, Patch] = {
 }
 
 
-@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("name", long_where_several(CONTROLS))
 def test_works_on_a_site_without_the_check(name: str, default: AuditContext, monkeypatch: pytest.MonkeyPatch) -> None:
     CONTROLS[name](monkeypatch)
     finding = found(name, default)

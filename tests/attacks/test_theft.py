@@ -66,7 +66,7 @@ def judged(attack: Thief, context: AuditContext, monkeypatch: pytest.MonkeyPatch
     return attack.run(context)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_file_adds_nothing_to_a_public_model_and_an_open_one_does(
     default: AuditContext, unprotected: AuditContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,7 +80,7 @@ def test_file_adds_nothing_to_a_public_model_and_an_open_one_does(
     assert [f.status for f in opened[:2]] == [Status.NOT_PROMISED] * 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_file_adds_nothing_to_predictions_and_an_open_one_does(
     default: AuditContext, unprotected: AuditContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,7 +90,7 @@ def test_file_adds_nothing_to_predictions_and_an_open_one_does(
     assert locked.chance > 0.5  # predictions alone are worth something
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_key_is_forged_and_an_open_file_needs_none(
     default: AuditContext, unprotected: AuditContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ from _bins import FROM_SITES, FROM_ZERO, solved
 from infl.tl._cox_search import departures_of
 
 
-@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("p", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_what_steps_open_of_a_bin_tells_of_it_no_more_than_its_moments_do(p):
     """As many departures as a bin has by default leave each covariate at chance; bins of five, looked at as often as needed, do not."""
     few = np.mean([solved(5, p, seed, FROM_ZERO, starts=10) for seed in range(8)], axis=0)

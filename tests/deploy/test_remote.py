@@ -40,6 +40,7 @@ from infl.models import Classifier, Mosaic
 from infl.models.task import Task
 from infl.privacy.seal import Ledger
 
+pytestmark = pytest.mark.slow
 QUICK = Patience(silence=2, repeat=0.1, first=20, least=20, consent=20)
 TASK = Classifier(target="label", width=8, n_blocks=1)
 
@@ -199,7 +200,7 @@ def test_modalities_that_differ_by_site_are_fitted_as_in_process(tmp_path: Path)
         assert all(np.array_equal(replica.private[name], value) for name, value in expected.private.items())
 
 
-@pytest.mark.parametrize("seal", ["group", "pairwise"])
+@pytest.mark.parametrize("seal", ["group", pytest.param("pairwise", marks=pytest.mark.long)])
 def test_a_line_that_loses_a_quarter_of_all_messages(
     small_sites: dict[str, AnnData], tmp_path: Path, seal: str
 ) -> None:
@@ -210,7 +211,14 @@ def test_a_line_that_loses_a_quarter_of_all_messages(
     assert all(torch.equal(r.theta, house.expected()) for r in house.results.values())
 
 
-@pytest.mark.parametrize(("moment", "seal"), [*((m, "group") for m in range(8)), (3, "pairwise")])
+@pytest.mark.parametrize(
+    ("moment", "seal"),
+    [
+        (2, "group"),
+        (3, "pairwise"),
+        *(pytest.param(m, "group", marks=pytest.mark.long) for m in range(8) if m != 2),
+    ],
+)
 def test_coordinator_dies_after_any_exchange_and_goes_on(
     small_sites: dict[str, AnnData], tmp_path: Path, moment: int, seal: str
 ) -> None:

@@ -81,7 +81,7 @@ infl.tl.fit_federated(make_sites(), key=ring, checkpoint={checkpoint!r}, resume=
 """
 
 
-@pytest.mark.parametrize("round", [1, 3])
+@pytest.mark.parametrize("round", [pytest.param(1, marks=pytest.mark.long), 3])
 def test_resume_after_kill_9_in_the_middle_of_a_round(
     small_sites: dict[str, AnnData], tmp_path: Path, round: int, monkeypatch: pytest.MonkeyPatch, age_by_hand: Any
 ) -> None:

@@ -60,7 +60,7 @@ def show(browser: Any) -> Iterator[Callable[..., Any]]:
     assert seen == []
 
 
-@pytest.fixture(params=["usual", "hostile"])
+@pytest.fixture(params=["usual", pytest.param("hostile", marks=pytest.mark.long)])
 def path(request: pytest.FixtureRequest, audit: Any, comparison: Any, tmp_path: Path) -> Path:
     case = request.getfixturevalue(request.param)
     options: dict[str, Any] = {"audit": audit, "comparison": comparison, "min_count": 1}
@@ -70,8 +70,15 @@ def path(request: pytest.FixtureRequest, audit: Any, comparison: Any, tmp_path: 
     return infl.governance.report(case.run, tmp_path / "report.html", **options)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        ("desktop", "light"),
+        ("telephone", "dark"),
+        pytest.param("desktop", "dark", marks=pytest.mark.long),
+        pytest.param("telephone", "light", marks=pytest.mark.long),
+    ],
+)
 def test_axe_finds_nothing(show: Any, path: Path, width: str, scheme: str) -> None:
     page = show(path, viewport={"width": WIDTHS[width], "height": 800}, color_scheme=scheme)
     found = axe.Axe().run(page).response["violations"]

@@ -43,7 +43,12 @@ def test_identities_are_equal_where_their_keys_are_whichever_stands_first(tmp_pa
 
 
 @pytest.mark.parametrize("passphrase", [None, "correct horse"])
-def test_an_identity_comes_back_from_its_file(tmp_path: Path, me: Identity, passphrase: str | None) -> None:
+def test_an_identity_comes_back_from_its_file(
+    tmp_path: Path, me: Identity, passphrase: str | None, monkeypatch: pytest.MonkeyPatch, age_by_hand: Callable
+) -> None:
+    monkeypatch.setattr(
+        "infl.keys.age.encrypt_under", age_by_hand
+    )  # tests/keys/test_files.py stretches a passphrase for real
     path = me.save(tmp_path / "me.key", passphrase)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert (b"AGE-SECRET-KEY-" in path.read_bytes()) == (passphrase is None)

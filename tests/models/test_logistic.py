@@ -76,7 +76,7 @@ def test_classes_of_one_and_classes_without_any(y: list[int]) -> None:
 
 
 def test_the_baseline_is_tuned_on_classes_of_four_and_repeats_to_the_bit() -> None:
-    x, y = samples([20, 16, 14, 4, 4], 2000)
+    x, y = samples([20, 16, 14, 4, 4], 600)
     adata = anndata.AnnData(np.nan_to_num(x))
     adata.obs["kind"] = np.array(list("abcde"))[y]
     sites = infl.pp.split_sites(adata, 3, stratify="kind")

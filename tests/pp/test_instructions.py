@@ -23,7 +23,7 @@ MOST = 33
 """A quarter more than there were when this was written; a block made dense multiplies 400 times as many numbers."""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @needs_valgrind
 def test_a_product_of_stored_values_takes_no_more_instructions_than_it_did() -> None:
     few, many = 1000, 9000

@@ -25,13 +25,18 @@ def sites_of(name: str, seed: int) -> tuple[dict, str]:
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["khan", pytest.param("rna", marks=pytest.mark.data_dir), pytest.param("protein", marks=pytest.mark.data_dir)],
+    ("name", "seeds"),
+    [
+        ("khan", 2),
+        pytest.param("khan", 5, marks=pytest.mark.long),
+        pytest.param("rna", 5, marks=[pytest.mark.data_dir, pytest.mark.long]),
+        pytest.param("protein", 5, marks=[pytest.mark.data_dir, pytest.mark.long]),
+    ],
 )
-def test_only_the_right_key_opens_the_model(name: str) -> None:
-    """Mean over five seeds; even on the very samples that were trained on."""
+def test_only_the_right_key_opens_the_model(name: str, seeds: int) -> None:
+    """Mean over seeds; even on the very samples that were trained on."""
     excess: dict[str, list[float]] = {"right": [], "wrong": [], "none": [], "bit": []}
-    for seed in range(5):
+    for seed in range(seeds):
         sites, target = sites_of(name, seed)
         run = infl.tl.fit_federated(sites, target=target, seed=seed, rounds=10, **FIT)
         together, task, panel = pool(sites), run.model.header.build_task(), run.model.header.panel

@@ -16,6 +16,12 @@ from infl.tl._fold import Fold
 FAST = {"target": "tumour_class", "rounds": 2, "seeds": 2, "progress": False}
 
 
+@pytest.fixture
+def khan_sites(khan_sites: dict[str, AnnData]) -> dict[str, AnnData]:
+    """Every eighth gene: who is judged on what does not hang on their number."""
+    return {site: adata[:, ::8].copy() for site, adata in khan_sites.items()}
+
+
 def test_a_site_left_out_is_judged_by_a_model_of_the_others(khan_sites: dict[str, AnnData]) -> None:
     table = infl.tl.compare(khan_sites, methods=["baseline"], holdout="site", **FAST)
     values = pd.DataFrame(table.attrs["values"]).query("metric == 'balanced_accuracy'")

@@ -78,7 +78,7 @@ def test_as_scanpy_on_the_pooled_object(blood: AnnData, storage: str, options: d
 
 @given(st.lists(st.integers(0, 4), min_size=30, max_size=30), st.lists(st.sampled_from("xyz"), min_size=30, max_size=30),
        st.booleans(), st.sampled_from([None, 2.0]))  # fmt: skip
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_any_split_gives_the_pooled_answer(
     codes: list[int], groups: list[str], stored: bool, base: float | None
 ) -> None:
@@ -175,7 +175,7 @@ def test_ranks_of_few_values_are_exact() -> None:
 
 
 @given(st.lists(st.integers(0, 4), min_size=40, max_size=40), st.booleans(), st.booleans())
-@settings(max_examples=15)
+@settings(max_examples=10)
 def test_ranks_of_any_split_are_within_the_bounds(codes: list[int], stored: bool, tie_correct: bool) -> None:
     rng = np.random.default_rng(sum(codes))
     x = np.round(rng.gamma(1, 1, (40, 6)), 1) * (rng.random((40, 6)) < 0.7)

@@ -36,7 +36,8 @@ def bladder() -> AnnData:
 
 @pytest.fixture
 def sites(khan_sites: dict[str, AnnData]) -> dict[str, AnnData]:
-    """Five hospitals: one with a single class, one with a single observation."""
+    """Five hospitals, every eighth gene: one with a single class, one with a single observation."""
+    khan_sites = {site: adata[:, ::8].copy() for site, adata in khan_sites.items()}
     khan_sites["site_2"] = of_class(khan_sites["site_2"], "class_2")
     khan_sites["site_3"] = of_class(khan_sites["site_3"], "class_4", 1)
     return khan_sites
@@ -63,6 +64,7 @@ def test_a_cohort_by_batch_is_fitted_and_compared() -> None:
     assert "not computed: auroc at 1, 3, 4" in repr(table)
 
 
+@pytest.mark.long
 def test_every_method_takes_such_sites(sites: dict[str, AnnData]) -> None:
     with pytest.warns(InflWarning) as said:
         table = infl.tl.compare(sites, seeds=1, methods=[*METHODS, *OPTIONAL], **FAST)
@@ -81,7 +83,7 @@ def all_metrics(table: pd.DataFrame) -> list[str]:
 
 def test_a_site_with_one_class_is_left_out_in_its_turn(sites: dict[str, AnnData]) -> None:
     with pytest.warns(InflWarning):
-        table = infl.tl.compare(sites, seeds=1, holdout="site", methods=["pooled", "alone", "infl", "baseline"], **FAST)
+        table = infl.tl.compare(sites, seeds=1, holdout="site", methods=["infl", "baseline"], **FAST)
     assert table["mean"].notna().all()
     values = pd.DataFrame(table.attrs["values"]).query("method == 'infl' and metric == 'balanced_accuracy'")
     assert set(values["site"]) == {"", *sites}

@@ -225,6 +225,7 @@ def test_site_and_coordinator_are_killed_and_the_run_goes_on(network: LocalConso
     assert_sites_have(network, agreement, weights(network.expected(run, TASK).model, network.key))
 
 
+@pytest.mark.long
 def test_strangers_and_jobs_with_code_get_nowhere(
     network: LocalConsortium, fuzz: Any, client_context: Any, until: Any
 ) -> None:

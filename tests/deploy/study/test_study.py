@@ -116,6 +116,7 @@ PLACES = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_killed_at_twenty_three_places_in_one_study(tmp_path: Path) -> None:
     """All of them one after the other: after each the study goes on where it was, to the same bits, and nothing is opened twice."""
     rehearsal, left = make(tmp_path), [*PLACES]

@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pytest
 
 import infl
 from infl.errors import InflWarning
@@ -50,6 +51,7 @@ def test_correlation_of_sums_is_that_of_values():
     np.testing.assert_allclose(found, [*(np.corrcoef(a[:, j], b[:, j])[0, 1] for j in (0, 1)), 0.0])
 
 
+@pytest.mark.long
 def test_compare_knows_the_task(sites):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InflWarning)

@@ -30,7 +30,7 @@ def test_a_wrong_key_and_none_are_worth_nothing(sites):
     assert scored(run, new, run.key) > 0.4
     wrong = [scored(run, new, infl.keys.Keyring.create(), verify=False) for _ in range(10)]
     assert abs(np.mean(wrong)) < 0.15
-    assert abs(np.mean([scored(fit(sites), new, None) for _ in range(5)])) < 0.2
+    assert abs(np.mean([scored(fit(sites), new, None) for _ in range(3)])) < 0.2
 
 
 def test_lock_and_seal_change_nothing_and_pooled_regression_is_the_same(sites):

@@ -1,12 +1,14 @@
 """What the mosaic is judged by, and what it is compared on."""
 
 import numpy as np
+import pytest
 from tests.models.mosaic.conftest import DOMAIN, XY
 
 import infl
 from infl.models.mosaic import Mosaic
 
 
+@pytest.mark.long
 def test_methods_are_compared_by_what_one_modality_tells_of_the_other(sites):
     options = {"rounds": 30, "batch_size": 16, "lr": 1e-2, "width": 0, "n_latent": 4, "progress": False}
     methods = ["pooled", "alone", "infl", "infl_wrong_key", "baseline"]

@@ -22,7 +22,7 @@ MOST = 60
 """A quarter more than there were when this was written."""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @needs_valgrind
 def test_sealing_a_weight_takes_no_more_instructions_than_it_did() -> None:
     few, many = 1 << 12, 1 << 19  # one part each: with more, several threads would wait for each other
