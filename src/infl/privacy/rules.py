@@ -13,7 +13,6 @@ pool, Nature Genetics 2009.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 from infl._parameters import Kind, Names, Real, Text, Whole
@@ -98,23 +97,6 @@ class DisclosureRules:
     def needed(self) -> int:
         """Sites that have to give a number before it is opened."""
         return self.min_holders + self.colluders
-
-
-def not_released(released: Sequence[str] | None, columns: Iterable[str]) -> str:
-    """Return what is wrong with a question about groups of columns, "" if nothing is; `released` are those that rules release.
-
-    Examples
-    --------
-    >>> not_released(("donor",), ["donor", "cell_type"])
-    "'cell_type': rules of disclosure here release groups of 'donor'; ask about one of these, or have the ..."
-    """
-    column = None if released is None else next((name for name in columns if name not in released), None)
-    if released is None or column is None:
-        return ""
-    return (
-        f"{column!r}: rules of disclosure here release groups of {', '.join(map(repr, released)) or 'no column'}; "
-        "ask about one of these, or have the site's steward add it to groups"
-    )
 
 
 def membership_auc(n_features: int, n_records: int) -> float:

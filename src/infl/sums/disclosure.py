@@ -19,7 +19,6 @@ from infl.data.labels import label_text
 from infl.errors import DataError, SettingsError
 from infl.privacy.own_rules import withheld
 from infl.privacy.register import Question, Verdict
-from infl.privacy.rules import not_released
 from infl.sums.answers import (
     SITES,
     Opening,
@@ -82,8 +81,14 @@ def refuse_groups_of(*columns: str) -> None:
     SettingsError
         In one line, with the columns that they do.
     """
-    if (rules := control()) is not None and (line := not_released(rules.rules.groups, columns)):
-        raise SettingsError(line)
+    rules = control()
+    released = None if rules is None else rules.rules.groups
+    column = None if released is None else next((name for name in columns if name not in released), None)
+    if released is not None and column is not None:
+        raise SettingsError(
+            f"{column!r}: rules of disclosure here release groups of {', '.join(map(repr, released)) or 'no column'}; "
+            "ask about one of these, or have the site's steward add it to groups"
+        )
 
 
 def refuse_under_rules(what: str, asked_for: bool = True, *, since: str = "") -> None:

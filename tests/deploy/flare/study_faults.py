@@ -151,7 +151,7 @@ class Interrupted(Played):
                 self.end()
         wrong = self._compared() if ended else f"not finished: {self.run.status}"
         if wrong:
-            print(wrong)
+            print(wrong, (self.scene.network.root / "coordinator.out").read_text()[-2000:], sep="\n")
         for outcome in found.values():
             outcome.same, outcome.wrong = not wrong, outcome.wrong or wrong
         return found

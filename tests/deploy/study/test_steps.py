@@ -10,6 +10,7 @@ import infl
 from infl.deploy.study.kinds import STEPS
 from infl.deploy.study.steps import Step, check_fields, check_groups, check_ruled, missing_everywhere
 from infl.errors import DataError, SettingsError
+from infl.privacy import DisclosureRules
 
 SLOTS = ("obs", "var", "obsm", "varm", "uns")
 
@@ -168,13 +169,13 @@ def test_steps_that_rules_do_not_bind_yet_are_named() -> None:
 def test_groups_that_rules_do_not_release_are_named_before_any_work(do: str, arguments: dict, column: str) -> None:
     step, adata = Step.read(do, arguments), make_sites()["s1"]
     with pytest.raises(SettingsError) as error:
-        check_groups([PCA, step], ("donor",), adata, "s1")
+        check_groups([PCA, step], DisclosureRules(groups=("donor",)), adata, "s1")
     expected = (
         f"s1, step 2 ({do}) asks about groups of {column!r}: rules of disclosure here release groups of 'donor'; ask"
     )
     assert str(error.value).startswith(expected)
-    check_groups([step], ("donor", column), adata, "s1")
-    check_groups([step], None, adata, "s1")
+    check_groups([step], DisclosureRules(groups=("donor", column)), adata, "s1")
+    check_groups([step], DisclosureRules(), adata, "s1")
 
 
 def test_numbers_are_no_groups() -> None:
@@ -186,7 +187,7 @@ def test_numbers_are_no_groups() -> None:
         Step.read("tl.fit_federated", {"model": "survival", "time": "months", "event": "chosen"}),
         Step.read("tl.fit_federated", {"model": "regressor", "target": "age"}),
     ]
-    check_groups(steps, (), make_sites()["s1"], "s1")
+    check_groups(steps, DisclosureRules(groups=()), make_sites()["s1"], "s1")
 
 
 def test_log1p_marks_logarithms_only() -> None:

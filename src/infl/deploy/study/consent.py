@@ -249,4 +249,4 @@ def check_data(study: Study, policy: Policy, data: Data, site: str, *, done: int
         raise DataError(f"{site}: a study works on AnnData, and its data are MuData: write one modality to a file")
     check_fields(study.steps, data, site, done=done)
     if policy.disclosure_rules:
-        check_groups(study.steps, policy.disclosure.groups, data, site)
+        check_groups(study.steps, policy.disclosure, data, site)

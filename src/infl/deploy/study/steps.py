@@ -16,10 +16,13 @@ from infl.data.columns import has_numbers, obs_column
 from infl.deploy.study.kinds import GIVEN, STEPS, Arguments, Field, StepKind
 from infl.deploy.toml import REFUSED
 from infl.errors import DataError, SettingsError
-from infl.privacy.rules import not_released
+from infl.privacy import Disclosure
+from infl.sums.disclosure import refuse_groups_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from infl.privacy import DisclosureRules
 
 
 @dataclass(frozen=True)
@@ -210,15 +213,15 @@ def check_ruled(steps: Sequence[Step], site: str) -> None:
         )
 
 
-def check_groups(steps: Sequence[Step], released: Sequence[str] | None, adata: AnnData, site: str) -> None:
+def check_groups(steps: Sequence[Step], rules: DisclosureRules, adata: AnnData, site: str) -> None:
     """Check before any work that rules of disclosure release groups of the columns that steps ask about group by group.
 
     Parameters
     ----------
     steps, adata, site
         As for :func:`check_fields`.
-    released
-        Columns whose groups the site's rules release. None: any.
+    rules
+        The site's.
 
     Raises
     ------
@@ -232,8 +235,11 @@ def check_groups(steps: Sequence[Step], released: Sequence[str] | None, adata: A
             for slot, name in step.kind.terms(given)
             if name in adata.obs and not has_numbers(adata.obs[name])
         ]
-        if line := not_released(released, [name for _, name in (*step.kind.groups(given), *words)]):
-            raise SettingsError(f"{site}, step {number} ({step.do}) asks about groups of {line}")
+        try:
+            with Disclosure(rules):
+                refuse_groups_of(*(name for _, name in (*step.kind.groups(given), *words)))
+        except SettingsError as error:
+            raise SettingsError(f"{site}, step {number} ({step.do}) asks about groups of {error}") from None
 
 
 def _remedy(wanted: Field) -> str:
