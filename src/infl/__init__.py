@@ -1,10 +1,10 @@
 """infl: federated learning on AnnData and MuData with a secret key inside the model."""
 
-import lazy_loader as _lazy
+from infl._attached import attach as _attach
 
 __version__ = "0.1.0"
 
-__getattr__, __dir__, __all__ = _lazy.attach(
+__getattr__, __dir__, __all__ = _attach(
     __name__,
     submodules=[
         *("attacks", "datasets", "engines", "errors", "governance", "keys", "models"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tests.federation.conftest import make_sites
 
-import infl.federation.coordinator
+import infl.federation.gathered
 import infl.privacy.seal.masks
 from infl.federation.agreement import Agreement
 from infl.federation.local import run_in_process
@@ -52,7 +52,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter:
     watch(Site, "handle", "plan")
     watch(MaskedArrays, "digest", "SHA-256 of a message")
     watch(Quantiser, "__init__", "quantised lane")
-    watch(infl.federation.coordinator, "add", "addition")
+    watch(infl.federation.gathered, "add", "addition")
     watch(Stepper, "step", "step")
     watch(Classifier, "evaluate_each", "judging pass")
     watch(LockedModel, "__init__", "locked model")

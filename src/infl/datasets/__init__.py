@@ -1,8 +1,8 @@
 """Public data sets: one bundled for work without a network, the others found or fetched by name, with checksums."""
 
-import lazy_loader as _lazy
+from infl._attached import attach as _attach
 
-__getattr__, __dir__, __all__ = _lazy.attach(
+__getattr__, __dir__, __all__ = _attach(
     __name__,
     submod_attrs={
         "_bundled": ["khan", "khan_sites"],

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from infl.errors import FederationError, KeyringError
+from infl.errors import FederationError
 from infl.federation.agreement import Agreement
+from infl.federation.gathered import Gathered
 from infl.federation.messages import (
     END_KIND,
     KEYS_KIND,
     REPLAY_KIND,
     REVEAL_KIND,
-    Answer,
     Applied,
     Key,
     Plan,
@@ -25,7 +25,7 @@ from infl.federation.messages import (
     linked,
 )
 from infl.federation.programme import MAX_ATTEMPTS, Exchange, cohort_of
-from infl.privacy.seal import MaskedArrays, Packing, Revealed, add, epochs_of, uncover
+from infl.privacy.seal import Packing, Revealed, epochs_of, uncover
 
 MAX_TOTALS = 4
 """Most sums in one message; a site that lacks more is sent the others before it is asked again."""
@@ -221,9 +221,6 @@ class Coordinator:
         self, exchange: Exchange, cohort: tuple[str, ...], attempt: int
     ) -> tuple[Total | None, Mapping[str, Mapping[str, bytes]]]:
         """Ask the cohort once; return the sum (None: training has stopped), and what sites sent each other to open it."""
-        words: MaskedArrays | None = None
-        asked, answered = set(cohort), set[str]()
-        shares: dict[str, Mapping[str, bytes]] = {}
         plans: dict[int, Plan] = {}  # one for all sites that have seen the same sums: with many sites it is long
 
         def plan_for(site: str) -> Plan:
@@ -232,25 +229,22 @@ class Coordinator:
                 plans[seen] = self._plan(site, exchange, cohort, attempt)
             return plans[seen]
 
+        gathered = Gathered(plan_for(cohort[0]))
         for reply in self.transport.ask(self._brought_up(cohort), plan_for):
-            if reply.site not in asked or reply.seq != self.progress.seq or reply.site in answered:
-                raise FederationError(f"an answer of {reply.site!r} to exchange {reply.seq} was not asked for; refused")
-            self._seen[self.transport.holder(reply.site)] = self.progress.seq - 1
+            sites = gathered.asked_of(reply)
+            self._seen |= dict.fromkeys(map(self.transport.holder, sites), self.progress.seq - 1)
             if isinstance(reply, Stopped):
                 return None, {}
-            if not isinstance(reply, Answer):
-                raise FederationError(f"{reply.site} sent {type(reply).__name__} where an answer was due; refused")
-            self._check_answer(reply, exchange, attempt)
-            answered.add(reply.site)
-            words, shares[reply.site] = add(words, reply.words), reply.shares
+            gathered.take(reply)
             del reply  # its buffer goes before the next one comes
-        responders = tuple(site for site in cohort if site in answered)
+        responders = gathered.responders
         self._check_enough(exchange, cohort, responders)
         self._complete = responders == cohort
+        words = gathered.words
         assert words is not None  # for the type checker: enough sites answered
         words = words if self._complete else words.of_some()
         seq, epochs = self.progress.seq, epochs_of(self._peers)
-        return Total(seq, exchange.kind, exchange.round, attempt, cohort, responders, words, epochs), shares
+        return Total(seq, exchange.kind, exchange.round, attempt, cohort, responders, words, epochs), gathered.shares
 
     def _brought_up(self, cohort: tuple[str, ...]) -> tuple[str, ...]:
         """Send sites that were away for long the sums that they lack, some at a time; return who lacks only a few now."""
@@ -308,16 +302,6 @@ class Coordinator:
                 "they are back"
             ) from None
         return True
-
-    def _check_answer(self, reply: Answer, exchange: Exchange, attempt: int) -> None:
-        a = self.agreement
-        if (reply.key_version, reply.fingerprint) != (a.key_version, a.fingerprint):
-            raise KeyringError(
-                f"{reply.site} used key version {reply.key_version} ({reply.fingerprint or 'none'}), the run has "
-                f"{a.key_version} ({a.fingerprint or 'none'}): give that site the run's key"
-            )
-        if (reply.run, reply.attempt, reply.words.lanes) != (a.run, attempt, exchange.packing.lanes):
-            raise FederationError(f"{reply.site} answered to another run or attempt; refused")
 
     def _check_enough(self, exchange: Exchange, cohort: tuple[str, ...], responders: tuple[str, ...]) -> None:
         missing = [site for site in cohort if site not in responders]

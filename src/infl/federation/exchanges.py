@@ -20,7 +20,7 @@ from infl.models.task import SiteData
 from infl.privacy.dp import grid_exponent
 from infl.privacy.seal import Field, Packing
 from infl.privacy.seal.narrow import FULL, width_of
-from infl.sums import COUNT_SCALE, FederatedSum, SiteView, State
+from infl.sums import COUNT_SCALE, FederatedSum, Scale, SiteView, State
 from infl.sums.lanes import LEFT_OUT_COUNT, METRIC_PREFIX, MOST_STEPS_AT_ONCE, WIDER_COUNT, sums_packing
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def judge_sum(task: Task, panel: Mapping[str, Any]) -> FederatedSum:
     return FederatedSum(
         name="judge",
         shapes=metric_shapes(task, panel),
+        scale=metric_scales(task),
         local=lambda site, state: metric_arrays(site.judge()),
         combine=lambda total, state: {**state, "metrics": summarised(task, panel, total)},
         says="results of the last model on the site's validation records, as parts of sums",
@@ -163,13 +164,19 @@ def training_sum(task: Task, agreement: Agreement, shared: Layout) -> TrainingSu
         Field(LEFT_OUT_COUNT, (), 0, bits=64),
         Field(WIDER_COUNT, (len(update), MOST_STEPS_AT_ONCE if width == FULL else 1), 0, bits=64),
     )
-    of_all = sums_packing(sums | metric_shapes(task, agreement.panel), marked=False)
+    shapes = sums | metric_shapes(task, agreement.panel)
+    of_all = sums_packing(shapes, metric_scales(task), marked=False)
     return TrainingSum(Packing((*update, *counts, *of_all.fields), width), marked=True)
 
 
 def metric_shapes(task: Task, panel: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the arrays by which metrics are summed."""
     return {f"{METRIC_PREFIX}{name}": tuple(shape) for name, shape in task.metric_shapes(panel).items()}
+
+
+def metric_scales(task: Task) -> dict[str, Scale]:
+    """Return the scales of those that do not have the usual one: one limb where a record adds about 1 at most."""
+    return {f"{METRIC_PREFIX}{name}": Scale(limbs=1) for name in task.bounded_metrics}
 
 
 def metric_arrays(sums: Sums) -> dict[str, np.ndarray]:

@@ -156,6 +156,42 @@ class Answer:
         "pairwise seal: shares of this site's mask, one for each peer", Visibility.ENCRYPTED, default_factory=dict
     )
 
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Whose parts the words are."""
+        return (self.site,)
+
+    @property
+    def shares_of(self) -> Mapping[str, Mapping[str, bytes]]:
+        """The shares by site."""
+        return {self.site: self.shares}
+
+
+@dataclass(frozen=True)
+class Subtotal:
+    """A region's coordinator to the coordinator of the run: the answers of some sites, added (:mod:`infl.federation.regions`).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from infl.privacy.seal import MaskedArrays
+    >>> words = MaskedArrays(np.zeros(0, np.uint32), np.zeros(3, np.uint64))
+    >>> Subtotal("north", "run", 0, 0, 1, "", ("a", "b"), words, {}).sites
+    ('a', 'b')
+    """
+
+    site: str = shown("the region's name")
+    run: str = shown("random name of the run")
+    seq: int = shown("number of the exchange")
+    attempt: int = shown("attempt")
+    key_version: int = shown("version of the key in use")
+    fingerprint: str = shown("fingerprint of the key in use")
+    sites: tuple[str, ...] = shown("sites whose answers are in it, in order")
+    words: MaskedArrays = shown("what these sites sent, added word by word", Visibility.SEALED)
+    shares_of: Mapping[str, Mapping[str, bytes]] = shown(
+        "pairwise seal: shares of the sites' masks, by site and peer", Visibility.ENCRYPTED
+    )
+
 
 @dataclass(frozen=True)
 class Key:
@@ -323,6 +359,21 @@ class Heard:
     names: Mapping[str, bytes] = shown("what each site said", Visibility.MEMBERS)
 
 
-Reply = Answer | Stopped | Key | Reveal | Applied
+Reply = Answer | Subtotal | Stopped | Key | Reveal | Applied
 OF_STUDIES = (StudyOffer, Said, Heard)
-MESSAGE_TYPES = (Plan, Answer, Stopped, Key, Reveal, Applied, Total, Offer, Consent, Trouble, Alive, Done, *OF_STUDIES)
+MESSAGE_TYPES = (
+    Plan,
+    Answer,
+    Subtotal,
+    Stopped,
+    Key,
+    Reveal,
+    Applied,
+    Total,
+    Offer,
+    Consent,
+    Trouble,
+    Alive,
+    Done,
+    *OF_STUDIES,
+)

@@ -191,8 +191,8 @@ class _Losses:
         for rate, shape in self._drawn:
             mask = torch.zeros(len(sizes), share.shape[1], *shape)
             for row, n, generator in zip(mask, sizes, generators, strict=True):
-                row[:n].bernoulli_(1 - rate, generator=generator).div_(1 - rate)  # as torch's dropout draws
-            masks.append(mask)
+                row[:n].bernoulli_(1 - rate, generator=generator)  # as torch's dropout draws
+            masks.append(mask.div_(1 - rate))
 
         def of_site(weights: Mapping[str, Tensor], batch: Batch, share: Tensor, masks: list[Tensor]) -> Tensor:
             left = iter(masks)

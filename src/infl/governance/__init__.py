@@ -4,9 +4,9 @@ Made of what the run itself knows (settings, ledgers, key trail, metrics) and of
 record, no path and no key gets in.
 """
 
-import lazy_loader as _lazy
+from infl._attached import attach as _attach
 
-__getattr__, __dir__, __all__ = _lazy.attach(
+__getattr__, __dir__, __all__ = _attach(
     __name__,
     submod_attrs={
         "cards": ["data_sheet", "model_card"],

@@ -1,8 +1,8 @@
 """Tasks, and the models that they make."""
 
-import lazy_loader as _lazy
+from infl._attached import attach as _attach
 
-__getattr__, __dir__, __all__ = _lazy.attach(
+__getattr__, __dir__, __all__ = _attach(
     __name__,
     submod_attrs={
         "adapter": ["Adapter", "load_base"],

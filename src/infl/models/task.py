@@ -108,6 +108,9 @@ class Task(Generic[Data, Net], metaclass=Spellings):
     carried_by_name: ClassVar[tuple[str, ...]] = ("features", "classes")
     """Entries of the panel whose names may differ from those of a model that a fit begins with, because :meth:`units` has them."""
 
+    bounded_metrics: ClassVar[tuple[str, ...]] = ()
+    """Sums of :meth:`evaluate` to which a record adds about 1 at most: they take a third of the room of others in a message."""
+
     min_steps: ClassVar[int] = 1
     """Fewest steps per local epoch: a site with fewer batches passes over its observations again."""
 

@@ -1,8 +1,8 @@
 """One picture a function; each draws into `ax` if given and returns the matplotlib Axes."""
 
-import lazy_loader as _lazy
+from infl._attached import attach as _attach
 
-__getattr__, __dir__, __all__ = _lazy.attach(
+__getattr__, __dir__, __all__ = _attach(
     __name__,
     submod_attrs={
         "_audit": ["audit"],

@@ -1,8 +1,8 @@
 """What happens before a fit: dealing out and checking sites, and agreeing on one panel of features and labels."""
 
-import lazy_loader as _lazy
+from infl._attached import attach as _attach
 
-__getattr__, __dir__, __all__ = _lazy.attach(
+__getattr__, __dir__, __all__ = _attach(
     __name__,
     submod_attrs={
         "_batch": ["combat", "regress_out", "remove_batch_effect"],

@@ -1,8 +1,8 @@
 """Seal and differential privacy; :mod:`infl.attacks` tests both."""
 
-import lazy_loader as _lazy
+from infl._attached import attach as _attach
 
-__getattr__, __dir__, __all__ = _lazy.attach(
+__getattr__, __dir__, __all__ = _attach(
     __name__,
     submodules=["attacks", "seal"],
     submod_attrs={

@@ -1,10 +1,9 @@
 """One shape for everything that is added over sites: :class:`FederatedSum`, and sums that several tasks need."""
 
-import lazy_loader as _lazy
-
+from infl._attached import attach as _attach
 from infl._renamed import renamed as _renamed
 
-_find, __dir__, __all__ = _lazy.attach(
+_find, __dir__, __all__ = _attach(
     __name__,
     submod_attrs={
         "observations": ["n_observations"],

@@ -1,8 +1,8 @@
 """Tools: what users call to fit, predict, compare and audit."""
 
-import lazy_loader as _lazy
+from infl._attached import attach as _attach
 
-__getattr__, __dir__, __all__ = _lazy.attach(
+__getattr__, __dir__, __all__ = _attach(
     __name__,
     submod_attrs={
         "_adapt": ["Adapted", "adapt"],

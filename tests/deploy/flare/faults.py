@@ -262,7 +262,7 @@ FAULTS = [
         ("start", "before the offer", "RemoteTransport.offer|before|"),
         ("start", "the count", "Coordinator._exchange|before|count"),
         ("middle", "a plan is sent", "RemoteTransport._put|after|"),
-        ("middle", "an answer is there", "Coordinator._check_answer|before|"),
+        ("middle", "an answer is there", "Gathered.take|before|"),
         ("middle", "a sum is made, not recorded", "RunFolder.record|before|"),
         ("middle", "a sum is recorded, not kept", "Checkpoint.save_progress|before|"),
         ("middle", "its checkpoint is half-written", r"_place|before|coordinator\.json"),

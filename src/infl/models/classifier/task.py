@@ -100,6 +100,7 @@ class Classifier(Phenotype):
 
     name: ClassVar[str] = "classifier"
     headline: ClassVar[str] = "balanced_accuracy"
+    bounded_metrics: ClassVar[tuple[str, ...]] = ("weight", "confusion", "bins")
 
     target: str = ""
     balance: bool = True

@@ -4,11 +4,10 @@
 Face's PEFT (extra ``infl[trex]``): importing it registers the method. :mod:`infl.nn.trex.semantic_prior` makes the prior.
 """
 
-import lazy_loader as _lazy
-
+from infl._attached import attach as _attach
 from infl._renamed import renamed as _renamed
 
-_find, __dir__, __all__ = _lazy.attach(
+_find, __dir__, __all__ = _attach(
     __name__,
     submod_attrs={
         "experts": ["RankOneExperts"],

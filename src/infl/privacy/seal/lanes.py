@@ -13,7 +13,7 @@ from infl.privacy.seal.narrow import FULL, signed
 from infl.privacy.seal.packing import Quantiser
 from infl.privacy.seal.tag import TAG_PLACES, Tag, split_high
 
-LANE_BLOCK = 1 << 17
+LANE_BLOCK = 1 << 16
 """Words that are worked on at a time; a whole number of the tag's blocks and of ChaCha20's."""
 PART = 1 << 20
 """Fewest words that a core of its own is worth."""
@@ -128,8 +128,8 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
 
 def in_parts(part: Callable[[int, int], int], n: int, *, passes: int = 1) -> int:
     """Add a function over parts of n places; large lanes on several cores (numpy and OpenSSL release the lock)."""
-    workers = min(n * passes // PART, -(-n // LANE_BLOCK), cores(), 8)
-    if workers <= 1:
+    workers = min(n * passes // PART, -(-n // LANE_BLOCK), 8)
+    if workers <= 1 or (workers := min(workers, cores())) == 1:
         return part(0, n)
     size = -(-n // workers // LANE_BLOCK) * LANE_BLOCK
     with ThreadPoolExecutor(workers) as pool:
