@@ -1,5 +1,6 @@
 """Everything that travels between sites and coordinator, and who can read it.
 
+Longer than other files, since what travels is read in one place.
 Each field declares its visibility; ``docs/what_leaves.md`` is generated from these classes, and a test fails when a
 field has none. A message that a site's ledger has an entry of its own for says what that entry is called (``entry``) and what it
 reveals (``says``); entries of answers are called as the sum that they are part of.
