@@ -8,7 +8,9 @@ from infl.sums.confidence import LEVELS, confidence_cells, error_above, threshol
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.95), st.floats(-1, 4), st.floats(0.5, 2.5))  # hardly any are cut off below
+@given(
+    st.integers(0, 2**32 - 1), st.floats(0.05, 0.95), st.floats(-1, 4), st.floats(0.5, 2.5)
+)  # hardly any are cut off below
 def test_the_wanted_share_lies_below_the_threshold(seed: int, share: float, center: float, spread: float) -> None:
     rng = np.random.default_rng(seed)
     p = 1 / (1 + np.exp(-rng.normal(center, spread, 4000).clip(-5.9, 15.9)))
