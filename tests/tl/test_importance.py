@@ -1,5 +1,6 @@
 """Importance of features: what their values are worth to a model, the same over sites as in one place."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import anndata as ad
@@ -13,7 +14,18 @@ from tests.tl.conftest import cohort, fit, refused
 import infl
 from infl.errors import DataError, KeyringError, SettingsError
 from infl.nn.mlp import LinearClassifier, ResidualMLP
-from infl.tl._importance_sums import donors_of, gains_of
+from infl.privacy import Disclosure, DisclosureRules
+from infl.sums import run_sums
+from infl.tl._importance_gains import donors_of
+from infl.tl._importance_sums import exchange_sum, judged
+
+
+def gains_of(module, x, losses_of, truth, donors) -> tuple[np.ndarray, np.ndarray]:
+    present, rows = np.ones(x.shape[1], dtype=bool), np.ones(len(x), dtype=bool)
+    site = judged("site", module, x, losses_of, truth, donors, present, rows)
+    state = {} if donors is None else run_sums([exchange_sum(x.shape[1])], {"site": site}, None)
+    found = site.gains(state)
+    return found["gain"], found["loss"]
 
 
 def squares(outputs: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -42,9 +54,9 @@ def test_exchanges_of_a_linear_model_by_hand() -> None:
     np.testing.assert_allclose(gains, [[4.0, 0.0, 0.0], [4.0, 0.0, 0.0]], atol=1e-5)
 
 
-@pytest.mark.parametrize("donors", [None, donors_of(7, 3, np.random.default_rng(0))])
+@pytest.mark.parametrize("donors", [None, donors_of(7, 6, np.random.default_rng(0))])
 def test_a_network_is_passed_as_it_is(donors: np.ndarray | None) -> None:
-    """Against the network itself, with a column exchanged, or at the start of the way."""
+    """Against the network itself, with a column exchanged for every other record's, or at the start of the way."""
     torch.manual_seed(0)
     module, x, y = ResidualMLP(5, 2, width=8).eval(), torch.randn(7, 5), torch.randn(7)
     x[0, 1] = torch.nan
@@ -88,6 +100,88 @@ def test_gradients_over_sites_are_those_in_one_place() -> None:
     by_column = infl.tl.feature_importance(run, one, method="gradients", validation_only=False, site_key="hospital")
     pd.testing.assert_frame_equal(over, by_column)
     assert "infl_importance" in one.var
+
+
+def different(kind: str) -> dict[str, ad.AnnData]:
+    """Sites that measure features on other scales, in part; one feature is a constant of each site."""
+    sites = cohort()
+    for number, adata in enumerate(sites.values()):
+        adata.X[:, :6] = adata.X[:, :6] * (1 + number) + 2 * number
+        adata.X[:, 7] = number
+        adata.obs["y"] = adata.X[:, 0] + 0.5 * adata.X[:, 7] + 0.2 * adata.X[:, 9].astype(float)
+    return sites if kind == "sites" else {"site_1": ad.concat(sites)}
+
+
+@pytest.mark.parametrize(("n_repeats", "off"), [(1, 0.35), (3, 0.2), (200, 1e-3)])
+def test_exchanges_over_sites_that_differ_are_those_in_one_place(n_repeats: int, off: float) -> None:
+    """Of a linear model under squared error exactly, where all others' values are given; few repeats differ by their draw alone."""
+    sites = different("sites")
+    run = infl.tl.fit_federated(sites, "regressor", target="y", progress=False)
+    how = {"validation_only": False, "n_repeats": n_repeats}
+    over = infl.tl.feature_importance(run, sites, **how)["importance"]
+    together = infl.tl.feature_importance(run, different("one place"), validation_only=False, n_repeats=200)[
+        "importance"
+    ]
+    np.testing.assert_allclose(over[together.index], together, atol=off * together.max())
+    assert together["g7"] > 0.02 * together.max()  # what differs between sites alone is worth something
+
+
+def test_a_site_with_one_record_to_judge_takes_part() -> None:
+    sites = cohort()
+    run = fit(sites)
+    sites["site_2"] = sites["site_2"][:1].copy()
+    table = infl.tl.feature_importance(run, sites, validation_only=False)
+    assert table["n_obs"].eq(81).all() and np.isfinite(table["importance"]).all()
+
+
+RULES = DisclosureRules(features_per_record=1.0)
+
+
+@pytest.mark.parametrize("method", ["permutation", "gradients"])
+def test_rules_of_disclosure_let_through_what_is_about_enough_records(method: str, run) -> None:
+    free = infl.tl.feature_importance(run, cohort(), method=method, validation_only=False)
+    sites = cohort()
+    with Disclosure(RULES):
+        ruled = infl.tl.feature_importance(run, sites, method=method, validation_only=False)
+        with pytest.raises(DataError, match="nothing is opened, since too few sites can give sums") as closed:
+            infl.tl.feature_importance(run, cohort(), method=method, max_obs=4)
+    assert "\n" not in str(closed.value)
+    pd.testing.assert_series_equal(ruled["importance"], free["importance"])
+    assert "feature_importance" not in sites["site_1"].uns.get("infl_closed", {})
+
+
+@pytest.mark.parametrize("on", [False, True], ids=["control", "rules"])
+def test_two_questions_that_differ_by_one_record_tell_of_it(on: bool, run) -> None:
+    """The difference of two sums of gains is what each feature is worth to one patient."""
+    whole, fewer = cohort(), cohort()
+    fewer["site_1"] = fewer["site_1"][1:].copy()
+    how = {"method": "gradients", "validation_only": False}
+
+    def total(sites: dict[str, ad.AnnData]) -> pd.Series:
+        table = infl.tl.feature_importance(run, sites, **how)
+        return table["importance"] * table["n_obs"]
+
+    alone = total({"site_1": cohort()["site_1"][:1].copy()})
+    with Disclosure(RULES) if on else nullcontext():
+        first = total(whole)
+        if on:
+            with pytest.raises(DataError, match="nothing is opened"):
+                total(fewer)
+            return
+        np.testing.assert_allclose((first - total(fewer))[alone.index], alone, atol=1e-5)
+
+
+def test_one_record_that_dominates_closes_what_it_dominates() -> None:
+    sites = cohort()
+    for adata in sites.values():
+        adata.obs["y"] = adata.X[:, 0].astype(float)
+    run = infl.tl.fit_federated(sites, "regressor", target="y", progress=False)
+    sites["site_2"].obs.loc[sites["site_2"].obs_names[0], "y"] = 1e4
+    with Disclosure(RULES):
+        table = infl.tl.feature_importance(run, sites, method="gradients", validation_only=False)
+    assert np.isnan(table.attrs["loss"]) and table["std"].isna().any()
+    closed = sites["site_1"].uns["infl_closed"]["feature_importance"]
+    assert {"dominance"} == set(closed["rule"]) and "loss" in set(closed["array"])
 
 
 def test_every_site_of_a_consortium_gets_what_one_process_gets() -> None:

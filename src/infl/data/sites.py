@@ -67,7 +67,7 @@ def marked(*, between: bool, ruled: bool) -> Callable[[Callable[P, R]], Callable
 
 
 def over_sites(
-    *, between: bool = False, ruled: bool = False, **own: Kind
+    *, between: bool = False, ruled: bool = False, called: str = "", **own: Kind
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let a function that works on a dict of sites take one object with ``site_key=``, too, and check its arguments.
 
@@ -81,6 +81,8 @@ def over_sites(
         The function runs over a :class:`infl.data.consortium.Consortium` as well; the others refuse one.
     ruled
         The function opens nothing but sums that say which records stand behind them; others refuse rules of disclosure.
+    called
+        The function that users call, where that is another one.
     **own
         Kinds of parameters, see :func:`infl._parameters.door`.
     """
@@ -89,7 +91,9 @@ def over_sites(
         described(function)
 
         def run(sites: Any, *rest: Any, **kwargs: Any) -> Any:
-            with asking(function.__name__, sites, rest, {k: v for k, v in kwargs.items() if k != "key"}) as this:
+            with asking(
+                called or function.__name__, sites, rest, {k: v for k, v in kwargs.items() if k != "key"}
+            ) as this:
                 found = function(sites, *rest, **kwargs)
             write_closed(this, function, (sites, *rest), kwargs, found)
             return found
@@ -99,7 +103,7 @@ def over_sites(
             sites, *rest = args
             site_key = kwargs.get("site_key")
             if between and isinstance(sites, Consortium) and site_key is None:
-                agree_on_arguments(function, sites, rest, kwargs)
+                agree_on_arguments(function, sites, rest, kwargs, called=called)
                 return run(*args, **kwargs)
             if isinstance(sites, Mapping) and site_key is None and not isinstance(sites, Consortium):
                 return run(*args, **kwargs)
@@ -129,9 +133,12 @@ def over_sites(
 
 
 def agree_on_arguments(
-    function: Callable[..., Any], sites: Consortium[Any], rest: list[Any], given: dict[str, Any]
+    function: Callable[..., Any], sites: Consortium[Any], rest: list[Any], given: dict[str, Any], *, called: str = ""
 ) -> None:
-    """Refuse to begin where sites call functions or arguments that differ; arrays by site are each site's own."""
+    """Refuse to begin where sites call functions or arguments that differ; arrays by site are each site's own.
+
+    `called` is the name of the function that users call, where that is another one.
+    """
     bound = inspect.signature(function).bind(sites, *rest, **given)
     bound.apply_defaults()
     own = {"sites", "key"} | {name for name, value in bound.arguments.items() if isinstance(value, Mapping)}
@@ -139,7 +146,7 @@ def agree_on_arguments(
         name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in bound.arguments.items() if name not in own
     }
     digest = hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest()
-    agreed(sites, f"{function.__name__} {digest}", dict.fromkeys(sites))
+    agreed(sites, f"{called or function.__name__} {digest}", dict.fromkeys(sites))
 
 
 def site_rows(adata: Data, site_key: str | None) -> dict[str, np.ndarray]:

@@ -53,7 +53,7 @@ from infl.tl._domain_number import agreement
 from infl.tl._glm import glm_sums
 from infl.tl._glm_sums import family_of
 from infl.tl._group_sums import group_sums
-from infl.tl._importance_sums import importance_sum
+from infl.tl._importance_sums import exchange_sum, importance_sum
 from infl.tl._linear_sums import design_sum, linear_sums
 from infl.tl._logistic_sums import logistic_sum
 from infl.tl._rank_sums import rank_sums
@@ -307,7 +307,7 @@ def _of_tools() -> list[str]:
             '`de(method="voom")`': [design_sum(1), *voom_sums(1, 1)],
             '`de(method="deqms")`': [peptide_sum(1)],
             '`de(method="deseq2")`': _of_deseq2(),
-            "`feature_importance`": [importance_sum(1)],
+            "`feature_importance`": [exchange_sum(1), importance_sum(1)],
             "`calibrate_lock`, `lock_curve`": [replace(judged, name="strength …")],
         }
     )

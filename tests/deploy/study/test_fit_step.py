@@ -288,3 +288,61 @@ def test_settings_of_a_fit_are_refused_where_the_study_is_offered(
     with pytest.raises(FederationError) as error:
         check_policy(policy, offer(**given), "a")
     assert message in str(error.value)
+
+
+JUDGED = Step.read("tl.feature_importance", {"validation_only": False, "n_repeats": 3})
+LINEAR = Step.read("tl.fit_federated", {"target": "donor", "rounds": 2, "width": 0})
+
+
+def test_importance_of_a_fit_before_it_is_that_of_one_process(tmp_path: Path) -> None:
+    rehearsal = make(tmp_path, [*LOGS, LINEAR, JUDGED])
+    left = [("s1", "heard", 3, 3)]
+
+    def fault(*place: Any) -> None:
+        if place in left:
+            left.remove(place)
+            raise Killed
+
+    assert {type(error) for error in rehearsal.attempt(fault).values()} == {Killed}
+    assert rehearsal.attempt() == dict.fromkeys(rehearsal.study.sites)
+    assert said_once(rehearsal) and not left
+    sites, model = make_sites(), infl.load_model(tmp_path / "s0" / "model_0003.infl.safetensors")
+    for step in LOGS:
+        step.run(sites)
+    table = infl.tl.feature_importance(model, sites, validation_only=False, n_repeats=3, key=KEY)
+    for site, adata in sites.items():
+        found = rehearsal.result(site).var["infl_importance"]
+        np.testing.assert_array_equal(found, adata.var["infl_importance"])
+        np.testing.assert_array_equal(found, table["importance"].reindex(adata.var_names))
+
+
+@pytest.mark.parametrize("few", [False, True], ids=["all", "few"])
+def test_importance_is_under_the_rules_of_the_sites(tmp_path: Path, few: bool) -> None:
+    judged = Step.read("tl.feature_importance", {"validation_only": False} | ({"max_obs": 4} if few else {}))
+    rehearsal = make(tmp_path, [*LOGS, LINEAR, judged])
+    ended = rehearsal.attempt(rules=lambda site: Disclosure(RULES, tmp_path / f"rules of {site}"))
+    if few:
+        assert any("nothing is opened" in str(error) and "\n" not in str(error) for error in ended.values())
+        assert "infl_importance" not in rehearsal.result("s0").var
+        return
+    assert ended == dict.fromkeys(rehearsal.study.sites)
+    assert rehearsal.result("s0").var["infl_importance"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("steps", "line"),
+    [
+        ([("tl.feature_importance", {})], "step 1 .* takes the model of a tl.fit_federated with key_added='infl': put"),
+        ([("tl.fit_federated", FIT), ("tl.feature_importance", {"model": "mine"})], "key_added='mine'"),
+        ([("tl.fit_federated", {"model": "scvi"}), ("tl.feature_importance", {})], "model 'scvi' has no importance"),
+        (
+            [("tl.fit_federated", FIT | {"aggregation": "fedbn"}), ("tl.feature_importance", {})],
+            "step 2 .* cannot take the model of step 1: aggregation='fedbn' leaves weights at the sites",
+        ),
+        ([("tl.fit_federated", FIT | {"coordinate": 2}), ("tl.feature_importance", {})], "coordinate= leaves weights"),
+    ],
+)
+def test_importance_without_a_fit_that_it_can_judge_is_refused_before_the_study(steps: Any, line: str) -> None:
+    with pytest.raises(SettingsError, match=line) as error:
+        Study.new("first", ["a", "b", "c"], [Step.read(*step) for step in steps], 1, "abcd")
+    assert "\n" not in str(error.value)

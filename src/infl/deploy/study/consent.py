@@ -14,7 +14,7 @@ from infl.deploy.policy import Policy
 from infl.deploy.results import write_private
 from infl.deploy.study.site import StudySite
 from infl.deploy.study.specification import Study
-from infl.deploy.study.steps import Step, check_fields, check_groups, check_ruled
+from infl.deploy.study.steps import FIT, Step, check_fields, check_groups, check_ruled
 from infl.deploy.study.working import JOURNAL, WorkingObject
 from infl.errors import DataError, FederationError, FileError, KeyringError
 from infl.privacy import Disclosure
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 STUDIES = "studies"
 """Folder of a site's studies, in the site's folder."""
 LEDGER = "study.ledger"
-FIT = "tl.fit_federated"
-"""The step that is a fit, which the site's policy for runs binds too."""
 
 
 def asks(policy: Policy, study: Study) -> bool:

@@ -1,6 +1,8 @@
 """The table of functions that a study can have as steps: what each needs of a site's data, and what it writes there.
 
 A step is named as a user calls it (``pp.pca``). No step names code: what is not in :data:`STEPS` is refused.
+
+Longer than other files: it is one table, with what its rows follow from.
 """
 
 from __future__ import annotations
@@ -47,6 +49,10 @@ class StepKind:
         What the function returns takes the place of the working object: of fields, only columns of ``obs`` and ``var`` can stay.
     groups, terms
         Columns of ``obs`` that it asks about group by group: any, or those that are not numbers.
+    fit
+        The function takes the model of a fit before it; checks the arguments of that fit. The argument ``model`` is the fit's ``key_added``.
+    defaults
+        Of arguments that have none in its signature.
     """
 
     needs: Callable[[Arguments], list[Field]] = lambda given: []
@@ -59,6 +65,8 @@ class StepKind:
     replaces: bool = False
     groups: Callable[[Arguments], list[Field]] = lambda given: []
     terms: Callable[[Arguments], list[Field]] = lambda given: []
+    fit: Callable[[Arguments], None] | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _named(slot: str, *names: str | None) -> list[Field]:
@@ -248,6 +256,16 @@ def _fit_writes(given: Arguments) -> list[Field]:
     return fixed + _named("obs", *(f"{name}_{what}{end}" for what in ("prediction", "low", "high") for end in ends))
 
 
+def _check_judged(fit: Arguments) -> None:
+    """Refuse fits of which no importance of features follows in a study."""
+    model, known = _model_of(fit), ("classifier", "labels", "regressor", "survival")
+    if model not in known:
+        raise SettingsError(f"model {model!r} has no importance of features yet; {', '.join(known)} have")
+    kept = "coordinate=" if fit.get("coordinate") else f"aggregation={fit['aggregation']!r}"
+    if fit.get("coordinate") or rule(fit["aggregation"], fit["aggregation_options"] or {}).local:
+        raise SettingsError(f"{kept} leaves weights at the sites, and a study keeps those of all sites alone")
+
+
 REAL = Text(says="a type of real numbers, e.g. 'float32'")
 STEPS: Mapping[str, StepKind] = {
     "pp.qc_summary": StepKind(lambda a: _named("var", *a["qc_vars"]), _qc_columns, inplace=True),
@@ -314,6 +332,13 @@ STEPS: Mapping[str, StepKind] = {
         lambda a: _named("obsm", a["use_rep"]),
         lambda a: [("obs", a["key_added"]), ("uns", a["key_added"])],
         others={"method": Choice(("kmeans", "gmm", "ward"))},
+    ),
+    "tl.feature_importance": StepKind(
+        lambda a: _named("uns", a["model"]),
+        lambda a: _named("var", a["key_added"]),
+        others={"model": Text(says="the key_added of a fit before it")},
+        fit=_check_judged,
+        defaults={"model": "infl"},
     ),
     "tl.fit_federated": StepKind(
         _fit_needs,

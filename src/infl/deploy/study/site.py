@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from infl._warn import also_told
 from infl.data.consortium import Consortium
 from infl.deploy.study.channel import DONE, StudyChannel
+from infl.deploy.study.steps import fit_of
 from infl.deploy.study.working import WorkingObject
 from infl.errors import FederationError
 from infl.federation.run import FederatedRun
+from infl.models.locked import load_model
 from infl.privacy.register import SeenHeads
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from infl.federation.agreement import Agreement
     from infl.federation.messages import Heard, Said
     from infl.keys import Keyring
+    from infl.models.locked import LockedModel
     from infl.privacy import Disclosure
     from infl.privacy.seal import Ledger
 
@@ -80,8 +83,9 @@ class StudySite:
         if self.disclosure is not None:
             self.disclosure.opened.clear()
         told = also_told(lambda line: self.note(f"study {self.study.name}, step {step + 1}: {line}"))
+        sites = Consortium({self.name: adata}, channel, self.key, self.admit)
         with self.disclosure or nullcontext(), told:
-            made = self.study.steps[step].run(Consortium({self.name: adata}, channel, self.key, self.admit))
+            made = self.study.steps[step].run(sites, self._fitted(step))
         if self.study.steps[step].kind.replaces:
             adata = made[self.name]
         if isinstance(made, FederatedRun):
@@ -95,6 +99,11 @@ class StudySite:
         self.note(
             f"study {self.study.name}: step {step + 1} of {len(self.study.steps)} is kept, {self.study.steps[step]}"
         )
+
+    def _fitted(self, step: int) -> LockedModel | None:
+        """Return the model that a step takes, None where it takes none."""
+        steps = self.study.steps
+        return None if steps[step].kind.fit is None else load_model(self.working.models()[fit_of(steps, step) + 1])
 
     def _agree_on_rules(self, step: int, channel: StudyChannel) -> None:
         """Refuse to begin where sites do not need the same number of sites behind an opened number: what they add follows from it.

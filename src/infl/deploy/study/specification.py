@@ -13,7 +13,7 @@ from typing import Any
 
 from infl._files import check_file_names
 from infl.deploy.folders import NAME
-from infl.deploy.study.steps import Step
+from infl.deploy.study.steps import Step, fit_of
 from infl.errors import SettingsError
 
 FEWEST_SITES = 3
@@ -67,6 +67,9 @@ class Study:
         check_file_names(self.sites)
         if not self.steps:
             raise SettingsError("a study has at least one [[step]]")
+        for index, step in enumerate(self.steps):
+            if step.kind.fit is not None:
+                fit_of(self.steps, index)
 
     @classmethod
     def new(

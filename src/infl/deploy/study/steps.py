@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from infl.privacy import DisclosureRules
 
 
+FIT = "tl.fit_federated"
+"""The step that is a fit."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One step of a study.
@@ -90,10 +94,21 @@ class Step:
         """Columns of ``obs`` that the step reads."""
         return {name for slot, name in (*self.needs, *self.kind.reads(self.all_arguments)) if slot == "obs"}
 
-    def run(self, sites: Mapping[str, AnnData]) -> Any:
-        """Run it on sites, or on a consortium, and return what the function returns."""
+    def run(self, sites: Mapping[str, AnnData], fitted: Any = None) -> Any:
+        """Run it on sites, or on a consortium, and return what the function returns.
+
+        Parameters
+        ----------
+        sites
+            The data.
+        fitted
+            Run or model of the fit that it takes, see :func:`fit_of`.
+        """
         inplace = {"inplace": True} if self.kind.inplace else {}
-        return _function(self.do)(sites, **self.arguments, **inplace)
+        if self.kind.fit is None:
+            return _function(self.do)(sites, **self.arguments, **inplace)
+        arguments = {name: value for name, value in self.arguments.items() if name != "model"}
+        return _function(self.do)(fitted, sites, **arguments, **inplace)
 
     def __str__(self) -> str:
         return f"{self.do}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
@@ -153,6 +168,38 @@ def check_order(steps: Sequence[Step]) -> list[Field]:
 def _staying(step: Step, fields: set[Field]) -> set[Field]:
     """Return which fields are still there after a step."""
     return {(slot, name) for slot, name in fields if slot in ("obs", "var") or not step.kind.replaces}
+
+
+def fit_of(steps: Sequence[Step], index: int) -> int:
+    """Return the index of the fit whose model a step takes: the last one before it under the name that the step gives.
+
+    Raises
+    ------
+    SettingsError
+        There is none, or the step takes no such model.
+
+    Examples
+    --------
+    >>> fit, judged = Step.read("tl.fit_federated", {"target": "kind"}), Step.read("tl.feature_importance", {})
+    >>> fit_of([fit, judged], 1)
+    0
+    >>> fit_of([judged], 0)
+    Traceback (most recent call last):
+    infl.errors.SettingsError: step 1 (tl.feature_importance) takes the model of a tl.fit_federated with key_added='infl': put ...
+    """
+    step, name = steps[index], steps[index].all_arguments["model"]
+    where = f"step {index + 1} ({step.do})"
+    found = [i for i in range(index) if steps[i].do == FIT and steps[i].all_arguments["key_added"] == name]
+    if not found:
+        raise SettingsError(
+            f"{where} takes the model of a {FIT} with key_added={name!r}: put that step before it, or give model="
+        )
+    assert step.kind.fit is not None
+    try:
+        step.kind.fit(steps[found[-1]].all_arguments)
+    except SettingsError as error:
+        raise SettingsError(f"{where} cannot take the model of step {found[-1] + 1}: {error}") from None
+    return found[-1]
 
 
 def check_fields(steps: Sequence[Step], adata: AnnData, site: str, *, done: int = 0) -> None:
@@ -270,4 +317,5 @@ def _function(do: str) -> Any:
 @cache
 def _defaults(do: str) -> dict[str, Any]:
     left_out = (*GIVEN, *STEPS[do].without)
-    return {n: p.default for n, p in signature(_function(do)).parameters.items() if n not in left_out}
+    found = {n: p.default for n, p in signature(_function(do)).parameters.items() if n not in left_out}
+    return {**found, **STEPS[do].defaults}
