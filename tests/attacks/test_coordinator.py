@@ -74,7 +74,9 @@ def test_is_refused(name: str, default: AuditContext) -> None:
     assert finding.control > 0.9 or name == "refusal_oracle"
 
 
-@pytest.mark.parametrize("name", long_where_several(["downgrade", "replayed_round", "data_probe"]))
+@pytest.mark.parametrize(
+    "name", ["replayed_round", *(pytest.param(name, marks=pytest.mark.long) for name in ("downgrade", "data_probe"))]
+)
 def test_is_refused_in_a_private_run(name: str) -> None:
     """Between machines no hospital gives a share of the noise under a group's seal, so these attack the pairwise one."""
     private = attacked(privacy=infl.privacy.DP(epsilon=8.0, delta=1e-3), **SMALL | {"n_blocks": 0})
@@ -177,7 +179,7 @@ def test_works_on_a_site_without_the_check(name: str, default: AuditContext, mon
 
 
 # -- what is limited, not refused ----------------------------------------------------------------------------------------
-@pytest.mark.parametrize("seal", ["default", "pairwise"])
+@pytest.mark.parametrize("seal", ["default", pytest.param("pairwise", marks=pytest.mark.long)])
 def test_a_crafted_model_reads_patients_out_of_a_sum(
     seal: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

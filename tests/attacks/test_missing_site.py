@@ -26,7 +26,7 @@ def found(context: AuditContext) -> list[Finding]:
     return attack.run(context)
 
 
-@pytest.mark.parametrize("seal", ["default", "pairwise"])
+@pytest.mark.parametrize("seal", ["default", pytest.param("pairwise", marks=pytest.mark.long)])
 def test_metrics_are_not_told_and_the_update_is_as_far_as_rounds_are_alike(
     seal: str, request: pytest.FixtureRequest
 ) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
@@ -61,6 +61,7 @@ kinds = st.sampled_from(["dense", "csr", "csc", "integer", "view"])
 
 
 @given(panels, st.lists(kinds, min_size=4, max_size=4), st.sampled_from(["intersection", "union"]))
+@settings(max_examples=40)
 def test_features_agree_and_values_follow_names(genes, kinds, features):
     sites = {f"s{i}": make(own, kind=kind) for i, (own, kind) in enumerate(zip(genes, kinds, strict=False))}
     types = {site: type(adata.X) for site, adata in sites.items() if not adata.is_view}
@@ -84,6 +85,7 @@ def test_features_agree_and_values_follow_names(genes, kinds, features):
 
 
 @given(panels, st.permutations(range(4)), st.sampled_from(["intersection", "union"]))
+@settings(max_examples=40)
 def test_the_panel_does_not_depend_on_the_order_of_sites(genes, order, features):
     sites = {f"s{i}": make(own) for i, own in enumerate(genes)}
     other = {f"s{i}": make(genes[i]) for i in order if i < len(genes)}
@@ -91,6 +93,7 @@ def test_the_panel_does_not_depend_on_the_order_of_sites(genes, order, features)
 
 
 @given(panels, st.sampled_from(["intersection", "union"]))
+@settings(max_examples=40)
 def test_twice_is_once_and_union_keeps_what_an_intersection_would_take(genes, features):
     sites = {f"s{i}": make(own) for i, own in enumerate(genes)}
     common = panel_of(sites).features

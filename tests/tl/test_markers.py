@@ -52,7 +52,7 @@ def split(adata: AnnData, codes: np.ndarray) -> dict[str, AnnData]:
     return {f"s{i}": adata[codes == i].copy() for i in np.unique(codes)}
 
 
-@pytest.mark.parametrize("storage", ["sparse", "dense", "layer"])
+@pytest.mark.parametrize("storage", ["sparse", "dense", pytest.param("layer", marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     "options",
     [{}, {"method": "t-test_overestim_var"}, {"reference": "Dendritic"}, {"corr_method": "bonferroni", "pts": True},

@@ -141,7 +141,7 @@ def memory_of(kit: Path) -> bytes:
 
 
 def test_same_weights_as_in_process_and_a_coordinator_that_has_none(network: LocalConsortium) -> None:
-    agreement = agree(network, rounds=150, seal="pairwise")
+    agreement = agree(network, rounds=60, seal="pairwise")
     folder = network.begin("same", agreement)
     curves, site_folder = network.root / "curves", network.site_folder("site_2")
     if find_spec("tensorboard") is not None:
@@ -167,12 +167,12 @@ def test_same_weights_as_in_process_and_a_coordinator_that_has_none(network: Loc
         over.set()
         if sys.platform == "linux":
             looking.join()
-    assert (status.state, status.round, status.attempts) == ("finished", 150, 1), network.lines
+    assert (status.state, status.round, status.attempts) == ("finished", 60, 1), network.lines
     assert all(row["responders"] == [*network.data] for row in folder.exchanges())
     if find_spec("tensorboard") is not None:
-        assert read_curves(curves / agreement.run[:12])["loss"].keys() == {*range(1, 151)}
+        assert read_curves(curves / agreement.run[:12])["loss"].keys() == {*range(1, 61)}
     rows = runs_of(network.site_folder("site_1"))
-    assert f"run {agreement.run[:12]}: classifier, finished, round 150 of 150" in rows
+    assert f"run {agreement.run[:12]}: classifier, finished, round 60 of 60" in rows
     watching: list[Watching] = []
 
     def wrap(inner: Any) -> Any:

@@ -83,6 +83,7 @@ def test_several_adapters(tmp_path):
     torch.testing.assert_close(logits(model), one)
 
 
+@pytest.mark.long
 def test_a_saved_adapter_gives_the_same_logits_in_a_fresh_process(tmp_path):
     from transformers import GPT2LMHeadModel
 
