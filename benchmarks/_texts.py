@@ -527,6 +527,22 @@ def faults() -> str:
     return "\n".join(lines) + "\n"
 
 
+def study_faults() -> str:
+    """Return the table of places at which processes of a study were killed, in their order."""
+    rows = json.loads((ROOT / "tests" / "deploy" / "flare" / "study_faults.json").read_text())
+    lines = [
+        f"{len(rows)} places have been tried so, {sum(bool(row['wrong']) for row in rows.values())} failed:",
+        "",
+        "| what is killed, and where | when, with | attempts more | it goes on after | as in an unbroken study |",
+        "| --- " * 5 + "|",
+    ]
+    for name, row in rows.items():
+        last = f"**{row['wrong']}**" if row["wrong"] else "yes" if row["same"] else "**no**"
+        cells = [name, f"{row['date']}, {row['commit']}", str(row["attempts"]), f"{row['seconds']:.0f} s", last]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "adapt": adapt,
     "atlas": atlas,
@@ -541,6 +557,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "audit": audit,
     "demo": demo,
     "faults": faults,
+    "study_faults": study_faults,
     "histology": histology,
     "perturbation": perturbation,
     "privacy": privacy,

@@ -75,7 +75,7 @@ def network(tmp_path: Path) -> LocalConsortium:
 
 
 SHORT = {"rounds": 1, "width": 8, "n_blocks": 1}
-COUNTS = {"rounds": 1, "n_latent": 2, "n_hidden": 4}
+COUNTS = {"rounds": 1, "n_latent": 2, "n_hidden": 4, "site_effect": "local"}
 FITS = {
     "scvi": {"model": "scvi", **COUNTS},
     "scanvi": {"model": "scanvi", "target": "donor", **COUNTS},
