@@ -8,7 +8,7 @@ from tests.data.conftest import cohort
 
 import infl
 from infl.data.columns import missing_values
-from infl.data.labels import as_labels, check_labels, class_numbers, label_text, label_type
+from infl.data.labels import as_labels, check_labels, class_numbers, label_text, label_type, warn_of_near_misses
 from infl.errors import DataError, InflWarning
 from infl.pp import obs_column, panel_of
 
@@ -127,3 +127,13 @@ def test_types_and_orders_that_differ_make_text() -> None:
     assert label_type([order("low", "high"), order("high", "low")]) == ["category", "text"]
     assert label_type([pd.Series([1]), pd.Series([True])]) == ["category", "text"]
     assert as_labels(np.array([0]), ["1"], ["bool", "category", "int", "plain"]).categories.tolist() == ["1"]
+
+
+def test_names_of_batches_look_like_one_only_where_capitals_and_punctuation_differ() -> None:
+    sites_of = {"hospital_a": ["a"], "hospital_b": ["b"], "Hospital-A": ["c"]}
+    with pytest.warns(InflWarning) as caught:
+        warn_of_near_misses(sites_of, "batch", numbered=True)
+    assert [str(warning.message)[:45] for warning in caught] == ["labels 'Hospital-A' (c) and 'hospital_a' (a) "]
+    with pytest.warns(InflWarning) as caught:
+        warn_of_near_misses(sites_of, "cell_type")
+    assert len(caught) == 3

@@ -110,9 +110,11 @@ def _common_order(
     return longest if all(_in_order(order, longest) for order in used) else None
 
 
-def warn_of_near_misses(sites_of: Mapping[str, list[str]], column: str) -> None:
-    """Warn of labels of different sites that look like one; `sites_of` has the sites of each label."""
+def warn_of_near_misses(sites_of: Mapping[str, list[str]], column: str, *, numbered: bool = False) -> None:
+    """Warn of labels of different sites that look like one; if `numbered`, as batches are, only where all letters and digits are the same."""
     for first, second in near_misses(sites_of):
+        if numbered and _plain(first) != _plain(second):
+            continue
         common, rare = sorted((first, second), key=lambda label: -len(sites_of[label]))
         warn(
             f"labels {first!r} ({sites_of[first][0]}) and {second!r} ({sites_of[second][0]}) in {column!r} look like one class; if "
@@ -140,7 +142,7 @@ def near_misses(sites_of: Mapping[str, list[str]]) -> list[tuple[str, str]]:
 def _alike(a: str, b: str) -> bool:
     if (as_number := _number(a)) is not None and as_number == _number(b):
         return True
-    a, b = (re.sub(r"[^\w+]+|_+", " ", label.casefold()).strip() for label in (a, b))
+    a, b = _plain(a), _plain(b)
     if a == b:
         return True
     if re.findall(r"\d+", a) != re.findall(r"\d+", b):
@@ -148,6 +150,11 @@ def _alike(a: str, b: str) -> bool:
     fewer, more = sorted((set(a.split()), set(b.split())), key=len)
     said_in_fewer_words = fewer <= more and any(len(word) > 3 for word in fewer)
     return said_in_fewer_words or SequenceMatcher(None, a, b).ratio() >= _ALIKE
+
+
+def _plain(label: str) -> str:
+    """Without capitals and punctuation."""
+    return re.sub(r"[^\w+]+|_+", " ", label.casefold()).strip()
 
 
 def relabelled(labels: pd.Series, renamed: Mapping[str, str]) -> pd.Series:

@@ -84,7 +84,7 @@ def batches_of(at: Mapping[str, SiteMatrix], batch_key: str | None, key: Keyring
         name: {site: (column == name).to_numpy() for site, column in columns.items()} for name in found
     }
     at_sites = holders(told)
-    warn_of_near_misses(at_sites, batch_key)
+    warn_of_near_misses(at_sites, batch_key, numbered=True)
     return Batches(members, key, None, at_sites)
 
 
