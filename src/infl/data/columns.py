@@ -105,7 +105,10 @@ def numbers_of(adata: AnnData | MuData, name: str, site: str, role: str, *, part
     except OverflowError:
         raise DataError(f"{role} {name!r} has numbers beyond 10³⁰⁸ at {site}: give it in larger units") from None
     except (TypeError, ValueError):
-        raise DataError(f"{role} {name!r} has words where numbers are due, at {site}: make them numbers") from None
+        words = int((pd.to_numeric(plain.astype(object), errors="coerce").isna().to_numpy() & ~gaps).sum())
+        raise DataError(
+            f"{role} {name!r} has words where numbers are due, at {site}, for {words} of {len(values)} observations: make them numbers"
+        ) from None
 
 
 def has_numbers(values: pd.Series) -> bool:

@@ -167,8 +167,8 @@ def test_validation_parts_have_all_quarters_of_the_target(sites: dict[str, ad.An
 @pytest.mark.parametrize(
     ("column", "line"),
     [
-        ("high", "target 'dose' has words where numbers are due, at site_2"),
-        ([1.0, "high"] * 30, "target 'dose' has words where numbers are due, at site_2"),
+        ("high", "target 'dose' has words where numbers are due, at site_2, for 60 of 60 observations"),
+        ([1.0, "high"] * 30, "target 'dose' has words where numbers are due, at site_2, for 30 of 60 observations"),
         ([np.inf, 1.0] * 30, "target 'dose' is infinite for 30 of 60 observations at site_2"),
         ([np.nan, 1.0] * 30, "target 'dose' has no value for 30 of 60 observations at site_2"),
         (pd.to_datetime("2020-01-01"), "'dose' has dates where numbers are due, at site_2: give days or years since"),
