@@ -82,9 +82,12 @@ $(PEERS): pyproject.toml constraints.txt
 	$(dir $(PEERS))bin/python -m pip install --quiet --constraint constraints.txt --editable . --group peers
 	touch $@
 
-bench: $(STAMP) $(PEERS)  ## run every benchmark and write benchmarks/results/*.json
+bench: $(STAMP) $(PEERS)  ## run every benchmark and write benchmarks/results/*.json; cut short, it goes on at the next call
 	$(BIN)/python -m pip install --quiet --constraint $(PINS) --group bench
-	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
+	mkdir -p .bench
+	for script in benchmarks/[a-z]*.py; do \
+		done=.bench/$$(basename $$script); test -e $$done || { $(BIN)/python $$script && touch $$done; } || exit 1; done
+	rm -r .bench
 
 faults: $(STAMP)  ## kill, cut and fill what a run between machines needs, and see that it goes on (over half an hour; as root for all)
 	$(BIN)/python tests/deploy/flare/faults.py
@@ -101,4 +104,4 @@ model-check:  ## search every state of the model of attempts, reveals and epochs
 	@$(call RUN,tests/model/check.py)
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-* demo_output docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-* .bench demo_output docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -6,7 +6,15 @@ from anndata import AnnData
 from torch import nn
 
 from infl.federation.agreement import Agreement
-from infl.federation.exchanges import RunView, close_sum, count_sum, judge_sum, summarised, training_sum
+from infl.federation.exchanges import (
+    RunView,
+    close_sum,
+    count_sum,
+    judge_sum,
+    metric_scales,
+    summarised,
+    training_sum,
+)
 from infl.federation.fitted import read_for_fit
 from infl.federation.initial import build_flat_model
 from infl.federation.packings import update_exponent
@@ -121,3 +129,22 @@ def test_what_a_round_sums(
     )
     assert not (high[WIDER_COUNT].of_all or high[LEFT_OUT_COUNT].of_all)  # they go with the update
     assert all(f.of_all for name, f in high.items() if name not in (WIDER_COUNT, LEFT_OUT_COUNT))
+
+
+def test_metrics_to_which_a_record_adds_little_have_one_limb(views: tuple) -> None:
+    task, panel, sites = views
+    names = [field.name for field in judge_sum(task, panel).packing.fields]
+    assert "metric.weighted_loss.higher" in names and "metric.confusion.high" not in names
+    parts = [
+        join_sums(judge_sum(task, panel).local(view, {}), judge_sum(task, panel).packing) for view in sites.values()
+    ]
+    total = split_sums(np.sum(parts, axis=0), judge_sum(task, panel).packing)
+    assert total["metric.confusion"].sum() == sum(len(view.data.validation) for view in sites.values())
+
+
+def test_a_kind_of_classifier_with_metrics_of_its_own_needs_no_list_of_its_own() -> None:
+    class Other(Classifier):
+        def metric_shapes(self, panel: object) -> dict[str, tuple[int, ...]]:
+            return {"loss": (), "weight": ()}
+
+    assert list(metric_scales(Other(target="label"), {"classes": ["a", "b"]})) == ["metric.weight"]

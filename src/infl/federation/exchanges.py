@@ -117,7 +117,7 @@ def judge_sum(task: Task, panel: Mapping[str, Any]) -> FederatedSum:
     return FederatedSum(
         name="judge",
         shapes=metric_shapes(task, panel),
-        scale=metric_scales(task),
+        scale=metric_scales(task, panel),
         local=lambda site, state: metric_arrays(site.judge()),
         combine=lambda total, state: {**state, "metrics": summarised(task, panel, total)},
         says="results of the last model on the site's validation records, as parts of sums",
@@ -165,7 +165,7 @@ def training_sum(task: Task, agreement: Agreement, shared: Layout) -> TrainingSu
         Field(WIDER_COUNT, (len(update), MOST_STEPS_AT_ONCE if width == FULL else 1), 0, bits=64),
     )
     shapes = sums | metric_shapes(task, agreement.panel)
-    of_all = sums_packing(shapes, metric_scales(task), marked=False)
+    of_all = sums_packing(shapes, metric_scales(task, agreement.panel), marked=False)
     return TrainingSum(Packing((*update, *counts, *of_all.fields), width), marked=True)
 
 
@@ -174,9 +174,10 @@ def metric_shapes(task: Task, panel: Mapping[str, Any]) -> dict[str, tuple[int, 
     return {f"{METRIC_PREFIX}{name}": tuple(shape) for name, shape in task.metric_shapes(panel).items()}
 
 
-def metric_scales(task: Task) -> dict[str, Scale]:
+def metric_scales(task: Task, panel: Mapping[str, Any]) -> dict[str, Scale]:
     """Return the scales of those that do not have the usual one: one limb where a record adds about 1 at most."""
-    return {f"{METRIC_PREFIX}{name}": Scale(limbs=1) for name in task.bounded_metrics}
+    bounded = [f"{METRIC_PREFIX}{name}" for name in task.bounded_metrics]
+    return {name: Scale(limbs=1) for name in metric_shapes(task, panel) if name in bounded}
 
 
 def metric_arrays(sums: Sums) -> dict[str, np.ndarray]:

@@ -89,7 +89,7 @@ def test_too_few_shares() -> None:
 
 @pytest.mark.parametrize("n_cores", [1, 2, 3])
 def test_masks_are_the_same_on_any_number_of_cores(monkeypatch: pytest.MonkeyPatch, n_cores: int) -> None:
-    n, parts = 6 * lanes.LANE_BLOCK + 17, []
+    n, parts = 3 * lanes.LANE_BLOCK + 17, []
     plus, minus = [bytes([number] * 32) for number in range(4)], [bytes([9] * 32), bytes([8] * 32)]
     expected = np.zeros(n, np.uint32)
     for sign, seeds in ((1, plus), (-1, minus)):

@@ -13,7 +13,7 @@ from infl.privacy.seal.narrow import FULL, signed
 from infl.privacy.seal.packing import Quantiser
 from infl.privacy.seal.tag import TAG_PLACES, Tag, split_high
 
-LANE_BLOCK = 1 << 16
+LANE_BLOCK = 1 << 17
 """Words that are worked on at a time; a whole number of the tag's blocks and of ChaCha20's."""
 PART = 1 << 20
 """Fewest words that a core of its own is worth."""
