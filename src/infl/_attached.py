@@ -1,6 +1,6 @@
 """Names of a package that are imported when they are first used, while the garbage collector rests.
 
-Loading torch and anndata makes a million objects that stay. The collector would go through all of them again and again on the way and
+Loading torch and anndata makes some hundred thousand objects that stay. The collector would go through all of them again and again on the way and
 find nothing: a tenth of the time to a first fit.
 """
 
