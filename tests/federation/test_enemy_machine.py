@@ -544,6 +544,24 @@ def one_mask_for_all() -> Iterator[None]:
         yield
 
 
+def test_metrics_of_some_stay_closed_when_their_update_is_opened() -> None:
+    machine = Enemies()
+    machine.begin()
+    try:
+        machine.honest(0, SITES, True)
+        machine.honest(0, SITES[:-1], True)
+        assert 1 in machine.worlds[0].opened
+        machine.nothing_is_wrong()
+    finally:
+        machine.teardown()
+
+
+def test_they_would_be_open_under_one_mask() -> None:
+    """The control of the test above."""
+    with one_mask_for_all(), pytest.raises(AssertionError, match="metrics of .* were opened"):
+        test_metrics_of_some_stay_closed_when_their_update_is_opened()
+
+
 @contextmanager
 def as_it_is() -> Iterator[None]:
     yield
