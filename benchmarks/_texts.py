@@ -276,15 +276,14 @@ def importance() -> str:
     heads = [
         f"{method}, {of}" for of in ("same model", "fitted in one place") for method in ("gradients", "permutation")
     ]
-    lines = ["| set, model | " + " | ".join(heads) + " |", "| --- " * 5 + "|"]
+    heads += ["permutation, drawn twice in one place", "gradients, two fits in one place"]
+    lines = ["| set, model | " + " | ".join(heads) + " |", "| --- " * (len(heads) + 1) + "|"]
     for name, words in shown.items():
-        for model in ("linear", "network"):
-            found = [rows[f"{name}, {model}, {head}: rank correlation"] for head in heads]
-            lines.append(
-                f"| {words}, {model} | "
-                + " | ".join(f"{row['measured']:.3f} ± {row['spread']:.3f}" for row in found)
-                + " |"
-            )
+        for model in ("linear", "network", "network by whole steps"):
+            found = [rows.get(f"{name}, {model}, {head}: rank correlation") for head in heads]
+            cells = ["not run" if row is None else f"{row['measured']:.3f} ± {row['spread']:.3f}" for row in found]
+            if any(found):
+                lines.append(f"| {words}, {model} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -300,7 +299,9 @@ def phenotype_thieves() -> str:
     def shown(value: float) -> str:
         return "below 0" if value < 0 else f"{value:.2f}"
 
-    for head in dict.fromkeys(what.split(":")[0] for what in rows):
+    for head in sorted(
+        dict.fromkeys(what.split(":")[0] for what in rows), key=lambda name: name.removesuffix(" network")
+    ):
         found = {what.split(": ")[1].split(", ")[0]: row for what, row in rows.items() if what.startswith(f"{head}: ")}
         if "no_key" not in found:
             continue
@@ -318,6 +319,16 @@ def phenotype_thieves() -> str:
             else ["not run"] * 3
         )
         lines.append(f"| {head}, {metric.replace('r2', 'R²')} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "| linear model, measure | published correlations and the file | and random numbers | and the file unlocked |",
+    ]
+    lines.append("| --- " * 4 + "|")
+    for what, row in rows.items():
+        if ": summary, " in what:
+            measure = what.replace(": summary", "").replace("r2", "R²")
+            figures = " | ".join(f"{row[name]:.3f}" for name in ("measured", "chance", "control"))
+            lines.append(f"| {measure} | {figures} |")
     return "\n".join(lines) + "\n"
 
 
