@@ -21,12 +21,12 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
+from scipy import stats
 from threadpoolctl import threadpool_limits
 
 import infl
 from _table import Table
 from infl.attacks import AuditContext, Finding, load_attack
-from infl.attacks._kit.statistics import interval
 from infl.errors import InflWarning
 from infl.federation.held_out import folds
 from infl.models.registry import make_task
@@ -138,8 +138,9 @@ def with_summary(head: str) -> Finding:
         found["nothing"].append(worth(rng.permutation(stored) * rng.choice([-1, 1], len(stored))))
         found["unlocked"].append(worth(unlocked))
     chance, control = np.mean(found["nothing"]), np.mean(found["unlocked"])
-    more = interval(np.subtract(found["file"], found["nothing"]))
-    ends = {name: more[name] + chance for name in ("value", "low", "high")} | {"trials": N_SPLITS}
+    more = np.subtract(found["file"], found["nothing"])
+    value, half = more.mean() + chance, stats.t.ppf(0.975, N_SPLITS - 1) * more.std(ddof=1) / N_SPLITS**0.5
+    ends = {"value": value, "low": value - half, "high": value + half, "trials": N_SPLITS}
     metric = "concordance" if survival else "r2 at the best scale"
     note = "Published figures of each feature with the stored weights, against random numbers (chance) and the unlocked file (control)."
     return Finding(metric, **ends, chance=chance, control=control, promised=True, margin=0.02, note=note)
