@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FIGURES = {
     "perturbation": ("05_perturbation", 0),
     "scvi": ("06_scvi", 0),
-    "spatial": ("07_spatial_domains", 0),
+    "spatial": ("07_spatial_domains", 3),
     "markers": ("13_markers_and_de", 0),
     "survival": ("14_survival_and_regression", 0),
 }

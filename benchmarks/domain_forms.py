@@ -1,8 +1,8 @@
 """Forms of domains that were tried on all pairs, triples and the four of patients A-D: python benchmarks/domain_forms.py.
 
 All of them on pooled data, with the regions in sight, jointly, mean over four and six domains, one seed: to find a form, not to judge one.
-The form that agreed best was read once on patients E and H (docs/decisions/0035); its rows are in ``benchmarks/results/domains.json``.
-Needs harmonypy.
+Two forms were read on patients E and H, each once (docs/decisions/0035 and 0036); rows of the second, which is the default, are in
+``benchmarks/results/domains.json``. Needs harmonypy.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from itertools import combinations
 
 import anndata as ad
 import numpy as np
+from scipy import sparse
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
+from sklearn.mixture import GaussianMixture
 
 from _evidence import data_file
 from _table import Table
 from domains import SETS, Sections, judged
-from harmony import mixing
+from harmony import harmony_of_pooled, mixing
+from infl.sums import mixture
 
 FRAME = 10
 """Principal axes in which shared ones are sought."""
@@ -47,7 +50,7 @@ def shared(data: Sections, values: dict[str, np.ndarray], d: int) -> np.ndarray:
     return frame @ np.linalg.eigh(total @ total - sum(c @ c for c in each))[1][:, ::-1][:, :d]
 
 
-def along(axes: Callable, kind: str, d: int, *, mixed: bool = False, centred: bool = False) -> Callable:
+def along(axes: Callable, kind: str, d: int, *, theta: float | None = None, centred: bool = False) -> Callable:
     """Spots and their neighbours along axes, (n_obs, d); mixed by Harmony, or each section seen from its own mean."""
 
     def embed(data: Sections) -> np.ndarray:
@@ -55,9 +58,22 @@ def along(axes: Callable, kind: str, d: int, *, mixed: bool = False, centred: bo
         found = axes(data, values, d)
         z = np.concatenate([(x - x.mean(0) if centred else x) @ found for x in values.values()])
         z = z - z.mean(0)
-        return data.harmony(z, 0.5, 0) if mixed else z
+        return z if theta is None else harmony_of_pooled(z, data.patient, 0, sigma=0.5, theta=theta)
 
     return embed
+
+
+def equal_widths(z: np.ndarray, k: int) -> np.ndarray:
+    """The mixture of ``model="spatial"``, without its vote of neighbours."""
+    state = mixture.first(mixture.moments(z), k)
+    for _ in range(25):
+        state = mixture.moved(state, mixture.parts(z, state))
+    best = mixture.best(state, mixture.parts(z, state))
+    return mixture.assign(z, best, sparse.csr_matrix((len(z), len(z))), 0)
+
+
+def own_widths(z: np.ndarray, k: int) -> np.ndarray:
+    return GaussianMixture(k, covariance_type="spherical", n_init=16, random_state=0).fit_predict(z)
 
 
 def k_means(z: np.ndarray, k: int) -> np.ndarray:
@@ -81,8 +97,45 @@ def tree(z: np.ndarray, k: int) -> np.ndarray:
 
 FORMS: dict[str, tuple[Callable, Callable]] = {
     RIVAL: (lambda data: data.pooled_pca(data.values("log", 1), 5), k_means),
-    "the default: 2 principal axes within sections, roots, Harmony + k-means": (
-        along(principal, "root", 2, mixed=True),
+    "2 principal axes within sections, roots, Harmony with theta=2 + k-means": (
+        along(principal, "root", 2, theta=2),
+        k_means,
+    ),
+    "3 principal axes within sections, roots, Harmony with theta=2 + k-means": (
+        along(principal, "root", 3, theta=2),
+        k_means,
+    ),
+    "5 principal axes within sections, roots, Harmony with theta=0.5 + k-means": (
+        along(principal, "root", 5, theta=0.5),
+        k_means,
+    ),
+    "sigma=0.5: 5 principal axes within sections, roots, Harmony with theta=0.5 + mixture of equal widths": (
+        along(principal, "root", 5, theta=0.5),
+        equal_widths,
+    ),
+    "3 principal axes within sections, roots, Harmony with theta=0.5 + mixture of equal widths": (
+        along(principal, "root", 3, theta=0.5),
+        equal_widths,
+    ),
+    "the default: 5 principal axes within sections, roots, not mixed + mixture of equal widths": (
+        along(principal, "root", 5),
+        equal_widths,
+    ),
+    "3 principal axes within sections, roots, not mixed + mixture of equal widths": (
+        along(principal, "root", 3),
+        equal_widths,
+    ),
+    "5 principal axes within sections, roots, not mixed + mixture of own widths": (
+        along(principal, "root", 5),
+        own_widths,
+    ),
+    "5 principal axes within sections, roots, not mixed + k-means": (along(principal, "root", 5), k_means),
+    "5 principal axes within sections, roots of amounts, not mixed + k-means": (
+        along(principal, "amount", 5),
+        k_means,
+    ),
+    "5 principal axes within sections, roots, sections from their own means + k-means": (
+        along(principal, "root", 5, centred=True),
         k_means,
     ),
     "2 principal axes within sections, roots, not mixed + k-means": (along(principal, "root", 2), k_means),

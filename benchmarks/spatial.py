@@ -1,7 +1,7 @@
 """Spatial domains on four HER2-positive tumours, each at a site of its own: python benchmarks/spatial.py [QUESTION …].
 
 Domains are found without the pathologist's regions and then held against them, spots that are "undetermined" left out.
-Harmony and iLISI need harmonypy and scib-metrics.
+Harmony and iLISI need harmonypy.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from sklearn.mixture import GaussianMixture
 
 import infl
 from _table import Table
+from harmony import mixing
 from infl.keys import Keyring
 from infl.models.locked.outputs import infer
 from infl.models.neighbours import averaging, sections_of
@@ -97,14 +98,7 @@ def stolen(latent: dict[str, np.ndarray], seed: int) -> float:
 
 
 def ilisi(latent: dict[str, np.ndarray]) -> float:
-    from scib_metrics import ilisi_knn
-    from scib_metrics.nearest_neighbors import NeighborsResults
-    from sklearn.neighbors import NearestNeighbors
-
-    x = np.concatenate(list(latent.values()))
-    batch = np.repeat(np.arange(len(latent)), [len(z) for z in latent.values()])
-    distances, indices = NearestNeighbors(n_neighbors=90).fit(x).kneighbors(x)
-    return float(ilisi_knn(NeighborsResults(indices=indices, distances=distances), batch))
+    return mixing(np.concatenate(list(latent.values())), np.repeat(list(latent), [len(z) for z in latent.values()]))
 
 
 def add_all(table: Table, what: str, runs: list[dict[str, float]], asked: dict[str, float] | None = None) -> None:
@@ -178,7 +172,7 @@ def federated(table: Table) -> None:
     table.add(f"a thief clusters the latent of a wrong key: {JOINT}", "reported", thief)
     table.add(f"a thief clusters the latent of an untrained network: {JOINT}", "reported", untrained)
     table.add(f"published lock, a thief clusters the latent of a wrong key: {JOINT}", "reported", published_thief)
-    table.add("infl: graph iLISI of the sections", "reported", mixing)
+    table.add("infl: iLISI of the sections, 0 to 1", "reported", mixing)
 
 
 def baselines(table: Table) -> None:
@@ -218,7 +212,7 @@ def baselines(table: Table) -> None:
     for what, runs in rows.items():
         add_all(table, what, runs)
     for what, values in mixing.items():
-        table.add(f"{what}: graph iLISI of the sections", "reported", values)
+        table.add(f"{what}: iLISI of the sections, 0 to 1", "reported", values)
 
 
 QUESTIONS = {"federated": federated, "baselines": baselines}

@@ -30,7 +30,9 @@ class Unruled:
 _WEIGHTS = "its sums weight records by their totals, and give those back"
 UNRULED: Mapping[str, tuple[Unruled, ...]] = {
     "cluster": (
-        Unruled("a component may come to be about a few records", "take 'kmeans' or 'ward'", "method", ("gmm",)),
+        Unruled(
+            "a component may come to be about a few records", "take 'kmeans' or 'ward'", "method", ("gmm", "spheres")
+        ),
         Unruled("it sends centroids of small groups", "take 'kmeans' or 'ward'", "method", ("leiden",)),
     ),
     "cox": (
@@ -58,6 +60,10 @@ UNRULED: Mapping[str, tuple[Unruled, ...]] = {
             "samples of the same names may be of other cells",
             "make samples before the study",
         ),
+    ),
+    "spatial_domains": (
+        Unruled("a domain may come to be about a few records", "take 'kmeans'", "method", ("spheres",)),
+        Unruled("a section may come to be about few records while it is mixed", "pass sigma=None", "sigma"),
     ),
     "rank_genes_groups": (
         Unruled(

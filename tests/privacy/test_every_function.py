@@ -53,6 +53,7 @@ JUDGED: dict[str, Ask] = {
 REFUSED: dict[str, Ask] = {
     "pp.highly_variable_genes batch_key": lambda s: infl.pp.highly_variable_genes(s, batch_key="site", key=KEY),
     "tl.cluster gmm": lambda s: infl.tl.cluster(s, 3, method="gmm", use_rep="X_pca", key=KEY),
+    "tl.cluster spheres": lambda s: infl.tl.cluster(s, 3, method="spheres", use_rep="X_pca", key=KEY),
     "tl.cluster leiden": lambda s: infl.tl.cluster(s, method="leiden", use_rep="X_pca", key=KEY),
     "tl.de deseq2": lambda s: infl.tl.de(s, "~ arm", method="deseq2", layer="counts", key=KEY),
     "tl.de voom": lambda s: infl.tl.de(s, "~ arm", method="voom", layer="counts", key=KEY),

@@ -99,6 +99,21 @@ def test_groups_are_joined_where_it_adds_least():
     np.testing.assert_allclose(facts["means"], own, atol=0.05)
 
 
+def test_spheres_are_equally_wide_and_leave_a_large_group_in_one_piece():
+    rng = np.random.default_rng(1)
+    x = np.concatenate([rng.normal((0, 0), 1, (900, 2)), rng.normal((4.5, 0), 1, (45, 2))])
+    truth, share = np.repeat([0, 1], [900, 45]), {}
+    for method in ("kmeans", "spheres"):
+        sites = dealt(x)
+        cluster(sites, 2, method=method, use_rep="X_infl")
+        share[method] = adjusted_rand_score(truth, labels_of(sites))
+    assert share["spheres"] > 0.85 > 0.5 > share["kmeans"]
+    facts = sites["s0"].uns["infl_cluster"]
+    variance = facts["covariances"][0, 0, 0]
+    np.testing.assert_allclose(facts["covariances"], np.broadcast_to(variance * np.eye(2), (2, 2, 2)))
+    assert variance == pytest.approx(1, abs=0.1) and facts["weights"] == pytest.approx([900 / 945, 45 / 945], abs=0.02)
+
+
 def test_leiden_finds_the_same_groups_at_sites_that_have_not_all_of_them():
     x, truth = make_blobs(600, 6, centers=4, cluster_std=0.6, random_state=1)
     sites = {}
@@ -113,7 +128,7 @@ def test_leiden_finds_the_same_groups_at_sites_that_have_not_all_of_them():
     assert sites["a"].uns["infl_cluster"]["n_obs"].sum() == len(both)
 
 
-@pytest.mark.parametrize("method", ["kmeans", "gmm", "ward", "leiden"])
+@pytest.mark.parametrize("method", ["kmeans", "gmm", "spheres", "ward", "leiden"])
 def test_one_seed_one_result_with_and_without_the_seal(blood, method):
     k = None if method == "leiden" else 6
     results = []
@@ -128,7 +143,7 @@ def test_one_seed_one_result_with_and_without_the_seal(blood, method):
     np.testing.assert_array_equal(results[0], results[2])
 
 
-@pytest.mark.parametrize("method", ["kmeans", "gmm", "ward"])
+@pytest.mark.parametrize("method", ["kmeans", "gmm", "spheres", "ward"])
 @settings(max_examples=10)  # without the bound, two thirds or more of such data show a sum over a few
 @given(seed=st.integers(0, 1000), k=st.integers(2, 6), n=st.integers(30, 80))
 def test_no_sum_is_over_a_few_observations(method, seed, k, n):
@@ -184,7 +199,9 @@ def test_ready_for_scanpy_after_a_federated_pca(khan_sites):
 
 def test_what_cannot_work_is_one_line_and_alters_nothing(blood):
     sites = dealt(blood.obsm["X_infl"])
-    with pytest.raises(SettingsError, match="method='louvain': give one of 'kmeans', 'gmm', 'ward', 'leiden'"):
+    with pytest.raises(
+        SettingsError, match="method='louvain': give one of 'kmeans', 'gmm', 'spheres', 'ward', 'leiden'"
+    ):
         cluster(sites, 3, method="louvain")
     for k in (None, 0, 141):
         with pytest.raises(SettingsError, match=f"n_clusters must be from 1 to 140 for 700 observations .*, not {k}"):

@@ -23,7 +23,7 @@ def test_domains_mean_the_same_at_all_sites():
     assert agreement(sites) > 0.85
     one = sites["p1"]
     assert one.obs["infl_domain"].cat.categories.tolist() == ["0", "1", "2"]
-    assert one.obsm["X_infl_domain"].shape == (one.n_obs, 2) and one.varm["infl_domain"].shape == (30, 2)
+    assert one.obsm["X_infl_domain"].shape == (one.n_obs, 5) and one.varm["infl_domain"].shape == (30, 5)
     assert one.uns["infl_domain"]["n_obs"].sum() == sum(adata.n_obs for adata in sites.values())
     np.testing.assert_array_equal(one.varm["infl_domain"], sites["p0"].varm["infl_domain"])
 

@@ -27,21 +27,21 @@ class NeighbourhoodNet(nn.Module):
 
     Notes
     -----
-    ``scale`` (n_features), by which the input is divided, and ``axes`` (n_latent, n_features; orthonormal rows) are set
-    from sums over sites and not part of ``state_dict``.
+    ``scale`` (), by which the input is divided, and ``axes`` (n_latent, n_features; orthonormal rows) are set from sums over
+    sites and not part of ``state_dict``.
 
     Examples
     --------
     >>> import torch
     >>> net = NeighbourhoodNet(30).eval()
     >>> net(torch.zeros(2, 30)).shape, net.latent(torch.zeros(2, 30)).shape
-    (torch.Size([2, 30]), torch.Size([2, 10]))
+    (torch.Size([2, 30]), torch.Size([2, 5]))
     """
 
     scale: Tensor
     axes: Tensor
 
-    def __init__(self, n_features: int, *, width: int = 64, n_latent: int = 10, mask: float = 0.2) -> None:
+    def __init__(self, n_features: int, *, width: int = 64, n_latent: int = 5, mask: float = 0.2) -> None:
         super().__init__()
         self.mask = nn.Dropout(mask)
         self.hidden = nn.Linear(n_features, width)
@@ -50,7 +50,7 @@ class NeighbourhoodNet(nn.Module):
         nn.init.normal_(self.bottleneck.weight, std=1e-3)  # begins as the principal components
         nn.init.normal_(self.bottleneck.bias, std=1e-3)
         self.offset = nn.Parameter(torch.randn(n_features) * 1e-4)
-        self.register_buffer("scale", torch.ones(n_features), persistent=False)
+        self.register_buffer("scale", torch.tensor(1.0), persistent=False)
         self.register_buffer("axes", torch.zeros(n_latent, n_features), persistent=False)
 
     def latent(self, x: Tensor) -> Tensor:

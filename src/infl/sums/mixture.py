@@ -1,9 +1,9 @@
 """Domains that mean the same at all sites: a mixture of normal distributions over the latents of all sites, from sums.
 
-A domain is as wide as it is: tumours vary more among themselves than fat does, and k-means, for which all are equally
-wide, would cut the former in parts. So each has a variance and a share of its own (expectation maximisation for spherical
-normal distributions). Several beginnings go abreast in the same exchanges, so they cost none. Their first centres are drawn
-from the normal distribution with mean and covariance of all latents: no spot is ever anybody's centre.
+All domains are equally wide in all directions, as for k-means, and each has a share of its own, so that a large tissue
+need not be cut in parts (expectation maximisation for spherical normal distributions of one variance). Several beginnings go
+abreast in the same exchanges, so they cost none. Their first centres are drawn from the normal distribution with mean and
+covariance of all latents: no spot is ever anybody's centre.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ MIXTURE_STARTS = 16
 FEWEST = 5
 """Least number of spots that a centre is the mean of; smaller domains keep their centre."""
 NARROWEST = 1e-3
-"""Least variance of a domain, of the latents' mean one: a domain of equal spots must not draw all likelihood to itself."""
+"""Least variance within domains, of the latents' mean one: equal spots must not draw all likelihood to themselves."""
 
 
 def mixture(latents: Latents, k: int, d: int, *, steps: int) -> list[FederatedSum]:
-    """Return the sums that find the likeliest of several mixtures; state: ``centres``, ``variances``, ``shares``.
+    """Return the sums that find the likeliest of several mixtures; state: ``centres``, ``variance``, ``shares``.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def mixture(latents: Latents, k: int, d: int, *, steps: int) -> list[FederatedSu
 
     def records(site: Any, state: State) -> Records:
         found = local(site, state)["n"]
-        return {"n": found, "sum": found[..., None], "squares": found, "likelihood": found.sum(-1)}
+        return {"n": found, "sum": found[..., None], "squares": found.sum(-1), "likelihood": found.sum(-1)}
 
     begin = FederatedSum(
         name="latents",
@@ -66,7 +66,7 @@ def mixture(latents: Latents, k: int, d: int, *, steps: int) -> list[FederatedSu
         shapes=part_shapes(k, d),
         local=local,
         combine=lambda total, state: moved(state, total),
-        says="for each domain: number of spots, sums and spread of the values that the model gives to them",
+        says="for each domain: number of spots and sums of the values that the model gives to them; their spread within domains",
         records=records,
         steps=steps,
         called="{name} {step}",
@@ -86,7 +86,7 @@ def moments(z: np.ndarray) -> Arrays:
 
 
 def first(sums: Mapping[str, np.ndarray], k: int) -> Arrays:
-    """Mixtures to begin with, the same at all sites: centres (beginnings, k, d), variances and shares (beginnings, k)."""
+    """Mixtures to begin with, the same at all sites: centres (beginnings, k, d), variance (beginnings,), shares (beginnings, k)."""
     n = max(float(sums["n"]), 1.0)
     mean = sums["sum"] / n
     values, axes = np.linalg.eigh(sums["products"] / n - np.outer(mean, mean))
@@ -94,7 +94,7 @@ def first(sums: Mapping[str, np.ndarray], k: int) -> Arrays:
     draws = np.random.default_rng(0).standard_normal((MIXTURE_STARTS, k, len(mean)))
     return {
         "centres": mean + draws * np.sqrt(values) @ axes.T,
-        "variances": np.full((MIXTURE_STARTS, k), max(values.mean(), 1e-12)),
+        "variance": np.full(MIXTURE_STARTS, max(values.mean(), 1e-12)),
         "shares": np.full((MIXTURE_STARTS, k), 1 / k),
         "floor": np.asarray(NARROWEST * max(values.mean(), 1e-12)),
     }
@@ -103,28 +103,28 @@ def first(sums: Mapping[str, np.ndarray], k: int) -> Arrays:
 def part_shapes(k: int, d: int, beginnings: int = MIXTURE_STARTS) -> dict[str, tuple[int, ...]]:
     """Shapes of :func:`parts`."""
     each = (beginnings, k)
-    return {"n": each, "sum": (*each, d), "squares": each, "likelihood": (beginnings,)}
+    return {"n": each, "sum": (*each, d), "squares": (beginnings,), "likelihood": (beginnings,)}
 
 
 def log_joint(squares: np.ndarray, mixture: Mapping[str, np.ndarray]) -> np.ndarray:
     """Log-density of spots and domains (n, k) for squared distances (n, k) to a mixture's centres, up to a constant."""
-    variances, d = mixture["variances"], mixture["centres"].shape[-1]
-    return np.log(mixture["shares"]) - d / 2 * np.log(variances) - squares / (2 * variances)
+    variance, d = mixture["variance"], mixture["centres"].shape[-1]
+    return np.log(mixture["shares"]) - d / 2 * np.log(variance) - squares / (2 * variance)
 
 
 def parts(z: np.ndarray, mixtures: Mapping[str, np.ndarray]) -> Arrays:
-    """Of each beginning: numbers (k,) and sums (k, d) of each domain, squares (k,) about its centre, and log-likelihood."""
+    """Of each beginning: numbers (k,) and sums (k, d) of each domain, squares about the centres, and log-likelihood."""
     begun, k, d = mixtures["centres"].shape
     sums: Arrays = {name: np.zeros(shape) for name, shape in part_shapes(k, d, begun).items()}
     if len(z):
         for i in range(begun):
-            own = {name: mixtures[name][i] for name in ("centres", "variances", "shares")}
+            own = {name: mixtures[name][i] for name in ("centres", "variance", "shares")}
             squares = cdist(z, own["centres"], "sqeuclidean")
             joint = log_joint(squares, own)
             total = logsumexp(joint, axis=1, keepdims=True)
             belongs = np.exp(joint - total)
             sums["n"][i], sums["sum"][i], sums["likelihood"][i] = belongs.sum(0), belongs.T @ z, total.sum()
-            sums["squares"][i] = (belongs * squares).sum(0)
+            sums["squares"][i] = (belongs * squares).sum()
     return sums
 
 
@@ -133,17 +133,18 @@ def moved(mixtures: Mapping[str, np.ndarray], sums: Mapping[str, np.ndarray]) ->
     before, n = mixtures["centres"], np.maximum(sums["n"], 1e-12)
     enough = sums["n"] >= FEWEST - 0.5
     centres = np.where(enough[..., None], sums["sum"] / n[..., None], before)
-    about = sums["squares"] / n - ((centres - before) ** 2).sum(-1)  # about the new centre
-    variances = np.where(enough, np.maximum(about / before.shape[-1], mixtures["floor"]), mixtures["variances"])
+    about = sums["squares"] - (sums["n"] * ((centres - before) ** 2).sum(-1)).sum(-1)  # about the new centres
+    variance = np.maximum(about / np.maximum(sums["n"].sum(-1) * before.shape[-1], 1e-12), mixtures["floor"])
     weights = np.maximum(sums["n"], 1.0)
-    return {**mixtures, "centres": centres, "variances": variances, "shares": weights / weights.sum(-1, keepdims=True)}
+    return {**mixtures, "centres": centres, "variance": variance, "shares": weights / weights.sum(-1, keepdims=True)}
 
 
 def best(mixtures: Mapping[str, np.ndarray], sums: Mapping[str, np.ndarray]) -> Arrays:
-    """The likeliest mixture, its largest domain first: centres (k, d), variances and shares (k,)."""
+    """The likeliest mixture, its largest domain first: centres (k, d), variance () and shares (k,)."""
     chosen = int(sums["likelihood"].argmax())
     order = np.argsort(-mixtures["shares"][chosen], kind="stable")
-    return {name: mixtures[name][chosen][order] for name in ("centres", "variances", "shares")}
+    of_domains = {name: mixtures[name][chosen][order] for name in ("centres", "shares")}
+    return of_domains | {"variance": np.asarray(mixtures["variance"][chosen])}
 
 
 def named(domain: np.ndarray, k: int, names: pd.Index) -> pd.Series:
@@ -166,7 +167,7 @@ def assign(z: np.ndarray, mixture: Mapping[str, np.ndarray], graph: sparse.csr_m
     --------
     >>> path = sparse.csr_matrix(np.eye(5, k=1) + np.eye(5, k=-1))
     >>> z = np.array([[0.0], [0.0], [9.0], [0.0], [0.0]])
-    >>> two = {"centres": np.array([[0.0], [9.0]]), "variances": np.ones(2), "shares": np.array([0.5, 0.5])}
+    >>> two = {"centres": np.array([[0.0], [9.0]]), "variance": np.array(1.0), "shares": np.array([0.5, 0.5])}
     >>> assign(z, two, path, 0).tolist(), assign(z, two, path, 1).tolist()
     ([0, 0, 1, 0, 0], [0, 0, 0, 0, 0])
     """

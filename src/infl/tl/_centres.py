@@ -84,15 +84,26 @@ def kmeans(
 
 
 def mixture(
-    latents: Latents, k: int, *, n_init: int, max_iter: int, tol: float, seed: int, key: Keyring | None
+    latents: Latents,
+    k: int,
+    *,
+    n_init: int,
+    max_iter: int,
+    tol: float,
+    seed: int,
+    key: Keyring | None,
+    alike: bool = False,
 ) -> Centres:
-    """Expectation maximisation for a mixture of normal distributions, from the k-means of several beginnings."""
+    """Expectation maximisation for a mixture of normal distributions, from the k-means of several beginnings.
+
+    With `alike` all of them have one variance in all directions; only their means and weights differ.
+    """
     total = _total(latents, key)
     runs = []
     with openmp_threads_for(_multiplications(latents, k)):
         for means in _beginnings(latents, k, n_init, total, seed, key):
             start = _lloyd(latents, means, max_iter, tol, total, key)
-            runs.append(_expectation_maximisation(latents, start, max_iter, tol, total, key))
+            runs.append(_expectation_maximisation(latents, start, max_iter, tol, total, key, alike))
     return min(runs, key=lambda run: run.score)
 
 
@@ -229,12 +240,12 @@ def _means(
 
 
 def _expectation_maximisation(
-    latents: Latents, start: Centres, max_iter: int, tol: float, total: _Total, key: Keyring | None
+    latents: Latents, start: Centres, max_iter: int, tol: float, total: _Total, key: Keyring | None, alike: bool
 ) -> Centres:
     k = len(start.means)
     shares = {site: np.eye(k)[labels] for site, labels in start.labels.items()}
     spread = np.tile(np.diag(total.var + _RIDGE), (k, 1, 1))
-    means, covariances, weights = _maximise(latents, shares, start.means, spread, key)
+    means, covariances, weights = _maximise(latents, shares, start.means, spread, key, alike)
     before, score = np.inf, np.inf
     for _ in range(max_iter):
         model = _as_sklearn(means, covariances, weights)
@@ -244,7 +255,7 @@ def _expectation_maximisation(
             break
         before = score
         shares = {site: model.predict_proba(x) for site, x in latents.items()}
-        means, covariances, weights = _maximise(latents, shares, means, covariances, key)
+        means, covariances, weights = _maximise(latents, shares, means, covariances, key, alike)
     labels = {site: model.predict(x) for site, x in latents.items()}
     return Centres(means, score, labels, covariances, weights)
 
@@ -255,6 +266,7 @@ def _maximise(
     means: np.ndarray,
     covariances: np.ndarray,
     key: Keyring | None,
+    alike: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means, covariances and weights, given what share each component has in each observation."""
     means, n = _means(latents, shares, means, key)
@@ -263,7 +275,11 @@ def _maximise(
     total = run_sums([squares(*means.shape)], _of(latents, shares), key, state=known, about="mixture")["squares"]
     new = total / np.maximum(n, 1e-12)[:, None, None] + _RIDGE * np.eye(means.shape[1])
     covariances = np.where(enough[:, None, None], new, covariances)
-    return means, covariances, np.maximum(n, 1e-12) / np.maximum(n, 1e-12).sum()
+    weights = np.maximum(n, 1e-12) / np.maximum(n, 1e-12).sum()
+    if alike:
+        variance = weights @ np.trace(covariances, axis1=1, axis2=2) / means.shape[1]
+        covariances = np.broadcast_to(variance * np.eye(means.shape[1]), covariances.shape)
+    return means, covariances, weights
 
 
 def _as_sklearn(means: np.ndarray, covariances: np.ndarray, weights: np.ndarray) -> GaussianMixture:

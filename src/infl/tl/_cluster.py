@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from infl.keys import Keyring
 
-CLUSTER_METHODS = {"kmeans": kmeans, "gmm": mixture, "ward": ward}
+CLUSTER_METHODS = {"kmeans": kmeans, "gmm": mixture, "spheres": partial(mixture, alike=True), "ward": ward}
 
 
 @over_sites(
@@ -48,7 +49,7 @@ def cluster(
     sites: Mapping[str, AnnData | MuData] | AnnData | MuData,
     n_clusters: int | None = None,
     *,
-    method: Literal["kmeans", "gmm", "ward", "leiden"] = "kmeans",
+    method: Literal["kmeans", "gmm", "spheres", "ward", "leiden"] = "kmeans",
     use_rep: str = "X_infl",
     n_init: int = 5,
     max_iter: int = 300,
@@ -65,6 +66,8 @@ def cluster(
     - ``"kmeans"``: sites send numbers and sums of the observations of each cluster, as often as it takes to converge, from
       several beginnings. The result is a k-means of the pooled data.
     - ``"gmm"``: a mixture of normal distributions with full covariances, from sums too; begins with k-means.
+    - ``"spheres"``: such a mixture whose components are equally wide in all directions, as those of k-means, and have shares of
+      their own, so that a large group need not be cut in parts.
     - ``"ward"``: thirty groups by k-means, joined two by two where that adds least to the squared distances, until
       `n_clusters` are left. With one cluster more, one of the others is cut in two and the rest stays as it was.
     - ``"leiden"``: each site clusters its own graph of nearest neighbours and sends centroid, radius and number of its
@@ -132,7 +135,7 @@ def cluster(
     sizes_of = alongside(sites, {site: len(x) for site, x in latents.items()})
     n_obs = n_observations(sizes_of, key, about="cluster")
     if method not in (*CLUSTER_METHODS, "leiden"):
-        raise SettingsError(f"method must be 'kmeans', 'gmm', 'ward' or 'leiden', not {method!r}")
+        raise SettingsError(f"method must be 'kmeans', 'gmm', 'spheres', 'ward' or 'leiden', not {method!r}")
     facts: dict[str, Any] = {}
     if method == "leiden":
         if n_clusters is not None:
@@ -153,14 +156,14 @@ def cluster(
             facts["inertia"] = found.score
         else:
             k, d = means.shape
-            n_parameters = k * d + k * d * (d + 1) // 2 + k - 1
+            n_parameters = k * d + (1 if method == "spheres" else k * d * (d + 1) // 2) + k - 1
             facts["bic"] = 2 * found.score + n_parameters * np.log(n_obs)
 
     n_of = run_sums([sizes(len(means))], alongside(sites, labels), key, about="cluster")["n"]
     n_of = whole_numbers(n_of)
     order = np.argsort(-np.nan_to_num(n_of), kind="stable")
     rank = np.argsort(order, kind="stable")
-    if method == "gmm":
+    if "bic" in facts:
         facts |= {"covariances": found.covariances[order], "weights": found.weights[order]}  # type: ignore[index]
     categories = [str(i) for i in range(len(means))]
     params = {"method": method, "use_rep": use_rep, "seed": seed}

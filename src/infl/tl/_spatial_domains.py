@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from infl._parameters import LAYER, OTHER_COLUMN, SEED, Key, Real, Text, Whole
+from infl._parameters import LAYER, OTHER_COLUMN, SEED, Choice, Key, Real, Text, Whole
 from infl.data.consortium import alongside
 from infl.data.copy import own
 from infl.data.sites import over_sites
@@ -17,7 +17,7 @@ from infl.errors import DataError, SettingsError
 from infl.models.counts import check_counts
 from infl.models.matrix import FeatureMatrix
 from infl.models.neighbours import Sections, sections_of
-from infl.models.spatial.neighbourhoods import neighbourhood_shares
+from infl.models.spatial.neighbourhoods import Neighbourhoods
 from infl.pp import harmony_integrate, pca
 from infl.pp._matrix import SiteMatrix, matrices
 from infl.sums import FINE_SCALE, FederatedSum, run_sums
@@ -40,6 +40,8 @@ _REP = "X_pca"
     n_hops=Whole(0),
     n_axes=Whole(1),
     sigma=Real(0, open="low", none=True),
+    theta=Real(0),
+    method=Choice(("spheres", "kmeans")),
     n_init=Whole(1),
     seed=SEED,
     key_added=Key(),
@@ -53,8 +55,10 @@ def spatial_domains(
     layer: str | None = None,
     n_neighbors: int = 8,
     n_hops: int = 1,
-    n_axes: int = 2,
-    sigma: float | None = 0.5,
+    n_axes: int = 5,
+    sigma: float | None = None,
+    theta: float = 0.5,
+    method: Literal["spheres", "kmeans"] = "spheres",
     n_init: int = 10,
     seed: int = 0,
     key_added: str = "infl_domain",
@@ -65,9 +69,10 @@ def spatial_domains(
 
     A spot is what share each feature has in it, as a square root (Anscombe 1948), averaged over its neighbours in its own
     section. Axes are those along which spots differ within their sections, each section weighing alike (:func:`infl.pp.pca`).
-    Along them all sections are seen from the mean of all spots, and mixed where tissue is alike
-    (:func:`infl.pp.harmony_integrate`). What is near then is a domain (k-means, :func:`infl.tl.cluster`). Few axes hold what
-    sections have in common; more of them tell patients apart.
+    Along them all sections are seen from the mean of all spots, and what is near is a domain (:func:`infl.tl.cluster`).
+    Where patients have much tissue in common, ``sigma=0.5`` mixes them first (:func:`infl.pp.harmony_integrate`); where they have
+    not, that joins what differs. Sections need not have the same tissues in the same shares, so that clusters of which they
+    have uneven shares are penalised less (`theta`) than for cells.
 
     All of it is sums over spots; only their totals over sites are opened.
 
@@ -92,10 +97,14 @@ def spatial_domains(
     n_axes
         Number of axes.
     sigma
-        How softly sections are mixed; see :func:`infl.pp.harmony_integrate`. None: not at all, with `n_axes` of 10, for two
-        patients, or such whose tissue has little in common.
+        How softly sections are mixed, such as 0.5; see :func:`infl.pp.harmony_integrate`. None: not at all.
+    theta
+        How much uneven shares of sections in a cluster are penalised; see there.
+    method
+        How :func:`infl.tl.cluster` finds domains. ``"spheres"`` leaves a large tissue in one piece; ``"kmeans"``
+        goes under rules of disclosure, unless `sigma` is given.
     n_init
-        Beginnings of k-means; the best is kept.
+        Beginnings; the best is kept.
     seed
         Seed of everything that is random: one seed gives one result, with and without the seal.
     key_added
@@ -107,8 +116,8 @@ def spatial_domains(
     -------
     None. At every site are written ``obs["infl_domain"]``, categories ``"0"``, ``"1"`` and so on by size, alike everywhere;
     ``obsm["X_infl_domain"]``, where spots are near that are alike, (n_obs, n_axes); ``varm["infl_domain"]``, the axes, (n_vars,
-    n_axes); and ``uns["infl_domain"]`` with ``params``, ``means`` (n_domains, n_axes), ``n_obs`` of each domain over all sites,
-    ``inertia`` and, where the number was found, ``strength`` by number of domains.
+    n_axes); and ``uns["infl_domain"]`` with ``params``, ``means`` (n_domains, n_axes), ``n_obs`` of each domain over all sites, what else
+    :func:`infl.tl.cluster` says of them and, where the number was found, ``strength`` by number of domains.
 
     Raises
     ------
@@ -143,11 +152,12 @@ def spatial_domains(
     n_vars = len(next(iter(at.values())).adata.var_names)
     if n_axes > n_vars:
         raise SettingsError(f"n_axes={n_axes} is more than the {n_vars} features that sites have: lower it")
-    sections, shares = {}, {}
+    sections, near = {}, {}
     for site, matrix in at.items():
         sections[site] = sections_of(matrix.adata, spatial_key=spatial_key, section_key=section_key, site=site)
-        shares[site] = _shares(matrix, sections[site], n_neighbors, n_hops)
-    axes = _axes(at, sections, shares, n_axes, seed, key)
+        near[site] = _neighbourhoods(matrix, sections[site], n_neighbors, n_hops)
+    shares = {site: of.rows() for site, of in near.items()}
+    axes = _axes(at, near, n_axes, seed, key)
     total = run_sums([mean_of_shares(n_vars)], alongside(at, shares), key, about="spatial domains")
     spots = {}
     for site, x in shares.items():
@@ -160,6 +170,7 @@ def spatial_domains(
             None if section_key is None else "section",
             basis=_REP,
             adjusted_basis=_REP,
+            theta=theta,
             sigma=sigma,
             seed=seed,
             key=key,
@@ -169,9 +180,10 @@ def spatial_domains(
         latents = alongside(at, {site: found.obsm[_REP] for site, found in spots.items()})
         found = strengths(latents, {s: halves_of_sections(of) for s, of in sections.items()}, seed, key)
         n_domains, facts["strength"] = well_told(found), {str(k): value for k, value in found.items()}
-    cluster(mixed, n_domains, use_rep=_REP, n_init=n_init, seed=seed, key=key)
+    cluster(mixed, n_domains, method=method, use_rep=_REP, n_init=n_init, seed=seed, key=key)
     params = {"spatial_key": spatial_key, "section_key": section_key or "", "layer": layer or "", "seed": seed}
-    params |= {"n_neighbors": n_neighbors, "n_hops": n_hops, "n_axes": n_axes, "sigma": sigma or 0.0, "n_init": n_init}
+    params |= {"n_neighbors": n_neighbors, "n_hops": n_hops, "n_axes": n_axes, "sigma": sigma or 0.0}
+    params |= {"theta": theta, "method": method, "n_init": n_init}
     for site, adata in sites.items():
         found_here = spots[site].uns["infl_cluster"]
         own(adata).obs[key_added] = pd.Series(spots[site].obs["infl_cluster"].array, index=adata.obs_names)
@@ -180,33 +192,21 @@ def spatial_domains(
         adata.uns[key_added] = found_here | {"params": dict(params)} | {name: dict(v) for name, v in facts.items()}
 
 
-def _shares(matrix: SiteMatrix, sections: Sections, n_neighbors: int, n_hops: int) -> np.ndarray:
-    """Roots of the features' shares in each spot, averaged over neighbours, (n_obs, n_vars)."""
+def _neighbourhoods(matrix: SiteMatrix, sections: Sections, n_neighbors: int, n_hops: int) -> Neighbourhoods:
+    """What each spot's neighbourhood expresses."""
     x = FeatureMatrix(matrix.adata, list(matrix.adata.var_names), layer=matrix.layer, site=matrix.site)
     empty = check_counts(x, matrix.adata.obs_names, site=matrix.site, layer=matrix.layer, may_be_empty=True)
     if empty.all():
         raise DataError(f"no spot of {matrix.site} has a count: pass layer=, the layer with the counts")
-    return neighbourhood_shares(x, sections, n_neighbors=n_neighbors, n_hops=n_hops)
+    return Neighbourhoods(x, sections, n_neighbors=n_neighbors, n_hops=n_hops)
 
 
 def _axes(
-    at: Mapping[str, SiteMatrix],
-    sections: Mapping[str, Sections],
-    shares: Mapping[str, np.ndarray],
-    n_axes: int,
-    seed: int,
-    key: Keyring | None,
+    at: Mapping[str, SiteMatrix], near: Mapping[str, Neighbourhoods], n_axes: int, seed: int, key: Keyring | None
 ) -> np.ndarray:
     """Along which spots differ within sections, (n_vars, n_axes)."""
-    within = {}
-    for site, x in shares.items():
-        values = np.empty_like(x)
-        for rows in sections[site].rows.values():
-            centred = x[rows] - x[rows].mean(0)
-            values[rows] = centred / max(float(np.sqrt((centred**2).sum())), 1e-12)
-        within[site] = AnnData(values, var=at[site].adata.var)
-    whole = alongside(at, within)
-    pca(whole, n_axes, dtype="float64", seed=seed, key=key)
+    within = {site: AnnData(of.alike(), var=at[site].adata.var) for site, of in near.items()}
+    pca(alongside(at, within), n_axes, dtype="float64", seed=seed, key=key)
     return np.asarray(next(iter(within.values())).varm["PCs"])
 
 

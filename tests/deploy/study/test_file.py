@@ -40,7 +40,7 @@ def test_the_template_is_a_study(tmp_path: Path) -> None:
         ("n_comps = 50", "n_compos = 50", "step.n_compos: n_compos is not known; did you mean n_comps?"),
         ("n_comps = 50", "copy = true", "step.copy: copy is not known"),
         ("n_comps = 50", 'mask_var = ["a"]', "step.mask_var: mask_var=['a']: give the name of one var column"),
-        ('use_rep = "X_pca"', 'method = "leiden"', "method='leiden': give one of 'kmeans', 'gmm', 'ward'"),
+        ('use_rep = "X_pca"', 'method = "leiden"', "method='leiden': give one of 'kmeans', 'gmm', 'spheres', 'ward'"),
         ('do = "pp.log1p"', 'do = "pp.filter_cells"', "step.do: 0 bounds are given: give one of"),
         ('do = "pp.log1p"', 'do = "tl.score_genes"', "step.do: tl.score_genes needs gene_list="),
         (', "hospital_c"', "", "sites: List should have at least 3 items"),

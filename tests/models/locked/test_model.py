@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import infl
-from infl.errors import KeyringError, SettingsError
+from infl.errors import FileError, KeyringError, SettingsError
 from infl.federation.run import FederatedRun
 from infl.keys import Keyring
 from infl.models.locked import lock_model
@@ -73,3 +73,20 @@ def test_the_lock_of_a_runs_model_is_calibrated_in_place(khan_sites) -> None:
     run = infl.tl.fit_federated(khan_sites, target="tumour_class", progress=False)
     strength = infl.tl.calibrate_lock(run, khan_sites, no_key=0.7)
     assert run.model.header.strength == strength < 1
+
+
+@pytest.mark.parametrize("part", ["units", "build"])
+def test_a_model_of_a_version_with_other_weights_says_so(
+    run: FederatedRun, khan_sites, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """As a later version would find it, whose task has a feature more, or another width."""
+    task = type(run.model.header.build_task())
+    before = getattr(task, part)
+    later = {
+        "units": lambda self, panel: before(self, {**panel, "features": [*panel["features"], "one more"]}),
+        "build": lambda self, panel: before(dataclasses.replace(self, width=self.width + 1), panel),
+    }
+    assert run.model.module(run.key)
+    monkeypatch.setattr(task, part, later[part])
+    with pytest.raises(FileError, match="use the version that fitted it, or fit it again"):
+        infl.tl.predict(khan_sites["site_1"], run.model, key=run.key)

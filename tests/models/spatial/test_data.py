@@ -12,7 +12,7 @@ import infl
 from infl.errors import DataError
 from infl.models.matrix import FeatureMatrix
 from infl.models.neighbours import sections_of
-from infl.models.spatial.neighbourhoods import Spots
+from infl.models.spatial.neighbourhoods import Neighbourhoods
 
 
 def test_sections_of_one_site_and_a_mudata_read_alike():
@@ -21,31 +21,46 @@ def test_sections_of_one_site_and_a_mudata_read_alike():
     both.obs["section"] = np.repeat(["one", "two"], 144)
     task = infl.models.Spatial(section_key="section", n_neighbors=4)
     panel = {"features": list(both.var_names)}
-    rows = task.read(both, panel, site="a").rows(slice(None))
+    rows = task.read(both, panel, site="a").batch(slice(None))
     alone = infl.models.Spatial(n_neighbors=4)
-    assert np.allclose(rows[:144], alone.read(one, panel, site="a").rows(slice(None)), atol=1e-5)
-    assert np.allclose(rows[144:], alone.read(two, panel, site="a").rows(slice(None)), atol=1e-5)
+    assert np.allclose(rows[:144], alone.read(one, panel, site="a").batch(slice(None)), atol=1e-5)
+    assert np.allclose(rows[144:], alone.read(two, panel, site="a").batch(slice(None)), atol=1e-5)
     both.var_names = both.var_names.astype(str)
     multi = md.MuData({"rna": both})
     task = infl.models.Spatial(section_key="section", n_neighbors=4, modality="rna")
-    assert np.array_equal(rows, task.read(multi, panel, site="a").rows(slice(None)))
+    assert np.array_equal(rows, task.read(multi, panel, site="a").batch(slice(None)))
 
 
-def test_views_are_those_worked_out_by_hand():
-    spots = ad.AnnData(np.array([[4.0, 0], [0, 4], [0, 0]], dtype=np.float32))
-    spots.obsm["spatial"] = np.array([[0.0, 0], [1, 0], [2, 0]])
+def test_shares_are_those_worked_out_by_hand():
+    spots = ad.AnnData(np.array([[4.0, 0], [1, 3], [0, 0], [9, 0]], dtype=np.float32))
+    spots.obsm["spatial"] = np.array([[0.0, 0], [1, 0], [2, 0], [50, 0]])
+    spots.obs["section"] = ["one", "one", "one", "one"]
     x = FeatureMatrix(spots, spots.var_names, site="a")
-    data = Spots(x, sections_of(spots, site="a"), n_neighbors=1, n_hops=1, train=np.arange(3), validation=np.arange(0))
-    # with counts: spots 0 and 1, total 4 each; roots 2, median 4: 1 in both views. Spot 2 has what its neighbour has.
-    means = np.array([[0.5, 0.5], [0.5, 0.5], [0, 1]])
-    assert np.allclose(data.rows(slice(None)), np.hstack([means - means.mean(0)] * 2), atol=1e-6)
+    near = Neighbourhoods(x, sections_of(spots, site="a"), n_neighbors=1, n_hops=1)
+    root = np.sqrt(3) / 2  # of three quarters
+    # Spot 2 has no count and takes what its neighbour has; spot 3 lies beyond a tear, alone.
+    by_hand = np.array([[0.75, root / 2], [0.75, root / 2], [0.5, root], [1, 0]])
+    np.testing.assert_allclose(near.rows(), by_hand, atol=1e-6)
+    centred = by_hand - by_hand.mean(0)
+    np.testing.assert_allclose(near.within(), centred, atol=1e-6)
+    np.testing.assert_allclose(near.alike(), centred / np.sqrt((centred**2).sum()), atol=1e-6)
+    np.testing.assert_allclose(near.alike(np.array([3, 0])), near.alike()[[3, 0]])
+
+
+def test_a_spot_with_no_counts_near_is_as_its_section():
+    spots = ad.AnnData(np.array([[4.0, 0], [1, 3], [0, 0], [0, 5]], dtype=np.float32))
+    spots.obsm["spatial"] = np.array([[0.0, 0], [1, 0], [50, 0], [0, 0]])
+    spots.obs["section"] = ["one", "one", "one", "two"]
+    x = FeatureMatrix(spots[:3], spots.var_names, site="a")
+    rows = Neighbourhoods(x, sections_of(spots[:3], site="a"), n_neighbors=1, n_hops=1).rows()
+    np.testing.assert_allclose(rows[2], rows[:2].mean(0))
 
 
 def test_rows_on_demand_are_those_in_memory(monkeypatch):
     task, panel = infl.models.Spatial(n_neighbors=4), {"features": [f"gene_{i}" for i in range(40)]}
-    whole = task.read(section(0), panel, site="a").rows(np.array([3, 77]))
+    whole = task.read(section(0), panel, site="a").batch(np.array([3, 77]))
     monkeypatch.setattr("infl.models.spatial.neighbourhoods._IN_MEMORY", 0)
-    assert np.allclose(task.read(section(0), panel, site="a").rows(np.array([3, 77])), whole, atol=1e-6)
+    assert np.allclose(task.read(section(0), panel, site="a").batch(np.array([3, 77])), whole, atol=1e-6)
 
 
 def test_spots_without_counts_are_taken_and_values_that_are_no_counts_are_not():

@@ -331,7 +331,7 @@ STEPS: Mapping[str, StepKind] = {
     "tl.cluster": StepKind(
         lambda a: _named("obsm", a["use_rep"]),
         lambda a: [("obs", a["key_added"]), ("uns", a["key_added"])],
-        others={"method": Choice(("kmeans", "gmm", "ward"))},
+        others={"method": Choice(("kmeans", "gmm", "spheres", "ward"))},
     ),
     "tl.feature_importance": StepKind(
         lambda a: _named("uns", a["model"]),

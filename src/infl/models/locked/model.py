@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,9 +110,20 @@ class LockedModel:
         units = self.header.build_task().units(self.header.panel)
         opened = {}
         for name, tensor in self.stored.items():
+            self._expect(name, [(axis, len(names)) for axis, names in units.get(name, {}).items()])
             lock = self.header.field_of(secret, name)
             opened[name] = tensor if lock is None else lock.unlock(name, tensor, units.get(name))
         return opened
+
+    def _expect(self, name: str, sizes: Iterable[tuple[int, int]]) -> None:
+        """Refuse a tensor whose axes have not these sizes: another version of the task wrote it."""
+        shape = dict(enumerate(self.stored[name].shape)) if name in self.stored else dict(sizes)
+        if any(shape.get(axis) != size for axis, size in sizes):
+            h = self.header
+            raise FileError(
+                f"infl {h.infl_version} fitted this model, and its {h.task!r} has weights of another shape ({name!r}) than that of "
+                f"this infl, {__version__}: use the version that fitted it, or fit it again"
+            )
 
     def salts_of(self, weights: Mapping[str, Tensor], key: Keyring | None) -> dict[str, str]:
         """Return the salts of those tensors that did not change since this model was opened.
@@ -160,7 +171,10 @@ class LockedModel:
         private = self.private_arrays(key if verify else None)  # first: it shows a header that was altered
         task = h.build_task()
         module = h.scheme().wrap(task.build(h.panel))
-        module.load_state_dict({**module.state_dict(), **self.effective(key, verify=verify)}, strict=False)
+        opened, fresh = self.effective(key, verify=verify), module.state_dict()
+        for name, tensor in fresh.items():
+            self._expect(name, list(enumerate(tensor.shape)))
+        module.load_state_dict({**fresh, **opened}, strict=False)
         h.scheme().arm(module, secret)
         task.configure(module, private)
         return module.eval()

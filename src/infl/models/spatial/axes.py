@@ -1,12 +1,12 @@
-"""Principal axes of what spots' neighbourhoods express, by subspace iteration over sites."""
+"""The mean of what spots' neighbourhoods express, and axes along which it differs within sections, by sums over sites."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from infl.models.spatial.neighbourhoods import VIEWS, Spots, squares
+from infl.models.spatial.neighbourhoods import Neighbourhoods, Spots
 from infl.nn.spatial import NeighbourhoodNet
-from infl.sums import FederatedSum, SiteView, State
+from infl.sums import FINE_SCALE, FederatedSum, SiteView, State
 from infl.sums.shape import Arrays
 
 AXES_STEPS = 6
@@ -14,42 +14,53 @@ MORE_AXES = 10
 """Axes beside those of the latent that are iterated with them, for speed (Halko, Martinsson and Tropp 2011)."""
 
 
-def views() -> FederatedSum:
-    """Return the sum of each view's squares; state: ``scale`` (VIEWS,)."""
+def centre(n_features: int) -> FederatedSum:
+    """Return the sum of all spots; state: ``centre`` (n_features,), their mean, and ``scale``, how far they are from their sections'."""
     return FederatedSum(
-        name="views",
-        shapes={"n": (), "squares": (VIEWS,)},
-        local=lambda site, state: squares(site.data),
-        combine=lambda total, state: {**state, "scale": scale_of(total)},
-        says="number of spots and sums of squares, to bring a spot and its surroundings to one scale",
-        records=lambda site, state: site.data.graph.shape[0],
+        name="shares",
+        shapes={"n": (), "sum": (n_features,), "square": ()},
+        local=lambda site, state: total_of(site.data.near),
+        combine=lambda total, state: {**state, **centre_of(total)},
+        says="number of spots, sums of the roots of each feature's share in them, and how they spread within sections",
+        scale=FINE_SCALE,
+        records=lambda site, state: len(site.data.near),
         sensitivity={"n": 1},
     )
 
 
-def scale_of(total: Arrays) -> np.ndarray:
-    """Return the scale of each view (VIEWS,) from what :func:`squares` counts."""
-    return np.sqrt(np.maximum(total["squares"] / max(float(total["n"]), 1.0), 1e-12))
+def total_of(near: Neighbourhoods) -> Arrays:
+    """Return the number of spots, their sum (n_features,), and the sum of squares about the means of sections."""
+    total, square = np.zeros(near.n_features), 0.0
+    for index in near.chunks():
+        total += near.rows(index).sum(0)
+        square += float((near.within(index) ** 2).sum())
+    return {"n": np.asarray(float(len(near))), "sum": total, "square": np.asarray(square)}
+
+
+def centre_of(total: Arrays) -> Arrays:
+    """Return ``centre`` (n_features,) and ``scale`` () from what :func:`total_of` counts."""
+    n = max(float(total["n"]), 1.0)
+    return {"centre": total["sum"] / n, "scale": np.sqrt(np.maximum(total["square"] / n, 1e-12))}
 
 
 def principal_axes(n_latent: int, n_features: int) -> FederatedSum:
     """Return steps of subspace iteration; in the last one axes are turned to the principal ones (Rayleigh and Ritz).
 
-    State: ``axes`` (VIEWS · n_features, n_latent).
+    Spots are seen from the mean of their section, and sections weigh alike: what tells one section from others, such as its
+    patient or batch, is on no axis. State: ``axes`` (n_features, n_latent).
     """
-    n_views = VIEWS * n_features
-    n_axes = min(n_latent + MORE_AXES, n_views)
+    n_axes = min(n_latent + MORE_AXES, n_features)
 
     def begun(state: State) -> np.ndarray:
         """Axes that a step begins with; the first are random, and the same at all sites."""
         if "axes" in state:
             return state["axes"]
-        return np.linalg.qr(np.random.default_rng(0).standard_normal((n_views, n_axes)))[0]
+        return np.linalg.qr(np.random.default_rng(0).standard_normal((n_features, n_axes)))[0]
 
     def local(site: SiteView[Spots, NeighbourhoodNet], state: State) -> Arrays:
         axes, image = begun(state), 0.0
-        for chunk in site.data.chunks():
-            rows = site.data.rows(chunk) / np.repeat(state["scale"], n_features)
+        for chunk in site.data.near.chunks():
+            rows = site.data.near.alike(chunk)
             image = image + rows.T @ (rows @ axes)
         return {"image": np.asarray(image)}
 
@@ -60,11 +71,12 @@ def principal_axes(n_latent: int, n_features: int) -> FederatedSum:
 
     return FederatedSum(
         name="axes",
-        shapes={"image": (n_views, n_axes)},
+        shapes={"image": (n_features, n_axes)},
         local=local,
         combine=lambda total, state: {**state, "axes": np.linalg.qr(total["image"])[0]},
         says="products of features, summed over spots, to find axes that all sites share",
-        records=lambda site, state: site.data.graph.shape[0],
+        scale=FINE_SCALE,
+        records=lambda site, state: len(site.data.near),
         steps=AXES_STEPS,
         finish=finish,
     )

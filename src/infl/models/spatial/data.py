@@ -11,7 +11,7 @@ import numpy as np
 from infl.models.counts import check_counts, log_normalised
 from infl.models.matrix import FeatureMatrix
 from infl.models.neighbours import Sections, sections_of
-from infl.models.spatial.neighbourhoods import Spots
+from infl.models.spatial.neighbourhoods import Neighbourhoods, Spots
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,20 +29,14 @@ class Reader:
     validation: float
 
     def read(self, table: AnnData, panel: Mapping[str, Any], *, site: str, rng: np.random.Generator | None) -> Spots:
-        """Return counts and coordinates. A section's depth and mean are its own, so that it may be a new one."""
+        """Return what neighbourhoods express, and which spots judge a fit."""
         x = FeatureMatrix(table, panel["features"], layer=self.layer, site=site)
         check_counts(x, table.obs_names, site=site, layer=self.layer, may_be_empty=True)
         train, validation = np.arange(table.n_obs), np.arange(0)
         if rng is not None:
             train, validation = np.split(rng.permutation(train), [table.n_obs - round(self.validation * table.n_obs)])
-        return Spots(
-            x,
-            self.sections(table, site),
-            n_neighbors=self.n_neighbors,
-            n_hops=self.n_hops,
-            train=np.sort(train),
-            validation=np.sort(validation),
-        )
+        near = Neighbourhoods(x, self.sections(table, site), n_neighbors=self.n_neighbors, n_hops=self.n_hops)
+        return Spots(near, train=np.sort(train), validation=np.sort(validation))
 
     def sections(self, table: AnnData, site: str) -> Sections:
         """Return where a table's spots lie, section by section."""

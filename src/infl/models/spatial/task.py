@@ -15,9 +15,9 @@ from infl.errors import DataError, SettingsError
 from infl.models.counts import table_of
 from infl.models.labelled import write_rows
 from infl.models.neighbours import warn_of_spacings
-from infl.models.spatial.axes import principal_axes, scale_of, views
+from infl.models.spatial.axes import centre, centre_of, principal_axes, total_of
 from infl.models.spatial.data import Reader
-from infl.models.spatial.neighbourhoods import VIEWS, Spots, squares, view_names
+from infl.models.spatial.neighbourhoods import Spots
 from infl.models.spatial.scoring import agreement_with_regions, clusters_of_components
 from infl.models.task import Predictor, Step, Sums, Task
 from infl.nn.spatial import NeighbourhoodNet
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 class Spatial(Task[Spots, NeighbourhoodNet]):
     """Find spatial domains over sites, from counts and coordinates.
 
-    Each spot is seen with its neighbours in its own section (:class:`infl.models.spatial.neighbourhoods.Spots`); principal axes
-    are found by sums, a masked autoencoder about them (:class:`infl.nn.spatial.NeighbourhoodNet`) is trained in rounds, and
+    Each spot is seen with its neighbours in its own section (:class:`infl.models.spatial.neighbourhoods.Neighbourhoods`); axes
+    along which spots differ within sections are found by sums, a masked autoencoder of what differs there about them (:class:`infl.nn.spatial.NeighbourhoodNet`) is trained in rounds, and
     the latents of all sites are clustered by sealed sums (:mod:`infl.sums.mixture`), so that domain 3 is domain 3
     everywhere. Axes and domains are encrypted in the model: with another key there are no domains.
 
@@ -52,7 +52,7 @@ class Spatial(Task[Spots, NeighbourhoodNet]):
     n_neighbors
         Nearest spots of each that are its neighbours; 8 around one on a square grid, 6 on a hexagonal one.
     n_hops
-        How many times counts are averaged over neighbours.
+        How many times shares are averaged over neighbours.
     smooth
         How many times a spot takes the domain that most of its neighbours have.
     width, n_latent, mask
@@ -86,10 +86,10 @@ class Spatial(Task[Spots, NeighbourhoodNet]):
     layer: str | None = None
     modality: str | None = None
     n_neighbors: int = 8
-    n_hops: int = 3
+    n_hops: int = 1
     smooth: int = 1
     width: int = 64
-    n_latent: int = 10
+    n_latent: int = 5
     mask: float = 0.2
     validation: float = 0.1
     steps: int = 25
@@ -128,12 +128,12 @@ class Spatial(Task[Spots, NeighbourhoodNet]):
         features = list(panel_of(tables, layer=self.layer).features)
         n_obs = 0
         for site, table in tables.items():
-            n_obs += self.read(table, {"features": features}, site=site).graph.shape[0]
+            n_obs += len(self.read(table, {"features": features}, site=site).near)
         if n_obs < mixture.FEWEST * self.n_domains:
             raise DataError(
                 f"{n_obs} spots are too few for n_domains={self.n_domains}: {mixture.FEWEST} a domain are needed"
             )
-        if VIEWS * len(features) < self.n_latent:
+        if len(features) < self.n_latent:
             raise DataError(f"the sites share {len(features)} features, too few for n_latent={self.n_latent}: lower it")
         warn_of_spacings({site: self.reader.sections(table, site) for site, table in tables.items()})
         return {"features": features}
@@ -147,13 +147,14 @@ class Spatial(Task[Spots, NeighbourhoodNet]):
         rng: np.random.Generator | None = None,
         keyless: bool = False,
     ) -> Spots:
-        """Read counts and coordinates. A section's depth and mean are its own, so that it may be a new one."""
+        """Read counts and coordinates."""
         return self.reader.read(table_of(adata, self.modality, site), panel, site=site, rng=rng)
 
     # -- sums ------------------------------------------------------------------------------------------------------
     def before(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
-        """Return how much each view varies, and steps of subspace iteration towards the principal axes."""
-        return (views(), principal_axes(self.n_latent, len(panel["features"])))
+        """Return the mean of all spots, and steps of subspace iteration towards the principal axes."""
+        n_features = len(panel["features"])
+        return (centre(n_features), principal_axes(self.n_latent, n_features))
 
     def after(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
         """Return moments of the latents, and steps towards the mixture of domains."""
@@ -166,26 +167,23 @@ class Spatial(Task[Spots, NeighbourhoodNet]):
     # -- model -----------------------------------------------------------------------------------------------------
     def build(self, panel: Mapping[str, Any]) -> NeighbourhoodNet:
         """Return a fresh :class:`infl.nn.spatial.NeighbourhoodNet`."""
-        n_features = VIEWS * len(panel["features"])
+        n_features = len(panel["features"])
         return NeighbourhoodNet(n_features, width=self.width, n_latent=self.n_latent, mask=self.mask)
 
     def units(self, panel: Mapping[str, Any]) -> dict[str, dict[int, Sequence[str]]]:
-        """Columns of the first layer are features, in two views."""
-        names = view_names(panel["features"])
+        """Columns of the first layer are features."""
+        names = list(panel["features"])
         return {"hidden.weight": {1: names}, "offset": {0: names}}
 
     def configure(self, module: NeighbourhoodNet, private: Sums) -> None:
-        """Set the scale of the views, and the axes once they are known."""
+        """Set the scale of the spots, and the axes once they are known."""
         if "scale" in private:
-            self._set_scale(module, private["scale"])
+            module.scale.copy_(torch.as_tensor(private["scale"]))
         if private.get("axes", np.empty((0, 0))).shape[1] == self.n_latent:
             module.axes.copy_(torch.from_numpy(private["axes"].T))
 
-    def _set_scale(self, module: NeighbourhoodNet, scale: np.ndarray) -> None:
-        module.scale.copy_(torch.from_numpy(np.repeat(scale, len(module.scale) // VIEWS)))
-
     def loss(self, module: NeighbourhoodNet, batch: Tensor, step: Step) -> Tensor:
-        """Return the mean squared error of a batch; each view varies by 1 in total."""
+        """Return the mean squared error of a batch; spots vary by 1 within their sections."""
         return module.error(batch).mean()
 
     # -- judging ---------------------------------------------------------------------------------------------------
@@ -210,16 +208,19 @@ class Spatial(Task[Spots, NeighbourhoodNet]):
     @torch.no_grad()
     def _latents(self, module: NeighbourhoodNet, data: Spots, private: Sums) -> np.ndarray:
         """Latents (n_obs, n_latent) in float64."""
-        if "scale" not in private:  # without the key: as these data have it
-            self._set_scale(module, scale_of(squares(data)))
-        return np.concatenate([module.latent(data.batch(chunk)).double().numpy() for chunk in data.chunks()])
+        known = private
+        if "centre" not in private:  # without the key: as these data have it
+            known = centre_of(total_of(data.near))
+            module.scale.copy_(torch.as_tensor(known["scale"]))
+        rows = (data.near.rows(chunk) - known["centre"] for chunk in data.near.chunks())
+        return np.concatenate([module.latent(torch.from_numpy(x.astype(np.float32))).double().numpy() for x in rows])
 
     def infer(self, module: NeighbourhoodNet, data: Spots, private: Sums) -> dict[str, np.ndarray]:
         """Return latents (n_obs, n_latent), and domains (n_obs,), which are −1 where the model's domains are closed."""
         z = self._latents(module, data, private)
         domain = np.full(len(z), -1)
         if "centres" in private:
-            domain = mixture.assign(z, private, data.graph, self.smooth)
+            domain = mixture.assign(z, private, data.near.graph, self.smooth)
         return {"latent": z.astype(np.float32), "domain": domain}
 
     def write(
@@ -238,7 +239,7 @@ class Spatial(Task[Spots, NeighbourhoodNet]):
 
     # -- comparing -------------------------------------------------------------------------------------------------
     def hold_out(self, adata: AnnData | MuData, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Refuse: a part of a section has another mean, and other neighbours, than the whole."""
+        """Refuse: a part of a section has other neighbours than the whole."""
         raise SettingsError("model 'spatial' sees a section as a whole: compare with holdout='site'")
 
     def score(
