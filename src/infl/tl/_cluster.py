@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +20,7 @@ from infl.errors import DataError, SettingsError
 from infl.pp._moments import whole_numbers
 from infl.sums import n_observations, run_sums
 from infl.sums.mixture import FEWEST
-from infl.tl._centres import Latents, kmeans, mixture
+from infl.tl._centres import Centres, Latents, kmeans, mixture
 from infl.tl._cluster_sums import sizes
 from infl.tl._communities import communities, described, matched, numbered
 from infl.tl._tree import ward
@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 
     from infl.keys import Keyring
 
-CLUSTER_METHODS = {"kmeans": kmeans, "gmm": mixture, "spheres": partial(mixture, alike=True), "ward": ward}
+CLUSTER_METHODS: dict[str, Callable[..., Centres]] = {
+    "kmeans": kmeans,
+    "gmm": mixture,
+    "spheres": partial(mixture, alike=True),
+    "ward": ward,
+}
 
 
 @over_sites(
@@ -137,6 +142,7 @@ def cluster(
     if method not in (*CLUSTER_METHODS, "leiden"):
         raise SettingsError(f"method must be 'kmeans', 'gmm', 'spheres', 'ward' or 'leiden', not {method!r}")
     facts: dict[str, Any] = {}
+    of_each: dict[str, np.ndarray] = {}
     if method == "leiden":
         if n_clusters is not None:
             raise SettingsError("method 'leiden' finds the number of clusters: give resolution= instead of n_clusters")
@@ -158,13 +164,13 @@ def cluster(
             k, d = means.shape
             n_parameters = k * d + (1 if method == "spheres" else k * d * (d + 1) // 2) + k - 1
             facts["bic"] = 2 * found.score + n_parameters * np.log(n_obs)
+            of_each = {"covariances": found.covariances, "weights": found.weights}
 
     n_of = run_sums([sizes(len(means))], alongside(sites, labels), key, about="cluster")["n"]
     n_of = whole_numbers(n_of)
     order = np.argsort(-np.nan_to_num(n_of), kind="stable")
     rank = np.argsort(order, kind="stable")
-    if "bic" in facts:
-        facts |= {"covariances": found.covariances[order], "weights": found.weights[order]}  # type: ignore[index]
+    facts |= {name: value[order] for name, value in of_each.items()}
     categories = [str(i) for i in range(len(means))]
     params = {"method": method, "use_rep": use_rep, "seed": seed}
     params |= {"resolution": resolution, "n_neighbors": n_neighbors} if method == "leiden" else {"n_init": n_init}
