@@ -61,10 +61,6 @@ UNRULED: Mapping[str, tuple[Unruled, ...]] = {
             "make samples before the study",
         ),
     ),
-    "spatial_domains": (
-        Unruled("a domain may come to be about a few records", "take 'kmeans'", "method", ("spheres",)),
-        Unruled("a section may come to be about few records while it is mixed", "pass sigma=None", "sigma"),
-    ),
     "rank_genes_groups": (
         Unruled(
             "a hundred sums of slopes about the same records would give them back",

@@ -6,6 +6,7 @@ The tables below have a call of each function that runs under rules; one that is
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,13 @@ JUDGED: dict[str, Ask] = {
     "tl.cluster ward": lambda s: infl.tl.cluster(s, 3, method="ward", use_rep="X_pca", n_init=1, key=KEY),
     "tl.de": lambda s: infl.tl.de(s, "~ arm + age", contrast=("arm", "case", "control"), key=KEY),
     "tl.de deqms": lambda s: infl.tl.de(s, "~ arm", method="deqms", counts_key="peptides", key=KEY),
+    "tl.feature_importance": lambda s: infl.tl.feature_importance(
+        fitted(),
+        s,
+        n_repeats=2,
+        validation_only=False,
+        key=KEY,
+    ),
     "tl.fit_federated": lambda s: infl.tl.fit_federated(s, target="arm", rounds=1, key=KEY, progress=False),
     "tl.glm": lambda s: infl.tl.glm(s, "died ~ arm + age", family="binomial", key=KEY),
     "tl.glm gaussian": lambda s: infl.tl.glm(s, "age ~ arm", key=KEY),
@@ -68,6 +76,17 @@ NO_SUM: dict[str, Ask] = {
     "pp.panel_of": lambda s: infl.pp.panel_of(s),
 }
 """Calls that open nothing, and so run."""
+
+
+@cache
+def fitted() -> Any:
+    return infl.tl.fit_federated(people(), target="arm", rounds=1, key=KEY, progress=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fitted_without_rules() -> None:
+    """Before any rules are in force, so that none of the fit's sums is among those of what is asked of it."""
+    fitted()
 
 
 def public() -> dict[str, Any]:

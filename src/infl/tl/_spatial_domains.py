@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from infl._parameters import LAYER, OTHER_COLUMN, SEED, Choice, Key, Real, Text, Whole
+from infl._parameters import LAYER, OTHER_COLUMN, SEED, Key, Real, Text, Whole
 from infl.data.consortium import alongside
 from infl.data.copy import own
 from infl.data.sites import over_sites
@@ -41,7 +41,6 @@ _REP = "X_pca"
     n_axes=Whole(1),
     sigma=Real(0, open="low", none=True),
     theta=Real(0),
-    method=Choice(("spheres", "kmeans")),
     n_init=Whole(1),
     seed=SEED,
     key_added=Key(),
@@ -58,7 +57,6 @@ def spatial_domains(
     n_axes: int = 5,
     sigma: float | None = None,
     theta: float = 0.5,
-    method: Literal["spheres", "kmeans"] = "spheres",
     n_init: int = 10,
     seed: int = 0,
     key_added: str = "infl_domain",
@@ -69,7 +67,8 @@ def spatial_domains(
 
     A spot is what share each feature has in it, as a square root (Anscombe 1948), averaged over its neighbours in its own
     section. Axes are those along which spots differ within their sections, each section weighing alike (:func:`infl.pp.pca`).
-    Along them all sections are seen from the mean of all spots, and what is near is a domain (:func:`infl.tl.cluster`).
+    Along them all sections are seen from the mean of all spots, and what is near is a domain (``"spheres"`` of
+    :func:`infl.tl.cluster`, which leave a large tissue in one piece).
     Where patients have much tissue in common, ``sigma=0.5`` mixes them first (:func:`infl.pp.harmony_integrate`); where they have
     not, that joins what differs. Sections need not have the same tissues in the same shares, so that clusters of which they
     have uneven shares are penalised less (`theta`) than for cells.
@@ -100,9 +99,6 @@ def spatial_domains(
         How softly sections are mixed, such as 0.5; see :func:`infl.pp.harmony_integrate`. None: not at all.
     theta
         How much uneven shares of sections in a cluster are penalised; see there.
-    method
-        How :func:`infl.tl.cluster` finds domains. ``"spheres"`` leaves a large tissue in one piece; ``"kmeans"``
-        goes under rules of disclosure, unless `sigma` is given.
     n_init
         Beginnings; the best is kept.
     seed
@@ -180,10 +176,10 @@ def spatial_domains(
         latents = alongside(at, {site: found.obsm[_REP] for site, found in spots.items()})
         found = strengths(latents, {s: halves_of_sections(of) for s, of in sections.items()}, seed, key)
         n_domains, facts["strength"] = well_told(found), {str(k): value for k, value in found.items()}
-    cluster(mixed, n_domains, method=method, use_rep=_REP, n_init=n_init, seed=seed, key=key)
+    cluster(mixed, n_domains, method="spheres", use_rep=_REP, n_init=n_init, seed=seed, key=key)
     params = {"spatial_key": spatial_key, "section_key": section_key or "", "layer": layer or "", "seed": seed}
     params |= {"n_neighbors": n_neighbors, "n_hops": n_hops, "n_axes": n_axes, "sigma": sigma or 0.0}
-    params |= {"theta": theta, "method": method, "n_init": n_init}
+    params |= {"theta": theta, "n_init": n_init}
     for site, adata in sites.items():
         found_here = spots[site].uns["infl_cluster"]
         own(adata).obs[key_added] = pd.Series(spots[site].obs["infl_cluster"].array, index=adata.obs_names)
