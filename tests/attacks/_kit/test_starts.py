@@ -1,11 +1,14 @@
 """Weights to begin with: signs that are searched, and a student of stolen features."""
 
+import numpy as np
 import torch
 from tests.attacks.conftest import net
 from torch import nn
 
+import infl
 from infl.attacks._kit.model_file import parameters
-from infl.attacks._kit.starts import distilled, searched_signs
+from infl.attacks._kit.starts import distilled, searched_signs, starts
+from infl.attacks._kit.weights import rescaled
 from infl.nn.mlp import ResidualMLP
 
 
@@ -34,3 +37,22 @@ def test_distilled_student_has_the_features(easy) -> None:
 def _distance(module: ResidualMLP, weights: dict[str, torch.Tensor], x: torch.Tensor, teacher: torch.Tensor) -> float:
     module.load_state_dict(weights, strict=False)
     return float((module.eval().latent(x) - teacher).square().mean().detach())
+
+
+def test_a_linear_model_is_distilled_by_its_outputs(easy) -> None:
+    """Its features are the samples themselves, which no weight changes."""
+    x, y = easy
+    panel = {"features": [f"g{i}" for i in range(x.shape[1])], "classes": sorted(map(str, y.unique().tolist()))}
+    model = infl.models.Classifier(target="t", width=0)
+    teacher, student = model.build(panel), model.build(panel)
+    stolen = {n: torch.randn_like(t) for n, t in parameters(teacher).items()}
+    fresh = {n: torch.randn_like(t) for n, t in stolen.items()}
+    found = starts(student, stolen, fresh, fresh, x, np.arange(len(x)), y)
+    assert set(found["distilled"]) >= set(fresh)
+    aim = rescaled(stolen, fresh)
+
+    def outputs(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+        student.load_state_dict(weights, strict=False)
+        return student.eval()(x).detach()
+
+    assert (outputs(found["distilled"]) - outputs(aim)).norm() < 0.97 * (outputs(fresh) - outputs(aim)).norm()

@@ -34,14 +34,13 @@ def starts(
     """Return the weights that a thief may begin with, by name, of stored, fresh and public initial ones."""
     usual = rescaled(stored, scratch)
     module.load_state_dict(usual, strict=False)
-    with torch.no_grad():
-        features = module.eval().latent(x)  # type: ignore[operator]
+    taught = described(module.eval(), x).detach()
     return {
         "stored": stored,
         "clipped": clipped(stored, scratch),
         "rescaled": usual,
         "signs": searched_signs(module, usual, x[train], y[train], loss=loss),
-        "distilled": distilled(module, scratch, features, x),
+        "distilled": distilled(module, scratch, taught, x),
         "scratch": scratch,
         "scratch signs": searched_signs(module, scratch, x[train], y[train], loss=loss),
         "initial": initial,
@@ -88,10 +87,16 @@ def searched_signs(
     return kept
 
 
+def described(module: nn.Module, x: Tensor) -> Tensor:
+    """Return a model's features of samples x (n, width), or its outputs where features have no weights, as in a linear model."""
+    features = module.latent(x)  # type: ignore[operator]
+    return features if features.requires_grad else module(x)
+
+
 def distilled(
     module: nn.Module, start: Weights, teacher: Tensor, x: Tensor, *, steps: int = DISTILLING_STEPS
 ) -> dict[str, Tensor]:
-    """Train fresh weights to give a stolen model's features (n, width) on unlabelled samples x."""
+    """Train fresh weights to describe unlabelled samples x as a stolen model does (:func:`described`)."""
     module.load_state_dict(dict(start), strict=False)
     flat_model = FlatModule(module)
     gradient = flat_model.flat.grad
@@ -100,6 +105,6 @@ def distilled(
     module.train()
     for _ in range(steps):
         gradient.zero_()
-        (module.latent(x) - teacher).square().mean().backward()  # type: ignore[operator]
+        (described(module, x) - teacher).square().mean().backward()
         optimiser.step()
     return {n: v.clone() for n, v in flat_model.shared.views(flat_model.flat.data).items()}
