@@ -30,8 +30,8 @@ def described(task: Task, panel: Mapping[str, Any]) -> dict[str, Described]:
     --------
     >>> import infl
     >>> found = described(infl.models.Spatial(n_domains=3), {"features": ["TP53"]})
-    >>> found["axes 2"].name, found["views"].says
-    ('axes', 'number of spots and sums of squares, to bring a spot and its surroundings to one scale')
+    >>> found["axes 2"].name, found["latents"].says
+    ('axes', 'number of spots, sums and products of the values that the model gives to them')
     """
     every = (count_sum(task, panel), judge_sum(task, panel), close_sum(), *task.before(panel), *task.after(panel))
     found = {entry: Described(one.name, one.says) for one in every for entry in one.exchanges}
