@@ -13,11 +13,11 @@ from infl.models.matrix import FeatureMatrix
 from infl.models.neighbours import Sections, averaging
 from infl.models.task import SiteData
 
-_IN_MEMORY = 1 << 26  # numbers
+_IN_MEMORY = 1 << 25  # numbers
 
 
 class Neighbourhoods:
-    """Square roots of each feature's share in a spot, averaged over neighbours that have counts; computed when asked for.
+    """Square roots of each feature's share in a spot, averaged over neighbours that have counts; kept where they are not too many.
 
     Square roots give counts about the same noise at all levels (Anscombe 1948). A spot with no counts near has the mean of
     its section.
@@ -66,8 +66,15 @@ class Neighbourhoods:
             squares += np.bincount(self._section[index], (self.within(index) ** 2).sum(1), minlength=len(squares))
         return np.maximum(np.sqrt(squares), 1e-12)
 
+    @cached_property
+    def _everything(self) -> np.ndarray | None:
+        return self._computed(slice(None)) if len(self) * self.n_features <= _IN_MEMORY else None
+
     def rows(self, index: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Return shares (n_rows, n_features)."""
+        return self._computed(index) if self._everything is None else self._everything[index]
+
+    def _computed(self, index: np.ndarray | slice) -> np.ndarray:
         found = (self._over[index] @ self._roots).toarray()
         unknown = ~self._known[index]
         found[unknown] = self._means[self._section[index][unknown]]
@@ -100,15 +107,9 @@ class Spots(SiteData):
     def __init__(self, near: Neighbourhoods, *, train: np.ndarray, validation: np.ndarray) -> None:
         self.near, self.train, self.validation = near, train, validation
 
-    @cached_property
-    def _everything(self) -> np.ndarray | None:
-        size = len(self.near) * self.near.n_features
-        return self.near.within().astype(np.float32) if size <= _IN_MEMORY else None
-
     def batch(self, index: np.ndarray) -> Tensor:
         """Return the rows `index` (n_rows, n_features), float32."""
-        found = self.near.within(index).astype(np.float32) if self._everything is None else self._everything[index]
-        return torch.from_numpy(found)
+        return torch.from_numpy(self.near.within(index).astype(np.float32))
 
 
 def _average(mean: sparse.csr_matrix, n_hops: int, has_counts: np.ndarray) -> sparse.csr_matrix:
