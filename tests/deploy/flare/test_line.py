@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -127,3 +129,20 @@ def test_a_process_that_dies_at_once_is_started_less_and_less(kit: Path, monkeyp
     now[0] += 3600
     alive[0] = False
     assert pause() == 0  # it lived long enough
+
+
+def test_with_a_participant_the_processes_of_its_jobs_end(kit: Path) -> None:
+    """FLARE gives each a session of its own, and those that are about to end by themselves take seconds for it."""
+    participant = Daemon(kit, CLIENT_PROCESS, kit.parent / "client.log")
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    of = {kit: "nvflare.worker", kit.parent / "another": "nvflare.worker"}
+    jobs = [subprocess.Popen([*sleep, word, str(folder)], start_new_session=True) for folder, word in of.items()]
+    try:
+        participant.process = subprocess.Popen(sleep, start_new_session=True)
+        participant.stop()
+        assert participant.process.wait() == -signal.SIGTERM
+        assert [job.poll() is None for job in jobs] == [False, True]
+    finally:
+        for process in jobs:
+            process.kill()
+            process.wait()

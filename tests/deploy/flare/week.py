@@ -122,6 +122,8 @@ def session(root: Path, until: int) -> dict[str, Any]:
             if any(process.poll() is not None for process in started.values()):
                 break
             time.sleep(1.0)
+        if status.state == "finished":
+            started["coordinator"].wait(300)  # it ends by itself
     finally:
         for who in EVERYBODY:
             started[who].send_signal(signal.SIGTERM)

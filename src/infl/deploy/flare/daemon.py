@@ -127,7 +127,7 @@ class Daemon:
         return json.loads((self.kit / "startup" / "fed_client.json").read_text())["client"]["fqsn"]
 
     def stop(self) -> None:
-        """End the process and those that it started."""
+        """End the process and those that it started, those of jobs too: they have sessions of their own."""
         if self.process is None:
             return
         for number, seconds in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
@@ -135,6 +135,7 @@ class Daemon:
                 os.killpg(self.process.pid, number)
                 self.process.wait(seconds)
             except ProcessLookupError:
-                return
+                break
             except subprocess.TimeoutExpired:
                 continue
+        self.clear()
