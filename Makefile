@@ -19,7 +19,7 @@ RUN     = if $(PYTHON) -c '' 2>/dev/null; then $(PYTHON) $(1); else PYENV_VERSIO
 # Which versions known to work together there are depends on the environment's Python.
 PINS    = $$($(BIN)/python -c 'import sys; print("constraints.txt" if sys.version_info < (3, 12) else "constraints-today.txt")')
 
-.PHONY: help environment interpreter demo test test-long lint docs coverage release mutants bench faults study fuzz model-check clean
+.PHONY: help environment interpreter demo test test-long lint docs charts coverage release mutants bench faults study fuzz model-check clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -58,6 +58,10 @@ lint: $(STAMP)  ## mend what the linter can mend
 docs: $(STAMP)  ## build the documentation into docs/_build/html
 	$(BIN)/python -m pip install --quiet --constraint $(PINS) --group doc
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+charts: $(STAMP)  ## render the Helm chart by Helm's own library, and check it by Kubernetes' schemas
+	$(BIN)/python -m pip install --quiet --constraint $(PINS) --group charts
+	$(BIN)/python -m pytest tests/cli/test_chart.py
 
 coverage: $(STAMP)  ## run all tests and say which branches none of them takes
 	$(BIN)/coverage erase

@@ -1,6 +1,6 @@
 """Make a release, up to the upload: ``python release/release.py 0.2.0``, or ``make release VERSION=0.2.0``.
 
-Writes the version into the package, the citation and the changelog; builds wheel and source distribution; installs each in new
+Writes the version into the package, the chart, the citation and the changelog; builds wheel and source distribution; installs each in new
 environments of the oldest and the newest Python and runs what a newcomer runs (tests/wheel.py); and leaves in ``dist/`` what is uploaded or
 submitted: both distributions, their checksums, the release's notes, a bill of materials (CycloneDX) with the licences of all packages that come
 along, a recipe for conda-forge and an entry for scverse's list of packages.
@@ -95,6 +95,7 @@ def prepare(root: Path, name: str, today: date) -> Version:
     new = {"CHANGELOG.md": changelog}
     for path, pattern, line in (
         ("src/infl/__init__.py", r'^__version__ = ".+"$', f'__version__ = "{name}"'),
+        ("deploy/helm/Chart.yaml", r"^version: .+\nappVersion: .+$", f"version: {name}\nappVersion: {name}"),
         ("CITATION.cff", r"^version: .+(?:\ndate-released: .+)?$", f"version: {name}\ndate-released: {today}"),
     ):
         new[path], n = re.subn(pattern, line, (root / path).read_text(), flags=re.MULTILINE)
@@ -278,7 +279,7 @@ def changed_files(root: Path) -> list[str]:
     lines = subprocess.run(
         ["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True
     ).stdout
-    ours = {"src/infl/__init__.py", "CITATION.cff", "CHANGELOG.md"}
+    ours = {"src/infl/__init__.py", "deploy/helm/Chart.yaml", "CITATION.cff", "CHANGELOG.md"}
     return [line[3:] for line in lines.splitlines() if line[3:] not in ours]
 
 

@@ -24,7 +24,7 @@ release = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(release)
 
 TODAY = date(2030, 1, 2)
-FILES = ("src/infl/__init__.py", "CITATION.cff", "CHANGELOG.md", "pyproject.toml")
+FILES = ("src/infl/__init__.py", "deploy/helm/Chart.yaml", "CITATION.cff", "CHANGELOG.md", "pyproject.toml")
 
 
 @pytest.fixture
@@ -47,6 +47,8 @@ def test_a_version_is_written_wherever_it_stands(tree: Path) -> None:
     assert release.written(tree) == Version("7.0.0")
     citation = yaml.safe_load((tree / "CITATION.cff").read_text())
     assert (citation["version"], citation["date-released"]) == ("7.0.0", TODAY)
+    chart = yaml.safe_load((tree / "deploy/helm/Chart.yaml").read_text())
+    assert chart["version"] == chart["appVersion"] == "7.0.0"
     changelog = (tree / "CHANGELOG.md").read_text()
     assert release.part_of(changelog, "7.0.0") == "### Added\n\n- One."
     assert release.part_of(changelog, "Unreleased") == ""
