@@ -1,6 +1,7 @@
 """Thresholds of confidence: what share lies below them, whatever the sites are."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,9 +37,18 @@ def test_records_that_all_look_alike_are_kept_together() -> None:
     assert np.isnan(error_above(confidence_cells(np.full(3, 0.5), np.ones(3)), 0.9))
 
 
-def test_few_records_give_new_ones_the_chance_that_was_asked() -> None:
+@pytest.mark.parametrize("n", [7, 14, 19, 21, 23])
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_few_records_give_new_ones_the_chance_that_was_asked(n: int, share: float) -> None:
     rng, found = np.random.default_rng(0), []
-    for _ in range(400):
-        p = rng.uniform(0.5, 0.95, 20)
-        found.append((rng.uniform(0.5, 0.95, 50) < threshold_of(confidence_cells(p[:19], p[:19] > 0), 0.2)).mean())
-    assert abs(np.mean(found) - 0.2) < 0.02
+    for _ in range(2000):
+        p = 1 / (1 + np.exp(-rng.uniform(-1, 9, n + 50)))
+        found.append((p[n:] < threshold_of(confidence_cells(p[:n], p[:n] > 0), share)).mean())
+    assert abs(np.mean(found) - share) < 0.01
+
+
+def test_a_share_that_is_finer_than_the_records_leaves_out_what_is_below_all_or_above_all() -> None:
+    cells = confidence_cells(np.array([0.6, 0.9]), np.ones(2))
+    low, high = threshold_of(cells, 0.01), threshold_of(cells, 0.99)
+    assert abs(low - 0.6) < 0.02
+    assert abs(high - 0.9) < 0.02

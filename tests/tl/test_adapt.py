@@ -254,6 +254,26 @@ def test_modalities_and_other_phenotypes(query) -> None:
     assert (late.obs["infl_prediction"] == late.obs["label"]).mean() > 0.95
 
 
+@pytest.mark.parametrize("use", [infl.tl.predict, infl.tl.adapt, infl.tl.map_to])
+def test_one_table_is_told_from_several(run, query, use) -> None:
+    from mudata import MuData
+
+    def refuses(data, model) -> str:
+        return refused(lambda: use(data, model) if use is infl.tl.predict else use(model, data))
+
+    assert "is a MuData, and the model reads one table of features: give its .mod['rna']" in refuses(
+        MuData({"rna": query.copy(), "protein": query[:, :0].copy()}), run
+    )
+    several = {s: MuData({"rna": a[:, :6].copy(), "protein": a[:, 6:].copy()}) for s, a in cohort().items()}
+    for site, adata in several.items():
+        adata.obs["label"] = cohort()[site].obs["label"]
+    both, one = fit(several, rounds=1), fit(several, rounds=1, modality="rna")
+    assert "is one table, and the model reads 'rna', 'protein' of a MuData" in refuses(query, both)
+    assert "has no modality 'rna', which the model reads: rename 'RNA', if it is the one" in refuses(
+        MuData({"RNA": query.copy()}), one
+    )
+
+
 def test_spelling_errors_are_data_errors() -> None:
     import pandas as pd
 

@@ -111,6 +111,9 @@ def test_what_cannot_be_forgotten(long_run) -> None:
         assert said in refused(lambda options=options: forget(long_run, sites, **options))
     del sites["site_2b"]
     assert "site_2b of the run is not in sites" in refused(lambda: forget(long_run, sites, site="site_2a"))
+    narrow = {name: adata[:, 2:].copy() for name, adata in six().items()}
+    lacks = "the data lack 2 of 12 features of the fit, first 'g0': give the data that were fitted"
+    assert lacks in refused(lambda: forget(long_run, narrow, site="site_2a"))
     assert "forget takes what fit_federated returned" in refused(lambda: forget(long_run.model, six(), site="site_2a"))
     twice = six()
     twice["site_1b"].obs_names = twice["site_1a"].obs_names

@@ -172,6 +172,7 @@ def relabelled(sites: dict[str, AnnData]) -> dict[str, AnnData]:
             {"model": "survival", "time": "t", "event": "e"},
             "init= is a model of 'classifier', and 'survival' is fitted",
         ),
+        (cohort, {"target": ["label"]}, "init= is a model of 'classifier', and 'labels' is fitted"),
         (cohort, {"width": 16}, "init= was fitted with width=8, and this fit has width=16: leave width= out"),
         (cohort, {"layer": "log"}, "init= was fitted with layer=None, and this fit has layer='log'"),
         (cohort, {"model": infl.models.Classifier(target="label")}, "init= was fitted with width=8"),

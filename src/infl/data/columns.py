@@ -12,6 +12,8 @@ from infl._parameters import NO_VALUE
 from infl.errors import DataError
 
 _SHOWN = 3
+LARGEST = 1e15
+"""Size of numbers in a column; beyond it they have no more digits after the point, and their squares spoil sums."""
 
 
 def obs_column(adata: AnnData | MuData, name: str, *, where: str, role: str) -> pd.Series:
@@ -101,7 +103,7 @@ def numbers_of(adata: AnnData | MuData, name: str, site: str, role: str, *, part
         )
     plain = values.astype(object) if isinstance(values.dtype, pd.CategoricalDtype) else values
     try:
-        return plain.mask(gaps, np.nan).to_numpy(dtype=np.float64) if missing else plain.to_numpy(dtype=np.float64)
+        found = plain.mask(gaps, np.nan).to_numpy(dtype=np.float64) if missing else plain.to_numpy(dtype=np.float64)
     except OverflowError:
         raise DataError(f"{role} {name!r} has numbers beyond 10³⁰⁸ at {site}: give it in larger units") from None
     except (TypeError, ValueError):
@@ -109,6 +111,12 @@ def numbers_of(adata: AnnData | MuData, name: str, site: str, role: str, *, part
         raise DataError(
             f"{role} {name!r} has words where numbers are due, at {site}, for {words} of {len(values)} observations: make them numbers"
         ) from None
+    if large := int((np.isfinite(found) & (np.abs(found) > LARGEST)).sum()):
+        raise DataError(
+            f"{role} {name!r} is beyond {LARGEST:g} for {large} of {len(values)} observations at {site}: correct them, or give it in "
+            "larger units"
+        )
+    return found
 
 
 def has_numbers(values: pd.Series) -> bool:
@@ -177,16 +185,26 @@ def shortlist(names: list[str], shown: int = _SHOWN) -> str:
     return text if len(names) <= shown else f"{text}, … ({len(names)} in all)"
 
 
-def _alternatives(name: str, columns: pd.Index) -> str:
-    """What the user may have meant: near names, else what there is."""
+def near_names(name: str, columns: pd.Index) -> list[str]:
+    """Return the columns that a user may have meant, the nearest first, whatever the case and what joins words.
+
+    Examples
+    --------
+    >>> near_names("Tumour class", pd.Index(["age", "tumour_class"]))
+    ['tumour_class']
+    """
     plain = {re.sub(r"[\W_]+", "", str(column).casefold()): str(column) for column in columns}
     wanted = re.sub(r"[\W_]+", "", name.casefold())
     near = [plain[key] for key in get_close_matches(wanted, plain, n=_SHOWN, cutoff=0.6)]
-    near += [
+    return near + [
         column
         for key, column in plain.items()
         if column not in near and wanted and key and (wanted in key or key in wanted)
     ]
-    if near:
+
+
+def _alternatives(name: str, columns: pd.Index) -> str:
+    """What the user may have meant: near names, else what there is."""
+    if near := near_names(name, columns):
         return f"did you mean {shortlist(near)}?"
     return f"it has {shortlist([str(column) for column in columns], shown=6)}" if len(columns) else "obs has no columns"

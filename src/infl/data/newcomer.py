@@ -69,6 +69,7 @@ def named_as(
         own = dict(zip(names, table.var_names.astype(str), strict=True))
         called |= {prefix + feature: prefix + own[feature] for feature in measured(parts[name]).intersection(wanted)}
     if not called:
+        check_modalities(adata, features, modality, where)
         names = pd.Index([str(name) for table in tables(adata, where).values() for name in table.var_names])
         first = f"{names[0]!r}, the model {known[0]!r}" if len(names) else "no features at all"
         raise DataError(
@@ -114,6 +115,41 @@ def filled(table: AnnData, features: Sequence[str]) -> AnnData:
         layers={name: spread(table.layers[name]) for name in layer_names(table)},
         uns=dict(table.uns),
     )
+
+
+def check_modalities(adata: Data, features: Sequence[str], modality: str | None, where: str) -> None:
+    """Refuse several tables where a model's features are of one, one table where they are of several, and another name of the one.
+
+    Parameters
+    ----------
+    adata, modality, where
+        As for :func:`named_as`.
+    features
+        Of the model.
+
+    Raises
+    ------
+    infl.errors.DataError
+        The names of features say that it is so; otherwise nothing is said here.
+    """
+    known = pd.Index(list(features), dtype=object)
+    if isinstance(adata, AnnData):
+        kinds = known[known.str.contains(":", na=False)].str.split(":", n=1)
+        if not adata.var_names.isin(known).any() and adata.var_names.isin(kinds.str[1]).any():
+            of = ", ".join(map(repr, dict.fromkeys(kinds.str[0])))
+            raise DataError(
+                f"{where} is one table, and the model reads {of} of a MuData: give MuData({{{of.split(', ')[0]}: adata}})"
+            )
+        return
+    shared = {name: int(table.var_names.isin(known).sum()) for name, table in adata.mod.items()}
+    if modality in shared or not any(shared.values()):
+        return
+    best = max(shared, key=lambda name: shared[name])
+    if modality is not None:
+        raise DataError(
+            f"{where} has no modality {modality!r}, which the model reads: rename {best!r}, if it is the one"
+        )
+    raise DataError(f"{where} is a MuData, and the model reads one table of features: give its .mod[{best!r}]")
 
 
 def _renamed(table: AnnData, names: pd.Index) -> AnnData:

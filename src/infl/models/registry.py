@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,6 +108,18 @@ def check_installed(task: Task) -> None:
         )
 
 
+def name_by_target(model: str, options: Mapping[str, Any]) -> str:
+    """Return the name of the task that is fitted: a classifier of a list of columns is of several labels.
+
+    Examples
+    --------
+    >>> name_by_target("classifier", {"target": ["er", "her2"]})
+    'labels'
+    """
+    several = isinstance(options.get("target"), list | tuple | np.ndarray)
+    return "labels" if model == "classifier" and several else model
+
+
 HINTS = {
     "init": "infl.tl.fit_federated alone begins with a fitted model, in this process",
     "use_rep": "models read X or layer=; to fit on a representation, make AnnData(adata.obsm['X_pca'], obs=adata.obs) of it",
@@ -144,9 +156,7 @@ def make_task(model: str | Task, options: dict[str, Any], also: Iterable[str] = 
             f"model={shown(model)}: give the name of a task, such as 'classifier', or a task, such as "
             "infl.models.Classifier(target=…); a fitted model goes to infl.tl.predict"
         )
-    if model == "classifier" and isinstance(options.get("target"), list | tuple | np.ndarray):
-        model = "labels"  # several columns, or one that lacks labels of some records
-    cls = type(model) if isinstance(model, Task) else task_class(model)
+    cls = type(model) if isinstance(model, Task) else task_class(name_by_target(model, options))
     if isinstance(model, Task) and not is_installed(model):
         settings.tasks[model.name] = cls
     known = [f.name for f in dataclasses.fields(cls) if f.init]
@@ -169,7 +179,7 @@ def _unknown(model: str, option: str, known: Sequence[str], also: Sequence[str])
         return f"model {model!r} has no option {option!r}: {HINTS[option]}"
     all_known = [*known, *also]
     near = [n for n in (SYNONYMS.get(option), ALIASES.get(option)) if n in all_known]
-    near = near or difflib.get_close_matches(option, all_known, 1)
+    near = near or difflib.get_close_matches(option.casefold(), all_known, 1)
     if near and near[0] == "target" and "target" not in known:
         near = []
     hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"

@@ -51,14 +51,17 @@ def confidence_cells(probability: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def threshold_of(cells: np.ndarray, share: float) -> float:
-    """Return the probability below which the least sure `share` of records lies; inside of a cell they count as evenly spread.
+    """Return the probability below which the least sure `share` of records lies.
+
+    Of *n* records the k-th least sure has a new one below it with chance k / (n + 1); between two of them chances are taken to rise
+    evenly, and inside of a cell records to be evenly spread.
 
     Parameters
     ----------
     cells
         Of :func:`confidence_cells`, added over sites.
     share
-        Between 0 and 1. A new record is below the threshold with this chance, as one among those that were counted.
+        Between 0 and 1. A new record is below the threshold with this chance, from 1 / (n + 1) to n / (n + 1).
 
     Examples
     --------
@@ -68,11 +71,13 @@ def threshold_of(cells: np.ndarray, share: float) -> float:
     """
     n = cells[:, 0]
     so_far = np.cumsum(n)
-    wanted = min(share * (so_far[-1] + 1), so_far[-1])
-    cell = int(np.searchsorted(so_far, wanted))
+    wanted = float(np.clip(share * (so_far[-1] + 1), 1, so_far[-1]))
+    ranks = np.array([np.floor(wanted), np.ceil(wanted)])
+    cell = np.searchsorted(so_far, ranks)
     width = LEVELS[1] - LEVELS[0]
-    into = (wanted - (so_far[cell] - n[cell])) / max(n[cell], 1)
-    level = LEVELS[0] - width + width * (cell + into) if cell < len(LEVELS) else LEVELS[-1]
+    into = (ranks - 0.5 - (so_far[cell] - n[cell])) / n[cell]
+    places = np.minimum(LEVELS[0] - width + width * (cell + into), LEVELS[-1])
+    level = places[0] + (wanted - ranks[0]) * (places[1] - places[0])
     return float(1 / (1 + np.exp(-level)))
 
 

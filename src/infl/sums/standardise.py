@@ -1,6 +1,6 @@
 """Moments of features over all sites, and how many records each class has: what brings features and classes to one scale.
 
-Two passes: first the means, then squared distances from them, which is as exact for counts in the millions as for fractions.
+Two passes: first the means, then squared distances from them, which is as exact for counts in the millions as for fractions of a millionth.
 """
 
 from __future__ import annotations
@@ -9,7 +9,25 @@ from typing import Any
 
 import numpy as np
 
+from infl.sums.lanes import Scale
 from infl.sums.shape import Arrays, FederatedSum, Records, SiteView, State
+
+VALUES, SQUARES = Scale(-60, limbs=4), Scale(-80, limbs=5)
+"""Values are added up to 2¹¹⁹, their squares up to 2¹³⁹; both are exact for features in billionths of their unit."""
+NARROW, ROUNDING = 1e-11, 1e-7
+"""A feature whose deviation is below these, as it is or as a share of its mean, is constant: float32 has no more digits."""
+
+
+def unit_of(variance: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Return what features are divided by: their deviations, and 1 where they are constant; as `variance` and `mean`.
+
+    Examples
+    --------
+    >>> unit_of(np.array([4.0, 1e-16, 0.0]), np.array([0.0, 1e-8, 3.0]))
+    array([2.e+00, 1.e-08, 1.e+00])
+    """
+    deviation = np.sqrt(np.maximum(variance, 0))
+    return np.where(deviation > np.maximum(NARROW, ROUNDING * np.abs(mean)), deviation, 1.0)
 
 
 def means(n_classes: int | None, n_features: int | None, *, balance: bool = False) -> FederatedSum:
@@ -62,6 +80,7 @@ def means(n_classes: int | None, n_features: int | None, *, balance: bool = Fals
         combine=combine,
         says=f"{'number' if n_classes is None else 'numbers'} of training records{' by class' if classes else ''}"
         + (", and number and sum of each feature's values, to bring features to one scale" if features else ""),
+        scale={"sums": VALUES} if features else {},
         records=records,
         sensitivity=dict.fromkeys(counted, 1) | ({"measured": 1} if features else {}),
     )
@@ -75,7 +94,7 @@ def deviations(n_features: int) -> FederatedSum:
 
     def combine(total: Arrays, state: State) -> State:
         variance = total["squares"] / np.maximum(state["measured"] - 1, 1)
-        return {**state, "scale": np.sqrt(np.where(variance > 1e-12, variance, 1.0))}
+        return {**state, "scale": unit_of(variance, state["center"])}
 
     return FederatedSum(
         name="deviations",
@@ -83,6 +102,7 @@ def deviations(n_features: int) -> FederatedSum:
         local=local,
         combine=combine,
         says="sums of squared distances from each feature's mean, to bring features to one scale",
+        scale=SQUARES,
         records=lambda site, state: {"squares": _measured(site.data)},
     )
 

@@ -17,7 +17,7 @@ from infl.federation.local import run_in_process
 from infl.federation.run import FederatedRun
 from infl.federation.settings import RunSettings
 from infl.tl._forgotten import table_of
-from infl.tl._use import check_use
+from infl.tl._use import check_use, takes_union
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,6 +151,8 @@ def forget(
     task, settings = run.model.header.build_task(), RunSettings.of(run.settings)
     check_use(left, task, run.model.header.panel, training=True)
     panel = task.agree(left)
+    if prepare is None and not takes_union(task):
+        _check_features(run, panel)
     key = key if settings.lock != "none" or settings.seal != "none" else None
     agreement = Agreement.new(task, panel, left, key, settings, init="" if start is None else start.digest)
     again = run_in_process(agreement, task, left, key, start=start, progress=progress).run
@@ -176,7 +178,7 @@ def _gone(
     for name, wanted in _by_site(tables, records).items():
         found = tables[name].obs_names.isin(wanted)
         if len(unknown := wanted.difference(tables[name].obs_names)):
-            raise DataError(f"{name} has no record {unknown[0]!r}: give obs_names of the data that were fitted")
+            raise DataError(f"{name} has no record {str(unknown[0])!r}: give obs_names of the data that were fitted")
         gone[name] |= found
     if not named and not any(which.any() for which in gone.values()):
         raise SettingsError("nothing to forget: give site=, or records= with obs_names")
@@ -210,6 +212,16 @@ def _check_left(run: FederatedRun, left: Mapping[str, Data], n_records: Mapping[
         raise SettingsError(
             f"without {', '.join(n for n in n_records if n not in left)} there are {len(left)} sites, and sums of fewer than "
             f"min_sites={fewest} are not opened: retire the model, or agree on a new run"
+        )
+
+
+def _check_features(run: FederatedRun, panel: Mapping[str, Any]) -> None:
+    """Refuse data that lack features of the fit: nothing but the records may differ."""
+    before = run.model.header.panel.get("features", ())
+    if lost := sorted(set(before).difference(panel.get("features", ()))):
+        raise DataError(
+            f"the data lack {len(lost)} of {len(before)} features of the fit, first {lost[0]!r}: give the data that were fitted, or "
+            "what chose the features as prepare="
         )
 
 

@@ -10,7 +10,7 @@ from infl._warn import warn
 from infl.errors import KeyringError, SettingsError
 from infl.federation.start import Origin, Start
 from infl.models.carried import check_carried
-from infl.models.registry import make_task
+from infl.models.registry import make_task, name_by_target
 from infl.models.spellings import without_aliases
 from infl.tl._results import needed_key
 
@@ -74,8 +74,9 @@ class Init:
         if self.model is None or not (model is None or isinstance(model, str)):
             return make_task("classifier" if model is None else model, options, also)
         h = self.model.header
-        if model not in (None, h.task):
-            raise SettingsError(f"init= is a model of {h.task!r}, and {model!r} is fitted: give a model of that task")
+        fitted = name_by_target(model or h.task, options)
+        if fitted != h.task:
+            raise SettingsError(f"init= is a model of {h.task!r}, and {fitted!r} is fitted: give a model of that task")
         known = dict(h.options)
         given = without_aliases(options, known)
         if given.get("optimiser", known["optimiser"]) != known["optimiser"]:

@@ -13,6 +13,7 @@ from mudata import MuData
 from infl._warn import warn
 from infl.data import units
 from infl.data.check import check_layer, check_unique, check_values, measured, tables
+from infl.data.newcomer import check_modalities
 from infl.errors import DataError, SettingsError
 from infl.models.protocols import ChoosesFeatures, ReadsLayer, ReadsModality
 
@@ -81,6 +82,8 @@ def check_use(
         if not isinstance(adata, AnnData | MuData):
             raise DataError(f"{name} is {type(adata).__name__}; it must be AnnData or MuData")
         check_unique(adata.obs_names, "obs_names", name)
+        if not training:
+            check_modalities(adata, panel.get("features", ()), _modality(task), name)
         for modality, (table, features) in _parts(adata, name, task, panel).items():
             where, layer = (
                 f"{name} ({modality})" if modality else name,

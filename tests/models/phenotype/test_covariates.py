@@ -107,6 +107,14 @@ def missing(sites: dict[str, AnnData]) -> None:
     del sites["site_3"].obs["sex"]
 
 
+def spelt_otherwise(sites: dict[str, AnnData]) -> None:
+    sites["site_3"].obs = sites["site_3"].obs.rename(columns={"sex": "Sex"})
+
+
+def huge(sites: dict[str, AnnData]) -> None:
+    sites["site_3"].obs.loc[sites["site_3"].obs_names[1], "age"] = -1e300
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [
@@ -114,7 +122,9 @@ def missing(sites: dict[str, AnnData]) -> None:
         (names, f"covariate 'sex' has 120 different labels, where levels are at most {MOST_LEVELS}"),
         (none, "covariate 'age' has no value at any site"),
         (infinite, "covariate 'age' is infinite for 40 of 40 observations at site_3"),
-        (missing, "covariate 'sex' is missing in obs of site_3"),
+        (missing, "covariate 'sex' is missing in obs of site_3, and the model reads it"),
+        (spelt_otherwise, "covariate 'sex' is missing in obs of site_3; did you mean 'Sex'?"),
+        (huge, "covariate 'age' is beyond 1e\\+15 for 1 of 40 observations at site_3: correct them"),
     ],
 )
 def test_covariates_that_do_not_go_together_are_refused(

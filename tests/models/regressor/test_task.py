@@ -170,6 +170,7 @@ def test_validation_parts_have_all_quarters_of_the_target(sites: dict[str, ad.An
         ("high", "target 'dose' has words where numbers are due, at site_2, for 60 of 60 observations"),
         ([1.0, "high"] * 30, "target 'dose' has words where numbers are due, at site_2, for 30 of 60 observations"),
         ([np.inf, 1.0] * 30, "target 'dose' is infinite for 30 of 60 observations at site_2"),
+        ([1e300, *[1.0, 2.0] * 29, 3.0], "target 'dose' is beyond 1e.15 for 1 of 60 observations at site_2"),
         ([np.nan, 1.0] * 30, "target 'dose' has no value for 30 of 60 observations at site_2"),
         (pd.to_datetime("2020-01-01"), "'dose' has dates where numbers are due, at site_2: give days or years since"),
         (pd.Timedelta(3, "D"), "'dose' has durations where numbers are due, at site_2: give days or years, e.g. by"),

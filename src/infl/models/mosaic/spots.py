@@ -12,6 +12,7 @@ from torch import Tensor
 
 from infl.models.mosaic.modalities import KINDS
 from infl.models.task import SiteData
+from infl.sums.standardise import unit_of
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ class Measured:
             if not own.any():
                 continue
             values = KINDS[kind](raw[own].astype(np.float64), depth)
-            mean, deviation = values.mean(0), values.std(0)
-            x[own] = (values - mean) / np.where(deviation > 1e-6, deviation, 1.0)
+            mean, variance = values.mean(0), values.var(0)
+            x[own] = (values - mean) / unit_of(variance, mean)
             center += own.mean() * mean
-            square += own.mean() * deviation**2
+            square += own.mean() * variance
         target = (raw > 0).astype(np.float32) if kind == "accessibility" else x
         near = around = None
         if graph is not None:

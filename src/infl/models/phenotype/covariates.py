@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from infl.data.columns import missing_values, no_number, numbers_of, shortlist
+from infl.data.columns import missing_values, near_names, no_number, numbers_of, shortlist
 from infl.data.labels import label_text
 from infl.errors import DataError
 
@@ -107,10 +107,13 @@ def values_of(table: AnnData, covariates: Covariates, site: str) -> np.ndarray:
 
 def _column(table: AnnData, name: str, site: str) -> pd.Series:
     if name not in table.obs:
-        raise DataError(
-            f"covariate {name!r} is missing in obs of {site}, and the model reads it beside the features: add the column, with gaps where "
-            "it is not known"
+        near = near_names(name, table.obs.columns)
+        what_to_do = (
+            f"; did you mean {shortlist(near)}?"
+            if near
+            else ", and the model reads it beside the features: add the column, with gaps where it is not known"
         )
+        raise DataError(f"covariate {name!r} is missing in obs of {site}{what_to_do}")
     values = table.obs[name]
     if isinstance(values, pd.DataFrame):
         raise DataError(f"covariate {name!r} is the name of {values.shape[1]} columns in obs of {site}; rename one")

@@ -15,6 +15,7 @@ from infl.data.columns import layer_names
 from infl.errors import DataError
 from infl.models.matrix import FeatureMatrix
 from infl.models.task import SiteData
+from infl.sums.standardise import unit_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -122,8 +123,7 @@ class LabelledRows(SiteData):
             return sums / np.maximum(total, 1e-12)
 
         mean = mean_of(lambda x: x)
-        deviation = np.sqrt(mean_of(lambda x: (x - mean) ** 2))
-        return mean.astype(np.float32), np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32)
+        return mean.astype(np.float32), unit_of(mean_of(lambda x: (x - mean) ** 2), mean).astype(np.float32)
 
 
 def table_of(
