@@ -12,6 +12,7 @@ from infl._settings import settings
 if TYPE_CHECKING:
     from infl._types import Data
 
+_silent = 0
 FIELDS = ("obs", "var", "obsm", "varm", "obsp", "layers", "uns")
 
 
@@ -35,8 +36,19 @@ def debug(line: str) -> None:
     _say(4, line)
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Log nothing meanwhile, in any thread: of fits that the user did not ask for."""
+    global _silent
+    _silent += 1
+    try:
+        yield
+    finally:
+        _silent -= 1
+
+
 def _say(level: int, line: str) -> None:
-    if int(settings.verbosity) >= level:
+    if not _silent and int(settings.verbosity) >= level:
         print(f"infl: {line}", file=sys.stderr)
 
 

@@ -77,7 +77,7 @@ def test_epsilon_is_what_the_site_computes(agreement: Agreement) -> None:
         )
 
     agreement = replace(agreement, seal="pairwise")
-    fits = DP(epsilon=8.0, delta=1e-5).resolve(20)[0].noise_multiplier
+    fits = DP(epsilon=8.0, delta=1e-5, sample_rate=0.2).resolve(20)[0].noise_multiplier
     Policy(max_epsilon=8.0).check(run(epsilon=8.0, noise_multiplier=fits), "site_1")
     Policy(max_epsilon=8.0).check(run(noise_multiplier=fits), "site_1")
     for much in (

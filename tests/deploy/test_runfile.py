@@ -72,6 +72,9 @@ def test_options_of_the_task_and_privacy(tmp_path: Path) -> None:
     assert agreement.dp is not None
     assert agreement.dp.epsilon == 8.0
     assert agreement.options["standardise"] == "sample"
+    assert agreement.options["lr"] == 0.01  # a network's, under noise
+    path.write_text(path.read_text().replace("\nwidth = 8", ""))
+    assert RunFile.read(path).agreement().options["width"] == 0
 
 
 def test_waiting(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from anndata import AnnData
 from tests.bits import fixed_bytes
 
 import infl
-from infl.attacks import Attack, Attacker, file_statistics
+from infl import _tell
+from infl.attacks import Attack, Attacker, AuditContext, Finding, file_statistics
 from infl.errors import DataError, SettingsError
 from infl.models.lock_schemes import FieldLock
 from infl.nn.lock import Field
@@ -210,6 +211,22 @@ def test_progress_is_shown_on_standard_error(default, sites: dict[str, AnnData],
     assert not out
     assert "attack" in err
     assert "2/2" in err
+
+
+def test_an_attacks_own_fits_say_nothing(default, sites: dict[str, AnnData], capsys: pytest.CaptureFixture) -> None:
+    kind = type(infl.attacks.load_attack("no_key"))
+    run = kind.run
+
+    def tells(self: Attack, context: AuditContext) -> list[Finding]:
+        _tell.warning("a class of shadow records is at one site alone")
+        return run(self, context)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "run", tells)
+        infl.tl.audit(default, sites, attacks=["no_key"], **QUIET)
+        assert not capsys.readouterr().err
+        _tell.warning("said again")
+    assert "said again" in capsys.readouterr().err
 
 
 @pytest.mark.long

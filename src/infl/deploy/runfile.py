@@ -145,7 +145,8 @@ class RunFile(Table):
 
         From call to call its random name and salt differ, and its seed, where the file gives none.
         """
-        task = task_from_json(self.model.name, dict(self.model.model_extra or {}))
+        options = dict(self.model.model_extra or {})
+        task = task_from_json(self.model.name, options)
         check_installed(task)
         if self.privacy is not None:
             task = task.for_dp()
@@ -159,6 +160,8 @@ class RunFile(Table):
             raise SettingsError(
                 f"{self.panel.file} is of the sites {named}: name them as in sites, `infl run panel --site`"
             )
+        if self.privacy is not None:
+            task = task.suited_to_dp(panel, self.fit.rounds, options)
         seed = new_seed() if self._draws else self.fit.seed
         settings = replace(self.fit, seed=seed, privacy=self.privacy)
         return Agreement.new(task, panel, self.sites, cast("Keyring | None", key), settings)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
@@ -205,6 +205,20 @@ class Task(Generic[Data, Net], metaclass=Spellings):
         """
         if type(self).before is not Task.before or type(self).after is not Task.after:
             raise SettingsError(f"model {self.name!r} needs sums that have no noise; it cannot be fitted with privacy=")
+        return self
+
+    def suited_to_dp(self, panel: Mapping[str, Any], rounds: int, given: Collection[str]) -> Task:
+        """Return the task with what suits noisy gradients better than its own defaults, for a fit with ``privacy=``.
+
+        Parameters
+        ----------
+        panel
+            What the sites agreed on.
+        rounds
+            Of the fit, each of them one noisy step.
+        given
+            Names of the options that the user set, which stay as they are.
+        """
         return self
 
     # -- who has what ----------------------------------------------------------------------------------------------

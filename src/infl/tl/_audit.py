@@ -132,7 +132,8 @@ def _findings(attack: Attack, context: AuditContext) -> Sequence[Finding]:
     """Return what an attack found; one of another package may return anything."""
     from infl.attacks import Finding
 
-    found = attack.run(context)
+    with _tell.quiet():  # its own fits, on records and classes of its own
+        found = attack.run(context)
     if not isinstance(found, list | tuple) or not all(isinstance(f, Finding) for f in found):
         raise SettingsError(
             f"attack {attack.name!r}: run returns {type(found).__name__}, and a list of Finding is needed"

@@ -120,8 +120,9 @@ def fit_federated(
         Lock, strength, seal, min_sites and bits as one object (:class:`infl.Protection`), in place of the five.
     privacy
         :class:`infl.privacy.DP`: differential privacy of the training records. Every round is then one step of DP-SGD
-        over all sites, so there are many more of them; the last one is kept, and what would need sums without noise
-        (federated standardisation, class weights, calibration) is left out.
+        over all sites; the last one is kept, and what would need sums without noise (federated standardisation, class
+        weights, calibration) is left out. A phenotype is then a linear model in steps of 2 / √(rounds × features), unless
+        `width` or `lr` is given: the more weights, the more noise.
     seed
         Fixes initial weights, batches, dropout, validation parts and cohorts: the same bits on the same machine (default: 0, or
         that of `init`, so that the same records are held out; with `engine`, drawn for each run, since a site trains once with a seed).
@@ -213,6 +214,8 @@ def fit_federated(
         panel = agreed_panel(task, between)
     else:
         panel = (engine.panel() if engine else None) or task.agree(tables)
+    if privacy is not None and begun.model is None and isinstance(model, str | None):
+        task = task.suited_to_dp(panel, rounds, model_options)
     if chosen.seal == "auto":
         chosen = replace(chosen, seal="pairwise" if engine else "group")
     if engine and privacy is not None:

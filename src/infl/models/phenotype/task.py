@@ -7,9 +7,9 @@ and where that is written.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from infl.models.matrix import FeatureMatrix
 from infl.models.phenotype.covariates import agree_on_covariates, names_of, values_of
 from infl.models.phenotype.data import FUSED, LabelledRows, check_overlap, scale_of, table_of
 from infl.models.phenotype.latent import fit_coordinate, latent_moments
+from infl.models.spellings import ALIASES
 from infl.models.task import Sums, Task
 from infl.nn.mlp import LinearClassifier, OnPanel, ResidualMLP
 from infl.sums import FederatedSum
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
     from mudata import MuData
 
     from infl.data.check import Features
+
+LINEAR_DP_STEPS = 2.0
+"""Under differential privacy Adam steps a linear model by this over √(rounds × features): noise that it gathers over all rounds then moves what
+it says of a record by as much on any panel, in any number of rounds."""
+NETWORK_DP_LR = 0.01
+"""Adam's step for a network under differential privacy, where a round is one step."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +232,13 @@ class Phenotype(Task[LabelledRows, OnPanel]):
     def after(self, panel: Mapping[str, Any]) -> Sequence[FederatedSum]:
         """Return moments of the latent that a new site is fitted to; a phenotype adds its own."""
         return (latent_moments(self.width),) if self.coordinate else ()
+
+    def suited_to_dp(self, panel: Mapping[str, Any], rounds: int, given: Collection[str]) -> Self:
+        """Take a linear model, whose few weights gather little noise, and steps after which that is alike on any panel."""
+        width = self.width if "width" in given else 0
+        lr = NETWORK_DP_LR if width else float(f"{LINEAR_DP_STEPS / (rounds * len(self.inputs(panel))) ** 0.5:.2g}")
+        kept = {ALIASES.get(name, name) for name in given}
+        return replace(self, width=width, lr=self.lr if "lr" in kept else lr)
 
     def _check_dp(self) -> None:
         """Refuse what has no noise."""
