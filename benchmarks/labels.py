@@ -16,13 +16,19 @@ from _evidence import Estimate, over_resplits
 from _table import Table
 from infl.errors import InflWarning
 from panels import use_data_folder
-from phenotypes import LINEAR, Values, values_of
+from phenotypes import LINEAR, ONE_STEP, Values, values_of
 
 SEEDS, TEST_SHARE, N_SITES, MISSING = 10, 0.3, 7, 0.4
 PROTEINS = {"er": "ER-alpha", "her2": "HER2"}
 COLUMNS = ["subtype", *PROTEINS]
 UNLABELLED = ("site_6", "site_7")
-KINDS = {"network": {}, "linear": LINEAR}
+KINDS = {
+    "network": {},
+    "linear": LINEAR,
+    "network by whole steps": ONE_STEP,
+    "linear by whole steps": LINEAR | ONE_STEP,
+}
+"""Otherwise a pooled fit takes two steps a round, of some of the records each, and sites one, of all that they have."""
 
 
 def tumours() -> dict[str, ad.AnnData]:
