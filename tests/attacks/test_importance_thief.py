@@ -42,6 +42,8 @@ def test_features_that_matter_classify() -> None:
     x[np.arange(60), y] += 4
     assert accuracy_with(x, y, np.arange(3), rng) > 0.9
     assert accuracy_with(x, y, np.arange(10, 13), rng) < 0.6
+    x[::10, 0], x[:, 3] = np.nan, np.nan  # covariates have gaps, and a site may lack a feature
+    assert accuracy_with(x, y, np.arange(4), rng) > 0.9
 
 
 @pytest.mark.long

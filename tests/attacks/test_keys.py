@@ -67,6 +67,25 @@ def test_default_is_worth_nothing_without_its_key(default: AuditContext, attack)
     assert attack.run(default) == [finding]  # one seed, one result
 
 
+@pytest.mark.parametrize("attack", [NoKey(), WrongKey(), OneBitKey()], ids=lambda a: a.name)
+def test_what_looks_like_a_leak_is_judged_on_trials_drawn_anew(default: AuditContext, attack, monkeypatch) -> None:
+    asked: list[int] = []
+    usual = type(attack).accuracies
+
+    def lucky(self, context, file, times=1):
+        asked.append(times)
+        if times == 1:
+            return {"luck": [0.9, 0.91, 0.92]}
+        return usual(self, context, file, times)
+
+    monkeypatch.setattr(type(attack), "accuracies", lucky)
+    (finding,) = attack.run(default)
+    assert (finding.status, asked) == (Status.HOLDS, [1, 4])
+    monkeypatch.setattr(type(attack), "accuracies", lambda *_: {"a leak": [0.9, 0.91, 0.92]})
+    (finding,) = attack.run(default)
+    assert finding.status is Status.BROKEN
+
+
 def test_open_file_and_published_lock_are_shown_as_what_they_are(
     unprotected: AuditContext, published: AuditContext
 ) -> None:
