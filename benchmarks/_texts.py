@@ -264,7 +264,9 @@ def labels() -> str:
         "| model | federated | pooled | logistic regression | wrong key | federated less pooled | with unlabelled sites less without |",
         "| --- " * 7 + "|",
     ]
-    for model in ("network", "linear"):
+    for model in ("network", "linear", "network by whole steps", "linear by whole steps"):
+        if f"{model}, infl: balanced accuracy" not in rows:
+            continue
         cells = [f"{rows[f'{model}, {method}: balanced accuracy']['measured']:.3f}" for method in methods]
         for what, verdict in less.items():
             row = rows[f"{model}, {what}"]
@@ -332,6 +334,11 @@ def phenotype_thieves() -> str:
             measure = what.replace(": summary", "").replace("r2", "R²")
             figures = " | ".join(f"{row[name]:.3f}" for name in ("measured", "chance", "control"))
             lines.append(f"| {measure} | {figures} |")
+    many = [row for what, row in rows.items() if ": many keys, " in what]
+    if many:
+        lines += ["", f"| 200 random keys on each run | {' | '.join(f'run {i + 1}' for i in range(len(many)))} |"]
+        lines.append("| --- " * (len(many) + 1) + "|")
+        lines.append(f"| survival, mean concordance | {' | '.join(map(with_half_width, many))} |")
     return "\n".join(lines) + "\n"
 
 

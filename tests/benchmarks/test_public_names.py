@@ -21,6 +21,8 @@ INSIDE = {
     ("lock_salts", "infl.attacks._kit.weights.rescaled"): "the same",
     ("missing_site", "infl.attacks._kit.audit_context.NO_LOCK_NO_SEAL"): "the control that the attack has",
     ("mosaic", "infl._mudata.without_pull"): "for both mudata 0.3 and 0.4",
+    ("phenotype_thieves", "infl.attacks._kit.model_file.ModelFile"): "the attack by wrong keys, with more of them",
+    ("phenotype_thieves", "infl.attacks._kit.weights.random_ring"): "the same",
     ("released", "infl.tl._cox_search.risk_of"): "an attack on what is opened: it needs the sums that are",
     ("released", "infl.tl._cox_sums.Patients"): "the same",
     ("released", "infl.tl._markers"): "notes what is opened",
