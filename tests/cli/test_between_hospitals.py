@@ -32,6 +32,7 @@ from infl.deploy.site_data import SiteSettings
 from infl.deploy.site_folder import SiteFolder
 from infl.errors import MAX_LENGTH, FederationError, FileError, InflError, SettingsError, UnreachableError
 from infl.keys import Keyring
+from infl.models.locked import LockedModel
 
 SITES = ("hospital_a", "hospital_b", "hospital_c")
 HOLDER = "hospital_a"
@@ -168,6 +169,23 @@ def test_the_page_word_by_word(people: Participants) -> None:
     outcome(people)
 
 
+GUIDE = DOCS.parent / "guide" / "three_hospitals.md"
+
+
+def test_a_hospital_types_five_commands_to_its_first_model() -> None:
+    typed = [command for who, command in commands(GUIDE) if who == "each site"]
+    assert len(typed) == 5 and typed[-1].startswith("infl run fetch")
+
+
+@pytest.mark.long
+def test_the_guide_word_by_word(people: Participants) -> None:
+    steps = [*commands(GUIDE)]
+    follow(people, steps[:-1], rounds=5)
+    assert "my_run: finished; each site has the model" in people.wait("coordinator", code=0)
+    follow(people, steps[-1:])
+    assert len({model.effective(ring)["head.weight"].numpy().tobytes() for model, ring in fetched(people)}) == 1
+
+
 def follow(people: Participants, steps: Iterable[tuple[str, str]], *, rounds: int = 150) -> None:
     """Type commands of the page, and do what it says in words; send each other what people send."""
     told = ""
@@ -267,7 +285,8 @@ def after(people: Participants, command: str, printed: str, rounds: int) -> None
     """Do what the page says in words."""
     if command.startswith("infl run template"):
         file = people.root / HOLDER / "run.toml"
-        ring = Keyring.load(people.root / HOLDER / "site.key", people.root / HOLDER / "config" / "identity.key")
+        ring = Keyring.load(people.root / HOLDER / "consortium.key", people.root / HOLDER / "config" / "identity.key")
+        assert any(ring.fingerprint() in said for said in people.said)
         text = (
             file.read_text()
             .replace('target = ""', 'target = "tumour_class"')
@@ -312,14 +331,22 @@ def is_engine(process: psutil.Process, home: Path) -> bool:
 WAITING = "\n[waiting]\nsilence = 8\nrepeat = 2\n"
 
 
+def fetched(people: Participants) -> Iterator[tuple[LockedModel, Keyring]]:
+    """Return the sites' models and rings."""
+    for site in SITES:
+        folder = people.root / site
+        yield (
+            infl.load_model(folder / "results" / "model.infl.safetensors"),
+            Keyring.load(folder / "site.key", folder / "config" / "identity.key"),
+        )
+
+
 def outcome(people: Participants) -> None:
     """Each site has the same model, which opens with its ring and is of use."""
     right, weights = [], []
-    for site in SITES:
+    for site, (model, ring) in zip(SITES, fetched(people), strict=True):
         folder = people.root / site
-        model = infl.load_model(folder / "results" / "model.infl.safetensors")
         adata = anndata.read_h5ad(folder / "cohort.h5ad")
-        ring = Keyring.load(folder / "site.key", folder / "config" / "identity.key")
         infl.tl.predict(adata, model, key=ring)
         right.append((adata.obs["infl_prediction"].astype(str) == adata.obs["tumour_class"].astype(str)).mean())
         weights.append(torch.cat([t.ravel() for _, t in sorted(model.effective(ring).items())]))

@@ -37,7 +37,7 @@ from infl.models import Classifier
 from infl.privacy.seal.ledger import LEDGER_COLUMNS
 
 SITES = ("hospital_a", "hospital_b", "hospital_c")
-JSON = (b"[]", b'{"name": 5, "n": 1}', b"\xff\xfe\x00\x01", b"")
+JSON = (b"[]", b'{"name": 5, "n": 1}', b"\xff\xfe\x00\x01", b"", b'{"name": 1e999, "n": "\\ud800"}')
 CHECK = "site check run.toml --data cohort.h5ad --key site.key --identity me.key"
 AT_COORDINATOR = ("coordinator sites", "coordinator check", "run list")
 OF_RUN = (
@@ -77,6 +77,16 @@ FILES = {
     "hospital_a/runs/*/agreement.json": OFFERED,
     "hospital_a/runs/*/*.ledger": OFFERED,
     "hospital_a/studies/*/study.json": (*OFFERED[1:3], "study report study.html", "study fetch study.h5ad"),
+    "coordinator/kit/startup/fed_server.json": ("coordinator check", "coordinator start run.toml --give-up 1"),
+    "coordinator/ca/rootCA.pem": ("coordinator check", "coordinator approve hospital_c.request.zip --yes"),
+    "hospital_a/kit/startup/fed_client.json": AT_SITE,
+    "consortium.toml": ("coordinator init consortium.toml --home another", "site enrol d", "site join e"),
+    "study.toml": (
+        "study check study.toml",
+        "study start study.toml",
+        "site check study.toml --data cohort.h5ad --key site.key --identity me.key",
+    ),
+    "hospital_b.pub": ("key grant hospital_b.pub --key site.key --identity me.key",),
     "run.toml": (CHECK, "coordinator check run.toml", "coordinator start run.toml --give-up 1"),
     "panel.json": (CHECK, "run panel panel.json --out more.json"),
     "hospital_c.request.zip": ("coordinator approve hospital_c.request.zip --yes",),
@@ -154,6 +164,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         'name = "tumours"\nmodel = "classifier"\ntarget = "label"\nsites = ["hospital_a", "hospital_b", "hospital_c"]\n'
     )
     (root / "panel.json").write_text(json.dumps(task.agree(sites)))
+    (root / "consortium.toml").write_text('name = "tumours"\nhost = "localhost"\nport = 1\n')
+    (root / "study.toml").write_text(
+        'name = "first"\nsites = ["hospital_a", "hospital_b", "hospital_c"]\n[key]\nfingerprint = "abcd"\n[[step]]\ndo = "pp.log1p"\n'
+    )
+    Identity.create().save_public(root / "hospital_b.pub")
+    for role, name in (("server", home), ("client", site)):
+        (name / "kit" / "startup" / f"fed_{role}.json").write_text(json.dumps({"client": {"fqsn": name.name}}))
     for name in ("hospital_c.request.zip", "hospital_a.signed.zip"):
         (root / name).write_bytes(b"PK")
     return root
@@ -194,6 +211,7 @@ def flipped(content: bytes) -> bytes:
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     **{repr(wrong): lambda content, wrong=wrong: wrong for wrong in JSON},
+    "nested": lambda content: b"[" * 100_000,
     "cut off": cut,
     "a byte is another": flipped,
 }
