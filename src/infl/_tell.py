@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from infl._types import Data
 
 _silent = 0
+_said: set[str] | None = None
 FIELDS = ("obs", "var", "obsm", "varm", "obsp", "layers", "uns")
 
 
@@ -47,8 +48,24 @@ def quiet() -> Iterator[None]:
         _silent -= 1
 
 
+@contextmanager
+def once() -> Iterator[None]:
+    """Log each line once meanwhile: of many fits of the same data."""
+    global _said
+    before = _said
+    _said = set() if before is None else before
+    try:
+        yield
+    finally:
+        _said = before
+
+
 def _say(level: int, line: str) -> None:
+    if _said is not None and line in _said:
+        return
     if not _silent and int(settings.verbosity) >= level:
+        if _said is not None:
+            _said.add(line)
         print(f"infl: {line}", file=sys.stderr)
 
 

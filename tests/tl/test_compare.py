@@ -9,7 +9,7 @@ from anndata import AnnData
 from threadpoolctl import threadpool_limits
 
 import infl
-from infl.errors import SettingsError
+from infl.errors import InflWarning, SettingsError
 from infl.federation.settings import RunSettings
 from infl.tl._fold import Fold
 
@@ -218,3 +218,19 @@ def test_hospitals_may_have_the_same_barcodes(khan_sites: dict[str, AnnData]) ->
         .drop(columns="seconds", errors="ignore")
         .equals(tables[False].drop(columns="seconds", errors="ignore"))
     )
+
+
+def test_what_every_fit_warns_of_is_said_once(khan_sites: dict[str, AnnData], capsys: pytest.CaptureFixture) -> None:
+    some = khan_sites["site_1"]
+    some.obs["tumour_class"] = some.obs["tumour_class"].astype(str)
+    some.obs.loc[some.obs_names[:4], "tumour_class"] = "rare"
+    options = {"target": "tumour_class", "rounds": 1, "progress": False}
+    with pytest.warns(InflWarning, match="one site alone has"):
+        infl.tl.compare(khan_sites, methods=["fedavg", "infl"], seeds=2, **options)
+    assert capsys.readouterr().err.count("class 'rare': one site alone has it") == 1
+    with pytest.warns(InflWarning, match="one site alone has"):
+        infl.tl.tune(khan_sites, space={"lr": [1e-3, 1e-2]}, **(options | {"rounds": 2}))
+    assert capsys.readouterr().err.count("class 'rare': one site alone has it") == 1
+    with pytest.warns(InflWarning, match="one site alone has"):
+        infl.tl.fit_federated(khan_sites, **options)
+    assert "class 'rare': one site alone has it" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from joblib import Parallel, delayed
 
+from infl import _tell
 from infl._parameters import door
 from infl.data.sites import as_sites
 from infl.errors import DataError, SettingsError
@@ -194,7 +195,7 @@ def _all_seeds(
     one: Callable[..., tuple[int, OfSeed]], seeds: Sequence[int], n_fits: int, *, n_jobs: int, progress: bool | None
 ) -> dict[int, OfSeed]:
     """Return what each seed gives, here or in processes side by side, with a bar over all fits."""
-    with round_bar(len(seeds) * n_fits, progress, what="fit") as show:
+    with round_bar(len(seeds) * n_fits, progress, what="fit") as show, _tell.once():
         if n_jobs == 1:
             fits = count(1)
             return dict(one(seed, lambda: show(next(fits), [])) for seed in seeds)

@@ -161,7 +161,7 @@ def tune(
     metric = (metric or trials[0].task.headline).removeprefix("val_")
     ladder = rungs(len(trials), rounds, eta)
     left, done = trials, 0
-    with round_bar(_n_rounds(ladder), progress) as show:
+    with round_bar(_n_rounds(ladder), progress) as show, _tell.once():
         for rung, (n, judged) in enumerate(ladder):
             left = sorted(left, key=lambda trial: trial.goodness(metric), reverse=True)[:n] if rung else left
             for trial in left:
