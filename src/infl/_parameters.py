@@ -18,6 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from infl._device import refuse_cupy
 from infl._isolation import torch_defaults
 from infl._lazy import read_tables
 from infl._settings import rules_in_force
@@ -229,6 +230,18 @@ class Text(Kind):
 
 
 @dataclass(frozen=True)
+class Device(Text):
+    """A device by its name, or as torch has it; whether it is here, :func:`infl._device.device_named` finds out."""
+
+    @property
+    def wants(self) -> str:
+        return "'auto', 'cpu', 'cuda', or one of several such as 'cuda:1'"
+
+    def take(self, value: Any) -> str:
+        return super().take(str(value) if type(value).__module__ == "torch" else value)
+
+
+@dataclass(frozen=True)
 class Key(Kind):
     """A name under which results are written into an object, that h5ad and zarr files can hold."""
 
@@ -368,6 +381,7 @@ PARAMETERS: Mapping[str, Kind] = {
     "bits": Whole(4, 16, none=True),
     "checkpoint": Text(path=True, none=True, says="the path of a folder"),
     "copy": Flag(),
+    "device": Device(),
     "inplace": Flag(),
     "epochs": Whole(1),
     "holdout": Choice(("observations", "site")),
@@ -448,6 +462,7 @@ def door(**own: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 raise TypeError(f"{function.__name__}() {wrong}") from None
             bound.apply_defaults()
             for name in of_data:
+                refuse_cupy(bound.arguments[name])
                 read_tables(bound.arguments[name])
             bound.arguments.update(read_all(declared, bound.arguments))
             if rules_in_force() is not None and unruled(function.__name__, bound.arguments) is not None:

@@ -52,6 +52,9 @@ class Settings:
         ``~/.config/infl/identity.key``).
     progress
         Show progress bars (``INFL_PROGRESS=0`` switches them off; default: when standard error is a terminal).
+    device
+        Where models compute by default: ``"auto"``, a CUDA device where there is one and else the processor; or ``"cpu"``, ``"cuda"``,
+        ``"cuda:1"`` (``INFL_DEVICE``; default: ``"auto"``).
     disclosure
         Rules of disclosure that bind every sum over sites: an :class:`infl.privacy.Disclosure` (default: none).
     verbosity
@@ -77,6 +80,7 @@ class Settings:
     progress: bool | None = field(
         default_factory=lambda: None if "INFL_PROGRESS" not in os.environ else os.environ["INFL_PROGRESS"] != "0"
     )
+    device: str = field(default_factory=lambda: os.environ.get("INFL_DEVICE") or "auto")
     disclosure: Any = None
     verbosity: int | str = field(default_factory=lambda: os.environ.get("INFL_VERBOSITY") or "warning")
 

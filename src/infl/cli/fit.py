@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infl.cli.options import MODEL_NAMES, Options, task_options
+from infl.cli.options import MODEL_NAMES, DeviceOption, Options, task_options
 from infl.cli.rings import IdentityFile, make_ring, open_ring
 from infl.errors import KeyringError
 
@@ -36,6 +36,7 @@ def fit(
         bool, typer.Option("--passphrase", help="For a new ring: ask for a passphrase that opens it.")
     ] = False,
     results: Annotated[Path | None, typer.Option(help="Also write the data with predictions.")] = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Fit one model over the sites of one file: a simulation on this machine.
 
@@ -54,6 +55,7 @@ def fit(
     if results is not None:
         check_data_name(results, data)
     options = task_options(target, option)
+    options["device"] = device
     fresh = not ring_path.exists()
     ring = _ring(ring_path, identity, recipient, passphrase, made_for=key)
     try:
@@ -75,6 +77,7 @@ def predict(
         typer.Option("--key", envvar="INFL_KEY", help="The ring's file.  [default: the one in this folder]"),
     ] = None,
     identity: IdentityFile = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Predict with a trained model, and write the data with its predictions.
 
@@ -88,7 +91,7 @@ def predict(
     loaded, data = load_model(model), read_data(file)
     check_data_name(out, data)
     ring = None if loaded.header.lock == "none" and key is None else open_ring(find_ring(key), identity)
-    run_model(data, loaded, key=ring)
+    run_model(data, loaded, key=ring, device=device)
     write_data(out, data)
     typer.echo(f"{out}: the data with what {model} says of them")
 

@@ -23,6 +23,15 @@ Options = Annotated[
     typer.Option("--option", metavar="NAME=VALUE", help="Option of the model, e.g. layer=counts; may be repeated."),
 ]
 
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        envvar="INFL_DEVICE",
+        help="Where models compute: cpu, cuda, cuda:1; auto: a CUDA device where there is one.",
+    ),
+]
+
 
 def task_options(target: str | None, options: list[str] | None) -> dict[str, Any]:
     """Return a task's options: values are JSON where they can be, else text.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from infl.cli.coordinator import MetricsOption, keep_up_until_signal, open_metrics, report
 from infl.cli.log import Known, Verify, show_log
+from infl.cli.options import DeviceOption
 from infl.errors import FederationError, FileError, NoRoomError, UnreachableError
 
 if TYPE_CHECKING:
@@ -87,12 +89,14 @@ def start(
     identity: IdentityOption = None,
     metrics: MetricsOption = "",
     curves: CurvesOption = None,
+    device: DeviceOption = "auto",
     home: Home = None,
 ) -> None:
     """Be up for runs and studies until Ctrl-C.
 
     Example: `infl site start run.toml --data cohort.h5ad --key consortium.key`
     """
+    from infl._device import device_named
     from infl.deploy.curves import require_tensorboard
     from infl.deploy.flare.checks import check_site
     from infl.deploy.flare.consortium import consortium_of
@@ -103,6 +107,8 @@ def start(
     if curves is not None:
         require_tensorboard()
     site_folder = _settle(home, run, data, key, identity, curves)
+    os.environ["INFL_DEVICE"] = device  # processes of runs and studies have it from here
+    device_named(device)
     name = site_folder.settings.name
     for what, wrong, _ in check_site(site_folder, run):
         if wrong is not None and what in ("connection", "admitted"):

@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infl._device import device_named
 from infl._files import explained, read_own
 from infl._settings import settings as package_settings
 from infl.deploy.folders import alone
@@ -225,7 +226,7 @@ class SiteFolder:
         key = self.open_key(agreement)
         membership = None if key is None else self.membership(agreement, key)
         package_settings.bases.update(policy.bases)
-        replica = Replica(agreement, key, min_holders=policy.min_holders)
+        replica = Replica(agreement, key, min_holders=policy.min_holders, device=device_named())
         data = self.read_data()
         own = replica.task.agree({name: data})
         absent = sorted(set(own.get("classes", [])) - set(agreement.panel.get("classes", [])))
@@ -253,8 +254,7 @@ class SiteFolder:
 
     def read_data(self) -> Data:
         """Return the site's data, if they are those that were checked."""
-        settings = self.settings
-        name = settings.name
+        settings, name = self.settings, self.settings.name
         if settings.stamp and settings.stamp != stamp(Path(settings.data)):
             raise DataError(
                 f"{name}: {settings.data} has changed since it was checked: end `infl site start`, start anew"
@@ -339,7 +339,7 @@ class SiteFolder:
         """Write the locked model, history and ledger into the run's folder, after the last sum."""
         agreement = site.replica.agreement
         model = write_result(self.run_folder(agreement), site)
-        self.log.note(f"run {agreement.run} finished: {model}")
+        self.log.note(f"run {agreement.run} finished, trained on {site.replica.device}: {model}")
 
     def has_result(self, agreement: Agreement) -> bool:
         """Whether the run was finished here."""

@@ -17,6 +17,8 @@ from infl.privacy.seal import Ledger, Packing, add
 from infl.privacy.seal.ledger import LEDGER_COLUMNS
 
 if TYPE_CHECKING:
+    import torch
+
     from infl._types import Data
     from infl.data.consortium import Consortium
     from infl.keys import Keyring
@@ -25,7 +27,13 @@ if TYPE_CHECKING:
 
 
 def run_between(
-    agreement: Agreement, task: Task, sites: Consortium[Data], key: Keyring, *, min_holders: int = 1
+    agreement: Agreement,
+    task: Task,
+    sites: Consortium[Data],
+    key: Keyring,
+    *,
+    min_holders: int = 1,
+    device: torch.device | str = "cpu",
 ) -> Outcome:
     """Run an agreement over a consortium; writes nothing into the sites' objects.
 
@@ -42,13 +50,15 @@ def run_between(
         Key ring of the sites.
     min_holders
         Fewest sites that must have a feature or class before anything of it is summed.
+    device
+        Where this process computes.
 
     Returns
     -------
     Outcome
         The run with this process's part of the ledger, and this process's sites.
     """
-    replica = Replica(agreement, key, task, min_holders=min_holders)
+    replica = Replica(agreement, key, task, min_holders=min_holders, device=device)
     ledger = Ledger(None, key.subkey("ledger", version=agreement.key_version), run=agreement.run)
     members = {name: Site(name, adata, replica, ledger) for name, adata in sites.items()}
     previous: tuple[Total, ...] = ()

@@ -26,6 +26,7 @@ from infl.privacy.seal.ledger import LEDGER_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
 
     from infl._types import Data
     from infl.federation.messages import Plan, Reply
@@ -97,6 +98,7 @@ def run_in_process(
     progress: bool | None = False,
     wrap: Callable[[Transport], Transport] = lambda transport: transport,
     stacked: bool = True,
+    device: torch.device | str = "cpu",
 ) -> Outcome:
     """Run an agreement with all sites in this process; writes nothing into the sites' objects.
 
@@ -123,6 +125,8 @@ def run_in_process(
         Puts something between coordinator and sites.
     stacked
         Train sites in a stack where that gives the same bits.
+    device
+        Where all of them compute.
 
     Returns
     -------
@@ -148,7 +152,16 @@ def run_in_process(
     elif store is not None:
         agreement = store.agreement(agreement)
     run = LocalRun(
-        agreement, task, tables, key, start=start, store=store, resuming=resuming, wrap=wrap, stacked=stacked
+        agreement,
+        task,
+        tables,
+        key,
+        start=start,
+        store=store,
+        resuming=resuming,
+        wrap=wrap,
+        stacked=stacked,
+        device=device,
     )
     with round_bar(agreement.rounds, progress) as show, _interruptible(run.coordinator, store):
         for number in run.rounds():
@@ -162,7 +175,7 @@ class LocalRun:
 
     Parameters
     ----------
-    agreement, task, tables, key, start, wrap, stacked
+    agreement, task, tables, key, start, wrap, stacked, device
         As for :func:`run_in_process`.
     store
         Keeps every round.
@@ -196,9 +209,10 @@ class LocalRun:
         resuming: bool = False,
         wrap: Callable[[Transport], Transport] = lambda transport: transport,
         stacked: bool = True,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.agreement = agreement
-        self.replica = replica = Replica(agreement, key, task, start=start)
+        self.replica = replica = Replica(agreement, key, task, start=start, device=device)
         self._ledgers = {name: _ledger(store, name, replica) for name in agreement.sites}
         forget = 4 * replica.flat_model.shared.total * agreement.cohort_size > UPDATES
         self.members = {

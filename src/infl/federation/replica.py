@@ -18,7 +18,7 @@ from infl.errors import FederationError, SealError, SettingsError
 from infl.federation.agreement import Agreement
 from infl.federation.exchanges import TrainingSum, summarised
 from infl.federation.holders import check_holders
-from infl.federation.initial import build_flat_model
+from infl.federation.initial import build_flat_model, configure
 from infl.federation.messages import CLOSE_KIND, REVEAL_KIND, Total, context_of, linked
 from infl.federation.packings import left_out, rescaled
 from infl.federation.programme import Exchange, Programme
@@ -54,6 +54,8 @@ class Replica:
         Fewest sites that must have a feature, class or modality before anything of it is summed.
     start
         The model that the run begins with (None: fresh weights).
+    device
+        Where the module computes here; each site has its own, and the weights are kept on the processor.
 
     Attributes
     ----------
@@ -105,6 +107,7 @@ class Replica:
         *,
         min_holders: int = 1,
         start: Start | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.lock, self.key, self.start = RunLock(agreement, key, start), key, start
         self.agreement, self.min_holders = agreement, min_holders
@@ -114,7 +117,8 @@ class Replica:
                 "under differential privacy nothing but noisy sums may be taken, and this task's options ask for others: "
                 "agree on what task.for_dp() gives"
             )
-        self.flat_model = build_flat_model(self.task, agreement, start)
+        self.device = torch.device(device)
+        self.flat_model = build_flat_model(self.task, agreement, start, self.device)
         self.lock.scheme.arm(self.flat_model.module, self.lock.secret(self.lock.scheme.label))
         self.sealed = agreement.seal != "none"
         self.seal_secret = self.lock.secret("seal") or b""
@@ -154,12 +158,8 @@ class Replica:
         """Standard deviation of one site's noise under differential privacy, in steps of the grid."""
         dp = self.agreement.dp
         assert dp is not None
-        clip_norm = dp.clip_norm
-        return (
-            dp.site_noise(self.agreement.min_sites)
-            * clip_norm
-            / 2.0 ** grid_exponent(clip_norm, self.flat_model.shared.total)
-        )
+        noise = dp.site_noise(self.agreement.min_sites) * dp.clip_norm
+        return noise / 2.0 ** grid_exponent(dp.clip_norm, self.flat_model.shared.total)
 
     @property
     def room(self) -> int:
@@ -241,7 +241,7 @@ class Replica:
                 made = self.best_made
         elif total.kind != CLOSE_KIND and self._is_told(total):
             self.private = due.sum.after(arrays, self.private, step=due.step)
-            self.task.configure(self.flat_model.module, self.private)
+            configure(self.task, self.flat_model, self.private)
             self.begun_with = self.begun_with if self.rows else sorted(self.private)
         self.made = made
         return context
@@ -328,7 +328,7 @@ class Replica:
     def go_on_from(self, facts: Mapping[str, Any], **arrays: Any) -> None:
         """Take over the state of this replica that a checkpoint has."""
         vars(self).update(facts, **arrays)
-        self.task.configure(self.flat_model.module, self.private)
+        configure(self.task, self.flat_model, self.private)
 
     # -- results ---------------------------------------------------------------------------------------------------
     def module(self, local: Tensor | None = None, *, training: bool = False) -> nn.Module:

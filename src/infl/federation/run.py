@@ -32,7 +32,8 @@ class FederatedRun:
         Key ring that opens it (None: neither lock nor seal).
     history
         One row per round: ``loss`` (training), ``val_…`` (validation, federated), ``n_sites``, ``bytes_sent`` (by all
-        sites), ``best``. Equal runs have equal histories; how long each round took is in ``history.attrs["seconds"]``.
+        sites), ``best``. Equal runs have equal histories; how long each round took is in ``history.attrs["seconds"]``, and in
+        ``history.attrs["device"]`` where it was trained here.
     settings
         The run's specification; no secret in it.
     ledger
@@ -89,6 +90,7 @@ class FederatedRun:
 
         agreement, n = replica.agreement, len(replica.rows)
         history = pd.DataFrame(replica.rows, index=pd.RangeIndex(1, n + 1, name="round"))
+        history.attrs["device"] = str(replica.device)
         history.attrs["seconds"] = [float("nan")] * (n - len(seconds)) + list(seconds)  # differ between equal runs
         sent = ledger[ledger["round"] > 0].groupby("round")["bytes"].sum()
         history["bytes_sent"] = sent.reindex(history.index).fillna(0).astype(int)

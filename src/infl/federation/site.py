@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from infl import _tell
+from infl._device import computing_on
 from infl._threads import threads_for
 from infl.errors import FederationError, SealError
 from infl.federation.due import check_agreed, due_fault
@@ -260,7 +261,8 @@ class Site:
     def _compute(self, plan: Plan) -> tuple[np.ndarray, np.ndarray, float]:
         """Return the update (locked, flat; empty outside training), the sums and the update's weight."""
         replica, packing = self.replica, self.replica.packing
-        update, arrays, weight = self._values(plan)
+        with computing_on(replica.device):
+            update, arrays, weight = self._values(plan)
         due = replica.due
         if due is None or due.sum is None or not due.sum.marked:
             return update, join_sums(arrays, packing), weight

@@ -95,7 +95,8 @@ class StackedTrainer:
         # those with most batches first, so that those that still train are always the first rows of the stack
         trainers = sorted(trainers, key=lambda t: -len(queues[t.name]))
         generators = [torch.Generator().manual_seed(derive(a.seed, "dropout", t.name, plan.round)) for t in trainers]
-        anchor = flat_model.shared.views(replica.theta)
+        before = flat_model.shared.views(replica.theta)
+        anchor = flat_model.shared.views(replica.theta.to(flat_model.flat.device))
         replica.module(training=True)
         stack.begin(anchor, [flat_model.local.views(t.own.now.weights) for t in trainers])
         total = torch.zeros(len(trainers))
@@ -111,16 +112,17 @@ class StackedTrainer:
             stack.step(task.grad_clip)
             total[:active] += mean.detach() * torch.tensor([float(len(batch[0])) for batch in batches])
         if self._n_groups == len(self._changes):
-            self._changes.append(torch.empty(stack.capacity, flat_model.shared.total))
+            self._changes.append(torch.empty(stack.capacity, flat_model.shared.total, device="cpu"))
         change = self._changes[self._n_groups][: len(trainers)]
         self._n_groups += not self._forget
         for name, place in flat_model.shared.views(change).items():
-            torch.sub(stack.weights[name][: len(trainers)], anchor[name], out=place)
+            torch.sub(stack.weights[name][: len(trainers)].cpu(), before[name], out=place)
         result = {}
         for number, trainer in enumerate(trainers):
-            own = [stack.weights[entry.name][number].flatten() for entry in flat_model.local.entries]
+            own = [stack.weights[entry.name][number].flatten().cpu() for entry in flat_model.local.entries]
             loss = float(total[number]) / max(sum(map(len, queues[trainer.name])), 1)
-            trainer.note(plan, torch.cat(own) if own else torch.empty(0), torch.empty(0), loss)
+            none = torch.empty(0, device="cpu")
+            trainer.note(plan, torch.cat(own) if own else none, none, loss)
             result[trainer.name] = (change[number : number + 1], loss)
         return result
 
@@ -135,7 +137,8 @@ class _Stack:
         flat_model = replica.flat_model
         self.capacity = capacity
         entries = (*flat_model.shared.entries, *flat_model.local.entries)
-        self.weights = {entry.name: torch.zeros(capacity, *entry.shape) for entry in entries}
+        device = flat_model.flat.device
+        self.weights = {entry.name: torch.zeros(capacity, *entry.shape, device=device) for entry in entries}
         self._whole = replica.task.optimise([weight.detach().requires_grad_() for weight in self.weights.values()])
         self._stepper = self._whole
 
@@ -189,7 +192,7 @@ class _Losses:
         sizes = (share > 0).sum(1).tolist()
         masks = []
         for rate, shape in self._drawn:
-            mask = torch.zeros(len(sizes), share.shape[1], *shape)
+            mask = torch.zeros(len(sizes), share.shape[1], *shape, device="cpu")
             for row, n, generator in zip(mask, sizes, generators, strict=True):
                 row[:n].bernoulli_(1 - rate, generator=generator)  # as torch's dropout draws
             masks.append(mask.div_(1 - rate))
@@ -240,7 +243,7 @@ def _pad(batches: Sequence[Batch]) -> tuple[Batch, Tensor]:
     """Return batches one above the other, zeros where one is shorter, and each observation's share of its site's mean."""
     sizes = [len(batch[0]) for batch in batches]
     longest = max(sizes)
-    share = torch.zeros(len(batches), longest)
+    share = torch.zeros(len(batches), longest, device="cpu")
     for row, n in zip(share, sizes, strict=True):
         row[:n] = 1 / n
     if min(sizes) == longest:

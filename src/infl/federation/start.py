@@ -112,7 +112,7 @@ class Start:
 
     def local(self, flat_model: FlatModule, task: Task, panel: Mapping[str, Any], site: str) -> Tensor:
         """Return the weights with which a site's own part begins."""
-        begun = flat_model.flat.data[flat_model.shared.total :].clone()
+        begun = flat_model.copy_local()
         self._put(flat_model.local, begun, self.own.get(site, {}), task.units(panel), all_of_them=False)
         return begun
 
@@ -127,7 +127,7 @@ class Start:
     ) -> None:
         for name, view in layout.views(flat).items():
             if name in weights:
-                view.copy_(carried(view, weights[name], name, units.get(name, {}), self.units.get(name, {})))
+                view.copy_(carried(view.cpu(), weights[name], name, units.get(name, {}), self.units.get(name, {})))
             elif all_of_them:
                 raise SettingsError(
                     f"init= has no {name}, which this fit shares between sites: keep to the model's aggregation=, or fit anew"

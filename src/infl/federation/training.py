@@ -150,13 +150,14 @@ class Trainer:
         assert gradient is not None
         optimiser = replica.optimiser
         optimiser.restart()  # each round begins anew
-        gradients, batches = torch.zeros(len(own.control)), self.batches(plan)
+        gradients, batches = torch.zeros_like(own.control, device=flat.device), self.batches(plan)
+        anchor, drift = replica.theta.to(flat.device), (replica.control - own.control).to(flat.device)
 
         def correct() -> None:
             if rule.control:
                 gradients.add_(gradient[:n_shared])
-                gradient[:n_shared] += replica.control - own.control
-            rule.at_site(gradient[:n_shared], flat[:n_shared], replica.theta)
+                gradient[:n_shared] += drift
+            rule.at_site(gradient[:n_shared], flat[:n_shared], anchor)
 
         with torch_seed(derive(a.seed, "dropout", self.name, plan.round)):
             mean_loss = train(
@@ -171,8 +172,9 @@ class Trainer:
                 correct=correct,
             )
         gradients /= max(len(batches), 1)
+        gradients = gradients.cpu()
         self.note(plan, flat_model.copy_local(), gradients, mean_loss)
-        rows = [flat_model.flat.data[:n_shared] - replica.theta, *([gradients - own.control] if rule.control else [])]
+        rows = [(flat[:n_shared] - anchor).cpu(), *([gradients - own.control] if rule.control else [])]
         return torch.stack(rows), mean_loss
 
     def note(self, plan: Plan, weights: torch.Tensor, control: torch.Tensor, loss: float) -> None:

@@ -90,8 +90,8 @@ class FlatModule:
     Parameters
     ----------
     module
-        Its floating-point parameters are re-pointed at the flat buffer (values kept, as float32). Buffers become float32 too,
-        except those in float64 that are not stored with weights.
+        Its floating-point parameters are re-pointed at the flat buffer (values kept, as float32), which lies on their device. Buffers
+        become float32 too, except those in float64 that are not stored with weights.
     is_local
         Returns whether the parameter of a name stays at the site (default: none does).
 
@@ -113,9 +113,10 @@ class FlatModule:
         self.shared = Layout.of(module, lambda name: not is_local(name))
         self.local = Layout.of(module, is_local)
         size = self.shared.total + self.local.total
-        self.flat = nn.Parameter(torch.empty(size))
-        self.flat.grad = torch.zeros(size)
         parameters = dict(module.named_parameters())
+        device = next((parameter.device for parameter in parameters.values()), torch.device("cpu"))
+        self.flat = nn.Parameter(torch.empty(size, device=device))
+        self.flat.grad = torch.zeros(size, device=device)
         with torch.no_grad():
             values, gradients = self._views(self.flat.data), self._views(self.flat.grad)
             for name, view in values.items():
@@ -135,12 +136,12 @@ class FlatModule:
             self.flat.data[n:].copy_(local)
 
     def copy_shared(self) -> Tensor:
-        """Return a copy of the shared weights."""
-        return self.flat.data[: self.shared.total].clone()
+        """Return a copy of the shared weights, on the processor."""
+        return self.flat.data[: self.shared.total].to("cpu", copy=True)
 
     def copy_local(self) -> Tensor:
-        """Return a copy of the weights that stay at the site."""
-        return self.flat.data[self.shared.total :].clone()
+        """Return a copy of the weights that stay at the site, on the processor."""
+        return self.flat.data[self.shared.total :].to("cpu", copy=True)
 
 
 def _exact_buffers(module: nn.Module) -> dict[str, Tensor]:

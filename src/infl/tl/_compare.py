@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from joblib import Parallel, delayed
 
 from infl import _tell
+from infl._device import device_named
 from infl._parameters import door
 from infl.data.sites import as_sites
 from infl.errors import DataError, SettingsError
@@ -65,6 +66,7 @@ def compare(
     key_seed: int = 0,
     n_jobs: int = 1,
     progress: bool | None = None,
+    device: str = "auto",
     **options: Any,
 ) -> pd.DataFrame:
     """Compare a locked and sealed federated fit with what else could be done with the same data.
@@ -119,6 +121,9 @@ def compare(
         figures are the same; ``seconds`` are those of processes side by side.
     progress
         Show a progress bar.
+    device
+        Where models are trained and judged: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"`` for ``infl.settings.device``, by default a CUDA device where
+        there is one and else the processor.
     **options
         As for :func:`infl.tl.fit_federated`; those that it does not know are the model's.
 
@@ -153,6 +158,7 @@ def compare(
 
     assert isinstance(seeds, list)  # the door makes one of whatever it was
     tables = as_sites(sites, site_key)
+    device_named(device)  # an error before any work
     chosen = list(METHODS if methods is None else methods)
     _check_methods(chosen, holdout, len(tables))
     settings = RunSettings(rounds, local_epochs, **{k: options.pop(k) for k in list(options) if k in RUN_OPTIONS})
@@ -160,7 +166,7 @@ def compare(
     check_modality(task, tables)
     panel = task.agree(tables)
     check_classes(panel)
-    one = partial(_one_seed, task, panel, tables, chosen, holdout, test_share, settings, key_seed)
+    one = partial(_one_seed, task, panel, tables, chosen, holdout, test_share, settings, key_seed, device)
     n_fits = (len(tables) if holdout == "site" else 1) * len(chosen)
     by_seed = _all_seeds(one, seeds, n_fits, n_jobs=n_jobs, progress=progress)
     records = [found for seed in seeds for found in by_seed[seed][0]]
@@ -216,6 +222,7 @@ def _one_seed(
     test_share: float,
     settings: RunSettings,
     key_seed: int,
+    device: str,
     seed: int,
     tell: Callable[[], None] = lambda: None,
 ) -> tuple[int, OfSeed]:
@@ -226,7 +233,7 @@ def _one_seed(
     n_test: dict[str, int] = {}
     for train, test in folds(task, tables, holdout, test_share, seed):
         n_test |= {site: adata.n_obs for site, adata in test.items()}
-        fold = Fold(task, panel, train, test, replace(settings, seed=seed), key_seed)
+        fold = Fold(task, panel, train, test, replace(settings, seed=seed), key_seed, device)
         for method in methods:
             begun = time.perf_counter()
             together, by_site = fold.measure(method)

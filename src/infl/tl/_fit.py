@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from infl import _tell
+from infl._device import computing_on, device_named
 from infl._parameters import SEED, Having, door
 from infl._warn import warn
 from infl.data.consortium import Consortium
@@ -73,6 +74,7 @@ def fit_federated(
     resume: bool = False,
     progress: bool | None = None,
     engine: FlareEngine | None = None,
+    device: str = "auto",
     **model_options: Any,
 ) -> FederatedRun:
     """Fit one model over several sites whose data stay where they are.
@@ -138,6 +140,10 @@ def fit_federated(
     engine
         Run between machines instead of in this process (:func:`infl.engines.flare`). `sites` is then the list of the
         enrolled sites' names, or a mapping that has this site's data, and None for those that are elsewhere.
+    device
+        Where the model is trained: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"`` for ``infl.settings.device``, by default a CUDA device where
+        there is one and else the processor. Batches, dropout and noise are the same everywhere, results the
+        same to rounding. Other machines decide for themselves. ``run.history.attrs["device"]`` has what it was.
     **model_options
         Options of the task. ``"classifier"`` takes the fields of :class:`infl.models.Classifier` (``layer``, ``modality``, ``width``,
         ``lr``, …), and the others those of :class:`infl.models.Regressor`, :class:`~infl.models.Survival`,
@@ -199,6 +205,7 @@ def fit_federated(
         )
     written = {"the data": cast("Data", sites)} if site_key is not None else tables
     check_writable(written)
+    place = device_named(device)
     begun = Init.of(init, key)
     task = begun.make_task(model, model_options | ({} if target is None else {"target": target}), OWN_OPTIONS)
     if engine:
@@ -240,18 +247,26 @@ def fit_federated(
         agreement = agreement_between(task, panel, between, key, settings)
         min_holders = between.admit(agreement)  # before any sum, and before registers have the records as released
         release_records(task, panel, tables, key)
-        outcome = run_between(agreement, task, between, key, min_holders=min_holders)
+        outcome = run_between(agreement, task, between, key, min_holders=min_holders, device=place)
         write_results(written, outcome, key_added)
         return outcome.run
     begun.check(task, panel, settings, tables)
     release_records(task, panel, tables, key)
     agreement = Agreement.new(task, panel, names or tables, key, settings, init=begun.digest)
     if engine:
-        return _fit_elsewhere(engine, agreement, tables, key, key_added)
+        return _fit_elsewhere(engine, agreement, tables, key, key_added, device)
     _tell.info(f"{task.name} on {len(tables)} sites, {rounds} rounds, lock {agreement.lock}, seal {agreement.seal}")
     clock = time.perf_counter()
     outcome = run_in_process(
-        agreement, task, tables, key, start=begun.start(), checkpoint=checkpoint, resume=resume, progress=progress
+        agreement,
+        task,
+        tables,
+        key,
+        start=begun.start(),
+        checkpoint=checkpoint,
+        resume=resume,
+        progress=progress,
+        device=place,
     )
     best = outcome.run.history.loc[outcome.run.history["best"]].to_dict("records")
     _tell.info(f"finished ({timedelta(seconds=round(time.perf_counter() - clock))}): {last_metrics(best)}")
@@ -290,14 +305,19 @@ def _elsewhere(
 
 
 def _fit_elsewhere(
-    engine: FlareEngine, agreement: Agreement, tables: Mapping[str, Data], key: Keyring | None, key_added: str
+    engine: FlareEngine,
+    agreement: Agreement,
+    tables: Mapping[str, Data],
+    key: Keyring | None,
+    key_added: str,
+    device: str,
 ) -> FederatedRun:
     """Run on an engine, and write what :func:`infl.tl.predict` writes into the data that are here."""
     from infl.tl._predict import predict
 
     run = engine.fit(agreement, key)
     for adata in tables.values():
-        predict(adata, run, key=key, key_added=key_added)
+        predict(adata, run, key=key, key_added=key_added, device=device)
     return run
 
 
@@ -309,7 +329,9 @@ def write_results(objects: Mapping[str, Data], outcome: Outcome, key_added: str)
         member = outcome.sites.get(name)
         module = replica.module(member.trainer.own.now.weights if member else None)
         private = replica.private | (replica.task.local_arrays(member.data) if member else {})
-        outputs[name] = replica.task.infer(module, replica.task.read(adata, panel, site=name), private)
+        data = replica.task.read(adata, panel, site=name)
+        with computing_on(replica.device):
+            outputs[name] = replica.task.infer(module, data, private)
     with _tell.added(objects), all_or_none(objects):
         for name, adata in objects.items():
             replica.task.write(adata, outputs.pop(name), panel, key_added=key_added)

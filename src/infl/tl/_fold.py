@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from infl._device import device_named
 from infl._threads import one_thread
 from infl._warn import warn
 from infl.errors import DataError, InflWarning
@@ -54,7 +55,9 @@ class Fold:
         test: Mapping[str, Data],
         settings: RunSettings,
         key_seed: int = 0,
+        device: str = "cpu",
     ) -> None:
+        self.device = device
         self.task, self.panel, self.settings, self.key_seed = task, panel, settings, key_seed
         self.train = train
         self.test = {site: adata for site, adata in test.items() if adata.n_obs}
@@ -79,7 +82,7 @@ class Fold:
             self.runs[name] = self._fit_locked(name)
         run = self.runs[name]
         if method == "infl_personal":
-            personal = personalise(run, self.train, key=run.key, seed=self.settings.seed).models
+            personal = personalise(run, self.train, key=run.key, seed=self.settings.seed, device=self.device).models
             return self._judge(lambda site: self._infer(site, personal[site], run.key))
         if method.endswith("no_key"):
             return self._judge(lambda site: self._infer(site, run.model, None))
@@ -154,7 +157,8 @@ class Fold:
         verify: bool = True,
         opened: tuple[nn.Module, Sums] | None = None,
     ) -> dict[str, np.ndarray]:
-        return infer(self.test[site], model, key, name=site, verify=verify, for_scoring=True, opened=opened)
+        how: dict[str, Any] = {"verify": verify, "opened": opened, "device": device_named(self.device)}
+        return infer(self.test[site], model, key, name=site, for_scoring=True, **how)
 
     def _judge(self, outputs_for: Callable[[str], dict[str, np.ndarray]]) -> Scores:
         outputs = {site: outputs_for(site) for site in self.test}
@@ -191,7 +195,7 @@ class Fold:
         settings = replace(settings or self.settings, lock=lock, seal=seal)
         settings = replace(settings, min_sites=settings.min_sites or fewest)
         agreement = Agreement.new(self.task, self.panel, tables, key, settings)
-        run = LocalRun(agreement, self.task, tables, key)
+        run = LocalRun(agreement, self.task, tables, key, device=device_named(self.device))
         if judged_on is not None:
             (member,) = run.members.values()
             assert isinstance(member.data, LabelledRows)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from infl._device import device_named
 from infl._parameters import Flag, Names, door
 from infl._warn import warn
 from infl.data.sites import as_sites
@@ -155,7 +156,7 @@ def forget(
         _check_features(run, panel)
     key = key if settings.lock != "none" or settings.seal != "none" else None
     agreement = Agreement.new(task, panel, left, key, settings, init="" if start is None else start.digest)
-    again = run_in_process(agreement, task, left, key, start=start, progress=progress).run
+    again = run_in_process(agreement, task, left, key, start=start, progress=progress, device=device_named()).run
     return Forgotten(again, table_of(run, again, tables, left, gone, attack=attack, seed=seed), n_records)
 
 

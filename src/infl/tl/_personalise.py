@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from infl._device import computing_on, device_named
 from infl._isolation import torch_seed
 from infl._parameters import Whole, door
 from infl._renamed import model_first
@@ -23,6 +24,7 @@ from infl.tl._use import check_use
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
 
     from infl._types import Data
     from infl.federation.run import FederatedRun
@@ -67,6 +69,7 @@ def personalise(
     epochs: int = 30,
     patience: int = 5,
     seed: int = 0,
+    device: str = "auto",
 ) -> Personalised:
     """Go on training the global model at each site, on its own data, as long as its validation data gain from it.
 
@@ -86,6 +89,9 @@ def personalise(
         task (balanced accuracy) on the validation data, or the same with a lower loss.
     seed
         Fixes batches and dropout.
+    device
+        Where models are trained: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"`` for ``infl.settings.device``, by default a CUDA device where
+        there is one and else the processor.
 
     Returns
     -------
@@ -117,22 +123,29 @@ def personalise(
     own = getattr(model, "site_models", {})
     tables = as_sites(sites, site_key)
     check_use(tables, shared.header.build_task(), shared.header.panel, training=True)
-    models, rows = {}, []
+    models, rows, place = {}, [], device_named(device)
     for site, adata in tables.items():
         with threads_for(shared.n_weights):
-            models[site], row = _fine_tuned(own.get(site, shared), adata, site, key, epochs, patience, seed)
+            models[site], row = _fine_tuned(own.get(site, shared), adata, site, key, epochs, patience, seed, place)
         rows.append(row)
     return Personalised(models, pd.DataFrame(rows))
 
 
 def _fine_tuned(
-    model: LockedModel, adata: Data, site: str, key: Keyring | None, epochs: int, patience: int, seed: int
+    model: LockedModel,
+    adata: Data,
+    site: str,
+    key: Keyring | None,
+    epochs: int,
+    patience: int,
+    seed: int,
+    device: torch.device,
 ) -> tuple[LockedModel, dict[str, Any]]:
     """Return a site's model, and its row of the table."""
     h = model.header
     task, private = h.build_task(), model.private_arrays(key)
     data = read_as_fitted(model, adata, site)
-    module = model.module(key)
+    module = model.module(key).to(device)
     optimiser = task.optimise(module.parameters())
 
     def score() -> dict[str, float]:
@@ -141,9 +154,9 @@ def _fine_tuned(
     note = "one class only: the global model is kept" if data.one_class else ""
     if not len(data.validation):
         note = "no validation data: the global model is kept"
-    before = best = score()
     weights, best_epoch = _copy(module), 0
-    with torch_seed(derive(seed, "personal dropout", site)):
+    with torch_seed(derive(seed, "personal dropout", site)), computing_on(device):
+        before = best = score()
         rng = generator(seed, "personal batches", site)
         for epoch in range(1, epochs + 1) if not note else ():
             batches = batches_of(data, task.batch_size, rng)
@@ -165,4 +178,4 @@ def _fine_tuned(
 
 
 def _copy(module: Any) -> dict[str, Any]:
-    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+    return {name: parameter.detach().to("cpu", copy=True) for name, parameter in module.named_parameters()}

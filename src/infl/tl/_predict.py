@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from infl import _tell
+from infl._device import device_named
 from infl._parameters import SEVERAL_DATA, Real, door
 from infl._warn import warn
 from infl.data.check import check_site_names
@@ -48,6 +49,7 @@ def predict(
     copy: bool = False,
     check_units: bool = True,
     reject: float | None = None,
+    device: str = "auto",
 ) -> Data | dict[str, Data] | None:
     """Predict with a trained model.
 
@@ -79,6 +81,9 @@ def predict(
         below which they lie was calibrated on validation observations of all sites, by a sum, so among observations like those
         of the fit that share is unassigned; among harder ones more. Labels are then categories of text. Of several columns of
         labels each leaves out its own.
+    device
+        Where the model computes: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"`` for ``infl.settings.device``, by default a CUDA device where
+        there is one and else the processor.
 
     Returns
     -------
@@ -121,7 +126,9 @@ def predict(
     64
     >>> infl.tl.predict(sites, run)  # all of them, with the run's key
     """
-    return _use(adata, model, key, site_key, layer, key_added, copy, check_units, write=True, reject=reject)
+    return _use(
+        adata, model, key, site_key, layer, key_added, copy, check_units, write=True, reject=reject, device=device
+    )
 
 
 @door(adata=SEVERAL_DATA)
@@ -135,12 +142,13 @@ def embed(
     key_added: str = "infl",
     copy: bool = False,
     check_units: bool = True,
+    device: str = "auto",
 ) -> Data | dict[str, Data] | None:
     """Write a trained model's latent, and nothing else, into ``obsm["X_infl"]``.
 
     Parameters
     ----------
-    adata, model, key, site_key, layer, key_added, copy, check_units
+    adata, model, key, site_key, layer, key_added, copy, check_units, device
         As for :func:`infl.tl.predict`.
 
     Returns
@@ -161,7 +169,7 @@ def embed(
     >>> sorted(sites["site_2"].obsm)[:1]
     ['X_infl']
     """
-    return _use(adata, model, key, site_key, layer, key_added, copy, check_units, write=False)
+    return _use(adata, model, key, site_key, layer, key_added, copy, check_units, write=False, device=device)
 
 
 def _use(
@@ -175,6 +183,7 @@ def _use(
     check_units: bool,
     *,
     write: bool,
+    device: str,
     reject: float | None = None,
 ) -> Data | dict[str, Data] | None:
     """Check everything, compute everything, then write: all that a task writes, or its latent alone."""
@@ -193,7 +202,11 @@ def _use(
     opened = warn_unopened(shared, key)
     check_use(parts, task, shared.header.panel, check_units=check_units)
     models = {} if run is None else {name: run.site_models[name] for name in parts if name in run.site_models}
-    outputs = {name: infer(part, models.get(name, shared), key, name=name, task=task) for name, part in parts.items()}
+    place = device_named(device)
+    outputs = {
+        name: infer(part, models.get(name, shared), key, name=name, task=task, device=place)
+        for name, part in parts.items()
+    }
     if whole is not None and site_key is not None:
         outputs = {"the data": _together(whole, site_key, parts, outputs)}
     results = {name: in_memory(part) for name, part in objects.items()} if copy else objects

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from infl._device import device_named
 from infl.errors import FederationError, SettingsError
 from infl.federation.local import LocalRun
 from infl.tl._comparison import goodness
@@ -59,7 +60,7 @@ class Trial:
         """
         try:
             if self.run is None:
-                self.run = LocalRun(self.agreement, self.task, tables, key)
+                self.run = LocalRun(self.agreement, self.task, tables, key, device=device_named())
                 self._rounds = self.run.rounds()
             while rounds is None or len(self.judged()) < rounds:
                 self.n_rounds = next(self._rounds)

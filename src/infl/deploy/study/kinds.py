@@ -146,6 +146,7 @@ def _in_uns(given: Arguments) -> list[Field]:
 
 OF_A_RUN = (
     "checkpoint",
+    "device",
     "engine",
     "init",
     "min_sites",

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from infl._device import computing_on
 from infl._threads import threads_for
 from infl.errors import SettingsError
 
 if TYPE_CHECKING:
+    import torch
     from anndata import AnnData
     from mudata import MuData
     from torch import nn
@@ -52,15 +54,19 @@ def infer(
     for_scoring: bool = False,
     opened: tuple[nn.Module, Sums] | None = None,
     task: Task | None = None,
+    device: torch.device | str = "cpu",
 ) -> dict[str, np.ndarray]:
     """Return a model's outputs for every observation, or those that it is scored by; checks and writes nothing.
 
     Without `verify` any key is taken, as an attacker would: the private arrays stay closed then. `opened`, from
     :func:`open_model`, spares opening a model again that leaves nothing to the sites. `task` reads the data in place of
-    the model's own, from another layer.
+    the model's own, from another layer. An opened module is moved to `device`, and stays there.
     """
+    import torch
+
+    task = task or model.header.build_task()
     with threads_for(model.n_weights):
-        return _infer(adata, model, key, name, verify, for_scoring, opened, task or model.header.build_task())
+        return _infer(adata, model, key, name, verify, for_scoring, opened, task, torch.device(device))
 
 
 def _infer(
@@ -72,10 +78,13 @@ def _infer(
     for_scoring: bool,
     opened: tuple[nn.Module, Sums] | None,
     task: Task,
+    device: torch.device,
 ) -> dict[str, np.ndarray]:
     panel = model.header.panel
     module, private = opened or open_model(model, key, verify=verify)
     data = task.read(adata, panel, site=name, keyless=not private)
-    if left_to_sites(model, module, task):
-        task.adapt(module, data, private)
-    return task.scoring_outputs(module, data, private) if for_scoring else task.infer(module, data, private)
+    module.to(device)
+    with computing_on(device):
+        if left_to_sites(model, module, task):
+            task.adapt(module, data, private)
+        return task.scoring_outputs(module, data, private) if for_scoring else task.infer(module, data, private)
