@@ -74,6 +74,20 @@ def explained(path: Path, doing: str) -> Iterator[None]:
         raise FileError.of(f"cannot {doing} {path}", error) from error
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return what a JSON text says; one whose lists lie too deep in one another is a ``ValueError``, as all other damage is.
+
+    Examples
+    --------
+    >>> parse_json('{"rounds": 3}')
+    {'rounds': 3}
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("lists too deep in one another") from None
+
+
 def read_own(path: Path, build: Callable[[Any], T], then: str) -> T:
     """Return what `build` makes of a JSON file that infl wrote itself.
 
@@ -94,7 +108,7 @@ def read_own(path: Path, build: Callable[[Any], T], then: str) -> T:
     with explained(path, "read"):
         content = path.read_bytes()
     try:
-        return build(json.loads(content))
+        return build(parse_json(content))
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError):
         raise FileError(f"{path} is damaged: {then}") from None
 

@@ -215,8 +215,8 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "cut off": cut,
     "a byte is another": flipped,
 }
-QUICK = [repr(JSON[1]), "cut off"]
-"""One that is whole but of another form, and one that is not."""
+QUICK = [repr(JSON[1]), "cut off", "nested"]
+"""One that is whole but of another form, one that is not, and one that is deeper than Python reads."""
 
 
 @pytest.mark.parametrize("damages", [QUICK, pytest.param([*DAMAGE], marks=pytest.mark.long)], ids=["some", "all"])

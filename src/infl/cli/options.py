@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
+from infl._files import parse_json
 from infl.errors import SettingsError
 
 # as in infl.models.registry and infl.tl.compare, whose import would cost every command a second
@@ -52,7 +52,7 @@ def task_options(target: str | None, options: list[str] | None) -> dict[str, Any
         if not name or not equals:
             raise SettingsError(f"--option {option!r} has no value: write it as NAME=VALUE")
         try:
-            found[name] = json.loads(value)
+            found[name] = parse_json(value)
         except ValueError:
             found[name] = value
     return found

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Protocol
 from pydantic import TypeAdapter
 
 from infl import __version__
-from infl._files import explained, read_own, write_atomic
+from infl._files import explained, parse_json, read_own, write_atomic
 from infl.deploy.folders import alone
 from infl.deploy.remote import Patience, RemoteTransport
 from infl.deploy.security_log import coordinator_log
@@ -160,9 +160,13 @@ class AttemptFolder(ABC):
         """Last known status."""
         path = self.folder / "status.json"
         try:
-            return Status.from_json(json.loads(path.read_text()))
+            text = path.read_bytes()
         except FileNotFoundError:
             return Status()
+        except OSError as error:
+            raise FileError.of(f"cannot read {path}", error) from error
+        try:
+            return Status.from_json(parse_json(text))
         except (ValueError, TypeError, KeyError, AttributeError):
             raise FileError(f"{path} is damaged: remove it, the {self.what} goes on by its other files") from None
 

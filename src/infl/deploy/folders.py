@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from infl._files import explained
+from infl._files import explained, parse_json
 from infl.errors import FileError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -56,7 +56,7 @@ def holder(folder: Path) -> str | None:
     The lock itself is not tried: whoever wants it at that moment would not get it.
     """
     try:
-        held = json.loads((folder / "lock").read_text())
+        held = parse_json((folder / "lock").read_text())
         return held["doing"] if _began(held["pid"]) == held["began"] > 0 else None
     except (OSError, ValueError, TypeError, KeyError):  # nobody ever had it, or it is being written
         return None

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from infl._files import explained, locked
+from infl._files import explained, locked, parse_json
 
 LARGEST, KEPT = 5 << 20, 3
 """Bytes of a file, and how many older ones are kept beside it."""
@@ -146,7 +146,7 @@ def _parsed(content: bytes) -> list[dict[str, Any]]:
     rows = []
     for line in content.splitlines():
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:  # half a line
             continue
         if isinstance(row, dict) and isinstance(row.get("n"), int):

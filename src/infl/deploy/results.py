@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infl._files import explained, write_atomic
+from infl._files import explained, parse_json, write_atomic
 from infl.federation.descriptions import with_descriptions
 from infl.federation.run import FederatedRun
 from infl.privacy.seal.ledger import LEDGER_TEXT_COLUMNS
@@ -50,7 +50,7 @@ def read_result(folder: Path, agreement: Agreement, key: Keyring | None, site: s
         model = load_model(folder / "model.infl.safetensors")
         history = pd.read_csv(folder / "history.csv", index_col="round")
         ledger = pd.read_csv(folder / "ledger.csv", dtype=dict.fromkeys(LEDGER_TEXT_COLUMNS, str))
-        privacy = json.loads((folder / "privacy.json").read_text())
+        privacy = parse_json((folder / "privacy.json").read_text())
         own = folder / "own_model.infl.safetensors"
         site_models = {site: load_model(own)} if own.exists() else {}
         ledger = with_descriptions(ledger, model.header.build_task(), agreement.panel)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from infl._files import explained
+from infl._files import explained, parse_json
 from infl.deploy.folders import NAME
 from infl.deploy.remote import Patience
 from infl.deploy.toml import Declared, Table, read_checked
@@ -189,7 +189,7 @@ def read_panel(path: Path) -> dict[str, Any]:
     with explained(path, "read"):
         text = path.read_text(errors="replace")
     try:
-        panel = json.loads(text)
+        panel = parse_json(text)
     except ValueError:
         panel = None
     if not isinstance(panel, dict) or not any(isinstance(v, list) for v in panel.values()):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infl._files import explained, write_atomic
+from infl._files import explained, parse_json, write_atomic
 from infl.deploy.journal import Journal
 from infl.errors import FederationError, FileError
 
@@ -182,7 +182,7 @@ class SecurityLog(Journal):
             lines = path.read_bytes().splitlines()
         for line in lines:
             try:
-                row = json.loads(line)
+                row = parse_json(line)
                 rows.append({"before": "", **row})
                 int(row["n"])
             except (ValueError, TypeError, KeyError):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infl._device import device_named
-from infl._files import explained, read_own
+from infl._files import explained, parse_json, read_own
 from infl._settings import settings as package_settings
 from infl.deploy.folders import alone
 from infl.deploy.policy import Policy
@@ -173,7 +173,7 @@ class SiteFolder:
         """Return what left the site in a run, while the run goes on too; damage is for :class:`Ledger` to find."""
         lines = [line for path in sorted(folder.rglob("*.ledger")) for line in path.read_bytes().splitlines()]
         try:
-            rows = [json.loads(line) for line in lines if line.endswith(b"}")]
+            rows = [parse_json(line) for line in lines if line.endswith(b"}")]
             if all(
                 {*LEDGER_COLUMNS} <= row.keys() and type(row["round"]) is int and type(row["bytes"]) is int
                 for row in rows

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from infl._files import parse_json
 from infl._parameters import LOCKS, Choice, Names, Whole, read_all
 from infl.errors import DataError, KeyringError, SettingsError
 from infl.federation.rules import rule
@@ -234,7 +235,7 @@ class Agreement:
     @classmethod
     def from_json(cls, text: str) -> Agreement:
         """Inverse of :meth:`to_json`."""
-        raw = json.loads(text)
+        raw = parse_json(text)
         return cls(**{**raw, "sites": tuple(raw["sites"])})
 
     @cached_property

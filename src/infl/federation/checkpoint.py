@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from infl._files import check_file_names, explained, file_name, read_own, write_atomic
+from infl._files import check_file_names, explained, file_name, parse_json, read_own, write_atomic
 from infl._warn import warn
 from infl.errors import DataError, FileError, SettingsError
 from infl.federation.agreement import Agreement
@@ -161,15 +161,15 @@ class Checkpoint:
 
     def _total(self, path: Path) -> tuple[Total, dict[str, Any]]:
         arrays, metadata = map_arrays(path)
-        row = json.loads(metadata["total"])
+        row = parse_json(metadata["total"])
         if set(arrays) != set(LANE_FORMATS):
             raise FileError(
                 f"{path} has sums as an earlier version of infl laid them out: begin the run again in another folder"
             )
         low, high, of_all = (arrays[name] for name in LANE_FORMATS)
-        words = MaskedArrays(low, high, of_all, json.loads(metadata.get("width", "32")))
+        words = MaskedArrays(low, high, of_all, parse_json(metadata.get("width", "32")))
         row |= {"cohort": tuple(row["cohort"]), "responders": tuple(row["responders"])}
-        return Total(**row, words=words), json.loads(metadata["more"])
+        return Total(**row, words=words), parse_json(metadata["more"])
 
     @property
     def _opening_path(self) -> Path:
@@ -215,7 +215,7 @@ class Checkpoint:
         if not path.exists():
             return
         arrays, metadata = read_arrays(path, decrypted(path, self._key(replica), replica.agreement))
-        facts: dict[str, Any] = json.loads(metadata["facts"])
+        facts: dict[str, Any] = parse_json(metadata["facts"])
         own, revealed = facts.pop("own", {}), facts.pop("revealed", {})
         starts = facts.pop("starts", {})
         self._check_data(facts.pop("data", {}))

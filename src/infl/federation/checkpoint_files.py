@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
 
+from infl._files import parse_json
 from infl.errors import FileError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def read_arrays(path: Path, content: bytes) -> tuple[dict[str, np.ndarray], dict
 
     try:
         size = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + size])["__metadata__"]
+        metadata = parse_json(content[8 : 8 + size])["__metadata__"]
         return {name: value.copy() for name, value in load(content).items()}, metadata
     except (SafetensorError, ValueError, KeyError):
         raise FileError(f"{path} is damaged: begin the run again in another folder") from None
@@ -34,7 +34,7 @@ def map_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     try:
         content = np.memmap(path, np.uint8, mode="r")
         size = int.from_bytes(content[:8].tobytes(), "little")
-        header, data = json.loads(content[8 : 8 + size].tobytes()), content[8 + size :]
+        header, data = parse_json(content[8 : 8 + size].tobytes()), content[8 + size :]
         metadata = header.pop("__metadata__")
         arrays = {}
         for name, row in header.items():

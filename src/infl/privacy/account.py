@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from infl._files import explained, locked, write_atomic
+from infl._files import explained, locked, parse_json, write_atomic
 from infl.errors import FederationError, FileError
 from infl.privacy.dp import NO_PRIVACY_LOSS, epsilon_of_curve, renyi_curve
 
@@ -171,7 +171,7 @@ class Account:
     def _facts(path: Path) -> dict[str, Any]:
         with explained(path, "read"):
             try:
-                facts = json.loads(path.read_text())
+                facts = parse_json(path.read_text())
                 return {
                     "noise": float(facts["noise"]),
                     "sample_rate": float(facts["sample_rate"]),

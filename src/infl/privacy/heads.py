@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from infl._files import explained, write_atomic
+from infl._files import explained, parse_json, write_atomic
 from infl.errors import FederationError, FileError
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Heads:
             return {}
         with explained(self.path, "read"):
             try:
-                known = {str(member): Seen(**of) for member, of in json.loads(self.path.read_text()).items()}
+                known = {str(member): Seen(**of) for member, of in parse_json(self.path.read_text()).items()}
                 if any(len(bytes.fromhex(of.head)) not in (0, HEAD) for of in known.values()):
                     raise ValueError
                 return known

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from infl._files import parse_json
 from infl.deploy.flare import require_flare
 from infl.deploy.flare.leftovers import clear_jobs
 from infl.deploy.flare.process import ENVIRONMENT
@@ -124,7 +124,7 @@ class Daemon:
                 self.stop()
 
     def _name(self) -> str:
-        return json.loads((self.kit / "startup" / "fed_client.json").read_text())["client"]["fqsn"]
+        return parse_json((self.kit / "startup" / "fed_client.json").read_text())["client"]["fqsn"]
 
     def stop(self) -> None:
         """End the process and those that it started, those of jobs too: they have sessions of their own."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from cryptography.exceptions import UnsupportedAlgorithm
 from pydantic import TypeAdapter
 
-from infl._files import read_own, write_atomic
+from infl._files import parse_json, read_own, write_atomic
 from infl.errors import FederationError, FileError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def read_request(path: Path) -> Request:
             if len(archive.infolist()) != 3 or len(requests) != 1 or sorted(set(names) - {*requests}) != _OTHERS:
                 raise nothing
             asked = x509.load_pem_x509_csr(archive.read(requests[0]))
-            request = json.loads(archive.read("request.json"))
+            request = parse_json(archive.read("request.json"))
             name, role = _one(asked.subject, _OID.name), _one(asked.subject, _OID.role)
             short = getattr(asked.public_key(), "key_size", 0) < 2048
             if (

@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from infl._files import explained, read_own, write_atomic
+from infl._files import explained, parse_json, read_own, write_atomic
 from infl.deploy.flare import CONTROLLER_CLASS, EXECUTOR_CLASS, authority, require_flare
 from infl.deploy.flare.commands import nvflare
 from infl.deploy.flare.consortium import Consortium, consortium_of
@@ -240,7 +240,7 @@ def members(home: Path, *, now: float | None = None) -> list[str]:
     consortium_of(home)
     seen: dict[str, float] = {}
     with suppress(OSError, ValueError, TypeError, AttributeError):
-        seen = {site: float(at) for site, at in json.loads((home / SEEN).read_text()).items()}
+        seen = {site: float(at) for site, at in parse_json((home / SEEN).read_text()).items()}
     rows = []
     for entry in {entry.name: entry for entry in read_register(home)}.values():
         valid = f"valid for {(entry.until - now) / 86_400:.0f} days" if entry.until else "valid until nobody noted when"

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from infl._files import write_atomic
+from infl._files import parse_json, write_atomic
 from infl.deploy.flare.consortium import Consortium
 from infl.deploy.flare.daemon import Daemon
 from infl.deploy.flare.proxy import first_place
@@ -48,7 +48,7 @@ class Line:
     def read(cls, home: Path) -> Line | None:
         """Return what a site that is up noted last; None where it never did."""
         try:
-            line = cls(**json.loads((home / "line.json").read_text()))
+            line = cls(**parse_json((home / "line.json").read_text()))
             return line if line.state in (UP, DOWN, REFUSED) and 0 <= line.since < 1e11 else None
         except (OSError, ValueError, TypeError):
             return None

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from infl._files import write_atomic
+from infl._files import parse_json, write_atomic
 from infl.deploy.flare.console import Console
 from infl.deploy.flare.kits import SEEN
 from infl.deploy.security_log import coordinator_log
@@ -39,7 +39,7 @@ class Seen:
         self._next = time.monotonic() + LOOKS
         path, seen, up = self.home / SEEN, dict[str, float](), sorted(self.console.sites())
         with suppress(OSError, ValueError, TypeError):
-            seen = dict(json.loads(path.read_text()))
+            seen = dict(parse_json(path.read_text()))
         seen |= dict.fromkeys(up, round(time.time()))
         with suppress(NoRoomError):
             write_atomic(path, json.dumps(seen).encode(), overwrite=True)

@@ -19,6 +19,7 @@ import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
+from infl._files import parse_json
 from infl.errors import FederationError
 from infl.federation.messages import Heard, Said
 from infl.privacy.seal import Context, MaskedArrays
@@ -108,7 +109,7 @@ class StudyChannel:
 
     def _opened(self, kind: str, member: str, sealed: bytes) -> Any:
         try:
-            return json.loads(self._cipher.decrypt(sealed, [self._bound(kind, member)]))
+            return parse_json(self._cipher.decrypt(sealed, [self._bound(kind, member)]))
         except (InvalidTag, ValueError):
             raise FederationError(
                 f"{self._site}: what {member} said was altered on the way, or the sites were told different things before"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from infl._files import check_file_names
+from infl._files import check_file_names, parse_json
 from infl.deploy.folders import NAME
 from infl.deploy.study.steps import Step, fit_of
 from infl.errors import SettingsError
@@ -109,12 +109,12 @@ class Study:
             It is no study.
         """
         try:
-            raw = json.loads(text)
+            raw = parse_json(text)
             steps = tuple(Step.read(step["do"], dict(step["arguments"])) for step in raw["steps"])
             study = cls(**{**raw, "steps": steps, "sites": tuple(raw["sites"])})
             texts = (study.run, study.name, study.fingerprint, study.description, *study.sites)
             sound = all(isinstance(text, str) for text in texts) and type(study.key_version) is int
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError):
             sound = False
         if not sound or not RUN.fullmatch(study.run):
             raise SettingsError("the study's specification cannot be read")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from anndata import AnnData
 from pydantic import TypeAdapter
 
-from infl._files import explained, read_own, write_atomic
+from infl._files import explained, parse_json, read_own, write_atomic
 from infl.data.columns import layer_names
 from infl.deploy.results import write_private
 from infl.deploy.site_data import read_site, stamp
@@ -209,7 +209,7 @@ class WorkingObject:
     def opened(self) -> dict[int, dict[str, dict[str, int]]]:
         """Return what :meth:`write_opened` wrote of the steps that are kept, by the number of the step, from 1."""
         paths = {number: self.folder / f"opened_{number:04}.json" for number in range(1, self.done + 1)}
-        return {number: json.loads(path.read_text()) for number, path in paths.items() if path.exists()}
+        return {number: parse_json(path.read_text()) for number, path in paths.items() if path.exists()}
 
     def clear(self) -> None:
         """Remove what steps wrote that were not kept; for the process that does the steps, since others may look on meanwhile."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from infl import __version__
-from infl._files import explained
+from infl._files import explained, parse_json
 from infl.errors import FileError, KeyringError
 from infl.models.locked.header import FORMAT, READABLE, digest_of, header_of
 from infl.models.locked.model import LockedModel
@@ -60,9 +59,9 @@ def load_model(path: str | Path, *, identity: str | Path | None = None, base: st
         content = decrypt(content, identity=identity, source=path)
     try:
         size = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + size])["__metadata__"]["infl"]
+        metadata = parse_json(content[8 : 8 + size])["__metadata__"]["infl"]
         tensors = load(content)
-        raw = json.loads(metadata)
+        raw = parse_json(metadata)
         version = raw["format"]
         if version in READABLE:
             private = tensors.pop(PRIVATE).numpy().tobytes()

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from infl._files import explained, locked, write_atomic
+from infl._files import explained, locked, parse_json, write_atomic
 from infl.errors import FileError
 
 _NO_HEAD = "0" * 32
@@ -109,7 +109,7 @@ class RegisterFile:
             content = file.read()
         for line in content.splitlines(keepends=True):
             try:
-                self._take(json.loads(line))
+                self._take(parse_json(line))
             except (ValueError, KeyError, TypeError, IndexError):
                 raise FileError(
                     f"{path}, line {self._n_lines + 1} is damaged: restore the file from a backup"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from infl._files import explained, write_atomic
+from infl._files import explained, parse_json, write_atomic
 from infl.errors import FederationError, FileError
 from infl.privacy.register.register import Register
 
@@ -76,7 +76,7 @@ class SeenHeads:
             try:
                 return {
                     str(member): [str(head) for head in heads]
-                    for member, heads in json.loads(self._path.read_text()).items()
+                    for member, heads in parse_json(self._path.read_text()).items()
                 }
             except (ValueError, TypeError, AttributeError):
                 raise FileError(

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from infl._files import sync_folder
+from infl._files import parse_json, sync_folder
 from infl.errors import FileError, KeyringError, SealError
 from infl.privacy.seal.context import Context, MaskedArrays
 from infl.privacy.seal.reveal import list_digest
@@ -178,7 +178,7 @@ class Ledger:
         """Keep a last line that lacks only its newline; drop one that was torn; refuse what a torn line cannot be."""
         assert self._handle is not None
         try:
-            json.loads(last)
+            parse_json(last)
             torn = False
         except ValueError:
             torn = last.startswith(FIRST) or FIRST.startswith(last)
@@ -195,7 +195,7 @@ class Ledger:
 
     def _read(self, path: Path, number: int, line: bytes) -> None:
         try:
-            raw = json.loads(line)
+            raw = parse_json(line)
             mac = raw.pop("mac")
             good = raw["before"] == self._chain and hmac.compare_digest(mac, self._mac(raw))
             entry = {name: raw[name] for name in LEDGER_COLUMNS}
