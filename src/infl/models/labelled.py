@@ -46,8 +46,8 @@ def write_classes(
         write_rows(adata, key, values, names)
 
 
-def check_unmixed(values: pd.Series, name: str, where: str) -> None:
-    """Refuse a column of classes that mixes words and numbers; they are counted, and no observation named.
+def check_unmixed(values: pd.Series, name: str, where: str, role: str = "target") -> None:
+    """Refuse a column of classes or levels that mixes words and numbers; they are counted, and no observation named.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def check_unmixed(values: pd.Series, name: str, where: str) -> None:
     numbers = int(values.dropna().map(lambda value: isinstance(value, Number) and not isinstance(value, bool)).sum())
     if words and numbers:
         raise DataError(
-            f"target {name!r} mixes words and numbers at {where}, {words} and {numbers} of {len(values)} observations: correct "
+            f"{role} {name!r} mixes words and numbers at {where}, {words} and {numbers} of {len(values)} observations: correct "
             "them, or make all of them words with .astype(str)"
         )
 

@@ -1,6 +1,7 @@
 """Columns of obs beside the features: what they become, what they are worth, and what is refused in one line."""
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from tests.tl.conftest import cohort
 import infl
 from infl.errors import DataError, InflError
 from infl.models.panels import columns_of_task, join_panels
-from infl.models.phenotype.covariates import MOST_LEVELS, names_of, values_of
+from infl.models.phenotype.covariates import MOST_LEVELS, agree_on_covariates, names_of, values_of
 
 LINEAR = {"width": 0, "optimiser": "sgd", "lr": 1.0, "rounds": 30, "weight_decay": 0.0, "progress": False}
 BESIDE = {"covariates": ["age", "sex"]}
@@ -67,6 +68,16 @@ def test_ages_are_scaled_over_sites(sites: dict[str, AnnData]) -> None:
     assert run.model.header.panel["covariates"] == {"age": [], "sex": ["f", "m"]}
 
 
+@pytest.mark.parametrize("kind", [object, Decimal], ids=lambda kind: kind.__name__)
+def test_numbers_are_numbers_however_they_are_stored(sites: dict[str, AnnData], kind: type) -> None:
+    table = sites["site_3"].obs
+    plain = agree_on_covariates(sites, ["age"]), values_of(sites["site_3"], {"age": []}, "here")
+    values = table["age"].astype(object) if kind is object else table["age"].dropna().map(lambda age: Decimal(str(age)))
+    table["age"] = values.reindex(table.index).astype(object)
+    assert agree_on_covariates(sites, ["age"]) == plain[0] == {"age": []}
+    np.testing.assert_allclose(values_of(sites["site_3"], {"age": []}, "here"), plain[1])
+
+
 def test_columns_that_covariates_become(sites: dict[str, AnnData]) -> None:
     table = sites["site_1"][:3].copy()
     table.obs["stage"] = ["II", None, "III"]
@@ -111,6 +122,10 @@ def spelt_otherwise(sites: dict[str, AnnData]) -> None:
     sites["site_3"].obs = sites["site_3"].obs.rename(columns={"sex": "Sex"})
 
 
+def mixed(sites: dict[str, AnnData]) -> None:
+    sites["site_3"].obs["age"] = ["old", *[50] * 39]
+
+
 def huge(sites: dict[str, AnnData]) -> None:
     sites["site_3"].obs.loc[sites["site_3"].obs_names[1], "age"] = -1e300
 
@@ -124,6 +139,7 @@ def huge(sites: dict[str, AnnData]) -> None:
         (infinite, "covariate 'age' is infinite for 40 of 40 observations at site_3"),
         (missing, "covariate 'sex' is missing in obs of site_3, and the model reads it"),
         (spelt_otherwise, "covariate 'sex' is missing in obs of site_3; did you mean 'Sex'?"),
+        (mixed, "covariate 'age' mixes words and numbers at site_3, 1 and 39 of 40 observations"),
         (huge, "covariate 'age' is beyond 1e\\+15 for 1 of 40 observations at site_3: correct them"),
     ],
 )

@@ -169,6 +169,13 @@ def test_events_that_nobody_has_are_refused_and_a_site_without_is_warned_of(site
         task.agree(sites)
 
 
+def test_times_that_are_all_the_same_are_refused(sites: dict[str, ad.AnnData]) -> None:
+    for adata in sites.values():
+        adata.obs["months"] = 5
+    with pytest.raises(DataError, match="time 'months' is the same for all observations of all sites"):
+        Survival(time="months", event="died").agree(sites)
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Number
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from infl.data.columns import missing_values, near_names, no_number, numbers_of, shortlist
+from infl.data.columns import has_numbers, missing_values, near_names, no_number, numbers_of, shortlist
 from infl.data.labels import label_text
 from infl.errors import DataError
+from infl.models.labelled import check_unmixed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -44,7 +46,8 @@ def agree_on_covariates(tables: Mapping[str, AnnData], columns: Sequence[str]) -
             known = values[~missing_values(values)]
             if not len(known):
                 continue
-            if _is_numbers(values):
+            check_unmixed(values, name, site, "covariate")
+            if _is_numbers(known):
                 numbers_at = numbers_at or site
                 _numbers(table, name, site)
             else:
@@ -121,9 +124,9 @@ def _column(table: AnnData, name: str, site: str) -> pd.Series:
 
 
 def _is_numbers(values: pd.Series) -> bool:
-    kinds = pd.api.types
-    numeric = kinds.is_numeric_dtype(values.dtype) and not kinds.is_bool_dtype(values.dtype)
-    return bool(numeric) or no_number(values) is not None
+    if values.dtype == object:  # ages with gaps, or of whole numbers and fractions
+        return all(isinstance(value, Number) and not isinstance(value, bool | np.bool_) for value in values)
+    return has_numbers(values) or no_number(values) is not None
 
 
 def _numbers(table: AnnData, name: str, site: str) -> np.ndarray:

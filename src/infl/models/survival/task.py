@@ -128,6 +128,10 @@ class Survival(LinearByDefault):
             raise DataError(
                 f"event {self.event!r} is 0 for all observations of all sites: there is nothing to learn from it"
             )
+        if len(sites) > 1 and len(np.unique(np.concatenate([truth[:, 0] for truth in truths.values()]))) < 2:
+            raise DataError(
+                f"time {self.time!r} is the same for all observations of all sites: nobody has the event sooner than another"
+            )
         for site in [s for s, n in events.items() if not n]:
             warn(
                 f"event {self.event!r} is 0 for all observations at {site}: they tell who has none, but not who has it sooner"
