@@ -349,6 +349,21 @@ def million(table: Table) -> None:
             )
 
 
+def shards(table: Table) -> None:
+    """Ten million cells in zarr with shards, against 1.3 million there; named only, since it takes an hour on two cores."""
+    few, many = 1_300_000, 10_000_000
+    found = {}
+    for n_cells in (few, many):
+        with tempfile.TemporaryDirectory() as folder:
+            child("_backed.py", "zarr", folder, n_cells)
+            found[n_cells] = child("_backed.py", "fit", folder, "classifier", "disk")
+    on_disk(table, "classifier, zarr in shards", many, found[many])
+    ratio = (many / found[many]["processor"]) / (few / found[few]["processor"])
+    what = f"classifier, {many:,} cells in zarr with shards: throughput / that of {few:,} there, by processor time"
+    seconds = {f"{n:,}": round(of["processor"], 1) for n, of in found.items()}
+    table.add(what, ">= 0.9", ratio, ok=ratio >= 0.9, processor_seconds=seconds)
+
+
 def throughput(table: Table, what: str, ratio: float, memory: dict, disk: dict, **more: object) -> None:
     """Add the row that holds a fit from disk against one in memory."""
     seconds = {"memory": round(memory["processor"], 1), "disk": round(disk["processor"], 1)}
@@ -473,6 +488,7 @@ QUESTIONS = {
     "simulate": simulate,
     "backed": backed,
     "million": million,
+    "shards": shards,
     "plan": plan,
     "regions": regions,
     "start": start,
@@ -480,7 +496,7 @@ QUESTIONS = {
 
 if __name__ == "__main__":
     result = Table("performance")
-    for question in sys.argv[1:] or QUESTIONS:
+    for question in sys.argv[1:] or [name for name in QUESTIONS if name != "shards"]:
         result.command = f"python benchmarks/performance.py {question}"
         QUESTIONS[question](result)
         result.save()
