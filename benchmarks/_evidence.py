@@ -76,6 +76,7 @@ DATA_SETS = MappingProxyType(
         "gbsg2": DataSet("gbsg2.csv", "development", "patient"),
         "rossi": DataSet("rossi.csv", "development", "convict"),
         "lung": DataSet("lung.csv", "development", "patient"),
+        "texts": DataSet("", "confirmation", "text task"),  # fetched by text_tasks.py
         "gse7390": DataSet("breast_cancer_GSE7390-metastasis.arff", "development", "patient"),
     }
 )

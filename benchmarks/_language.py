@@ -25,7 +25,8 @@ import text_tasks
 from _cell_sentences import Task
 from _lora_moe import LoraMoE
 from infl.nn.trex import RankOneExperts, TrexConfig
-from infl.nn.trex.semantic_prior import SemanticPrior, level
+from infl.nn.trex.prior import find_slot
+from infl.nn.trex.semantic_prior import SemanticPrior, TaskPrior, level
 
 NORM = 32**0.5
 """Frobenius norm of the weights of the experts at the first step where the scale is 1: LoRA's α / √r with r = α = 32."""
@@ -70,6 +71,11 @@ def trex(r1: int = 4, r2: int = 8, **options: Any) -> Method:
     return lambda scale: TrexConfig(r1=r1, r2=r2, alpha=scale * NORM * (r1 * r2) ** 0.5, **options)
 
 
+def pairs(rank: int, **options: Any) -> Method:
+    """Experts in pairs, gated by which task a text seems to be of; where there is no prior, by the token alone."""
+    return lambda scale: TrexConfig(rank=rank, alpha=scale * NORM * rank**0.5, **{"anchors": 1} | options)
+
+
 def lora(r: int, **options: Any) -> Method:
     return lambda scale: peft.LoraConfig(r=r, lora_alpha=scale * NORM * r**0.5, target_modules="all-linear", **options)
 
@@ -102,17 +108,40 @@ class Net(nn.Module):
             self.model = upper.requires_grad_(False)
         else:
             self.model = peft.get_peft_model(upper, config)
-        self.with_prior = isinstance(config, TrexConfig) and config.prior
+        self.with_prior = has_prior(config)
         self.heads = nn.ModuleList(nn.Linear(width, k) for k in sizes)
 
     def forward(self, hidden: Tensor, mask: Tensor, prior: Tensor) -> Tensor:
-        given = {"trex_prior": prior} if self.with_prior else {}
-        return pooled(self.model(inputs_embeds=hidden, attention_mask=mask, **given).last_hidden_state, mask)
+        model = self.model.get_base_model() if isinstance(self.model, peft.PeftModel) else self.model
+        if not self.with_prior:
+            return mean_of_tokens(model, hidden, mask)
+        with find_slot(self.model).holding(prior.repeat_interleave(mask.sum(1), 0)):  # one for each token
+            return mean_of_tokens(model, hidden, mask)
 
 
-def pooled(hidden: Tensor, mask: Tensor) -> Tensor:
-    weight = mask.to(hidden.dtype).unsqueeze(-1)
-    return (hidden * weight).sum(1) / weight.sum(1)
+def has_prior(config: Any) -> bool:
+    """Whether texts come to an adapter with a prior."""
+    return isinstance(config, TrexConfig) and bool(config.prior if config.rank is None else config.anchors)
+
+
+def mean_of_tokens(model: Any, hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean over tokens (n, width) of what the layers of a BERT make of `hidden`; padding goes through no linear layer."""
+    n, length = mask.shape
+    at = mask.flatten().nonzero().squeeze(1)
+    x = hidden.flatten(0, 1)[at]  # (tokens, width)
+    for layer in model.encoder.layer:
+        own = layer.attention.self
+        q, k, v = (
+            x.new_zeros(n * length, x.shape[1])
+            .index_copy(0, at, part(x))
+            .view(n, length, own.num_attention_heads, -1)
+            .transpose(1, 2)
+            for part in (own.query, own.key, own.value)
+        )
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.bool()[:, None, None])
+        x = layer.attention.output(y.transpose(1, 2).flatten(2).flatten(0, 1)[at], x)
+        x = layer.output(layer.intermediate(x), x)
+    return x.new_zeros(n, x.shape[1]).index_add(0, at // length, x) / mask.sum(1, keepdim=True)
 
 
 class Bench:
@@ -146,6 +175,7 @@ class Bench:
         for task in self.tasks:
             self._keep(task, base, model)
         self.priors, self.probes, self.semantic = cache(self._priors), cache(self._probes), cache(self._semantic)
+        self.by_task = cache(self._by_task)
 
     @torch.no_grad()
     def _keep(self, task: Task, base: Path, lower: nn.Module) -> None:
@@ -192,6 +222,16 @@ class Bench:
         middle = train.mean(0)
         return SemanticPrior.fit(train, lambda e: e - middle, n_experts=n_experts, seed=seed)
 
+    def _by_task(self, seed: int) -> TaskPrior:
+        """Return what tells a seed's training texts of the tasks apart."""
+        parts = [e[t] for e, t in zip(self.latent, self.train(seed), strict=True)]
+        tasks = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        return TaskPrior.fit(torch.cat(parts), lambda e: e, tasks=tasks)
+
+    def prior_of(self, config: TrexConfig, seed: int) -> Callable[[Tensor], Tensor]:
+        """Return what makes an adapter's prior of texts' latents."""
+        return self.semantic(seed, config.r1 * config.r2) if config.rank is None else self.by_task(seed)
+
     def _probes(self, seed: int) -> list[dict[str, Tensor]]:
         """Weights of the heads that fit the unchanged base."""
         found = []
@@ -208,7 +248,10 @@ class Bench:
         torch.manual_seed(seed)
         train = self.train(seed)
         priors: list[Any] = [None] * len(self.tasks)
-        if isinstance(config, TrexConfig) and config.prior:
+        if has_prior(config) and config.rank is not None:
+            config.anchors = len(self.tasks)
+            priors = [self.by_task(seed)(e) for e in self.latent]
+        elif has_prior(config):
             priors = self.priors(seed, config.r1 * config.r2)
             config.level = level(torch.cat([prior[t] for prior, t in zip(priors, train, strict=True)]))
         with warnings.catch_warnings():
@@ -270,7 +313,7 @@ class Bench:
 
         def look(experts: RankOneExperts, given: tuple[Any, ...]) -> None:
             x, s, n = given[0], given[1], experts.n_experts
-            p = experts.probabilities(x)[mask.bool()]
+            p = experts.probabilities(x)  # (tokens, n)
             omega = float(torch.sigmoid(100 * experts.omega)) if experts.omega is not None else 1.0
             entropy = -(p * p.clamp_min(1e-30).log()).sum(-1).mean()
             mean = p.mean(0)
@@ -293,10 +336,6 @@ class Bench:
         for handle in handles:
             handle.remove()
         return {name: round(float(np.mean([layer[name] for layer in found])), 4) for name in found[0]}
-
-    def size(self, config: Any) -> int:
-        """Number of weights that an adapter trains."""
-        return sum(p.numel() for p in Net(self.upper, config, []).parameters() if p.requires_grad)
 
 
 def logistic(

@@ -1,7 +1,8 @@
 """T-REX against LoRA and its kin on MiniLM, a pretrained encoder (docs/concepts/trex.md): eight text tasks, few labels, conflicting tasks.
 
-``python benchmarks/trex_language.py`` makes the table of what has been fitted; ``… run [SUITE …] [NAME=NUMBER …]`` first fits what is not fitted
-yet, the most important methods first, for hours, and may be stopped at any time. Suites are ``eight``, ``"left out"`` and ``conflict`` (without a name: all).
+``python benchmarks/trex_language.py`` makes the table of what has been fitted; ``… run [SUITE …] [METHOD …] [NAME=NUMBER …]`` first fits what is not
+fitted yet, the most important methods first, for hours, and may be stopped at any time. Suites are ``eight``, ``"left out"`` and ``conflict``,
+methods those of :func:`methods`, such as ``"LoRA rank 20"`` (without a name: all).
 Numbers are those of a setting, such as ``layers=6``; fits of another setting are not mixed. Every fit is one line of
 ``results/raw/trex_language.jsonl``.
 
@@ -26,18 +27,22 @@ from torch.nn import functional as F
 import _bases
 import text_tasks
 from _cell_sentences import Task
-from _evidence import bootstrap, over_units
-from _language import Bench, Method, Setting, adalora, logistic, lora, lora_moe, timed, tokenised, trex, vera
+from _evidence import Method as Read
+from _evidence import bootstrap, confirm, over_units
+from _language import Bench, Method, Setting, adalora, logistic, lora, lora_moe, pairs, timed, tokenised, trex, vera
 from _origin import CALLS, name_of
 from _table import RESULTS, Table
 
 RAW = RESULTS / "raw" / "trex_language.jsonl"
 OURS, LARGE = "T-REX 4 × 8", "LoRA rank 32"
 FROZEN = "heads alone"
+PAIRS = "T-REX pairs, rank 20"
 RATES, SCALES, CHOOSING = (3e-4, 1e-3, 3e-3, 1e-2), (0.5, 2.0), (100, 101)
 CHOSEN_ON = (0, 3, 5, 6)
 """Tasks on which learning rate and scale are chosen: part of speech, hypernym branch, package language, books of the Bible."""
 SEEDS = 5
+PAIRS_FILES = ("src/infl/nn/trex/pairs.py", "src/infl/nn/trex/semantic_prior.py")
+"""What experts in pairs consist of, chosen on validation parts; texts that judge are read with them once."""
 Given = tuple[float, float] | None
 FEW, DRAWS = 10, 5
 """Labels of each class of a task left out, and how often they are drawn."""
@@ -61,6 +66,7 @@ def methods(setting: Setting) -> dict[str, Method | None]:
         "DoRA rank 32": lora(32, use_dora=True),
         "AdaLoRA rank 48 to 32": adalora(setting.steps),
         "VeRA rank 256": vera,
+        PAIRS: pairs(20, router="none"),
     }
 
 
@@ -71,6 +77,7 @@ ORDER = (
     ("left out", 0, 5),
     ("eight", 4, 99),
     ("conflict", 9, 99),
+    ("left out", 5, 99),
 )
 """Suites, and which of the methods come in turn; seeds go before methods, so that what is stopped is even."""
 
@@ -145,7 +152,7 @@ def choose(runs: Runs, suites: Suites, suite: str, name: str, make: Method) -> t
     found, suite = {}, "choose conflict" if suite == "conflict" else "choose"
     for lr in RATES:
         for scale in SCALES:
-            rate = lr * 10 if make is vera else lr
+            rate = rate_of(make, lr)
             scores = []
             for seed in CHOOSING:
                 key = {"part": suite, "method": name, "lr": rate, "scale": scale, "seed": seed}
@@ -160,6 +167,11 @@ def choose(runs: Runs, suites: Suites, suite: str, name: str, make: Method) -> t
     return max(found, key=lambda setting: found[setting])
 
 
+def rate_of(make: Method | None, lr: float) -> float:
+    """Return a method's learning rate where that of the others is `lr`."""
+    return lr * 10 if make is vera else lr
+
+
 def judge(
     runs: Runs, suites: Suites, suite: str, name: str, make: Method | None, seed: int, given: Given = None
 ) -> None:
@@ -168,6 +180,10 @@ def judge(
     if runs.find(**key):
         return
     lr, scale = (0.0, 0.0) if make is None else given or choose(runs, suites, suite, name, make)
+    lr = rate_of(make, lr) if given else lr
+    if name == PAIRS and not runs.find(part="judge", suite=suite, method=name):
+        settings = {"suite": suite, "rank": 20, "router": "none", "lr": lr, "scale": scale} | runs.setting
+        confirm("texts", Read(name, PAIRS_FILES, settings))
     bench = suites.of(suite, seed % 4) if suite == "left out" else suites.of(suite)
     config = None if make is None else make(scale)
     (net, priors), seconds = timed(lambda: bench.fit(config, lr, seed))
@@ -177,8 +193,8 @@ def judge(
     else:
         test = bench.accuracy(net, priors, [np.flatnonzero(task.test) for task in bench.tasks])
         names = [task.name for task in bench.tasks]
-    size = 0 if make is None else bench.size(make(scale))
-    routed = {"routing": bench.routing(net, priors)} if net.with_prior else {}
+    size = sum(p.numel() for p in net.model.parameters() if p.requires_grad)
+    routed = {"routing": bench.routing(net, priors)} if net.with_prior and config.rank is None else {}
     found = {"tasks": names, "test": [round(value, 5) for value in test]}
     runs.add(**key, lr=lr, scale=scale, **found, parameters=size, seconds=round(seconds, 1), **routed)
 
@@ -188,7 +204,7 @@ def few_labels(suites: Suites, bench: Bench, net: Any, name: str, config: Any, s
     whole, task = suites.of("eight"), suites.tasks[k]
     prior = None
     if net.with_prior:
-        prior = bench.semantic(seed, config.r1 * config.r2)(whole.latent[k])
+        prior = bench.prior_of(config, seed)(whole.latent[k])
     rest, test = np.concatenate(task.parts(seed)), np.flatnonzero(task.test)
     draws = [few(task, rest, seed, draw) for draw in range(DRAWS)]
     rows = np.unique(np.concatenate([*draws, test]))
@@ -205,15 +221,18 @@ def few(task: Task, rest: np.ndarray, seed: int, draw: int) -> np.ndarray:
     return np.concatenate([rng.choice(rest[y == label], FEW, replace=False) for label in np.unique(y)])
 
 
-def jobs(setting: Setting, suites: Collection[str]) -> Iterator[tuple[str, str, Method | None, int]]:
-    """Suite, method and seed of all fits, in the order in which they are worth most."""
+def jobs(
+    setting: Setting, suites: Collection[str], chosen: Collection[str]
+) -> Iterator[tuple[str, str, Method | None, int]]:
+    """Suite, method and seed of all fits of the chosen methods, in the order in which they are worth most."""
     known = list(methods(setting).items())
     for suite, start, end in ORDER:
         if suite not in suites:
             continue
         for seed in range(SEEDS if suite != "left out" else 8):
             for name, make in known[start:end]:
-                yield suite, name, make, seed
+                if name in chosen:
+                    yield suite, name, make, seed
 
 
 def show(table: Table, runs: Runs) -> None:
@@ -289,6 +308,7 @@ def main(*words: str) -> None:
     numbers = dict(word.split("=") for word in words if "=" in word)
     given = (float(numbers.pop("rate")), float(numbers.pop("scale"))) if "rate" in numbers else None
     setting = replace(Setting(), **{name: type(getattr(Setting(), name))(value) for name, value in numbers.items()})
+    suites_named, named = [w for w in words if w in TITLES] or TITLES, [w for w in words if w in methods(setting)]
     if "run" in words:
         base = _bases.fetch("minilm")
         missing = base if isinstance(base, str) else text_tasks.fetch()
@@ -296,7 +316,7 @@ def main(*words: str) -> None:
             print(f"left out: {missing}")
             return
         runs, suites = Runs(RAW, setting), Suites(Path(base), setting)
-        for suite, name, make, seed in jobs(setting, [word for word in words if word in TITLES] or TITLES):
+        for suite, name, make, seed in jobs(setting, suites_named, named or methods(setting)):
             judge(runs, suites, suite, name, make, seed, given)
     table = Table("trex_language")
     known = {json.dumps(json.loads(line)["setting"]) for line in RAW.read_text().splitlines()}

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from infl.errors import DataError, FileError
-from infl.nn.trex.semantic_prior import SemanticPrior, TokenPrior
+from infl.nn.trex.semantic_prior import SemanticPrior, TaskPrior, TokenPrior
 
 DIRECTIONS = {"cat": [5.0, 0.0, 0.0], "dog": [0.0, 0.1, 0.0], "yeast": [0.0, 0.0, -3.0]}
 
@@ -51,3 +51,39 @@ def test_the_mean_of_tokens_leaves_padding_out():
     ids, mask = torch.tensor([[0, 1, 3], [0, 1, 2]]), torch.tensor([[1, 1, 0], [1, 1, 1]])
     found = semantic({"input_ids": ids, "attention_mask": mask})
     torch.testing.assert_close(found, torch.tensor([[2**-0.5, 2**-0.5, 0], [3**-0.5] * 3]))
+
+
+def topics(tasks, seed=0):
+    """Embeddings in which a small part says the task, and much else varies more."""
+    rng = np.random.default_rng(seed)
+    found = rng.normal(size=(len(tasks), 6))
+    found[:, :3] += 8 * np.eye(3)[tasks]
+    return found
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_the_prior_of_tasks_tells_them_apart_and_is_standardised(n):
+    tasks = np.arange(300) % n
+    prior = TaskPrior.fit(topics(tasks), lambda x: x, tasks=tasks)
+    found = prior(topics(tasks))
+    torch.testing.assert_close(found.mean(0), torch.zeros(n), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.std(0), torch.ones(n), atol=1e-5, rtol=0)
+    new = np.arange(90) % n
+    assert (prior(topics(new, seed=1)).argmax(1).numpy() == new).mean() > 0.95
+
+
+def test_a_prior_of_tasks_survives_a_file(tmp_path):
+    tasks = np.arange(30) % 3
+    prior = TaskPrior.fit(topics(tasks), lambda x: x, tasks=tasks)
+    prior.save(tmp_path / "tasks.safetensors")
+    back = TaskPrior.load(tmp_path / "tasks.safetensors", lambda x: x)
+    assert torch.equal(back(topics(tasks, seed=2)), prior(topics(tasks, seed=2)))
+    with pytest.raises(FileError, match="has no prior of tasks"):
+        TaskPrior.load(tmp_path / "nothing.safetensors", lambda x: x)
+
+
+def test_a_prior_of_one_task_is_refused():
+    with pytest.raises(DataError, match="two tasks or more"):
+        TaskPrior.fit(topics([0, 0, 0]), lambda x: x, tasks=[0, 0, 0])
+    with pytest.raises(DataError, match="3 inputs and 2 tasks"):
+        TaskPrior.fit(topics([0, 1, 0]), lambda x: x, tasks=[0, 1])

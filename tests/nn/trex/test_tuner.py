@@ -84,12 +84,13 @@ def test_several_adapters(tmp_path):
 
 
 @pytest.mark.long
-def test_a_saved_adapter_gives_the_same_logits_in_a_fresh_process(tmp_path):
+@pytest.mark.parametrize("options", [{"top_k": 4}, {"rank": 3, "anchors": 6}])
+def test_a_saved_adapter_gives_the_same_logits_in_a_fresh_process(tmp_path, options):
     from transformers import GPT2LMHeadModel
 
     gpt2().save_pretrained(tmp_path / "base")
     base = GPT2LMHeadModel.from_pretrained(tmp_path / "base").eval()
-    model = adapted(base, top_k=4, alpha=8.0)
+    model = adapted(base, alpha=8.0, **options)
     model.save_pretrained(tmp_path / "adapter")
     for parameter in model.parameters():  # both processes compute on aligned memory; views of a file round otherwise
         parameter.data = parameter.data.clone()
@@ -127,6 +128,31 @@ def test_fixed_routing_merges_and_parts_again(with_prior):
     assert type(merged).__name__ == "GPT2LMHeadModel"
     torch.testing.assert_close(logits(merged, None), wanted, atol=1e-5, rtol=1e-5)
     assert (wanted - base).abs().max() > 1e-3
+
+
+def test_pairs_merge_for_one_prior():
+    model = adapted(rank=3, anchors=6, router="none")
+    wanted = logits(model, PRIOR[:1].expand(2, -1))
+    with use_prior(model, PRIOR[0]):
+        model.merge_adapter()
+    torch.testing.assert_close(logits(model, None), wanted, atol=1e-5, rtol=1e-5)
+    assert (wanted - logits(gpt2(), None)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"anchors": 2}, "give their number too, rank="),
+        ({"rank": 3, "top_k": 2}, "top_k: for the grid"),
+        ({"rank": 3, "balance": 0.1}, "balance: for the grid"),
+        ({"rank": 3, "router": "sequence"}, "gates of pairs are by 'token'"),
+    ],
+)
+def test_options_of_the_other_layout_are_refused(options, words):
+    from infl.nn.trex import TrexConfig
+
+    with pytest.raises(SettingsError, match=words):
+        TrexConfig(**options)
 
 
 def test_token_routing_refuses_to_merge():

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from infl.errors import SettingsError
+from infl.nn.trex.update import Update, at_least_single
 
 Router = Literal["token", "sequence", "none"]
 PRIOR_SCALE = 4.0
@@ -31,7 +32,7 @@ SHARPNESS = 100.0
 PARTS = ("A", "B", "router", "omega", "gate")
 
 
-class RankOneExperts(nn.Module):
+class RankOneExperts(Update):
     r"""The update :math:`g\,B\,C(x,s)^\top A x` of one linear layer (or of an embedding).
 
     The routing weights, one for each pair of a row of A and a column of B, are
@@ -116,12 +117,11 @@ class RankOneExperts(nn.Module):
         frozen: Collection[str] = (),
         lookup: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(r1 * r2, frozen=frozen, lookup=lookup)
         check(r1=r1, r2=r2, router=router, top_k=top_k, router_init=router_init, frozen=frozen)
         self.in_features, self.out_features, self.r1, self.r2 = in_features, out_features, r1, r2
         self.routing, self.top_k, self.router_init = router, top_k, router_init
-        self.balance, self.lookup, self.frozen = balance, lookup, frozenset(frozen)
-        self.resting: frozenset[str] = frozenset()
+        self.balance = balance
         first_norm = 0.5 * (1.0 if not prior else level or 0.5) * math.sqrt(r1 * r2)
         self.scaling = 1.0 if alpha is None else alpha / math.sqrt(r1 * r2) / first_norm
         self.A = nn.Parameter(torch.empty(r1, in_features))
@@ -136,10 +136,6 @@ class RankOneExperts(nn.Module):
         self.register_buffer("columns", columns.contiguous(), persistent=False)  # (r2, r1 · r2)
         self.reset_parameters()
         self.freeze()
-
-    def rest(self, parts: Collection[str]) -> None:
-        """Give these parts, and no others, no gradient from now on."""
-        self.resting = frozenset(parts)
 
     @property
     def n_experts(self) -> int:
@@ -161,13 +157,6 @@ class RankOneExperts(nn.Module):
         nn.init.zeros_(self.gate)
         if self.omega is not None:
             nn.init.zeros_(self.omega)
-
-    def freeze(self) -> Self:
-        """Take the frozen parts out of training (again, after something set all of them to be trained)."""
-        for name, parameter in self.named_parameters():
-            if name in self.frozen:
-                parameter.requires_grad_(False)
-        return self
 
     def forward(self, x: Tensor, prior: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the update for `x`.
@@ -227,23 +216,12 @@ class RankOneExperts(nn.Module):
         omega = self._omega()
         c = torch.ones(self.r1, self.r2, dtype=self.A.dtype, device=self.A.device) * omega
         if self.omega is not None:
-            s = self._checked(prior)
-            if s.shape[0] != 1:
-                raise SettingsError(f"merging takes one prior, got {s.shape[0]} rows: give the centroid of one task")
-            c = c + PRIOR_SCALE * (1 - omega) * s.view(self.r1, self.r2)
+            c = c + PRIOR_SCALE * (1 - omega) * self._of_one(prior).view(self.r1, self.r2)
         return self.scaling * self._sigmoid(self.gate) * self.B @ c.T @ self.A
 
-    def _now(self, name: str) -> Tensor:
-        """Return a part, without a gradient while it rests."""
-        part = cast(Tensor, getattr(self, name))
-        return part.detach() if name in self.resting else part
-
     # -- parts -----------------------------------------------------------------------------------------------------
-    def _project(self, weight: Tensor, x: Tensor) -> Tensor:
-        return F.embedding(x, weight.T) if self.lookup else F.linear(x, weight)
-
     def _sigmoid(self, scalar: Tensor) -> Tensor:
-        return torch.sigmoid(SHARPNESS * scalar.to(_at_least_single(scalar.dtype))).to(self.A.dtype)
+        return torch.sigmoid(SHARPNESS * scalar.to(at_least_single(scalar.dtype))).to(self.A.dtype)
 
     def _omega(self) -> Tensor:
         return torch.ones_like(self.gate) if self.omega is None else self._sigmoid(self.omega)
@@ -257,7 +235,7 @@ class RankOneExperts(nn.Module):
                 _mean(logits, mask),
                 None,
             )  # the router is linear: the mean of its outputs is that of its inputs
-        p = chosen = torch.softmax(logits, -1, dtype=_at_least_single(logits.dtype))
+        p = chosen = torch.softmax(logits, -1, dtype=at_least_single(logits.dtype))
         if self.top_k is not None:
             best = p.topk(self.top_k, -1)
             chosen = torch.zeros_like(p).scatter(-1, best.indices, best.values / best.values.sum(-1, keepdim=True))
@@ -269,26 +247,9 @@ class RankOneExperts(nn.Module):
             loss = self.balance * self.n_experts * (share * rows.mean(0)).sum()
         return chosen.to(self.A.dtype), loss
 
-    def _by_input(self, prior: Tensor | None, u: Tensor) -> Tensor:
-        """Return the prior as (inputs, 1, r1 · r2); an input may have several rows of `u`, one after the other."""
-        s = self._checked(prior)
-        if u.shape[0] % s.shape[0]:
-            raise SettingsError(f"{s.shape[0]} priors for {u.shape[0]} inputs: give one for each")
-        return s.unsqueeze(1)
-
-    def _checked(self, prior: Tensor | None) -> Tensor:
-        if prior is None:
-            raise SettingsError(
-                "no prior came with the input: pass trex_prior= with the batch (remove_unused_columns=False in the Trainer), "
-                "use infl.nn.trex.use_prior or attach_prior, or make the adapter with prior=False"
-            )
-        prior = prior.unsqueeze(0) if prior.ndim == 1 else prior
-        if prior.ndim != 2 or prior.shape[1] != self.n_experts:
-            raise SettingsError(
-                f"the prior has shape {tuple(prior.shape)}, and there are {self.r1} × {self.r2} experts: "
-                f"give (inputs, {self.n_experts}), from as many centroids"
-            )
-        return prior.to(self.A)
+    def kinds(self) -> str:
+        """Return how many experts there are."""
+        return f"{self.r1} × {self.r2} experts"
 
     def extra_repr(self) -> str:
         """Sizes and routing, for ``repr``."""
@@ -315,10 +276,6 @@ def check(*, r1: int, r2: int, router: str, top_k: int | None, router_init: str,
         raise SettingsError(f"top_k={top_k}: from 1 to r1 · r2 = {r1 * r2}, with a router")
     if unknown := set(frozen) - set(PARTS):
         raise SettingsError(f"frozen={sorted(unknown)}: some of {', '.join(map(repr, PARTS))}")
-
-
-def _at_least_single(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
 
 
 def _mean(x: Tensor, mask: Tensor | None) -> Tensor:

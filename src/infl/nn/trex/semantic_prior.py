@@ -110,6 +110,102 @@ class SemanticPrior:
             raise FileError(f"{path} has no centroids: write it with SemanticPrior.save") from None
 
 
+@dataclass(frozen=True)
+class TaskPrior:
+    """How surely an input is one of each training task, by linear discriminants of its embedding: for experts in pairs.
+
+    Parameters
+    ----------
+    weight, bias
+        (tasks, size) and (tasks,): the softmax of what they make of an embedding of length 1 are the tasks' probabilities.
+    centre, spread
+        (tasks,): mean and standard deviation of the probabilities of training inputs. The prior is less the one, over the other.
+    embedder
+        As for :class:`SemanticPrior`.
+
+    Examples
+    --------
+    >>> inputs = ["plain a", "plain b", "turned a", "turned b"]
+    >>> def embed(texts):
+    ...     return [[text[0] == "p", text[-1] == "a", 1.0] for text in texts]
+    >>> prior = TaskPrior.fit(inputs, embed, tasks=[0, 0, 1, 1])
+    >>> prior(["plain b", "turned b"]).sign()
+    tensor([[ 1., -1.],
+            [-1.,  1.]])
+    """
+
+    weight: Tensor
+    bias: Tensor
+    centre: Tensor
+    spread: Tensor
+    embedder: Embedder
+
+    @classmethod
+    def fit(cls, inputs: Any, embedder: Embedder, *, tasks: Any) -> Self:
+        """Embed the training inputs, and find what tells their tasks apart.
+
+        Parameters
+        ----------
+        inputs
+            What the embedder takes. Training inputs only.
+        embedder
+            As for the class.
+        tasks
+            Number or name of the task of each input; the prior has the tasks in sorted order.
+
+        Raises
+        ------
+        DataError
+            One task alone, or not one task for each input.
+        """
+        from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+        embeddings = _embed(inputs, embedder).double().numpy()
+        tasks = np.asarray(tasks)
+        names = np.unique(tasks)
+        if len(tasks) != len(embeddings):
+            raise DataError(f"{len(embeddings)} inputs and {len(tasks)} tasks: give the task of each input")
+        if len(names) < 2:
+            raise DataError("a prior of tasks needs inputs of two tasks or more")
+        found = LinearDiscriminantAnalysis(
+            solver="lsqr", shrinkage="auto", priors=np.full(len(names), 1 / len(names))
+        ).fit(embeddings, tasks)
+        weight, bias = torch.from_numpy(found.coef_).float(), torch.from_numpy(found.intercept_).float()
+        if len(names) == 2:  # scikit-learn keeps the difference alone
+            weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+        raw = cls(weight, bias, torch.zeros(len(names)), torch.ones(len(names)), embedder)(inputs)
+        return cls(weight, bias, raw.mean(0), raw.std(0).clamp_min(1e-6), embedder)
+
+    def __call__(self, inputs: Any) -> Tensor:
+        """Return the prior of each input (n, tasks)."""
+        p = torch.softmax(F.linear(_embed(inputs, self.embedder), self.weight, self.bias), -1)
+        return (p - self.centre) / self.spread
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file; the embedder is not in it."""
+        from safetensors.torch import save_file
+
+        save_file({name: getattr(self, name).contiguous() for name in ("weight", "bias", "centre", "spread")}, path)
+
+    @classmethod
+    def load(cls, path: str | Path, embedder: Embedder) -> Self:
+        """Read a file, to use with the embedder that it was made with.
+
+        Raises
+        ------
+        FileError
+            The file cannot be read, or has no such prior.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            found = load_file(path)
+            return cls(found["weight"], found["bias"], found["centre"], found["spread"], embedder)
+        except (OSError, SafetensorError, KeyError):
+            raise FileError(f"{path} has no prior of tasks: write it with TaskPrior.save") from None
+
+
 def level(prior: Tensor) -> float:
     """Return how large the first routing weights are beside uniform ones: the root mean square of 1/2 + 2 s.
 

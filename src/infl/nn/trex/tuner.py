@@ -18,8 +18,10 @@ from infl._warn import warn
 from infl.errors import MissingExtraError, SettingsError
 from infl.nn.trex.experts import RankOneExperts, Router, check
 from infl.nn.trex.origin import base_digest, check_base, name_without_folder
+from infl.nn.trex.pairs import PairedExperts, check_pairs
 from infl.nn.trex.prior import PriorSlot
 from infl.nn.trex.traps import find_encoder_layer, is_bypassed, switch_off_fast_path
+from infl.nn.trex.update import Update
 
 try:
     from peft import mapping
@@ -44,6 +46,11 @@ class TrexConfig(PeftConfig):
     ----------
     r1, r2, prior, router, top_k, router_init, alpha, level, dropout, balance, frozen
         As for :class:`infl.nn.trex.RankOneExperts`.
+    rank
+        None: the published grid of r1 × r2 experts. Else so many experts in pairs, each of its own row and column
+        (:class:`infl.nn.trex.PairedExperts`), without regard to `r1`, `r2` and `prior`.
+    anchors
+        For `rank`: numbers of the prior of an input (0: no prior).
     target_modules
         Names of the layers (``Linear``, GPT-2's ``Conv1D``, ``Embedding``), or a regular expression; ``"all-linear"``, as
         published: all but the output head.
@@ -67,6 +74,8 @@ class TrexConfig(PeftConfig):
 
     r1: int = field(default=4, metadata={"help": "Rows of A."})
     r2: int = field(default=8, metadata={"help": "Columns of B."})
+    rank: int | None = field(default=None, metadata={"help": "Experts in pairs (None: the grid of r1 × r2)."})
+    anchors: int = field(default=0, metadata={"help": "With rank: numbers of the prior of an input."})
     target_modules: list[str] | set[str] | str | None = field(default="all-linear", metadata={"help": "What to adapt."})
     exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "What not to adapt."})
     layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Numbers of the layers."})
@@ -90,6 +99,11 @@ class TrexConfig(PeftConfig):
         self._trained_on = self.base_digest
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
+        if self.rank is not None:
+            self._check_pairs(self.rank)
+            return
+        if self.anchors:
+            raise SettingsError(f"anchors={self.anchors} is for pairs: give their number too, rank=")
         check(
             r1=self.r1,
             r2=self.r2,
@@ -106,6 +120,12 @@ class TrexConfig(PeftConfig):
                 "use router_init='random'"
             )
 
+    def _check_pairs(self, rank: int) -> None:
+        check_pairs(rank=rank, anchors=self.anchors, router=self.router, frozen=self.frozen)
+        given = {"top_k": self.top_k, "level": self.level, "balance": self.balance or None}
+        if named := [name for name, value in given.items() if value is not None]:
+            raise SettingsError(f"{', '.join(named)}: for the grid of r1 × r2 experts alone, not for pairs (rank={rank})")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as a file has it."""
         content = super().to_dict()
@@ -121,8 +141,20 @@ class TrexConfig(PeftConfig):
             if card.is_file() and name in (text := card.read_text(encoding="utf-8")):
                 card.write_text(text.replace(name, str(name_without_folder(name))), encoding="utf-8")
 
-    def experts(self, in_features: int, out_features: int, *, lookup: bool = False) -> RankOneExperts:
+    def experts(self, in_features: int, out_features: int, *, lookup: bool = False) -> Update:
         """Return fresh experts for a layer of this size."""
+        if self.rank is not None:
+            return PairedExperts(
+                in_features,
+                out_features,
+                rank=self.rank,
+                anchors=self.anchors,
+                router="none" if self.router == "none" else "token",
+                alpha=self.alpha,
+                dropout=self.dropout,
+                frozen=self.frozen,
+                lookup=lookup,
+            )
         return RankOneExperts(
             in_features,
             out_features,
@@ -207,7 +239,7 @@ class TrexLinear(nn.Module, BaseTunerLayer):
         return self._delta(adapter, self.prior_slot.of(adapter))
 
     def _delta(self, adapter: str, prior: Tensor | None) -> Tensor:
-        delta = cast(RankOneExperts, self.trex_experts[adapter]).delta_weight(prior)
+        delta = cast(Update, self.trex_experts[adapter]).delta_weight(prior)
         return delta.T if self.transposed else delta
 
     def _add(self, adapter: str, prior: Tensor | None, sign: int, safe: bool) -> None:
@@ -225,7 +257,7 @@ class TrexLinear(nn.Module, BaseTunerLayer):
 
     def _freeze_non_trainable_peft_weights(self, adapter_names: Any = None) -> None:
         for experts in self.trex_experts.values():
-            cast(RankOneExperts, experts).freeze()
+            cast(Update, experts).freeze()
 
 
 class TrexModel(BaseTuner):
