@@ -257,13 +257,15 @@ def show(table: Table, runs: Runs) -> None:
                 if routed:
                     more["routing"] = {key: round(float(np.mean([r[key] for r in routed])), 3) for key in routed[0]}
                 table.add(f"{where}, {TITLES[suite]}: accuracy, {name}", "as measured", scores.mean(0), **more)
-        part = "choose conflict" if suite == "conflict" else "choose"
-        for name in sorted({x["method"] for x in runs.lines if x["part"] == part} - found.keys()):
+        parts = ("choose conflict", "choose pairs") if suite == "conflict" else ("choose",)
+        for part, name in sorted({(x["part"], x["method"]) for x in runs.lines if x["part"] in parts}):
+            if name in found and part != "choose pairs":
+                continue
             for lr, scale, value in tried(runs, part, name):
                 what = f"{where}, {part}: validation, {name}, rate {lr:g}, scale {scale:g}"
                 table.add(what, "as measured", value, seeds=len(CHOOSING), settings=runs.setting)
         for ours in (name for name in found if name.startswith("T-REX")):
-            for other in (name for name in found if not name.startswith("T-REX")):
+            for other in (name for name in found if name == OURS != ours or not name.startswith("T-REX")):
                 a, b = found[ours][0], found[other][0]
                 n = min(a.shape[-1], b.shape[-1]) if a.size and b.size else 0
                 if n < 2:

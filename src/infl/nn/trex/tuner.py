@@ -124,7 +124,9 @@ class TrexConfig(PeftConfig):
         check_pairs(rank=rank, anchors=self.anchors, router=self.router, frozen=self.frozen)
         given = {"top_k": self.top_k, "level": self.level, "balance": self.balance or None}
         if named := [name for name, value in given.items() if value is not None]:
-            raise SettingsError(f"{', '.join(named)}: for the grid of r1 × r2 experts alone, not for pairs (rank={rank})")
+            raise SettingsError(
+                f"{', '.join(named)}: for the grid of r1 × r2 experts alone, not for pairs (rank={rank})"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as a file has it."""
