@@ -10,8 +10,8 @@ r · (anchors + r) weights beside the r · (inputs + outputs) of A and B.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from typing import Literal
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +81,7 @@ class PairedExperts(Update):
         lookup: bool = False,
     ) -> None:
         super().__init__(anchors, frozen=frozen, lookup=lookup)
-        check_pairs(rank=rank, anchors=anchors, router=router, frozen=frozen)
+        check_pairs(rank, anchors, router, frozen)
         self.in_features, self.out_features, self.rank = in_features, out_features, rank
         self.scaling = 1.0 if alpha is None else alpha / rank
         self.A = nn.Parameter(torch.empty(rank, in_features))
@@ -165,8 +165,10 @@ class PairedExperts(Update):
         return f"{self.in_features}, {self.out_features}, rank={self.rank}, anchors={self.n_priors}, router={self.router is not None}"
 
 
-def check_pairs(*, rank: int, anchors: int, router: str, frozen: Collection[str]) -> None:
-    """Refuse options that cannot work.
+def check_pairs(
+    rank: int, anchors: int, router: str, frozen: Collection[str], grid_alone: Mapping[str, Any] | None = None
+) -> None:
+    """Refuse options that cannot work, and of those for a grid alone, by name, what is not None.
 
     Raises
     ------
@@ -179,3 +181,5 @@ def check_pairs(*, rank: int, anchors: int, router: str, frozen: Collection[str]
         raise SettingsError(f"router={router!r}: gates of pairs are by 'token' or, with the prior alone, 'none'")
     if unknown := set(frozen) - set(PARTS):
         raise SettingsError(f"frozen={sorted(unknown)} is not a part: {', '.join(PARTS)}")
+    if named := [name for name, value in (grid_alone or {}).items() if value is not None]:
+        raise SettingsError(f"{', '.join(named)}: for the grid of r1 × r2 experts alone, not for pairs (rank={rank})")

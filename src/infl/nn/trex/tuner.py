@@ -100,7 +100,8 @@ class TrexConfig(PeftConfig):
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         if self.rank is not None:
-            self._check_pairs(self.rank)
+            grid_alone = {"top_k": self.top_k, "level": self.level, "balance": self.balance or None}
+            check_pairs(self.rank, self.anchors, self.router, self.frozen, grid_alone)
             return
         if self.anchors:
             raise SettingsError(f"anchors={self.anchors} is for pairs: give their number too, rank=")
@@ -118,14 +119,6 @@ class TrexConfig(PeftConfig):
             warn(
                 "B and the router start at zero and there is no prior: all experts get the same gradients and stay one expert; "
                 "use router_init='random'"
-            )
-
-    def _check_pairs(self, rank: int) -> None:
-        check_pairs(rank=rank, anchors=self.anchors, router=self.router, frozen=self.frozen)
-        given = {"top_k": self.top_k, "level": self.level, "balance": self.balance or None}
-        if named := [name for name, value in given.items() if value is not None]:
-            raise SettingsError(
-                f"{', '.join(named)}: for the grid of r1 × r2 experts alone, not for pairs (rank={rank})"
             )
 
     def to_dict(self) -> dict[str, Any]:
