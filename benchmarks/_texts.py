@@ -556,6 +556,36 @@ def study_faults() -> str:
     return "\n".join(lines) + "\n"
 
 
+def week() -> str:
+    """Return the table of the week in small: memory, disk and what was left over."""
+    week = json.loads((ROOT / "tests" / "deploy" / "flare" / "week.json").read_text())
+    lines = [
+        f"{week['date']}: {week['rounds']:,} rounds, {week['restarts']} restarts of everybody, "
+        f"{'one certificate' if week['renewed'] else '**no certificate**'} renewed; the run "
+        f"{'ended' if week['finished'] else '**was not followed to its end**'}. Processes left over after {week['orphans']} restarts; "
+        f"exit codes other than 0 after {week['other exit codes']}.",
+        "",
+        "| | memory of all its processes | largest change between restarts | folder at the end | growth per round |",
+        "| --- " * 5 + "|",
+    ]
+    for who, megabytes in week["megabytes"].items():
+        change = f"{100 * week['largest change of memory'][who]:.1f} %"
+        size, growth = f"{week['bytes'][who] / 1e6:.1f} MB", f"{week['bytes per round'][who] / 1e3:.1f} kB"
+        lines.append(f"| {who} | {megabytes:,.0f} MB | {change} | {size} | {growth} |")
+    return "\n".join(lines) + "\n"
+
+
+def containers() -> str:
+    """Return what was seen of a run between containers."""
+    of = json.loads((ROOT / "tests" / "deploy" / "containers.json").read_text())
+    return (
+        f"{of['date']}, podman {of['podman']}, {'rootless' if of['rootless'] else '**as root**'}: an image of {of['gigabytes']:.1f} GB; "
+        f"{of['rounds']} rounds of Khan's samples in {of['seconds']:.0f} s from the first start, on a machine with much other work; "
+        f"{'the same model' if of['models'] == 1 else '**other models**'} at all sites, right for at least {100 * min(of['right']):.0f} % of a site's samples; all ended with code {', '.join(sorted({*map(str, of['exit codes'].values())}))}. "
+        f"By its health check was seen healthy before the end: {', '.join(of['healthy'])}.\n"
+    )
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "adapt": adapt,
     "atlas": atlas,
@@ -569,7 +599,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "labels": labels,
     "audit": audit,
     "demo": demo,
+    "containers": containers,
     "faults": faults,
+    "week": week,
     "study_faults": study_faults,
     "histology": histology,
     "perturbation": perturbation,

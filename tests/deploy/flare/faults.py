@@ -281,9 +281,13 @@ for who, do, hits in (
     FAULTS += [
         Fault(f"-9 {who}, before anything", OFFERED, do, stage="start", hits=hits),
         Fault(f"-9 {who}, the middle", MIDDLE, do, hits=hits),
+    ]
+    if hits == ("infl",):  # without infl's own process the run goes on to its end; near it, nothing is interrupted
+        continue
+    FAULTS += [
         Fault(f"-9 {who}, the last rounds", at(0.9), do, stage="late", hits=hits),
-        *([Fault(f"-9 {who}, the last delivery", DELIVERY, do, stage="end", hits=hits)] if hits != ("infl",) else []),
-    ]  # without infl's own process the last delivery goes on: killing it interrupts nothing
+        Fault(f"-9 {who}, the last delivery", DELIVERY, do, stage="end", hits=hits),
+    ]
 FAULTS += [
     Fault("-9 all sites", MIDDLE, Scene.kill_all_sites, hits=("engine", "job")),
     Fault("-9 a site and the server", MIDDLE, Scene.kill_site_and_server, hits=("engine", "job")),
