@@ -107,6 +107,25 @@ def test_a_full_disk_is_known_by_its_error(tmp_path: Path) -> None:
         assert caught.type is kind
 
 
+@pytest.mark.parametrize(("number", "code"), [(errno.EISDIR, 2), (errno.EACCES, 2), (errno.ENOSPC, 5)])
+def test_what_the_system_refuses_of_a_file_is_one_line(number: int, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number), "runs/first/stop")
+
+    monkeypatch.setattr(infl.keys.Keyring, "load", fail)
+    done = run("key", "show", "any.key")
+    assert (done.returncode, done.stderr) == (code, f"infl: cannot use runs/first/stop: {os.strerror(number)}\n")
+
+
+def test_what_the_system_refuses_of_no_file_is_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(infl.keys.Keyring, "load", fail)
+    with pytest.raises(OSError, match="Bad file"):
+        run("key", "show", "any.key")
+
+
 def test_a_defect_of_ours_is_exit_1(tmp_path: Path) -> None:
     code = (
         "from infl.keys import Keyring; Keyring.load = None\nfrom infl.cli import main; main()"  # which loads no torch

@@ -236,12 +236,24 @@ def test_damage_is_one_line(file: str, damages: list[str], at: Path) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("file", FILES)
+def test_a_folder_where_a_file_should_be_is_one_line(file: str, at: Path) -> None:
+    (path,) = sorted(at.glob(file)) or [at / file]
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    wrong = [f"infl {command}: {why}" for command in FILES[file] for why in tried(command)]
+    assert not wrong, "\n".join(wrong)
+
+
 def tried(command: str) -> list[str]:
     """Return what is wrong with how a command ended: nothing, where it worked, or failed as documented."""
     done = CliRunner().invoke(app, command.split())
     error = done.exception
     if error is None:
         return []
+    if isinstance(error, OSError) and error.filename is not None:
+        return []  # `infl.cli.main` makes a line of it
     if not isinstance(error, InflError):
         return [f"{type(error).__name__}: {str(error)[:100]}"]
     line = str(error)
