@@ -84,3 +84,11 @@ def test_each_page_is_in_one_table_of_contents() -> None:
     assert sorted(str(p.relative_to(ROOT)) for p in pages - {*listed}) == []
     assert len(listed) == len({*listed})
     assert [str(p) for p in listed if not any(p.with_name(p.name + s).exists() for s in (".md", ".ipynb"))] == []
+
+
+def test_records_of_decisions_are_numbered_once() -> None:
+    records = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+    numbers = [int(path.name[:4]) for path in records]
+    assert len(set(numbers)) == len(numbers)
+    titled = [path.read_text(encoding="utf-8").split(".", 1)[0] for path in records]
+    assert titled == [f"# {number}" for number in numbers]
