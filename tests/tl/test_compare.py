@@ -145,6 +145,7 @@ def test_published_strength_by_task(task: str, k: float, monkeypatch: pytest.Mon
     [
         ({"holdout": "hospital"}, "holdout='hospital': give one of 'observations', 'site'"),
         ({"holdout": "site"}, "needs at least 3 sites; there are 2"),
+        ({"split": "sites"}, "has no option 'split': did you mean 'holdout'?"),
     ],
 )
 def test_what_cannot_be_held_out(khan_sites: dict[str, AnnData], options: dict[str, str], said: str) -> None:

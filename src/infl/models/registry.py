@@ -133,6 +133,7 @@ SYNONYMS = {
     "labels_key": "target",
     "max_epochs": "rounds",
     "n_epochs": "local_epochs",
+    "split": "holdout",
 }
 """What other packages call it."""
 
