@@ -12,7 +12,7 @@ from infl.errors import FileError
 
 
 def test_where_no_study_was_there_is_no_result(tmp_path):
-    with pytest.raises(FileError, match="0 studies here: name one of none"):
+    with pytest.raises(FileError, match="no studies in .*: give the folder of a site that took part in one"):
         infl.study.result(tmp_path)
 
 

@@ -35,7 +35,7 @@ def result(folder: str | Path, study: str = "") -> AnnData:
     >>> import infl
     >>> infl.study.result("nowhere")
     Traceback (most recent call last):
-    infl.errors.FileError: 0 studies here: name one of none
+    infl.errors.FileError: no studies in nowhere: give the folder of a site that took part in one
     """
     from infl.deploy.site_folder import SiteFolder
     from infl.deploy.study.consent import SiteStudies

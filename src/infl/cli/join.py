@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from infl.cli import key, site
+from infl.cli.key import SITE_RING
 from infl.errors import SettingsError
 
 
@@ -16,7 +17,7 @@ def join(
     signed: Annotated[Path | None, typer.Option(help="NAME.signed.zip, from the coordinator.")] = None,
     fingerprint: Annotated[str, typer.Option(help="The coordinator's, as told by telephone; with --signed.")] = "",
     grant: Annotated[Path | None, typer.Option(help="What the key holder granted: its file for this site.")] = None,
-    ring: Annotated[Path, typer.Option(help="This site's own ring, made if it is missing.")] = Path("site.key"),
+    ring: Annotated[Path, typer.Option(help="This site's own ring, made if it is missing.")] = SITE_RING,
     consortium: Annotated[Path, typer.Option(help="consortium.toml, from the coordinator.")] = Path("consortium.toml"),
     home: Annotated[Path | None, typer.Option("--home", help="Folder to make.  [default: NAME]")] = None,
 ) -> None:

@@ -14,7 +14,8 @@ from infl.errors import FileError, KeyringError
 if TYPE_CHECKING:
     from infl.keys import Keyring
 
-DEFAULT_RING = Path("consortium.key")
+DEFAULT_RING, SITE_RING = Path("consortium.key"), Path("site.key")
+"""A key holder's ring, and what a site calls its own: the key holder's site has both."""
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -157,13 +158,13 @@ def revoke(
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="What the key holder sent.")],
-    into: Annotated[Path, typer.Option(help="This site's own ring, made if it is missing.")] = DEFAULT_RING,
+    into: Annotated[Path, typer.Option(help="This site's own ring, made if it is missing.")] = SITE_RING,
     identity: IdentityFile = None,
     holder: Annotated[str | None, typer.Option(help="Refuse it from any other key holder than this.")] = None,
 ) -> None:
     """Take what the key holder granted into this site's own ring.
 
-    Example: `infl key import consortium.hospital_b.key --into consortium.key`
+    Example: `infl key import consortium.hospital_b.key`
     """
     from infl.keys import Keyring
 

@@ -71,7 +71,7 @@ def panel(
     joined = join_panels(panels)
     joined = task.settled(joined) if len(panels) > 1 else joined
     write_atomic(out, json.dumps(joined, indent=1).encode())
-    typer.echo(f"{out}: " + ", ".join(_told(kind, names) for kind, names in joined.items()))
+    typer.echo(f"{out}: " + ", ".join(_told(kind, names) for kind, names in joined.items() if kind not in NOT_TOLD))
 
 
 def _folder(home: Path, name: str) -> RunFolder:
@@ -194,6 +194,10 @@ def report(
     typer.echo(
         f"{page}: open it in a browser, print it, sign it; {page.stem}.model_card.json and .data_sheet.json are beside it"
     )
+
+
+NOT_TOLD = ("units", "class_type")
+"""Parts of a panel that say how its values are stored; nobody compares them by eye."""
 
 
 def _told(kind: str, names: Any) -> str:

@@ -25,6 +25,7 @@ Home = Annotated[
     Path | None, typer.Option("--home", envvar="INFL_SITE", help="The site's folder.  [default: the one here]")
 ]
 RunOption = Annotated[Path | None, typer.Argument(help="run.toml or study.toml: take part in nothing else than this.")]
+CheckedRun = Annotated[Path | None, typer.Argument(help="run.toml or study.toml, to check it too.")]
 DataOption = Annotated[Path, typer.Option("--data", help="h5ad, h5mu or zarr data.")]
 KeyOption = Annotated[Path | None, typer.Option("--key", envvar="INFL_KEY", help="The site's key ring.")]
 IdentityOption = Annotated[Path | None, typer.Option("--identity", help="Identity file that opens the ring.")]
@@ -77,7 +78,7 @@ def install(
     with alone(home, wait=0):
         kit = make(home, approved, fingerprint)
         SiteFolder(home).log.security.note("installed", authority=fingerprint)
-    typer.echo(f"{kit}: installed; now `infl site check --data cohort.h5ad --key consortium.key`")
+    typer.echo(f"{kit}: installed; now `infl site check --data cohort.h5ad --key site.key`")
 
 
 @app.command()
@@ -94,7 +95,7 @@ def start(
 ) -> None:
     """Be up for runs and studies until Ctrl-C.
 
-    Example: `infl site start run.toml --data cohort.h5ad --key consortium.key`
+    Example: `infl site start run.toml --data cohort.h5ad --key site.key`
     """
     from infl._device import device_named
     from infl.deploy.curves import require_tensorboard
@@ -146,7 +147,7 @@ def start(
 
 @app.command()
 def check(
-    run: RunOption = None,
+    run: CheckedRun = None,
     *,
     data: DataOption,
     key: KeyOption = None,
@@ -155,7 +156,7 @@ def check(
 ) -> None:
     """Say what would keep this site from a run: kit, certificate, connection, clock, disk, policy, data, key.
 
-    Example: `infl site check run.toml --data cohort.h5ad --key consortium.key`
+    Example: `infl site check run.toml --data cohort.h5ad --key site.key`
     """
     from infl.deploy.flare.checks import check_site
 

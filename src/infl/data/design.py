@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from infl._parameters import shown
 from infl.data.columns import has_numbers, no_number, obs_column, shortlist
 from infl.data.consortium import agreed, alongside, members
 from infl.data.labels import agree_on_levels, label_text
@@ -27,6 +28,7 @@ _SAME = 1e-8  # share of a column's length that others leave of it, below which 
 
 Contrast = str | Sequence[str] | Mapping[str, float]
 """A coefficient's name, ``(column, group, baseline)``, or weights by coefficient."""
+_CONTRAST = "give (column, group, baseline), a coefficient, or weights by name"
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,10 @@ class Design:
                     f"{shortlist(list(self.names), shown=6)}, or (column, group, baseline)"
                 )
             return np.eye(len(self.names))[first[0]]
+        if not isinstance(contrast, str | Mapping | Sequence) or isinstance(contrast, bytes):
+            raise SettingsError(f"contrast={shown(contrast)}: {_CONTRAST}")
         if not isinstance(contrast, str | Mapping) and len(contrast) == 1:
-            contrast = contrast[0]
+            return self.contrast(contrast[0])
         if isinstance(contrast, str):
             contrast = {contrast: 1.0}
         if isinstance(contrast, Mapping):
@@ -120,9 +124,7 @@ class Design:
     def _difference(self, contrast: Sequence[str]) -> np.ndarray:
         """Difference between the rows of two groups, all other columns at their first level or 0."""
         if len(contrast) != 3 or not all(isinstance(part, str) for part in contrast):
-            raise SettingsError(
-                f"contrast={contrast!r}: give (column, group, baseline), a coefficient, or weights by name"
-            )
+            raise SettingsError(f"contrast={shown(contrast)}: {_CONTRAST}")
         column, *groups = contrast
         if not self.levels.get(column):
             named = shortlist([name for name, known in self.levels.items() if known], shown=6)

@@ -49,11 +49,29 @@ def as_sites(sites: Mapping[str, Data] | Data, site_key: str | None) -> dict[str
             raise DataError(f"sites[{wrong[0]!r}]={shown(sites[wrong[0]])}: give an AnnData or MuData for each site")
         return {SITE_NAME.read("site name", name): adata for name, adata in sites.items()}
     if not hasattr(sites, "obs_names"):
-        remedy = "; read a file with anndata.read_h5ad(path)" if isinstance(sites, str | Path) else ""
-        raise DataError(
-            f"sites= takes a dict of AnnData or MuData, or one of them with site_key=, not {type(sites).__name__}{remedy}"
-        )
+        raise _no_data("sites= takes a dict of AnnData or MuData, or one of them with site_key=", sites)
     return {name: sites[rows] for name, rows in site_rows(sites, site_key).items()}
+
+
+def by_name(sites: Mapping[str, Data] | Data, alone: str) -> dict[str, Data]:
+    """Return objects by name, for what reads all of one object as it reads a site: that one is called `alone`.
+
+    Examples
+    --------
+    >>> import infl
+    >>> list(by_name(infl.datasets.khan(), "the data"))
+    ['the data']
+    """
+    if isinstance(sites, Mapping):
+        return as_sites(sites, None)
+    if not hasattr(sites, "obs_names"):
+        raise _no_data("sites= takes a dict of AnnData or MuData, or one of them", sites)
+    return {alone: sites}
+
+
+def _no_data(wanted: str, given: object) -> DataError:
+    remedy = "; read a file with anndata.read_h5ad(path)" if isinstance(given, str | Path) else ""
+    return DataError(f"{wanted}, not {type(given).__name__}{remedy}")
 
 
 def marked(*, between: bool, ruled: bool) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -105,9 +123,9 @@ def over_sites(
             if between and isinstance(sites, Consortium) and site_key is None:
                 agree_on_arguments(function, sites, rest, kwargs, called=called)
                 return run(*args, **kwargs)
-            if isinstance(sites, Mapping) and site_key is None and not isinstance(sites, Consortium):
-                return run(*args, **kwargs)
             parts = as_sites(sites, site_key)
+            if isinstance(sites, Mapping):
+                return run(*args, **kwargs)
             for name in ("key_added", "score_name"):
                 if kwargs.get(name) == site_key:
                     raise SettingsError(

@@ -25,6 +25,18 @@ REFUSED = {
 """Why there is no such field, where people may look for one."""
 
 
+DUE = {
+    "string_type": "give a text, in quotes",
+    "list_type": "give a list, in square brackets",
+    "model_type": "give a table",
+    "path_type": "give the path of a file, in quotes",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "give a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "give a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "give true or false"),
+}
+"""What a field wants, by the kinds of pydantic's errors."""
+
+
 class Table(BaseModel):
     """A table of a file; what it does not know is an error."""
 
@@ -104,11 +116,30 @@ def _explain(path: Path, text: str, error: tomllib.TOMLDecodeError | ValidationE
     line = line_of(text, place)
     known = dict.fromkeys(("extra_forbidden", "unexpected_keyword_argument"), "is not known")
     known |= dict.fromkeys(("missing", "missing_argument"), "is missing")
-    what = known.get(first["type"], first["msg"])
+    what = known.get(first["type"]) or plain(first)
     what = REFUSED.get(place[-1], what) if place and first["type"] == "extra_forbidden" else what
     more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
     where = ".".join(part for part in place if not part.isdigit())
     return SettingsError(f"{path}, line {line}: {where}: {what.removeprefix(f'{where}: ')}{more}")
+
+
+def plain(error: Mapping[str, Any]) -> str:
+    """Return what is wrong with a value, and what is due, of an error of pydantic.
+
+    Examples
+    --------
+    >>> plain({"type": "int_type", "msg": "Input should be a valid integer"})
+    'give a whole number'
+    """
+    limits = error.get("ctx", {})
+    match error["type"]:
+        case "string_too_short":
+            return "is empty: fill it in"
+        case "too_short":
+            return f"has {limits['actual_length'] or 'none'}: give at least {limits['min_length']}"
+        case "greater_than_equal":
+            return f"give at least {limits['ge']}"
+    return DUE.get(error["type"], error["msg"])
 
 
 def line_of(text: str, place: list[str]) -> int:

@@ -101,6 +101,10 @@ class Facts:
     written: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
 
     def __post_init__(self) -> None:
+        if not hasattr(self.run, "settings"):
+            raise SettingsError(
+                f"a report is of what infl.tl.fit_federated returned, not {type(self.run).__name__}: a model alone does not know what left the sites"
+            )
         unknown = [name for name in self.statements if name not in STATEMENTS]
         if unknown:
             raise SettingsError(f"statements: {unknown[0]!r} is not asked for: some of {', '.join(STATEMENTS)}")

@@ -40,8 +40,8 @@ def forest(tables: pd.DataFrame | Mapping[str, pd.DataFrame], *, ratio: bool = T
     >>> infl.pl.forest(table).get_xlabel()
     'ratio, with its interval'
     """
-    named = {"": tables} if isinstance(tables, pd.DataFrame) else dict(tables)
-    if not named:
+    named = {"": tables} if isinstance(tables, pd.DataFrame) else tables
+    if not isinstance(named, Mapping) or not named:
         raise DataError(f"there is no table: {_WHAT}")
     for table in named.values():
         need_columns(table, ["coefficient", "lower", "upper"], _WHAT)

@@ -18,6 +18,7 @@ from infl.data.columns import obs_column
 from infl.data.labels import label_text
 from infl.data.sites import as_sites
 from infl.data.units import units_of
+from infl.errors import DataError
 from infl.pl._style import axes, legend_above, natural, picture, rows
 from infl.pl.colours import BLACK, BLUE, CYCLE, ORANGE, PALE, REFERENCE_COLOUR, SKY, WITH_KEY_COLOUR
 from infl.pp._matrix import SiteMatrix, presence
@@ -68,6 +69,9 @@ def sites(
     """
     at = as_sites(sites, site_key)
     sites = {name: at[name] for name in natural(at)}
+    for name, adata in sites.items():
+        if not adata.n_obs:
+            raise DataError(f"{name} has no observations: leave it out")
     counts = _counts(sites, target)  # (n_sites, n_classes)
     if ax is not None:
         return _draw_counts(axes(ax, 0, 0), counts, target)

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 
 from infl._parameters import OTHER_COLUMN, Real, Text, Whole
 from infl.data.labels import label_text
+from infl.data.sites import by_name
 from infl.errors import DataError, MissingExtraError
 from infl.models.neighbours import sections_of
 from infl.pl._style import axes as axes_of
@@ -67,8 +68,10 @@ def spatial(
     >>> [ax.get_title() for ax in infl.pl.spatial({"a": spots, "b": spots})]
     ['a', 'b']
     """
-    objects = sites if isinstance(sites, Mapping) else {"": sites}
+    objects = by_name(sites, "")
     for site, adata in objects.items():
+        if not adata.n_obs:
+            raise DataError(f"{site or 'the data'} has no observations: leave it out")
         if color not in adata.obs and color not in adata.var_names:
             raise DataError(f"{site or 'the data'} has neither an obs column nor a feature {color!r} to colour by")
     panels = [
@@ -136,12 +139,14 @@ def confusion(
     >>> infl.pl.confusion(anndata.AnnData(obs=obs), "region").get_xlabel()
     'infl domain'
     """
-    objects = sites if isinstance(sites, Mapping) else {"the data": sites}
+    objects = by_name(sites, "the data")
     for site, adata in objects.items():
         for column in (reference, found):
             if column not in adata.obs:
                 raise DataError(f"{site} has no obs column {column!r}")
     pairs = pd.concat([adata.obs[[reference, found]].apply(label_text) for adata in objects.values()]).dropna()
+    if pairs.empty:
+        raise DataError(f"no observation has both {reference!r} and {found!r}: there is nothing to draw")
     counts = pd.crosstab(pairs[reference], pairs[found])
     counts = counts.loc[natural(counts.index), natural(counts.columns)]
     shares = counts.div(counts.sum(axis=1), axis=0)

@@ -13,7 +13,7 @@ from infl.data.consortium import agreed, alongside
 from infl.data.design import SITE, Design, agree_on_design
 from infl.data.sites import over_sites
 from infl.data.units import warn_of_units
-from infl.errors import DataError
+from infl.errors import DataError, SettingsError
 from infl.pp._batch_sums import Modelled, model_sums, residual_sum, shifts_of
 from infl.pp._matrix import SiteMatrix, copies, kinds, matrices, put
 from infl.sums import run_sums
@@ -174,9 +174,12 @@ def regress_out(
     >>> abs(float(sum(adata.X[:, 0].sum() for adata in sites.values()))) < 1e-6
     True
     """
+    names = _names(keys)
+    if not names:
+        raise SettingsError("keys= names no column: give at least one column of obs")
     sites = copies(sites, copy)
     matrix = _matrices(sites, layer, key)
-    design, rows = _design(sites, "~ " + " + ".join(_quoted(_names(keys))))
+    design, rows = _design(sites, "~ " + " + ".join(_quoted(names)))
     nobody = {site: np.zeros(len(x), dtype=np.int64) for site, x in rows.items()}
     at = alongside(matrix, {site: Modelled(matrix[site], rows[site], nobody[site]) for site in sites})
     n_vars = len(next(iter(matrix.values())).present)
@@ -210,6 +213,9 @@ def _names(names: str | Sequence[str] | None) -> list[str]:
 
 
 def _quoted(names: Sequence[str]) -> list[str]:
+    """Return names of columns as a formula has them, which knows no column without a name."""
+    if not all(map(str.strip, names)):
+        raise SettingsError("a column of obs without a name cannot be taken out: rename it")
     return [f"`{name}`" for name in names]
 
 
@@ -237,7 +243,7 @@ def _modelled(
 ) -> tuple[Mapping[str, Modelled], list[str], tuple[str, ...]]:
     """Return sites with one column for each batch and then those of covariates; names of columns, and batches."""
     matrix = _matrices(sites, layer, key)
-    design, rows = _design(sites, " + ".join([f"C(`{batch}`)", *_quoted(covariates)]))
+    design, rows = _design(sites, " + ".join([f"C({name})" for name in _quoted([batch])] + _quoted(covariates)))
     levels = design.levels[batch] or ()
     if len(levels) < 2:
         raise DataError(f"batch {batch!r} has one level only at all sites together: there is nothing to take out")

@@ -97,6 +97,8 @@ def matrices(
                 "{site: mdata['rna'] for site, mdata in sites.items()}"
             )
         check_object(adata, site, layer)
+        if not adata.n_vars:
+            raise DataError(f"{site} has no features: give an object with values of some")
         if adata.isbacked and (rewrite or adata.is_view):
             raise DataError(f"{site} is backed and would be rewritten: replace it in sites by its .to_memory()")
     panels = agreed(

@@ -224,6 +224,8 @@ def entry_of(signed: Path) -> Entry:
             groups(certificate.public_bytes(Encoding.DER)),
             until=certificate.not_valid_after_utc.timestamp(),
         )
+    except FileNotFoundError:
+        raise FileError(f"{shown(signed)} does not exist") from None
     except BROKEN:
         raise FederationError(f"{shown(signed)} holds no certificate: sign the request again") from None
 

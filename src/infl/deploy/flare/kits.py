@@ -8,6 +8,7 @@ code.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 import time
@@ -20,6 +21,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from infl._files import explained, parse_json, read_own, write_atomic
+from infl._parameters import shown as typed
 from infl.deploy.flare import CONTROLLER_CLASS, EXECUTOR_CLASS, authority, require_flare
 from infl.deploy.flare.commands import nvflare
 from infl.deploy.flare.consortium import Consortium, consortium_of
@@ -166,6 +168,13 @@ def install(home: Path, approved: Path, fingerprint: str) -> Path:
         Another authority signed it, or it is not for this site's request.
     """
     require_flare()
+    if not re.fullmatch("[0-9a-f]{64}", fingerprint.replace(" ", "").lower()):
+        raise SettingsError(
+            f"fingerprint={typed(fingerprint)}: give the 64 digits and letters from a to f that the coordinator told you, with blanks or without"
+        )
+    if not (home / "request" / (name := entry_of(approved).name)).is_dir():
+        asked = ", ".join(sorted(path.name for path in (home / "request").glob("*/")))
+        raise FederationError(f"{approved.name!r} is for {name}, and {home} asked as {asked}: have its own file sent")
     if not (home / "kit").exists():
         kit = _package(home, approved, "kit", fingerprint)
         _restrict(kit, "client")

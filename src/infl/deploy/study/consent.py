@@ -205,9 +205,9 @@ class SiteStudies:
         chosen = [one for one in found if one.name == study or one.run.startswith(study)]
         if len(chosen) != 1:
             named = ", ".join(f"{one.name} ({one.run[:12]})" for one in chosen or found)
-            raise FileError(
-                f"{len(chosen)} studies here{f' called {study}' if study else ''}: name one of {named or 'none'}"
-            )
+            called = f" called {study!r}" if study else ""
+            remedy = f"name one of {named}" if named else "give the folder of a site that took part in one"
+            raise FileError(f"{len(chosen) or 'no'} studies{called} in {self.site_folder.home}: {remedy}")
         return chosen[0]
 
     def result(self, study: str = "") -> tuple[Study, WorkingObject]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from infl.errors import SettingsError
+from infl.errors import DataError, SettingsError
 from infl.privacy.dp._opacus import require_opacus
 
 if TYPE_CHECKING:
@@ -118,6 +118,10 @@ def spent(adata: Data, *, delta: float | None = None) -> float:
     >>> infl.privacy.spent(infl.datasets.khan())
     0.0
     """
+    if not hasattr(adata, "uns"):
+        raise DataError(
+            f"adata= is AnnData or MuData, not {type(adata).__name__}: of several sites, ask for each alone"
+        )
     log = adata.uns.get(LOG)
     if log is None:
         return 0.0
