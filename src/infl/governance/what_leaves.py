@@ -112,8 +112,8 @@ Names are not hidden: those of sites, features and classes are part of the run's
 
 OF_EVERY_RUN = """## Sums of every run
 
-Made from the sums themselves, for a classifier with one feature and two classes. The last column says how much one number can change,
-at most, when one record of a site is changed, added or left out; where nothing stands, no bound is known.
+Made from the sums themselves, for a classifier with one feature and two classes. The number in brackets says how much one
+number of an array can change, at most, when one record of a site is changed, added or left out; where there is none, no bound is known.
 """
 
 OF_TASKS = """## Sums of the tasks
@@ -234,18 +234,18 @@ def _of_every_run() -> list[str]:
     """Return the table of the sums that do not depend on the task."""
     task = make_task("classifier", {"target": "x"})
     count, *others = (_row(one) for one in (count_sum(task, PANEL), judge_sum(task, PANEL), close_sum()))
-    training = f"`{TrainingSum.name}` | {TrainingSum.says} | above | "
-    rows = ["| sum | what it tells | arrays | one record |", "| --- | --- | --- | --- |"]
+    training = f"`{TrainingSum.name}` | {TrainingSum.says} | above"
+    rows = ["| sum | what it tells | arrays (one record) |", "| --- | --- | --- |"]
     return rows + [f"| {row} |" for row in (count, training, *others)]
 
 
 def _of_tasks() -> list[str]:
     """Return the table of all tasks' sums."""
-    rows = ["| task | when | sum | what it tells | arrays | one record |", "| --- | --- | --- | --- | --- | --- |"]
+    rows = ["| task | sum | what it tells | arrays (one record) |", "| --- | --- | --- | --- |"]
     for name in sorted(TASKS):
         task = make_task(name, EVERY_SUM.get(name, {}))
         for when, sums in (("before", task.before(PANEL)), ("after", task.after(PANEL))):
-            rows += list(dict.fromkeys(f"| {name} | {when} | {_row(one)} |" for one in sums))
+            rows += list(dict.fromkeys(f"| {name}, {when} | {_row(one)} |" for one in sums))
     return rows
 
 
@@ -342,16 +342,16 @@ def _of_survival() -> list[str]:
 
 
 def _of_functions(lists: Mapping[str, Sequence[FederatedSum]]) -> list[str]:
-    rows = ["| function | sum | what it tells | arrays | one record |", "| --- | --- | --- | --- | --- |"]
+    rows = ["| function | sum | what it tells | arrays (one record) |", "| --- | --- | --- | --- |"]
     return rows + [f"| {function} | {_row(one)} |" for function, sums in lists.items() for one in sums]
 
 
 def _row(one: FederatedSum) -> str:
     times = f", up to {one.steps} times" if one.until else f", {one.steps} times"
     steps = times if one.steps > 1 else ""
-    arrays = ", ".join(f"`{array}`" for array in one.shapes)
-    bounds = ", ".join(f"`{array}` {bound:g}" for array, bound in one.sensitivity.items())
-    return f"`{one.name}`{steps} | {one.says} | {arrays} | {bounds}"
+    bounds = {array: f" ({bound:g})" for array, bound in one.sensitivity.items()}
+    arrays = ", ".join(f"`{array}`{bounds.get(array, '')}" for array in one.shapes)
+    return f"`{one.name}`{steps} | {one.says} | {arrays}"
 
 
 if __name__ == "__main__":
