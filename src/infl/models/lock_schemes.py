@@ -58,7 +58,7 @@ class FieldLock(NoLock):
 class PublishedLock(NoLock):
     """The published mechanism: every layer is conditioned on a code of secret coordinates (:mod:`infl.nn.published`).
 
-    A wrong random key works as well as the right one; it is here to be compared with, not to protect.
+    A wrong random key is not shown to be worse than the right one; it is here to be compared with, not to protect.
     """
 
     name: ClassVar[str] = "published"
