@@ -96,9 +96,9 @@ def test_a_site_is_told_what_is_wrong_with_what_came_back(here: Path, tmp_path: 
     home, digits = here / "hospital_a", "0" * 64
     signed, _ = approve(here / "coordinator", of(here, "hospital_b"))
     for file, fingerprint, said in (
-        (signed, "b4768d21", "fingerprint='b4768d21': give the 64 digits and letters"),
-        (signed, "xyz " * 16, "give the 64 digits and letters"),
-        (signed, digits, "is for hospital_b, and .* asked as hospital_a: have its own file sent"),
+        (signed, "b4768d21", "fingerprint='b4768d21': give all 64 digits and letters"),
+        (signed, "xyz " * 16, "give all 64 digits and letters"),
+        (signed, digits, "is for hospital_b, and hospital_a asked here: have its own file sent"),
         (tmp_path / "gone.signed.zip", digits, r"gone\.signed\.zip does not exist"),
         (of(here, "hospital_a"), digits, "holds no certificate"),
     ):

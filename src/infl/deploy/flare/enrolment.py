@@ -230,6 +230,24 @@ def entry_of(signed: Path) -> Entry:
         raise FederationError(f"{shown(signed)} holds no certificate: sign the request again") from None
 
 
+def check_answer(requests: Path, signed: Path, fingerprint: str) -> None:
+    """Refuse what came back from the coordinator unless it can be for a request in the folder `requests`, and the fingerprint is whole.
+
+    Raises
+    ------
+    FederationError
+        It is for another site, or holds no certificate, or digits are missing.
+    """
+    if not re.fullmatch("[0-9a-f]{64}", fingerprint.replace(" ", "").lower()):
+        raise FederationError(
+            f"fingerprint={fingerprint[:80]!r}: give all 64 digits and letters from a to f that the coordinator told you"
+        )
+    name = entry_of(signed).name
+    if not (requests / name).is_dir():
+        asked = ", ".join(sorted(path.name for path in requests.glob("*/"))) or "nobody"
+        raise FederationError(f"{shown(signed)} is for {name}, and {asked} asked here: have its own file sent")
+
+
 # -- fingerprints -----------------------------------------------------------------------------------------------------
 def key_fingerprint(of: x509.CertificateSigningRequest | x509.Certificate) -> str:
     """Return the SHA-256 of a public key, in groups to read aloud."""

@@ -1,14 +1,12 @@
 """Enrolment: a site makes its own private key, which never leaves it; the coordinator signs its request.
 
 FLARE's distributed provisioning does the work (``nvflare cert``, ``nvflare package``). What is added here: folders of fixed
-shape, fingerprints for people to compare, and settings that let a job name infl's two classes and nothing else, and bring no
-code.
+shape, fingerprints to compare, and settings that let a job name infl's two classes and nothing else, and bring no code.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import tempfile
 import time
@@ -21,13 +19,13 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from infl._files import explained, parse_json, read_own, write_atomic
-from infl._parameters import shown as typed
 from infl.deploy.flare import CONTROLLER_CLASS, EXECUTOR_CLASS, authority, require_flare
 from infl.deploy.flare.commands import nvflare
 from infl.deploy.flare.consortium import Consortium, consortium_of
 from infl.deploy.flare.enrolment import (
     SITE_NAME_PATTERN,
     Request,
+    check_answer,
     check_request,
     entry_of,
     groups,
@@ -168,20 +166,14 @@ def install(home: Path, approved: Path, fingerprint: str) -> Path:
         Another authority signed it, or it is not for this site's request.
     """
     require_flare()
-    if not re.fullmatch("[0-9a-f]{64}", fingerprint.replace(" ", "").lower()):
-        raise SettingsError(
-            f"fingerprint={typed(fingerprint)}: give the 64 digits and letters from a to f that the coordinator told you, with blanks or without"
-        )
-    if not (home / "request" / (name := entry_of(approved).name)).is_dir():
-        asked = ", ".join(sorted(path.name for path in (home / "request").glob("*/")))
-        raise FederationError(f"{approved.name!r} is for {name}, and {home} asked as {asked}: have its own file sent")
+    check_answer(home / "request", approved, fingerprint)
     if not (home / "kit").exists():
         kit = _package(home, approved, "kit", fingerprint)
         _restrict(kit, "client")
         return kit
     if _key_of(home / "kit") in {path.read_bytes() for path in (home / "request").glob("*/*.key")}:
         raise FileError(
-            f"{home / 'kit'} is installed already; `infl site enrol NAME --renew` asks for a new certificate"
+            f"{home / 'kit'} is installed already; `infl site enrol NAME --renew` asks for another certificate"
         )
     return _replace_startup(home, approved, "kit", fingerprint)
 
