@@ -172,9 +172,7 @@ def install(home: Path, approved: Path, fingerprint: str) -> Path:
         _restrict(kit, "client")
         return kit
     if _key_of(home / "kit") in {path.read_bytes() for path in (home / "request").glob("*/*.key")}:
-        raise FileError(
-            f"{home / 'kit'} is installed already; `infl site enrol NAME --renew` asks for another certificate"
-        )
+        raise FileError(f"{home / 'kit'} is installed already; `infl site enrol NAME --renew` asks for a new one")
     return _replace_startup(home, approved, "kit", fingerprint)
 
 
