@@ -40,6 +40,9 @@ interpreter:  ## say which Python PYTHON= names; fail where there is none
 demo: $(STAMP)  ## five hospitals, one tumour classifier, one minute
 	$(BIN)/infl demo --out demo_output
 
+# One thread in each worker: with more, workers on as many cores get into each other's way.
+test test-long: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
+
 test: $(STAMP)  ## lint, types, all tests but those that take long
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

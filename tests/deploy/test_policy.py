@@ -169,7 +169,7 @@ def test_without_a_persons_yes_the_policy_names_the_panel(agreement: Agreement) 
     ("text", "why"),
     [
         ("tasks = []\nmax_round = 3", r"policy\.toml, line 2: max_round: is not known"),
-        ("\n\nmin_sites = 0", r"line 3: min_sites: .*greater than or equal to 1"),
+        ("\n\nmin_sites = 0", r"line 3: min_sites: give at least 1"),
         ("ask = maybe", r"policy\.toml: .*line 1"),
     ],
 )

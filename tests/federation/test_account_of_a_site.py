@@ -28,7 +28,7 @@ TASK = Classifier(target="label", width=8, n_blocks=1).for_dp()
 
 @pytest.fixture
 def agreement(small_sites: dict[str, AnnData], key: Keyring) -> Agreement:
-    dp = DP(noise_multiplier=2.0, delta=1e-3, noise="local", accountant="rdp")
+    dp = DP(noise_multiplier=2.0, delta=1e-3, noise="local", accountant="rdp", sample_rate=0.2)
     return Agreement.new(TASK, TASK.agree(small_sites), small_sites, key, rounds=2, privacy=dp)
 
 

@@ -100,7 +100,7 @@ def test_errors_are_one_line_and_alter_nothing(khan_sites):
         moments(khan_sites, key="secret")
     with pytest.raises(DataError, match="layer 'raw' is missing at site_1"):
         moments(khan_sites, layer="raw")
-    with pytest.raises(DataError, match="site_1 is list, and this works on AnnData"):
+    with pytest.raises(DataError, match=r"sites\['site_1'\]=\[\]: give an AnnData or MuData"):
         moments({"site_1": []})
     khan_sites["site_3"].X[0, 0] = np.nan
     with pytest.raises(DataError, match="NaN in feature 'clone_0' at site_3"):

@@ -213,20 +213,22 @@ def test_options_that_were_not_given_suit_noise(khan_sites: dict[str, AnnData]) 
 
 
 def test_a_private_fit_of_sixty_patients_is_worth_something_as_it_is(khan_sites: dict[str, AnnData]) -> None:
-    """At ε = 8, with nothing set: four classes, fifteen patients each. Its control is a network in the same rounds."""
+    """At ε = 8, with nothing set: four classes, noise that no seed fixes. Its control is what suits a fit without noise."""
     import anndata
     from sklearn.metrics import balanced_accuracy_score
 
     parts = {site: np.arange(a.n_obs) % 4 == 0 for site, a in khan_sites.items()}
     train = {site: a[~parts[site]].copy() for site, a in khan_sites.items()}
     test = anndata.concat([a[parts[site]] for site, a in khan_sites.items()])
+    fit = {"validation": 0.0, "min_sites": 5, "progress": False}
 
-    def accuracy(**given: object) -> float:
-        given = {"target": "tumour_class", "validation": 0.0, "min_sites": 5, "progress": False} | given
-        run = infl.tl.fit_federated(train, privacy=DP(epsilon=8.0, delta=1e-5), **given)
+    def accuracy(model: str | infl.models.Task, dp: DP, **given: object) -> float:
+        run = infl.tl.fit_federated(train, model, privacy=dp, **fit, **given)
         infl.tl.predict(test, run.model, key=run.key)
         return balanced_accuracy_score(test.obs["tumour_class"].astype(str), test.obs["infl_prediction"].astype(str))
 
-    mean = np.mean([accuracy(seed=seed) for seed in range(3)])
-    assert mean > 0.6
-    assert mean > np.mean([accuracy(seed=seed, width=64) for seed in range(3)]) + 0.1
+    dp, before = (DP(epsilon=8.0, delta=1e-5, **how) for how in ({}, {"sample_rate": 0.2}))
+    mean = np.mean([accuracy("classifier", dp, target="tumour_class", seed=seed) for seed in range(5)])
+    network = infl.models.Classifier(target="tumour_class", validation=0.0)
+    assert mean > 0.5
+    assert mean > np.mean([accuracy(network, before, seed=seed) for seed in range(5)]) + 0.1

@@ -15,7 +15,7 @@ def steps_of(responders: Sequence[int], dp: DP, min_sites: int) -> list[tuple[fl
     Examples
     --------
     >>> from infl.privacy import DP
-    >>> steps_of([5, 5, 4], DP(delta=1e-5, noise_multiplier=2.0), min_sites=5)[0]
+    >>> steps_of([5, 5, 4], DP(delta=1e-5, noise_multiplier=2.0, sample_rate=0.2), min_sites=5)[0]
     (2.0, 0.2, 2)
     """
     rounds = Counter(responders)
