@@ -225,13 +225,16 @@ def test_where_it_was_trained(khan_sites: dict[str, AnnData], on: Any) -> None:
 
 
 def test_arrays_on_a_gpu_are_refused(khan_sites: dict[str, AnnData], monkeypatch: pytest.MonkeyPatch) -> None:
-    def array(site: str) -> Any:
-        return type("csr_matrix", (), {"__module__": "cupyx.scipy.sparse", "shape": khan_sites[site].shape})()
+    array, of_anndata, on_gpu = type("csr_matrix", (), {"__module__": "cupyx.scipy.sparse"})(), AnnData.X, set()
+
+    def read(adata: AnnData) -> Any:
+        return array if id(adata) in on_gpu else of_anndata.fget(adata)
 
     monkeypatch.setitem(sys.modules, "cupy", object())
-    khan_sites["site_2"]._X = array("site_2")
+    monkeypatch.setattr(AnnData, "X", property(read, of_anndata.fset))
+    on_gpu.add(id(khan_sites["site_2"]))
     with pytest.raises(infl.errors.DataError, match="site_2: X lies on the GPU .*anndata_to_CPU"):
         infl.tl.fit_federated(khan_sites, target="tumour_class")
-    khan_sites["site_1"]._X = array("site_1")
+    on_gpu.add(id(khan_sites["site_1"]))
     with pytest.raises(infl.errors.DataError, match="the data: X lies on the GPU"):
         infl.tl.predict(khan_sites["site_1"], "model")
