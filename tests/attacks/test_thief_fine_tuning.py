@@ -21,7 +21,7 @@ def test_draw_has_every_class_and_leaves_the_others() -> None:
 
 @pytest.mark.long
 def test_default_gives_no_head_start_and_the_control_has_one(default: AuditContext, monkeypatch) -> None:
-    monkeypatch.setattr(ThiefFineTuning, "n_trials", 8)
+    monkeypatch.setattr(ThiefFineTuning, "n_trials", 24)
     (locked,) = ThiefFineTuning().run(default)
     assert locked.status in CLOSED
     assert locked.control > locked.chance + 0.05
