@@ -149,10 +149,8 @@ class RankOneExperts(Update):
                 continue
             if weight is self.router and self.router_init == "zeros":
                 nn.init.zeros_(weight)
-            elif self.lookup:
-                nn.init.normal_(weight, std=3**-0.5)
             else:
-                nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+                self._draw(weight)
         nn.init.zeros_(self.B)
         nn.init.zeros_(self.gate)
         if self.omega is not None:

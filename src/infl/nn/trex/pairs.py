@@ -95,10 +95,7 @@ class PairedExperts(Update):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """A as in a linear layer; B and the router zero; every expert open for one anchor."""
-        if self.lookup:
-            nn.init.normal_(self.A, std=3**-0.5)
-        else:
-            nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+        self._draw(self.A)
         nn.init.zeros_(self.B)
         if self.router is not None:
             nn.init.zeros_(self.router)

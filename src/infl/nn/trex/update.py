@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import Self, cast
 
@@ -12,7 +14,7 @@ from torch.nn import functional as F
 from infl.errors import SettingsError
 
 
-class Update(nn.Module):
+class Update(nn.Module, ABC):
     """The update of one layer.
 
     Parameters
@@ -48,9 +50,16 @@ class Update(nn.Module):
                 parameter.requires_grad_(False)
         return self
 
+    @abstractmethod
     def delta_weight(self, prior: Tensor | None = None) -> Tensor:
         """Return the update as a matrix (out_features, in_features), where it does not depend on the input."""
-        raise NotImplementedError
+
+    def _draw(self, weight: Tensor) -> None:
+        """Fill what reads the layer's input as a linear layer's weights are, or as one-hot rows ask for."""
+        if self.lookup:
+            nn.init.normal_(weight, std=3**-0.5)
+        else:
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
 
     def _now(self, name: str) -> Tensor:
         """Return a part, without a gradient while it rests."""
@@ -88,9 +97,9 @@ class Update(nn.Module):
             )
         return prior.to(self.A)
 
+    @abstractmethod
     def kinds(self) -> str:
         """Return what the prior has a number for each of."""
-        raise NotImplementedError
 
 
 def at_least_single(dtype: torch.dtype) -> torch.dtype:
