@@ -170,7 +170,7 @@ def audit() -> str:
         f"trials would decide (rows of the default audit: {undecided}).",
         f"What is not promised shows with its size: at 1 % false alarms {value(f'{members} 1 % false alarms, by loss'):.0%} of those who "
         "were in are found.".replace("%", " %").replace("  %", " %"),
-        f"`privacy=DP(epsilon=8, delta=1e-5)` bounds that and costs accuracy (breast RNA {accuracy['distributed']:.2f} instead of "
+        f"`privacy=DP(epsilon=8, delta=1e-5)` bounds that and costs accuracy (breast RNA, a development set: {accuracy['distributed']:.2f} instead of "
         f"{without:.2f}, {accuracy['trusted aggregator']:.2f} with a trusted aggregator, and {accuracy['local']:.2f} if each hospital "
         "adds all the noise); the ε that is accounted for is audited too.",
     ]
